@@ -1,0 +1,31 @@
+"""sse-broker: publish events to topics over HTTP; subscribers follow them as server-sent events.
+
+Layers; an import points down only:
+
+    edge     cli, web.app              the only places where settings, a concrete store and handlers meet
+    web      web.*                     aiohttp handlers; call the node; know HTTP statuses
+    core     node                      joins one store to one hub: watch, publish, drain
+    parts    hub, feed, subscriber | stores.*     do not know each other
+    pure     sse, log, logs, start, metrics       bytes and values; no asyncio, no aiohttp
+    words    events, topics, errors, settings
+
+Invariants; the code that upholds one names it, and each has a test of its name:
+
+    I1  ids on a connection strictly increase
+    I2  no silent gap
+    I3  fan-out never awaits a subscriber
+    I4  every buffer is bounded, in bytes, the kernel's too
+    I5  an event is encoded once per instance and form
+    I6  no redis type above stores
+    I7  a 2xx to a publisher means that the event is in the store
+    I8  drain ends every stream with a `retry:` of its own and loses nothing
+    I9  no request, however bad, changes what other connections get
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from broker.settings import Settings as Settings
+    from broker.web.app import create_app as create_app

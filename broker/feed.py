@@ -1,0 +1,135 @@
+"""What a group of subscribers is written: the merge of some topics' logs, in one form.
+
+Rules: reads logs, writes nothing. Subscribers that ask for the same topics in the same form share a feed, and those with
+the same cursor share the bytes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from broker.events import EventId
+from broker.log import Entry, Log
+from broker.subscriber import Subscriber
+
+PIECE_BYTES = 64 << 10
+
+
+class Piece(NamedTuple):
+    """What is written at once: at most `PIECE_BYTES`, or one event.
+
+    Attributes:
+        chunk: whole events, as they go over the wire.
+        end: the cursor of who has been written it.
+        events: how many there are in it.
+        ended: the topic whose end is its last event.
+    """
+
+    chunk: bytes
+    end: EventId
+    events: int
+    ended: str | None
+
+
+class FeedKey(NamedTuple):
+    """What tells feeds apart.
+
+    Attributes:
+        topics: in the order asked for.
+        enveloped: whether in the envelope form.
+        floors: for each topic, from where a subscriber reads it whose cursor is lower; empty where all topics start at
+            the cursor. Lets one cursor serve topics that begin at different points (`last`, a gap in one of several).
+    """
+
+    topics: tuple[str, ...]
+    enveloped: bool
+    floors: tuple[EventId, ...] = ()
+
+
+class Feed:
+    """A reader of logs, and the subscribers it has.
+
+    Attributes:
+        subscribers: in no order; a subscriber's `place` is its index.
+        written: the cursor that every subscriber who isn't lagging has reached.
+        unvisited: how many subscribers, from the start of the list, the present pass has yet to visit; None between passes.
+        target: how far the present pass goes.
+        pending, passing: bytes delivered and not yet written: those after the present pass, those in it.
+        queued: whether a pass is due.
+    """
+
+    __slots__ = (
+        "key",
+        "logs",
+        "passing",
+        "pending",
+        "queued",
+        "subscribers",
+        "target",
+        "unvisited",
+        "written",
+    )
+
+    def __init__(self, key: FeedKey, logs: Sequence[Log], written: EventId) -> None:
+        self.key = key
+        self.logs = tuple(logs)
+        self.subscribers: list[Subscriber] = []
+        self.written = written
+        self.target = written
+        self.unvisited: int | None = None
+        self.pending = 0
+        self.passing = 0
+        self.queued = False
+
+    def end(self, complete_to: EventId) -> EventId:
+        """The cursor of who has everything that may be written now."""
+        if len(self.logs) == 1:
+            return min(self.logs[0].last, complete_to)
+        return complete_to
+
+    def is_past(self, cursor: EventId) -> bool:
+        """Whether a log has moved past `cursor`: the next event would leave a hole."""
+        return any(log.is_past(max(cursor, floor)) for log, floor in self._logs())
+
+    def _logs(self) -> Iterator[tuple[Log, EventId]]:
+        return zip(self.logs, self.key.floors or (0,) * len(self.logs), strict=True)
+
+    def piece_after(self, cursor: EventId, up_to: EventId) -> Piece | None:
+        """The next piece for a subscriber at `cursor`, or None; nothing in it is newer than `up_to`."""
+        frames: list[bytes] = []
+        size = 0
+        end = cursor
+        ended = None
+        for topic, log, entry in self._entries(cursor):
+            if entry.id > up_to:
+                break
+            frame = log.enveloped(topic, entry) if self.key.enveloped else entry.frame
+            size += len(frame)
+            if frames and size > PIECE_BYTES:
+                break
+            frames.append(frame)
+            end = entry.id
+            if entry.end:
+                ended = topic
+                break
+        if not frames:
+            return None
+        return Piece(frames[0] if len(frames) == 1 else b"".join(frames), end, len(frames), ended)
+
+    def _entries(self, cursor: EventId) -> Iterator[tuple[str, Log, Entry]]:
+        """What lies after `cursor`, in the order of ids."""
+        if len(self.logs) == 1:
+            (log,) = self.logs
+            (topic,) = self.key.topics
+            return ((topic, log, entry) for entry in log.after(max(cursor, *self.key.floors, 0)))
+        readers = [
+            _reader(topic, log, max(cursor, floor))
+            for topic, (log, floor) in zip(self.key.topics, self._logs(), strict=True)
+        ]
+        return heapq.merge(*readers, key=lambda read: read[2].id)
+
+
+def _reader(topic: str, log: Log, cursor: EventId) -> Iterator[tuple[str, Log, Entry]]:
+    return ((topic, log, entry) for entry in log.after(cursor))

@@ -1,0 +1,212 @@
+"""The bounded log of one topic: what it still has, and whether a reader's cursor joins on to it.
+
+Rules: a value in memory; knows no store, no subscriber, no clock (times come in as ids or seconds).
+
+Every entry names the topic's entry before it, `prev`. A reader at cursor X that meets entry e has missed nothing
+between them if and only if `e.prev <= X`; where no entry is left after X, the same is asked of `last`, which outlives
+the entries. So a topic may be silent for longer than its retention without a gap, and a topic that was trimmed to
+nothing still tells of one (design §2).
+
+Two lines are drawn through a log. Entries up to `cleared_at` are gone for every new reader (DELETE). Entries after
+`hold` are not trimmed, however small the retention, for they are on their way to subscribers; the hub moves `hold` on
+once they are written, and bounds how much can be on its way.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from operator import attrgetter
+
+from broker import sse
+from broker.events import EventId, id_at
+from broker.topics import Retention
+
+ENTRY_OVERHEAD_BYTES = 200  # what Python needs for an entry beside its frame, measured
+
+_entry_id = attrgetter("id")
+
+
+class Entry:
+    """One event of a log: encoded once, shared by all that read it (I5).
+
+    Attributes:
+        prev: the id of the topic's entry before this one; nothing lies between them.
+        frame: the event as it goes over the wire.
+        enveloped: its envelope form, made when somebody first asks for it.
+        end: whether it ends the topic for those who are subscribed (`broker.end`).
+    """
+
+    __slots__ = ("end", "enveloped", "frame", "id", "prev")
+
+    def __init__(self, event_id: EventId, prev: EventId, frame: bytes, *, end: bool = False) -> None:
+        self.id = event_id
+        self.prev = prev
+        self.frame = frame
+        self.enveloped: bytes | None = None
+        self.end = end
+
+
+class Log:
+    """The entries of one topic, oldest first.
+
+    Args:
+        last: what `prev` of the first entry is to be: nothing of this topic is known at or before it.
+        retention: how much to keep.
+
+    Attributes:
+        last: id of the newest entry there ever was, or the `last` it began with.
+        bytes: size of all frames and envelopes held.
+        hold: entries after this id stay; None holds nothing.
+        accounted: how much of `footprint` the owner of all logs has counted.
+        named: whether an entry was ever appended, so that `last` is worth remembering.
+    """
+
+    __slots__ = (
+        "_entries",
+        "_start",
+        "accounted",
+        "bytes",
+        "cleared_after",
+        "cleared_at",
+        "hold",
+        "last",
+        "named",
+        "retention",
+    )
+
+    def __init__(self, last: EventId, retention: Retention) -> None:
+        self.last = last
+        self.retention = retention
+        self.bytes = 0
+        self.accounted = 0
+        self.hold: EventId | None = None
+        self.named = False
+        self.cleared_after: EventId = 0
+        self.cleared_at: EventId = 0
+        self._entries: list[Entry] = []
+        self._start = 0
+
+    def __len__(self) -> int:
+        """How many entries are held, those on their way included."""
+        return len(self._entries) - self._start
+
+    def append(self, event_id: EventId, frame: bytes) -> None:
+        """Add the newest entry; `event_id` is greater than `last`."""
+        self._add(Entry(event_id, self.last, frame))
+
+    def _add(self, entry: Entry) -> None:
+        self._entries.append(entry)
+        self.bytes += len(entry.frame)
+        self.last = entry.id
+        self.named = True
+
+    def clear(self, end_id: EventId, end_frame: bytes) -> None:
+        """Empty the log for every reader to come; those subscribed are still written what they lack, then the end.
+
+        A cursor that had seen every event before has no gap afterwards, whether or not it saw the end.
+        """
+        if self.last != self.cleared_at:
+            self.cleared_after = self.last
+        self._add(Entry(end_id, self.last, end_frame, end=True))
+        self.cleared_at = end_id
+
+    def trim(self, now: float) -> None:
+        """Drop, oldest first, what retention no longer covers at `now` (seconds since 1970) and nothing holds.
+
+        The newest entry stays unless it is too old, however large it is.
+        """
+        if len(self._entries) == self._start:
+            return
+        keep = self.retention
+        oldest = id_at(now - keep.seconds)
+        drop = self._start
+        size = self.bytes
+        newest = len(self._entries) - 1
+        while drop <= newest:
+            entry = self._entries[drop]
+            within = (newest - drop < keep.events and size <= keep.bytes) or drop == newest
+            if within and entry.id >= oldest and entry.id > self.cleared_at:
+                break
+            if self.hold is not None and entry.id > self.hold:
+                break
+            size -= entry_bytes(entry)
+            drop += 1
+        self._drop_before(drop, size)
+
+    def empty(self) -> None:
+        """Drop everything that nothing holds; `last` stays, so that the gap is told."""
+        hold = self.last if self.hold is None else self.hold
+        drop = self._index_after(hold)
+        size = self.bytes - sum(entry_bytes(entry) for entry in self._entries[self._start : drop])
+        self._drop_before(drop, size)
+
+    def _drop_before(self, index: int, size: int) -> None:
+        self._start, self.bytes = index, size
+        if self._start == len(self._entries):
+            self._entries = []
+            self._start = 0
+        elif self._start * 2 > len(self._entries):
+            del self._entries[: self._start]
+            self._start = 0
+
+    def enveloped(self, topic: str, entry: Entry) -> bytes:
+        """The envelope form of an entry of this log, encoded when first asked for (I5)."""
+        if entry.enveloped is None:
+            entry.enveloped = entry.frame if entry.end else sse.envelope(topic, entry.frame, entry.id)
+            self.bytes += 0 if entry.end else len(entry.enveloped)
+        return entry.enveloped
+
+    def after(self, cursor: EventId) -> Iterator[Entry]:
+        """The entries after `cursor`, oldest first. Not to be kept over a change of the log."""
+        entries = self._entries
+        return (entries[index] for index in range(self._index_after(cursor), len(entries)))
+
+    @property
+    def footprint(self) -> int:
+        """Bytes of memory that the entries take, Python's own included; an estimate."""
+        return self.bytes + len(self) * ENTRY_OVERHEAD_BYTES
+
+    def visible(self) -> tuple[Entry | None, Entry | None, int, int]:
+        """What a reader who comes now could have: the first entry, the last, how many, and their bytes."""
+        first = self._index_after(self.cleared_at)
+        count = len(self._entries) - first
+        if not count:
+            return None, None, 0, 0
+        hidden = sum(entry_bytes(entry) for entry in self._entries[self._start : first])
+        return self._entries[first], self._entries[-1], count, self.bytes - hidden
+
+    def has_gap(self, cursor: EventId) -> bool:
+        """Whether something of this topic lies after `cursor` that isn't here any more, or that nobody can tell of."""
+        if cursor < self.cleared_at:
+            if cursor < self.cleared_after:
+                return True
+            cursor = self.cleared_at
+        return self.is_past(cursor)
+
+    def is_past(self, cursor: EventId) -> bool:
+        """The same for a reader who is subscribed already: a DELETE hides nothing of what is held for it."""
+        index = self._index_after(cursor)
+        prev = self._entries[index].prev if index < len(self._entries) else self.last
+        return prev > cursor
+
+    def start_after(self, cursor: EventId) -> EventId:
+        """The cursor, `cursor` or the first one after it, from which a reader who comes now misses nothing."""
+        index = self._index_after(max(cursor, self.cleared_at))
+        return max(cursor, self._entries[index].prev if index < len(self._entries) else self.last)
+
+    def start_before(self, count: int) -> EventId:
+        """The cursor from which the newest `count` entries follow, or all, if there are fewer."""
+        index = max(self._index_after(self.cleared_at), len(self._entries) - count)
+        return self._entries[index].prev if index < len(self._entries) else self.last
+
+    def _index_after(self, cursor: EventId) -> int:
+        entries = self._entries
+        if not entries or entries[-1].id <= cursor:
+            return len(entries)
+        return bisect_right(entries, cursor, lo=self._start, key=_entry_id)
+
+
+def entry_bytes(entry: Entry) -> int:
+    """What an entry counts against `retention_bytes`: its forms on the wire."""
+    return len(entry.frame) + (len(entry.enveloped) if entry.enveloped is not None and not entry.end else 0)

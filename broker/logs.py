@@ -1,0 +1,159 @@
+"""The logs of all topics together, within a bound on their bytes and on their number.
+
+Rules: as for one log: values in memory, no I/O. A store owns one of these; whoever reads a log through a store gets it
+from here.
+
+What is given up goes by least recent use, in two steps. Over `max_bytes`, a log loses its entries; its `last` stays, so
+that every cursor is still judged exactly. Over `max_topics`, a record goes as a whole and raises `floor` to its `last`:
+whatever lies at or before the floor may have been there, nobody can tell, so a cursor before it is told of a gap
+(design §2). A pinned log (somebody is subscribed) is never given up as a whole.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+
+from broker.events import EventId, id_at
+from broker.log import Log
+from broker.topics import RetentionRules
+
+
+class Logs:
+    """A mapping of topic to `Log` that stays within its bounds.
+
+    Args:
+        born: nothing is known of what was before this id.
+        retention: what each topic keeps.
+        max_bytes: bound on the footprint of all logs together; what is on its way to subscribers may exceed it.
+        max_topics: bound on the number of topics that nobody is subscribed to.
+        topic_memory_seconds: how long a topic's `last` outlives its newest entry.
+    """
+
+    def __init__(
+        self,
+        born: EventId,
+        retention: RetentionRules,
+        *,
+        max_bytes: int,
+        max_topics: int,
+        topic_memory_seconds: float,
+    ) -> None:
+        self.born = born
+        self.floor = born
+        self.bytes = 0
+        self._retention = retention
+        self._max_bytes = max_bytes
+        self._max_topics = max_topics
+        self._topic_memory_seconds = topic_memory_seconds
+        self._logs: dict[str, Log] = {}
+        self._pins: dict[str, int] = {}
+        self._unpinned: OrderedDict[str, Log] = OrderedDict()  # least recently used first
+        self._filled: OrderedDict[str, Log] = OrderedDict()  # those with entries, least recently used first
+        self._sweep: Iterator[str] = iter(())
+
+    def __len__(self) -> int:
+        return len(self._logs)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._logs)
+
+    def get(self, topic: str) -> Log | None:
+        return self._logs.get(topic)
+
+    def unknown_last(self, now: float) -> EventId:
+        """What stands for `last` of a topic without a record: it may have had an event at or before this id."""
+        return max(self.floor, id_at(now - self._topic_memory_seconds))
+
+    def open(self, topic: str, now: float) -> Log:
+        """The log of `topic`, made if there is none."""
+        log = self._logs.get(topic)
+        if log is None:
+            log = self._logs[topic] = Log(self.unknown_last(now), self._retention.of(topic))
+            self._unpinned[topic] = log
+        return log
+
+    def pin(self, topic: str, now: float) -> Log:
+        """The log of `topic`, kept until `unpin` was called as often; counts as a use of it."""
+        log = self.open(topic, now)
+        self._pins[topic] = self._pins.get(topic, 0) + 1
+        self._unpinned.pop(topic, None)
+        if topic in self._filled:
+            self._filled.move_to_end(topic)
+        self.trim(topic, log, now)
+        return log
+
+    def unpin(self, topic: str) -> bool:
+        """Take one pin back and tell whether it was the last; a log that never had an entry goes with it."""
+        pins = self._pins.pop(topic) - 1
+        if pins:
+            self._pins[topic] = pins
+        elif self._logs[topic].named:
+            self._unpinned[topic] = self._logs[topic]
+        else:
+            del self._logs[topic]
+        return not pins
+
+    def appended(self, topic: str, log: Log, now: float) -> None:
+        """To be called when `log` has grown: counts it as used, and keeps the bounds."""
+        self._filled[topic] = log
+        self._filled.move_to_end(topic)
+        if topic in self._unpinned:
+            self._unpinned.move_to_end(topic)
+        self.trim(topic, log, now)
+        self._squeeze()
+
+    def trim(self, topic: str, log: Log, now: float) -> None:
+        """Drop what the retention of `topic` no longer covers."""
+        log.trim(now)
+        self._settle(topic, log)
+
+    def _settle(self, topic: str, log: Log) -> None:
+        footprint = log.footprint
+        self.bytes += footprint - log.accounted
+        log.accounted = footprint
+        if not log:
+            self._filled.pop(topic, None)
+
+    def _squeeze(self) -> None:
+        while self.bytes > self._max_bytes and self._empty_one():
+            pass
+        while len(self._unpinned) > self._max_topics:
+            topic, log = self._unpinned.popitem(last=False)
+            self._forget(topic, log)
+            self.floor = max(self.floor, log.last)
+
+    def _empty_one(self) -> bool:
+        for topic, log in self._filled.items():
+            log.empty()
+            if log.footprint < log.accounted:
+                self._settle(topic, log)
+                return True
+        return False
+
+    def _forget(self, topic: str, log: Log) -> None:
+        self.bytes -= log.accounted
+        self._filled.pop(topic, None)
+        del self._logs[topic]
+
+    def sweep(self, now: float, most: int) -> None:
+        """One step of the endless walk that drops what became too old; looks at no more than `most` logs."""
+        for topic in self._next_topics(most):
+            log = self._filled.get(topic)
+            if log is not None:
+                self.trim(topic, log, now)
+        oldest = id_at(now - self._topic_memory_seconds)
+        for _ in range(most):
+            topic, log = next(iter(self._unpinned.items()), ("", None))
+            if log is None or log.last >= oldest:
+                break
+            del self._unpinned[topic]
+            self._forget(topic, log)
+
+    def _next_topics(self, most: int) -> Iterable[str]:
+        for _ in range(most):
+            topic = next(self._sweep, None)
+            if topic is None:
+                self._sweep = iter(list(self._filled))
+                return
+            yield topic

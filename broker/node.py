@@ -1,0 +1,286 @@
+"""One running instance: a store and a hub, joined.
+
+Rules: the only place that knows both. What the web layer needs of the broker is here: publish, subscribe, look, clear,
+drain. No HTTP, no settings, no concrete store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from broker import sse
+from broker.errors import Overloaded, Unavailable
+from broker.events import Clock, EventId, format_id
+from broker.feed import FeedKey
+from broker.hub import Hub
+from broker.log import Log
+from broker.metrics import Metrics, Reading
+from broker.start import After, Malformed, Start, position
+from broker.stores.base import Receipt, Store, TopicState
+from broker.subscriber import CloseReason, Subscriber
+
+BACKLOG_BYTES = 1 << 20
+"""Publishers wait while more than this is delivered and not yet written to those who are up to date."""
+
+LONG_RETRY_MS = (10_000, 30_000)
+
+_log = logging.getLogger("broker")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How this instance treats its connections; the settings of the same names."""
+
+    max_connections: int
+    heartbeat_seconds: float
+    slow_seconds: float
+    retry_min_ms: int
+    retry_max_ms: int
+    drain_notice_seconds: float
+    drain_seconds: float
+
+
+class Node:
+    """See the module.
+
+    Args:
+        store: started and stopped with the node.
+        clock: seconds since 1970.
+
+    Attributes:
+        draining: whether it is on its way out; then it takes no new subscribers.
+    """
+
+    def __init__(self, store: Store, limits: Limits, metrics: Metrics, clock: Clock) -> None:
+        loop = asyncio.get_running_loop()
+        self.limits = limits
+        self.metrics = metrics
+        self.clock = clock
+        self.draining = False
+        self._store = store
+        self._hub = Hub(
+            call_soon=loop.call_soon,
+            monotonic=loop.time,
+            complete_to=lambda: store.complete_to,
+            on_released=self._released,
+            on_written=store.written,
+            on_shrunk=self._shrunk,
+            on_closed=self._closed,
+            heartbeat_seconds=limits.heartbeat_seconds,
+            slow_seconds=limits.slow_seconds,
+        )
+        self._room = asyncio.Event()
+        self._room.set()
+        self._ticker: asyncio.Task[None] | None = None
+        self._emptied = asyncio.Event()
+        metrics.read(
+            [
+                Reading("broker_subscribers", "Open streams.", lambda: len(self._hub)),
+                Reading(
+                    "broker_lagging_subscribers", "Streams that lag or replay.", lambda: self._hub.lagging
+                ),
+                Reading(
+                    "broker_delivered_events", "Events written to subscribers.", self._delivered, counts=True
+                ),
+                Reading("broker_backlog_bytes", "Delivered, not yet written.", lambda: self._hub.backlog),
+                Reading("broker_log_bytes", "Memory that the logs take.", lambda: store.log_bytes),
+                Reading("broker_topics", "Topics with a record.", lambda: store.topic_count),
+            ]
+        )
+
+    @property
+    def user_timeout_ms(self) -> int:
+        """How long a peer may leave bytes unacknowledged; longer than `slow_seconds`, which says why it closes."""
+        return int(1000 * (self.limits.heartbeat_seconds + self.limits.slow_seconds))
+
+    # Life
+
+    async def start(self) -> None:
+        """Begin to work. Raises `Unavailable` where the store can't be reached."""
+        await self._store.start(self._deliver)
+        self._ticker = asyncio.create_task(self._tick(), name="broker ticker")
+        self._ticker.add_done_callback(_log_death)
+
+    async def stop(self) -> None:
+        """Cut what is still connected and give everything back."""
+        for subscriber in self._hub.subscribers:
+            self._hub.cut(subscriber, CloseReason.DRAINING)
+        if self._ticker is not None:
+            self._ticker.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ticker
+        await self._store.stop()
+
+    async def _tick(self) -> None:
+        period = min(1.0, self.limits.heartbeat_seconds / 4, self.limits.slow_seconds / 4)
+        while True:
+            await asyncio.sleep(period)
+            self._hub.walk()
+            self._store.sweep()
+
+    def checks(self) -> dict[str, str]:
+        """By name, `"ok"` or what is wrong (contract §6, readyz)."""
+        alive = self._ticker is not None and not self._ticker.done()
+        return {
+            **self._store.checks(),
+            "heartbeats": "ok" if alive else "stopped",
+            "accepting": "draining" if self.draining else "ok",
+        }
+
+    async def drain(self) -> None:
+        """End all streams, spread over `drain_seconds`, each with a `retry:` of its own (I8); publishes go on.
+
+        Readiness fails first, for `drain_notice_seconds`.
+        """
+        self.draining = True
+        await asyncio.sleep(self.limits.drain_notice_seconds)
+        loop = asyncio.get_running_loop()
+        begin, deadline = loop.time(), loop.time() + self.limits.drain_seconds
+        subscribers = list(self._hub.subscribers)
+        random.shuffle(subscribers)
+        for index, subscriber in enumerate(subscribers):
+            due = begin + self.limits.drain_seconds * 0.8 * index / len(subscribers)
+            if due > loop.time():
+                await asyncio.sleep(due - loop.time())
+            if subscriber.seat >= 0:
+                self._hub.finish(subscriber, CloseReason.DRAINING, sse.retry(self.retry_ms()))
+        self._emptied.clear()
+        while len(self._hub) and loop.time() < deadline:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self._emptied.wait()
+
+    # Publish
+
+    async def publish(self, items: Sequence[tuple[str, bytes]], key: str | None = None) -> Receipt:
+        """Publish `(topic, lines)` items, all or none; see `stores.base.Store.publish`.
+
+        Waits while this instance has too much to fan out, so that a publisher never outruns the subscribers who are
+        up to date; those who lag hold nobody up (I3).
+        """
+        while self._hub.backlog > BACKLOG_BYTES:
+            self._room.clear()
+            await self._room.wait()
+        receipt = await self._store.publish(items, key)
+        if not receipt.replayed:
+            self.metrics.published.inc(len(items))
+        return receipt
+
+    def _deliver(self, topic: str, size: int) -> None:
+        self._hub.delivered_to(topic, size)
+
+    def _shrunk(self) -> None:
+        if self._hub.backlog <= BACKLOG_BYTES:
+            self._room.set()
+
+    # Subscribe
+
+    def check_room(self) -> None:
+        """Raises `Overloaded` or `Unavailable` where no further subscriber is taken."""
+        if self.draining:
+            raise Unavailable("This instance is shutting down; come back in a moment.", retry_after=2)
+        if len(self._hub) >= self.limits.max_connections:
+            raise Overloaded("All connections are taken; come back later.", retry_after=random.randint(5, 15))
+
+    async def watch(self, topics: Sequence[str]) -> list[Log]:
+        """The logs of `topics`, to be given to `attach`, or back by `unwatch`."""
+        logs: list[Log] = []
+        try:
+            for topic in topics:
+                logs.append(await self._store.watch(topic))  # noqa: PERF401 - what is watched must be known on failure
+        except BaseException:
+            self._released(topics[: len(logs)])
+            raise
+        return logs
+
+    def unwatch(self, topics: Sequence[str]) -> None:
+        """Give back what `watch` took."""
+        self._released(topics)
+
+    def attach(
+        self,
+        transport: asyncio.Transport,
+        head: bytes,
+        topics: Sequence[str],
+        logs: Sequence[Log],
+        start: Start,
+        *,
+        enveloped: bool,
+    ) -> Subscriber:
+        """Make the connection behind `transport` a subscriber; `head` is written before everything else.
+
+        From here on the watches belong to the subscriber.
+        """
+        where = position(start, topics, logs, born=self._store.born, last_id=self._store.last_id)
+        resumed = isinstance(start, After | Malformed)
+        (self.metrics.resumed_connects if resumed else self.metrics.first_connects).inc()
+        for reason in where.gaps:
+            self.metrics.gaps.labels(reason).inc()
+        opening = head + sse.retry(self.retry_ms()) + sse.HEARTBEAT + where.preface
+        key = FeedKey(tuple(topics), enveloped, where.floors)
+        return self._hub.attach(transport, key, logs, where.cursor, opening)
+
+    def retry_ms(self) -> int:
+        """A reconnect delay, random so that those who were cut together don't come back together."""
+        return random.randint(self.limits.retry_min_ms, self.limits.retry_max_ms)
+
+    @staticmethod
+    def long_retry_ms() -> int:
+        """The same for those who were refused."""
+        return random.randint(*LONG_RETRY_MS)
+
+    def _released(self, topics: Sequence[str]) -> None:
+        for topic in topics:
+            self._store.unwatch(topic)
+
+    def _closed(self, reason: CloseReason, age: float) -> None:
+        self.metrics.closes.labels(reason.value).inc()
+        self.metrics.age.observe(age)
+        if not len(self._hub):
+            self._emptied.set()
+
+    def _delivered(self) -> float:
+        return self._hub.delivered
+
+    # Look and clear
+
+    async def describe(self, topic: str) -> dict[str, object]:
+        """A topic as contract §4 shows it."""
+        return self._shown(await self._store.describe(topic))
+
+    async def topics(self, after: str, limit: int) -> tuple[list[dict[str, object]], str | None]:
+        """A page of topics after a name, and the name after which the next page begins, if there is one."""
+        names = await self._store.topics(after, limit + 1)
+        page = [await self.describe(name) for name in names[:limit]]
+        return page, names[limit - 1] if len(names) > limit else None
+
+    async def delete(self, topic: str) -> None:
+        """Empty a topic; its subscribers get `broker.end`."""
+        await self._store.delete(topic)
+
+    def _shown(self, state: TopicState) -> dict[str, object]:
+        return {
+            "topic": state.topic,
+            "subscribers": self._hub.count(state.topic),
+            "events": state.events,
+            "bytes": state.bytes,
+            "first_id": _shown_id(state.first_id),
+            "last_id": _shown_id(state.last_id),
+            "closed": False,
+        }
+
+
+def _shown_id(event_id: EventId | None) -> str | None:
+    return None if event_id is None else format_id(event_id)
+
+
+def _log_death(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.critical(
+            "the %s died; this instance is not ready any more", task.get_name(), exc_info=task.exception()
+        )

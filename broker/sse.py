@@ -1,0 +1,165 @@
+"""Server-sent events as bytes: encode and decode.
+
+Rules: bytes and values only, no I/O. Encoding is total on valid events; what makes an event valid is checked before.
+The form is contract §3, the grammar WHATWG HTML §9.2.6. Three parts of an event are told apart here:
+
+    lines      `event:` and `data:` lines, all that a publisher decides; encoded once, by the instance that got it
+    frame      the lines, then `id:` as the last line, so that an event cut on its way is asked for again
+    envelope   the same event as one line of JSON, made from its frame for those who ask for it
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from broker.errors import TooLarge
+from broker.events import SEQUENCE_BITS, SEQUENCE_MASK, Event, EventId, format_id, id_seconds, rfc3339
+
+HEARTBEAT = b":\n"
+_DATA = b"data: "
+_BOM = b"\xef\xbb\xbf"
+
+
+def lines(data: bytes, event_type: str | None = None) -> bytes:
+    """The `event:` and `data:` lines of an event; `data` is valid UTF-8, `event_type` passed `check_type`.
+
+    Data is split at CRLF, LF and CR and nowhere else; empty data is one empty line.
+    """
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if b"\n" in data:
+        data = data.replace(b"\n", b"\n" + _DATA)
+    if event_type is None:
+        return b"data: %b\n" % data
+    return b"event: %b\ndata: %b\n" % (event_type.encode(), data)
+
+
+def frame(event_lines: bytes, event_id: EventId) -> bytes:
+    """The whole event, ready for the wire."""
+    return b"%bid: %d-%d\n\n" % (event_lines, event_id >> SEQUENCE_BITS, event_id & SEQUENCE_MASK)
+
+
+def control(event_type: str, value: Mapping[str, object], event_id: EventId | None = None) -> bytes:
+    """A control event (contract §3); without an id the client's cursor stays where it is."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    event_lines = lines(text, event_type)
+    return event_lines + b"\n" if event_id is None else frame(event_lines, event_id)
+
+
+def envelope(topic: str, event_frame: bytes, event_id: EventId) -> bytes:
+    """The envelope form of the event that `event_frame` holds."""
+    event = split(event_frame)
+    value = {
+        "topic": topic,
+        "id": format_id(event_id),
+        "event": event.type,
+        "time": rfc3339(id_seconds(event_id)),
+        "data": event.data,
+    }
+    return frame(lines(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()), event_id)
+
+
+def split(event_frame: bytes) -> Event:
+    """The event in a frame that this module made."""
+    (event,) = Decoder().feed(event_frame)
+    return event
+
+
+def retry(milliseconds: int) -> bytes:
+    """The reconnect delay that a client is to use. No blank line follows: it would be an empty event to some clients."""
+    return b"retry: %d\n" % milliseconds
+
+
+class Decoder:
+    """Bytes of a stream in, events out (WHATWG HTML §9.2.6), at any cut of the bytes.
+
+    One departure, for those who resume: the last event id moves on only when the event that brought it is complete.
+
+    Attributes:
+        last_event_id: the cursor; `""` before the first id.
+        retry_ms: the reconnect delay last asked for, or None.
+    """
+
+    def __init__(self, max_event_bytes: int = 16 << 20) -> None:
+        self.last_event_id = ""
+        self.retry_ms: int | None = None
+        self._max_event_bytes = max_event_bytes
+        self._rest: list[bytes] = []  # pieces of the line that hasn't ended
+        self._rest_bytes = 0
+        self._size = 0  # bytes of the event's lines that have ended
+        self._at_start = True
+        self._after_cr = False  # a LF that comes next belongs to the CR before it
+        self._data: list[str] = []
+        self._type = ""
+        self._id: str | None = None
+
+    def feed(self, data: bytes) -> list[Event]:
+        """The events that `data` completes, in order.
+
+        Raises:
+            TooLarge: one event is longer than `max_event_bytes`.
+        """
+        if self._after_cr and data:
+            data = data.removeprefix(b"\n")
+            self._after_cr = False
+        events = []
+        for line in self._complete(data):
+            if line:
+                self._field(line)
+                continue
+            event = self._dispatch()
+            if event is not None:
+                events.append(event)
+        return events
+
+    def _complete(self, data: bytes) -> list[bytes]:
+        """The lines that end in `data`; a CR ends its line at once, whatever follows."""
+        if b"\r" in data:
+            self._after_cr = data.endswith(b"\r")
+            data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *complete, rest = data.split(b"\n")
+        if complete:
+            complete[0] = b"".join((*self._rest, complete[0]))
+            self._rest, self._rest_bytes = [], 0
+            complete[0] = self._without_bom(complete[0])
+        if rest:
+            self._rest.append(rest)
+            self._rest_bytes += len(rest)
+            self._check_size()
+        return complete
+
+    def _without_bom(self, first: bytes) -> bytes:
+        if not self._at_start:
+            return first
+        self._at_start = False
+        return first.removeprefix(_BOM)
+
+    def _check_size(self) -> None:
+        if self._size + self._rest_bytes > self._max_event_bytes:
+            raise TooLarge(f"An event of the stream is over {self._max_event_bytes} bytes.")
+
+    def _field(self, line: bytes) -> None:
+        if line.startswith(b":"):
+            return
+        self._size += len(line)
+        self._check_size()
+        name, _, raw = line.partition(b":")
+        value = raw.removeprefix(b" ").decode("utf-8", "replace")
+        if name == b"data":
+            self._data.append(value)
+        elif name == b"event":
+            self._type = value
+        elif name == b"id" and "\0" not in value:
+            self._id = value
+        elif name == b"retry" and value.isascii() and value.isdigit() and len(value) <= 9:
+            self.retry_ms = int(value)
+
+    def _dispatch(self) -> Event | None:
+        if self._id is not None:
+            self.last_event_id = self._id
+        data, event_type = self._data, self._type
+        self._data, self._type, self._id, self._size = [], "", None, 0
+        if not data:
+            return None
+        return Event(data="\n".join(data), type=event_type or None, id=self.last_event_id)

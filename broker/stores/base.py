@@ -1,0 +1,109 @@
+"""The contract of a store: it gives events their ids, keeps them, and delivers them to this instance's logs.
+
+Rules: a store knows logs, not subscribers. What it delivers to one instance comes in the order of the ids; a log that is
+watched is complete up to `complete_to` and changes only in a `def`, never across an `await`. A library's errors stop
+here: what goes wrong comes out as `Unavailable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker.events import EventId
+from broker.log import Log
+
+Deliver = Callable[[str, int], None]
+"""Called with a watched topic and the bytes of frames that were just appended to its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The answer to a publish: one id for each item, in the order of the items.
+
+    Attributes:
+        replayed: the idempotency key was known for every topic, nothing was published, the ids are the first ones.
+    """
+
+    ids: Sequence[EventId]
+    replayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """What a store holds of a topic (contract §4); the ids are None where there is none to name."""
+
+    topic: str
+    events: int
+    bytes: int
+    first_id: EventId | None
+    last_id: EventId | None
+
+
+class Store(Protocol):
+    """What a node needs of a store.
+
+    Attributes:
+        name: how the start line calls it.
+        born: nothing before this id is known; a cursor before it may have lost anything.
+    """
+
+    name: str
+    born: EventId
+
+    async def start(self, deliver: Deliver) -> None:
+        """Begin to deliver to `deliver`. Raises `Unavailable` where the store can't be reached."""
+
+    async def stop(self) -> None:
+        """Give back what `start` took; no delivery after it."""
+
+    @property
+    def last_id(self) -> EventId:
+        """The highest id seen come out of the store; a cursor above it is ahead of the store."""
+
+    @property
+    def complete_to(self) -> EventId:
+        """Up to here the logs of all watched topics are complete."""
+
+    async def publish(self, items: Sequence[tuple[str, bytes]], key: str | None = None) -> Receipt:
+        """Append `(topic, lines)` items in order, all or none; on return they are in the store and on their way (I7).
+
+        With `key`, a topic that has seen the same key within `idempotency_seconds` gets nothing again.
+
+        Raises:
+            RateLimited: there is no room for another key.
+            Unavailable: nothing is known to be in the store.
+        """
+
+    async def watch(self, topic: str) -> Log:
+        """The log of `topic`, which from now on grows with every event, until `unwatch` was called as often."""
+
+    def unwatch(self, topic: str) -> None:
+        """Take one `watch` back."""
+
+    def written(self, topic: str) -> None:
+        """What was held for the subscribers of `topic` is held no more: trim its log."""
+
+    async def delete(self, topic: str) -> None:
+        """Empty `topic`; those subscribed are delivered its end."""
+
+    async def describe(self, topic: str) -> TopicState:
+        """What is held of `topic`, be it nothing."""
+
+    async def topics(self, after: str, limit: int) -> Sequence[str]:
+        """Names after `after`, sorted, at most `limit`: those with a record and those watched."""
+
+    def sweep(self) -> None:
+        """One short step of dropping what became too old; called about once a second."""
+
+    @property
+    def log_bytes(self) -> int:
+        """Memory that the logs take here, in bytes."""
+
+    @property
+    def topic_count(self) -> int:
+        """How many topics have a record here."""
+
+    def checks(self) -> dict[str, str]:
+        """By name, `"ok"` or what is wrong: the store's part of readiness (contract §6)."""

@@ -1,0 +1,93 @@
+"""Errors as answers: the only place that knows HTTP statuses (contract §5).
+
+Every answer that is no success is `application/problem+json` (RFC 9457), whoever found the fault: a handler, aiohttp's
+router, or its parser.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from http import HTTPStatus
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler
+
+from broker.errors import BrokerError, RateLimited, Unavailable
+
+STATUS = {
+    "invalid-topic": 400,
+    "invalid-body": 400,
+    "invalid-parameter": 400,
+    "unauthorized": 401,
+    "forbidden": 403,
+    "not-found": 404,
+    "method-not-allowed": 405,
+    "closed": 409,
+    "cancelled": 409,
+    "too-large": 413,
+    "rate-limited": 429,
+    "internal": 500,
+    "unavailable": 503,
+    "overloaded": 503,
+}
+
+_log = logging.getLogger("broker")
+
+
+def problem(code: str, detail: str, extra: dict[str, object] | None = None) -> web.Response:
+    """The answer for `code`; `extra` are members beside the standard ones."""
+    status = STATUS[code]
+    body = {
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **(extra or {}),
+    }
+    return web.Response(
+        status=status,
+        body=json.dumps(body).encode(),
+        content_type="application/problem+json",
+        headers={"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+    )
+
+
+def answer(error: BrokerError) -> web.Response:
+    """The answer for an error."""
+    response = problem(error.code, error.detail, error.extra)
+    if isinstance(error, RateLimited | Unavailable):
+        response.headers[hdrs.RETRY_AFTER] = str(error.retry_after)
+    return response
+
+
+def _routing(error: web.HTTPException, request: web.Request) -> web.Response:
+    if isinstance(error, web.HTTPNotFound):
+        return problem("not-found", "There is nothing at this path; topics are at /topics/{topic}.")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        response = problem("method-not-allowed", f"This path takes {allowed}.")
+        response.headers[hdrs.ALLOW] = allowed
+        return response
+    if isinstance(error, web.HTTPExpectationFailed):
+        return problem("invalid-parameter", "The only Expect that is understood is 100-continue.")
+    raise AssertionError(f"unexpected {error.status} for {request.method}")
+
+
+@web.middleware
+async def errors_to_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The outermost middleware: whatever goes wrong leaves as a problem, and a defect tells nothing of the inside."""
+    try:
+        return await handler(request)
+    except BrokerError as error:
+        response = answer(error)
+    except web.HTTPException as error:
+        response = _routing(error, request)
+    except ConnectionError:
+        raise  # the other side has left; there is nobody to answer
+    except Exception:
+        _log.exception("defect in the handler of %s %s", request.method, request.rel_url.raw_path[:200])
+        response = problem("internal", "The broker has a defect here; its log says more.")
+    if not request.content.is_eof():
+        response.force_close()
+    return response

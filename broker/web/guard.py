@@ -1,0 +1,74 @@
+"""Refuses what a browser was made to send by a page that has no business here (contract §5).
+
+Two rules. A POST or DELETE from a page of another origin is forbidden: cross-site request forgery. While the broker
+listens on loopback, a Host that is no loopback name is forbidden: a page elsewhere could point its own name at 127.0.0.1
+and read what is meant for this machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from aiohttp import hdrs, web
+from aiohttp.typedefs import Handler, Middleware
+
+from broker.errors import Forbidden
+
+_CHANGING = frozenset({hdrs.METH_POST, hdrs.METH_DELETE, hdrs.METH_PUT, hdrs.METH_PATCH})
+
+
+def is_loopback(host: str) -> bool:
+    """Whether `host`, a name or an address without port, can only mean this machine."""
+    name = host.strip("[]").rstrip(".").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def guard(
+    *, loopback_only: bool, allowed_hosts: Collection[str], allowed_origins: Collection[str]
+) -> Middleware:
+    """The middleware; `loopback_only` where the broker listens on a loopback address and is open to all there."""
+    hosts = frozenset(host.lower() for host in allowed_hosts)
+    origins = frozenset(origin.lower() for origin in allowed_origins)
+
+    @web.middleware
+    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+        headers = request.headers
+        if loopback_only:
+            _check_host(headers.get(hdrs.HOST, ""), hosts)
+        if request.method in _CHANGING and (hdrs.ORIGIN in headers or "Sec-Fetch-Site" in headers):
+            _check_origin(request, origins)
+        return await handler(request)
+
+    return guarded
+
+
+def _check_host(host: str, allowed: Collection[str]) -> None:
+    name = _without_port(host)
+    if name and not is_loopback(name) and name not in allowed and host.lower() not in allowed:
+        raise Forbidden(
+            "This broker listens on a loopback address and is asked for by another name; "
+            "use localhost, or allow the name with --allowed-hosts."
+        )
+
+
+def _without_port(host: str) -> str:
+    name, colon, port = host.lower().rpartition(":")
+    return name if colon and port.isdigit() and (not name.count(":") or name.endswith("]")) else host.lower()
+
+
+def _check_origin(request: web.Request, allowed: Collection[str]) -> None:
+    origin = request.headers.get(hdrs.ORIGIN)
+    if origin is not None and origin.lower() in allowed:
+        return
+    own = (
+        origin is None or urlsplit(origin).netloc.lower() == request.headers.get(hdrs.HOST, "").lower() != ""
+    )
+    if not own or request.headers.get("Sec-Fetch-Site") == "cross-site":
+        raise Forbidden("Pages of another origin may not change anything here; allow it with --cors-origins.")

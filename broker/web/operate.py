@@ -1,0 +1,30 @@
+"""What an operator asks (contract §6)."""
+
+from __future__ import annotations
+
+from aiohttp import hdrs, web
+
+from broker.metrics import CONTENT_TYPE
+from broker.web.keys import NODE
+
+_FRESH = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+async def healthz(_request: web.Request) -> web.Response:
+    """200 while the process can answer."""
+    return web.json_response({"status": "ok"}, headers=_FRESH)
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """200 while events would arrive, else 503; each check says why."""
+    checks = request.app[NODE].checks()
+    ready = all(check == "ok" for check in checks.values())
+    body = {"status": "ready" if ready else "not ready", "checks": checks}
+    return web.json_response(body, status=200 if ready else 503, headers=_FRESH)
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """Prometheus' text format."""
+    return web.Response(
+        body=request.app[NODE].metrics.text(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE, **_FRESH}
+    )

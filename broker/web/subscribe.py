@@ -1,0 +1,90 @@
+"""`GET /topics/{topic}` and `GET /topics?topic=…` as a stream (contract §3)."""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from functools import lru_cache
+from time import time
+
+from aiohttp import hdrs, web
+
+from broker import sse
+from broker.errors import InvalidParameter, Unavailable
+from broker.node import Node
+from broker.start import Latest, Start, from_cursor, from_last, from_since
+from broker.topics import check_topic
+from broker.web import handover
+from broker.web.accept import names_stream
+from broker.web.keys import NODE
+
+HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+    "Vary": "Accept",
+}
+_HEAD = (
+    "HTTP/1.1 200 OK\r\n" + "".join(f"{k}: {v}\r\n" for k, v in HEADERS.items()) + "Connection: close\r\n"
+).encode()
+
+
+async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Response:
+    """The stream of `topics`, or the refusal that suits who asks."""
+    node = request.app[NODE]
+    for topic in topics:
+        check_topic(topic)
+    start = _start(request, node)
+    enveloped = _enveloped(request)
+    if request.method == hdrs.METH_HEAD:
+        return web.Response(headers=HEADERS)
+    try:
+        node.check_room()
+        logs = await node.watch(topics)
+    except Unavailable as error:
+        if names_stream(request.headers.get(hdrs.ACCEPT, "")):
+            node.metrics.refused.labels(error.code).inc()
+            return _come_back(node)
+        raise
+    try:
+        transport = handover.take(request, user_timeout_ms=node.user_timeout_ms)
+    except BaseException:
+        node.unwatch(topics)
+        raise
+    node.attach(transport, _head(int(time())), topics, logs, start, enveloped=enveloped)
+    return handover.Gone(headers=HEADERS)
+
+
+@lru_cache(maxsize=1)
+def _head(second: int) -> bytes:
+    return _HEAD + b"Date: " + formatdate(second, usegmt=True).encode() + b"\r\n\r\n"
+
+
+def _come_back(node: Node) -> web.Response:
+    """A refusal that EventSource survives: a stream that ends at once and asks for a long delay."""
+    response = web.Response(headers=HEADERS, body=sse.retry(node.long_retry_ms()))
+    response.force_close()
+    return response
+
+
+def _start(request: web.Request, node: Node) -> Start:
+    """The first that is present of header `Last-Event-ID`, `lastEventId`, `since`, `last`."""
+    cursor = request.headers.get("Last-Event-ID")
+    if not cursor and not request.query_string:
+        return Latest()
+    query = request.query
+    cursor = cursor or query.get("lastEventId")
+    if cursor:
+        return from_cursor(cursor)
+    since = query.get("since")
+    if since is not None:
+        return from_since(since, node.clock())
+    last = query.get("last")
+    return Latest() if last is None else from_last(last)
+
+
+def _enveloped(request: web.Request) -> bool:
+    form = request.query.get("envelope") if request.query_string else None
+    if form not in (None, "json"):
+        raise InvalidParameter("The only envelope is 'json'.")
+    return form == "json"
