@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 
 import pytest
+import uvloop
 
 from tests.processes import BrokerProcess
 
@@ -20,3 +22,10 @@ def broker() -> Iterator[BrokerProcess]:
 def broker_url(broker: BrokerProcess) -> str:
     """Its address."""
     return broker.url
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests run on the loop that the broker runs on."""
+    return {"uvloop": uvloop.new_event_loop}

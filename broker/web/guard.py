@@ -8,6 +8,7 @@ and read what is meant for this machine.
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -37,25 +38,24 @@ def guard(
     hosts = frozenset(host.lower() for host in allowed_hosts)
     origins = frozenset(origin.lower() for origin in allowed_origins)
 
+    @lru_cache(maxsize=64)
+    def is_own_host(host: str) -> bool:
+        name = _without_port(host)
+        return not name or is_loopback(name) or name in hosts or host.lower() in hosts
+
     @web.middleware
     async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
         headers = request.headers
-        if loopback_only:
-            _check_host(headers.get(hdrs.HOST, ""), hosts)
+        if loopback_only and not is_own_host(headers.get(hdrs.HOST, "")):
+            raise Forbidden(
+                "This broker listens on a loopback address and is asked for by another name; "
+                "use localhost, or allow the name with --allowed-hosts."
+            )
         if request.method in _CHANGING and (hdrs.ORIGIN in headers or "Sec-Fetch-Site" in headers):
             _check_origin(request, origins)
         return await handler(request)
 
     return guarded
-
-
-def _check_host(host: str, allowed: Collection[str]) -> None:
-    name = _without_port(host)
-    if name and not is_loopback(name) and name not in allowed and host.lower() not in allowed:
-        raise Forbidden(
-            "This broker listens on a loopback address and is asked for by another name; "
-            "use localhost, or allow the name with --allowed-hosts."
-        )
 
 
 def _without_port(host: str) -> str:

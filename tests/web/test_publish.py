@@ -1,0 +1,321 @@
+"""Publishing: one event, many lines, several topics, once only (contract §2)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from tests.web.conftest import Serve
+from tests.web.serving import Answer, Clock, Server, read_head
+
+NDJSON = "application/x-ndjson"
+
+
+async def lines(server: Server, body: str | bytes, target: str = "/topics/news") -> Answer:
+    data = body.encode() if isinstance(body, str) else body
+    return await server.request("POST", target, data, content_type=NDJSON)
+
+
+async def kept(server: Server, topic: str = "news") -> list[tuple[str | None, str]]:
+    """What a topic has, as (type, data)."""
+    stream = await server.subscribe(f"/topics/{topic}?since=earliest")
+    state = (await server.request("GET", f"/topics/{topic}", accept="application/json")).json()
+    await stream.until(lambda: len(stream.events) == state["events"])
+    return [(event.type, event.data) for event in stream.events]
+
+
+async def test_answer_to_one_event(server: Server) -> None:
+    answer = await server.request("POST", "/topics/news", b"hello")
+    assert answer.status == 201
+    assert answer.headers["content-type"].startswith("application/json")
+    body = answer.json()
+    assert body["topic"] == "news"
+    stream = await server.subscribe("/topics/news?since=earliest")
+    assert (await stream.event(1)).id == body["id"]
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/json", "application/x-www-form-urlencoded", "image/png"])
+async def test_any_other_content_type_is_data(server: Server, content_type: str) -> None:
+    answer = await server.request("POST", "/topics/news", b'{"a": 1}', content_type=content_type)
+    assert answer.status == 201
+    assert await kept(server) == [(None, '{"a": 1}')]
+
+
+async def test_type_and_empty_data(server: Server) -> None:
+    await server.publish("news", "", "?event=ping")
+    assert await kept(server) == [("ping", "")]
+
+
+@pytest.mark.parametrize("event_type", ["", "broker.gap", "broker.", "a%0Ab", "a%0Db", "a%00b", "x" * 101])
+async def test_bad_type(server: Server, event_type: str) -> None:
+    answer = await server.request("POST", f"/topics/news?event={event_type}", b"x")
+    assert (answer.status, answer.json()["code"]) == (400, "invalid-parameter")
+
+
+async def test_largest_event_and_one_byte_more(serve: Serve) -> None:
+    server = await serve(max_event_bytes=1000)
+    assert (await server.request("POST", "/topics/news", b"x" * 1000)).status == 201
+    answer = await server.request("POST", "/topics/news", b"x" * 1001)
+    assert (answer.status, answer.json()["code"]) == (413, "too-large")
+    assert answer.headers["connection"] == "close"
+
+
+async def test_too_large_chunked(serve: Serve) -> None:
+    server = await serve(max_event_bytes=1000)
+    reader, writer = await server.send(
+        b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        + b"1f4\r\n" + b"x" * 500 + b"\r\n" + b"1f5\r\n" + b"x" * 501 + b"\r\n"
+    )
+    status, _ = await read_head(reader)
+    assert status == 413
+    writer.close()
+
+
+async def test_body_that_is_no_utf8(server: Server) -> None:
+    answer = await server.request("POST", "/topics/news", b"\xff\xfe")
+    assert (answer.status, answer.json()["code"]) == (400, "invalid-body")
+
+
+async def test_ids_strictly_increase_when_the_clock_steps_back(server: Server, clock: Clock) -> None:
+    first = await server.publish("news", "1")
+    clock.now -= 3600
+    second = await server.publish("other", "2")
+    clock.now += 7200
+    third = await server.publish("news", "3")
+    numbers = [tuple(map(int, text.split("-"))) for text in (first, second, third)]
+    assert numbers == sorted(set(numbers))
+
+
+# NDJSON
+
+
+async def test_lines(server: Server) -> None:
+    body = '{"data": "one"}\n{"data": {"a": [1, 2.5, null]}, "event": "obj"}\r\n\n{"data": "", "event": null, "more": 1}\n{"data": 12345678901234567890123}'
+    answer = await lines(server, body)
+    assert answer.status == 200
+    found = await kept(server)
+    assert found == [(None, "one"), ("obj", '{"a":[1,2.5,null]}'), (None, ""), (None, "12345678901234567890123")]
+    body_ = answer.json()
+    assert (body_["topic"], body_["published"]) == ("news", 4)
+    stream = await server.subscribe("/topics/news?since=earliest")
+    await stream.event(4)
+    assert (stream.events[0].id, stream.events[3].id) == (body_["first_id"], body_["last_id"])
+
+
+async def test_no_lines(server: Server) -> None:
+    answer = await lines(server, "\n\n")
+    assert answer.json() == {"topic": "news", "published": 0, "first_id": None, "last_id": None}
+
+
+async def test_a_line_is_published_before_the_next_one_comes(server: Server) -> None:
+    stream = await server.subscribe("/topics/news")
+    await stream.event(1)
+    reader, writer = await server.send(
+        b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
+        b"Transfer-Encoding: chunked\r\n\r\n"
+    )
+    for number in range(3):
+        line = b'{"data": "%d"}\n' % number
+        writer.write(b"%x\r\n%b\r\n" % (len(line), line))
+        assert await stream.data(number + 1) == [str(n) for n in range(number + 1)]
+    writer.write(b"0\r\n\r\n")
+    status, headers = await read_head(reader)
+    assert status == 200
+    assert json.loads(await reader.readexactly(int(headers["content-length"])))["published"] == 3
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [
+        ("nonsense", "invalid-body"),
+        ("[1]", "invalid-body"),
+        ('"text"', "invalid-body"),
+        ("{}", "invalid-body"),
+        ('{"data": 1} {"data": 2}', "invalid-body"),
+        ('{"data": NaN}', "invalid-body"),
+        ('{"data": 1e999}', "invalid-body"),
+        ('{"data": "\\ud800"}', "invalid-body"),
+        ('{"data": ["\\ud800"]}', "invalid-body"),
+        ('{"data": ' + "[" * 100_000 + "]" * 100_000 + "}", "invalid-body"),
+        ('{"data": ' + "9" * 5000 + "}", "invalid-body"),
+        ('{"data": "x", "event": "broker.end"}', "invalid-parameter"),
+        ('{"data": "x", "event": 5}', "invalid-parameter"),
+        ('{"data": "x", "event": "\\ud800"}', "invalid-parameter"),
+        ('{"data": "x", "event": "a\\nb"}', "invalid-parameter"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+async def test_bad_line(server: Server, bad: str, code: str) -> None:
+    answer = await lines(server, f'{{"data": "1"}}\n\n{bad}\n{{"data": "never"}}\n')
+    assert answer.status == 400
+    problem = answer.json()
+    assert (problem["code"], problem["line"], problem["published"]) == (code, 3, 1)
+    assert await kept(server) == [(None, "1")]
+
+
+async def test_bad_utf8_in_a_line(server: Server) -> None:
+    answer = await lines(server, b'{"data": "1"}\n{"data": "\xff"}\n')
+    assert (answer.status, answer.json()["line"]) == (400, 2)
+
+
+async def test_line_too_large(serve: Serve) -> None:
+    server = await serve(max_event_bytes=100)
+    answer = await lines(server, '{"data": "1"}\n' + json.dumps({"data": "x" * 101}) + "\n")
+    assert (answer.status, answer.json()["line"], answer.json()["published"]) == (413, 2, 1)
+
+
+async def test_line_that_never_ends(serve: Serve) -> None:
+    server = await serve(max_event_bytes=100)
+    reader, writer = await server.send(
+        b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
+        b"Content-Length: 1000000000\r\n\r\n" + b'{"data": "' + b"x" * 10_000
+    )
+    status, headers = await read_head(reader)
+    assert (status, headers["connection"]) == (413, "close")
+    writer.close()
+
+
+async def test_cut_body_keeps_whole_lines_only(server: Server) -> None:
+    _, writer = await server.send(
+        b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
+        b'Content-Length: 1000\r\n\r\n{"data": "whole"}\n{"data": "c"}'
+    )
+    writer.write_eof()
+    stream = await server.subscribe("/topics/news?since=earliest")
+    assert await stream.data(1) == ["whole"]
+    await server.publish("news", "after")
+    assert await stream.data(2) == ["whole", "after"]
+    writer.close()
+
+
+async def test_cut_single_event_is_not_published(server: Server) -> None:
+    reader, writer = await server.send(b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf")
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        assert await reader.read() == b""
+    assert await kept(server) == []
+    writer.close()
+
+
+# Several topics
+
+
+async def test_one_event_to_several_topics(server: Server) -> None:
+    answer = await server.request("POST", "/topics?topic=a&topic=b&topic=a&event=t", b"x")
+    assert answer.status == 201
+    ids = answer.json()["ids"]
+    assert isinstance(ids, dict)
+    assert list(ids) == ["a", "b"]
+    assert await kept(server, "a") == await kept(server, "b") == [("t", "x")]
+
+
+async def test_all_or_none(server: Server) -> None:
+    for bad, status in (("..", 400), ("_stats", 403)):
+        answer = await server.request("POST", f"/topics?topic=a&topic={bad}", b"x")
+        assert answer.status == status
+    assert await kept(server, "a") == []
+
+
+@pytest.mark.parametrize("query", ["", "?" + "&".join(f"topic=t{n}" for n in range(33))])
+async def test_number_of_topics(server: Server, query: str) -> None:
+    answer = await server.request("POST", f"/topics{query}", b"x")
+    assert (answer.status, answer.json()["code"]) == (400, "invalid-parameter")
+
+
+async def test_lines_to_several_topics(server: Server) -> None:
+    body = '{"topic": "a", "data": "1"}\n{"topic": "b", "data": "2"}\n{"topic": "a", "data": "3"}\n'
+    answer = await lines(server, body, "/topics")
+    assert (answer.status, answer.json()) == (200, {"published": 3})
+    assert await kept(server, "a") == [(None, "1"), (None, "3")]
+    for line, status in (('{"data": "x"}', 400), ('{"topic": "..", "data": "x"}', 400), ('{"topic": "_x", "data": "x"}', 403)):
+        answer = await lines(server, '{"topic": "c", "data": "1"}\n' + line, "/topics")
+        assert (answer.status, answer.json()["line"], answer.json()["published"]) == (status, 2, 1)
+
+
+@pytest.mark.parametrize("topic", ["a..b", ".a", "a.", "a%20b", "x" * 201, "a%2Fb", "%00", "caf%C3%A9", "a*"])
+async def test_bad_topic(server: Server, topic: str) -> None:
+    answer = await server.request("POST", f"/topics/{topic}", b"x")
+    assert (answer.status, answer.json()["code"]) == (400, "invalid-topic")
+
+
+async def test_topics_of_the_broker(server: Server) -> None:
+    answer = await server.request("POST", "/topics/_stats", b"x")
+    assert (answer.status, answer.json()["code"]) == (403, "forbidden")
+
+
+# Once only
+
+
+async def test_same_key_publishes_once(server: Server, clock: Clock) -> None:
+    first = await server.request("POST", "/topics/news", b"1", idempotency_key="k")
+    second = await server.request("POST", "/topics/news", b"1", idempotency_key="k")
+    assert (first.status, second.status) == (201, 201)
+    assert first.json() == second.json()
+    assert "idempotency-replayed" not in first.headers
+    assert second.headers["idempotency-replayed"] == "true"
+    other_topic = await server.request("POST", "/topics/other", b"1", idempotency_key="k")
+    assert "idempotency-replayed" not in other_topic.headers
+    assert await kept(server) == [(None, "1")]
+    clock.now += 301
+    third = await server.request("POST", "/topics/news", b"1", idempotency_key="k")
+    assert "idempotency-replayed" not in third.headers
+
+
+async def test_same_key_at_the_same_time(server: Server) -> None:
+    answers = await asyncio.gather(
+        *(server.request("POST", "/topics/news", b"1", idempotency_key="k") for _ in range(20))
+    )
+    assert len({str(answer.json()["id"]) for answer in answers}) == 1
+    assert sum("idempotency-replayed" in answer.headers for answer in answers) == 19
+
+
+async def test_same_key_on_several_topics(server: Server) -> None:
+    first = await server.request("POST", "/topics?topic=a&topic=b", b"1", idempotency_key="k")
+    again = await server.request("POST", "/topics?topic=a&topic=b", b"1", idempotency_key="k")
+    assert first.json() == again.json()
+    assert again.headers["idempotency-replayed"] == "true"
+    wider = await server.request("POST", "/topics?topic=b&topic=c", b"1", idempotency_key="k")
+    assert "idempotency-replayed" not in wider.headers
+    assert wider.json()["ids"]["b"] == first.json()["ids"]["b"]  # type: ignore[index]
+    assert await kept(server, "b") == [(None, "1")]
+
+
+@pytest.mark.parametrize("key", ["", "x" * 201, "a b", "\u00e9"])
+async def test_bad_key(server: Server, key: str) -> None:
+    answer = await server.request("POST", "/topics/news", b"1", idempotency_key=key)
+    assert (answer.status, answer.json()["code"]) == (400, "invalid-parameter")
+
+
+async def test_key_with_a_streamed_body(server: Server) -> None:
+    answer = await server.request("POST", "/topics/news", b"", content_type=NDJSON, idempotency_key="k")
+    assert (answer.status, answer.json()["code"]) == (400, "invalid-parameter")
+
+
+async def test_keys_are_bounded_in_bytes(serve: Serve, clock: Clock) -> None:
+    server = await serve(idempotency_memory_bytes=3000)
+    statuses = [
+        (await server.request("POST", "/topics/news", b"1", idempotency_key=f"k{number}")).status for number in range(20)
+    ]
+    assert statuses[0] == 201
+    assert statuses[-1] == 429
+    refused = await server.request("POST", "/topics/news", b"1", idempotency_key="new")
+    assert refused.json()["code"] == "rate-limited"
+    assert int(refused.headers["retry-after"]) > 0
+    assert len(await kept(server)) == statuses.count(201)
+    clock.now += 301
+    assert (await server.request("POST", "/topics/news", b"1", idempotency_key="new")).status == 201
+
+
+async def test_publisher_faster_than_fan_out_waits_and_nobody_loses(serve: Serve) -> None:
+    server = await serve(retention_events=1)
+    streams = [await server.subscribe("/topics/news") for _ in range(20)]
+    for stream in streams:
+        await stream.event(1)
+    body = "".join(f'{{"data": "{number}"}}\n' for number in range(5000))
+    publishing = asyncio.ensure_future(lines(server, body))
+    expected = [str(number) for number in range(5000)]
+    assert all(data == expected for data in await asyncio.gather(*(stream.data(5000) for stream in streams)))
+    assert (await publishing).status == 200
