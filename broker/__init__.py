@@ -24,8 +24,18 @@ Invariants; the code that upholds one names it, and each has a test of its name:
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from broker.client import Client as Client
     from broker.settings import Settings as Settings
     from broker.web.app import create_app as create_app
+else:
+    _LATER = {"Client": "broker.client", "Settings": "broker.settings", "create_app": "broker.web.app"}
+
+    def __getattr__(name: str) -> object:
+        """The public names, each imported when it is asked for: a publisher doesn't pay for the server."""
+        if name not in _LATER:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(_LATER[name]), name)

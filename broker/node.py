@@ -249,6 +249,10 @@ class Node:
 
     # Look and clear
 
+    def subscribers_of(self, topic: str) -> int:
+        """How many are subscribed to `topic` on this instance."""
+        return self._hub.count(topic)
+
     async def describe(self, topic: str) -> dict[str, object]:
         """A topic as contract §4 shows it."""
         return self._shown(await self._store.describe(topic))

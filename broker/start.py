@@ -165,9 +165,9 @@ def _gap(start: Start, log: Log, born: EventId, last_id: EventId) -> str | None:
 def _floor(start: Start, log: Log, last_id: EventId) -> EventId:
     match start:
         case After(cursor):
-            return last_id if cursor > last_id else log.start_after(cursor)
+            return log.start_after(cursor) if cursor <= last_id else last_id
         case Since(seconds):
-            return log.start_after(max(0, id_at(seconds) - 1))
+            return log.start_after(min(max(0, id_at(seconds) - 1), last_id))
         case Last(count):
             return log.start_before(count)
         case _:

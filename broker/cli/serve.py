@@ -18,8 +18,9 @@ from pydantic.fields import FieldInfo
 
 from broker.descriptors import raise_limit
 from broker.settings import Settings
-from broker.web.app import Runner, create_app
+from broker.web.app import create_app
 from broker.web.keys import NODE
+from broker.web.runner import Runner
 
 BACKLOG = 65_535
 SOMAXCONN_LEAST = 4096

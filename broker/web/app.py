@@ -1,15 +1,11 @@
-"""The application: routes, middlewares, start and stop; and the runner that serves it."""
+"""The application: routes, middlewares, start and stop."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import AsyncIterator
 from time import time
 
 from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
-from aiohttp.web_protocol import RequestHandler
 
 from broker.descriptors import default_max_connections
 from broker.events import Clock
@@ -19,15 +15,13 @@ from broker.settings import Settings
 from broker.stores.base import Store
 from broker.stores.memory import MemoryStore
 from broker.web import operate, page, publish, topics
-from broker.web.errors import errors_to_answers, problem
+from broker.web.errors import errors_to_answers
 from broker.web.guard import guard, is_loopback
 from broker.web.keys import NODE, SETTINGS
 
-_log = logging.getLogger("broker")
-
 
 def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.Application:
-    """The broker as an aiohttp application, to be served by `Runner`, or by any of aiohttp's ways."""
+    """The broker as an aiohttp application, to be served by `web.runner.Runner`, or by any of aiohttp's ways."""
     settings = settings or Settings()
     app = web.Application(
         middlewares=[
@@ -55,9 +49,9 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
 
 def add_routes(router: web.UrlDispatcher) -> None:
     """All routes of contract §2 to §6."""
-    router.add_post("/topics/{topic}", publish.publish)
-    router.add_get("/topics/{topic}", topics.topic)
-    router.add_delete("/topics/{topic}", topics.delete)
+    router.add_post("/topics/{topic:[^/]+}", publish.publish)
+    router.add_get("/topics/{topic:[^/]+}", topics.topic)
+    router.add_delete("/topics/{topic:[^/]+}", topics.delete)
     router.add_post("/topics", publish.publish_to_many)
     router.add_get("/topics", topics.topics)
     router.add_get("/healthz", operate.healthz)
@@ -89,42 +83,3 @@ def _limits(settings: Settings) -> Limits:
         drain_notice_seconds=settings.drain_notice_seconds,
         drain_seconds=settings.drain_seconds,
     )
-
-
-class Runner(web.AppRunner):
-    """An AppRunner whose connections answer what isn't HTTP with a problem, and don't fill the log with it."""
-
-    async def _make_server(self) -> web.Server:
-        server = await super()._make_server()
-        return _Server(server)
-
-
-class _Server(web.Server):
-    def __init__(self, server: web.Server) -> None:
-        super().__init__(server.request_handler, request_factory=server.request_factory, **server._kwargs)  # noqa: SLF001
-
-    def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
-
-
-class _Connection(RequestHandler):
-    __slots__ = ()
-
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """The answer where no handler ran: the request was no HTTP, or too long."""
-        _log.debug("not an HTTP request from %s: %r", request.remote, exc)
-        too_long = isinstance(exc, LineTooLong)
-        detail = (
-            "The request line or a header is too long; 8,190 bytes each are taken."
-            if too_long
-            else "This is not HTTP."
-        )
-        response = problem("invalid-parameter", detail)
-        response.force_close()
-        return response

@@ -69,8 +69,6 @@ def _routing(error: web.HTTPException, request: web.Request) -> web.Response:
         response = problem("method-not-allowed", f"This path takes {allowed}.")
         response.headers[hdrs.ALLOW] = allowed
         return response
-    if isinstance(error, web.HTTPExpectationFailed):
-        return problem("invalid-parameter", "The only Expect that is understood is 100-continue.")
     raise AssertionError(f"unexpected {error.status} for {request.method}")
 
 

@@ -67,8 +67,17 @@ def _check_origin(request: web.Request, allowed: Collection[str]) -> None:
     origin = request.headers.get(hdrs.ORIGIN)
     if origin is not None and origin.lower() in allowed:
         return
-    own = (
-        origin is None or urlsplit(origin).netloc.lower() == request.headers.get(hdrs.HOST, "").lower() != ""
-    )
-    if not own or request.headers.get("Sec-Fetch-Site") == "cross-site":
+    if (
+        not _is_own(origin, request.headers.get(hdrs.HOST, ""))
+        or request.headers.get("Sec-Fetch-Site") == "cross-site"
+    ):
         raise Forbidden("Pages of another origin may not change anything here; allow it with --cors-origins.")
+
+
+def _is_own(origin: str | None, host: str) -> bool:
+    if origin is None:
+        return True
+    try:
+        return urlsplit(origin).netloc.lower() == host.lower() != ""
+    except ValueError:
+        return False

@@ -38,7 +38,7 @@ def take(request: web.Request, *, user_timeout_ms: int) -> asyncio.Transport:
         ConnectionResetError: the other side has left already.
     """
     transport = request.transport
-    if transport is None or transport.is_closing():
+    if transport is None or transport.is_closing() or getattr(request.protocol, "half_closed", False):
         raise ConnectionResetError("left before the stream began")
     _forget(request.protocol)
     transport.set_write_buffer_limits(high=0)  # else a small rest is never reported as sent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,8 +15,9 @@ from broker.events import Event
 from broker.node import Node
 from broker.settings import Settings
 from broker.sse import Decoder
-from broker.web.app import Runner, create_app
+from broker.web.app import create_app
 from broker.web.keys import NODE
+from broker.web.runner import Runner
 
 WAIT_SECONDS = 10
 
@@ -95,11 +97,7 @@ class Stream:
         return self.raw
 
     async def close(self) -> None:
-        self.writer.close()
-        try:
-            await self.writer.wait_closed()
-        except ConnectionError:
-            pass  # the broker was faster
+        await close(self.writer)
 
 
 class Server:
@@ -107,7 +105,7 @@ class Server:
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
         self._runner = Runner(create_app(settings, clock=clock), access_log=None, shutdown_timeout=1)
-        self._open: list[Stream] = []
+        self._open: list[asyncio.StreamWriter] = []
         self.port = 0
 
     async def start(self) -> None:
@@ -116,8 +114,8 @@ class Server:
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        for stream in self._open:
-            await stream.close()
+        for writer in self._open:
+            await close(writer)
         await self._runner.cleanup()
 
     @property
@@ -131,20 +129,26 @@ class Server:
     async def send(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A new connection, with `request` sent."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self._open.append(writer)
         writer.write(request)
         await writer.drain()
         return reader, writer
 
-    async def request(self, method: str, target: str, body: bytes = b"", **headers: str) -> Answer:
+    async def request(self, method: str, target: str, body: bytes = b"", /, **headers: str) -> Answer:
         """One request on a connection of its own; `_` in a header's name is sent as `-`."""
-        fields = {"host": f"127.0.0.1:{self.port}", "connection": "close", "content-length": str(len(body)), **headers}
+        fields = {
+            "host": f"127.0.0.1:{self.port}",
+            "connection": "close",
+            "content-length": str(len(body)),
+            **headers,
+        }
         head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
         reader, writer = await self.send(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode() + body)
         async with asyncio.timeout(WAIT_SECONDS):
             status, answered = await read_head(reader)
             length = int(answered.get("content-length", 0)) if method != "HEAD" else 0
             answer = Answer(status, answered, await reader.readexactly(length))
-        writer.close()
+        await close(writer)
         return answer
 
     async def publish(self, topic: str, data: str, query: str = "", **headers: str) -> str:
@@ -160,9 +164,7 @@ class Server:
         reader, writer = await self.send(f"GET {target} HTTP/1.1\r\n{head}\r\n".encode())
         async with asyncio.timeout(WAIT_SECONDS):
             status, answered = await read_head(reader)
-        stream = Stream(status, answered, reader, writer)
-        self._open.append(stream)
-        return stream
+        return Stream(status, answered, reader, writer)
 
 
 async def read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
@@ -178,3 +180,10 @@ async def until(condition: Callable[[], object], what: str) -> None:
         while not condition():
             await asyncio.sleep(0.005)
     assert condition(), what
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    """Close a connection, whoever was first to do so."""
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 
 import pytest
@@ -36,7 +37,9 @@ async def test_answer_to_one_event(server: Server) -> None:
     assert (await stream.event(1)).id == body["id"]
 
 
-@pytest.mark.parametrize("content_type", ["text/plain", "application/json", "application/x-www-form-urlencoded", "image/png"])
+@pytest.mark.parametrize(
+    "content_type", ["text/plain", "application/json", "application/x-www-form-urlencoded", "image/png"]
+)
 async def test_any_other_content_type_is_data(server: Server, content_type: str) -> None:
     answer = await server.request("POST", "/topics/news", b'{"a": 1}', content_type=content_type)
     assert answer.status == 201
@@ -48,7 +51,9 @@ async def test_type_and_empty_data(server: Server) -> None:
     assert await kept(server) == [("ping", "")]
 
 
-@pytest.mark.parametrize("event_type", ["", "broker.gap", "broker.", "a%0Ab", "a%0Db", "a%00b", "x" * 101])
+@pytest.mark.parametrize(
+    "event_type", ["", "broker.gap", "broker.", "a%0Ab", "a%0Db", "a%00b", "%FF", "x" * 101]
+)
 async def test_bad_type(server: Server, event_type: str) -> None:
     answer = await server.request("POST", f"/topics/news?event={event_type}", b"x")
     assert (answer.status, answer.json()["code"]) == (400, "invalid-parameter")
@@ -66,11 +71,15 @@ async def test_too_large_chunked(serve: Serve) -> None:
     server = await serve(max_event_bytes=1000)
     reader, writer = await server.send(
         b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-        + b"1f4\r\n" + b"x" * 500 + b"\r\n" + b"1f5\r\n" + b"x" * 501 + b"\r\n"
+        + b"1f4\r\n"
+        + b"x" * 500
+        + b"\r\n"
+        + b"1f5\r\n"
+        + b"x" * 501
+        + b"\r\n"
     )
     status, _ = await read_head(reader)
     assert status == 413
-    writer.close()
 
 
 async def test_body_that_is_no_utf8(server: Server) -> None:
@@ -96,7 +105,12 @@ async def test_lines(server: Server) -> None:
     answer = await lines(server, body)
     assert answer.status == 200
     found = await kept(server)
-    assert found == [(None, "one"), ("obj", '{"a":[1,2.5,null]}'), (None, ""), (None, "12345678901234567890123")]
+    assert found == [
+        (None, "one"),
+        ("obj", '{"a":[1,2.5,null]}'),
+        (None, ""),
+        (None, "12345678901234567890123"),
+    ]
     body_ = answer.json()
     assert (body_["topic"], body_["published"]) == ("news", 4)
     stream = await server.subscribe("/topics/news?since=earliest")
@@ -124,7 +138,6 @@ async def test_a_line_is_published_before_the_next_one_comes(server: Server) -> 
     status, headers = await read_head(reader)
     assert status == 200
     assert json.loads(await reader.readexactly(int(headers["content-length"])))["published"] == 3
-    writer.close()
 
 
 @pytest.mark.parametrize(
@@ -175,7 +188,6 @@ async def test_line_that_never_ends(serve: Serve) -> None:
     )
     status, headers = await read_head(reader)
     assert (status, headers["connection"]) == (413, "close")
-    writer.close()
 
 
 async def test_cut_body_keeps_whole_lines_only(server: Server) -> None:
@@ -188,16 +200,16 @@ async def test_cut_body_keeps_whole_lines_only(server: Server) -> None:
     assert await stream.data(1) == ["whole"]
     await server.publish("news", "after")
     assert await stream.data(2) == ["whole", "after"]
-    writer.close()
 
 
 async def test_cut_single_event_is_not_published(server: Server) -> None:
-    reader, writer = await server.send(b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf")
+    reader, writer = await server.send(
+        b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf"
+    )
     writer.write_eof()
     async with asyncio.timeout(10):
         assert await reader.read() == b""
     assert await kept(server) == []
-    writer.close()
 
 
 # Several topics
@@ -230,12 +242,18 @@ async def test_lines_to_several_topics(server: Server) -> None:
     answer = await lines(server, body, "/topics")
     assert (answer.status, answer.json()) == (200, {"published": 3})
     assert await kept(server, "a") == [(None, "1"), (None, "3")]
-    for line, status in (('{"data": "x"}', 400), ('{"topic": "..", "data": "x"}', 400), ('{"topic": "_x", "data": "x"}', 403)):
+    for line, status in (
+        ('{"data": "x"}', 400),
+        ('{"topic": "..", "data": "x"}', 400),
+        ('{"topic": "_x", "data": "x"}', 403),
+    ):
         answer = await lines(server, '{"topic": "c", "data": "1"}\n' + line, "/topics")
         assert (answer.status, answer.json()["line"], answer.json()["published"]) == (status, 2, 1)
 
 
-@pytest.mark.parametrize("topic", ["a..b", ".a", "a.", "a%20b", "x" * 201, "a%2Fb", "%00", "caf%C3%A9", "a*"])
+@pytest.mark.parametrize(
+    "topic", ["a..b", ".a", "a.", "a%20b", "x" * 201, "a%2Fb", "%00", "caf%C3%A9", "a*", "{x}", "%7Bx%7D"]
+)
 async def test_bad_topic(server: Server, topic: str) -> None:
     answer = await server.request("POST", f"/topics/{topic}", b"x")
     assert (answer.status, answer.json()["code"]) == (400, "invalid-topic")
@@ -297,7 +315,8 @@ async def test_key_with_a_streamed_body(server: Server) -> None:
 async def test_keys_are_bounded_in_bytes(serve: Serve, clock: Clock) -> None:
     server = await serve(idempotency_memory_bytes=3000)
     statuses = [
-        (await server.request("POST", "/topics/news", b"1", idempotency_key=f"k{number}")).status for number in range(20)
+        (await server.request("POST", "/topics/news", b"1", idempotency_key=f"k{number}")).status
+        for number in range(20)
     ]
     assert statuses[0] == 201
     assert statuses[-1] == 429
@@ -319,3 +338,55 @@ async def test_publisher_faster_than_fan_out_waits_and_nobody_loses(serve: Serve
     expected = [str(number) for number in range(5000)]
     assert all(data == expected for data in await asyncio.gather(*(stream.data(5000) for stream in streams)))
     assert (await publishing).status == 200
+
+
+@pytest.mark.parametrize(
+    "coding",
+    [{"content_encoding": "gzip"}, {"content_encoding": "br"}, {"content_encoding": "gzip, identity"}],
+)
+async def test_compressed_bodies_are_refused(server: Server, coding: dict[str, str]) -> None:
+    for content_type in ("text/plain", NDJSON):
+        answer = await server.request(
+            "POST", "/topics/news", gzip.compress(b"x"), content_type=content_type, **coding
+        )
+        assert (answer.status, answer.json()["code"]) == (400, "invalid-body")
+
+
+async def test_unknown_transfer_coding(server: Server) -> None:
+    reader, _ = await server.send(
+        b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+    )
+    assert (await read_head(reader))[0] == 400
+
+
+@pytest.mark.parametrize("count", [1, 5])
+async def test_who_shuts_the_sending_side_down_after_whole_requests_is_answered(
+    server: Server, count: int
+) -> None:
+    reader, writer = await server.send(
+        b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx" * count
+    )
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        answers = await reader.read()
+    assert answers.count(b"HTTP/1.1 201 Created") == count
+    assert len(await kept(server)) == count
+
+
+async def test_a_stream_of_blank_lines_holds_nobody_up(server: Server) -> None:
+    reader, writer = await server.send(
+        b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
+        b"Content-Length: 4000000\r\n\r\n"
+    )
+    flood = asyncio.ensure_future(_write(writer, b"\n" * 4_000_000))
+    answered = 0
+    while not flood.done():
+        assert (await server.request("GET", "/healthz")).status == 200
+        answered += 1
+    assert answered > 10
+    assert (await read_head(reader))[0] == 200
+
+
+async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
+    await writer.drain()

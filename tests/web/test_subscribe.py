@@ -107,6 +107,12 @@ async def test_since_a_time(server: Server, clock: Clock) -> None:
     assert await stream.data(1) == ["new"]
 
 
+async def test_since_the_future_is_now(server: Server) -> None:
+    stream = await server.subscribe("/topics/news?since=2099-01-01T00:00:00Z")
+    await server.publish("news", "1")
+    assert await stream.data(1) == ["1"]
+
+
 async def test_since_an_id_is_exclusive_and_a_cursor(server: Server) -> None:
     ids = await publish_many(server, "news", "1", "2")
     stream = await server.subscribe(f"/topics/news?since={ids[0]}")
@@ -130,14 +136,27 @@ async def test_last_n(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["since=", "since=yesterday", "since=2026-01-01", "since=5d", "since=1-", "last=", "last=-1", "last=x", "envelope=xml"]
+    "query",
+    [
+        "since=",
+        "since=yesterday",
+        "since=2026-01-01",
+        "since=5d",
+        "since=1-",
+        "last=",
+        "last=-1",
+        "last=x",
+        "envelope=xml",
+    ],
 )
 async def test_bad_start_is_400(server: Server, query: str) -> None:
     answer = await server.request("GET", f"/topics/news?{query}", accept="text/event-stream")
     assert (answer.status, answer.json()["code"]) == (400, "invalid-parameter")
 
 
-@pytest.mark.parametrize("cursor", ["x", "1", "1-", "-1", "1-2-3", "99999999999999999999-0", "1 -0", "\u00e9"])
+@pytest.mark.parametrize(
+    "cursor", ["x", "1", "1-", "-1", "1-2-3", "99999999999999999999-0", "1 -0", "\u00e9"]
+)
 @pytest.mark.parametrize("carrier", ["header", "query"])
 async def test_malformed_cursor_is_a_gap_then_everything(server: Server, cursor: str, carrier: str) -> None:
     await publish_many(server, "news", "1", "2")
@@ -273,7 +292,9 @@ async def test_envelope(server: Server, clock: Clock) -> None:
     assert json.loads((await live.event(2)).data)["data"] == "y"
 
 
-@pytest.mark.parametrize("target", ["/topics", "/topics?topic=", "/topics?topic=a&topic=..", "/topics?envelope=json"])
+@pytest.mark.parametrize(
+    "target", ["/topics", "/topics?topic=", "/topics?topic=a&topic=..", "/topics?envelope=json"]
+)
 async def test_bad_topics_are_400(server: Server, target: str) -> None:
     answer = await server.request("GET", target, accept="text/event-stream")
     assert answer.status == 400

@@ -83,7 +83,8 @@ function streamUrl(start) {
 // ---- The connection ----
 
 const STATE_NAMES = {
-  idle: "Idle", connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", ended: "Ended", failed: "Given up",
+  idle: "Idle", connecting: "Connecting", live: "Live",
+  reconnecting: "Reconnecting", ended: "Ended", failed: "Given up",
 };
 const stream = { source: null, timer: 0, retryAt: 0, tries: 0, openedAt: 0, lost: false, state: "idle", since: 0 };
 
@@ -145,10 +146,12 @@ function opened() {
   setState("live");
 }
 
+const ENDED_AT_ONCE = "The broker answered and ended at once: full, or stopping? It has said when to come back.";
+
 async function broken(source) {
   const brief = stream.openedAt && Date.now() - stream.openedAt < 1000;
   Object.assign(stream, { openedAt: 0, lost: true });
-  setState("reconnecting", brief ? "The broker answered and ended at once: it may be full, or stopping. It also said when to come back." : "");
+  setState("reconnecting", brief ? ENDED_AT_ONCE : "");
   if (source.readyState !== EventSource.CLOSED) return; // the browser comes back by itself
   const { state, why, retryMs } = await explanation();
   if (stream.source !== source) return;
@@ -177,11 +180,11 @@ async function explanation() {
 
 async function verdict(answer) {
   const type = answer.headers.get("Content-Type") ?? "nothing";
-  if (answer.status === 204) return { state: "ended", why: "All these topics are closed, and you have seen all there was." };
-  if (answer.ok && type.startsWith("text/event-stream")) return { state: "reconnecting", why: "The connection failed; the broker answers now.", retryMs: backoff() };
-  if (answer.ok) return { state: "failed", why: `What answers here is no event stream but ${type}: is there something in between?` };
-  const why = await refusal(answer);
-  const passing = answer.status >= 500 || [408, 425, 429].includes(answer.status);
+  if (answer.status === 204) return { state: "ended", why: "All these topics are closed, with nothing left to come." };
+  if (answer.ok && !type.startsWith("text/event-stream"))
+    return { state: "failed", why: `What answers here is no event stream but ${type}: is there something in between?` };
+  const why = answer.ok ? "The connection failed; the broker answers now." : await refusal(answer);
+  const passing = answer.ok || answer.status >= 500 || [408, 425, 429].includes(answer.status);
   return passing ? { state: "reconnecting", why, retryMs: retryAfter(answer) ?? backoff() } : { state: "failed", why };
 }
 
@@ -226,7 +229,7 @@ const note = (title, words, kind = "note") => keep({ kind, time: new Date().toIS
 
 const GAP_WORDS = {
   trimmed: (after) => `Events after ${after} are lost to you: the broker no longer keeps them.`,
-  "unknown-id": (after) => `The broker doesn't know the cursor ${after}, so it can't tell which events you have missed.`,
+  "unknown-id": (after) => `The broker doesn't know the cursor ${after}, so it can't tell what you have missed.`,
   lost: (after) => `Events after ${after} were lost before they could be delivered.`,
 };
 
@@ -264,7 +267,8 @@ function endTold({ topic, reason }) {
 
 // ---- The list: kept rows, oldest first; the page shows them newest first, painted once a frame ----
 
-const view = { rows: [], chars: 0, received: 0, gaps: 0, dropped: 0, paused: false, filter: "", timer: 0, paintedAt: 0 };
+const nothing = () => ({ rows: [], chars: 0, received: 0, gaps: 0, dropped: 0 });
+const view = { ...nothing(), paused: false, filter: "", timer: 0, paintedAt: 0 };
 const recordOf = new WeakMap();
 const hues = new Map();
 
@@ -359,7 +363,7 @@ function filterRows() {
 }
 
 function clearRows() {
-  Object.assign(view, { rows: [], chars: 0, received: 0, gaps: 0, dropped: 0 });
+  Object.assign(view, nothing());
   $("rows").replaceChildren();
   paintSoon();
 }
@@ -456,7 +460,7 @@ function add(names) {
   const fresh = [...new Set(names)].filter((name) => !watch.topics.includes(name));
   const wrong = fresh.find((name) => !isTopic(name));
   const full = watch.topics.length + fresh.length > MAX_TOPICS;
-  $("watch-error").textContent = wrong ? `“${wrong}”: ${TOPIC_RULE}` : full ? `At most ${MAX_TOPICS} topics at once.` : "";
+  $("watch-error").textContent = wrong ? `“${wrong}”: ${TOPIC_RULE}` : full ? `At most ${MAX_TOPICS} topics.` : "";
   if (wrong || full) return false;
   if (!watch.topics.length) Object.assign(watch, { start: shownStart(), cursor: "" });
   if (fresh.length && watch.cursor) note(`Watching ${fresh.join(", ")} too`, `From the cursor ${watch.cursor} on.`);
@@ -506,7 +510,8 @@ let listTimer = 0;
 async function refreshTopics() {
   clearTimeout(listTimer);
   if (document.hidden) return;
-  const answer = await fetch("/topics", { headers: { Accept: "application/json" }, cache: "no-store" }).catch(() => null);
+  const asked = { headers: { Accept: "application/json" }, cache: "no-store" };
+  const answer = await fetch("/topics", asked).catch(() => null);
   if (answer?.status === 401 || answer?.status === 403) {
     $("topics-panel").hidden = true; // not ours to see; no use in asking again
     return;
@@ -523,7 +528,8 @@ function showTopics({ topics, next }) {
   for (const info of infos) showTopicInfo(listed.get(info.topic), info);
   $("topics-panel").hidden = false;
   $("topics-count").textContent = number.format(names.length) + (next ? "+" : "");
-  $("topics-hint").textContent = next ? "There are more: name them above." : names.length ? "" : "There is none yet. Publish to one.";
+  const none = names.length ? "" : "There is none yet. Publish to one.";
+  $("topics-hint").textContent = next ? "There are more, to be watched by their names." : none;
 }
 
 function relist(names) {
@@ -555,7 +561,11 @@ let publishing = false;
 const publishForm = () => ({
   topic: $("publish-topic").value.trim(), type: $("publish-type").value, data: $("publish-data").value,
 });
-const publishUrl = ({ topic, type }) => `${location.origin}/topics/${topic}${type && `?${new URLSearchParams({ event: type })}`}`;
+
+function publishUrl({ topic, type }) {
+  const query = new URLSearchParams(type && { event: type }).toString();
+  return `${location.origin}/topics/${topic}${query && `?${query}`}`;
+}
 
 async function publish() {
   const form = publishForm();
@@ -621,6 +631,10 @@ async function copy(words, button) {
   setTimeout(() => (button.textContent = button.dataset.label), 1500);
 }
 
+function copySnippet({ target }) {
+  if (target.dataset.snippet) copy($(target.dataset.snippet).textContent, target);
+}
+
 function copyByHand(words, button) {
   const area = document.createElement("textarea");
   area.value = words;
@@ -638,7 +652,7 @@ let hiddenAt = 0;
 
 function shownOrHidden() {
   if (document.hidden) hiddenAt = Date.now();
-  else if (stream.state === "live" && Date.now() - hiddenAt > STALE_MS) connect(); // a phone's sleep cuts without a word
+  else if (stream.state === "live" && Date.now() - hiddenAt > STALE_MS) connect(); // sleep cuts without a word
   refreshTopics();
 }
 
@@ -651,13 +665,16 @@ function on(id, type, does) {
 
 function listen() {
   on("watch-form", "submit", submitWatch);
-  on("watch-topics", "input", labelWatchButton);
+  on("watch-topics", "input", () => {
+    $("watch-error").textContent = "";
+    labelWatchButton();
+  });
   on("start-kind", "change", ({ target }) => showStart({ kind: target.value, value: "" }));
   on("publish-form", "submit", publish);
   on("publish-form", "input", showSnippets);
   on("publish-form", "keydown", (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && publish());
   on("publish-watch", "click", ({ target }) => add([target.dataset.topic]) && (target.hidden = true));
-  on("code-panel", "click", ({ target }) => target.dataset.snippet && copy($(target.dataset.snippet).textContent, target));
+  on("code-panel", "click", copySnippet);
   on("copy-cursor", "click", ({ target }) => copy(watch.cursor, target));
   on("again", "click", connect);
   on("pause", "click", togglePause);

@@ -1,0 +1,124 @@
+"""Serves the application: aiohttp's runner, with what its connections do where no handler runs.
+
+Rules: with `handover`, the only place that leans on aiohttp's inside.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import cast
+
+from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler
+
+from broker.web.errors import problem
+
+HALF_CLOSED_CHECK_SECONDS = 0.05
+
+_log = logging.getLogger("broker")
+
+
+class Runner(web.AppRunner):
+    """An AppRunner whose connections answer what isn't HTTP with a problem, and don't fill the log with it.
+
+    Bodies are not decompressed: what one inflates to is the sender's choice, and nobody else may suffer from it (I9).
+    """
+
+    async def _make_server(self) -> web.Server:
+        self._kwargs["auto_decompress"] = False
+        return _Server(await super()._make_server())
+
+
+class _Server(web.Server):
+    def __init__(self, server: web.Server) -> None:
+        self._handle = server.request_handler
+        self._new_request = server.request_factory
+        super().__init__(self._checked, request_factory=self._noted, **server._kwargs)  # noqa: SLF001
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
+
+    def _noted(
+        self,
+        message: RawRequestMessage,
+        payload: StreamReader,
+        protocol: RequestHandler,
+        writer: AbstractStreamWriter,
+        task: asyncio.Task[None],
+    ) -> web.BaseRequest:
+        cast("_Connection", protocol).body = payload
+        return self._new_request(message, payload, protocol, writer, task)
+
+    async def _checked(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.headers.get(hdrs.EXPECT, "100-continue").lower() != "100-continue":
+            return _closing(
+                problem("invalid-parameter", "The only Expect that is understood is 100-continue.")
+            )
+        return await self._handle(request)
+
+
+class _Connection(RequestHandler):
+    """One connection, until it is closed or handed over.
+
+    Attributes:
+        half_closed: the other side has shut down its sending side.
+        body: that of the request being handled, or of the last one.
+    """
+
+    __slots__ = ("body", "half_closed")
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.half_closed = False
+        self.body: StreamReader | None = None
+        super().connection_made(transport)
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Whether to stay open: who has sent whole requests gets its answers; who is in mid-body has left."""
+        self.half_closed = True
+        idle = self._waiter is not None and not self._waiter.done()
+        last = self._messages[-1][1] if self._messages else self.body
+        if idle or last is None or not last.is_eof():
+            return False
+        if self._messages:
+            self._close_when_answered()
+        else:
+            self.close()  # after the answer that is underway
+        return True
+
+    def _close_when_answered(self) -> None:
+        if self.transport is None:
+            return
+        if self._messages or self._request_in_progress:
+            self._loop.call_later(HALF_CLOSED_CHECK_SECONDS, self._close_when_answered)
+        else:
+            self.transport.close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The answer where no handler ran: the request was no HTTP, or too long."""
+        _log.debug("not an HTTP request from %s: %r", request.remote, exc)
+        too_long = isinstance(exc, LineTooLong)
+        detail = (
+            "A request line or header is too long; 8,190 bytes are taken."
+            if too_long
+            else "This is not HTTP."
+        )
+        return _closing(problem("invalid-parameter", detail))
+
+
+def _closing(response: web.Response) -> web.Response:
+    response.headers[hdrs.CONNECTION] = (
+        "close"  # what it can't parse aiohttp takes for HTTP/1.0, which would do without
+    )
+    response.force_close()
+    return response

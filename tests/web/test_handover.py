@@ -1,0 +1,181 @@
+"""What taking a connection out of aiohttp leans on; a test per behaviour, so that a new aiohttp can't change one unseen."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from pathlib import Path
+
+import pytest
+import trustme
+from aiohttp import web
+
+from broker import sse
+from broker.node import Node
+from broker.settings import Settings
+from broker.web.app import create_app
+from broker.web.handover import SEND_BUFFER_BYTES
+from broker.web.keys import NODE
+from broker.web.runner import Runner
+from tests.web.conftest import Serve
+from tests.web.serving import Server, close, read_head, until
+
+
+def subscribers(server: Server) -> int:
+    return len(server.node._hub)
+
+
+async def test_aiohttp_forgets_the_connection(server: Server) -> None:
+    tasks = len(asyncio.all_tasks())
+    streams = [await server.subscribe("/topics/news") for _ in range(10)]
+    for stream in streams:
+        await stream.event(1)
+    inner = server._runner.server
+    assert inner is not None
+    await until(lambda: not inner.connections, "aiohttp holds none of them")
+    await until(lambda: len(asyncio.all_tasks()) == tasks, "no task is left of a request")
+    assert subscribers(server) == 10
+
+
+async def test_access_log_gets_its_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "test.access")
+    runner = Runner(create_app(Settings()), access_log=logging.getLogger("test.access"))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+    writer.write(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await read_head(reader))[0] == 200
+    await until(lambda: '"GET /topics/news HTTP/1.1" 200' in caplog.text, "the line in the access log")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    await close(writer)
+    await runner.cleanup()
+
+
+async def test_a_peer_that_leaves_is_seen(server: Server) -> None:
+    stream = await server.subscribe("/topics/news")
+    await stream.event(1)
+    await stream.close()
+    await until(lambda: subscribers(server) == 0, "it is gone")
+
+
+async def test_a_peer_that_shuts_its_sending_side_down_has_left(server: Server) -> None:
+    stream = await server.subscribe("/topics/news")
+    await stream.event(1)
+    stream.writer.write_eof()
+    await stream.end()
+    assert subscribers(server) == 0
+
+
+@pytest.mark.parametrize(
+    "behind", [b"garbage \xff\r\n" * 2000, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300]
+)
+async def test_what_comes_behind_the_request_is_ignored_and_leaving_seen(
+    server: Server, behind: bytes
+) -> None:
+    reader, writer = await server.send(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await read_head(reader))[0] == 200
+    writer.write(behind)
+    await server.publish("news", "still there")
+    await reader.readuntil(b"data: still there\n")
+    writer.write(behind)
+    await close(writer)
+    await until(lambda: subscribers(server) == 0, "it is gone")
+
+
+async def test_answers_to_requests_before_it_come_first(server: Server) -> None:
+    requests = b"GET /topics?limit=1000 HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n\r\n" * 20
+    for number in range(200):
+        await server.publish(f"some.longer.name.of.a.topic.{number}", "x")
+    reader, writer = await server.send(requests + b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await server.publish("news", "1")
+    for _ in range(20):
+        status, headers = await read_head(reader)
+        assert (status, headers["content-type"]) == (200, "application/json; charset=utf-8")
+        assert (await reader.readexactly(int(headers["content-length"]))).endswith(b"}")
+    status, headers = await read_head(reader)
+    assert headers["content-type"] == "text/event-stream"
+    assert (await reader.readline()).startswith(b"retry: ")
+    await close(writer)
+
+
+async def test_kernel_buffer_and_user_timeout(serve: Serve) -> None:
+    server = await serve(heartbeat_seconds=7, slow_seconds=11)
+    stream = await server.subscribe("/topics/news")
+    await stream.event(1)
+    (subscriber,) = server.node._hub.subscribers
+    sock = subscriber._transport.get_extra_info("socket")
+    assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * SEND_BUFFER_BYTES
+    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 18_000
+    assert subscriber._transport.get_write_buffer_limits() == (0, 0)
+
+
+async def test_who_left_before_the_handler_ran_leaves_nothing(server: Server) -> None:
+    for _ in range(50):
+        reader, writer = await server.send(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        writer.transport.abort()
+        del reader
+    await server.publish("other", "x")
+    await until(lambda: subscribers(server) == 0 and not server.node.subscribers_of("news"), "nobody is left")
+    answer = await server.request("GET", "/topics", accept="application/json")
+    assert [topic["topic"] for topic in answer.json()["topics"]] == ["other"]  # type: ignore[attr-defined]
+
+
+async def test_cleanup_does_not_wait_for_streams() -> None:
+    runner = Runner(create_app(Settings()), access_log=None, shutdown_timeout=30)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+    writer.write(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await read_head(reader)
+    node = runner.app[NODE]
+    async with asyncio.timeout(10):
+        await runner.cleanup()
+    assert len(node._hub) == 0
+    await close(writer)
+
+
+async def test_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    certificate.configure_cert(context)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    settings = Settings(slow_seconds=1, retention_events=100_000, retention_bytes=50_000_000)
+    runner = Runner(create_app(settings), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    port = runner.addresses[0][1]
+    node = runner.app[NODE]
+
+    async def subscribe() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection("localhost", port, ssl=trusting, limit=1 << 16)
+        writer.write(b"GET /topics/news?since=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert (await read_head(reader))[0] == 200
+        return reader, writer
+
+    good, stuck = await subscribe(), await subscribe()
+    sent = [str(number).zfill(50_000) for number in range(200)]
+    publishing = asyncio.ensure_future(
+        _publish_all(node, [("news", sse.lines(text.encode())) for text in sent])
+    )
+    got: list[str] = []
+    while len(got) < len(sent):
+        line = await asyncio.wait_for(good[0].readline(), 10)
+        if line.startswith(b"data: "):
+            got.append(line[6:-1].decode())
+    await publishing
+    assert got == sent
+    closes = lambda: node.metrics.registry.get_sample_value("broker_closes_total", {"reason": "slow"})  # noqa: E731
+    await until(closes, "the one that reads nothing is closed")
+    await close(good[1])
+    await until(lambda: len(node._hub) == 0, "both are gone")
+    stuck[1].transport.abort()
+    await runner.cleanup()
+
+
+async def _publish_all(node: Node, items: list[tuple[str, bytes]]) -> None:
+    for item in items:
+        await node.publish([item])
