@@ -14,7 +14,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from broker.web.errors import problem
 
@@ -76,6 +76,14 @@ class _Connection(RequestHandler):
         self.half_closed = False
         self.body: StreamReader | None = None
         super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """As aiohttp does; and a body that stops being HTTP half-way ends for its handler, which would wait for ever."""
+        super().data_received(data)
+        if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
+            body = self.body
+            if body is not None and not body.is_eof():
+                body.set_exception(web.RequestPayloadError("the body is no HTTP"))
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Whether to stay open: who has sent whole requests gets its answers; who is in mid-body has left."""

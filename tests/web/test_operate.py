@@ -110,7 +110,7 @@ async def test_what_is_no_http(server: Server) -> None:
         b"GET / HTTP/9.9\r\n\r\n",
         b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n",
     ):
-        reader, writer = await server.send(request)
+        reader, _writer = await server.send(request)
         status, headers = await read_head(reader)
         assert (status, headers["connection"]) == (400, "close")
         assert headers["content-type"].startswith("application/problem+json")

@@ -69,14 +69,9 @@ async def test_largest_event_and_one_byte_more(serve: Serve) -> None:
 
 async def test_too_large_chunked(serve: Serve) -> None:
     server = await serve(max_event_bytes=1000)
-    reader, writer = await server.send(
+    reader, _writer = await server.send(
         b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-        + b"1f4\r\n"
-        + b"x" * 500
-        + b"\r\n"
-        + b"1f5\r\n"
-        + b"x" * 501
-        + b"\r\n"
+        b"1f4\r\n" + b"x" * 500 + b"\r\n" + b"1f5\r\n" + b"x" * 501 + b"\r\n"
     )
     status, _ = await read_head(reader)
     assert status == 413
@@ -182,7 +177,7 @@ async def test_line_too_large(serve: Serve) -> None:
 
 async def test_line_that_never_ends(serve: Serve) -> None:
     server = await serve(max_event_bytes=100)
-    reader, writer = await server.send(
+    reader, _writer = await server.send(
         b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
         b"Content-Length: 1000000000\r\n\r\n" + b'{"data": "' + b"x" * 10_000
     )
@@ -378,15 +373,28 @@ async def test_a_stream_of_blank_lines_holds_nobody_up(server: Server) -> None:
         b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
         b"Content-Length: 4000000\r\n\r\n"
     )
-    flood = asyncio.ensure_future(_write(writer, b"\n" * 4_000_000))
+    writer.write(b"\n" * 4_000_000)
+    flood = asyncio.ensure_future(read_head(reader))
     answered = 0
     while not flood.done():
         assert (await server.request("GET", "/healthz")).status == 200
         answered += 1
     assert answered > 10
-    assert (await read_head(reader))[0] == 200
+    assert flood.result()[0] == 200
 
 
-async def _write(writer: asyncio.StreamWriter, data: bytes) -> None:
-    writer.write(data)
-    await writer.drain()
+@pytest.mark.parametrize("content_type", ["text/plain", NDJSON])
+async def test_body_that_stops_being_http_half_way(server: Server, content_type: str) -> None:
+    reader, writer = await server.send(
+        f"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n".encode()
+        + b'10\r\n{"data": "one"}\n\r\n'
+    )
+    if content_type == NDJSON:
+        await (await server.subscribe("/topics/news?since=earliest")).data(1)
+    writer.write(b"ZZ\r\n")
+    status, headers = await read_head(reader)
+    assert (status, headers["connection"]) == (400, "close")
+    problem = json.loads(await reader.readexactly(int(headers["content-length"])))
+    assert problem["code"] == "invalid-body"
+    assert problem.get("published") == (1 if content_type == NDJSON else None)
