@@ -9,7 +9,7 @@ import json
 import pytest
 
 from tests.web.conftest import Serve
-from tests.web.serving import Answer, Clock, Server, read_head
+from tests.web.serving import Answer, Clock, Server, read_head, until
 
 NDJSON = "application/x-ndjson"
 
@@ -392,6 +392,9 @@ async def test_body_that_stops_being_http_half_way(server: Server, content_type:
     )
     if content_type == NDJSON:
         await (await server.subscribe("/topics/news?since=earliest")).data(1)
+    inner = server._runner.server
+    assert inner is not None
+    await until(lambda: any(c._request_in_progress for c in inner.connections), "the handler reads the body")
     writer.write(b"ZZ\r\n")
     status, headers = await read_head(reader)
     assert (status, headers["connection"]) == (400, "close")
