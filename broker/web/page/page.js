@@ -612,8 +612,8 @@ function showSnippets() {
 }
 
 const watchScript = (url) => `const source = new EventSource(${JSON.stringify(url)});
-source.onmessage = (message) => {
-  const { topic, id, event, time, data } = JSON.parse(message.data);
+source.onmessage = (sent) => {
+  const { topic, id, event, time, data } = JSON.parse(sent.data);
   console.log(topic, id, event, data);
 };
 source.addEventListener("broker.gap", (gap) => console.warn("gap", gap.data));

@@ -1,0 +1,297 @@
+"""The web page in a real Chromium: what a person who publishes and watches gets to see, and what never happens."""
+
+import json
+import re
+from collections.abc import AsyncIterator
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, Request, expect
+
+WITHIN_MS = 10_000
+HOSTILE = '<img src="/page/ran" onerror="window.ran = true"><script>window.ran = true</script>'
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the browser's console has to say: script errors, refused loads, violations of the CSP."""
+    return []
+
+
+@pytest.fixture
+async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
+    expect.set_options(timeout=WITHIN_MS)
+    context = await chromium.new_context(viewport={"width": 1280, "height": 800})
+    context.set_default_timeout(WITHIN_MS)
+    yield context
+    await context.close()
+
+
+@pytest.fixture
+async def page(context: BrowserContext, complaints: list[str]) -> AsyncIterator[Page]:
+    """A tab of which the console must stay silent; a test that provokes a refusal clears `complaints` itself."""
+    page = await context.new_page()
+    page.on(
+        "console", lambda said: complaints.append(said.text) if said.type in {"error", "warning"} else None
+    )
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    yield page
+    assert complaints == []
+
+
+async def publish(page: Page, url: str, data: str, content_type: str = "text/plain") -> None:
+    answer = await page.request.post(url, data=data, headers={"Content-Type": content_type})
+    assert answer.ok, await answer.text()
+
+
+async def expect_state(page: Page, state: str) -> None:
+    await expect(page.locator(f'#state[data-state="{state}"]')).to_be_visible()
+
+
+async def open_live(page: Page, url: str) -> None:
+    await page.goto(url)
+    await expect_state(page, "live")
+
+
+async def test_event_published_from_the_page_appears_as_a_row(page: Page, broker_url: str) -> None:
+    await open_live(page, f"{broker_url}/topics/news")
+    await expect(page.locator("#state-name")).to_have_text("Live")
+    await page.fill("#publish-type", "headline")
+    await page.fill("#publish-data", "first line\nsecond line")
+    await page.click("#publish-button")
+
+    row = page.locator("#rows .event")
+    await expect(row).to_have_count(1)
+    await expect(row.locator(".topic")).to_have_text("news")
+    await expect(row.locator(".type")).to_have_text("headline")
+    await expect(row.locator(".data")).to_contain_text("second line")
+    given = await row.locator(".id").text_content()
+    await expect(page.locator("#publish-result")).to_have_text(f"Published to news as {given}.")
+    await expect(page.locator("#cursor")).to_have_text(given or "")
+
+
+async def test_control_and_enter_publishes(page: Page, broker_url: str) -> None:
+    await open_live(page, f"{broker_url}/topics/news")
+    await page.fill("#publish-data", "typed")
+    await page.press("#publish-data", "Control+Enter")
+    await expect(page.locator("#rows .event .data")).to_have_text("typed")
+
+
+async def test_refused_event_is_answered_with_what_to_do(
+    page: Page, broker_url: str, complaints: list[str]
+) -> None:
+    await page.goto(f"{broker_url}/")
+    await page.fill("#publish-topic", "_stats")
+    await page.click("#publish-button")
+    await expect(page.locator("#publish-result.error")).to_have_text(re.compile(r"Refused \(403\)\. \S+"))
+
+    await page.fill("#publish-topic", "no..topic")
+    await page.click("#publish-button")
+    await expect(page.locator("#publish-result.error")).to_contain_text("A topic has")
+    assert [said for said in complaints if "403" not in said] == []
+    complaints.clear()
+
+
+async def test_markup_in_data_and_type_is_only_text(
+    page: Page, broker_url: str, complaints: list[str]
+) -> None:
+    loaded: list[str] = []
+    page.on("request", lambda request: loaded.append(request.url))
+    await open_live(page, f"{broker_url}/topics/news")
+    await page.fill("#publish-type", HOSTILE[:95])
+    await page.fill("#publish-data", HOSTILE)
+    await page.click("#publish-button")
+
+    row = page.locator("#rows .event")
+    await expect(row.locator(".data")).to_have_text(HOSTILE)
+    await expect(row.locator(".type")).to_have_text(HOSTILE[:95])
+    await row.locator("summary").click()
+    await expect(row.locator("pre")).to_have_text(HOSTILE)
+    await expect(page.locator("#rows img, #rows script")).to_have_count(0)
+    assert await page.evaluate("window.ran") is None
+    assert not [url for url in loaded if url.endswith("/page/ran")]
+    assert complaints == []
+
+
+async def test_page_comes_with_a_policy_that_allows_no_inline_script(page: Page, broker_url: str) -> None:
+    for path in ("/", "/topics/news"):
+        answer = await page.goto(broker_url + path)
+        assert answer is not None
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        await expect(page.locator("#received")).to_have_text("0 events")  # the script has run
+
+
+async def test_two_topics_share_one_connection(page: Page, broker_url: str) -> None:
+    streams: list[str] = []
+
+    def note_stream(request: Request) -> None:
+        if request.resource_type == "eventsource":
+            streams.append(request.url)
+
+    page.on("request", note_stream)
+    await open_live(page, f"{broker_url}/topics/orders.eu#topic=orders.us")
+    await expect(page.locator("#watched li")).to_have_count(2)
+    await publish(page, f"{broker_url}/topics/orders.us", "from us")
+    await publish(page, f"{broker_url}/topics/orders.eu", "from eu")
+
+    await expect(page.locator("#rows .event .data")).to_have_text(["from eu", "from us"])
+    assert len(streams) == 1
+    assert "topic=orders.eu&topic=orders.us" in streams[0]
+
+
+async def test_topic_added_while_watching_goes_on_from_the_cursor(page: Page, broker_url: str) -> None:
+    await open_live(page, f"{broker_url}/topics/a")
+    await publish(page, f"{broker_url}/topics/a", "a1")
+    await expect(page.locator("#rows .event")).to_have_count(1)
+    await publish(page, f"{broker_url}/topics/b", "b1")  # nobody watches b yet, but it lies behind the cursor
+
+    await page.fill("#watch-topics", "b")
+    await page.press("#watch-topics", "Enter")
+    await expect(page.locator("#rows .event .data")).to_have_text(["b1", "a1"])
+    await publish(page, f"{broker_url}/topics/a", "a2")
+    await expect(page.locator("#rows .event .data")).to_have_text(["a2", "b1", "a1"])
+    await expect(page.locator("#rows .gap")).to_have_count(0)
+
+
+async def test_gap_is_a_row_that_says_what_was_lost(page: Page, broker_url: str) -> None:
+    await publish(page, f"{broker_url}/topics/news", "kept")
+    await open_live(page, f"{broker_url}/topics/news#lastEventId=no+such+id!")
+
+    await expect(page.locator("#rows .gap .title")).to_have_text("Gap in news")
+    await expect(page.locator("#rows .gap .words")).to_contain_text("no such id!")
+    await expect(page.locator("#gaps")).to_have_text("1 gap")
+    await expect(page.locator("#rows .event .data")).to_have_text("kept")
+
+
+async def test_start_from_earliest_shows_what_is_kept(page: Page, broker_url: str) -> None:
+    for data in ("one", "two", "three"):
+        await publish(page, f"{broker_url}/topics/news", data)
+    await page.goto(f"{broker_url}/")
+    await expect_state(page, "idle")
+    await page.select_option("#start-kind", "earliest")
+    await page.fill("#watch-topics", "news")
+    await page.click("#watch-button")
+    await expect(page.locator("#rows .event .data")).to_have_text(["three", "two", "one"])
+
+    await page.select_option("#start-kind", "last")
+    await page.fill("#start-value", "2")
+    await page.click("#watch-button")
+    await expect(page.locator("#rows .event .data")).to_have_text(["three", "two"])
+
+
+async def test_reload_keeps_topics_and_start(page: Page, broker_url: str) -> None:
+    await publish(page, f"{broker_url}/topics/a", "kept")
+    await page.goto(f"{broker_url}/")
+    await page.select_option("#start-kind", "earliest")
+    await page.fill("#watch-topics", "a b@home:x~1")
+    await page.click("#watch-button")
+    await expect(page.locator("#rows .event")).to_have_count(1)
+
+    await page.reload()
+    await expect_state(page, "live")
+    await expect(page.locator("#watched .topic")).to_have_text(["a", "b@home:x~1"])
+    await expect(page.locator("#start-kind")).to_have_value("earliest")
+    await expect(page.locator("#rows .event .data")).to_have_text("kept")
+
+
+async def test_refused_stream_says_why_and_can_be_tried_again(
+    page: Page, broker_url: str, complaints: list[str]
+) -> None:
+    await page.goto(f"{broker_url}/topics/news#since=yesterday")
+    await expect_state(page, "failed")
+    await expect(page.locator("#problem-text")).to_have_text(re.compile(r"Refused \(400\)\. \S+"))
+    await expect(page.locator("#again")).to_be_visible()
+
+    await page.fill("#start-value", "10m")
+    await page.click("#watch-button")
+    await expect_state(page, "live")
+    await expect(page.locator("#again")).to_be_hidden()
+    assert [said for said in complaints if "400" not in said] == []
+    complaints.clear()
+
+
+async def test_deleted_topic_shows_its_end_and_stays_watched(page: Page, broker_url: str) -> None:
+    await open_live(page, f"{broker_url}/topics/news")
+    await publish(page, f"{broker_url}/topics/news", "before")
+    await expect(page.locator("#rows .event")).to_have_count(1)
+    assert (await page.request.delete(f"{broker_url}/topics/news")).status == 204
+    await expect(page.locator("#rows .end .title")).to_have_text("End of news")
+
+    await publish(page, f"{broker_url}/topics/news", "after")
+    await expect(page.locator("#rows .event .data")).to_have_text(["after", "before"])
+    await expect(page.locator("#rows .gap")).to_have_count(0)
+
+
+async def test_rows_are_bounded_and_the_dropped_are_counted(page: Page, broker_url: str) -> None:
+    await open_live(page, f"{broker_url}/topics/news")
+    lines = "".join(json.dumps({"data": f"n{n}"}) + "\n" for n in range(600))
+    await publish(page, f"{broker_url}/topics/news", lines, "application/x-ndjson")
+
+    await expect(page.locator("#received")).to_have_text("600 events")
+    await expect(page.locator("#dropped")).to_have_text("100 older rows dropped")
+    await expect(page.locator("#rows > li")).to_have_count(500)
+    await expect(page.locator("#rows .event .data").first).to_have_text("n599")
+    await expect(page.locator("#rows .event .data").last).to_have_text("n100")
+
+
+async def test_pause_holds_rows_back_until_resumed(page: Page, broker_url: str) -> None:
+    await open_live(page, f"{broker_url}/topics/news")
+    await page.click("#pause")
+    for data in ("one", "two"):
+        await publish(page, f"{broker_url}/topics/news", data)
+    await expect(page.locator("#held")).to_have_text("2 held back")
+    await expect(page.locator("#rows > li")).to_have_count(0)
+
+    await page.click("#pause")
+    await expect(page.locator("#rows .event .data")).to_have_text(["two", "one"])
+    await page.fill("#filter", "TWO")
+    await expect(page.locator("#rows .event:visible .data")).to_have_text(["two"])
+    await page.fill("#filter", "")
+    await page.click("#clear")
+    await expect(page.locator("#rows > li")).to_have_count(0)
+
+
+async def test_json_is_indented_but_its_tokens_stay_as_sent(page: Page, broker_url: str) -> None:
+    await open_live(page, f"{broker_url}/topics/news")
+    sent = '{"n":12345678901234567890,"n":1.50,"s":"a, {b}: \\"c\\"","e":[]}'
+    await publish(page, f"{broker_url}/topics/news", sent)
+    row = page.locator("#rows .event")
+    await row.locator("summary").click()
+    shown = row.locator("pre")
+    await expect(shown).to_be_visible()
+    assert await shown.text_content() == (
+        '{\n  "n": 12345678901234567890,\n  "n": 1.50,\n  "s": "a, {b}: \\"c\\"",\n  "e": []\n}'
+    )
+    await row.get_by_role("button", name="As sent").click()
+    assert await shown.text_content() == sent
+
+
+async def test_listed_topic_is_watched_at_a_click(page: Page, broker_url: str) -> None:
+    await publish(page, f"{broker_url}/topics/news", "kept")
+    await page.goto(f"{broker_url}/")
+    listed = page.locator("#topics button", has_text="news")
+    await expect(listed).to_contain_text("1 event")
+    await listed.click()
+    await expect_state(page, "live")
+    assert page.url == f"{broker_url}/topics/news"
+
+
+@pytest.mark.parametrize("width", [360, 375])
+async def test_narrow_window_never_scrolls_sideways(page: Page, broker_url: str, width: int) -> None:
+    await page.set_viewport_size({"width": width, "height": 720})
+    topic = "t" * 200
+    await publish(page, f"{broker_url}/topics/{topic}?event={'e' * 100}", "d" * 2000)
+    await open_live(page, f"{broker_url}/topics/{topic}#topic=news&lastEventId={'x' * 128}!")
+    await expect(page.locator("#rows .gap")).to_have_count(2)
+    await page.locator("#rows .event summary").click()
+    for panel in ("publish", "topics", "code"):
+        await page.click(f"#{panel}-panel > summary")
+    await page.fill("#publish-data", "w" * 500)
+    await page.click("#publish-button")
+    await expect(page.locator("#rows .event")).to_have_count(2)
+    assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+    beyond = (
+        "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth)"
+    )
+    assert await page.evaluate(f"{beyond}.map(e => e.outerHTML.slice(0, 200))") == []  # cut off is no better
