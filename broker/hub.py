@@ -247,16 +247,35 @@ class Hub:
         self._schedule()
 
     def _end_topic(self, subscriber: Subscriber, topic: str, now: float) -> None:
+        """Take it off `topic`, whose end it was just written; off all that it reads, its stream ends.
+
+        What it lacks of its other topics is written first, while the feed that it leaves still holds it.
+        """
         feed = subscriber.feed
         assert feed is not None
-        key, logs = _without(feed.key, feed.logs, topic)
+        key, logs, ended = feed.key, feed.logs, [topic]
+        key, logs = _without(key, logs, topic)
+        while logs and subscriber.lag is None:
+            rest = Feed(key, logs, subscriber.cursor)
+            piece = rest.piece_after(subscriber.cursor, rest.end(self._complete_to()))
+            if piece is None:
+                break
+            self._write(subscriber, piece, now)
+            if piece.ended is not None:
+                ended.append(piece.ended)
+                key, logs = _without(key, logs, piece.ended)
         self._leave(subscriber)
         if logs:
             self._join(subscriber, key, logs)
-            self._settle(subscriber, Lag(now))  # the pass over its new feed may be over
+            self._settle(subscriber, Lag(now))
         else:
             subscriber.finish(CloseReason.ENDED, b"", now)
-        self._on_released((topic,))
+        self._on_released(ended)
+
+    def _write(self, subscriber: Subscriber, piece: Piece, now: float) -> None:
+        subscriber.write(piece.chunk, now)
+        subscriber.cursor = piece.end
+        self.delivered += piece.events
 
     # Fan-out
 
@@ -323,9 +342,7 @@ class Hub:
                     piece = pieces[cursor] = feed.piece_after(cursor, target)
                 if piece is None:
                     break
-                subscriber.write(piece.chunk, now)
-                subscriber.cursor = piece.end
-                self.delivered += piece.events
+                self._write(subscriber, piece, now)
                 writes += 1
                 if piece.ended is not None:
                     self._end_topic(subscriber, piece.ended, now)
@@ -355,10 +372,13 @@ class Hub:
 
     def _one_less(self, topic: str, known: _Topic) -> None:
         known.waiting -= 1
-        if not known.waiting:
+        if known.waiting:
+            return
+        known.log.hold = known.mark
+        self._set_mark(known)
+        if not known.waiting:  # the passes went further than the mark
             known.log.hold = known.mark
-            self._on_written(topic)
-            self._set_mark(known)
+        self._on_written(topic)
 
     def _bring_up(self, now: float) -> None:
         for _ in range(min(len(self._behind), PIECES_PER_TURN)):
@@ -372,9 +392,7 @@ class Hub:
             piece = self._replay_piece(feed, subscriber.cursor)
             subscriber.lag = None
             if piece is not None:
-                subscriber.write(piece.chunk, now)
-                subscriber.cursor = piece.end
-                self.delivered += piece.events
+                self._write(subscriber, piece, now)
                 if piece.ended is not None:
                     self._end_topic(subscriber, piece.ended, now)
             self._settle(subscriber, lag)
@@ -419,10 +437,9 @@ class Hub:
         return True
 
 
-def _without(key: FeedKey, logs: Sequence[Log], topic: str) -> tuple[FeedKey, Sequence[Log]]:
+def _without(key: FeedKey, logs: Sequence[Log], topic: str) -> tuple[FeedKey, tuple[Log, ...]]:
     """`key` and `logs` less those of `topic`."""
     keep = [index for index, name in enumerate(key.topics) if name != topic]
     floors = tuple(key.floors[index] for index in keep) if key.floors else ()
-    return FeedKey(tuple(key.topics[index] for index in keep), key.enveloped, floors), [
-        logs[index] for index in keep
-    ]
+    topics = tuple(key.topics[index] for index in keep)
+    return FeedKey(topics, key.enveloped, floors), tuple(logs[index] for index in keep)

@@ -47,6 +47,9 @@ class Entry:
         self.end = end
 
 
+_DROPPED = Entry(0, 0, b"")
+
+
 class Log:
     """The entries of one topic, oldest first.
 
@@ -56,7 +59,8 @@ class Log:
 
     Attributes:
         last: id of the newest entry there ever was, or the `last` it began with.
-        bytes: size of all frames and envelopes held.
+        bytes: size of all frames held: what retention counts.
+        envelope_bytes: size of all envelopes held; readers made them, so they take nothing from retention.
         hold: entries after this id stay; None holds nothing.
         accounted: how much of `footprint` the owner of all logs has counted.
         named: whether an entry was ever appended, so that `last` is worth remembering.
@@ -67,6 +71,7 @@ class Log:
         "_start",
         "accounted",
         "bytes",
+        "envelope_bytes",
         "cleared_after",
         "cleared_at",
         "hold",
@@ -79,6 +84,7 @@ class Log:
         self.last = last
         self.retention = retention
         self.bytes = 0
+        self.envelope_bytes = 0
         self.accounted = 0
         self.hold: EventId | None = None
         self.named = False
@@ -130,31 +136,33 @@ class Log:
                 break
             if self.hold is not None and entry.id > self.hold:
                 break
-            size -= entry_bytes(entry)
+            size -= len(entry.frame)
             drop += 1
-        self._drop_before(drop, size)
+        self._drop_before(drop)
 
     def empty(self) -> None:
         """Drop everything that nothing holds; `last` stays, so that the gap is told."""
-        hold = self.last if self.hold is None else self.hold
-        drop = self._index_after(hold)
-        size = self.bytes - sum(entry_bytes(entry) for entry in self._entries[self._start : drop])
-        self._drop_before(drop, size)
+        self._drop_before(self._index_after(self.last if self.hold is None else self.hold))
 
-    def _drop_before(self, index: int, size: int) -> None:
-        self._start, self.bytes = index, size
-        if self._start == len(self._entries):
-            self._entries = []
-            self._start = 0
-        elif self._start * 2 > len(self._entries):
-            del self._entries[: self._start]
+    def _drop_before(self, index: int) -> None:
+        entries = self._entries
+        for dropped in range(self._start, index):
+            entry = entries[dropped]
+            self.bytes -= len(entry.frame)
+            self.envelope_bytes -= len(entry.enveloped or b"")
+            entries[dropped] = _DROPPED
+        self._start = index
+        if index * 2 > len(
+            entries
+        ):  # shorten the list now and then, so that dropping costs the same at any length
+            del entries[:index]
             self._start = 0
 
     def enveloped(self, topic: str, entry: Entry) -> bytes:
         """The envelope form of an entry of this log, encoded when first asked for (I5)."""
         if entry.enveloped is None:
             entry.enveloped = entry.frame if entry.end else sse.envelope(topic, entry.frame, entry.id)
-            self.bytes += 0 if entry.end else len(entry.enveloped)
+            self.envelope_bytes += len(entry.enveloped)
         return entry.enveloped
 
     def after(self, cursor: EventId) -> Iterator[Entry]:
@@ -165,7 +173,7 @@ class Log:
     @property
     def footprint(self) -> int:
         """Bytes of memory that the entries take, Python's own included; an estimate."""
-        return self.bytes + len(self) * ENTRY_OVERHEAD_BYTES
+        return self.bytes + self.envelope_bytes + len(self) * ENTRY_OVERHEAD_BYTES
 
     def visible(self) -> tuple[Entry | None, Entry | None, int, int]:
         """What a reader who comes now could have: the first entry, the last, how many, and their bytes."""
@@ -173,7 +181,7 @@ class Log:
         count = len(self._entries) - first
         if not count:
             return None, None, 0, 0
-        hidden = sum(entry_bytes(entry) for entry in self._entries[self._start : first])
+        hidden = sum(len(entry.frame) for entry in self._entries[self._start : first])
         return self._entries[first], self._entries[-1], count, self.bytes - hidden
 
     def has_gap(self, cursor: EventId) -> bool:
@@ -205,8 +213,3 @@ class Log:
         if not entries or entries[-1].id <= cursor:
             return len(entries)
         return bisect_right(entries, cursor, lo=self._start, key=_entry_id)
-
-
-def entry_bytes(entry: Entry) -> int:
-    """What an entry counts against `retention_bytes`: its forms on the wire."""
-    return len(entry.frame) + (len(entry.enveloped) if entry.enveloped is not None and not entry.end else 0)

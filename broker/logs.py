@@ -41,6 +41,7 @@ class Logs:
     ) -> None:
         self.born = born
         self.floor = born
+        self.newest = born
         self.bytes = 0
         self._retention = retention
         self._max_bytes = max_bytes
@@ -63,7 +64,7 @@ class Logs:
 
     def unknown_last(self, now: float) -> EventId:
         """What stands for `last` of a topic without a record: it may have had an event at or before this id."""
-        return max(self.floor, id_at(now - self._topic_memory_seconds))
+        return max(self.floor, min(self.newest, id_at(now - self._topic_memory_seconds)))
 
     def open(self, topic: str, now: float) -> Log:
         """The log of `topic`, made if there is none."""
@@ -90,12 +91,14 @@ class Logs:
             self._pins[topic] = pins
         elif self._logs[topic].named:
             self._unpinned[topic] = self._logs[topic]
+            self._squeeze()
         else:
             del self._logs[topic]
         return not pins
 
     def appended(self, topic: str, log: Log, now: float) -> None:
         """To be called when `log` has grown: counts it as used, and keeps the bounds."""
+        self.newest = max(self.newest, log.last)
         self._filled[topic] = log
         self._filled.move_to_end(topic)
         if topic in self._unpinned:
@@ -119,9 +122,7 @@ class Logs:
         while self.bytes > self._max_bytes and self._empty_one():
             pass
         while len(self._unpinned) > self._max_topics:
-            topic, log = self._unpinned.popitem(last=False)
-            self._forget(topic, log)
-            self.floor = max(self.floor, log.last)
+            self._forget(*self._unpinned.popitem(last=False))
 
     def _empty_one(self) -> bool:
         for topic, log in self._filled.items():
@@ -132,6 +133,7 @@ class Logs:
         return False
 
     def _forget(self, topic: str, log: Log) -> None:
+        self.floor = max(self.floor, log.last)
         self.bytes -= log.accounted
         self._filled.pop(topic, None)
         del self._logs[topic]
@@ -149,6 +151,7 @@ class Logs:
                 break
             del self._unpinned[topic]
             self._forget(topic, log)
+        self._squeeze()
 
     def _next_topics(self, most: int) -> Iterable[str]:
         for _ in range(most):

@@ -74,7 +74,8 @@ def retry(milliseconds: int) -> bytes:
 class Decoder:
     """Bytes of a stream in, events out (WHATWG HTML §9.2.6), at any cut of the bytes.
 
-    One departure, for those who resume: the last event id moves on only when the event that brought it is complete.
+    As the standard has it, the last event id moves on only when the event that brought it is complete: one that is cut is
+    asked for again. One departure: a `retry` of more than nine digits, eleven days, is ignored.
 
     Attributes:
         last_event_id: the cursor; `""` before the first id.
@@ -90,6 +91,7 @@ class Decoder:
         self._size = 0  # bytes of the event's lines that have ended
         self._at_start = True
         self._after_cr = False  # a LF that comes next belongs to the CR before it
+        self._too_large = False
         self._data: list[str] = []
         self._type = ""
         self._id: str | None = None
@@ -98,19 +100,31 @@ class Decoder:
         """The events that `data` completes, in order.
 
         Raises:
-            TooLarge: one event is longer than `max_event_bytes`.
+            TooLarge: the lines of one event, or one comment, are longer than `max_event_bytes`. The events before it were
+                returned; every further call raises the same.
         """
+        events = [] if self._too_large else self._events(data)
+        if self._too_large and not events:
+            raise TooLarge(f"An event of the stream is over {self._max_event_bytes} bytes.")
+        return events
+
+    def _events(self, data: bytes) -> list[Event]:
+        """The events before one that is too large, if there is one."""
         if self._after_cr and data:
             data = data.removeprefix(b"\n")
             self._after_cr = False
-        events = []
+        events: list[Event] = []
         for line in self._complete(data):
+            if self._size + len(line) > self._max_event_bytes:
+                self._too_large = True
+                return events
             if line:
                 self._field(line)
                 continue
             event = self._dispatch()
             if event is not None:
                 events.append(event)
+        self._too_large = self._size + self._rest_bytes > self._max_event_bytes
         return events
 
     def _complete(self, data: bytes) -> list[bytes]:
@@ -126,7 +140,6 @@ class Decoder:
         if rest:
             self._rest.append(rest)
             self._rest_bytes += len(rest)
-            self._check_size()
         return complete
 
     def _without_bom(self, first: bytes) -> bytes:
@@ -135,15 +148,10 @@ class Decoder:
         self._at_start = False
         return first.removeprefix(_BOM)
 
-    def _check_size(self) -> None:
-        if self._size + self._rest_bytes > self._max_event_bytes:
-            raise TooLarge(f"An event of the stream is over {self._max_event_bytes} bytes.")
-
     def _field(self, line: bytes) -> None:
         if line.startswith(b":"):
             return
         self._size += len(line)
-        self._check_size()
         name, _, raw = line.partition(b":")
         value = raw.removeprefix(b" ").decode("utf-8", "replace")
         if name == b"data":

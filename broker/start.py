@@ -89,7 +89,7 @@ def from_since(text: str, now: float) -> Start:
 def _time(text: str) -> float:
     text = _SPACE_FOR_PLUS.sub("+", text)
     try:
-        time = datetime.fromisoformat(text) if "T" in text.upper() else None
+        time = datetime.fromisoformat(text.upper()) if "T" in text.upper() else None
     except ValueError:
         time = None
     if time is None or time.tzinfo is None:

@@ -99,9 +99,12 @@ class BrokerProcess:
 
     def terminate(self) -> int:
         """SIGTERM; the exit status after the drain."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGTERM)
+        self.send_signal(signal.SIGTERM)
         return self._wait()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
 
     def kill(self) -> None:
         """SIGKILL: no drain."""

@@ -178,7 +178,7 @@ async def until(condition: Callable[[], object], what: str) -> None:
     """Let the loop run until `condition()` holds; fail, naming `what`, after a while."""
     async with asyncio.timeout(WAIT_SECONDS):
         while not condition():
-            await asyncio.sleep(0.005)  # noqa: ASYNC110 - what is waited for tells nobody
+            await asyncio.sleep(0.005)
     assert condition(), what
 
 

@@ -1,0 +1,153 @@
+"""`broker serve` as an operator meets it."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+import trustme
+
+from broker.sse import Decoder
+from tests.processes import BrokerProcess, wait_for
+
+
+def subscribe(broker: BrokerProcess, topic: str = "news") -> socket.socket:
+    """A subscriber whose head and first bytes have arrived."""
+    connection = socket.create_connection(("127.0.0.1", broker.port), timeout=20)
+    connection.sendall(
+        f"GET /topics/{topic} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
+    )
+    data = b""
+    while b"broker.open" not in data:
+        data += connection.recv(65536)
+    return connection
+
+
+def rest(connection: socket.socket) -> bytes:
+    """What comes until the end."""
+    data = b""
+    while more := connection.recv(65536):
+        data += more
+    connection.close()
+    return data
+
+
+def test_start_line_says_where_and_which_store(broker: BrokerProcess) -> None:
+    assert re.fullmatch(r"broker: listening on http://127\.0\.0\.1:\d+, store: memory\n", broker.output)
+
+
+def test_sigterm_without_subscribers_exits_0_at_once(broker: BrokerProcess) -> None:
+    assert broker.terminate() == 0
+
+
+def test_i8_drain_ends_every_stream_with_a_retry_of_its_own_and_loses_nothing() -> None:
+    with BrokerProcess(drain_seconds=1) as broker:
+        streams = [subscribe(broker) for _ in range(50)]
+        ids = [broker.publish("news", str(number)) for number in range(20)]
+        assert broker.terminate() == 0
+        delays = set()
+        for stream in streams:
+            body = rest(stream)
+            *events, last = body.split(b"\n\n")
+            assert [re.search(rb"^id: (.*)$", event, re.MULTILINE)[1].decode() for event in events] == ids  # type: ignore[index]
+            retry = re.fullmatch(rb"(?::\n)*retry: (\d+)\n", last)
+            assert retry, last
+            delays.add(int(retry[1]))
+            decoder = Decoder()
+            decoder.feed(body)
+            assert decoder.last_event_id == ids[-1]
+        assert len(delays) > 10
+
+
+def test_publishes_are_answered_during_the_drain() -> None:
+    with BrokerProcess(drain_notice_seconds=30) as broker:
+        broker.send_signal(signal.SIGTERM)
+        wait_for(lambda: _status(broker.url + "/readyz") == 503, "readiness fails")
+        assert broker.publish("news", "x")
+
+
+def test_a_second_sigterm_ends_at_once() -> None:
+    with BrokerProcess(drain_notice_seconds=600) as broker:
+        stream = subscribe(broker)
+        broker.send_signal(signal.SIGTERM)
+        wait_for(lambda: _status(broker.url + "/readyz") == 503, "readiness fails")
+        assert broker.terminate() == 0
+        stream.close()
+
+
+def _status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
+def test_port_in_use_is_said_in_one_line(broker: BrokerProcess) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "broker", "serve", "--port", str(broker.port)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "can't listen" in line
+    assert str(broker.port) in line
+
+
+def test_tls_files_that_are_not_there(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "broker",
+            "serve",
+            "--tls-cert",
+            str(tmp_path / "c"),
+            "--tls-key",
+            str(tmp_path / "k"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "tls_cert" in line
+
+
+def test_https(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    certificate.cert_chain_pems[0].write_to_path(cert)
+    certificate.private_key_pem.write_to_path(key)
+    with BrokerProcess(tls_cert=cert, tls_key=key) as broker:
+        assert broker.url.startswith("https://127.0.0.1:")
+
+
+@pytest.mark.parametrize("words", [[], ["no-such-command"]])
+def test_wrong_command(words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "broker", *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "broker --help" in done.stderr
+
+
+def test_soft_descriptor_limit_is_raised() -> None:
+    with BrokerProcess() as broker:
+        limits = Path(f"/proc/{broker.pid}/limits").read_text()
+        soft, hard = re.search(r"Max open files\s+(\d+)\s+(\d+)", limits).groups()  # type: ignore[union-attr]
+        assert soft == hard

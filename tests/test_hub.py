@@ -1,0 +1,439 @@
+"""Fan-out: order, slices, those who lag, what is held and for how long. Real sockets, a loop that the test turns."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+
+from broker import sse
+from broker.feed import PIECE_BYTES, FeedKey
+from broker.hub import SLICE_WRITES, Hub
+from broker.log import Log
+from broker.sse import Decoder
+from broker.subscriber import CloseReason, Subscriber
+from broker.topics import Retention
+
+KEEP = Retention(1_000_000, 1 << 30, 1e9)
+BUFFER = 16 << 10
+
+
+class Bench:
+    """A hub, its logs, and the far ends of its subscribers' connections.
+
+    Time is the test's (`now`); what the hub schedules runs when the test calls `turn`.
+    """
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.last = 0
+        self.logs: dict[str, Log] = {}
+        self.retention = KEEP
+        self.scheduled: list[object] = []
+        self.closed: list[CloseReason] = []
+        self.released: list[str] = []
+        self.far: dict[Subscriber, socket.socket] = {}
+        self.hub = Hub(
+            call_soon=self.scheduled.append,
+            monotonic=lambda: self.now,
+            complete_to=lambda: self.last,
+            on_released=self.released.extend,
+            on_written=lambda topic: self.logs[topic].trim(0),
+            on_shrunk=lambda: None,
+            on_closed=lambda reason, age: self.closed.append(reason),
+            heartbeat_seconds=15,
+            slow_seconds=30,
+        )
+
+    def log(self, topic: str) -> Log:
+        if topic not in self.logs:
+            self.logs[topic] = Log(0, self.retention)
+        return self.logs[topic]
+
+    def publish(self, topic: str, data: bytes) -> int:
+        self.last += 1
+        frame = sse.frame(sse.lines(data), self.last)
+        self.log(topic).append(self.last, frame)
+        self.log(topic).trim(0)
+        self.hub.delivered_to(topic, len(frame))
+        return self.last
+
+    def delete(self, topic: str) -> None:
+        self.last += 1
+        frame = sse.control("broker.end", {"topic": topic}, self.last)
+        self.log(topic).clear(self.last, frame)
+        self.hub.delivered_to(topic, len(frame))
+
+    async def subscribe(
+        self, *topics: str, cursor: int | None = None, floors: Sequence[int] = ()
+    ) -> Subscriber:
+        near, far = tcp_pair()
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, near)
+        transport.set_write_buffer_limits(high=0)
+        start = self.last if cursor is None else cursor
+        key = FeedKey(topics, False, tuple(floors))
+        subscriber = self.hub.attach(transport, key, [self.log(topic) for topic in topics], start, b"")
+        self.far[subscriber] = far
+        return subscriber
+
+    def turn(self) -> bool:
+        """One turn of the loop: what is scheduled now."""
+        scheduled, self.scheduled[:] = list(self.scheduled), []
+        for call in scheduled:
+            call()  # type: ignore[operator]
+        return bool(scheduled)
+
+    def run(self) -> None:
+        while self.turn():
+            pass
+
+    def read(self, subscriber: Subscriber) -> bytes:
+        """All that has arrived at the far end."""
+        data = b""
+        try:
+            while more := self.far[subscriber].recv(1 << 20):
+                data += more
+        except BlockingIOError:
+            pass
+        return data
+
+    async def read_all(self, subscriber: Subscriber, until: int) -> list[int]:
+        """Read, and let the loop and the hub work, until the event with id `until` came; the ids."""
+        decoder, ids = Decoder(), [0]
+        async with asyncio.timeout(10):
+            while ids[-1] < until:
+                ids += [int(event.id.split("-")[1]) for event in decoder.feed(self.read(subscriber))]
+                self.run()
+                await asyncio.sleep(0)
+        return ids[1:]
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    made = Bench()
+    yield made
+    for subscriber in made.hub.subscribers:
+        made.hub.cut(subscriber, CloseReason.DRAINING)
+    async with asyncio.timeout(10):
+        while len(made.hub):
+            await asyncio.sleep(0)
+    for far in made.far.values():
+        far.close()
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a loopback connection; the near one sends, the far one has a small buffer to receive."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.socket()
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        far.connect(listener.getsockname())
+        near, _ = listener.accept()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+    for end in (near, far):
+        end.setblocking(False)
+    return near, far
+
+
+def data(*texts: bytes) -> list[bytes]:
+    return [b"data: %b\n" % text for text in texts]
+
+
+async def test_events_of_one_turn_leave_as_one_write(bench: Bench) -> None:
+    subscriber = await bench.subscribe("a")
+    for text in (b"1", b"2", b"3"):
+        bench.publish("a", text)
+    assert bench.read(subscriber) == b""
+    bench.turn()
+    assert bench.read(subscriber) == b"".join(
+        line + b"id: 0-%d\n\n" % number for number, line in enumerate(data(b"1", b"2", b"3"), 1)
+    )
+    assert bench.hub.delivered == 3
+    assert bench.hub.backlog == 0
+
+
+async def test_i5_subscribers_with_the_same_cursor_share_the_bytes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+    send = Subscriber.write
+
+    def noting(self: Subscriber, chunk: bytes, now: float) -> None:
+        written.append(chunk)
+        send(self, chunk, now)
+
+    monkeypatch.setattr(Subscriber, "write", noting)
+    for _ in range(20):
+        await bench.subscribe("a")
+    written.clear()
+    bench.publish("a", b"1")
+    bench.run()
+    assert len(written) == 20
+    assert len({id(chunk) for chunk in written}) == 1
+
+
+async def test_fan_out_is_cut_into_slices(bench: Bench) -> None:
+    subscribers = [await bench.subscribe("a") for _ in range(SLICE_WRITES * 2)]
+    bench.publish("a", b"1")
+    bench.turn()
+    served = sum(bool(bench.read(subscriber)) for subscriber in subscribers)
+    assert 0 < served <= SLICE_WRITES
+    bench.publish("a", b"2")  # in mid-pass: nobody misses it, nobody gets anything twice
+    bench.run()
+    assert bench.hub.delivered == 2 * len(subscribers)
+    assert all(subscriber.cursor == bench.last for subscriber in subscribers)
+
+
+async def test_who_comes_and_goes_during_a_pass_changes_nothing_for_the_others(bench: Bench) -> None:
+    subscribers = [await bench.subscribe("a") for _ in range(SLICE_WRITES * 3)]
+    bench.publish("a", b"1")
+    bench.turn()
+    gone = subscribers[::7] + subscribers[-20:]
+    for subscriber in set(gone):
+        bench.hub.cut(subscriber, CloseReason.CLIENT)
+    late = [await bench.subscribe("a") for _ in range(10)]
+    bench.publish("a", b"2")
+    bench.run()
+    expected = b"".join(data(b"1", b"2"))
+    for subscriber in set(subscribers) - set(gone):
+        lines = [line + b"\n" for line in bench.read(subscriber).split(b"\n") if line.startswith(b"data")]
+        assert b"".join(lines) == expected
+    for subscriber in late:
+        assert bench.read(subscriber).count(b"data: 2\n") == 1
+
+
+async def test_a_small_feed_does_not_wait_for_the_pass_over_a_large_one(bench: Bench) -> None:
+    for _ in range(SLICE_WRITES * 4):
+        await bench.subscribe("large")
+    small = await bench.subscribe("small")
+    bench.publish("large", b"1")
+    bench.publish("small", b"1")
+    turns = 0
+    while not bench.read(small):
+        assert bench.turn()
+        turns += 1
+    assert turns <= 3
+
+
+async def test_i1_several_topics_come_merged_in_the_order_of_ids(bench: Bench) -> None:
+    subscriber = await bench.subscribe("a", "b", "c")
+    for number in range(60):
+        bench.publish("cab"[number % 3], b"x")
+        if number % 7 == 0:
+            bench.turn()
+    bench.run()
+    assert await bench.read_all(subscriber, bench.last) == list(range(1, 61))
+
+
+async def test_i2_a_burst_larger_than_the_retention_reaches_all_who_are_up_to_date(bench: Bench) -> None:
+    bench.retention = Retention(1, 1, 1e9)
+    subscribers = [await bench.subscribe("a") for _ in range(3)]
+    for number in range(500):
+        bench.publish("a", b"%d" % number)
+    bench.run()
+    for subscriber in subscribers:
+        assert await bench.read_all(subscriber, bench.last) == list(range(1, 501))
+    assert len(bench.log("a")) == 1  # what was held is trimmed as soon as it is written
+
+
+async def test_what_is_held_goes_when_the_last_subscriber_leaves(bench: Bench) -> None:
+    bench.retention = Retention(1, 1, 1e9)
+    subscriber = await bench.subscribe("a")
+    for _ in range(50):
+        bench.publish("a", b"x")
+    assert len(bench.log("a")) == 50
+    assert bench.hub.backlog > 0
+    bench.hub.cut(subscriber, CloseReason.CLIENT)
+    assert len(bench.log("a")) == 1
+    assert bench.hub.backlog == 0
+    bench.run()
+    assert bench.hub.backlog == 0
+
+
+async def test_held_until_every_feed_of_the_topic_is_written(bench: Bench) -> None:
+    bench.retention = Retention(1, 1, 1e9)
+    alone = [await bench.subscribe("a") for _ in range(SLICE_WRITES)]
+    both = await bench.subscribe("a", "b")
+    for _ in range(20):
+        bench.publish("a", b"x")
+        bench.turn()
+    bench.run()
+    assert await bench.read_all(both, bench.last) == list(range(1, 21))
+    assert await bench.read_all(alone[0], bench.last) == list(range(1, 21))
+    assert len(bench.log("a")) == 1
+
+
+async def test_i4_a_subscriber_that_does_not_read_costs_one_piece(bench: Bench) -> None:
+    stuck = await bench.subscribe("a")
+    good = await bench.subscribe("a")
+    seen: list[int] = []
+    for _ in range(100):
+        bench.publish("a", b"x" * 10_000)
+        seen += await bench.read_all(good, bench.last)
+    assert seen == list(range(1, 101))
+    assert stuck.lag is not None
+    assert good.lag is None
+    assert 0 < stuck._transport.get_write_buffer_size() <= PIECE_BYTES
+
+
+async def test_who_lagged_catches_up_in_order(bench: Bench) -> None:
+    subscriber = await bench.subscribe("a")
+    for _ in range(100):
+        bench.publish("a", b"x" * 10_000)
+        bench.run()
+    assert subscriber.lag is not None
+    assert await bench.read_all(subscriber, bench.last) == list(range(1, 101))
+    bench.run()
+    assert subscriber.lag is None
+    bench.publish("a", b"live again")
+    bench.run()
+    assert b"live again" in bench.read(subscriber)
+
+
+async def test_a_replay_is_written_piece_by_piece_and_joins_live_events(bench: Bench) -> None:
+    for _ in range(60):
+        bench.publish("a", b"x" * 10_000)
+    subscriber = await bench.subscribe("a", cursor=0)
+    assert subscriber.lag is not None
+    bench.publish("a", b"live")
+    assert await bench.read_all(subscriber, bench.last) == list(range(1, 62))
+
+
+async def test_slow_subscriber_is_closed_not_waited_for(bench: Bench) -> None:
+    stuck = await bench.subscribe("a")
+    bench.publish("a", b"x" * 500_000)
+    bench.run()
+    bench.hub.walk()
+    bench.now += 29
+    bench.hub.walk()
+    assert stuck.feed is not None
+    bench.now += 2
+    bench.hub.walk()
+    assert stuck.feed is None
+    async with asyncio.timeout(10):
+        while not bench.closed:
+            await asyncio.sleep(0)
+    assert bench.closed == [CloseReason.SLOW]
+    assert bench.released == ["a"]
+
+
+async def test_who_still_moves_is_not_stuck(bench: Bench) -> None:
+    slow = await bench.subscribe("a")
+    bench.publish("a", b"x" * 300_000)
+    bench.run()
+    read = 0
+    while read < 300_000:
+        bench.now += 25
+        bench.hub.walk()
+        assert slow.feed is not None, f"cut after {read} bytes"
+        async with asyncio.timeout(10):
+            got = 0
+            while got < 24_000:
+                try:
+                    got += len(bench.far[slow].recv(24_000 - got))
+                except BlockingIOError:
+                    await asyncio.sleep(0)
+                if read + got >= 300_000:
+                    break
+        read += got
+        await asyncio.sleep(0)
+    assert not bench.closed
+
+
+async def test_whom_the_log_has_moved_past_gets_the_rest_of_its_piece_and_is_closed(bench: Bench) -> None:
+    bench.retention = Retention(2, 1 << 30, 1e9)
+    slow = await bench.subscribe("a")
+    for _ in range(60):
+        bench.publish("a", b"x" * 10_000)
+        bench.run()
+    assert slow.lag is not None
+    decoder, ids = Decoder(), []
+    async with asyncio.timeout(10):
+        while not bench.closed:
+            ids += [int(event.id.split("-")[1]) for event in decoder.feed(bench.read(slow))]
+            bench.run()
+            bench.hub.walk()
+            await asyncio.sleep(0)
+    decoder.feed(bench.read(slow))
+    assert bench.closed == [CloseReason.SLOW]
+    assert ids == list(
+        range(1, len(ids) + 1)
+    )  # whole events, in order, none missing up to where it was closed
+    assert len(ids) < 60
+    assert bench.log("a").has_gap(ids[-1])
+
+
+async def test_heartbeats_only_to_the_silent_and_only_once(bench: Bench) -> None:
+    silent, served = await bench.subscribe("a"), await bench.subscribe("b")
+    bench.now += 10
+    bench.publish("b", b"x")
+    bench.run()
+    bench.read(served)
+    bench.now += 6
+    bench.hub.walk()
+    bench.hub.walk()
+    assert bench.read(silent) == sse.HEARTBEAT
+    assert bench.read(served) == b""
+    bench.now += 15
+    bench.hub.walk()
+    assert bench.read(silent) == bench.read(served) == sse.HEARTBEAT
+
+
+async def test_walk_goes_over_everybody_in_slices(bench: Bench) -> None:
+    subscribers = [await bench.subscribe("a") for _ in range(SLICE_WRITES * 2 + 5)]
+    bench.now += 16
+    bench.hub.walk()
+    bench.hub.walk()  # while one is underway: nothing
+    bench.run()
+    assert all(bench.read(subscriber) == sse.HEARTBEAT for subscriber in subscribers)
+
+
+async def test_end_of_one_of_several_topics_loses_nothing_of_the_others(bench: Bench) -> None:
+    bench.retention = Retention(1, 1, 1e9)
+    both = await bench.subscribe("a", "b")
+    only_b = await bench.subscribe("b")
+    bench.delete("a")
+    for _ in range(20):
+        bench.publish("b", b"x")
+    bench.run()
+    assert (await bench.read_all(both, bench.last))[1:] == await bench.read_all(only_b, bench.last)
+    assert bench.released == ["a"]
+    assert both.feed is only_b.feed
+    bench.delete("b")
+    bench.run()
+    async with asyncio.timeout(10):
+        while len(bench.closed) < 2:
+            await asyncio.sleep(0)
+    assert set(bench.closed) == {CloseReason.ENDED}
+    assert sorted(bench.released) == ["a", "b", "b"]
+
+
+async def test_floors_let_topics_start_at_different_points(bench: Bench) -> None:
+    for number in range(8):
+        bench.publish("ab"[number % 2], b"x")
+    subscriber = await bench.subscribe("a", "b", cursor=2, floors=(5, 2))
+    assert await bench.read_all(subscriber, bench.last) == [4, 6, 7, 8]
+    assert subscriber.feed is not None
+    assert subscriber.feed.key.floors == ()  # it shares the feed of all others from here on
+    bench.publish("a", b"x")
+    bench.run()
+    assert await bench.read_all(subscriber, bench.last) == [9]
+
+
+async def test_nothing_stays_of_who_has_left(bench: Bench) -> None:
+    subscribers = [
+        await bench.subscribe(*topics)
+        for topics in (("a",), ("a", "b"), ("b",), ("a", "b"))
+        for _ in range(5)
+    ]
+    for far in bench.far.values():
+        far.close()
+    async with asyncio.timeout(10):
+        while len(bench.closed) < len(subscribers):
+            await asyncio.sleep(0)
+    assert len(bench.hub) == 0
+    assert bench.hub.topics() == ()
+    assert bench.hub._feeds == {}
+    assert bench.log("a").hold is None
+    assert sorted(bench.released) == ["a"] * 15 + ["b"] * 15

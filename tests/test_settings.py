@@ -1,0 +1,93 @@
+"""Settings: what flags and environment give, and that help and README tell the same."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from broker.cli.serve import describe
+from broker.settings import Settings
+from broker.topics import Retention
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "broker", "serve", *flags],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_every_setting_is_in_the_readmes_table() -> None:
+    rows = dict(re.findall(r"^\| `--([a-z-]+)` \| (.*) \|$", README.read_text(), re.MULTILINE))
+    for name, field in Settings.model_fields.items():
+        flag = name.replace("_", "-")
+        assert flag in rows, f"--{flag} is missing in the README's table"
+        assert rows[flag] == describe(field).replace("%%", "%").replace("|", "\\|"), (
+            f"the README's line of --{flag} is not true"
+        )
+    assert set(rows) == {name.replace("_", "-") for name in Settings.model_fields}
+
+
+def test_every_setting_is_in_the_help() -> None:
+    text = serve("--help").stdout
+    for name in Settings.model_fields:
+        assert f"--{name.replace('_', '-')} " in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "environment", "named"),
+    [
+        (["--port", "70000"], {}, "port"),
+        (["--port", "x"], {}, "port"),
+        ([], {"BROKER_PORT": "-1"}, "port"),
+        (["--heartbeat-seconds", "0"], {}, "heartbeat_seconds"),
+        (["--retention-overrides", "{"], {}, "retention_overrides"),
+        (["--retention-overrides", '{"a..b": {"events": 1}}'], {}, "retention_overrides"),
+        (["--retention-overrides", '{"a": {"evnts": 1}}'], {}, "retention_overrides"),
+        (["--retry-min-ms", "9000"], {}, "retry_max_ms"),
+        (["--tls-cert", "/nowhere"], {}, "tls_key"),
+        (["--cors-origins", "example.com"], {}, "cors_origins"),
+        (["--no-such-setting", "1"], {}, "--no-such-setting"),
+        (["--log-level", "loud"], {}, "log_level"),
+    ],
+    ids=str,
+)
+def test_bad_setting_stops_the_start_with_one_line(
+    flags: list[str], environment: dict[str, str], named: str
+) -> None:
+    done = serve(*flags, **environment)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert named in line
+
+
+def test_flag_is_stronger_than_environment() -> None:
+    done = serve("--port", "70000", BROKER_PORT="70001")
+    assert "70000" in done.stderr
+
+
+def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BROKER_RETENTION_EVENTS", "7")
+    monkeypatch.setenv("BROKER_ALLOWED_HOSTS", "a.example, b.example")
+    monkeypatch.setenv("BROKER_RETENTION_OVERRIDES", '{"a.*": {"events": 3}}')
+    settings = Settings()
+    assert settings.allowed_hosts == ("a.example", "b.example")
+    assert settings.retention().of("a.b") == Retention(3, 1_048_576, 3600)
+    assert settings.retention().of("a") == Retention(7, 1_048_576, 3600)
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings().port = 1  # type: ignore[misc]
