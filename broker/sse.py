@@ -19,6 +19,7 @@ from broker.events import SEQUENCE_BITS, SEQUENCE_MASK, Event, EventId, format_i
 HEARTBEAT = b":\n"
 _DATA = b"data: "
 _BOM = b"\xef\xbb\xbf"
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def lines(data: bytes, event_type: str | None = None) -> bytes:
@@ -42,8 +43,7 @@ def frame(event_lines: bytes, event_id: EventId) -> bytes:
 
 def control(event_type: str, value: Mapping[str, object], event_id: EventId | None = None) -> bytes:
     """A control event (contract §3); without an id the client's cursor stays where it is."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
-    event_lines = lines(text, event_type)
+    event_lines = lines(_compact(value).encode("utf-8", "replace"), event_type)
     return event_lines + b"\n" if event_id is None else frame(event_lines, event_id)
 
 
@@ -57,7 +57,7 @@ def envelope(topic: str, event_frame: bytes, event_id: EventId) -> bytes:
         "time": rfc3339(id_seconds(event_id)),
         "data": event.data,
     }
-    return frame(lines(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()), event_id)
+    return frame(lines(_compact(value).encode()), event_id)
 
 
 def split(event_frame: bytes) -> Event:

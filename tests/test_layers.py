@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -112,8 +113,16 @@ def test_hub_and_stores_do_not_know_each_other() -> None:
             }
 
 
-def test_fan_out_has_no_coroutine() -> None:
-    """I3: fan-out never awaits a subscriber."""
+def test_i3_fan_out_has_no_coroutine() -> None:
+    """Fan-out never awaits a subscriber."""
     for module in ("hub", "feed", "subscriber", "log", "logs"):
         tree = ast.parse((ROOT / f"{module}.py").read_text())
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef | ast.Await)]
+
+
+def test_every_invariant_has_a_test_of_its_name() -> None:
+    tests = "".join(path.read_text() for path in Path(__file__).parent.rglob("test_*.py"))
+    numbers = re.findall(r"^    (I\d)  ", (ROOT / "__init__.py").read_text(), re.MULTILINE)
+    assert len(numbers) == 9
+    for number in numbers:
+        assert re.search(rf"def test_{number.lower()}_", tests), number

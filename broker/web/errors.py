@@ -86,6 +86,6 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
     except Exception:
         _log.exception("defect in the handler of %s %s", request.method, request.rel_url.raw_path[:200])
         response = problem("internal", "The broker has a defect here; its log says more.")
-    if not request.content.is_eof():
+    if not request.content.is_eof() or request.content.exception() is not None:
         response.force_close()
     return response

@@ -28,6 +28,9 @@ class Gone(web.Response):
         return None
 
 
+GONE = Gone(status=200)
+
+
 def take(request: web.Request, *, user_timeout_ms: int) -> asyncio.Transport:
     """The transport of `request`, which aiohttp has let go of; it awaits its new protocol before the loop's next turn.
 

@@ -11,7 +11,7 @@ from typing import cast
 
 from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.http import RawRequestMessage
+from aiohttp.http import HttpVersion10, RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
@@ -27,10 +27,11 @@ class Runner(web.AppRunner):
     """An AppRunner whose connections answer what isn't HTTP with a problem, and don't fill the log with it.
 
     Bodies are not decompressed: what one inflates to is the sender's choice, and nobody else may suffer from it (I9).
+    Streams need no TCP keep-alive: they have heartbeats, and TCP_USER_TIMEOUT.
     """
 
     async def _make_server(self) -> web.Server:
-        self._kwargs["auto_decompress"] = False
+        self._kwargs |= {"auto_decompress": False, "tcp_keepalive": False}
         return _Server(await super()._make_server())
 
 
@@ -84,6 +85,7 @@ class _Connection(RequestHandler):
             body = self.body
             if body is not None and not body.is_eof():
                 body.set_exception(web.RequestPayloadError("the body is no HTTP"))
+                body.feed_eof()  # else aiohttp would read on, to be rid of it
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Whether to stay open: who has sent whole requests gets its answers; who is in mid-body has left."""

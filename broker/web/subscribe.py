@@ -52,7 +52,7 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
         node.unwatch(topics)
         raise
     node.attach(transport, _head(int(time())), topics, logs, start, enveloped=enveloped)
-    return handover.Gone(headers=HEADERS)
+    return handover.GONE
 
 
 @lru_cache(maxsize=1)

@@ -351,7 +351,8 @@ async def test_unknown_transfer_coding(server: Server) -> None:
     reader, _ = await server.send(
         b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
     )
-    assert (await read_head(reader))[0] == 400
+    status, headers = await read_head(reader)
+    assert (status, headers["connection"]) == (400, "close")
 
 
 @pytest.mark.parametrize("count", [1, 5])
@@ -401,3 +402,19 @@ async def test_body_that_stops_being_http_half_way(server: Server, content_type:
     problem = json.loads(await reader.readexactly(int(headers["content-length"])))
     assert problem["code"] == "invalid-body"
     assert problem.get("published") == (1 if content_type == NDJSON else None)
+
+
+async def test_i7_what_was_answered_is_in_the_store(serve: Serve) -> None:
+    """Whoever asks after the answer has it, by any way of asking, and whoever was subscribed gets it."""
+    server = await serve()
+    stream = await server.subscribe("/topics/news")
+    opening = await stream.event(1)
+    answered = []
+    for number in range(50):
+        answered.append(await server.publish("news", str(number)))
+        late = await server.subscribe("/topics/news", last_event_id=opening.id)
+        await late.data(number + 1)
+        assert [event.id for event in late.published()] == answered
+        await late.close()
+    await stream.data(50)
+    assert [event.id for event in stream.published()] == answered
