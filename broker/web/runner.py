@@ -56,11 +56,20 @@ class _Server(web.Server):
         return self._new_request(message, payload, protocol, writer, task)
 
     async def _checked(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.headers.get(hdrs.EXPECT, "100-continue").lower() != "100-continue":
-            return _closing(
-                problem("invalid-parameter", "The only Expect that is understood is 100-continue.")
-            )
-        return await self._handle(request)
+        refusal = _refusal(request)
+        return await self._handle(request) if refusal is None else _closing(refusal)
+
+
+def _refusal(request: web.BaseRequest) -> web.Response | None:
+    """The answer to a request whose framing or version can't be trusted, whatever it asks for."""
+    headers = request.headers
+    if request.version < HttpVersion10:
+        return problem("invalid-parameter", "This HTTP version isn't known here; send HTTP/1.1.")
+    if headers.get(hdrs.EXPECT, "100-continue").lower() != "100-continue":
+        return problem("invalid-parameter", "The only Expect that is understood is 100-continue.")
+    if headers.get(hdrs.TRANSFER_ENCODING, "chunked").strip().lower() != "chunked":
+        return problem("invalid-body", "The only Transfer-Encoding that is understood is chunked.")
+    return None
 
 
 class _Connection(RequestHandler):

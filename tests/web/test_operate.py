@@ -107,7 +107,8 @@ async def test_problem_has_its_members(server: Server) -> None:
 async def test_what_is_no_http(server: Server) -> None:
     for request in (
         b"\x16\x03\x01\x02\x00 hello\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n", b"GET /healthz\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /healthz\r\n\r\n",
         b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n",
     ):
         reader, _writer = await server.send(request)
