@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import uvloop
 
+from broker.settings import Settings
 from tests.processes import BrokerProcess
+from tests.web.serving import Clock, Serve, Server
 
 
 @pytest.fixture
@@ -22,6 +24,33 @@ def broker() -> Iterator[BrokerProcess]:
 def broker_url(broker: BrokerProcess) -> str:
     """Its address."""
     return broker.url
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def serve(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
+    """Starts brokers with the settings given; they share the test's clock."""
+    servers: list[Server] = []
+
+    async def start(**settings: object) -> Server:
+        server = Server(Settings.model_validate(settings), clock)
+        await server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        await server.stop()
+
+
+@pytest.fixture
+async def server(serve: Serve) -> Server:
+    """One with the settings as they come."""
+    return await serve()
 
 
 def pytest_asyncio_loop_factories(

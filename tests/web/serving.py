@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import time
 
@@ -165,6 +165,10 @@ class Server:
         async with asyncio.timeout(WAIT_SECONDS):
             status, answered = await read_head(reader)
         return Stream(status, answered, reader, writer)
+
+
+Serve = Callable[..., Awaitable[Server]]
+"""Starts a broker with the settings given."""
 
 
 async def read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:

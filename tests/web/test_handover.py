@@ -19,8 +19,7 @@ from broker.web.app import create_app
 from broker.web.handover import SEND_BUFFER_BYTES
 from broker.web.keys import NODE
 from broker.web.runner import Runner
-from tests.web.conftest import Serve
-from tests.web.serving import Server, close, read_head, until
+from tests.web.serving import Serve, Server, close, read_head, until
 
 
 def subscribers(server: Server) -> int:

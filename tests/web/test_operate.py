@@ -7,8 +7,7 @@ import re
 
 import pytest
 
-from tests.web.conftest import Serve
-from tests.web.serving import Server, read_head, until
+from tests.web.serving import Serve, Server, read_head, until
 
 
 async def test_health_and_readiness(server: Server) -> None:

@@ -8,8 +8,7 @@ import json
 
 import pytest
 
-from tests.web.conftest import Serve
-from tests.web.serving import Answer, Clock, Server, read_head, until
+from tests.web.serving import Answer, Clock, Serve, Server, read_head, until
 
 NDJSON = "application/x-ndjson"
 

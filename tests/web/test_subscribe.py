@@ -8,8 +8,7 @@ import re
 import pytest
 
 from broker.events import format_id, id_at, parse_id, rfc3339
-from tests.web.conftest import Serve
-from tests.web.serving import Clock, Server, Stream, until
+from tests.web.serving import Clock, Serve, Server, Stream, until
 
 GAP = "broker.gap"
 

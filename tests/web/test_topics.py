@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.web.conftest import Serve
-from tests.web.serving import Clock, Server, until
+from tests.web.serving import Clock, Serve, Server, until
 
 JSON = "application/json"
 

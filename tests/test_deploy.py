@@ -1,0 +1,31 @@
+"""What operators are given names what there is: every metric has an alert or a line that says what it means."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tests.web.serving import Server
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+
+LEFT_OUT = {
+    "broker_published_events": "load, not health",
+    "broker_topics": "bounded by --max-topics",
+    "broker_log_bytes": "bounded by --log-memory-bytes",
+}
+
+
+async def test_every_metric_has_a_meaning(server: Server) -> None:
+    texts = (DEPLOY / "alerts.yml").read_text() + (DEPLOY / "README.md").read_text()
+    metrics = {family.name for family in server.node.metrics.registry.collect()}
+    assert len(metrics) > 10
+    for metric in metrics:
+        assert (metric in LEFT_OUT) != bool(re.search(rf"\b{metric}(_total|_seconds)?\b", texts)), metric
+
+
+async def test_alerts_name_metrics_that_there_are(server: Server) -> None:
+    names = {sample.name for family in server.node.metrics.registry.collect() for sample in family.samples}
+    names |= {family.name + "_total" for family in server.node.metrics.registry.collect()}
+    for metric in set(re.findall(r"\bbroker_[a-z_]+", (DEPLOY / "alerts.yml").read_text())):
+        assert metric in names or metric == "broker_connection_age_seconds", metric
