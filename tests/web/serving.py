@@ -171,9 +171,13 @@ Serve = Callable[..., Awaitable[Server]]
 """Starts a broker with the settings given."""
 
 
-async def read_head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
+async def read_head(
+    reader: asyncio.StreamReader, versions: tuple[bytes, ...] = (b"HTTP/1.1",)
+) -> tuple[int, dict[str, str]]:
     """Status and headers, their names in lower case."""
-    lines = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(versions), head
+    lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:] if line)
     return int(lines[0].split()[1]), {name.lower(): value for name, value in headers.items()}
 

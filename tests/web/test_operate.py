@@ -111,7 +111,7 @@ async def test_what_is_no_http(server: Server) -> None:
         b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n",
     ):
         reader, _writer = await server.send(request)
-        status, headers = await read_head(reader)
+        status, headers = await read_head(reader, versions=(b"HTTP/1.0", b"HTTP/1.1"))
         assert (status, headers["connection"]) == (400, "close")
         assert headers["content-type"].startswith("application/problem+json")
 

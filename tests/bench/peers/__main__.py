@@ -1,0 +1,194 @@
+"""The command `python -m tests.bench.peers`.
+
+Rules: options, the order of measurements, where the figures are kept. With --json the file is read first and written after
+every row, so that a table can be made in pieces: a row that is measured again takes the place of the old one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from broker.bench import BenchError, Load, Result, measure
+from tests.bench.peers.cpus import others_share, wait_for_quiet
+from tests.bench.peers.loads import ROWS, TIMES, Row
+from tests.bench.peers.servers import PEERS, MissingError, Peer, running
+from tests.bench.peers.table import drawn, markdown
+
+MUCH = 0.1
+Figures = dict[str, dict[str, list[float]]]
+
+
+def main() -> int:
+    """Measure what was asked for and print the table. Exit status 1 if something could not be measured."""
+    args = arguments()
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        print("peers: needs two CPUs, one for the server and one for the load", file=sys.stderr)
+        return 1
+    console = Console(stderr=True)
+    peers, problems = ready(args.servers, console)
+    figures = known(args.json)
+    for row in [row for row in ROWS if not args.only or row.name in args.only]:
+        figures[row.name] = {}
+        problems += measured(row, peers, args, (cpus[0], cpus[1]), figures[row.name], console)
+        if args.json:
+            args.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    servers = [name for name in PEERS if any(name in seen for seen in figures.values())]
+    caption = f"{machine()}; median of {args.rounds}; ({TIMES}: the broker's figure over the peer's)"
+    if args.markdown:
+        print(f"{markdown(figures, servers)}\n\n{caption}")
+    else:
+        Console(width=None if sys.stdout.isatty() else 200).print(drawn(figures, servers, caption))
+    for problem in problems:
+        print(f"peers: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench.peers", description="Put the same loads on the broker and its peers."
+    )
+    add = parser.add_argument
+    add(
+        "--only",
+        nargs="+",
+        choices=[row.name for row in ROWS],
+        metavar="NAME",
+        help=f"rows: {', '.join(row.name for row in ROWS)}",
+    )
+    add(
+        "--servers",
+        nargs="+",
+        choices=list(PEERS),
+        default=list(PEERS),
+        metavar="NAME",
+        help=f"of {', '.join(PEERS)} (default: all)",
+    )
+    add(
+        "--rounds",
+        type=int,
+        default=5,
+        metavar="N",
+        help="measurements of each; the median counts (default: 5)",
+    )
+    add(
+        "--tries",
+        type=int,
+        default=2,
+        metavar="N",
+        help="measure up to N times where others use the CPUs; the least disturbed counts (default: 2)",
+    )
+    add(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="keep the figures here; rows that are in it already stay in the table",
+    )
+    add("--markdown", action="store_true", help="print the table as Markdown")
+    return parser.parse_args()
+
+
+def ready(names: Sequence[str], console: Console) -> tuple[list[Peer], list[str]]:
+    """The peers that can be run here, and why the others cannot."""
+    peers, problems = [], []
+    for name in names:
+        console.print(f"preparing {name}")
+        try:
+            PEERS[name].prepare()
+            peers.append(PEERS[name])
+        except MissingError as error:
+            problems.append(str(error))
+    return peers, problems
+
+
+def known(path: Path | None) -> Figures:
+    """The figures of earlier runs."""
+    if path is None or not path.exists():
+        return {}
+    figures: Figures = json.loads(path.read_text(encoding="utf-8"))
+    return figures
+
+
+def measured(
+    row: Row,
+    peers: Iterable[Peer],
+    args: argparse.Namespace,
+    cpus: tuple[int, int],
+    figures: dict[str, list[float]],
+    console: Console,
+) -> list[str]:
+    """Measure one row, interleaved, into `figures`; returns what went wrong."""
+    problems = []
+    able = [peer for peer in peers if row.needs <= peer.can]
+    for round_ in range(args.rounds):
+        for peer in able:
+            try:
+                figure = one(row, peer, cpus, args.tries)
+            except (BenchError, MissingError) as error:
+                problems.append(f"{row.name}: {peer.name}: {error}")
+                continue
+            figures.setdefault(peer.name, []).append(figure)
+            console.print(
+                f"{row.name} {round_ + 1}/{args.rounds} {peer.name}: {figure:,.6g} {row.unit}",
+                highlight=False,
+            )
+    return problems
+
+
+def one(row: Row, peer: Peer, cpus: tuple[int, int], tries: int) -> float:
+    """One figure of one server, started anew for each load. Raises BenchError where a result lacks the figure."""
+    seen = []
+    for fields in row.loads:
+        result, warnings = least_disturbed(fields, peer, cpus, tries)
+        for warning in warnings:
+            print(f"{row.name} {peer.name}: {warning}", file=sys.stderr)
+        figure = row.figure(result)
+        if figure is None:
+            raise BenchError("the run has no such figure")
+        seen.append(figure)
+    return seen[0] if len(seen) == 1 else seen[1] / seen[0]
+
+
+def least_disturbed(
+    fields: dict[str, Any], peer: Peer, cpus: tuple[int, int], tries: int
+) -> tuple[Result, list[str]]:
+    """The first run in which others hardly used the CPUs, else the one in which they did least; and its warnings."""
+    seen: list[tuple[float, Result]] = []
+    while len(seen) < tries and not any(share <= MUCH for share, _ in seen):
+        wait_for_quiet(cpus)
+        with others_share(cpus) as others, tempfile.TemporaryDirectory() as directory:
+            result = put(fields, peer, cpus, Path(directory))
+        seen.append((others.share, result))
+    share, result = min(seen, key=lambda one: one[0])
+    disturbed = [f"other processes took {share:.0%} of the two CPUs"] if share > MUCH else []
+    return result, [*result.warnings(), *disturbed]
+
+
+def put(fields: dict[str, Any], peer: Peer, cpus: tuple[int, int], directory: Path) -> Result:
+    """Start the server, put the load on it, end it."""
+    with running(peer, *cpus, directory) as server:
+        return measure(Load(url=server.url, publish_url=server.publish_url, server_pid=server.pid, **fields))
+
+
+def machine() -> str:
+    """What it was measured on."""
+    models = [
+        line.partition(":")[2].strip()
+        for line in Path("/proc/cpuinfo").read_text().splitlines()
+        if line.startswith("model name")
+    ]
+    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

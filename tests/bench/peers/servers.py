@@ -1,0 +1,236 @@
+"""The servers that are compared, and how each is started: this broker, the floor, nchan, sse-starlette.
+
+Rules: everything a server needs is made in a directory of the run or in the repository's .cache; no service of the
+system is used or touched. Each listens on a free port of 127.0.0.1 and is ended by the process that started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+HERE = Path(__file__).parent
+CACHE = HERE.parents[2] / ".cache" / "peers"
+NCHAN_MODULE = Path("/usr/lib/nginx/modules/ngx_nchan_module.so")
+STARLETTE_NEEDS = (
+    "sse-starlette==3.7.0",
+    "starlette==1.10.0",
+    "uvicorn==0.54.0",
+    "uvloop==0.23.0",
+    "httptools==0.9.0",
+)
+START_SECONDS = 30.0
+END_SECONDS = 15.0
+ALL_CAN = frozenset(("topics", "ndjson", "replay"))
+
+
+class MissingError(Exception):
+    """A peer cannot be run on this machine; the text says what to install. Nobody's mistake."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A server that answers."""
+
+    pid: int
+    url: str
+    publish_url: str
+
+
+class Peer(Protocol):
+    """One kind of server. `can` names the loads beyond plain publishing and subscribing that it understands."""
+
+    name: str
+    can: frozenset[str]
+    subscribe_path: str
+    publish_path: str
+
+    def prepare(self) -> None:
+        """Build or install what is needed, once. Raises MissingError."""
+
+    def command(self, port: int, directory: Path) -> list[str]:
+        """The command line that serves on this port; files of its own go into `directory`."""
+
+
+class Broker:
+    """This broker with its defaults, store in memory."""
+
+    name = "broker"
+    can = ALL_CAN
+    subscribe_path = publish_path = "/topics/bench.{n}"
+
+    def prepare(self) -> None:
+        """It is here."""
+
+    def command(self, port: int, directory: Path) -> list[str]:
+        return [
+            sys.executable,
+            "-c",
+            "import sys, broker.cli; sys.exit(broker.cli.main())",
+            "serve",
+            "--port",
+            str(port),
+        ]
+
+
+class Floor:
+    """The bare loop in floor.c. It has one topic only."""
+
+    name = "floor"
+    can = frozenset(("replay",))
+    subscribe_path = publish_path = "/"
+
+    def prepare(self) -> None:
+        if not shutil.which("cc"):
+            raise MissingError("floor: needs a C compiler (apt-get install gcc libc6-dev)")
+        CACHE.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["cc", "-O2", "-o", str(CACHE / "floor"), str(HERE / "floor.c")], check=True)
+
+    def command(self, port: int, directory: Path) -> list[str]:
+        return [str(CACHE / "floor"), str(port)]
+
+
+class Nchan:
+    """Debian's nginx with its nchan module: one worker, store in memory."""
+
+    name = "nchan"
+    can = frozenset(("topics", "replay"))
+    subscribe_path = "/sub/{n}"
+    publish_path = "/pub/{n}"
+
+    def prepare(self) -> None:
+        if not NCHAN_MODULE.exists() or not self.program():
+            raise MissingError("nchan: needs nginx and its module (apt-get install nginx libnginx-mod-nchan)")
+
+    def program(self) -> str | None:
+        return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+
+    def command(self, port: int, directory: Path) -> list[str]:
+        user = "user root;" if os.geteuid() == 0 else ""
+        text = (HERE / "nginx.conf").read_text(encoding="utf-8")
+        for name, value in (
+            ("MODULE", str(NCHAN_MODULE)),
+            ("USER", user),
+            ("DIRECTORY", str(directory)),
+            ("PORT", str(port)),
+        ):
+            text = text.replace(f"@{name}@", value)
+        (directory / "nginx.conf").write_text(text, encoding="utf-8")
+        return [
+            self.program() or "nginx",
+            "-p",
+            str(directory),
+            "-c",
+            str(directory / "nginx.conf"),
+            "-e",
+            str(directory / "error.log"),
+        ]
+
+
+class Starlette:
+    """sse-starlette under uvicorn and uvloop, one worker: the app in starlette_app.py."""
+
+    name = "sse-starlette"
+    can = frozenset(("topics", "replay"))
+    subscribe_path = publish_path = "/topics/{n}"
+    python = CACHE / "sse-starlette" / "bin" / "python"
+
+    def prepare(self) -> None:
+        """An environment of its own, made once for each set of versions."""
+        stamp = CACHE / "sse-starlette" / "installed.txt"
+        wanted = "\n".join(STARLETTE_NEEDS)
+        if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
+            return
+        subprocess.run([sys.executable, "-m", "venv", str(CACHE / "sse-starlette")], check=True)
+        subprocess.run([str(self.python), "-m", "pip", "install", "--quiet", *STARLETTE_NEEDS], check=True)
+        stamp.write_text(wanted, encoding="utf-8")
+
+    def command(self, port: int, directory: Path) -> list[str]:
+        options = [
+            "--loop",
+            "uvloop",
+            "--http",
+            "httptools",
+            "--backlog",
+            "4096",
+            "--no-access-log",
+            "--log-level",
+            "warning",
+        ]
+        return [
+            str(self.python),
+            "-m",
+            "uvicorn",
+            "starlette_app:app",
+            "--app-dir",
+            str(HERE),
+            "--port",
+            str(port),
+            *options,
+        ]
+
+
+PEERS: dict[str, Peer] = {peer.name: peer for peer in (Broker(), Floor(), Nchan(), Starlette())}
+
+
+@contextlib.contextmanager
+def running(peer: Peer, cpu: int, load_cpu: int, directory: Path) -> Iterator[Running]:
+    """Start the server on `cpu`, go on on `load_cpu`, end the server afterwards. Raises MissingError if it does not come up."""
+    port = free_port()
+    log = directory / "server.log"
+    with log.open("wb") as output:
+        os.sched_setaffinity(0, {cpu})
+        try:
+            process = subprocess.Popen(
+                peer.command(port, directory), stdout=output, stderr=output, cwd=directory, env=environment()
+            )
+        finally:
+            os.sched_setaffinity(0, {load_cpu})
+    try:
+        wait_until_up(peer, process, port, log)
+        base = f"http://127.0.0.1:{port}"
+        yield Running(process.pid, base + peer.subscribe_path, base + peer.publish_path)
+    finally:
+        end(process)
+
+
+def environment() -> dict[str, str]:
+    """Ours, less what would set up the broker, and with the repository to import it from."""
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+    return mine | {"PYTHONPATH": str(HERE.parents[2])}
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def wait_until_up(peer: Peer, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+    """Return when it takes connections."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    raise MissingError(f"{peer.name}: did not start: {said[-1] if said else 'without a word'}")
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask, wait, insist."""
+    process.terminate()
+    try:
+        process.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
