@@ -63,8 +63,8 @@ class _Server(web.Server):
 def _refusal(request: web.BaseRequest) -> web.Response | None:
     """The answer to a request whose framing or version can't be trusted, whatever it asks for."""
     headers = request.headers
-    if request.version < HttpVersion10:
-        request._version = HttpVersion10  # noqa: SLF001 - else the answer would say HTTP/0.9, too
+    if request._version < HttpVersion10:  # noqa: SLF001 - the answer's version is the request's
+        request._version = HttpVersion10  # noqa: SLF001
         return problem("invalid-parameter", "This HTTP version isn't known here; send HTTP/1.1.")
     if headers.get(hdrs.EXPECT, "100-continue").lower() != "100-continue":
         return problem("invalid-parameter", "The only Expect that is understood is 100-continue.")
