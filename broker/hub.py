@@ -8,8 +8,8 @@ downwards, and whoever leaves is replaced by the last of the list: so nobody is 
 and who is met twice has nothing to be written. Subscribers that lag, or that replay, are brought up one piece a turn in
 a queue of their own.
 
-What is delivered stays in its log until the passes over it are done (`Log.hold`), however small the retention. `backlog`
-says how much that is, in bytes; publishers wait while it is too much, which bounds it (I4).
+What is delivered stays in its log until the passes over it are done, and publishers wait while that is too much, which
+bounds it (I4); `feeds` keeps the accounts.
 """
 
 from __future__ import annotations
@@ -17,28 +17,16 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 
-from broker import sse
 from broker.events import EventId
 from broker.feed import Feed, FeedKey, Piece
+from broker.feeds import Feeds
 from broker.log import Log
-from broker.subscriber import CloseReason, Lag, Subscriber
+from broker.subscriber import CloseReason, Lag, Subscriber, write_each
+from broker.walk import Walk
 
 SLICE_WRITES = 200  # about 2 ms
-SLICE_VISITS = 4000  # of subscribers that turn out to need nothing
 PIECES_PER_TURN = 50  # to those who are behind
-
-
-@dataclass(slots=True)
-class _Topic:
-    """A topic with subscribers here. `mark`: an id that `waiting` of its feeds have yet to be written up to."""
-
-    log: Log
-    mark: EventId
-    waiting: int = 0
-    subscribers: int = 0
-    feeds: dict[Feed, None] = field(default_factory=dict)
 
 
 class Hub:
@@ -56,7 +44,6 @@ class Hub:
         slow_seconds: how long a lagging subscriber may take nothing.
 
     Attributes:
-        backlog: bytes delivered and not yet written to those who are up to date.
         delivered: events written to subscribers so far.
     """
 
@@ -73,25 +60,26 @@ class Hub:
         heartbeat_seconds: float,
         slow_seconds: float,
     ) -> None:
-        self.backlog = 0
         self.delivered = 0
         self._call_soon = call_soon
         self._monotonic = monotonic
         self._complete_to = complete_to
         self._on_released = on_released
-        self._on_written = on_written
-        self._on_shrunk = on_shrunk
         self._on_closed = on_closed
-        self._heartbeat_seconds = heartbeat_seconds
-        self._slow_seconds = slow_seconds
-        self._topics: dict[str, _Topic] = {}
-        self._feeds: dict[FeedKey, Feed] = {}
+        self._feeds = Feeds(complete_to, on_written, on_shrunk)
         self._seats: list[Subscriber] = []
         self._queue: deque[Feed] = deque()
         self._behind: deque[Subscriber] = deque()
         self._replayed: tuple[Feed, EventId, Piece | None] | None = None
         self._scheduled = False
-        self._unwalked: int | None = None
+        self._walk = Walk(
+            self._seats,
+            call_soon=call_soon,
+            monotonic=monotonic,
+            on_stuck=lambda subscriber: self.cut(subscriber, CloseReason.SLOW),
+            heartbeat_seconds=heartbeat_seconds,
+            slow_seconds=slow_seconds,
+        )
 
     # Who is here
 
@@ -105,18 +93,26 @@ class Hub:
         return sum(subscriber.lag is not None for subscriber in self._seats)
 
     @property
+    def backlog(self) -> int:
+        """Bytes delivered and not yet written to those who are up to date."""
+        return self._feeds.backlog
+
+    @property
     def subscribers(self) -> Sequence[Subscriber]:
         """All of them, at this moment."""
         return tuple(self._seats)
 
     def topics(self) -> Sequence[str]:
         """Those that somebody here is subscribed to."""
-        return tuple(self._topics)
+        return self._feeds.topics()
 
     def count(self, topic: str) -> int:
         """How many are subscribed to `topic` here."""
-        known = self._topics.get(topic)
-        return known.subscribers if known is not None else 0
+        return self._feeds.count(topic)
+
+    def walk(self) -> None:
+        """Look at every subscriber, in slices: heartbeats to the silent, the end for those who are stuck."""
+        self._walk.begin()
 
     # Coming and going
 
@@ -132,7 +128,7 @@ class Hub:
         subscriber = Subscriber(transport, self, cursor, now)
         subscriber.seat = len(self._seats)
         self._seats.append(subscriber)
-        feed = self._join(subscriber, key, logs)
+        feed = self._feeds.join(subscriber, key, logs)
         piece = self._replay_piece(feed, cursor)
         self._begin(subscriber, opening if piece is None else opening + piece.chunk, now)
         if piece is not None:
@@ -163,64 +159,14 @@ class Hub:
             return
         subscriber.cursor = max(subscriber.cursor, end)
         if feed.key.floors:
-            self._leave(subscriber)
-            self._join(subscriber, feed.key._replace(floors=()), feed.logs)
-
-    def _join(self, subscriber: Subscriber, key: FeedKey, logs: Sequence[Log]) -> Feed:
-        feed = self._feeds.get(key)
-        if feed is None:
-            feed = self._feeds[key] = Feed(key, logs, self._complete_to())
-            for topic, log in zip(key.topics, logs, strict=True):
-                self._add_feed(topic, log, feed)
-        subscriber.feed = feed
-        subscriber.place = len(feed.subscribers)
-        feed.subscribers.append(subscriber)
-        for topic in key.topics:
-            self._topics[topic].subscribers += 1
-        return feed
-
-    def _add_feed(self, topic: str, log: Log, feed: Feed) -> None:
-        known = self._topics.get(topic)
-        if known is None:
-            known = self._topics[topic] = _Topic(log, log.last)
-            log.hold = log.last
-        known.feeds[feed] = None
-        if feed.written < known.mark:
-            known.waiting += 1
-
-    def _leave(self, subscriber: Subscriber) -> None:
-        feed = subscriber.feed
-        assert feed is not None
-        subscriber.feed = None
-        last = feed.subscribers.pop()
-        if last is not subscriber:
-            feed.subscribers[subscriber.place] = last
-            last.place = subscriber.place
-        subscriber.place = -1
-        for topic in feed.key.topics:
-            self._topics[topic].subscribers -= 1
-        if not feed.subscribers:
-            self._drop_feed(feed)
-
-    def _drop_feed(self, feed: Feed) -> None:
-        del self._feeds[feed.key]
-        self._shrink(feed.pending + feed.passing)
-        feed.pending = feed.passing = 0
-        for topic in feed.key.topics:
-            known = self._topics[topic]
-            del known.feeds[feed]
-            if not known.feeds:
-                del self._topics[topic]
-                known.log.hold = None
-                self._on_written(topic)
-            elif feed.written < known.mark:
-                self._one_less(topic, known)
+            self._feeds.leave(subscriber)
+            self._feeds.join(subscriber, feed.key._replace(floors=()), feed.logs)
 
     def detach(self, subscriber: Subscriber) -> None:
         """Take it off its feed: nothing more is written to it by fan-out."""
         feed = subscriber.feed
         if feed is not None:
-            self._leave(subscriber)
+            self._feeds.leave(subscriber)
             self._on_released(feed.key.topics)
 
     def finish(self, subscriber: Subscriber, reason: CloseReason, last: bytes = b"") -> None:
@@ -264,9 +210,9 @@ class Hub:
             if piece.ended is not None:
                 ended.append(piece.ended)
                 key, logs = _without(key, logs, piece.ended)
-        self._leave(subscriber)
+        self._feeds.leave(subscriber)
         if logs:
-            self._join(subscriber, key, logs)
+            self._feeds.join(subscriber, key, logs)
             self._settle(subscriber, Lag(now))
         else:
             subscriber.finish(CloseReason.ENDED, b"", now)
@@ -281,24 +227,12 @@ class Hub:
 
     def delivered_to(self, topic: str, size: int) -> None:
         """The log of `topic` has grown by `size` bytes of frames."""
-        known = self._topics.get(topic)
-        if known is None:
-            return
         self._replayed = None
-        for feed in known.feeds:
-            feed.pending += size
-            self.backlog += size
+        for feed in self._feeds.delivered(topic, size):
             if not feed.queued:
                 feed.queued = True
                 self._queue.append(feed)
-        if not known.waiting:
-            self._set_mark(known)
         self._schedule()
-
-    @staticmethod
-    def _set_mark(known: _Topic) -> None:
-        known.mark = known.log.last
-        known.waiting = sum(feed.written < known.mark for feed in known.feeds)
 
     def _schedule(self) -> None:
         if not self._scheduled:
@@ -321,64 +255,40 @@ class Hub:
             self._schedule()
 
     def _slice(self, feed: Feed, budget: int, now: float) -> int:
-        """Go on with the pass over `feed`, for about `budget` writes; returns what was used of it, at least 1."""
+        """Go on with the pass over `feed`, with `budget` subscribers at most; returns how many, at least 1."""
         if feed.unvisited is None:
-            feed.unvisited = len(feed.subscribers)
-            feed.target = feed.end(self._complete_to())
-            feed.passing, feed.pending = feed.pending, 0
-        subscribers, target = feed.subscribers, feed.target
-        pieces: dict[EventId, Piece | None] = {}
-        left = min(feed.unvisited, len(subscribers))
-        stop_at = left - SLICE_VISITS
-        writes = 1
-        while left > 0 and left > stop_at and writes <= budget:
-            left -= 1
-            subscriber = subscribers[left]
-            while subscriber.lag is None and subscriber.cursor < target:
-                cursor = subscriber.cursor
-                if cursor in pieces:
-                    piece = pieces[cursor]
-                else:
-                    piece = pieces[cursor] = feed.piece_after(cursor, target)
-                if piece is None:
-                    break
-                self._write(subscriber, piece, now)
-                writes += 1
-                if piece.ended is not None:
-                    self._end_topic(subscriber, piece.ended, now)
-                    break
-            left = min(left, len(subscribers))
-        feed.unvisited = left
-        if not left:
-            self._pass_done(feed)
-        return writes
+            self._feeds.begin_pass(feed)
+        assert feed.unvisited is not None
+        left = min(feed.unvisited, len(feed.subscribers))
+        group = feed.subscribers[max(0, left - budget) : left]
+        if group:
+            self._write_group(feed, group, now)
+        feed.unvisited = left - len(group)
+        if not feed.unvisited:
+            self._feeds.end_pass(feed)
+        return len(group) or 1
 
-    def _pass_done(self, feed: Feed) -> None:
-        before, feed.written = feed.written, feed.target
-        feed.unvisited = None
-        self._shrink(feed.passing)
-        feed.passing = 0
-        if not feed.subscribers:
-            return
-        for topic in feed.key.topics:
-            known = self._topics[topic]
-            if before < known.mark <= feed.written:
-                self._one_less(topic, known)
-
-    def _shrink(self, size: int) -> None:
-        if size:
-            self.backlog -= size
-            self._on_shrunk()
-
-    def _one_less(self, topic: str, known: _Topic) -> None:
-        known.waiting -= 1
-        if known.waiting:
-            return
-        known.log.hold = known.mark
-        self._set_mark(known)
-        if not known.waiting:  # the passes went further than the mark
-            known.log.hold = known.mark
-        self._on_written(topic)
+    def _write_group(self, feed: Feed, group: Sequence[Subscriber], now: float) -> None:
+        """Bring those of `group` who aren't lagging to the pass's target: those with the same cursor together."""
+        target = feed.target
+        while True:
+            due = (
+                one.cursor for one in group if one.lag is None and one.cursor < target and one.feed is feed
+            )
+            cursor = next(due, None)
+            if cursor is None:
+                return
+            piece = feed.piece_after(cursor, target)
+            chunk, end, events, ended = piece or (b"", target, 0, None)
+            if ended is not None:
+                served = [
+                    one for one in group if one.lag is None and one.cursor == cursor and one.feed is feed
+                ]
+                self.delivered += write_each(served, cursor, chunk, end, now) * events
+                for subscriber in served:
+                    self._end_topic(subscriber, ended, now)
+            else:
+                self.delivered += write_each(group, cursor, chunk, end, now) * events
 
     def _bring_up(self, now: float) -> None:
         for _ in range(min(len(self._behind), PIECES_PER_TURN)):
@@ -402,39 +312,6 @@ class Hub:
         if self._replayed is None or self._replayed[0] is not feed or self._replayed[1] != cursor:
             self._replayed = feed, cursor, feed.piece_after(cursor, feed.end(self._complete_to()))
         return self._replayed[2]
-
-    # Silence
-
-    def walk(self) -> None:
-        """Look at every subscriber, in slices: heartbeats to the silent, the end for those who are stuck."""
-        if self._unwalked is None:
-            self._unwalked = len(self._seats)
-            self._walk_slice()
-
-    def _walk_slice(self) -> None:
-        assert self._unwalked is not None
-        now = self._monotonic()
-        left = min(self._unwalked, len(self._seats))
-        stop_at, writes = left - SLICE_VISITS, 0
-        while left > 0 and left > stop_at and writes < SLICE_WRITES:
-            left -= 1
-            writes += self._look_at(self._seats[left], now)
-        self._unwalked = left or None
-        if left:
-            self._call_soon(self._walk_slice)
-
-    def _look_at(self, subscriber: Subscriber, now: float) -> bool:
-        """Whether it cost a system call."""
-        if subscriber.lag is None:
-            silent = now - subscriber.wrote_at >= self._heartbeat_seconds and subscriber.feed is not None
-            if silent:
-                subscriber.write(sse.HEARTBEAT, now)
-            return silent
-        if subscriber.is_stuck(now, self._slow_seconds):
-            self.cut(subscriber, CloseReason.SLOW)
-        elif subscriber.feed is None and subscriber.is_acknowledged():
-            subscriber.finish(CloseReason.SLOW, b"", now)
-        return True
 
 
 def _without(key: FeedKey, logs: Sequence[Log], topic: str) -> tuple[FeedKey, tuple[Log, ...]]:

@@ -21,6 +21,7 @@ import os
 import socket
 import struct
 import termios
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from broker.events import EventId
@@ -187,3 +188,29 @@ class Subscriber(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         gone = CloseReason.TIMEOUT if isinstance(exc, TimeoutError) else CloseReason.CLIENT
         self._owner.lost(self, self._reason or gone)
+
+
+def write_each(group: Sequence[Subscriber], cursor: EventId, chunk: bytes, end: EventId, now: float) -> int:
+    """Send `chunk` to those of `group` who are at `cursor` and not lagging, and move them on to `end`; returns how many.
+
+    This is the innermost loop of the broker. It does what `Subscriber.write` does, without a call for each: that alone
+    would cost a fifth of the kernel's work for a delivery.
+    """
+    size, send = len(chunk), os.write
+    written = 0
+    for subscriber in group:
+        if subscriber.lag is not None or subscriber.cursor != cursor:
+            continue
+        subscriber.cursor = end
+        written += 1
+        if not size:
+            continue
+        subscriber.wrote_at = now
+        try:
+            sent = send(subscriber._socket, chunk)  # noqa: SLF001 - its own module
+        except OSError:
+            subscriber.write(chunk, now)  # which tells a full socket from a dead one, and from none
+            continue
+        if sent != size:
+            subscriber.write_behind(memoryview(chunk)[sent:], now)
+    return written

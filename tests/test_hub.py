@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
+from broker import hub as hub_module
 from broker import sse
 from broker.feed import PIECE_BYTES, FeedKey
 from broker.hub import SLICE_WRITES, Hub
 from broker.log import Log
 from broker.sse import Decoder
-from broker.subscriber import CloseReason, Subscriber
+from broker.subscriber import CloseReason, Subscriber, write_each
 from broker.topics import Retention
 
 KEEP = Retention(1_000_000, 1 << 30, 1e9)
@@ -153,24 +154,31 @@ async def test_events_of_one_turn_leave_as_one_write(bench: Bench) -> None:
     assert bench.hub.backlog == 0
 
 
-async def test_i5_subscribers_with_the_same_cursor_share_the_bytes(
+async def test_i5_an_event_is_encoded_once_and_its_bytes_are_shared(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    written: list[bytes] = []
-    send = Subscriber.write
+    sent: list[tuple[int, int]] = []
 
-    def noting(self: Subscriber, chunk: bytes, now: float) -> None:
-        written.append(chunk)
-        send(self, chunk, now)
+    def noting(group: Sequence[Subscriber], cursor: int, chunk: bytes, end: int, now: float) -> int:
+        written = write_each(group, cursor, chunk, end, now)
+        sent.append((id(chunk), written))
+        return written
 
-    monkeypatch.setattr(Subscriber, "write", noting)
-    for _ in range(20):
+    monkeypatch.setattr(hub_module, "write_each", noting)
+    for _ in range(SLICE_WRITES * 2):
         await bench.subscribe("a")
-    written.clear()
     bench.publish("a", b"1")
     bench.run()
-    assert len(written) == 20
-    assert len({id(chunk) for chunk in written}) == 1
+    (entry,) = bench.log("a").after(0)
+    assert {chunk for chunk, _ in sent} == {id(entry.frame)}
+    assert sum(written for _, written in sent) == SLICE_WRITES * 2
+
+
+async def test_i5_an_envelope_is_encoded_once(bench: Bench) -> None:
+    bench.publish("a", b"1")
+    log = bench.log("a")
+    (entry,) = log.after(0)
+    assert log.enveloped("a", entry) is log.enveloped("a", entry)
 
 
 async def test_fan_out_is_cut_into_slices(bench: Bench) -> None:
@@ -409,6 +417,19 @@ async def test_end_of_one_of_several_topics_loses_nothing_of_the_others(bench: B
     assert sorted(bench.released) == ["a", "b", "b"]
 
 
+async def test_those_with_the_same_cursor_are_written_together_on_several_topics_too(bench: Bench) -> None:
+    first = [await bench.subscribe("a", "b") for _ in range(5)]
+    bench.publish("a", b"1")
+    bench.publish("other", b"1")
+    bench.run()
+    second = [await bench.subscribe("a", "b") for _ in range(5)]
+    bench.publish("b", b"2")
+    bench.run()
+    assert {subscriber.cursor for subscriber in first + second} == {bench.last}
+    assert await bench.read_all(first[0], 3) == [1, 3]
+    assert await bench.read_all(second[0], 3) == [3]
+
+
 async def test_floors_let_topics_start_at_different_points(bench: Bench) -> None:
     for number in range(8):
         bench.publish("ab"[number % 2], b"x")
@@ -434,6 +455,6 @@ async def test_nothing_stays_of_who_has_left(bench: Bench) -> None:
             await asyncio.sleep(0)
     assert len(bench.hub) == 0
     assert bench.hub.topics() == ()
-    assert bench.hub._feeds == {}
+    assert len(bench.hub._feeds) == 0
     assert bench.log("a").hold is None
     assert sorted(bench.released) == ["a"] * 15 + ["b"] * 15

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / "broker"
 LAYERS = [
     {"events", "topics", "errors", "settings"},
     {"sse", "log", "logs", "start", "access", "metrics"},
-    {"hub", "feed", "subscriber", "stores", "descriptors"},
+    {"hub", "feeds", "feed", "walk", "subscriber", "stores", "descriptors"},
     {"node"},
     {"web"},
     {"cli", "web.app", "__main__"},
@@ -29,6 +29,8 @@ FORBIDDEN = {
     "metrics": {"asyncio", "aiohttp", "redis"},
     "hub": {"aiohttp", "redis"},
     "feed": {"aiohttp", "redis"},
+    "feeds": {"aiohttp", "redis"},
+    "walk": {"aiohttp", "redis"},
     "subscriber": {"aiohttp", "redis"},
     "node": {"aiohttp", "redis", "pydantic"},
     "web": {"redis"},
@@ -100,10 +102,13 @@ def test_i6_no_redis_type_above_the_stores() -> None:
             assert not any(name.split(".")[0] == "redis" for name in imports(path)), path
 
 
+PARTS = {"hub", "feeds", "feed", "walk", "subscriber"}
+
+
 def test_hub_and_stores_do_not_know_each_other() -> None:
     for path in MODULES:
         module = name_of(path)
-        if module in ("hub", "feed", "subscriber"):
+        if module in PARTS:
             assert not any(name.startswith("broker.stores") for name in imports(path))
         if module.startswith("stores"):
             assert not {name.split(".")[1] for name in imports(path) if name.startswith("broker.")} & {
@@ -115,7 +120,7 @@ def test_hub_and_stores_do_not_know_each_other() -> None:
 
 def test_i3_fan_out_has_no_coroutine() -> None:
     """Fan-out never awaits a subscriber."""
-    for module in ("hub", "feed", "subscriber", "log", "logs"):
+    for module in ("hub", "feeds", "feed", "walk", "subscriber", "log", "logs"):
         tree = ast.parse((ROOT / f"{module}.py").read_text())
         assert not [node for node in ast.walk(tree) if isinstance(node, ast.AsyncFunctionDef | ast.Await)]
 

@@ -14,6 +14,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from broker.errors import BrokerError, RateLimited, Unavailable
+from broker.web import handover
 
 STATUS = {
     "invalid-topic": 400,
@@ -81,8 +82,8 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
         response = answer(error)
     except web.HTTPException as error:
         response = _routing(error, request)
-    except ConnectionError:
-        raise  # the other side has left; there is nobody to answer
+    except ConnectionError:  # the other side has left; there is nobody to answer
+        return handover.leave(request)
     except Exception:
         _log.exception("defect in the handler of %s %s", request.method, request.rel_url.raw_path[:200])
         response = problem("internal", "The broker has a defect here; its log says more.")

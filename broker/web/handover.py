@@ -55,3 +55,10 @@ def take(request: web.Request, *, user_timeout_ms: int) -> asyncio.Transport:
 def _forget(protocol: RequestHandler) -> None:
     protocol.transport = None  # else connection_lost would close it
     protocol.connection_lost(None)
+
+
+def leave(request: web.Request) -> web.Response:
+    """End the connection of `request` without a word."""
+    if request.transport is not None:
+        request.transport.abort()
+    return GONE

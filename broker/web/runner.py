@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from http import HTTPStatus
 from typing import cast
 
 from aiohttp import hdrs, web
@@ -126,6 +127,9 @@ class _Connection(RequestHandler):
         message: str | None = None,
     ) -> web.StreamResponse:
         """The answer where no handler ran: the request was no HTTP, or too long."""
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            _log.error("defect outside of the handlers", exc_info=exc)
+            return _closing(problem("internal", "The broker has a defect here; its log says more."))
         _log.debug("not an HTTP request from %s: %r", request.remote, exc)
         too_long = isinstance(exc, LineTooLong)
         detail = (

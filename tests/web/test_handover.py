@@ -121,6 +121,17 @@ async def test_who_left_before_the_handler_ran_leaves_nothing(server: Server) ->
     assert [topic["topic"] for topic in answer.json()["topics"]] == ["other"]  # type: ignore[attr-defined]
 
 
+async def test_who_shut_the_sending_side_down_with_the_request_has_left(server: Server) -> None:
+    for _ in range(20):
+        reader, writer = await server.send(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        writer.write_eof()
+        async with asyncio.timeout(10):
+            answer = await reader.read()
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 200 OK\r\n")
+        await close(writer)
+    await until(lambda: subscribers(server) == 0 and not server.node.subscribers_of("news"), "nobody is left")
+
+
 async def test_cleanup_does_not_wait_for_streams() -> None:
     runner = Runner(create_app(Settings()), access_log=None, shutdown_timeout=30)
     await runner.setup()

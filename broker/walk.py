@@ -1,0 +1,78 @@
+"""The walk over all subscribers: heartbeats to the silent, the end for those who are stuck.
+
+Rules: one timer for all (design §1), cut into slices like fan-out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from broker import sse
+from broker.subscriber import CloseReason, Subscriber
+
+SLICE_VISITS = 4000
+SLICE_CALLS = 200  # system calls; about 2 ms
+
+
+class Walk:
+    """See the module.
+
+    Args:
+        seats: everybody; who leaves is replaced by the last of them, so a walk downwards skips nobody.
+        call_soon: schedules a callable for the loop's next turn.
+        monotonic: the loop's time in seconds.
+        on_stuck: called with a lagging subscriber that takes nothing any more.
+        heartbeat_seconds: silence after which a comment is written.
+        slow_seconds: how long a lagging subscriber may take nothing.
+    """
+
+    def __init__(
+        self,
+        seats: Sequence[Subscriber],
+        *,
+        call_soon: Callable[[Callable[[], None]], object],
+        monotonic: Callable[[], float],
+        on_stuck: Callable[[Subscriber], None],
+        heartbeat_seconds: float,
+        slow_seconds: float,
+    ) -> None:
+        self._seats = seats
+        self._call_soon = call_soon
+        self._monotonic = monotonic
+        self._on_stuck = on_stuck
+        self._heartbeat_seconds = heartbeat_seconds
+        self._slow_seconds = slow_seconds
+        self._unvisited: int | None = None
+
+    def begin(self) -> None:
+        """Look at everybody once, from now on; nothing while the walk before is underway."""
+        if self._unvisited is None:
+            self._unvisited = len(self._seats)
+            self._slice()
+
+    def _slice(self) -> None:
+        assert self._unvisited is not None
+        now = self._monotonic()
+        left = min(self._unvisited, len(self._seats))
+        stop_at, calls = left - SLICE_VISITS, 0
+        while left > 0 and left > stop_at and calls < SLICE_CALLS:
+            left -= 1
+            calls += self._look_at(self._seats[left], now)
+        self._unvisited = left or None
+        if left:
+            self._call_soon(self._slice)
+
+    def _look_at(self, subscriber: Subscriber, now: float) -> bool:
+        """Whether it cost a system call."""
+        if subscriber.lag is None:
+            silent = now - subscriber.wrote_at >= self._heartbeat_seconds and subscriber.feed is not None
+            if silent:
+                subscriber.write(sse.HEARTBEAT, now)
+            return silent
+        if subscriber.is_stuck(now, self._slow_seconds):
+            self._on_stuck(subscriber)
+        elif subscriber.feed is None and subscriber.is_acknowledged():
+            subscriber.finish(
+                CloseReason.SLOW, b"", now
+            )  # the log moved past it; it has all that was written
+        return True

@@ -1,0 +1,85 @@
+"""What the tests with real clients need of the machine: Chromium, Node and its packages, curl.
+
+`tests/run` installs it. What is missing all the same is told by the test that needs it: a skip that says why, and a
+failure where CI=true.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, async_playwright
+
+from tests.live.node import MODULES
+from tests.processes import BrokerProcess
+
+CHROMIUM_FLAGS = [
+    "--no-sandbox",  # as root there is none
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+def _leave_out(what: str, how: str) -> None:
+    reason = f"{what} is missing: {how}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+async def chromium() -> AsyncIterator[Browser]:
+    """A Chromium of its own for each test: Debian's, or the one that the environment's CHROMIUM names."""
+    path = os.environ.get("CHROMIUM", "/usr/bin/chromium")
+    if not os.access(path, os.X_OK):
+        _leave_out(path, "apt-get install chromium, or set CHROMIUM")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+def node() -> str:
+    """The path of Node, whose packages are there."""
+    path = shutil.which("node")
+    if path is None:
+        _leave_out("node", "apt-get install nodejs npm, then tests/run")
+    _check_modules()
+    return str(path)
+
+
+@pytest.fixture
+def node_modules() -> Path:
+    """Where the packages of package.json are."""
+    _check_modules()
+    return MODULES
+
+
+def _check_modules() -> None:
+    if not (MODULES / "eventsource" / "package.json").exists():
+        _leave_out("npm's eventsource and fetch-event-source", "tests/run installs them into .cache/node")
+
+
+@pytest.fixture
+def curl() -> str:
+    """The path of curl."""
+    path = shutil.which("curl")
+    if path is None:
+        _leave_out("curl", "apt-get install curl")
+    return str(path)
+
+
+@pytest.fixture
+def brisk() -> Iterator[BrokerProcess]:
+    """A broker whose clients come back after 50 ms, and that sends a heartbeat after 0.1 s of silence."""
+    with BrokerProcess(heartbeat_seconds=0.1, retry_min_ms=50, retry_max_ms=50) as process:
+        yield process

@@ -1,0 +1,277 @@
+"""Chromium's own EventSource, on a page of the broker's origin."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Self
+
+import pytest
+from playwright.async_api import Browser, Page
+from playwright.async_api import TimeoutError as WaitedTooLong
+
+from tests.live.node import Told
+from tests.live.proxy import FRAME_BYTES, CuttingProxy, cut_events
+from tests.processes import BrokerProcess, wait_for
+
+WITHIN_MS = 20_000
+CONTROL = ("broker.open", "broker.gap", "broker.end")
+CONNECTING, OPEN = 0, 1
+
+FOLLOW = """([url, types]) => {
+    const source = new EventSource(url), told = [];
+    for (const type of ["open", "error", "message", ...types])
+        source.addEventListener(type, ({type, data = null, lastEventId: id = null}) =>
+            told.push({type, data, id, state: source.readyState}));
+    return (window.followed ??= []).push({source, told}) - 1;
+}"""
+
+
+class Source:
+    """An EventSource in a page, and what it told its listeners."""
+
+    def __init__(self, page: Page, index: int) -> None:
+        self._page = page
+        self._index = index
+
+    @classmethod
+    async def follow(cls, page: Page, path: str, types: tuple[str, ...] = CONTROL) -> Self:
+        """Open one that listens for `types` beside `message`."""
+        return cls(page, await page.evaluate(FOLLOW, [path, list(types)]))
+
+    async def told(self) -> list[Told]:
+        """All it told so far, in order."""
+        told = await self._page.evaluate("index => followed[index].told", self._index)
+        return [Told(**each) for each in told]
+
+    async def events(self) -> list[Told]:
+        """What it told but for `open` and `error`."""
+        return [told for told in await self.told() if told.type not in ("open", "error")]
+
+    async def wait_for(self, condition: str, within_ms: float = WITHIN_MS) -> None:
+        """Wait until `condition` holds, JavaScript over `told`, the list, and `source`."""
+        try:
+            await self._page.wait_for_function(
+                f"index => {{ const {{source, told}} = followed[index]; return {condition}; }}",
+                arg=self._index,
+                timeout=within_ms,
+            )
+        except WaitedTooLong:
+            raise AssertionError(f"{condition} did not come true: {await self.told()}") from None
+
+    async def wait_for_events(self, count: int) -> list[Told]:
+        """The events, once there are `count`."""
+        await self.wait_for(f"told.filter(({{type}}) => type != 'open' && type != 'error').length >= {count}")
+        return await self.events()
+
+    async def state(self) -> int:
+        """Its readyState."""
+        return int(await self._page.evaluate("index => followed[index].source.readyState", self._index))
+
+    async def close(self) -> None:
+        await self._page.evaluate("index => followed[index].source.close()", self._index)
+
+
+@pytest.fixture
+async def page(chromium: Browser) -> AsyncIterator[Page]:
+    """A tab."""
+    page = await chromium.new_page()
+    yield page
+    await page.close()
+
+
+async def _on(page: Page, url: str) -> None:
+    await page.goto(f"{url}/healthz")
+
+
+async def test_silent_topic_opens_at_once(page: Page, broker: BrokerProcess) -> None:
+    await _on(page, broker.url)
+    source = await Source.follow(page, "/topics/silent")
+    await source.wait_for("told.length >= 2", within_ms=5000)
+    opened, first = await source.told()
+    assert opened == Told("open", None, None, OPEN)
+    assert (first.type, first.data) == ("broker.open", '{"topics":["silent"]}')
+    assert first.id
+
+
+async def test_events_arrive_as_published(page: Page, broker: BrokerProcess) -> None:
+    await _on(page, broker.url)
+    source = await Source.follow(page, "/topics/news", ("alert", "größe", *CONTROL))
+    await source.wait_for_events(1)
+    text = "line one\nline two\r\n\rzweite Zeile: Grüße 🎈 \ufeff\u2028\u0085 <b>&amp;</b>\n"
+    ids = [
+        broker.publish("news", text),
+        broker.publish("news", '{"level":3}', event="alert"),
+        broker.publish("news", " leading space", event="gr%C3%B6%C3%9Fe"),
+        broker.publish("news", ": no comment"),
+        broker.publish("news", ""),
+        broker.publish("news", "data: id: 7"),
+    ]
+    assert (await source.wait_for_events(7))[1:] == [
+        Told(event_type, data, event_id, OPEN)
+        for (event_type, data), event_id in zip(
+            [
+                ("message", "line one\nline two\n\nzweite Zeile: Grüße 🎈 \ufeff\u2028\u0085 <b>&amp;</b>\n"),
+                ("alert", '{"level":3}'),
+                ("größe", " leading space"),
+                ("message", ": no comment"),
+                ("message", ""),
+                ("message", "data: id: 7"),
+            ],
+            ids,
+            strict=True,
+        )
+    ]
+
+
+async def test_several_topics_in_envelopes_on_one_onmessage(page: Page, broker: BrokerProcess) -> None:
+    await _on(page, broker.url)
+    source = await Source.follow(page, "/topics?topic=a&topic=b&envelope=json")
+    await source.wait_for_events(1)
+    ids = [
+        broker.publish("a", "eins\nzwei", event="kind"),
+        broker.publish("b", "drei"),
+        broker.publish("a", "vier"),
+    ]
+    opened, *events = await source.wait_for_events(4)
+    assert opened.data == '{"topics":["a","b"]}'
+    assert [(event.type, event.id) for event in events] == [("message", event_id) for event_id in ids]
+    envelopes = [json.loads(event.data or "") for event in events]
+    assert all(envelope.pop("time").endswith("Z") for envelope in envelopes)
+    assert envelopes == [
+        {"topic": "a", "id": ids[0], "event": "kind", "data": "eins\nzwei"},
+        {"topic": "b", "id": ids[1], "event": None, "data": "drei"},
+        {"topic": "a", "id": ids[2], "event": None, "data": "vier"},
+    ]
+
+
+async def test_heartbeats_are_no_events(page: Page, brisk: BrokerProcess) -> None:
+    with CuttingProxy(brisk.port) as proxy:
+        await _on(page, proxy.url)
+        source = await Source.follow(page, "/topics/news")
+        await source.wait_for_events(1)
+        brisk.publish("news", "before")
+        await source.wait_for_events(2)
+        wait_for(lambda: proxy.heartbeats() >= 6, "heartbeats")
+        brisk.publish("news", "after")
+        await source.wait_for_events(3)
+        told = await source.told()
+    assert [each.type for each in told] == ["open", "broker.open", "message", "message"]
+
+
+@pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
+async def test_every_event_once_in_order_wherever_it_is_cut(
+    page: Page, reset: bool, brisk: BrokerProcess
+) -> None:
+    cuts = cut_events(range(FRAME_BYTES + 1), reset=reset)
+    with CuttingProxy(brisk.port, cuts.values()) as proxy:
+        await _on(page, proxy.url)
+        source = await Source.follow(page, "/topics/news")
+        await source.wait_for_events(1)
+        ids = [brisk.publish("news", data) for data in (*cuts, "end")]
+        await source.wait_for("told.at(-1).data == 'end'", within_ms=60_000)
+        _opened, *events = await source.events()
+        assert proxy.streams == len(cuts) + 1
+    assert [event.data for event in events] == [*cuts, "end"]
+    assert [event.id for event in events] == ids
+
+
+async def test_retry_is_honoured(page: Page, brisk: BrokerProcess) -> None:
+    own_delay = 3.0
+    cuts = cut_events(range(10))
+    with CuttingProxy(brisk.port, cuts.values()) as proxy:
+        await _on(page, proxy.url)
+        source = await Source.follow(page, "/topics/news")
+        await source.wait_for_events(1)
+        begin = time.monotonic()
+        for data in (*cuts, "end"):
+            brisk.publish("news", data)
+        await source.wait_for("told.at(-1).data == 'end'", within_ms=60_000)
+        took = time.monotonic() - begin
+    assert took < 0.8 * own_delay * len(cuts), "it waited its own delay, not the 50 ms that it was told"
+
+
+@pytest.mark.parametrize("drained", [True, False], ids=["sigterm", "sigkill"])
+async def test_server_that_comes_back_with_nothing_tells_of_the_gap(page: Page, drained: bool) -> None:
+    with BrokerProcess(retry_min_ms=300, retry_max_ms=300) as broker:
+        await _on(page, broker.url)
+        source = await Source.follow(page, "/topics/news")
+        await source.wait_for_events(1)
+        cursor = broker.publish("news", "before")
+        await source.wait_for_events(2)
+        await asyncio.to_thread(broker.terminate if drained else broker.kill)
+        await source.wait_for("told.at(-1).type == 'error'")
+        assert await source.state() == CONNECTING
+        await asyncio.to_thread(broker.start)
+        await source.wait_for_events(3)
+        after = broker.publish("news", "after")
+        events = await source.wait_for_events(4)
+        told = await source.told()
+    assert [event.type for event in events] == ["broker.open", "message", "broker.gap", "message"]
+    assert events[2] == Told(
+        "broker.gap", f'{{"topic":"news","after":"{cursor}","reason":"lost"}}', cursor, OPEN
+    )
+    assert events[3] == Told("message", "after", after, OPEN)
+    assert {each.state for each in told if each.type == "error"} == {CONNECTING}
+    assert [each.type for each in told].count("open") == 2
+
+
+async def test_malformed_cursor_is_a_gap_and_all_that_is_kept(page: Page, broker: BrokerProcess) -> None:
+    kept = broker.publish("news", "kept")
+    await _on(page, broker.url)
+    source = await Source.follow(page, "/topics/news?lastEventId=no+cursor")
+    gap, event = await source.wait_for_events(2)
+    assert (gap.type, json.loads(gap.data or "")) == (
+        "broker.gap",
+        {"topic": "news", "after": "no cursor", "reason": "unknown-id"},
+    )
+    assert event == Told("message", "kept", kept, OPEN)
+
+
+async def test_deleted_topic_ends_and_its_name_goes_on(page: Page, brisk: BrokerProcess) -> None:
+    await _on(page, brisk.url)
+    source = await Source.follow(page, "/topics/news")
+    await source.wait_for_events(1)
+    brisk.publish("news", "before")
+    await source.wait_for_events(2)
+    deleted = await page.evaluate(
+        "async () => (await fetch('/topics/news', {method: 'DELETE'})).status",
+    )
+    assert deleted == 204
+    await source.wait_for("told.filter(({type}) => type == 'open').length == 2")
+    brisk.publish("news", "after")
+    events = await source.wait_for_events(4)
+    assert [event.type for event in events] == ["broker.open", "message", "broker.end", "message"]
+    assert json.loads(events[2].data or "") == {"topic": "news", "reason": "deleted"}
+    assert (events[2].id or "") > (events[1].id or "")
+    assert events[3].data == "after"
+
+
+async def test_over_capacity_it_keeps_trying(page: Page) -> None:
+    with BrokerProcess(max_connections=1) as broker:
+        await _on(page, broker.url)
+        first = await Source.follow(page, "/topics/news")
+        await first.wait_for_events(1)
+        second = await Source.follow(page, "/topics/news")
+        await second.wait_for("told.some(({type}) => type == 'error')")
+        assert await second.state() == CONNECTING
+        assert [(told.type, told.state) for told in await second.told()] == [
+            ("open", OPEN),
+            ("error", CONNECTING),
+        ]
+        broker.publish("news", "to the first")
+        assert [event.data for event in (await first.wait_for_events(2))[1:]] == ["to the first"]
+        assert await first.state() == OPEN
+        assert broker.metric('broker_refused_connects_total{reason="overloaded"}') == 1
+
+
+async def test_closed_source_is_noticed(page: Page, broker: BrokerProcess) -> None:
+    await _on(page, broker.url)
+    source = await Source.follow(page, "/topics/news")
+    await source.wait_for_events(1)
+    assert broker.metric("broker_subscribers") == 1
+    await source.close()
+    wait_for(lambda: broker.metric("broker_subscribers") == 0, "the broker to notice")
+    assert broker.metric('broker_closes_total{reason="client"}') == 1

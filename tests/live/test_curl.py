@@ -1,0 +1,247 @@
+"""curl: the bytes of contract §3 as they are on the wire, and a publisher that pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from tests.processes import BrokerProcess, wait_for
+
+SECONDS = 20
+ID = rb"\d{13}-\d+"
+OPENING = rb'retry: (\d+)\n:\nevent: broker\.open\ndata: {"topics":\["news"\]}\nid: ' + ID + rb"\n\n"
+
+
+class Curl:
+    """A curl that runs, and what it printed so far."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.output = b""
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        while data := os.read(self._process.stdout.fileno(), 65536):
+            self.output += data
+
+    def wait_for_end(self, end: bytes) -> bytes:
+        """The output, once it ends with `end`."""
+        wait_for(lambda: self.output.endswith(end), f"{end!r} at the end of {self.output!r}", SECONDS)
+        return self.output
+
+    def feed(self, data: bytes) -> None:
+        """Give it standard input."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(data)
+        self._process.stdin.flush()
+
+    def end_input(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def wait(self) -> int:
+        """Its exit status."""
+        status = self._process.wait(SECONDS)
+        self._reader.join(SECONDS)
+        return status
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self.wait()
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+
+@contextmanager
+def running(curl: str, *arguments: str) -> Iterator[Curl]:
+    started = Curl([curl, "--silent", "--show-error", "--noproxy", "*", *arguments])
+    try:
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.mark.parametrize("flag", ["-N", "--no-buffer"])
+def test_stream_is_these_bytes(curl: str, flag: str, broker: BrokerProcess) -> None:
+    with running(curl, flag, f"{broker.url}/topics/news") as reader:
+        opening = reader.wait_for_end(b"\n\n")
+        match = re.fullmatch(OPENING, opening)
+        assert match, opening
+        assert 2000 <= int(match[1]) <= 5000
+        ids = [
+            broker.publish("news", "one"),
+            broker.publish("news", "a\r\nb\rc\nd\u2028e\u0085f\n", event="kind"),
+            broker.publish("news", ""),
+        ]
+        expected = (
+            f"data: one\nid: {ids[0]}\n\n"
+            f"event: kind\ndata: a\ndata: b\ndata: c\ndata: d\u2028e\u0085f\ndata: \nid: {ids[1]}\n\n"
+            f"data: \nid: {ids[2]}\n\n"
+        ).encode()
+        assert reader.wait_for_end(f"{ids[2]}\n\n".encode()) == opening + expected
+
+
+def test_heartbeat_is_two_bytes(curl: str, brisk: BrokerProcess) -> None:
+    with running(curl, "-N", f"{brisk.url}/topics/news") as reader:
+        opening = reader.wait_for_end(b"\n\n")
+        reader.wait_for_end(b":\n:\n:\n:\n")
+        event_id = brisk.publish("news", "one")
+        event = f"data: one\nid: {event_id}\n\n".encode()
+        output = reader.wait_for_end(event + b":\n")
+    assert re.fullmatch(re.escape(opening) + rb"(:\n){4,}" + re.escape(event) + rb"(:\n)+", output), output
+
+
+def test_envelope_is_one_line_of_json(curl: str, broker: BrokerProcess) -> None:
+    with running(curl, "-N", f"{broker.url}/topics/news?envelope=json") as reader:
+        opening = reader.wait_for_end(b"\n\n")
+        event_id = broker.publish("news", "a\nb", event="kind")
+        output = reader.wait_for_end(f"id: {event_id}\n\n".encode())
+    first, second, *rest = output.removeprefix(opening).split(b"\n")
+    assert [second, *rest] == [f"id: {event_id}".encode(), b"", b""]
+    value = json.loads(first.removeprefix(b"data: "))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", value.pop("time"))
+    assert value == {"topic": "news", "id": event_id, "event": "kind", "data": "a\nb"}
+
+
+def test_stream_goes_on_behind_a_cursor(curl: str, broker: BrokerProcess) -> None:
+    ids = [broker.publish("news", data) for data in ("one", "two", "three")]
+    for place in (
+        ["-H", f"Last-Event-ID: {ids[0]}", f"{broker.url}/topics/news"],
+        [f"{broker.url}/topics/news?lastEventId={ids[0]}"],
+        [f"{broker.url}/topics/news?since={ids[0]}"],
+        [f"{broker.url}/topics/news?last=2"],
+    ):
+        with running(curl, "-N", *place) as reader:
+            output = reader.wait_for_end(f"id: {ids[2]}\n\n".encode())
+        expected = f":\ndata: two\nid: {ids[1]}\n\ndata: three\nid: {ids[2]}\n\n"
+        assert output.split(b"\n", 1)[1] == expected.encode(), place
+
+
+def test_cursor_that_is_none_is_a_gap_and_all_that_is_kept(curl: str, broker: BrokerProcess) -> None:
+    event_id = broker.publish("news", "kept")
+    with running(curl, "-N", "-H", "Last-Event-ID: <none>", f"{broker.url}/topics/news") as reader:
+        output = reader.wait_for_end(f"id: {event_id}\n\n".encode())
+    expected = (
+        b':\nevent: broker.gap\ndata: {"topic":"news","after":"<none>","reason":"unknown-id"}\n\n'
+        b"data: kept\nid: " + event_id.encode() + b"\n\n"
+    )
+    assert output.split(b"\n", 1)[1] == expected
+
+
+def _headers(head: bytes) -> dict[str, str]:
+    status, *lines = head.decode().rstrip().split("\r\n")
+    assert status == "HTTP/1.1 200 OK"
+    return {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+
+
+def test_head_of_a_stream(curl: str, broker: BrokerProcess) -> None:
+    with running(curl, "--head", f"{broker.url}/topics/news") as head:
+        assert head.wait() == 0
+    with running(curl, "-N", "--include", "--compressed", f"{broker.url}/topics/news") as reader:
+        reader.wait_for_end(b"\n\n")
+    for answer in (head.output, reader.output.partition(b"\r\n\r\n")[0]):
+        headers = _headers(answer)
+        assert headers["content-type"] == "text/event-stream"
+        assert headers["cache-control"] == "no-cache, no-transform"
+        assert headers["x-accel-buffering"] == "no"
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["vary"] == "Accept"
+        assert not {"content-encoding", "content-length", "transfer-encoding"} & set(headers)
+    wait_for(lambda: broker.metric("broker_subscribers") == 0, "no stream left, neither of HEAD nor of GET")
+
+
+def test_drained_stream_ends_clean(curl: str) -> None:
+    with (
+        BrokerProcess(retry_min_ms=100, retry_max_ms=200) as broker,
+        running(curl, "-N", f"{broker.url}/topics/news") as reader,
+    ):
+        opening = reader.wait_for_end(b"\n\n")
+        assert broker.terminate() == 0
+        assert reader.wait() == 0
+    assert re.fullmatch(rb"retry: 1\d\d\n|retry: 200\n", reader.output.removeprefix(opening))
+
+
+def test_refusals(curl: str) -> None:
+    with (
+        BrokerProcess(max_connections=1) as broker,
+        running(curl, "-N", f"{broker.url}/topics/news") as reader,
+    ):
+        reader.wait_for_end(b"\n\n")
+        with running(curl, "--include", f"{broker.url}/topics/news") as refused:
+            assert refused.wait() == 0
+        head, _, body = refused.output.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert re.search(rb"(?i)\r\nretry-after: \d+", head)
+        assert json.loads(body)["code"] == "overloaded"
+        with running(
+            curl, "--include", "-H", "Accept: text/event-stream", f"{broker.url}/topics/news"
+        ) as told:
+            assert told.wait() == 0
+        head, _, body = told.output.partition(b"\r\n\r\n")
+        assert _headers(head)["content-type"] == "text/event-stream"
+        match = re.fullmatch(rb"retry: (\d+)\n", body)
+        assert match
+        assert int(match[1]) >= 10_000
+
+
+def test_piped_lines_are_published_as_they_come(curl: str, broker: BrokerProcess) -> None:
+    """`producer | curl -T - …`: each line is out before the next one is in."""
+    url = f"{broker.url}/topics/news"
+    kind = "Content-Type: application/x-ndjson"
+    with (
+        running(curl, "-N", url) as reader,
+        running(curl, "-X", "POST", "-H", kind, "-T", "-", url) as publisher,
+    ):
+        reader.wait_for_end(b"\n\n")
+        for number in range(3):
+            before = reader.output
+            publisher.feed(b'{"data": "number %d"}\n' % number)
+            wait_for(lambda known=before: reader.output != known, "the event", SECONDS)  # type: ignore[misc]
+            assert f"data: number {number}\n".encode() in reader.output
+        publisher.end_input()
+        assert publisher.wait() == 0
+    answer = json.loads(publisher.output)
+    assert (answer["topic"], answer["published"]) == ("news", 3)
+    assert reader.output.endswith(f"id: {answer['last_id']}\n\n".encode())
+
+
+def test_posts_of_the_tour(curl: str, broker: BrokerProcess) -> None:
+    url = f"{broker.url}/topics/news"
+    with running(curl, "-d", "a form's way", url) as publisher:
+        assert publisher.wait() == 0
+    assert json.loads(publisher.output)["topic"] == "news"
+    with running(curl, "--data-binary", "@-", f"{url}?event=kind") as publisher:
+        publisher.feed(b"two\nlines\n")
+        publisher.end_input()
+        assert publisher.wait() == 0
+    with running(curl, "-H", "Accept: application/json", url) as look:
+        assert look.wait() == 0
+    assert json.loads(look.output)["events"] == 2
+    with running(curl, "-X", "DELETE", "--write-out", "%{http_code}", url) as delete:
+        assert delete.wait() == 0
+    assert delete.output == b"204"
+
+
+def test_reader_that_shuts_down_its_sending_side_is_not_held_against_others(broker: BrokerProcess) -> None:
+    """What `nc -N` does, and no curl: half of the connection is closed once the request is sent."""
+    with socket.create_connection(("127.0.0.1", broker.port), timeout=SECONDS) as half:
+        half.sendall(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        half.shutdown(socket.SHUT_WR)
+        received = b""
+        while data := half.recv(65536):
+            received += data
+    assert received == b"" or received.startswith(b"HTTP/1.1 200 ")
+    wait_for(lambda: broker.metric("broker_subscribers") == 0, "the broker to let go of it")
