@@ -76,7 +76,8 @@ class Hub:
             self._seats,
             call_soon=call_soon,
             monotonic=monotonic,
-            on_stuck=lambda subscriber: self.cut(subscriber, CloseReason.SLOW),
+            on_stuck=self.cut,
+            on_answered=self.flushed,
             heartbeat_seconds=heartbeat_seconds,
             slow_seconds=slow_seconds,
         )
@@ -294,7 +295,7 @@ class Hub:
         for _ in range(min(len(self._behind), PIECES_PER_TURN)):
             subscriber = self._behind.popleft()
             feed, lag = subscriber.feed, subscriber.lag
-            if feed is None or lag is None:
+            if feed is None or lag is None or not subscriber.is_flushed():
                 continue
             if feed.is_past(subscriber.cursor):
                 self.detach(subscriber)  # the walk closes it when the other side has what was written

@@ -93,11 +93,6 @@ class Node:
             ]
         )
 
-    @property
-    def user_timeout_ms(self) -> int:
-        """How long a peer may leave bytes unacknowledged; longer than `slow_seconds`, which says why it closes."""
-        return int(1000 * (self.limits.heartbeat_seconds + self.limits.slow_seconds))
-
     # Life
 
     async def start(self) -> None:

@@ -8,8 +8,9 @@ nothing more until the transport has sent that rest, and then catches up from th
 costs one piece, however far it falls behind (I4), and nobody waits for it (I3). A transport that is not a plain socket
 (TLS) is always written through, with the same rule.
 
-Whether a lagging subscriber still reads is judged by what its peer has acknowledged, the kernel's buffer included: a
-reader at 1 KB/s may not free the transport's buffer for minutes and is not stuck.
+Whether the other side is still there, and reads, is judged by what it has acknowledged, the kernel's buffer included: a
+reader at 1 KB/s may not free the transport's buffer for minutes and is not stuck. TCP_USER_TIMEOUT can't tell: the
+kernel's clock also runs against a peer whose window is small but opens again and again, and cuts it within an event.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class CloseReason(enum.StrEnum):
     CLIENT = "client"
     """The other side left."""
     TIMEOUT = "timeout"
-    """The other side stopped acknowledging: half-open, gone without a word."""
+    """The other side acknowledged nothing any more, not even a heartbeat: half-open, gone without a word."""
     SLOW = "slow"
     """It read too slowly: the log moved past it, or nothing moved for `slow_seconds`."""
     ENDED = "ended"
@@ -49,13 +50,20 @@ class CloseReason(enum.StrEnum):
 
 
 class Lag:
-    """What is known of a lagging subscriber: bytes its peer has yet to acknowledge, and when that last changed."""
+    """What is known of a lagging subscriber.
 
-    __slots__ = ("moved_at", "pending")
+    Attributes:
+        pending: bytes that its peer has yet to acknowledge.
+        moved_at: when that last changed.
+        unanswered: nothing more is to be written to it, but a heartbeat's time has passed without an acknowledgement.
+    """
 
-    def __init__(self, now: float) -> None:
+    __slots__ = ("moved_at", "pending", "unanswered")
+
+    def __init__(self, now: float, *, unanswered: bool = False) -> None:
         self.pending = -1
         self.moved_at = now
+        self.unanswered = unanswered
 
 
 class Owner(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from broker import sse
-from broker.subscriber import CloseReason, Subscriber
+from broker.subscriber import CloseReason, Lag, Subscriber
 
 SLICE_VISITS = 4000
 SLICE_CALLS = 200  # system calls; about 2 ms
@@ -21,7 +21,8 @@ class Walk:
         seats: everybody; who leaves is replaced by the last of them, so a walk downwards skips nobody.
         call_soon: schedules a callable for the loop's next turn.
         monotonic: the loop's time in seconds.
-        on_stuck: called with a lagging subscriber that takes nothing any more.
+        on_stuck: called with a subscriber whose other side takes nothing any more, and why it is to be closed.
+        on_answered: called with one that is there again, and up to date but for what came meanwhile.
         heartbeat_seconds: silence after which a comment is written.
         slow_seconds: how long a lagging subscriber may take nothing.
     """
@@ -32,7 +33,8 @@ class Walk:
         *,
         call_soon: Callable[[Callable[[], None]], object],
         monotonic: Callable[[], float],
-        on_stuck: Callable[[Subscriber], None],
+        on_stuck: Callable[[Subscriber, CloseReason], None],
+        on_answered: Callable[[Subscriber], None],
         heartbeat_seconds: float,
         slow_seconds: float,
     ) -> None:
@@ -40,6 +42,7 @@ class Walk:
         self._call_soon = call_soon
         self._monotonic = monotonic
         self._on_stuck = on_stuck
+        self._on_answered = on_answered
         self._heartbeat_seconds = heartbeat_seconds
         self._slow_seconds = slow_seconds
         self._unvisited: int | None = None
@@ -64,15 +67,24 @@ class Walk:
 
     def _look_at(self, subscriber: Subscriber, now: float) -> bool:
         """Whether it cost a system call."""
-        if subscriber.lag is None:
-            silent = now - subscriber.wrote_at >= self._heartbeat_seconds and subscriber.feed is not None
-            if silent:
-                subscriber.write(sse.HEARTBEAT, now)
-            return silent
+        lag = subscriber.lag
+        if lag is None:
+            return self._look_at_silent(subscriber, now)
         if subscriber.is_stuck(now, self._slow_seconds):
-            self._on_stuck(subscriber)
-        elif subscriber.feed is None and subscriber.is_acknowledged():
+            self._on_stuck(subscriber, CloseReason.TIMEOUT if lag.unanswered else CloseReason.SLOW)
+        elif lag.pending == 0 and subscriber.feed is None:
             subscriber.finish(
                 CloseReason.SLOW, b"", now
             )  # the log moved past it; it has all that was written
+        elif lag.pending == 0 and lag.unanswered:
+            self._on_answered(subscriber)
+        return True
+
+    def _look_at_silent(self, subscriber: Subscriber, now: float) -> bool:
+        if now - subscriber.wrote_at < self._heartbeat_seconds or subscriber.feed is None:
+            return False
+        if subscriber.is_acknowledged():
+            subscriber.write(sse.HEARTBEAT, now)
+        else:
+            subscriber.lag = Lag(now, unanswered=True)
         return True

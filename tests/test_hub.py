@@ -388,6 +388,39 @@ async def test_heartbeats_only_to_the_silent_and_only_once(bench: Bench) -> None
     assert bench.read(silent) == bench.read(served) == sse.HEARTBEAT
 
 
+async def test_a_peer_that_acknowledges_no_heartbeat_is_gone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vanished, there = await bench.subscribe("a"), await bench.subscribe("a")
+    in_kernel = {
+        vanished: 2
+    }  # a half-open peer can't be had without a network to cut: the kernel's figure stands for it
+    monkeypatch.setattr(Subscriber, "_unacknowledged", lambda one: in_kernel.get(one, 0))
+    bench.now += 15
+    bench.hub.walk()
+    assert vanished.lag is not None
+    bench.publish("a", b"waits for its answer")
+    bench.run()
+    assert bench.read(vanished) == b""
+    for _ in range(2):
+        bench.now += 14
+        bench.hub.walk()
+    in_kernel[vanished] = 0
+    bench.hub.walk()
+    bench.run()
+    assert vanished.lag is None
+    assert b"waits for its answer" in bench.read(vanished)
+    in_kernel[vanished] = 2
+    for _ in range(4):
+        bench.now += 15
+        bench.hub.walk()
+    async with asyncio.timeout(10):
+        while not bench.closed:
+            await asyncio.sleep(0)
+    assert bench.closed == [CloseReason.TIMEOUT]
+    assert there.feed is not None
+
+
 async def test_walk_goes_over_everybody_in_slices(bench: Bench) -> None:
     subscribers = [await bench.subscribe("a") for _ in range(SLICE_WRITES * 2 + 5)]
     bench.now += 16

@@ -31,11 +31,10 @@ class Gone(web.Response):
 GONE = Gone(status=200)
 
 
-def take(request: web.Request, *, user_timeout_ms: int) -> asyncio.Transport:
+def take(request: web.Request) -> asyncio.Transport:
     """The transport of `request`, which aiohttp has let go of; it awaits its new protocol before the loop's next turn.
 
-    It tells its protocol of every rest that has left, and of the other side's leaving. `user_timeout_ms`: how long the
-    kernel waits for an acknowledgement before it gives the connection up (TCP_USER_TIMEOUT, RFC 5482).
+    It tells its protocol of every rest that has left, and of the other side's leaving.
 
     Raises:
         ConnectionResetError: the other side has left already.
@@ -45,9 +44,7 @@ def take(request: web.Request, *, user_timeout_ms: int) -> asyncio.Transport:
         raise ConnectionResetError("left before the stream began")
     _forget(request.protocol)
     transport.set_write_buffer_limits(high=0)  # else a small rest is never reported as sent
-    sock = transport.get_extra_info("socket")
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout_ms)
+    transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     transport.resume_reading()  # a peer that pipelined had it paused, and its leaving would go unseen
     return transport
 

@@ -28,7 +28,7 @@ class Runner(web.AppRunner):
     """An AppRunner whose connections answer what isn't HTTP with a problem, and don't fill the log with it.
 
     Bodies are not decompressed: what one inflates to is the sender's choice, and nobody else may suffer from it (I9).
-    Streams need no TCP keep-alive: they have heartbeats, and TCP_USER_TIMEOUT.
+    Streams need no TCP keep-alive: they have heartbeats.
     """
 
     async def _make_server(self) -> web.Server:

@@ -47,7 +47,7 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
             return _come_back(node)
         raise
     try:
-        transport = handover.take(request, user_timeout_ms=node.user_timeout_ms)
+        transport = handover.take(request)
     except BaseException:
         node.unwatch(topics)
         raise
