@@ -45,6 +45,7 @@ class Hub:
 
     Attributes:
         delivered: events written to subscribers so far.
+        failure: a defect that fan-out met; from then on nobody can rely on what comes next.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Hub:
         self._behind: deque[Subscriber] = deque()
         self._replayed: tuple[Feed, EventId, Piece | None] | None = None
         self._scheduled = False
+        self.failure: Exception | None = None
         self._walk = Walk(
             self._seats,
             call_soon=call_soon,
@@ -241,6 +243,13 @@ class Hub:
             self._call_soon(self._turn)
 
     def _turn(self) -> None:
+        try:
+            self._fan_out()
+        except Exception as failure:
+            self.failure = failure
+            raise
+
+    def _fan_out(self) -> None:
         self._scheduled = False
         now = self._monotonic()
         self._bring_up(now)

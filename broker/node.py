@@ -124,6 +124,7 @@ class Node:
         return {
             **self._store.checks(),
             "heartbeats": "ok" if alive else "stopped",
+            "fan-out": "ok" if self._hub.failure is None else "failed; restart this instance",
             "accepting": "draining" if self.draining else "ok",
         }
 

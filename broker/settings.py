@@ -79,7 +79,7 @@ class Settings(BaseSettings):
     )
     idempotency_seconds: float = Field(300, gt=0, description="s that an Idempotency-Key is remembered")
     idempotency_memory_bytes: int = Field(
-        16_777_216,
+        67_108_864,
         ge=1,
         description="bytes of memory for idempotency keys; beyond it publishing with a new key is refused",
     )

@@ -62,7 +62,7 @@ def envelope(topic: str, event_frame: bytes, event_id: EventId) -> bytes:
 
 def split(event_frame: bytes) -> Event:
     """The event in a frame that this module made."""
-    (event,) = Decoder().feed(event_frame)
+    (event,) = Decoder(max_event_bytes=len(event_frame)).feed(event_frame)
     return event
 
 

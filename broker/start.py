@@ -53,7 +53,7 @@ class Since:
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """The newest `count` events of each topic, then what follows."""
+    """The newest `count` events of each topic, then what follows; where there are none, it is as `Latest`."""
 
     count: int
 
@@ -134,6 +134,10 @@ def position(
     if isinstance(start, Latest):
         opening = sse.control("broker.open", {"topics": list(topics)}, last_id)
         return Position(last_id, (), opening, ())
+    if isinstance(start, Last) and all(log.start_before(start.count) == log.last for log in logs):
+        return position(
+            Latest(), topics, logs, born=born, last_id=last_id
+        )  # else a reconnect would start N back again
     gaps = [_gap(start, log, born, last_id) for log in logs]
     preface = b"".join(
         sse.control("broker.gap", {"topic": topic, "after": _cursor_text(start), "reason": reason})

@@ -475,6 +475,15 @@ async def test_floors_let_topics_start_at_different_points(bench: Bench) -> None
     assert await bench.read_all(subscriber, bench.last) == [9]
 
 
+async def test_a_defect_in_fan_out_is_not_silent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    await bench.subscribe("a")
+    monkeypatch.setattr(bench.hub, "_fan_out", lambda: 1 / 0)
+    bench.publish("a", b"1")
+    with pytest.raises(ZeroDivisionError):
+        bench.turn()
+    assert isinstance(bench.hub.failure, ZeroDivisionError)
+
+
 async def test_nothing_stays_of_who_has_left(bench: Bench) -> None:
     subscribers = [
         await bench.subscribe(*topics)

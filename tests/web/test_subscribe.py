@@ -134,6 +134,27 @@ async def test_last_n(server: Server) -> None:
         assert not gaps(stream)
 
 
+async def test_last_n_of_nothing_gives_a_cursor_so_that_a_reconnect_misses_nothing(server: Server) -> None:
+    stream = await server.subscribe("/topics?topic=a&topic=b&last=1")
+    opening = await stream.event(1)
+    assert opening.type == "broker.open"
+    await stream.close()
+    for number in range(3):
+        await server.publish("ab"[number % 2], str(number))
+    again = await server.subscribe("/topics?topic=a&topic=b&last=1", last_event_id=opening.id)
+    assert await again.data(3) == ["0", "1", "2"]
+
+
+async def test_largest_event_in_the_envelope_form(serve: Serve) -> None:
+    server = await serve(max_event_bytes=20_000_000, retention_bytes=100_000_000)
+    stream = await server.subscribe("/topics/a?envelope=json")
+    await stream.event(1)
+    await server.publish("a", "\n" * 3_000_000)
+    await server.publish("b", "fan-out goes on")
+    assert json.loads((await stream.event(2)).data)["data"] == "\n" * 3_000_000
+    assert (await server.request("GET", "/readyz")).status == 200
+
+
 @pytest.mark.parametrize(
     "query",
     [

@@ -1,0 +1,91 @@
+"""`publish` for code without an event loop: Django, Flask, scripts. The standard library only."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+from urllib.parse import urlsplit
+
+from broker.client.address import base_url, topic_url
+from broker.client.errors import (
+    MAX_ANSWER_BYTES,
+    UNREACHABLE,
+    PublishError,
+    json_object,
+    problem,
+    reason,
+    unexpected,
+)
+
+
+def publish(
+    url: str,
+    topic: str,
+    data: str | bytes,
+    event: str | None = None,
+    *,
+    timeout: float = 10.0,
+    idempotency_key: str | None = None,
+    token: str | None = None,
+) -> str:
+    """Publish one event and return its id; one attempt, on a connection of its own.
+
+    Args:
+        url: where the broker is, such as `http://127.0.0.1:8080`.
+        data: text, or UTF-8 bytes.
+        event: its type.
+        timeout: seconds that connecting, sending, and each read of the answer may take.
+        idempotency_key: 1 to 200 visible ASCII characters; called again with the same key, after an error, it
+            publishes nothing that is published already (contract §2).
+        token: for `Authorization: Bearer`.
+
+    Raises:
+        PublishError: it was not published, or with the code `unreachable` nobody knows.
+        ValueError: `url` is no URL of a broker, or `data` has a lone surrogate.
+    """
+    query = {} if event is None else {"event": event}
+    address = topic_url(PublishError, base_url(url), [topic], query)
+    status, retry_after, answer = _post(
+        address, data.encode() if isinstance(data, str) else data, headers(idempotency_key, token), timeout
+    )
+    return event_id(status, retry_after, answer)
+
+
+def headers(idempotency_key: str | None, token: str | None) -> dict[str, str]:
+    """What goes with one event."""
+    given = {"Idempotency-Key": idempotency_key, "Authorization": token and f"Bearer {token}"}
+    return {
+        "Content-Type": "text/plain; charset=utf-8",
+        **{name: value for name, value in given.items() if value},
+    }
+
+
+def event_id(status: int, retry_after: str | None, answer: bytes) -> str:
+    """The id that the answer to one event tells. Raises `PublishError`."""
+    if status != 201:
+        raise problem(PublishError, status, retry_after, answer)
+    try:
+        return str(json_object(answer)["id"])
+    except (ValueError, KeyError):
+        raise unexpected(PublishError, "The answer has no id", status) from None
+
+
+def _post(url: str, body: bytes, headers: dict[str, str], timeout: float) -> tuple[int, str | None, bytes]:
+    parts = urlsplit(url)
+    assert parts.hostname
+    if parts.scheme == "https":
+        connection: http.client.HTTPConnection = http.client.HTTPSConnection(
+            parts.hostname, parts.port, timeout=timeout, context=ssl.create_default_context()
+        )
+    else:
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout)
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    try:
+        connection.request("POST", target, body, headers)
+        response = connection.getresponse()
+        return response.status, response.getheader("Retry-After"), response.read(MAX_ANSWER_BYTES)
+    except (OSError, http.client.HTTPException) as error:
+        detail = f"No answer from {parts.scheme}://{parts.netloc}: {reason(error)}."
+        raise PublishError(UNREACHABLE, detail) from error
+    finally:
+        connection.close()

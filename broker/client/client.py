@@ -1,0 +1,209 @@
+"""`Client`: one broker, any number of publishes and subscriptions, over one aiohttp session."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self
+from weakref import WeakSet
+
+import aiohttp
+
+from broker.client.address import base_url, topic_url
+from broker.client.errors import PublishError, json_object, unexpected
+from broker.client.publishing import Answer, Published, Publisher, ndjson
+from broker.client.subscription import Subscription
+from broker.client.words import Connection, Limits, Start
+from broker.events import Event
+
+
+class Client:
+    """A broker at `url`. An async context manager; used without `async with`, `close` it.
+
+    Args:
+        url: `http[s]://host[:port][/path]`.
+        token: for `Authorization: Bearer`.
+        session: for other TLS or proxy settings; it stays the caller's to close. Mind its connector's limit: each
+            subscription holds a connection.
+        timeout_seconds: for one attempt to publish, and for connecting a subscription.
+        patience_seconds: for a publish with its retries; 0 tries once. Less than the broker's `idempotency_seconds`.
+        silence_seconds: after which a stream without a byte is given up and connected anew; three of the broker's heartbeats.
+        max_delay_seconds: the longest wait between two attempts to connect.
+        max_event_bytes: bound on an event of a stream, as it is on the wire.
+
+    Raises:
+        ValueError: `url` is none.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        token: str | None = None,
+        session: aiohttp.ClientSession | None = None,
+        timeout_seconds: float = 10.0,
+        patience_seconds: float = 30.0,
+        silence_seconds: float = 45.0,
+        max_delay_seconds: float = 60.0,
+        max_event_bytes: int = 16 << 20,
+    ) -> None:
+        self.url = base_url(url)
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._given = session
+        self._own: aiohttp.ClientSession | None = None
+        self._timeout_seconds = timeout_seconds
+        self._patience_seconds = patience_seconds
+        self._limits = Limits(timeout_seconds, silence_seconds, max_delay_seconds, max_event_bytes)
+        self._publisher: Publisher | None = None
+        self._subscriptions: WeakSet[Subscription] = WeakSet()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End all subscriptions and close the connections."""
+        for subscription in tuple(self._subscriptions):
+            subscription.close()
+        self._publisher = None
+        if self._own is not None:
+            await self._own.close()
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._given is not None:
+            return self._given
+        if self._own is None:
+            self._own = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        return self._own
+
+    # Publish
+
+    async def publish(
+        self, topic: str, data: str | bytes, event: str | None = None, idempotency_key: str | None = None
+    ) -> str:
+        """Publish one event and return its id; once it returns, the event is in the broker's store.
+
+        Where no answer comes, or a 429 or 5xx that may pass, it is sent again, for `patience_seconds` and by an idempotency
+        key, so that it is published at most once.
+
+        Args:
+            data: text, or UTF-8 bytes.
+            event: its type.
+            idempotency_key: 1 to 200 visible ASCII characters, to be recognised by across calls; else each call makes its own.
+
+        Raises:
+            PublishError: it was not published; with the code `unreachable` nobody knows, but calling again with the same key
+                finds out.
+            ValueError: `data` or `event` has a lone surrogate, or the key can't be a header.
+        """
+        url = topic_url(PublishError, self.url, [topic], _typed(event))
+        answer = await self._posts().one(url, _encoded(data), idempotency_key)
+        return str(_member(answer, "id"))
+
+    async def publish_to(
+        self,
+        topics: Sequence[str],
+        data: str | bytes,
+        event: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> dict[str, str]:
+        """Publish one event to each of up to 32 topics, all or none; returns its id by topic. Else like `publish`."""
+        distinct = list(dict.fromkeys(topics))
+        if len(distinct) == 1:
+            return {distinct[0]: await self.publish(distinct[0], data, event, idempotency_key)}
+        url = topic_url(PublishError, self.url, distinct, _typed(event))
+        answer = await self._posts().one(url, _encoded(data), idempotency_key)
+        return {str(topic): str(event_id) for topic, event_id in dict(_member(answer, "ids")).items()}
+
+    async def publish_lines(
+        self, topic: str | None, events: AsyncIterable[str | Event] | Iterable[str | Event]
+    ) -> Published:
+        """Publish a stream of events in one request, each as it comes; much cheaper than a `publish` for each.
+
+        There are no retries, for what arrived of a cut stream nobody knows: where that matters, use `publish`.
+
+        Args:
+            topic: None takes each event's own.
+            events: an `Event` (of which `data`, `type` and `topic` count) or its data. An iterable that isn't async is
+                for what is at hand: waiting in it stops the event loop.
+
+        Raises:
+            PublishError: the stream was refused or cut. With the members `line`, the number of the bad line, and
+                `published`, how many before it stand, where the broker tells.
+            Exception: what `events` raises; what came before it is published.
+        """
+        return await self.publish_ndjson(topic, ndjson(events, named=topic is None))
+
+    async def publish_ndjson(self, topic: str | None, chunks: AsyncIterable[bytes]) -> Published:
+        """The same for what is NDJSON already, cut anywhere."""
+        url = f"{self.url}/topics" if topic is None else topic_url(PublishError, self.url, [topic])
+        answer = await self._posts().stream(url, chunks)
+        count = _member(answer, "published")
+        members = json_object(answer.body)
+        return Published(int(count), members.get("first_id"), members.get("last_id"))
+
+    def _posts(self) -> Publisher:
+        if self._publisher is None:
+            self._publisher = Publisher(
+                self._session(),
+                self._headers,
+                timeout_seconds=self._timeout_seconds,
+                patience_seconds=self._patience_seconds,
+            )
+        return self._publisher
+
+    # Subscribe
+
+    def subscribe(
+        self,
+        *topics: str,
+        since: str | None = None,
+        last: int | None = None,
+        cursor: str | None = None,
+        on_change: Callable[[Connection], None] | None = None,
+    ) -> Subscription:
+        """Follow up to 32 topics; the events are those of the `Subscription` that this returns.
+
+        At most one of these says where it starts, else it is live only (contract §3):
+
+        Args:
+            since: an id, `earliest`, `latest`, an RFC 3339 time, or an age such as `90s`, `10m`, `2h` before this call.
+            last: so many events back in each topic; asked for anew with each attempt until something has come.
+            cursor: the `cursor` of an earlier subscription to the same topics, or an event's id: what came after it.
+            on_change: called with each change of the connection's state, in the event loop.
+
+        Raises:
+            SubscribeError: a name that is none.
+            ValueError: no topic, more than one start, or a cursor that can't be one.
+        """
+        distinct = list(dict.fromkeys(topics))
+        subscription = Subscription(
+            self._session(),
+            self.url,
+            distinct,
+            Start.of(since=since, last=last, cursor=cursor),
+            limits=self._limits,
+            headers=self._headers,
+            on_change=on_change,
+        )
+        self._subscriptions.add(subscription)
+        return subscription
+
+
+def _encoded(data: str | bytes) -> bytes:
+    return data.encode() if isinstance(data, str) else data
+
+
+def _typed(event: str | None) -> dict[str, str]:
+    return {} if event is None else {"event": event}
+
+
+def _member(answer: Answer, name: str) -> Any:
+    try:
+        return json_object(answer.body)[name]
+    except (ValueError, KeyError):
+        raise unexpected(PublishError, f"The answer has no {name!r}", answer.status) from None

@@ -1,0 +1,119 @@
+"""The command `broker` in a process of its own, as a shell runs it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import threading
+from types import TracebackType
+from typing import IO, Self
+
+from tests.processes import wait_for
+
+STOP_SECONDS = 30
+
+
+def environment(url: str) -> dict[str, str]:
+    """This process's environment, with `BROKER_URL` and no other setting of ours."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+    return {**kept, "BROKER_URL": url}
+
+
+def run(url: str, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+    """Run a command to its end."""
+    command = [sys.executable, "-m", "broker", *words]
+    return subprocess.run(
+        command, input=stdin, capture_output=True, env=environment(url), timeout=STOP_SECONDS, check=False
+    )
+
+
+class Command:
+    """A running command; a context manager, which kills what still runs.
+
+    Args:
+        terminal: `stdout`, `stderr` or `stdin`: that one is a terminal.
+
+    Attributes:
+        out: lines of standard output so far.
+        err: lines of standard error so far.
+    """
+
+    def __init__(self, url: str, *words: str, terminal: str = "") -> None:
+        self.out: list[bytes] = []
+        self.err: list[bytes] = []
+        ours, theirs = pty.openpty() if terminal else (-1, -1)
+        self.process: subprocess.Popen[bytes] = subprocess.Popen(
+            [sys.executable, "-m", "broker", *words],
+            env={**environment(url), "TERM": "xterm", "COLUMNS": "100"},
+            stdin=theirs if terminal == "stdin" else subprocess.PIPE,
+            stdout=theirs if terminal == "stdout" else subprocess.PIPE,
+            stderr=theirs if terminal == "stderr" else subprocess.PIPE,
+        )
+        self._terminal: IO[bytes] | None = None
+        if terminal:
+            os.close(theirs)
+            self._terminal = os.fdopen(ours, "rb", buffering=0)
+        self._threads = [
+            threading.Thread(target=self._collect, args=(source, lines), daemon=True)
+            for source, lines in (
+                (self.process.stdout or self._terminal, self.out),
+                (self.process.stderr or self._terminal, self.err),
+            )
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @staticmethod
+    def _collect(source: IO[bytes] | None, lines: list[bytes]) -> None:
+        assert source is not None
+        try:
+            while line := source.readline():
+                lines.append(line.rstrip(b"\r\n"))
+        except (OSError, ValueError):
+            return  # a terminal's end is an error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr, self._terminal):
+            if stream is not None:
+                stream.close()
+
+    def write(self, data: bytes) -> None:
+        """To its standard input, at once."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def end_input(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def interrupt(self) -> None:
+        """What Ctrl-C does."""
+        self.process.send_signal(signal.SIGINT)
+
+    def wait(self) -> int:
+        """Its exit status, once all it printed is here."""
+        status = self.process.wait(STOP_SECONDS)
+        for thread in self._threads:
+            thread.join(STOP_SECONDS)
+        return status
+
+    def has_out(self, count: int) -> None:
+        """Wait for so many lines of standard output."""
+        wait_for(lambda: len(self.out) >= count or self.process.poll() is not None, f"{count} lines", 30)
+        assert len(self.out) >= count, (self.out, self.err)
+
+    def says(self, text: str) -> None:
+        """Wait for `text` on standard error."""
+        wait_for(lambda: any(text.encode() in line for line in self.err), f"{text!r} of {self.err}", 30)

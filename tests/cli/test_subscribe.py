@@ -1,0 +1,187 @@
+"""`broker subscribe` as a shell meets it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cli.commands import Command, environment, run
+from tests.processes import BrokerProcess
+
+
+@pytest.fixture
+def broker() -> Iterator[BrokerProcess]:
+    """A broker that asks its clients to come back soon."""
+    with BrokerProcess(retry_min_ms=10, retry_max_ms=50, drain_seconds=0.1) as process:
+        yield process
+
+
+def delete(broker: BrokerProcess, topic: str) -> None:
+    request = urllib.request.Request(f"{broker.url}/topics/{topic}", method="DELETE")
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        assert answer.status == 204
+
+
+def test_data_is_printed_as_it_comes_until_the_topic_ends(broker: BrokerProcess) -> None:
+    with Command(broker.url, "subscribe", "news") as command:
+        command.says("connected to")
+        for number, data in enumerate(("one", "zwei ü", "")):
+            broker.publish("news", data)
+            command.has_out(number + 1)
+        delete(broker, "news")
+        assert command.wait() == 0
+        assert command.out == [b"one", "zwei ü".encode(), b""]
+        assert command.err == [
+            f"broker subscribe: connected to {broker.url}".encode(),
+            b"broker subscribe: news has ended: deleted",
+        ]
+
+
+def test_several_topics_are_told_apart(broker: BrokerProcess) -> None:
+    with Command(broker.url, "subscribe", "a", "b") as command:
+        command.says("connected to")
+        broker.publish("a", "1")
+        broker.publish("b", "2")
+        command.has_out(2)
+        assert command.out == [b"a\t1", b"b\t2"]
+
+
+@pytest.mark.parametrize("topics", [("a",), ("a", "b")])
+def test_json_is_one_object_a_line(broker: BrokerProcess, topics: tuple[str, ...]) -> None:
+    ids = [broker.publish("a", "x\ny"), broker.publish("a", '{"ü": 1}', event="t")]
+    with Command(broker.url, "subscribe", *topics, "--since", "earliest", "--json") as command:
+        command.has_out(2)
+        first, second = (json.loads(line) for line in command.out)
+    assert list(first) == ["topic", "id", "event", "time", "data"]
+    assert (first["topic"], first["id"], first["event"], first["data"]) == ("a", ids[0], None, "x\ny")
+    assert (second["topic"], second["id"], second["event"], second["data"]) == ("a", ids[1], "t", '{"ü": 1}')
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["time"])
+
+
+def test_start_may_be_given(broker: BrokerProcess) -> None:
+    ids = [broker.publish("a", str(number)) for number in range(4)]
+    for words, expected in (
+        (["--since", "earliest"], [b"0", b"1", b"2", b"3"]),
+        (["--since", "1h"], [b"0", b"1", b"2", b"3"]),
+        (["--last", "2"], [b"2", b"3"]),
+        (["--cursor", ids[2]], [b"3"]),
+    ):
+        with Command(broker.url, "subscribe", "a", *words) as command:
+            command.has_out(len(expected))
+            assert command.out == expected
+
+
+def test_killed_broker_is_a_gap_and_then_new_events(broker: BrokerProcess) -> None:
+    with Command(broker.url, "subscribe", "a", "--json") as command:
+        command.says("connected to")
+        first = broker.publish("a", "before")
+        command.has_out(1)
+        broker.kill()
+        command.says("; again in ")
+        broker.start()
+        second = broker.publish("a", "after")
+        command.has_out(3)
+        command.says(f"gap in a after {first}: lost")
+        command.interrupt()
+        assert command.wait() == 130
+        gap, event = (json.loads(line) for line in command.out[1:])
+    assert (gap["event"], gap["id"], gap["time"]) == ("broker.gap", None, None)
+    assert json.loads(gap["data"]) == {"topic": "a", "after": first, "reason": "lost"}
+    assert (event["id"], event["data"]) == (second, "after")
+
+
+def test_gap_is_not_among_plain_data(broker: BrokerProcess) -> None:
+    broker.publish("a", "x")
+    with Command(broker.url, "subscribe", "a", "--cursor", "no-id") as command:
+        command.has_out(1)
+        command.says("gap in a after no-id: unknown-id")
+        assert command.out == [b"x"]
+
+
+def test_broker_that_is_not_there_is_waited_for(broker: BrokerProcess) -> None:
+    broker.kill()
+    with Command(broker.url, "subscribe", "a") as command:
+        command.says("no answer: Connection refused; again in 3.0 s")
+        broker.start()
+        command.says("connected to")
+        broker.publish("a", "x")
+        command.has_out(1)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["a", "--since", "soon"], 1, rb"'since' takes .*\(invalid-parameter\)"),
+        (["a", "--last", "-1"], 1, rb"'last' takes .*\(invalid-parameter\)"),
+        ([f"t{number}" for number in range(33)], 1, rb"At most 32 topics .*\(invalid-parameter\)"),
+        ([], 2, rb".*TOPIC.*"),
+        (["a", "b/c"], 2, rb".*A topic is .*"),
+        (["a", "--last", "x"], 2, rb".*--last.*"),
+        (["a", "--last", "1", "--since", "1h"], 2, rb".*not allowed with.*"),
+        (["a", "--url", "localhost:8080"], 2, rb".*is not the URL of a broker.*"),
+        (["a", "--cursor", "ü"], 2, rb".*is no cursor.*"),
+    ],
+)
+def test_error_is_one_line(broker: BrokerProcess, words: list[str], status: int, says: bytes) -> None:
+    done = run(broker.url, "subscribe", *words)
+    assert (done.returncode, done.stdout) == (status, b"")
+    assert re.fullmatch(rb"broker subscribe: " + says + rb"\n", done.stderr)
+
+
+def test_ctrl_c_is_130_and_quiet(broker: BrokerProcess) -> None:
+    with Command(broker.url, "subscribe", "a") as command:
+        command.says("connected to")
+        command.interrupt()
+        assert command.wait() == 130
+        assert len(command.err) == 1
+
+
+def test_reader_that_leaves_ends_it_quietly(broker: BrokerProcess) -> None:
+    for number in range(5):
+        broker.publish("a", str(number))
+    shell = f"{sys.executable} -m broker subscribe a --since earliest | head -n 2"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", shell],
+        capture_output=True,
+        env=environment(broker.url),
+        timeout=30,
+        check=True,
+    )
+    assert done.stdout == b"0\n1\n"
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_reader_that_leaves_is_noticed_on_a_silent_topic(broker: BrokerProcess) -> None:
+    shell = f"{sys.executable} -m broker subscribe a | true"
+    subprocess.run(shell, shell=True, env=environment(broker.url), timeout=30, check=True)
+
+
+def test_terminal_is_not_shown_control_characters(broker: BrokerProcess) -> None:
+    broker.publish("a", "\x1b[2Jx\ty\x9b")
+    with Command(broker.url, "subscribe", "a", "--since", "earliest", terminal="stdout") as command:
+        command.has_out(1)
+        assert command.out == ["\ufffd[2Jx\ty\ufffd".encode()]
+    with Command(broker.url, "subscribe", "a", "--since", "earliest") as command:
+        command.has_out(1)
+        assert command.out == ["\x1b[2Jx\ty\x9b".encode()]
+
+
+def test_help_tells_the_forms() -> None:
+    done = run("", "subscribe", "--help")
+    assert done.returncode == 0
+    for text in (
+        b"--since WHEN",
+        b"--last N",
+        b"--cursor ID",
+        b"--json",
+        b"--url URL",
+        b"broker.gap",
+        b"Exit status",
+    ):
+        assert text in done.stdout

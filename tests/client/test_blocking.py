@@ -1,0 +1,156 @@
+"""`publish` without an event loop."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import trustme
+
+from broker.client import PublishError, publish
+from broker.sse import Decoder
+from tests.client.servers import answer, problem
+from tests.processes import BrokerProcess
+
+
+def events_of(broker: BrokerProcess, topic: str, count: int) -> list[tuple[str, str | None, str]]:
+    """The first events that a topic keeps."""
+    with socket.create_connection(("127.0.0.1", broker.port), timeout=20) as connection:
+        connection.sendall(f"GET /topics/{topic}?since=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        data = b""
+        events: list[tuple[str, str | None, str]] = []
+        while len(events) < count:
+            data += connection.recv(65536)
+            found = Decoder().feed(data.partition(b"\r\n\r\n")[2])
+            events = [(event.data, event.type, event.id) for event in found]
+    return events
+
+
+def test_published_events_arrive(broker: BrokerProcess) -> None:
+    ids = [
+        publish(broker.url, "a.b", "hello"),
+        publish(broker.url + "/", "a.b", "zwei\nZeilen ü", "größe &="),
+        publish(broker.url, "a.b", b"", timeout=5, token="t"),
+    ]
+    assert events_of(broker, "a.b", 3) == [
+        ("hello", None, ids[0]),
+        ("zwei\nZeilen ü", "größe &=", ids[1]),
+        ("", None, ids[2]),
+    ]
+
+
+def test_same_key_publishes_once(broker: BrokerProcess) -> None:
+    first = publish(broker.url, "a", "x", idempotency_key="k")
+    assert publish(broker.url, "a", "x", idempotency_key="k") == first
+
+
+@pytest.mark.parametrize(
+    ("topic", "data", "event_type", "code", "status"),
+    [
+        ("a", b"\xff", None, "invalid-body", 400),
+        ("a", "x", "broker.x", "invalid-parameter", 400),
+        ("a", "x" * 300_000, None, "too-large", 413),
+        ("_a", "x", None, "forbidden", 403),
+        ("a b", "x", None, "invalid-topic", None),
+    ],
+)
+def test_errors_are_those_of_the_client(
+    broker: BrokerProcess,
+    topic: str,
+    data: str | bytes,
+    event_type: str | None,
+    code: str,
+    status: int | None,
+) -> None:
+    with pytest.raises(PublishError) as raised:
+        publish(broker.url, topic, data, event_type)
+    assert (raised.value.code, raised.value.status) == (code, status)
+
+
+def test_wrong_arguments_are_value_errors() -> None:
+    with pytest.raises(ValueError, match="URL"):
+        publish("localhost:8080", "a", "x")
+    with pytest.raises(ValueError, match="header"):
+        publish("http://127.0.0.1:1", "a", "x", idempotency_key="a\r\nb: c")
+    with pytest.raises(ValueError, match="surrogate"):
+        publish("http://127.0.0.1:1", "a", "\ud800")
+
+
+def serve_once(data: bytes | None) -> str:
+    """A server that answers its first connection with `data`, or never; its URL."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with listener, listener.accept()[0] as connection:
+            connection.recv(65536)
+            if data is not None:
+                connection.sendall(data)
+            else:
+                while connection.recv(65536):
+                    """Until the client has left."""
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "unreachable"),
+        (b"junk", "unreachable"),
+        (answer("201 Created", b"no json"), "unexpected"),
+        (answer("302 Found", b"", "Location: /"), "unexpected"),
+        (answer("502 Bad Gateway", b"<html>"), "unexpected"),
+        (problem("503 Service Unavailable", "overloaded", "Retry-After: 5"), "overloaded"),
+    ],
+)
+def test_strange_answers_are_errors(data: bytes, code: str) -> None:
+    with pytest.raises(PublishError) as raised:
+        publish(serve_once(data), "a", "x")
+    assert raised.value.code == code
+    assert raised.value.retry_after == (5 if code == "overloaded" else None)
+
+
+def test_silent_server_is_given_up() -> None:
+    begin = time.monotonic()
+    with pytest.raises(PublishError, match="took too long") as raised:
+        publish(serve_once(None), "a", "x", timeout=0.2)
+    assert raised.value.code == "unreachable"
+    assert time.monotonic() - begin < 10
+
+
+def test_absent_broker_is_told_in_plain_words() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listener.close()
+    with pytest.raises(PublishError, match=f"No answer from {url}: Connection refused"):
+        publish(url, "a", "x")
+
+
+def test_https_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with BrokerProcess(tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem") as broker:
+        url = f"https://localhost:{broker.port}"
+        with pytest.raises(PublishError) as raised:
+            publish(url, "a", "x")
+        assert isinstance(raised.value.__cause__, ssl.SSLCertVerificationError)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert publish(url, "a", "x")
+
+
+def test_it_needs_the_standard_library_only() -> None:
+    program = "import sys; from broker.client import publish; print({'aiohttp', 'pydantic', 'uvloop'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "set()\n"
