@@ -297,6 +297,7 @@ class Hub:
                 self.delivered += write_each(served, cursor, chunk, end, now) * events
                 for subscriber in served:
                     self._end_topic(subscriber, ended, now)
+                group = [one for one in group if one.feed is feed]
             else:
                 self.delivered += write_each(group, cursor, chunk, end, now) * events
 

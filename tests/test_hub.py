@@ -463,6 +463,16 @@ async def test_those_with_the_same_cursor_are_written_together_on_several_topics
     assert await bench.read_all(second[0], 3) == [3]
 
 
+async def test_nothing_follows_the_end_of_a_topic_on_the_same_connection(bench: Bench) -> None:
+    first = await bench.subscribe("a", "b")
+    bench.delete("a")
+    second = await bench.subscribe("a", "b")
+    bench.publish("a", b"of the new topic")
+    bench.run()
+    assert b"of the new topic" not in bench.read(first)
+    assert b"of the new topic" in bench.read(second)
+
+
 async def test_floors_let_topics_start_at_different_points(bench: Bench) -> None:
     for number in range(8):
         bench.publish("ab"[number % 2], b"x")
