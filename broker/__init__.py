@@ -2,12 +2,14 @@
 
 Layers; an import points down only:
 
-    edge     cli, web.app              the only places where settings, a concrete store and handlers meet
-    web      web.*                     aiohttp handlers; call the node; know HTTP statuses
-    core     node                      joins one store to one hub: watch, publish, drain
-    parts    hub, feed, subscriber | stores.*     do not know each other
-    pure     sse, log, logs, start, metrics       bytes and values; no asyncio, no aiohttp
+    edge     cli, web.app                                  where settings, a concrete store and handlers meet
+    web      web.*                                         aiohttp handlers; call the node; know HTTP statuses
+    core     node                                          joins one store to one hub: watch, publish, drain
+    parts    hub, feeds, feed, walk, subscriber | stores.* do not know each other
+    pure     sse, log, logs, start, metrics                bytes and values; no asyncio, no aiohttp
     words    events, topics, errors, settings
+
+Beside them, and used by the command line only: `client` and `bench`, which talk to a broker from outside.
 
 Invariants; the code that upholds one names it, and each has a test of its name:
 

@@ -282,18 +282,13 @@ class Hub:
         """Bring those of `group` who aren't lagging to the pass's target: those with the same cursor together."""
         target = feed.target
         while True:
-            due = (
-                one.cursor for one in group if one.lag is None and one.cursor < target and one.feed is feed
-            )
-            cursor = next(due, None)
+            cursor = next((one.cursor for one in group if one.lag is None and one.cursor < target), None)
             if cursor is None:
                 return
             piece = feed.piece_after(cursor, target)
             chunk, end, events, ended = piece or (b"", target, 0, None)
             if ended is not None:
-                served = [
-                    one for one in group if one.lag is None and one.cursor == cursor and one.feed is feed
-                ]
+                served = [one for one in group if one.lag is None and one.cursor == cursor]
                 self.delivered += write_each(served, cursor, chunk, end, now) * events
                 for subscriber in served:
                     self._end_topic(subscriber, ended, now)
