@@ -1,0 +1,303 @@
+"""Subscribers who drop at random and come back by cursor, and the judgement of what they have seen.
+
+A follower only takes notes. Whether the broker kept its promise (I2: every event after the cursor, in order, once, or a
+gap that is true) is judged afterwards, when it is known what was published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlencode
+
+import aiohttp
+
+from broker.events import Event, EventId, parse_id
+from broker.sse import Decoder
+from tests.live.raw import HOST
+
+CONNECT_SECONDS = 30
+PATIENCE_SECONDS = 0.5
+"""How long a follower stays on a connection on which one of its topics has ended."""
+READ_SIZES = (64, 1000, 1 << 16)
+
+
+def number(text: str) -> EventId:
+    """An id as a number."""
+    event_id = parse_id(text)
+    assert event_id is not None, text
+    return event_id
+
+
+@dataclass
+class Published:
+    """The data of all that was published, by topic and id."""
+
+    data: dict[str, dict[EventId, str]] = field(default_factory=lambda: defaultdict(dict))
+
+    def add(self, topic: str, event_id: str, data: str) -> None:
+        self.data[topic][number(event_id)] = data
+
+    def ids(self, topic: str) -> list[EventId]:
+        return sorted(self.data[topic])
+
+
+class Publisher:
+    """Publishes numbered events and keeps account of them; a session that `aiohttp` pools."""
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, published: Published) -> None:
+        self._url = url
+        self._session = session
+        self._published = published
+        self._count = 0
+
+    async def publish(self, *topics: str, size: int = 0) -> None:
+        """One event, to one topic or to several."""
+        self._count += 1
+        data = f"{self._count}".ljust(size, ".")
+        if len(topics) == 1:
+            answer = await self._post(f"/topics/{topics[0]}", data)
+            ids = {topics[0]: answer["id"]}
+        else:
+            answer = await self._post(f"/topics?{urlencode([('topic', topic) for topic in topics])}", data)
+            ids = answer["ids"]
+        for topic, event_id in ids.items():
+            self._published.add(topic, event_id, data)
+
+    async def _post(self, target: str, data: str) -> dict[str, Any]:
+        async with self._session.post(self._url + target, data=data) as answer:
+            assert answer.status == 201, await answer.text()
+            body = await answer.json()
+            assert isinstance(body, dict)
+            return body
+
+    async def delete(self, topic: str) -> None:
+        async with self._session.delete(f"{self._url}/topics/{topic}") as answer:
+            assert answer.status == 204
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something a follower was sent: `kind` is `event`, or the control event's name without `broker.`."""
+
+    kind: str
+    topic: str
+    id: EventId
+    data: str = ""
+
+
+class Follower:
+    """One subscriber of some topics.
+
+    Attributes:
+        cursor: the last id it has seen; empty before the first.
+        notes: what it was sent, in order; `connect` marks the beginning of each connection, with the cursor it sent.
+    """
+
+    def __init__(
+        self, port: int, topics: Sequence[str], chance: random.Random, *, enveloped: bool = False
+    ) -> None:
+        self.topics = topics
+        self.cursor = ""
+        self.notes: list[Note] = []
+        self._port = port
+        self._chance = chance
+        self._enveloped = enveloped
+
+    async def follow(self, enough: Callable[[Follower], bool]) -> None:
+        """Connect, read, drop, and again, until it is enough."""
+        while not enough(self):
+            await self.connect(enough, drop_after=self._patience())
+
+    def _patience(self) -> int:
+        """How many events this connection may live for."""
+        return self._chance.choice([0, 0, 1, 2, 5, 20, 100])
+
+    async def connect(self, enough: Callable[[Follower], bool], drop_after: int = 1 << 60) -> None:
+        """One connection; dropped somewhere within the bytes that follow the `drop_after`-th event."""
+        async with asyncio.timeout(CONNECT_SECONDS):
+            reader, writer = await asyncio.open_connection(HOST, self._port)
+            try:
+                writer.write(self._request())
+                if drop_after or self._chance.random() < 0.5:
+                    await self._read(reader, enough, drop_after)
+            finally:
+                writer.transport.abort()
+
+    def _request(self) -> bytes:
+        query = [("topic", topic) for topic in self.topics] if len(self.topics) > 1 else []
+        path = "/topics" if query else f"/topics/{self.topics[0]}"
+        header = ""
+        self.notes.append(Note("connect", "", number(self.cursor) if self.cursor else -1))
+        if self.cursor and self._chance.random() < 0.5:
+            query.append(("lastEventId", self.cursor))
+        elif self.cursor:
+            header = f"Last-Event-ID: {self.cursor}\r\n"
+        if self._enveloped:
+            query.append(("envelope", "json"))
+        return f"GET {path}?{urlencode(query)} HTTP/1.1\r\nHost: {HOST}\r\n{header}\r\n".encode()
+
+    async def _read(
+        self, reader: asyncio.StreamReader, enough: Callable[[Follower], bool], drop_after: int
+    ) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 "), head
+        decoder = Decoder()
+        count = 0
+        leave_at = float("inf")
+        while not enough(self) and count <= drop_after and time.monotonic() < leave_at:
+            data = await reader.read(
+                self._chance.choice(READ_SIZES)
+            )  # heartbeats keep it from waiting for long
+            for event in decoder.feed(data):
+                count += 1
+                self._note(event)
+                if event.type == "broker.end":  # some stay for what comes of the other topics
+                    drop_after = min(drop_after, count + self._chance.choice([-1, 5]))
+                    leave_at = min(leave_at, time.monotonic() + PATIENCE_SECONDS)
+            if not data:
+                return
+
+    def _note(self, event: Event) -> None:
+        topic, data = self.topics[0], event.data
+        kind = "event"
+        if event.type is not None and event.type.startswith("broker."):
+            kind = event.type.removeprefix("broker.")
+            value = json.loads(event.data)
+            topic, data = value.get("topic", ""), value.get("after", "")
+        elif self._enveloped:
+            value = json.loads(event.data)
+            topic, data = value["topic"], value["data"]
+            assert value["id"] == event.id
+        elif len(self.topics) > 1:
+            topic = ""  # to be found by its id
+        if kind != "gap":
+            self.cursor = event.id
+        self.notes.append(Note(kind, topic, number(event.id) if event.id else -1, data))
+
+
+def judge(follower: Follower, published: Published, *, exact: bool = True) -> int:
+    """Fail unless the follower has seen each event once and in order, or was told of the gap; returns how many gaps.
+
+    `exact`: a gap must be true, which is too much to ask where a topic as a whole was given up.
+    """
+    verdict = _Verdict(follower, published, exact=exact)
+    for note in follower.notes:
+        verdict.hear(note)
+    verdict.finish()
+    return verdict.gaps
+
+
+class _Verdict:
+    """Goes through a follower's notes.
+
+    Attributes:
+        due: for each topic, the index of the event that must come next; None before the first cursor.
+        forgiven: topics of which a gap was told since their last event.
+        ended: topics that have ended on this connection.
+    """
+
+    def __init__(self, follower: Follower, published: Published, *, exact: bool) -> None:
+        self.gaps = 0
+        self._exact = exact
+        self._name = f"follower of {', '.join(follower.topics)}"
+        self._published = published
+        self._ids = {topic: published.ids(topic) for topic in follower.topics}
+        self._topic_of = {event_id: topic for topic, ids in self._ids.items() for event_id in ids}
+        self._due: dict[str, int] = {}
+        self._forgiven: dict[str, EventId] = {}
+        self._cursor: EventId = -1
+        self._newest: EventId = -1
+        self._ended: set[str] = set()
+
+    def _fail(self, what: str, note: Note) -> None:
+        raise AssertionError(f"{self._name}: {what}: {note}")
+
+    def hear(self, note: Note) -> None:
+        handlers: dict[str, Callable[[Note], None]] = {
+            "connect": self._connect,
+            "open": self._open,
+            "gap": self._gap,
+            "event": self._event,
+            "end": self._end,
+        }
+        handlers[note.kind](note)
+
+    def _connect(self, note: Note) -> None:
+        for topic in self._ended:  # what it stayed for moved its one cursor past what came of this topic anew
+            begin = bisect_right(self._ids[topic], note.id)
+            if begin > self._due[topic]:
+                self._due[topic] = begin
+                self._forgiven.pop(topic, None)
+        self._cursor = self._newest = note.id
+        self._ended = set()
+
+    def _open(self, note: Note) -> None:
+        if self._cursor != -1:
+            self._fail("opened anew in spite of its cursor", note)
+        self._newest = note.id
+        self._due = {topic: bisect_right(ids, note.id) for topic, ids in self._ids.items()}
+
+    def _gap(self, note: Note) -> None:
+        self.gaps += 1
+        if number(note.data) != self._cursor:
+            self._fail("the gap is after another cursor", note)
+        self._forgiven[note.topic] = self._cursor
+
+    def _end(self, note: Note) -> None:
+        self._increases(note)
+        self._ended.add(note.topic)
+
+    def _increases(self, note: Note) -> None:
+        if note.id <= self._newest:
+            self._fail("ids don't increase (I1)", note)
+        self._newest = note.id
+
+    def _event(self, note: Note) -> None:
+        self._increases(note)
+        topic = note.topic or self._topic_of.get(note.id, "")
+        if self._published.data[topic].get(note.id) != note.data:
+            self._fail("nobody published this", note)
+        if topic in self._ended:
+            self._fail(f"{topic} had ended on this connection", note)
+        index = bisect_right(self._ids[topic], note.id) - 1
+        due = self._due[topic]
+        if index < due:
+            self._fail("seen twice", note)
+        if index > due and topic not in self._forgiven:
+            self._fail(f"{index - due} events of {topic} skipped in silence (I2)", note)
+        if index == due and self._exact and topic in self._forgiven:
+            self._fail("was told of a gap, and nothing is missing", note)
+        self._forgiven.pop(topic, None)
+        self._due[topic] = index + 1
+
+    def finish(self) -> None:
+        """After the last note nothing may be missing but behind a gap, which must then be true."""
+        for topic, ids in self._ids.items():
+            if topic in self._ended:
+                continue  # it stayed on a connection without this topic
+            missing = len(ids) - self._due.get(topic, len(ids))
+            if missing and topic not in self._forgiven:
+                raise AssertionError(f"{self._name}: {missing} events of {topic} never came")
+            if topic in self._forgiven and not missing and self._exact:
+                raise AssertionError(
+                    f"{self._name}: was told of a gap in {topic} at its end, and nothing is missing"
+                )
+
+
+async def all_of(tasks: Sequence[Awaitable[None]]) -> None:
+    """Run them together; the first that fails ends the others."""
+    async with asyncio.TaskGroup() as group:
+        for task in tasks:
+            group.create_task(_run(task))
+
+
+async def _run(task: Awaitable[None]) -> None:
+    await task

@@ -1,0 +1,154 @@
+"""HTTP by hand: for what no well-behaved client sends, and to see every byte of what comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import selectors
+import socket
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+HOST = "127.0.0.1"
+WAIT_SECONDS = 20
+READ_BYTES = 1 << 16
+NDJSON = "Content-Type: application/x-ndjson"
+JSON = "Accept: application/json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An HTTP answer; header names in lower case, the last of a name counts."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+    head: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def request(method: str, target: str | bytes, *headers: str | bytes, body: bytes | None = None) -> bytes:
+    """A request that has what HTTP/1.1 needs, then `headers`; text is sent as UTF-8, bytes as they are."""
+    lines = [b"%b %b HTTP/1.1" % (method.encode(), _bytes(target)), b"Host: " + HOST.encode()]
+    lines += map(_bytes, headers)
+    if body is not None:
+        lines.append(b"Content-Length: %d" % len(body))
+    return b"\r\n".join(lines) + b"\r\n\r\n" + (body or b"")
+
+
+def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
+    """A body in chunks; an empty one is left out, for it would be the last."""
+    return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks if chunk) + end
+
+
+def _bytes(text: str | bytes) -> bytes:
+    return text.encode() if isinstance(text, str) else text
+
+
+class Connection:
+    """A connection that sends and reads at the same time, as whoever is answered early must; a context manager.
+
+    Attributes:
+        received: what came and wasn't taken by `answer`.
+        ended: whether the other side has ended the connection, by whatever means.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection((HOST, port), timeout=WAIT_SECONDS)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        self.received = b""
+        self.ended = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> None:
+        """Send all of `data`, or as much as the other side lets itself be sent."""
+        left = memoryview(data)
+        deadline = time.monotonic() + WAIT_SECONDS
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            while left and not self.ended:
+                assert time.monotonic() < deadline, f"{len(left)} bytes could not be sent"
+                for _, events in selector.select(1):
+                    if events & selectors.EVENT_READ:
+                        self._receive()
+                    if events & selectors.EVENT_WRITE:
+                        left = left[self._send_some(left) :]
+
+    def _send_some(self, data: memoryview) -> int:
+        try:
+            return self.socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError:  # it was closed on us; what it said before is still to be read
+            return len(data)
+
+    def _receive(self) -> None:
+        try:
+            data = self.socket.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        self.received += data
+        self.ended = not data
+
+    def more(self, seconds: float = WAIT_SECONDS) -> bool:
+        """Wait for what comes next and add it to `received`; False at the end. Fails after `seconds`."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self.socket, selectors.EVENT_READ)
+            if not self.ended:
+                assert selector.select(seconds), f"nothing for {seconds} s after {self.received[-200:]!r}"
+                self._receive()
+        return not self.ended
+
+    def half_close(self) -> None:
+        """Shut the sending side down: the other side reads an end."""
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_WR)
+
+    def until(self, wanted: bytes) -> bytes:
+        """Read on until `wanted` came, and return all up to its end."""
+        while wanted not in self.received:
+            assert self.more(), f"ended before {wanted!r}: {self.received[-500:]!r}"
+        index = self.received.index(wanted) + len(wanted)
+        taken, self.received = self.received[:index], self.received[index:]
+        return taken
+
+    def answer(self) -> Answer:
+        """The next whole answer."""
+        head = self.until(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")[:-2]
+        protocol, status, _ = first.split(" ", 2)
+        assert protocol in ("HTTP/1.1", "HTTP/1.0"), first
+        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        length = int(headers.get("content-length", 0))
+        while len(self.received) < length:
+            assert self.more(), f"ended within the body: {head!r} {self.received!r}"
+        body, self.received = self.received[:length], self.received[length:]
+        return Answer(int(status), headers, body, head)
+
+    def rest(self) -> bytes:
+        """All that still comes until the other side ends the connection."""
+        while self.more():
+            pass
+        return self.received
+
+
+def exchange(port: int, data: bytes) -> Answer:
+    """Send `data` on a connection of its own and return the first answer that is no `100 Continue`."""
+    with Connection(port) as connection:
+        connection.send(data)
+        answer = connection.answer()
+        return connection.answer() if answer.status == 100 else answer

@@ -1,0 +1,231 @@
+"""Readers who read slowly, or not at all, hold nobody up, cost what the settings say, and lose nothing unknowingly.
+
+`TEST_SCALE=0.1 pytest tests/live/test_slow_readers.py` is a tenth of the crowd and of the flood.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from broker.feed import PIECE_BYTES
+from broker.log import ENTRY_OVERHEAD_BYTES
+from broker.node import BACKLOG_BYTES
+from broker.web.handover import SEND_BUFFER_BYTES
+from tests.live.crowd import SMALL_BUFFER_BYTES, BadReaders, GoodReaders, Reading, Stream
+from tests.live.raw import HOST
+from tests.processes import BrokerProcess, wait_for
+
+SCALE = float(os.environ.get("TEST_SCALE", "1"))
+GOOD, STUCK, SLOW = (max(20, int(count * SCALE)) for count in (1000, 200, 200))
+FLOOD_BYTES = int(50_000_000 * SCALE)
+SLOW_SECONDS = 5
+SLOW_BYTES_PER_SECOND = 1000
+EVENT_BYTES = 2000
+BATCH_EVENTS = 128
+TOPIC = "flood"
+
+RETENTION_EVENTS = 1000
+RETENTION_BYTES = 1 << 20
+CONNECTION_BYTES = 8 << 10
+"""What an open stream may cost beside what is on its way to it: generous, `tests/bench` measures it."""
+SLACK_BYTES = 24 << 20
+"""For what the process itself needs while it works: requests, answers, the allocator's reserve."""
+
+
+class Publisher:
+    """One connection that publishes numbered events in batches; a context manager."""
+
+    def __init__(self, broker: BrokerProcess) -> None:
+        self.published: list[str] = []
+        self._connection = http.client.HTTPConnection(HOST, broker.port, timeout=60)
+
+    def __enter__(self) -> Publisher:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def publish(self, topic: str, count: int, size: int = EVENT_BYTES) -> None:
+        begin = len(self.published)
+        self.published += [f"{begin + n} ".ljust(size, "x") for n in range(count)]
+        body = "".join(json.dumps({"data": data}) + "\n" for data in self.published[begin:])
+        self._connection.request("POST", f"/topics/{topic}", body, {"Content-Type": "application/x-ndjson"})
+        answer = self._connection.getresponse()
+        assert json.loads(answer.read())["published"] == count
+        assert answer.status == 200
+
+
+def kernel_bytes() -> int:
+    """What the kernel holds for all of TCP, both ends of a loopback connection counted."""
+    found = re.search(r"TCP: .* mem (\d+)", Path("/proc/net/sockstat").read_text())
+    assert found
+    return int(found[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def peak_resident_bytes(pid: int) -> int:
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1]) << 10
+
+
+def closed_as_slow(broker: BrokerProcess) -> int:
+    return int(broker.metric('broker_closes_total{reason="slow"}'))
+
+
+def resident_bound(streams: int, lagging: int) -> int:
+    """I4: what the broker may take beside what it took when nobody was there."""
+    log = RETENTION_BYTES + RETENTION_EVENTS * ENTRY_OVERHEAD_BYTES
+    batch = BATCH_EVENTS * (EVENT_BYTES + ENTRY_OVERHEAD_BYTES + 100)
+    on_its_way = BACKLOG_BYTES + batch
+    return streams * CONNECTION_BYTES + lagging * PIECE_BYTES + log + 2 * on_its_way + SLACK_BYTES
+
+
+def kernel_bound(lagging: int) -> int:
+    """I4: the kernel doubles both buffers, and takes one more segment of up to 64 KiB than it has room for."""
+    return lagging * (2 * SEND_BUFFER_BYTES + (64 << 10) + 4 * SMALL_BUFFER_BYTES)
+
+
+@pytest.mark.timeout(300)
+def test_i3_i4_slow_readers_among_good_ones() -> None:
+    settings = {
+        "slow_seconds": SLOW_SECONDS,
+        "retention_events": RETENTION_EVENTS,
+        "retention_bytes": RETENTION_BYTES,
+    }
+    bad = STUCK + SLOW
+    kernel_before = kernel_bytes()
+    with BrokerProcess(**settings) as broker, Publisher(broker) as publisher:
+        resident_before = broker.resident_bytes()
+        with (
+            GoodReaders(broker.port, TOPIC, GOOD) as good,
+            BadReaders(
+                broker.port, TOPIC, stuck=STUCK, slow=SLOW, bytes_per_second=SLOW_BYTES_PER_SECOND
+            ) as readers,
+        ):
+            kernel: list[int] = []
+            resident: list[int] = []
+            while len(publisher.published) * EVENT_BYTES < FLOOD_BYTES:
+                publisher.publish(TOPIC, BATCH_EVENTS)
+                good.catch_up(
+                    len(publisher.published)
+                )  # the next batch waits for all good readers, for no bad one
+                if broker.metric("broker_lagging_subscribers") == bad and not closed_as_slow(broker):
+                    kernel.append(kernel_bytes() - kernel_before)
+                    resident.append(broker.resident_bytes() - resident_before)
+            assert good.data == publisher.published, "in order, once, all of it"
+            assert len(set(good.ids)) == len(good.ids)
+
+            assert kernel, "at no moment did all bad readers lag"
+            assert max(resident) <= resident_bound(GOOD + bad, bad)
+            assert peak_resident_bytes(broker.pid) - resident_before <= resident_bound(GOOD + bad, GOOD + bad)
+            assert min(kernel) <= kernel_bound(bad), "others on this machine can only add to it"
+
+            wait_for(lambda: closed_as_slow(broker) >= STUCK, "the stuck ones to be closed", 60)
+            assert closed_as_slow(broker) == STUCK, "who reads slowly is not cut while something moves"
+            stuck, slow = readers.read_to_the_end()
+            assert {reading.ended for reading in stuck} == {"reset"}, (
+                "so that the kernel forgets what it held"
+            )
+            assert {(reading.ended, reading.whole) for reading in slow} == {("end", True)}
+            assert all(reading.is_prefix_of(good.stream) for reading in stuck + slow)
+            wait_for(lambda: closed_as_slow(broker) == bad, "all bad ones to be closed as slow")
+            assert broker.metric("broker_subscribers") == GOOD
+            for reading in (*stuck[:20], *slow[:20]):
+                goes_on_or_is_told_of_the_gap(broker, good, reading)
+
+
+def goes_on_or_is_told_of_the_gap(broker: BrokerProcess, good: GoodReaders, reading: Reading) -> None:
+    """I2: who reconnects with the last id it has gets the rest, or the gap and then what is still there."""
+    seen = good.stream[: reading.size].count(b"\n\n")
+    cursor = good.ids[seen - 1]
+    with Stream(broker.port, f"/topics/{TOPIC}?lastEventId={cursor}") as stream:
+        while stream.events[-1].id != good.ids[-1]:
+            assert stream.read()
+    first, *events = stream.events
+    if first.type == "broker.gap":
+        assert json.loads(first.data) == {"topic": TOPIC, "after": cursor, "reason": "trimmed"}
+        assert events[0].id != good.ids[seen], "a gap that is none"
+    else:
+        assert first.id == good.ids[seen]
+        events = stream.events
+    assert [event.id for event in events] == good.ids[-len(events) :]
+
+
+def test_a_reader_is_not_cut_within_an_event_that_still_moves() -> None:
+    """Each takes five times `slow_seconds` for its event: one that the socket takes whole, and one that it doesn't."""
+    loads = {"small": (60_000, 6_000), "large": (200_000, 20_000)}  # bytes, bytes per second
+    with (
+        BrokerProcess(slow_seconds=2, heartbeat_seconds=1, retention_events=3) as broker,
+        Stream(broker.port, "/topics/small", receive_buffer=SMALL_BUFFER_BYTES) as small,
+        Stream(broker.port, "/topics/large", receive_buffer=SMALL_BUFFER_BYTES) as large,
+    ):
+        streams = {"small": small, "large": large}
+        for topic, (size, _) in loads.items():
+            for data in ("x" * size, "1", "2", "3", "4"):
+                broker.publish(topic, data)
+        while any(len(stream.events) < 2 for stream in streams.values()):
+            time.sleep(0.05)  # this is how slow they are
+            for topic, (size, rate) in loads.items():
+                if len(streams[topic].events) < 2:
+                    assert streams[topic].read(rate // 20), f"{topic}: cut within its event of {size} bytes"
+        for topic, (size, _) in loads.items():
+            assert streams[topic].events[1].data == "x" * size
+        assert [event.data for event in small.until(6)[2:]] == ["1", "2", "3", "4"]
+        while large.read():
+            pass
+        assert closed_as_slow(broker) == 1, "meanwhile the log had moved past it"
+        with Stream(broker.port, f"/topics/large?lastEventId={large.events[-1].id}") as again:
+            assert again.until(1)[0].type == "broker.gap"
+            assert [event.data for event in again.until(4)[1:]] == ["2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/topics/flood", "/topics?topic=flood&topic=other", "/topics?topic=flood&topic=other&envelope=json"],
+    ids=["one topic", "two topics", "envelope"],
+)
+def test_who_stalls_no_longer_than_the_log_reaches_goes_on_where_it_was(target: str) -> None:
+    with (
+        BrokerProcess(retention_events=10_000, retention_bytes=16 << 20) as broker,
+        Publisher(broker) as publisher,
+        Stream(broker.port, target, receive_buffer=SMALL_BUFFER_BYTES) as stream,
+    ):
+        others = []
+        for number in range(3):
+            publisher.publish("flood", 100)
+            if "other" in target:
+                others.append(f"between {number}")
+                broker.publish("other", others[-1])
+        wait_for(lambda: broker.metric("broker_lagging_subscribers") == 1, "the reader to lag")
+        _, *events = stream.until(1 + len(publisher.published) + len(others))
+        data = [json.loads(event.data)["data"] if "envelope" in target else event.data for event in events]
+        in_order = [*publisher.published]
+        for number, other in enumerate(others):
+            in_order.insert(100 * (number + 1) + number, other)
+        assert data == in_order
+        broker.publish("flood", "live")
+        assert "live" in stream.until(len(events) + 2)[-1].data
+        assert closed_as_slow(broker) == 0
+        wait_for(lambda: broker.metric("broker_lagging_subscribers") == 0, "the reader to be up to date")
+
+
+def test_who_was_closed_as_slow_goes_on_by_its_cursor() -> None:
+    with (
+        BrokerProcess(slow_seconds=1, retention_events=10_000, retention_bytes=16 << 20) as broker,
+        Publisher(broker) as publisher,
+    ):
+        with Stream(broker.port, "/topics/flood", receive_buffer=SMALL_BUFFER_BYTES) as stream:
+            publisher.publish("flood", 10, size=10)
+            seen = stream.until(11)[1:]
+            publisher.publish("flood", 300)
+            wait_for(lambda: closed_as_slow(broker) == 1, "the reader to be closed", 20)
+        with Stream(broker.port, f"/topics/flood?lastEventId={seen[-1].id}") as again:
+            data = [event.data for event in (*seen, *again.until(300))]
+        assert data == publisher.published
