@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 
+MOST = 1_000_000
 RESERVE = 64  # for the listener, the log, the loop's own
 
 
@@ -15,8 +16,7 @@ def raise_limit() -> int:
 
 
 def default_max_connections() -> int:
-    """Nine tenths of what the soft limit allows: publishers, probes and refusals need descriptors, too."""
+    """Nine tenths of what the soft limit allows, a million at most: publishers, probes and refusals need some, too."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY:
-        return 1_000_000
-    return max(1, (soft - RESERVE) * 9 // 10)
+    usable = MOST if soft == resource.RLIM_INFINITY else min(soft, MOST)
+    return max(1, (usable - RESERVE) * 9 // 10)

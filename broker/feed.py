@@ -56,15 +56,16 @@ class Feed:
         written: the cursor that every subscriber who isn't lagging has reached.
         unvisited: how many subscribers, from the start of the list, the present pass has yet to visit; None between passes.
         target: how far the present pass goes.
-        pending, passing: bytes delivered and not yet written: those after the present pass, those in it.
-        queued: whether a pass is due.
+        bytes_due: about how many bytes the present pass has for each subscriber.
+        is_due: whether something was delivered since the present pass began, or the last one.
+        queued: whether it waits for its turn.
     """
 
     __slots__ = (
+        "bytes_due",
+        "is_due",
         "key",
         "logs",
-        "passing",
-        "pending",
         "queued",
         "subscribers",
         "target",
@@ -79,8 +80,8 @@ class Feed:
         self.written = written
         self.target = written
         self.unvisited: int | None = None
-        self.pending = 0
-        self.passing = 0
+        self.bytes_due = 0
+        self.is_due = False
         self.queued = False
 
     def end(self, complete_to: EventId) -> EventId:
@@ -127,8 +128,9 @@ class Feed:
         readers = [
             _reader(topic, log, max(cursor, floor))
             for topic, (log, floor) in zip(self.key.topics, self._logs(), strict=True)
+            if log.last > cursor
         ]
-        return heapq.merge(*readers, key=lambda read: read[2].id)
+        return readers[0] if len(readers) == 1 else heapq.merge(*readers, key=lambda read: read[2].id)
 
 
 def _reader(topic: str, log: Log, cursor: EventId) -> Iterator[tuple[str, Log, Entry]]:

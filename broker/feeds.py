@@ -21,11 +21,18 @@ from broker.subscriber import Subscriber
 
 @dataclass(slots=True)
 class _Topic:
-    """A topic with subscribers here. `mark`: an id that `waiting` of its feeds have yet to be written up to."""
+    """A topic with subscribers here.
+
+    Attributes:
+        mark: an id that `waiting` of its feeds have yet to be written up to.
+        held, later: bytes on their way, up to the mark and after it.
+    """
 
     log: Log
     mark: EventId
     waiting: int = 0
+    held: int = 0
+    later: int = 0
     subscribers: int = 0
     feeds: dict[Feed, None] = field(default_factory=dict)
 
@@ -39,7 +46,7 @@ class Feeds:
         on_shrunk: called when `backlog` has become less.
 
     Attributes:
-        backlog: bytes delivered and not yet written to those who are up to date, summed over feeds.
+        backlog: bytes of frames that logs hold because they are on their way.
     """
 
     def __init__(
@@ -66,6 +73,11 @@ class Feeds:
         """How many are subscribed to `topic` here."""
         known = self._topics.get(topic)
         return known.subscribers if known is not None else 0
+
+    def backlog_of(self, topic: str) -> int:
+        """The same for one topic."""
+        known = self._topics.get(topic)
+        return known.held + known.later if known is not None else 0
 
     def join(self, subscriber: Subscriber, key: FeedKey, logs: Sequence[Log]) -> Feed:
         """Make `subscriber` one of the feed of `key`, which reads `logs`."""
@@ -106,8 +118,6 @@ class Feeds:
 
     def _drop(self, feed: Feed) -> None:
         del self._feeds[feed.key]
-        self._shrink(feed.pending + feed.passing)
-        feed.pending = feed.passing = 0
         for topic in feed.key.topics:
             known = self._topics[topic]
             del known.feeds[feed]
@@ -115,6 +125,7 @@ class Feeds:
                 del self._topics[topic]
                 known.log.hold = None
                 self._on_written(topic)
+                self._shrink(known.held + known.later)
             elif feed.written < known.mark:
                 self._one_less(topic, known)
 
@@ -123,9 +134,8 @@ class Feeds:
         known = self._topics.get(topic)
         if known is None:
             return ()
-        for feed in known.feeds:
-            feed.pending += size
-        self.backlog += size * len(known.feeds)
+        self.backlog += size
+        known.later += size
         if not known.waiting:
             self._set_mark(known)
         return known.feeds
@@ -134,14 +144,13 @@ class Feeds:
         """A pass over `feed` begins: it goes as far as the logs go now."""
         feed.unvisited = len(feed.subscribers)
         feed.target = feed.end(self._complete_to())
-        feed.passing, feed.pending = feed.pending, 0
+        feed.is_due = False
+        feed.bytes_due = sum(self.backlog_of(topic) for topic in feed.key.topics)
 
     def end_pass(self, feed: Feed) -> None:
         """The pass over `feed` is done: all its subscribers who aren't lagging have reached its target."""
         before, feed.written = feed.written, feed.target
         feed.unvisited = None
-        self._shrink(feed.passing)
-        feed.passing = 0
         if not feed.subscribers:
             return  # dropped during the pass
         for topic in feed.key.topics:
@@ -153,15 +162,18 @@ class Feeds:
         known.waiting -= 1
         if known.waiting:
             return
-        known.log.hold = known.mark
+        before = known.held + known.later
+        known.log.hold, known.held = known.mark, 0
         self._set_mark(known)
         if not known.waiting:  # the passes went further than the mark
-            known.log.hold = known.mark
+            known.log.hold, known.held = known.mark, 0
         self._on_written(topic)
+        self._shrink(before - known.held - known.later)
 
     @staticmethod
     def _set_mark(known: _Topic) -> None:
         known.mark = known.log.last
+        known.held, known.later = known.held + known.later, 0
         known.waiting = sum(feed.written < known.mark for feed in known.feeds)
 
     def _shrink(self, size: int) -> None:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from broker.events import EventId
-from broker.feed import Feed, FeedKey, Piece
+from broker.feed import PIECE_BYTES, Feed, FeedKey, Piece
 from broker.feeds import Feeds
 from broker.log import Log
 from broker.subscriber import CloseReason, Lag, Subscriber, write_each
@@ -45,7 +45,6 @@ class Hub:
 
     Attributes:
         delivered: events written to subscribers so far.
-        failure: a defect that fan-out met; from then on nobody can rely on what comes next.
     """
 
     def __init__(
@@ -73,7 +72,7 @@ class Hub:
         self._behind: deque[Subscriber] = deque()
         self._replayed: tuple[Feed, EventId, Piece | None] | None = None
         self._scheduled = False
-        self.failure: Exception | None = None
+        self._defect: Exception | None = None
         self._walk = Walk(
             self._seats,
             call_soon=call_soon,
@@ -96,9 +95,18 @@ class Hub:
         return sum(subscriber.lag is not None for subscriber in self._seats)
 
     @property
+    def failure(self) -> Exception | None:
+        """A defect that was met; from then on nobody can rely on what comes next."""
+        return self._defect or self._walk.failure
+
+    @property
     def backlog(self) -> int:
-        """Bytes delivered and not yet written to those who are up to date."""
+        """Bytes of events that are on their way to those who are up to date."""
         return self._feeds.backlog
+
+    def backlog_of(self, topic: str) -> int:
+        """The same for one topic."""
+        return self._feeds.backlog_of(topic)
 
     @property
     def subscribers(self) -> Sequence[Subscriber]:
@@ -173,9 +181,16 @@ class Hub:
             self._on_released(feed.key.topics)
 
     def finish(self, subscriber: Subscriber, reason: CloseReason, last: bytes = b"") -> None:
-        """End its stream with `last`, between two events."""
+        """End its stream with `last`, between two events, after what it may be written now."""
+        now = self._monotonic()
+        feed = subscriber.feed
+        if reason is CloseReason.DRAINING and feed is not None:
+            self._write_group(feed, [subscriber], feed.end(self._complete_to()), now)
         self.detach(subscriber)
-        subscriber.finish(reason, last, self._monotonic())
+        subscriber.finish(reason, last, now)
+
+    def left(self, subscriber: Subscriber) -> None:
+        self.finish(subscriber, CloseReason.CLIENT)
 
     def cut(self, subscriber: Subscriber, reason: CloseReason) -> None:
         """End its connection at once."""
@@ -232,6 +247,7 @@ class Hub:
         """The log of `topic` has grown by `size` bytes of frames."""
         self._replayed = None
         for feed in self._feeds.delivered(topic, size):
+            feed.is_due = True
             if not feed.queued:
                 feed.queued = True
                 self._queue.append(feed)
@@ -246,7 +262,7 @@ class Hub:
         try:
             self._fan_out()
         except Exception as failure:
-            self.failure = failure
+            self._defect = failure
             raise
 
     def _fan_out(self) -> None:
@@ -257,7 +273,7 @@ class Hub:
         while self._queue and budget > 0:
             feed = self._queue.popleft()
             budget -= self._slice(feed, budget, now)
-            if feed.unvisited is not None or feed.pending:
+            if feed.unvisited is not None or feed.is_due:
                 self._queue.append(feed)
             else:
                 feed.queued = False
@@ -265,22 +281,22 @@ class Hub:
             self._schedule()
 
     def _slice(self, feed: Feed, budget: int, now: float) -> int:
-        """Go on with the pass over `feed`, with `budget` subscribers at most; returns how many, at least 1."""
+        """Go on with the pass over `feed`, with about `budget` writes; returns how many, at least 1."""
         if feed.unvisited is None:
             self._feeds.begin_pass(feed)
         assert feed.unvisited is not None
         left = min(feed.unvisited, len(feed.subscribers))
-        group = feed.subscribers[max(0, left - budget) : left]
+        pieces = 1 + feed.bytes_due // PIECE_BYTES
+        group = feed.subscribers[max(0, left - max(1, budget // pieces)) : left]
         if group:
-            self._write_group(feed, group, now)
+            self._write_group(feed, group, feed.target, now)
         feed.unvisited = left - len(group)
         if not feed.unvisited:
             self._feeds.end_pass(feed)
-        return len(group) or 1
+        return len(group) * pieces or 1
 
-    def _write_group(self, feed: Feed, group: Sequence[Subscriber], now: float) -> None:
-        """Bring those of `group` who aren't lagging to the pass's target: those with the same cursor together."""
-        target = feed.target
+    def _write_group(self, feed: Feed, group: Sequence[Subscriber], target: EventId, now: float) -> None:
+        """Bring those of `group` who aren't lagging to `target`: those with the same cursor together."""
         while True:
             cursor = next((one.cursor for one in group if one.lag is None and one.cursor < target), None)
             if cursor is None:
@@ -303,7 +319,7 @@ class Hub:
             if feed is None or lag is None or not subscriber.is_flushed():
                 continue
             if feed.is_past(subscriber.cursor):
-                self.detach(subscriber)  # the walk closes it when the other side has what was written
+                self.finish(subscriber, CloseReason.SLOW)
                 continue
             piece = self._replay_piece(feed, subscriber.cursor)
             subscriber.lag = None

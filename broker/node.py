@@ -17,15 +17,13 @@ from broker import sse
 from broker.errors import Overloaded, Unavailable
 from broker.events import Clock, EventId, format_id
 from broker.feed import FeedKey
+from broker.gate import Gate
 from broker.hub import Hub
 from broker.log import Log
 from broker.metrics import Metrics, Reading
 from broker.start import After, Malformed, Start, position
 from broker.stores.base import Receipt, Store, TopicState
 from broker.subscriber import CloseReason, Subscriber
-
-BACKLOG_BYTES = 1 << 20
-"""Publishers wait while more than this is delivered and not yet written to those who are up to date."""
 
 LONG_RETRY_MS = (10_000, 30_000)
 
@@ -69,13 +67,12 @@ class Node:
             complete_to=lambda: store.complete_to,
             on_released=self._released,
             on_written=store.written,
-            on_shrunk=self._shrunk,
+            on_shrunk=lambda: self._gate.turn(),
             on_closed=self._closed,
             heartbeat_seconds=limits.heartbeat_seconds,
             slow_seconds=limits.slow_seconds,
         )
-        self._room = asyncio.Event()
-        self._room.set()
+        self._gate = Gate(lambda: self._hub.backlog, self._hub.backlog_of)
         self._ticker: asyncio.Task[None] | None = None
         self._emptied = asyncio.Event()
         metrics.read(
@@ -156,23 +153,24 @@ class Node:
     async def publish(self, items: Sequence[tuple[str, bytes]], key: str | None = None) -> Receipt:
         """Publish `(topic, lines)` items, all or none; see `stores.base.Store.publish`.
 
-        Waits while this instance has too much to fan out, so that a publisher never outruns the subscribers who are
-        up to date; those who lag hold nobody up (I3).
+        Waits while too much of these topics is on its way, so that a publisher never outruns the subscribers who are up
+        to date; those who lag hold nobody up (I3).
         """
-        while self._hub.backlog > BACKLOG_BYTES:
-            self._room.clear()
-            await self._room.wait()
-        receipt = await self._store.publish(items, key)
+        topics = {topic for topic, _ in items}
+        if self._gate.is_open(topics):
+            receipt = await self._store.publish(items, key)
+        else:
+            try:
+                await self._gate.wait(topics)
+                receipt = await self._store.publish(items, key)
+            finally:
+                self._gate.turn()
         if not receipt.replayed:
             self.metrics.published.inc(len(items))
         return receipt
 
     def _deliver(self, topic: str, size: int) -> None:
         self._hub.delivered_to(topic, size)
-
-    def _shrunk(self) -> None:
-        if self._hub.backlog <= BACKLOG_BYTES:
-            self._room.set()
 
     # Subscribe
 

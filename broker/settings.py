@@ -14,23 +14,25 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from broker.errors import BrokerError
 from broker.topics import Retention, RetentionRules, check_pattern
 
+LONGEST_SECONDS = 315_360_000  # ten years
+
 
 class RetentionOverride(BaseModel):
     """What the topics of one pattern retain; what is left out is as for all others."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     events: int | None = Field(None, ge=1)
     bytes: int | None = Field(None, ge=1)
-    seconds: float | None = Field(None, gt=0)
+    seconds: float | None = Field(None, gt=0, le=LONGEST_SECONDS)
 
 
 class Settings(BaseSettings):
     """The broker's settings. Raises `pydantic.ValidationError`, naming what is out of its rule."""
 
-    model_config = SettingsConfigDict(env_prefix="BROKER_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="BROKER_", extra="ignore", frozen=True, allow_inf_nan=False)
 
-    host: str = Field("127.0.0.1", description="address to listen on")
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
     tls_cert: Path | None = Field(
         None, description="PEM file with the certificate chain; with it the broker serves HTTPS"
@@ -48,8 +50,12 @@ class Settings(BaseSettings):
         ge=1,
         description="open streams at most; by default what the file-descriptor limit leaves room for",
     )
-    heartbeat_seconds: float = Field(15, gt=0, description="s of silence on a stream before a heartbeat")
-    slow_seconds: float = Field(30, gt=0, description="s that a reader may take nothing before it is closed")
+    heartbeat_seconds: float = Field(
+        15, gt=0, le=LONGEST_SECONDS, description="s of silence on a stream before a heartbeat"
+    )
+    slow_seconds: float = Field(
+        30, gt=0, le=LONGEST_SECONDS, description="s that a reader may take nothing before it is closed"
+    )
     retry_min_ms: int = Field(2000, ge=0, description="ms, the least reconnect delay that clients are told")
     retry_max_ms: int = Field(
         5000, ge=0, description="ms, the greatest reconnect delay that clients are told"
@@ -58,7 +64,10 @@ class Settings(BaseSettings):
     retention_events: int = Field(1000, ge=1, description="events that a topic keeps for replay at most")
     retention_bytes: int = Field(1_048_576, ge=1, description="bytes that a topic keeps for replay at most")
     retention_seconds: float = Field(
-        3600, gt=0, description="s that a topic keeps an event for replay at most"
+        3600,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="s that a topic keeps an event for replay at most",
     )
     retention_overrides: dict[str, RetentionOverride] = Field(
         {},
@@ -75,18 +84,28 @@ class Settings(BaseSettings):
         description="topics without subscribers that are remembered; the least recently used go first",
     )
     topic_memory_seconds: float = Field(
-        604_800, gt=0, description="s that a topic's last id is remembered after its newest event"
+        604_800,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="s that a topic's last id is remembered after its newest event",
     )
-    idempotency_seconds: float = Field(300, gt=0, description="s that an Idempotency-Key is remembered")
+    idempotency_seconds: float = Field(
+        300, gt=0, le=LONGEST_SECONDS, description="s that an Idempotency-Key is remembered"
+    )
     idempotency_memory_bytes: int = Field(
         67_108_864,
         ge=1,
         description="bytes of memory for idempotency keys; beyond it publishing with a new key is refused",
     )
     drain_notice_seconds: float = Field(
-        0, ge=0, description="s between failing readiness and ending streams at SIGTERM"
+        0,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="s between failing readiness and ending streams at SIGTERM",
     )
-    drain_seconds: float = Field(10, ge=0, description="s over which streams are ended at SIGTERM")
+    drain_seconds: float = Field(
+        10, ge=0, le=LONGEST_SECONDS, description="s over which streams are ended at SIGTERM"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"
     )

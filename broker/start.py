@@ -19,7 +19,10 @@ from broker.log import Log
 MAX_LAST = 1_000_000
 MAX_CURSOR_CHARS = 128
 
-_AGE = re.compile(r"(\d{1,9})([smh])")
+_AGE = re.compile(r"([0-9]{1,9})([smh])")
+_TIME = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 _AGE_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _SPACE_FOR_PLUS = re.compile(r" (?=\d\d:\d\d$)")
 
@@ -89,10 +92,10 @@ def from_since(text: str, now: float) -> Start:
 def _time(text: str) -> float:
     text = _SPACE_FOR_PLUS.sub("+", text)
     try:
-        time = datetime.fromisoformat(text.upper()) if "T" in text.upper() else None
+        time = datetime.fromisoformat(text.upper()) if _TIME.fullmatch(text) else None
     except ValueError:
         time = None
-    if time is None or time.tzinfo is None:
+    if time is None:
         raise InvalidParameter(
             "'since' takes an id, 'earliest', 'latest', an RFC 3339 time with its offset, or an age such as 90s, 10m, 2h."
         )

@@ -9,8 +9,10 @@ costs one piece, however far it falls behind (I4), and nobody waits for it (I3).
 (TLS) is always written through, with the same rule.
 
 Whether the other side is still there, and reads, is judged by what it has acknowledged, the kernel's buffer included: a
-reader at 1 KB/s may not free the transport's buffer for minutes and is not stuck. TCP_USER_TIMEOUT can't tell: the
-kernel's clock also runs against a peer whose window is small but opens again and again, and cuts it within an event.
+reader at a few KB/s may not free the transport's buffer for minutes and is not stuck. (How fine that is, is the kernel's
+choice: over loopback it acknowledges in steps of up to 64 KiB, so a slow reader behind a proxy on the same machine looks
+stuck in between.) TCP_USER_TIMEOUT can't tell at all: the kernel's clock also runs against a peer whose window is small
+but opens again and again, and cuts it within an event.
 """
 
 from __future__ import annotations
@@ -71,6 +73,9 @@ class Owner(Protocol):
 
     def flushed(self, subscriber: Subscriber) -> None:
         """The transport has sent what it held."""
+
+    def left(self, subscriber: Subscriber) -> None:
+        """The other side sends no more."""
 
     def lost(self, subscriber: Subscriber, reason: CloseReason) -> None:
         """The connection is gone; called once."""
@@ -161,6 +166,8 @@ class Subscriber(asyncio.Protocol):
     def _unacknowledged(self) -> int:
         outgoing = struct.pack("i", 0)
         sock = self._transport.get_extra_info("socket")
+        if sock is None:  # TLS: it is gone, and connection_lost follows
+            return 0
         (in_kernel,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, outgoing))
         return int(in_kernel) + self._transport.get_write_buffer_size()
 
@@ -169,19 +176,35 @@ class Subscriber(asyncio.Protocol):
         return not self._unacknowledged()
 
     def finish(self, reason: CloseReason, last: bytes, now: float) -> None:
-        """End the stream after what is underway and `last`; it may take as long as its reader reads."""
+        """End the stream after what is underway and `last`.
+
+        The connection stays until the other side has acknowledged it all (`close` then), for at most as long as a
+        lagging one may stand still: closed at once, the kernel would hold what is left for as long as it likes.
+        """
+        if self._reason is not None or self._transport.is_closing():
+            return
         if last and self.lag is None:
             self.write(last, now)
         elif last:
             self.write_behind(last, now)
-        if self._reason is None:
-            self._reason = reason
+        self._reason = self._reason or reason
+        if self._socket < 0 or self._transport.is_closing():
             self._transport.close()
+        else:
+            self._transport.write_eof()
+            self.lag = self.lag or Lag(now)
+            if self.is_acknowledged():
+                self._transport.close()
+
+    def close(self) -> None:
+        """Give the connection back; everything was acknowledged."""
+        self._transport.close()
 
     def cut(self, reason: CloseReason) -> None:
         """End the connection now, and let the kernel forget what it still holds for it."""
         sock = self._transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
         self._abort(reason)
 
     def _abort(self, reason: CloseReason) -> None:
@@ -190,8 +213,13 @@ class Subscriber(asyncio.Protocol):
         self._transport.abort()
 
     def resume_writing(self) -> None:
-        if not self._transport.is_closing():
+        if self.lag is not None and not self._transport.is_closing():
             self._owner.flushed(self)
+
+    def eof_received(self) -> bool:
+        """The other side has left; what the kernel still holds for it is watched until it is gone."""
+        self._owner.left(self)
+        return self._socket >= 0 and not self._transport.is_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         gone = CloseReason.TIMEOUT if isinstance(exc, TimeoutError) else CloseReason.CLIENT

@@ -5,6 +5,7 @@ Rules: one timer for all (design §1), cut into slices like fan-out.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from broker import sse
@@ -12,6 +13,8 @@ from broker.subscriber import CloseReason, Lag, Subscriber
 
 SLICE_VISITS = 4000
 SLICE_CALLS = 200  # system calls; about 2 ms
+
+_log = logging.getLogger("broker")
 
 
 class Walk:
@@ -25,6 +28,9 @@ class Walk:
         on_answered: called with one that is there again, and up to date but for what came meanwhile.
         heartbeat_seconds: silence after which a comment is written.
         slow_seconds: how long a lagging subscriber may take nothing.
+
+    Attributes:
+        failure: the last defect that the walk met.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class Walk:
         self._heartbeat_seconds = heartbeat_seconds
         self._slow_seconds = slow_seconds
         self._unvisited: int | None = None
+        self.failure: Exception | None = None
 
     def begin(self) -> None:
         """Look at everybody once, from now on; nothing while the walk before is underway."""
@@ -60,7 +67,11 @@ class Walk:
         stop_at, calls = left - SLICE_VISITS, 0
         while left > 0 and left > stop_at and calls < SLICE_CALLS:
             left -= 1
-            calls += self._look_at(self._seats[left], now)
+            try:
+                calls += self._look_at(self._seats[left], now)
+            except Exception as failure:  # a defect with one connection is not everybody's (I9)
+                _log.exception("the walk met a defect; this instance is not ready any more")
+                self.failure = failure
         self._unvisited = left or None
         if left:
             self._call_soon(self._slice)

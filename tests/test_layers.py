@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent / "broker"
 LAYERS = [
     {"events", "topics", "errors", "settings"},
     {"sse", "log", "logs", "start", "access", "metrics"},
-    {"hub", "feeds", "feed", "walk", "subscriber", "stores", "descriptors"},
+    {"hub", "feeds", "feed", "walk", "subscriber", "gate", "stores", "descriptors"},
     {"node"},
     {"web"},
     {"cli", "web.app", "__main__"},

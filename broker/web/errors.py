@@ -76,8 +76,9 @@ def _routing(error: web.HTTPException, request: web.Request) -> web.Response:
 @web.middleware
 async def errors_to_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
     """The outermost middleware: whatever goes wrong leaves as a problem, and a defect tells nothing of the inside."""
+    response: web.StreamResponse
     try:
-        return await handler(request)
+        response = await handler(request)
     except BrokerError as error:
         response = answer(error)
     except web.HTTPException as error:

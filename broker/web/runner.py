@@ -20,6 +20,9 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from broker.web.errors import problem
 
 HALF_CLOSED_CHECK_SECONDS = 0.05
+IDLE_SECONDS = (
+    75  # without a request, from a connection's first moment on; longer than proxies keep idle ones
+)
 
 _log = logging.getLogger("broker")
 
@@ -32,7 +35,7 @@ class Runner(web.AppRunner):
     """
 
     async def _make_server(self) -> web.Server:
-        self._kwargs |= {"auto_decompress": False, "tcp_keepalive": False}
+        self._kwargs |= {"auto_decompress": False, "tcp_keepalive": False, "keepalive_timeout": IDLE_SECONDS}
         return _Server(await super()._make_server())
 
 
@@ -103,7 +106,9 @@ class _Connection(RequestHandler):
         self.half_closed = True
         idle = self._waiter is not None and not self._waiter.done()
         last = self._messages[-1][1] if self._messages else self.body
-        if idle or last is None or not last.is_eof():
+        if (
+            idle or last is None or not last.is_eof() or self.ssl_context is not None
+        ):  # TLS can't be half-closed
             return False
         if self._messages:
             self._close_when_answered()
