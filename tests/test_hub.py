@@ -494,6 +494,69 @@ async def test_a_defect_in_fan_out_is_not_silent(bench: Bench, monkeypatch: pyte
     assert isinstance(bench.hub.failure, ZeroDivisionError)
 
 
+async def test_a_slice_is_small_also_when_much_is_due(bench: Bench) -> None:
+    for _ in range(SLICE_WRITES):
+        await bench.subscribe("a")
+    for _ in range(30):
+        bench.publish("a", b"x" * 20_000)  # ten pieces for each
+    bench.turn()
+    lagging_or_served = sum(one.cursor > 0 for one in bench.hub.subscribers)
+    assert 0 < lagging_or_served <= SLICE_WRITES // 9
+    bench.run()
+    assert all(one.cursor > 0 for one in bench.hub.subscribers)
+
+
+async def test_many_feeds_of_one_topic_share_what_is_on_its_way(bench: Bench) -> None:
+    for number in range(50):
+        await bench.subscribe("common", f"own{number}")
+    size = len(sse.frame(sse.lines(b"x" * 100), 1))
+    for _ in range(9):
+        bench.publish("common", b"x" * 100)
+    assert bench.hub.backlog == bench.hub.backlog_of("common") == 9 * size
+    bench.run()
+    assert bench.hub.backlog == 0
+
+
+async def test_i9_a_defect_with_one_connection_stops_no_heartbeat_but_is_told(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = await bench.subscribe("a"), await bench.subscribe("a")
+    look = Subscriber.is_acknowledged
+    monkeypatch.setattr(Subscriber, "is_acknowledged", lambda one: 1 / 0 if one is bad else look(one))
+    bench.now += 16
+    bench.hub.walk()
+    assert bench.read(good) == sse.HEARTBEAT
+    assert isinstance(bench.hub.failure, ZeroDivisionError)
+    bench.now += 16
+    bench.hub.walk()
+    assert bench.read(good) == sse.HEARTBEAT
+
+
+async def test_drained_subscribers_get_what_was_published_first(bench: Bench) -> None:
+    subscriber = await bench.subscribe("a", "b")
+    bench.publish("a", b"answered")
+    bench.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1234))
+    assert bench.read(subscriber) == b"data: answered\nid: 0-1\n\nretry: 1234\n"
+
+
+async def test_who_has_left_without_reading_is_held_until_it_stands_still(bench: Bench) -> None:
+    for _ in range(20):
+        bench.publish("a", b"x" * 10_000)
+    subscriber = await bench.subscribe("a", cursor=0)
+    bench.far[subscriber].shutdown(socket.SHUT_WR)
+    async with asyncio.timeout(10):
+        while subscriber.feed is not None:
+            await asyncio.sleep(0)
+    assert len(bench.hub) == 1  # it still counts: the kernel holds bytes for it
+    bench.hub.walk()
+    bench.now += 31
+    bench.hub.walk()
+    async with asyncio.timeout(10):
+        while not bench.closed:
+            await asyncio.sleep(0)
+    assert bench.closed == [CloseReason.CLIENT]
+
+
 async def test_nothing_stays_of_who_has_left(bench: Bench) -> None:
     subscribers = [
         await bench.subscribe(*topics)

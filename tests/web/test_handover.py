@@ -6,7 +6,6 @@ import asyncio
 import logging
 import socket
 import ssl
-from pathlib import Path
 
 import pytest
 import trustme
@@ -145,13 +144,45 @@ async def test_cleanup_does_not_wait_for_streams() -> None:
     await close(writer)
 
 
-async def test_tls(tmp_path: Path) -> None:
+def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """One for a server called localhost, one for clients that trust it."""
     authority = trustme.CA()
-    certificate = authority.issue_cert("localhost")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    certificate.configure_cert(context)
+    authority.issue_cert("localhost").configure_cert(context)
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
+    return context, trusting
+
+
+async def test_tls_peers_that_reset_harm_nobody() -> None:
+    context, trusting = tls_contexts()
+    runner = Runner(create_app(Settings(heartbeat_seconds=0.1)), access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
+    port = runner.addresses[0][1]
+    node = runner.app[NODE]
+    writers = []
+    for _ in range(40):
+        reader, writer = await asyncio.open_connection("localhost", port, ssl=trusting, limit=1 << 10)
+        writer.write(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await read_head(reader)
+        writers.append(writer)
+    for _ in range(20):
+        await node.publish([("news", sse.lines(b"x" * 200_000))])
+    await until(lambda: node._hub.lagging > 20, "many lag")
+    for writer in writers:
+        writer.transport.abort()
+    async with asyncio.timeout(10):
+        while len(node._hub):
+            node._hub.walk()  # at every turn of the loop: also when a connection is half gone
+            await asyncio.sleep(0)
+    assert set(node.checks().values()) == {"ok"}
+    assert not node._hub._behind
+    await runner.cleanup()
+
+
+async def test_tls() -> None:
+    context, trusting = tls_contexts()
     settings = Settings(slow_seconds=1, retention_events=100_000, retention_bytes=50_000_000)
     runner = Runner(create_app(settings), access_log=None)
     await runner.setup()
