@@ -16,6 +16,7 @@ from broker.errors import BrokerError, InvalidBody, InvalidParameter, InvalidTop
 from broker.events import EventId, format_id
 from broker.node import Node
 from broker.topics import check_publishable, check_type
+from broker.web.answers import Created
 from broker.web.keys import NODE, SETTINGS
 from broker.web.query import check_escapes, topics_of
 
@@ -54,10 +55,10 @@ async def publish_to_many(request: web.Request) -> web.Response:
 
 
 def _created(body: str, *, replayed: bool) -> web.Response:
-    response = web.Response(status=201, body=body.encode(), content_type="application/json")
-    if replayed:
-        response.headers["Idempotency-Replayed"] = "true"
-    return response
+    if not replayed:
+        return Created(body.encode())
+    headers = {"Idempotency-Replayed": "true"}
+    return web.Response(status=201, body=body.encode(), content_type="application/json", headers=headers)
 
 
 def _is_streamed(request: web.Request) -> bool:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from email.utils import formatdate
-from functools import lru_cache
-from time import time
-
 from aiohttp import hdrs, web
 
 from broker import sse
@@ -15,6 +11,7 @@ from broker.start import Latest, Start, from_cursor, from_last, from_since
 from broker.topics import check_topic
 from broker.web import handover
 from broker.web.accept import names_stream
+from broker.web.answers import http_date
 from broker.web.keys import NODE
 
 HEADERS = {
@@ -51,13 +48,10 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
     except BaseException:
         node.unwatch(topics)
         raise
-    node.attach(transport, _head(int(time())), topics, logs, start, enveloped=enveloped)
+    node.attach(
+        transport, _HEAD + b"Date: " + http_date() + b"\r\n\r\n", topics, logs, start, enveloped=enveloped
+    )
     return handover.GONE
-
-
-@lru_cache(maxsize=1)
-def _head(second: int) -> bytes:
-    return _HEAD + b"Date: " + formatdate(second, usegmt=True).encode() + b"\r\n\r\n"
 
 
 def _come_back(node: Node) -> web.Response:

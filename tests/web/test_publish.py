@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import socket
 
 import pytest
 
@@ -417,3 +418,45 @@ async def test_i7_what_was_answered_is_in_the_store(serve: Serve) -> None:
         await late.close()
     await stream.data(50)
     assert [event.id for event in stream.published()] == answered
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "expected"),
+    [
+        ("1.1", "keep-alive", None),
+        ("1.1", "close", "close"),
+        ("1.0", "close", None),
+        ("1.0", "keep-alive", "keep-alive"),
+    ],
+)
+async def test_answer_by_http_version(
+    server: Server, version: str, connection: str, expected: str | None
+) -> None:
+    reader, _ = await server.send(
+        f"POST /topics/news HTTP/{version}\r\nHost: localhost\r\nConnection: {connection}\r\nContent-Length: 1\r\n\r\nx".encode()
+    )
+    status, headers = await read_head(reader, versions=(f"HTTP/{version}".encode(),))
+    assert status == 201
+    assert headers.get("connection") == expected
+    assert headers["content-type"] == "application/json"
+    assert headers["date"].endswith(" GMT")
+    assert json.loads(await reader.readexactly(int(headers["content-length"])))["topic"] == "news"
+
+
+async def test_i4_who_does_not_read_its_answers_is_answered_no_more(server: Server) -> None:
+    """Answers that nobody reads take no more than the transport's and the kernel's buffers."""
+    request = b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"
+    inner = server._runner.server
+    assert inner is not None
+    with socket.socket() as publisher:
+        publisher.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        publisher.connect(("127.0.0.1", server.port))
+        publisher.setblocking(False)
+        sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(publisher, request * 200_000))
+        await until(
+            lambda: any(connection.writing_paused for connection in inner.connections), "it is held back"
+        )
+        (transport,) = inner._connections.values()
+        assert transport.get_write_buffer_size() < 200_000
+        sending.cancel()
+        await asyncio.wait([sending])
