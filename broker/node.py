@@ -156,12 +156,11 @@ class Node:
         Waits while too much of these topics is on its way, so that a publisher never outruns the subscribers who are up
         to date; those who lag hold nobody up (I3).
         """
-        topics = {topic for topic, _ in items}
-        if self._gate.is_open(topics):
+        if not self._hub.backlog or self._gate.is_open({topic for topic, _ in items}):
             receipt = await self._store.publish(items, key)
         else:
             try:
-                await self._gate.wait(topics)
+                await self._gate.wait({topic for topic, _ in items})
                 receipt = await self._store.publish(items, key)
             finally:
                 self._gate.turn()
