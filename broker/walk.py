@@ -84,10 +84,9 @@ class Walk:
         if subscriber.is_stuck(now, self._slow_seconds):
             self._on_stuck(subscriber, CloseReason.TIMEOUT if lag.unanswered else CloseReason.SLOW)
         elif lag.pending == 0 and subscriber.feed is None:
-            subscriber.finish(
-                CloseReason.SLOW, b"", now
-            )  # the log moved past it; it has all that was written
+            subscriber.close()  # it is on its way out, and has all that was written
         elif lag.pending == 0 and lag.unanswered:
+            lag.unanswered = False
             self._on_answered(subscriber)
         return True
 

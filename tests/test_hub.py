@@ -372,6 +372,24 @@ async def test_whom_the_log_has_moved_past_gets_the_rest_of_its_piece_and_is_clo
     assert bench.log("a").has_gap(ids[-1])
 
 
+async def test_who_was_finished_is_closed_as_soon_as_it_has_everything(bench: Bench) -> None:
+    bench.publish("a", b"x" * 100_000)
+    slow = await bench.subscribe("a", cursor=0)
+    bench.hub.finish(slow, CloseReason.DRAINING, sse.retry(1))
+    bench.hub.walk()
+    await asyncio.sleep(0)
+    assert not bench.closed  # it has not read yet
+    data = b""
+    async with asyncio.timeout(10):
+        while not bench.closed:
+            data += bench.read(slow)
+            bench.hub.walk()
+            await asyncio.sleep(0)
+    data += bench.read(slow)
+    assert data.endswith(b"id: 0-1\n\nretry: 1\n")
+    assert bench.closed == [CloseReason.DRAINING]
+
+
 async def test_heartbeats_only_to_the_silent_and_only_once(bench: Bench) -> None:
     silent, served = await bench.subscribe("a"), await bench.subscribe("b")
     bench.now += 10

@@ -180,7 +180,7 @@ def test_a_reader_is_not_cut_within_an_event_that_still_moves() -> None:
         assert [event.data for event in small.until(6)[2:]] == ["1", "2", "3", "4"]
         while large.read():
             pass
-        assert closed_as_slow(broker) == 1, "meanwhile the log had moved past it"
+        wait_for(lambda: closed_as_slow(broker) == 1, "it to be closed: meanwhile the log had moved past it")
         with Stream(broker.port, f"/topics/large?lastEventId={large.events[-1].id}") as again:
             assert again.until(1)[0].type == "broker.gap"
             assert [event.data for event in again.until(4)[1:]] == ["2", "3", "4"]
