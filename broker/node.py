@@ -25,6 +25,8 @@ from broker.start import After, Malformed, Start, position
 from broker.stores.base import Receipt, Store, TopicState
 from broker.subscriber import CloseReason, Subscriber
 
+DRAIN_LOOK_SECONDS = 0.05
+
 LONG_RETRY_MS = (10_000, 30_000)
 
 _log = logging.getLogger("broker")
@@ -144,8 +146,9 @@ class Node:
                 self._hub.finish(subscriber, CloseReason.DRAINING, sse.retry(self.retry_ms()))
         self._emptied.clear()
         while len(self._hub) and loop.time() < deadline:
+            self._hub.walk()  # closes those who have everything
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout(DRAIN_LOOK_SECONDS):
                     await self._emptied.wait()
 
     # Publish

@@ -219,7 +219,7 @@ class Subscriber(asyncio.Protocol):
     def eof_received(self) -> bool:
         """The other side has left; what the kernel still holds for it is watched until it is gone."""
         self._owner.left(self)
-        return self._socket >= 0 and not self._transport.is_closing()
+        return self._socket >= 0 and not self._transport.is_closing() and not self.is_acknowledged()
 
     def connection_lost(self, exc: Exception | None) -> None:
         gone = CloseReason.TIMEOUT if isinstance(exc, TimeoutError) else CloseReason.CLIENT

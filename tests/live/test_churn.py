@@ -274,8 +274,20 @@ def test_forgotten_topic_is_no_gap_to_who_has_seen_the_last_event_of_all() -> No
         wait_for(lambda: broker.metric("broker_topics") == 0, "the topics to be forgotten")
         with Stream(broker.port, "/topics/c") as stream:
             assert stream.events[0].id == last
-        with resumed(broker, "topic=a&topic=b&topic=c", last) as again:
+        wait_for(lambda: broker.metric("broker_subscribers") == 0, "that one to be gone")
+        with contextlib.ExitStack() as stack:
+            publishing = threading.Thread(target=publish_once_subscribed, args=(broker, "c"))
+            publishing.start()  # not before: an event after the cursor would make the gap a true one
+            stack.callback(publishing.join)
+            again = stack.enter_context(
+                Stream(broker.port, f"/topics?topic=a&topic=b&topic=c&lastEventId={last}")
+            )
             assert heard(again) == [(None, "now")]
+
+
+def publish_once_subscribed(broker: BrokerProcess, topic: str) -> None:
+    wait_for(lambda: broker.metric("broker_subscribers") == 1, "the subscriber to be there")
+    broker.publish(topic, "now")
 
 
 # The judge itself
