@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from broker import feed as feed_module
-from broker import hub as hub_module
+from broker import ends, fanout, feed
 from broker.events import Event
 from broker.sse import Decoder
 from broker.start import After, position
@@ -123,7 +122,7 @@ async def bench() -> AsyncIterator[Bench]:
             await asyncio.sleep(0)
     for far in made.far.values():
         far.close()
-    assert not made.hub.topics(), "nothing stays of who has left"
+    assert not made.hub._feeds, "nothing stays of who has left"
 
 
 @pytest.mark.parametrize("seed", [*range(100), random.randrange(1 << 32)], ids=lambda seed: f"seed {seed}")
@@ -131,9 +130,11 @@ async def test_i1_i2_each_gets_its_events_once_in_order_and_to_the_end(
     bench: Bench, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chance = random.Random(seed)
-    monkeypatch.setattr(hub_module, "SLICE_WRITES", 3)
-    monkeypatch.setattr(hub_module, "PIECES_PER_TURN", 2)
-    monkeypatch.setattr(feed_module, "PIECE_BYTES", chance.choice([500, 64 << 10]))
+    monkeypatch.setattr(fanout, "SLICE_WRITES", 3)
+    monkeypatch.setattr(fanout, "PIECES_PER_TURN", 2)
+    piece_bytes = chance.choice([500, 64 << 10])
+    for module in (feed, ends):
+        monkeypatch.setattr(module, "PIECE_BYTES", piece_bytes)
     story = Story(bench, chance)
     for _ in range(STEPS):
         await story.step()

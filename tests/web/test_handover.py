@@ -177,7 +177,7 @@ async def test_tls_peers_that_reset_harm_nobody() -> None:
             node._hub.walk()  # at every turn of the loop: also when a connection is half gone
             await asyncio.sleep(0)
     assert set(node.checks().values()) == {"ok"}
-    assert not node._hub._behind
+    assert not node._hub._fan_out._behind
     await runner.cleanup()
 
 
