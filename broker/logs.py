@@ -13,6 +13,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from sortedcontainers import SortedDict
 
 from broker.events import EventId, id_at
 from broker.log import Log
@@ -47,7 +50,7 @@ class Logs:
         self._max_bytes = max_bytes
         self._max_topics = max_topics
         self._topic_memory_seconds = topic_memory_seconds
-        self._logs: dict[str, Log] = {}
+        self._logs: SortedDict[str, Log] = SortedDict()  # by name, so that a page of names costs little
         self._pins: dict[str, int] = {}
         self._unpinned: OrderedDict[str, Log] = OrderedDict()  # least recently used first
         self._filled: OrderedDict[str, Log] = OrderedDict()  # those with entries, least recently used first
@@ -56,8 +59,9 @@ class Logs:
     def __len__(self) -> int:
         return len(self._logs)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._logs)
+    def names_after(self, topic: str, limit: int) -> list[str]:
+        """The first `limit` names after `topic`, sorted; what comes or goes between two calls moves no other name."""
+        return list(islice(self._logs.irange(topic, inclusive=(False, True)), limit))
 
     def get(self, topic: str) -> Log | None:
         return self._logs.get(topic)

@@ -6,7 +6,6 @@ It is born when the process starts: a cursor from before is told `lost`.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 
 from broker import sse
@@ -154,7 +153,7 @@ class MemoryStore:
         return TopicState(topic, count, size, first.id if first else None, log.last if log.named else None)
 
     async def topics(self, after: str, limit: int) -> Sequence[str]:
-        return heapq.nsmallest(limit, (topic for topic in self._logs if topic > after))
+        return self._logs.names_after(after, limit)
 
     def sweep(self) -> None:
         now = self._clock()

@@ -149,6 +149,18 @@ async def test_topics(store: Store) -> None:
     assert await store.topics("c", 10) == []
 
 
+async def test_topics_that_come_and_go_between_pages_move_no_other(store: Store) -> None:
+    for name in "bdfhj":
+        await store.publish([item(name, "1")])
+    await store.watch("e")
+    assert await store.topics("", 2) == ["b", "d"]
+    await store.publish([item("a", "1")])
+    await store.publish([item("g", "1")])
+    store.unwatch("e")
+    assert await store.topics("d", 3) == ["f", "g", "h"]
+    assert await store.topics("e", 1) == ["f"], "a page begins also after a name that is gone"
+
+
 async def test_key_counts_once_a_topic(store: Store, clock: Clock) -> None:
     first = await store.publish([item("a", "1"), item("b", "1")], "key")
     assert not first.replayed
