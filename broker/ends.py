@@ -22,6 +22,7 @@ class Stretch(NamedTuple):
         events: how many there are in it.
         ended: the topics whose ends are in it.
         rest: what is to be read from then on; the feed itself where nothing has ended.
+        gaps: the reasons of the gaps that it tells of.
     """
 
     chunk: bytes
@@ -29,6 +30,7 @@ class Stretch(NamedTuple):
     events: int
     ended: tuple[str, ...]
     rest: Feed
+    gaps: tuple[str, ...]
 
 
 def stretch_after(feed: Feed, cursor: EventId, complete_to: EventId) -> Stretch | None:
@@ -50,7 +52,8 @@ def stretch_after(feed: Feed, cursor: EventId, complete_to: EventId) -> Stretch 
         return None
     chunk = pieces[0].chunk if len(pieces) == 1 else b"".join(piece.chunk for piece in pieces)
     ended = tuple(piece.ended for piece in pieces if piece.ended is not None)
-    return Stretch(chunk, cursor, sum(piece.events for piece in pieces), ended, rest)
+    gaps = tuple(reason for piece in pieces for reason in piece.gaps)
+    return Stretch(chunk, cursor, sum(piece.events for piece in pieces), ended, rest, gaps)
 
 
 def _without(feed: Feed, topic: str) -> Feed:

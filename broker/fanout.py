@@ -42,6 +42,7 @@ class FanOut:
         complete_to: up to where the logs are complete; see `stores.base.Store`.
         on_released: called with topics that a subscriber no longer needs.
         on_past: called with a subscriber that the logs have moved past; it is to be ended.
+        on_gap: called with the reason of a gap that lies within a log, and how many were told of it.
 
     Attributes:
         delivered: events written to subscribers so far.
@@ -57,6 +58,7 @@ class FanOut:
         complete_to: Callable[[], EventId],
         on_released: Callable[[Sequence[str]], None],
         on_past: Callable[[Subscriber], None],
+        on_gap: Callable[[str, int], None],
     ) -> None:
         self.delivered = 0
         self.failure: Exception | None = None
@@ -66,6 +68,7 @@ class FanOut:
         self._complete_to = complete_to
         self._on_released = on_released
         self._on_past = on_past
+        self._on_gap = on_gap
         self._queue: deque[Feed] = deque()
         self._behind: deque[Subscriber] = deque()
         self._kept: tuple[Feed, EventId, Stretch] | None = None
@@ -165,11 +168,11 @@ class FanOut:
             if cursor is None:
                 return 0
             piece = feed.piece_after(cursor, target)
-            chunk, end, events, ended = piece or (b"", target, 0, None)
+            chunk, end, events, ended, gaps = piece or (b"", target, 0, None, ())
             if ended is not None:
                 served = [one for one in group if one.lag is None and one.cursor == cursor]
                 return self._write_ends(feed, served[: max(1, budget // MOVE_WRITES)], cursor, now)
-            self.delivered += write_each(group, cursor, chunk, end, now) * events
+            self._count(write_each(group, cursor, chunk, end, now), events, gaps)
 
     def _write_ends(self, feed: Feed, group: Sequence[Subscriber], cursor: EventId, now: float) -> int:
         """Bring `group`, all at `cursor`, to the present end, and off the topics that end on the way; returns how many.
@@ -179,7 +182,8 @@ class FanOut:
         ended: tuple[str, ...] = ()
         reading = group
         while reading and (stretch := self._stretch(feed, cursor)) is not None:
-            self.delivered += write_each(reading, cursor, stretch.chunk, stretch.end, now) * stretch.events
+            written = write_each(reading, cursor, stretch.chunk, stretch.end, now)
+            self._count(written, stretch.events, stretch.gaps)
             cursor, feed, ended = stretch.end, stretch.rest, ended + stretch.ended
             for one in reading:
                 if one.lag is not None:
@@ -219,9 +223,14 @@ class FanOut:
 
     def _wrote(self, subscriber: Subscriber, stretch: Stretch, now: float) -> None:
         subscriber.cursor = stretch.end
-        self.delivered += stretch.events
+        self._count(1, stretch.events, stretch.gaps)
         if stretch.ended:
             self._move(subscriber, stretch.rest, stretch.ended, now)
+
+    def _count(self, subscribers: int, events: int, gaps: Sequence[str]) -> None:
+        self.delivered += subscribers * events
+        for reason in gaps:
+            self._on_gap(reason, subscribers)
 
     def _settle(self, subscriber: Subscriber, lag: Lag) -> None:
         """After a piece: done, or in the queue of those who are behind, or waiting for the transport."""

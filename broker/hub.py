@@ -29,6 +29,7 @@ class Hub:
         on_written: called with a topic whose hold has moved on.
         on_shrunk: called when `backlog` has become less.
         on_closed: called once for a connection that is gone, with its reason and its age in seconds.
+        on_gap: called with the reason of a gap that lies within a log, and how many were told of it.
         heartbeat_seconds: silence after which a comment is written.
         slow_seconds: how long a lagging subscriber may take nothing.
     """
@@ -43,6 +44,7 @@ class Hub:
         on_written: Callable[[str], None],
         on_shrunk: Callable[[], None],
         on_closed: Callable[[CloseReason, float], None],
+        on_gap: Callable[[str, int], None],
         heartbeat_seconds: float,
         slow_seconds: float,
     ) -> None:
@@ -58,6 +60,7 @@ class Hub:
             complete_to=complete_to,
             on_released=on_released,
             on_past=lambda subscriber: self.finish(subscriber, CloseReason.SLOW),
+            on_gap=on_gap,
         )
         self._walk = Walk(
             self._seats,
@@ -103,10 +106,6 @@ class Hub:
     def subscribers(self) -> Sequence[Subscriber]:
         """All of them, at this moment."""
         return tuple(self._seats)
-
-    def count(self, topic: str) -> int:
-        """How many are subscribed to `topic` here."""
-        return self._feeds.count(topic)
 
     def walk(self) -> None:
         """Look at every subscriber, in slices: heartbeats to the silent, the end for those who are stuck."""

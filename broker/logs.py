@@ -88,6 +88,10 @@ class Logs:
         self.trim(topic, log, now)
         return log
 
+    def pins(self, topic: str) -> int:
+        """How often `pin` was called and not taken back."""
+        return self._pins.get(topic, 0)
+
     def unpin(self, topic: str) -> bool:
         """Take one pin back and tell whether it was the last; a log that never had an entry goes with it."""
         pins = self._pins.pop(topic) - 1
@@ -109,6 +113,22 @@ class Logs:
             self._unpinned.move_to_end(topic)
         self.trim(topic, log, now)
         self._squeeze()
+
+    def filled(self, topic: str, log: Log) -> None:
+        """To be called when entries were put in front: the same, but they stay for now, whatever retention says."""
+        self._settle(topic, log)
+        if log:
+            self._filled[topic] = log
+            self._filled.move_to_end(topic)
+        self._squeeze()
+
+    def discard(self, topic: str) -> None:
+        """Forget a log that nobody is subscribed to, and that its store can tell of again."""
+        log = self._logs.pop(topic)
+        self.bytes -= log.accounted
+        self._pins.pop(topic, None)
+        self._filled.pop(topic, None)
+        self._unpinned.pop(topic, None)
 
     def trim(self, topic: str, log: Log, now: float) -> None:
         """Drop what the retention of `topic` no longer covers."""

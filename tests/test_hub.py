@@ -34,6 +34,7 @@ class Bench:
         self.retention = KEEP
         self.scheduled: list[object] = []
         self.closed: list[CloseReason] = []
+        self.gaps: list[str] = []
         self.released: list[str] = []
         self.far: dict[Subscriber, socket.socket] = {}
         self.hub = Hub(
@@ -44,6 +45,7 @@ class Bench:
             on_written=lambda topic: self.logs[topic].trim(0),
             on_shrunk=lambda: None,
             on_closed=lambda reason, age: self.closed.append(reason),
+            on_gap=lambda reason, subscribers: self.gaps.extend([reason] * subscribers),
             heartbeat_seconds=15,
             slow_seconds=30,
         )

@@ -71,7 +71,14 @@ class Story:
         topics = tuple(self.chance.sample(TOPICS, self.chance.choice([1, 2, 2, 3])))
         cursor = self.chance.choice([self.bench.last, self.chance.randint(0, self.bench.last)])
         logs = [self.bench.log(topic) for topic in topics]
-        where = position(After(cursor, ""), topics, logs, born=0, last_id=self.bench.last)
+        where = position(
+            After(cursor, ""),
+            topics,
+            logs,
+            born=0,
+            last_id=self.bench.last,
+            is_lost=lambda _cursor: False,
+        )
         floors = where.floors or (where.cursor,) * len(logs)
         replayed = sorted(
             entry.id for log, floor in zip(logs, floors, strict=True) for entry in log.after(floor)
