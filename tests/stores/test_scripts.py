@@ -396,6 +396,8 @@ def test_delete(caller: Caller, listener: Listener, client: Redis) -> None:
     assert caller.read_one("a").entries == [Entry(new, again or 0, LINES)]
     assert caller.describe("a") == [Described(1, frame_bytes(new, LINES), new, new)]
     assert client.zrange(NAMES, 0, -1) == [b"a"]
+    assert 0 < client.pttl(log_key("a")) < 3_700_000
+    assert client.pttl(rec_key("a")) > 7 * DAY_MS
 
 
 def test_deleting_what_never_was(caller: Caller, listener: Listener, client: Redis) -> None:
