@@ -3,7 +3,7 @@
 Rules: text only; knows no client and no connection. What a script takes and answers stands at the head of its file.
 
 Each is atomic, and all begin alike: `state.lua` opens the store's state (its last id, whether the server went back) and
-stands in front of every other text, since a script can't call another.
+stands in front of every other text, as `keys.lua` does where idempotency keys are needed: a script can't call another.
 """
 
 from __future__ import annotations
@@ -36,16 +36,15 @@ class Scripts:
 def load() -> Scripts:
     """Read the texts from the package."""
     folder = files("broker.stores.redis") / "lua"
-    prelude = (folder / "state.lua").read_text("utf-8")
 
-    def script(name: str) -> Script:
-        text = prelude + (folder / f"{name}.lua").read_text("utf-8")
+    def script(name: str, *preludes: str) -> Script:
+        text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in ("state", *preludes, name))
         return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
     return Scripts(
-        publish=script("publish"),
+        publish=script("publish", "keys"),
         read=script("read"),
         delete=script("delete"),
         describe=script("describe"),
-        forget=script("forget"),
+        forget=script("forget", "keys"),
     )

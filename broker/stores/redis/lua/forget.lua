@@ -12,7 +12,6 @@
 -- the others are.
 
 local EXPIRED_KEYS_A_CALL = 200
-local KEY_OVERHEAD_BYTES = 250 -- as in publish.lua
 
 local function give_up(topic)
   call('ZREM', KEYS[2], topic)
@@ -39,10 +38,10 @@ local function give_up_surplus(most)
   local floor_ms, floor_n = parse(floor)
   local raised = floor
   for _, topic in ipairs(call('ZRANGE', KEYS[3], 0, count - 1)) do
-    local known = call('HMGET', ARGV[7] .. topic, 'ms', 'n')
-    local ms, n = tonumber(known[1] or 0), tonumber(known[2] or 0)
-    if is_before(floor_ms, floor_n, ms, n) then
-      floor_ms, floor_n, raised = ms, n, format(ms, n)
+    local known = open_record(ARGV[7] .. topic)
+    if known and is_before(floor_ms, floor_n, tonumber(known[1]), tonumber(known[2])) then
+      raised = known[1] .. '-' .. known[2]
+      floor_ms, floor_n = parse(raised)
     end
     give_up(topic)
   end
@@ -53,21 +52,7 @@ local function give_up_surplus(most)
   return count
 end
 
-local function drop_expired_keys()
-  local members = call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, EXPIRED_KEYS_A_CALL)
-  if #members == 0 then
-    return
-  end
-  local bytes = 0
-  for _, member in ipairs(members) do
-    bytes = bytes + #member - 1 + KEY_OVERHEAD_BYTES
-  end
-  call('HDEL', KEYS[4], unpack(members))
-  call('ZREM', KEYS[5], unpack(members))
-  call('HINCRBY', KEYS[1], 'kb', -bytes)
-end
-
-drop_expired_keys()
+drop_keys(find_expired_keys(EXPIRED_KEYS_A_CALL))
 local most = tonumber(ARGV[8])
 local dropped = give_up_unused(most)
 dropped = dropped + give_up_surplus(most - dropped)

@@ -17,13 +17,11 @@
 -- rec           a hash that outlives the log: ms, n (the topic's last id), z (of the last entry), ca, cb (delete.lua);
 --               a, b (ms of the oldest entry, and z before it, as they were when last looked at: neither is too high);
 --               t (ms when expiries were last set)
--- keys, keyage  "<topic> <key>" -> "<id> <nonce>", and its expiry in ms
 --
 -- Message   "E <epoch> <prev> <ms> <n> <count> <offset> <size> …\n" and the lines of all entries: the id of each is
 --           <ms>-<n + offset>, its lines have <size> bytes; prev is the topic's id before the first. Ids of one call
 --           have one ms and count on by one, whatever the topic.
 
-local KEY_OVERHEAD_BYTES = 250 -- what the server needs for a key beside its text
 local EXPIRED_KEYS_A_CALL = 20
 
 local nonce, key = ARGV[5], ARGV[7]
@@ -37,11 +35,6 @@ end
 
 local function reply(status, ids)
   return { format(last_ms, last_n), tonumber(epoch), status, unpack(ids) }
-end
-
--- A member is "<topic> <key>".
-local function key_bytes(member)
-  return #member - 1 + KEY_OVERHEAD_BYTES
 end
 
 local function topic_of(entry)
@@ -73,59 +66,6 @@ local function find_first_try()
         to = '(' .. found[1]
       end
     until #page < STEP
-  end
-end
-
--- What is known of the key, by number of the entry: the ids that it brought at first, and the members to be made where
--- it is new. Then members to drop, how many bytes are then used, and whether one of the ids is of this very call.
-local function look_up_key()
-  local known, fresh, is_own = {}, {}, false
-  local dropped = call('ZRANGEBYSCORE', KEYS[5], '-inf', now, 'LIMIT', 0, EXPIRED_KEYS_A_CALL)
-  local is_dropped = {}
-  for _, member in ipairs(dropped) do
-    is_dropped[member] = true
-  end
-  for entry = 1, entry_count do
-    local member = ARGV[6 + 5 * topic_of(entry)] .. ' ' .. key
-    local expiry = tonumber(call('ZSCORE', KEYS[5], member) or 0)
-    -- An expiry from far in the future is of a clock that has stepped back since.
-    if expiry > now and expiry <= now + 2 * ARGV[8] then
-      local id, by = call('HGET', KEYS[4], member):match('^(%S+) (.*)$')
-      known[entry], is_own = id, is_own or by == nonce
-    else
-      fresh[entry] = member
-      if expiry > 0 and not is_dropped[member] then
-        dropped[#dropped + 1] = member
-      end
-    end
-  end
-  local bytes = tonumber(call('HGET', KEYS[1], 'kb') or 0)
-  for _, member in pairs(fresh) do
-    bytes = bytes + key_bytes(member)
-  end
-  for _, member in ipairs(dropped) do
-    bytes = bytes - key_bytes(member)
-  end
-  return known, fresh, dropped, bytes, is_own
-end
-
-local function drop_keys(members)
-  if #members > 0 then
-    local bytes = 0
-    for _, member in ipairs(members) do
-      bytes = bytes + key_bytes(member)
-    end
-    call('HDEL', KEYS[4], unpack(members))
-    call('ZREM', KEYS[5], unpack(members))
-    call('HINCRBY', KEYS[1], 'kb', -bytes)
-  end
-end
-
-local function keep_keys(members, ids)
-  for entry, member in pairs(members) do
-    call('HSET', KEYS[4], member, ids[entry] .. ' ' .. nonce)
-    call('ZADD', KEYS[5], now + ARGV[8], member)
-    call('HINCRBY', KEYS[1], 'kb', key_bytes(member))
   end
 end
 
@@ -259,23 +199,50 @@ local function publish(ids)
   return reply(0, ids)
 end
 
-local function publish_once()
-  local ids, fresh, dropped, bytes, is_own = look_up_key()
-  if not next(fresh) then
-    drop_keys(dropped)
-    return reply(is_own and 0 or 1, ids)
+-- What the key means for each entry, by number: `ids` that it brought at first, and `fresh` members where it is new.
+-- `dropped` are members that count no more, `bytes` what all keys then need; `is_own`: an id is of this call's first try.
+local function look_up_key()
+  local found = { ids = {}, fresh = {}, dropped = find_expired_keys(EXPIRED_KEYS_A_CALL), is_own = false }
+  local is_dropped = {}
+  for _, member in ipairs(found.dropped) do
+    is_dropped[member] = true
   end
-  if bytes > tonumber(ARGV[9]) then
-    drop_keys(dropped)
+  for entry = 1, entry_count do
+    local member = ARGV[6 + 5 * topic_of(entry)] .. ' ' .. key
+    local id, by, is_there = find_key(member, ARGV[8])
+    found.ids[entry] = id
+    found.is_own = found.is_own or by == nonce
+    if not id then
+      found.fresh[entry] = member
+      if is_there and not is_dropped[member] then
+        table.insert(found.dropped, member)
+      end
+    end
+  end
+  local bytes = tonumber(call('HGET', KEYS[1], 'kb') or 0)
+  found.bytes = bytes + key_bytes(found.fresh) - key_bytes(found.dropped)
+  return found
+end
+
+local function publish_once()
+  local found = look_up_key()
+  if not next(found.fresh) then
+    drop_keys(found.dropped)
+    return reply(found.is_own and 0 or 1, found.ids)
+  end
+  if found.bytes > tonumber(ARGV[9]) then
+    drop_keys(found.dropped)
     return reply(2, {})
   end
-  local answer = publish(ids)
-  drop_keys(dropped)
-  keep_keys(fresh, ids)
+  local answer = publish(found.ids)
+  drop_keys(found.dropped)
+  for entry, member in pairs(found.fresh) do
+    keep_key(member, found.ids[entry], nonce, ARGV[8])
+  end
   return answer
 end
 
-if key ~= '' then -- which also tells a retry
+if key ~= '' then -- which tells a retry too
   return publish_once()
 end
 local ids = ARGV[6] ~= '' and find_first_try()

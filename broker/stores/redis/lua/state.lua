@@ -66,21 +66,30 @@ local function renew(seen_ms, seen_n)
     call('HSET', KEYS[1], ...)
   end
 
-  -- Where the caller has seen ids, there was a store before this one, whose clock may have been ahead. Counting epochs
-  -- from the clock, no epoch comes a second time.
+  -- Above all that was given out and is lost, also what no caller has seen. Another server's clock may be behind by the
+  -- margin. Not on top of an id that is itself ahead of the clock by a margin: of a store that goes back twice within
+  -- that time, the second would go on where the first did, with the same ids.
+  local function beyond(ms)
+    local ahead = now + margin
+    return ahead > ms and ahead or ms + margin
+  end
+
+  -- Where the caller has seen ids, there was a store before this one, whose clock may have been ahead. Epochs are counted
+  -- from the time of birth, so that none of them comes a second time.
   local function bear()
-    last_ms, last_n, epoch = now, 0, ('%d'):format(now)
+    last_ms, last_n = now, 0
     if seen_ms > 0 then
-      last_ms = math.max(now, seen_ms) + margin
+      last_ms = beyond(seen_ms)
     end
+    epoch = ('%d'):format(last_ms)
     local born = format(last_ms, 0)
     save('ms', last_ms, 'n', 0, 'run', ARGV[1], 'epoch', epoch, 'born', born, 'floor', born, 'rewinds', '', 'rewound', 0)
   end
 
   local function load()
     local rewinds = {}
-    for lost, seen, next in (call('HGET', KEYS[1], 'rewinds') or ''):gmatch('([%d-]+) ([%d-]+) ([%d-]+)') do
-      rewinds[#rewinds + 1] = { lost = lost, seen = seen, next = next }
+    for lost, seen, resumed in (call('HGET', KEYS[1], 'rewinds') or ''):gmatch('([%d-]+) ([%d-]+) ([%d-]+)') do
+      rewinds[#rewinds + 1] = { lost = lost, seen = seen, resumed = resumed }
     end
     return rewinds
   end
@@ -88,7 +97,7 @@ local function renew(seen_ms, seen_n)
   local function store(rewinds)
     local texts = {}
     for index, rewind in ipairs(rewinds) do
-      texts[index] = rewind.lost .. ' ' .. rewind.seen .. ' ' .. rewind.next
+      texts[index] = rewind.lost .. ' ' .. rewind.seen .. ' ' .. rewind.resumed
     end
     epoch = ('%d'):format(epoch + 1)
     save('rewinds', table.concat(texts, ';'), 'epoch', epoch)
@@ -97,9 +106,9 @@ local function renew(seen_ms, seen_n)
   -- The caller has seen what was given out before the server went back, and comes only now.
   local function raise(rewinds)
     for _, rewind in ipairs(rewinds) do
-      local next_ms, next_n = parse(rewind.next)
-      local most_ms, most_n = parse(rewind.seen)
-      if is_before(most_ms, most_n, seen_ms, seen_n) and is_before(seen_ms, seen_n, next_ms, next_n) then
+      local resumed_ms, resumed_n = parse(rewind.resumed)
+      local known_ms, known_n = parse(rewind.seen)
+      if is_before(known_ms, known_n, seen_ms, seen_n) and is_before(seen_ms, seen_n, resumed_ms, resumed_n) then
         rewind.seen = ARGV[2]
         return true
       end
@@ -113,11 +122,11 @@ local function renew(seen_ms, seen_n)
     while rewinds[1] do
       local oldest = rewinds[1]
       local too_many = #rewinds > MOST_REWINDS
-      if not too_many and parse(oldest.next) >= now - memory then
+      if not too_many and parse(oldest.resumed) >= now - memory then
         break
       end
       if too_many or oldest.lost ~= oldest.seen then
-        save('born', oldest.next)
+        save('born', oldest.resumed)
       end
       table.remove(rewinds, 1)
     end
@@ -128,8 +137,8 @@ local function renew(seen_ms, seen_n)
   local function rewind(rewinds)
     local lost = format(last_ms, last_n)
     local seen = is_before(last_ms, last_n, seen_ms, seen_n) and ARGV[2] or lost
-    last_ms, last_n = math.max(last_ms, seen_ms, now) + margin, 0
-    rewinds[#rewinds + 1] = { lost = lost, seen = seen, next = format(last_ms, 0) }
+    last_ms, last_n = beyond(math.max(last_ms, seen_ms)), 0
+    rewinds[#rewinds + 1] = { lost = lost, seen = seen, resumed = format(last_ms, 0) }
     shorten(rewinds)
     save('ms', last_ms, 'n', 0, 'run', ARGV[1], 'rewound', last_ms)
   end
