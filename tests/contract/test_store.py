@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from broker import sse
 from broker.errors import RateLimited
-from broker.start import Latest
-from broker.stores.base import Store
-from broker.stores.memory import MemoryStore
-from broker.topics import Retention, RetentionRules
-from tests.web.serving import Clock
+from broker.start import After, Latest, Since
+from tests.contract.benches import Bench, MemoryBench, RedisBench
+from tests.redis_servers import Server
+from tests.stores.conftest import PROGRAMS, find_program
 
 
 def item(topic: str, data: str) -> tuple[str, bytes]:
@@ -30,180 +30,230 @@ class Delivered:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def delivered() -> Delivered:
     return Delivered()
 
 
-@pytest.fixture(params=["memory"])
-async def store(request: pytest.FixtureRequest, clock: Clock, delivered: Delivered) -> AsyncIterator[Store]:
+@pytest.fixture(params=["memory", *PROGRAMS])
+async def store(request: pytest.FixtureRequest, tmp_path: Path, delivered: Delivered) -> AsyncIterator[Bench]:
     """Each store in turn, with a small retention."""
-    made: Store = MemoryStore(
-        RetentionRules(Retention(10, 10_000, 60)),
-        clock=clock,
-        max_log_bytes=1_000_000,
-        max_topics=100,
-        topic_memory_seconds=3600,
-        idempotency_seconds=300,
-        max_key_bytes=10_000,
-    )
-    await made.start(delivered)
-    yield made
-    await made.stop()
+    if request.param == "memory":
+        memory = MemoryBench()
+        await memory.store.start(delivered)
+        yield memory
+        await memory.store.stop()
+        return
+    with Server(tmp_path / "0", find_program(request.param)) as server:
+        redis = RedisBench(server)
+        await redis.store.start(delivered)
+        yield redis
+        await redis.store.stop()
+        redis.close()
 
 
-async def test_ids_strictly_increase_over_all_topics(store: Store, clock: Clock) -> None:
+async def test_ids_strictly_increase_over_all_topics(store: Bench) -> None:
     ids: list[int] = []
     for step in (0, 1, -10, 0, 5):
-        clock.now += step
-        ids += (await store.publish([item("a", "1"), item("b", "2"), item("a", "3")])).ids
+        store.advance(step)
+        ids += (await store.store.publish([item("a", "1"), item("b", "2"), item("a", "3")])).ids
     assert ids == sorted(set(ids))
-    assert store.last_id == ids[-1]
-    assert ids[0] > store.born
+    assert store.store.last_id == ids[-1]
+    assert ids[0] > store.store.born
 
 
-async def test_watched_log_grows_and_is_delivered(store: Store, delivered: Delivered) -> None:
-    await store.publish([item("a", "before")])
+async def test_watched_log_grows_and_is_delivered(store: Bench, delivered: Delivered) -> None:
+    await store.store.publish([item("a", "before")])
     assert delivered.calls == []
-    (log,) = await store.watch(["a"], Latest())
+    (log,) = await store.store.watch(["a"], Since(0))
     assert len(log) == 1
-    ids = (await store.publish([item("a", "1"), item("b", "x"), item("a", "2")])).ids
+    ids = (await store.store.publish([item("a", "1"), item("b", "x"), item("a", "2")])).ids
+    await store.settle()
     frames = [sse.frame(sse.lines(text), ids[index]) for text, index in ((b"1", 0), (b"2", 2))]
     assert [entry.frame for entry in log.after(ids[0] - 1)] == frames
     assert delivered.calls == [("a", sum(map(len, frames)))]
-    assert store.complete_to >= ids[-1]
+    assert store.store.complete_to >= ids[-1]
 
 
-async def test_each_watch_is_taken_back_once(store: Store, delivered: Delivered) -> None:
-    (log,) = await store.watch(["a"], Latest())
-    assert (await store.watch(["a"], Latest()))[0] is log
-    store.unwatch(["a"])
-    await store.publish([item("a", "1")])
-    assert len(delivered.calls) == 1
-    store.unwatch(["a"])
-    await store.publish([item("a", "2")])
+async def test_a_topic_is_watched_until_every_watch_is_taken_back(store: Bench, delivered: Delivered) -> None:
+    (log,) = await store.store.watch(["a"], Latest())
+    assert (await store.store.watch(["a"], Latest()))[0] is log
+    store.store.unwatch(["a"])
+    await store.store.publish([item("a", "1")])
+    await store.settle()
     assert len(delivered.calls) == 1
 
 
-async def test_prev_names_the_entry_before(store: Store) -> None:
-    (log,) = await store.watch(["a"], Latest())
+async def test_prev_names_the_entry_before(store: Bench) -> None:
+    (log,) = await store.store.watch(["a"], Latest())
     before = log.last
-    ids = (await store.publish([item("a", "1"), item("b", "x"), item("a", "2")])).ids
+    ids = (await store.store.publish([item("a", "1"), item("b", "x"), item("a", "2")])).ids
+    await store.settle()
     assert [entry.prev for entry in log.after(before)] == [before, ids[0]]
 
 
-async def test_retention(store: Store, clock: Clock) -> None:
-    await store.publish([item("a", str(number)) for number in range(30)])
-    assert (await store.describe(["a"]))[0].events == 10
-    await store.publish([item("a", "x" * 4000) for _ in range(5)])
-    (state,) = await store.describe(["a"])
+async def test_retention(store: Bench) -> None:
+    await store.store.publish([item("a", str(number)) for number in range(30)])
+    assert (await store.store.describe(["a"]))[0].events == 10
+    await store.store.publish([item("a", "x" * 4000) for _ in range(5)])
+    (state,) = await store.store.describe(["a"])
     assert (state.events, state.bytes <= 10_000) == (2, True)
-    clock.now += 61
-    (state,) = await store.describe(["a"])
+    store.advance(61)
+    (state,) = await store.store.describe(["a"])
     assert (state.events, state.bytes, state.first_id) == (0, 0, None)
-    assert state.last_id == store.last_id
+    assert state.last_id == store.store.last_id
 
 
-async def test_a_log_with_a_reader_is_not_trimmed_before_it_is_written(store: Store) -> None:
-    (log,) = await store.watch(["a"], Latest())
+async def test_a_log_with_a_reader_is_not_trimmed_before_it_is_written(store: Bench) -> None:
+    (log,) = await store.store.watch(["a"], Latest())
     log.hold = log.last
     start = log.last
-    await store.publish([item("a", str(number)) for number in range(30)])
+    await store.store.publish([item("a", str(number)) for number in range(30)])
+    await store.settle()
     assert len(list(log.after(start))) == 30
     log.hold = log.last
-    store.written("a")
+    store.store.written("a")
     assert len(log) == 10
 
 
-async def test_delete(store: Store, delivered: Delivered) -> None:
-    (log,) = await store.watch(["a"], Latest())
+async def test_delete(store: Bench, delivered: Delivered) -> None:
+    (log,) = await store.store.watch(["a"], Latest())
     log.hold = log.last
-    (last,) = (await store.publish([item("a", "1")])).ids
-    await store.delete("a")
-    assert store.last_id > last
+    (last,) = (await store.store.publish([item("a", "1")])).ids
+    await store.store.delete("a")
+    await store.settle()
+    assert store.store.last_id > last
     *_, end = log.after(last)
     assert end.end
-    assert end.id == store.last_id
+    assert end.id == store.store.last_id
     assert b'"reason":"deleted"' in end.frame
     assert [topic for topic, _ in delivered.calls] == ["a", "a"]
-    assert (await store.describe(["a"]))[0].events == 0
+    assert (await store.store.describe(["a"]))[0].events == 0
     assert log.has_gap(last - 1)
     assert not log.has_gap(last)
 
 
-async def test_deleting_what_never_was(store: Store) -> None:
-    await store.delete("a")
-    assert await store.topics("", 10) == []
+async def test_deleting_what_never_was(store: Bench) -> None:
+    await store.store.delete("a")
+    assert await store.store.topics("", 10) == []
 
 
-async def test_topics(store: Store) -> None:
+async def test_topics(store: Bench) -> None:
     for name in ("c", "a", "b"):
-        await store.publish([item(name, "1")])
-    await store.watch(["d"], Latest())
-    assert await store.topics("", 10) == ["a", "b", "c", "d"]
-    assert await store.topics("a", 2) == ["b", "c"]
-    store.unwatch(["d"])
-    assert await store.topics("c", 10) == []
+        await store.store.publish([item(name, "1")])
+    await store.store.watch(["d"], Latest())
+    assert await store.store.topics("", 10) == ["a", "b", "c", "d"]
+    assert await store.store.topics("a", 2) == ["b", "c"]
+    store.store.unwatch(["d"])
+    assert await store.store.topics("c", 10) == []
 
 
-async def test_topics_that_come_and_go_between_pages_move_no_other(store: Store) -> None:
+async def test_topics_that_come_and_go_between_pages_move_no_other(store: Bench) -> None:
     for name in "bdfhj":
-        await store.publish([item(name, "1")])
-    await store.watch(["e"], Latest())
-    assert await store.topics("", 2) == ["b", "d"]
-    await store.publish([item("a", "1")])
-    await store.publish([item("g", "1")])
-    store.unwatch(["e"])
-    assert await store.topics("d", 3) == ["f", "g", "h"]
-    assert await store.topics("e", 1) == ["f"], "a page begins also after a name that is gone"
+        await store.store.publish([item(name, "1")])
+    await store.store.watch(["e"], Latest())
+    assert await store.store.topics("", 2) == ["b", "d"]
+    await store.store.publish([item("a", "1")])
+    await store.store.publish([item("g", "1")])
+    store.store.unwatch(["e"])
+    assert await store.store.topics("d", 3) == ["f", "g", "h"]
+    assert await store.store.topics("e", 1) == ["f"], "a page begins also after a name that is gone"
 
 
-async def test_key_counts_once_a_topic(store: Store, clock: Clock) -> None:
-    first = await store.publish([item("a", "1"), item("b", "1")], "key")
+async def test_key_counts_once_a_topic(store: Bench) -> None:
+    first = await store.store.publish([item("a", "1"), item("b", "1")], "key")
     assert not first.replayed
-    again = await store.publish([item("a", "1"), item("b", "1")], "key")
+    again = await store.store.publish([item("a", "1"), item("b", "1")], "key")
     assert again.replayed
     assert list(again.ids) == list(first.ids)
-    mixed = await store.publish([item("b", "1"), item("c", "1")], "key")
+    mixed = await store.store.publish([item("b", "1"), item("c", "1")], "key")
     assert not mixed.replayed
     assert mixed.ids[0] == first.ids[1]
-    assert (await store.describe(["b"]))[0].events == 1
-    clock.now -= 1  # a clock that steps back a little forgets nothing
-    assert (await store.publish([item("a", "1")], "key")).replayed
-    clock.now += 302
-    assert not (await store.publish([item("a", "1")], "key")).replayed
+    assert (await store.store.describe(["b"]))[0].events == 1
+    store.advance(-1)  # a clock that steps back a little forgets nothing
+    assert (await store.store.publish([item("a", "1")], "key")).replayed
+    store.advance(302)
+    assert not (await store.store.publish([item("a", "1")], "key")).replayed
 
 
-async def test_keys_have_a_bound_and_a_refused_one_publishes_nothing(store: Store) -> None:
+async def test_keys_have_a_bound_and_a_refused_one_publishes_nothing(store: Bench) -> None:
     published = 0
     with pytest.raises(RateLimited):
         for number in range(1000):
-            await store.publish([item("a", "1")], f"key {number}")
+            await store.store.publish([item("a", "1")], f"key {number}")
             published += 1
     assert 0 < published < 100
-    last = store.last_id
+    last = store.store.last_id
     with pytest.raises(RateLimited):
-        await store.publish([item("a", "1")], "one more")
-    assert store.last_id == last
+        await store.store.publish([item("a", "1")], "one more")
+    assert store.store.last_id == last
 
 
-async def test_sweep_drops_what_became_too_old(store: Store, clock: Clock) -> None:
-    for number in range(50):
-        await store.publish([item(f"t{number}", "1")])
-    assert store.log_bytes > 0
-    clock.now += 61
-    for _ in range(5):
-        store.sweep()
-    assert store.log_bytes == 0
-    assert store.topic_count == 50
-    clock.now += 3600
-    store.sweep()
-    assert store.topic_count == 0
+async def test_sweep_drops_what_became_too_old(store: Bench) -> None:
+    names = [f"t{number:02}" for number in range(50)]
+    for name in names:
+        await store.store.publish([item(name, "1")])
+    await store.store.watch(["t00"], Since(0))
+    assert store.store.log_bytes > 0
+    store.advance(61)
+    await store.sweep()
+    assert store.store.log_bytes == 0
+    assert {state.events for state in await store.store.describe(names)} == {0}
+    assert await store.store.topics("", 100) == names
+    store.advance(3605)
+    await store.sweep()
+    assert await store.store.topics("", 100) == ["t00"], "somebody watches it"
 
 
-async def test_checks_are_ok(store: Store) -> None:
-    assert set(store.checks().values()) == {"ok"}
+async def test_what_lies_behind_a_cursor_is_there_however_far_back(store: Bench) -> None:
+    ids = [(await store.store.publish([item("a", str(number))])).ids[0] for number in range(9)]
+    for cursor in (ids[-1], ids[4], ids[6], ids[0], store.store.born):
+        (log,) = await store.store.watch(["a"], After(cursor, ""))
+        assert [entry.id for entry in log.after(cursor)] == [one for one in ids if one > cursor]
+        assert not log.has_gap(cursor)
+
+
+async def test_what_was_trimmed_is_a_gap(store: Bench) -> None:
+    ids = [(await store.store.publish([item("a", str(number))])).ids[0] for number in range(30)]
+    for cursor, has_gap in ((ids[-1], False), (ids[19], False), (ids[18], True), (ids[0], True)):
+        (log,) = await store.store.watch(["a"], After(cursor, ""))
+        assert log.has_gap(cursor) is has_gap
+        assert [entry.id for entry in log.after(cursor)] == [one for one in ids[20:] if one > cursor]
+
+
+async def test_a_silent_topic_has_no_gap_and_a_trimmed_one_still_tells(store: Bench) -> None:
+    ids = (await store.store.publish([item("a", "1"), item("a", "2")])).ids
+    store.advance(61)
+    (log,) = await store.store.watch(["a", "b"][:1], After(ids[0], ""))
+    assert log.has_gap(ids[0])
+    (log,) = await store.store.watch(["a"], After(ids[1], ""))
+    assert not log.has_gap(ids[1])
+    (silent,) = await store.store.watch(["b"], After(ids[0], ""))
+    assert not silent.has_gap(ids[0])
+    (after,) = (await store.store.publish([item("a", "3")])).ids
+    await store.settle()
+    assert [entry.id for entry in log.after(ids[1])] == [after]
+    assert not log.has_gap(ids[1])
+
+
+async def test_a_watch_that_starts_now_begins_after_what_was_answered(store: Bench) -> None:
+    (before,) = (await store.store.publish([item("a", "1")])).ids
+    await store.store.watch(["a"], Latest())
+    assert store.store.last_id >= before
+
+
+async def test_several_topics_are_complete_up_to_what_was_answered(store: Bench) -> None:
+    ids = (await store.store.publish([item("a", "1"), item("b", "2")])).ids
+    logs = await store.store.watch(["a", "b"], Since(0))
+    assert store.store.complete_to >= ids[-1]
+    assert [[entry.id for entry in log.after(0)] for log in logs] == [[ids[0]], [ids[1]]]
+
+
+async def test_subscribers_are_counted(store: Bench) -> None:
+    await store.store.watch(["a"], Latest())
+    await store.store.watch(["a", "b"], Latest())
+    store.store.unwatch(["b"])
+    assert [state.subscribers for state in await store.store.describe(["a", "b", "c"])] == [2, 0, 0]
+
+
+async def test_checks_are_ok(store: Bench) -> None:
+    assert set(store.store.checks().values()) == {"ok"}

@@ -132,7 +132,7 @@ class Copies:
         self._on_hole = on_hole
         self._copies: dict[str, Copy] = {}
         self._broken: set[Copy] = set()
-        self._held_back: set[str] = set()
+        self._held_back: dict[str, EventId] = {}  # by topic, what was delivered too early for some readers
 
     def __iter__(self) -> Iterator[Copy]:
         return iter(list(self._copies.values()))
@@ -162,8 +162,7 @@ class Copies:
     def heard(self, last: EventId) -> None:
         """Everything said up to `last` was heard."""
         self.heard_to.rise(last)
-        if not self._broken:
-            self.complete_to.rise(self.heard_to.value)
+        self._check_complete()
 
     @property
     def is_whole(self) -> bool:
@@ -214,8 +213,8 @@ class Copies:
         self._logs.appended(copy.topic, copy.log, self._clock())
         if copy.was_live:
             self._deliver(copy.topic, size)
-            if self._broken:
-                self._held_back.add(copy.topic)
+            if copy.log.last > self.complete_to.value:
+                self._held_back[copy.topic] = copy.log.last
 
     def _clear(self, copy: Copy, prev: EventId, end: EventId) -> None:
         frame = sse.control("broker.end", {"topic": copy.topic, "reason": "deleted"}, end)
@@ -299,10 +298,14 @@ class Copies:
         return True
 
     def _check_complete(self) -> None:
-        if not self._broken:
-            self.complete_to.rise(self.heard_to.value)
-            held_back, self._held_back = self._held_back, set()
-            for topic in held_back:
+        """Let `complete_to` rise as far as it may, and deliver what waited for that."""
+        if self._broken or self.heard_to.value <= self.complete_to.value:
+            return
+        self.complete_to.rise(self.heard_to.value)
+        if self._held_back:
+            due = [topic for topic, last in self._held_back.items() if last <= self.complete_to.value]
+            for topic in due:
+                del self._held_back[topic]
                 self._deliver(topic, 0)
 
     def put_in_front(

@@ -24,7 +24,6 @@ from broker.log import Log
 from broker.logs import Logs
 from broker.start import After, Last, Latest, Since, Start
 from broker.stores.base import Deliver, Receipt, TopicState
-from broker.stores.redis import scripts
 from broker.stores.redis.address import Address
 from broker.stores.redis.calls import Calls
 from broker.stores.redis.copies import Copies, Copy
@@ -34,6 +33,7 @@ from broker.stores.redis.listener import Listener
 from broker.stores.redis.messages import Probe, heard, to_id
 from broker.stores.redis.names import Names
 from broker.stores.redis.presence import Presence
+from broker.stores.redis.scripts import Scripts, load
 from broker.topics import RetentionRules
 
 WATCH_SECONDS = 0.9
@@ -68,16 +68,29 @@ class Limits:
 
 
 class RedisStore:
-    """See `stores.base.Store`. Made within a running loop."""
+    """See `stores.base.Store`. Made within a running loop.
 
-    def __init__(self, address: Address, retention: RetentionRules, limits: Limits, *, clock: Clock) -> None:
+    Args:
+        clock: this instance's; ids come from the server's.
+        texts: what runs inside the server.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        retention: RetentionRules,
+        limits: Limits,
+        *,
+        clock: Clock,
+        texts: Scripts | None = None,
+    ) -> None:
         self.name = f"redis at {address.shown}"
         self._address = address
         self._retention = retention
         self._limits = limits
         self._clock = clock
         self._names = Names(limits.prefix, address.database, secrets.token_hex(4))
-        self._scripts = scripts.load()
+        self._scripts = texts or load()
         self._deliver: Deliver = _nobody
         self._tasks: set[asyncio.Task[Any]] = set()
         self._nonces = count()

@@ -1,0 +1,125 @@
+"""Each store with a clock that the test moves, and a way to wait until all that was published is delivered."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from time import time
+from typing import Protocol
+
+from broker.stores.base import Store
+from broker.stores.memory import MemoryStore
+from broker.stores.redis.address import parse
+from broker.stores.redis.scripts import Script, Scripts, load
+from broker.stores.redis.store import Limits, RedisStore
+from broker.topics import Retention, RetentionRules
+from tests.redis_servers import Server
+from tests.web.serving import Clock
+
+KEEP = RetentionRules(Retention(10, 10_000, 60))
+OFFSET = "test:offset"
+
+LIMITS = Limits(
+    prefix="broker:",
+    failover_margin_ms=10_000,
+    wait_replicas=0,
+    max_log_bytes=1_000_000,
+    max_topics=100,
+    topic_memory_seconds=3600,
+    idempotency_seconds=300,
+    max_key_bytes=10_000,
+)
+
+
+class Bench(Protocol):
+    """A store under test."""
+
+    @property
+    def store(self) -> Store: ...
+
+    def advance(self, seconds: float) -> None:
+        """Move the clock that ids and ages come from, forth or back."""
+
+    async def settle(self) -> None:
+        """Wait until everything published so far is delivered."""
+
+    async def sweep(self) -> None:
+        """Have the store drop what became too old."""
+
+
+class MemoryBench:
+    """The store in memory: nothing of it waits."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.store = MemoryStore(
+            KEEP,
+            clock=self.clock,
+            max_log_bytes=LIMITS.max_log_bytes,
+            max_topics=LIMITS.max_topics,
+            topic_memory_seconds=LIMITS.topic_memory_seconds,
+            idempotency_seconds=LIMITS.idempotency_seconds,
+            max_key_bytes=LIMITS.max_key_bytes,
+        )
+
+    def advance(self, seconds: float) -> None:
+        self.clock.now += seconds
+
+    async def settle(self) -> None:
+        """It is."""
+
+    async def sweep(self) -> None:
+        for _ in range(5):
+            self.store.sweep()
+
+
+class RedisBench:
+    """The store in a server whose scripts read their time with an offset that the test sets."""
+
+    def __init__(self, server: Server, **limits: object) -> None:
+        self._client = server.client()
+        self._offset = 0.0
+        self.store = RedisStore(
+            parse(server.url),
+            KEEP,
+            replace(LIMITS, **limits),  # type: ignore[arg-type]
+            clock=lambda: time() + self._offset,
+            texts=_with_offset(load()),
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+    def advance(self, seconds: float) -> None:
+        self._offset += seconds
+        self._client.set(OFFSET, round(self._offset))
+
+    async def settle(self) -> None:
+        last = await self.store._filling.sync()
+        await self.store._copies.heard_to.reached(last)
+
+    async def sweep(self) -> None:
+        for _ in range(5):
+            self.store.sweep()
+        await self.store._forget()
+
+
+def _with_offset(texts: Scripts) -> Scripts:
+    def moved(script: Script) -> Script:
+        before = "local time = call('TIME')\n"
+        assert before in script.text
+        after = f"{before}time[1] = time[1] + (call('GET', '{OFFSET}') or 0)\n"
+        return script_of(script.name, script.text.replace(before, after))
+
+    return Scripts(
+        moved(texts.publish),
+        moved(texts.read),
+        moved(texts.delete),
+        moved(texts.describe),
+        moved(texts.forget),
+    )
+
+
+def script_of(name: str, text: str) -> Script:
+    """A script of another text."""
+    return Script(name, text, hashlib.sha1(text.encode()).hexdigest())

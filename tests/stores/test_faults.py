@@ -1,0 +1,372 @@
+"""What goes wrong with the server, or on the way to it: two whole brokers on one real server (design §2, §4).
+
+For each fault the same is claimed: a publisher's 2xx means that the event is in the store, else it is told 503 in time; live
+subscribers keep their connections; what the channels lost is mended in place and in order; what the store lost is told as a gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from time import monotonic, time
+from typing import Any
+
+import pytest
+
+from broker.events import parse_id
+from broker.settings import Settings
+from tests.stores.conftest import StartSentinel, StartServer
+from tests.stores.way import Way
+from tests.web.serving import Server, Stream, until
+
+PUBLISH_SECONDS = 5.0
+RECOVERY_SECONDS = 2.0
+
+StartBroker = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture
+async def start_broker() -> AsyncIterator[StartBroker]:
+    """Starts brokers in this loop, on the given server; they are gone after the test."""
+    brokers: list[Server] = []
+
+    async def start(url: str, **settings: Any) -> Server:
+        broker = Server(Settings(redis_url=url, retry_min_ms=0, retry_max_ms=0, **settings), time)
+        brokers.append(broker)
+        await broker.start()
+        return broker
+
+    yield start
+    for broker in brokers:
+        await broker.stop()
+
+
+class Publisher:
+    """Publishes numbers, one after the other, and knows which were taken: the answer was 201."""
+
+    def __init__(self, broker: Server, topic: str = "a") -> None:
+        self.broker = broker
+        self.topic = topic
+        self.number = 0
+        self.taken: dict[int, int] = {}
+        self.refused: list[int] = []
+
+    async def once(self) -> bool:
+        """Publish the next number; whether it was taken. A refusal is 503, and comes in time."""
+        self.number += 1
+        number, began = self.number, monotonic()
+        answer = await self.broker.request("POST", f"/topics/{self.topic}", str(number).encode())
+        assert monotonic() - began < PUBLISH_SECONDS + 0.5
+        if answer.status == 201:
+            event_id = parse_id(str(answer.json()["id"]))
+            assert event_id is not None
+            self.taken[number] = event_id
+            return True
+        assert (answer.status, answer.json()["code"]) == (503, "unavailable"), answer
+        assert "retry-after" in answer.headers
+        self.refused.append(number)
+        return False
+
+    async def some(self, count: int) -> None:
+        for _ in range(count):
+            assert await self.once()
+
+    async def until_taken(self, seconds: float = RECOVERY_SECONDS) -> None:
+        """Publish until one is taken again, which must not take longer than it may."""
+        began = monotonic()
+        while not await self.once():
+            assert monotonic() - began < seconds + PUBLISH_SECONDS
+            await asyncio.sleep(0.02)
+
+
+def numbers(stream: Stream) -> list[int]:
+    return [int(event.data) for event in stream.published()]
+
+
+def gaps(stream: Stream) -> list[str]:
+    return [json.loads(event.data)["reason"] for event in stream.events if event.type == "broker.gap"]
+
+
+async def has(stream: Stream, publisher: Publisher) -> None:
+    """Read on until the last that was taken is there; all that were are, once, in order, maybe with refused ones."""
+    last = max(publisher.taken.values())
+    await stream.until(lambda: any(parse_id(event.id) == last for event in stream.published()))
+    seen = numbers(stream)
+    assert len(seen) == len(set(seen)), "none twice"
+    assert set(publisher.taken) <= set(seen) <= set(publisher.taken) | set(publisher.refused)
+    ids = [parse_id(event.id) for event in stream.published()]
+    assert ids == sorted(ids, key=lambda one: one or 0)
+
+
+async def ready(broker: Server) -> bool:
+    return (await broker.request("GET", "/readyz")).status == 200
+
+
+async def until_ready(*brokers: Server, seconds: float = RECOVERY_SECONDS + 1) -> None:
+    began = monotonic()
+    for broker in brokers:
+        while not await ready(broker):
+            assert monotonic() - began < seconds, (await broker.request("GET", "/readyz")).body
+            await asyncio.sleep(0.02)
+
+
+async def until_not_ready(broker: Server, seconds: float = 8) -> dict[str, Any]:
+    began = monotonic()
+    while await ready(broker):
+        assert monotonic() - began < seconds
+        await asyncio.sleep(0.02)
+    checks = (await broker.request("GET", "/readyz")).json()["checks"]
+    assert isinstance(checks, dict)
+    return checks
+
+
+async def test_what_one_takes_the_other_delivers(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    redis = start_server()
+    one, other = await start_broker(redis.url), await start_broker(redis.url)
+    stream = await other.subscribe("/topics/a")
+    publisher = Publisher(one)
+    await publisher.some(20)
+    await has(stream, publisher)
+    assert gaps(stream) == []
+    for broker in (one, other):
+        replay = await broker.subscribe("/topics/a?since=earliest")
+        assert await replay.data(20) == [str(number) for number in range(1, 21)]
+        assert gaps(replay) == []
+
+
+async def test_killed_with_its_data(start_server: StartServer, start_broker: StartBroker) -> None:
+    redis = start_server("appendonly yes", "appendfsync always")
+    one, other = await start_broker(redis.url), await start_broker(redis.url)
+    streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
+    publisher = Publisher(one)
+    await publisher.some(5)
+    redis.kill()
+    assert not await publisher.once()
+    assert (await until_not_ready(one))["store"] != "ok"
+    redis.start()
+    await publisher.until_taken()
+    await until_ready(one, other)
+    await publisher.some(5)
+    for stream in streams:
+        await has(stream, publisher)
+        assert gaps(stream) == []
+    back = await other.subscribe("/topics/a", Last_Event_ID=streams[0].published()[0].id)
+    await back.until(lambda: numbers(back)[-1:] == [publisher.number])
+    assert numbers(back) == numbers(streams[0])[1:]
+    assert gaps(back) == []
+
+
+async def test_killed_without_its_data(start_server: StartServer, start_broker: StartBroker) -> None:
+    redis = start_server()
+    one, other = await start_broker(redis.url), await start_broker(redis.url)
+    streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
+    publisher = Publisher(one)
+    await publisher.some(5)
+    for stream in streams:
+        await has(stream, publisher)
+    cursor = streams[0].published()[-1].id
+    redis.restart(keep_data=False)
+    await publisher.until_taken()
+    await publisher.some(2)
+    for stream in streams:
+        await has(stream, publisher)
+        assert set(gaps(stream)) == {"lost"}
+    back = await one.subscribe("/topics/a", Last_Event_ID=cursor)
+    await back.until(lambda: numbers(back)[-1:] == [publisher.number])
+    assert gaps(back) == ["lost"]
+
+
+async def test_flushall(start_server: StartServer, start_broker: StartBroker) -> None:
+    redis = start_server()
+    one, other = await start_broker(redis.url), await start_broker(redis.url)
+    stream = await other.subscribe("/topics/a")
+    silent = await other.subscribe("/topics/silent")
+    publisher = Publisher(one)
+    await publisher.some(3)
+    await has(stream, publisher)
+    with redis.client() as client:
+        client.flushall()
+    await stream.until(lambda: gaps(stream))
+    await silent.until(lambda: gaps(silent))
+    assert gaps(stream) == gaps(silent) == ["lost"]
+    await publisher.some(3)
+    await has(stream, publisher)
+    assert gaps(stream) == ["lost"]
+
+
+async def test_paused_for_10_seconds(start_server: StartServer, start_broker: StartBroker) -> None:
+    redis = start_server()
+    one, other = await start_broker(redis.url), await start_broker(redis.url)
+    stream = await other.subscribe("/topics/a")
+    publisher = Publisher(one)
+    await publisher.some(3)
+    redis.pause()
+    until_when = monotonic() + 10
+    try:
+        while monotonic() < until_when:
+            assert not await publisher.once()
+        assert (await until_not_ready(one))["store"] != "ok"
+        refused = await other.subscribe("/topics/b")
+        assert refused.status == 200
+        assert (await refused.end()).startswith(b"retry: ")
+    finally:
+        redis.resume()
+    await publisher.until_taken()
+    await until_ready(one, other)
+    await publisher.some(3)
+    await has(stream, publisher)
+    assert gaps(stream) == []
+
+
+@pytest.mark.parametrize("kind", ["pubsub", "normal"])
+async def test_connections_cut(start_server: StartServer, start_broker: StartBroker, kind: str) -> None:
+    redis = start_server()
+    one, other = await start_broker(redis.url), await start_broker(redis.url)
+    streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
+    publisher, second = Publisher(one), Publisher(one, "b")
+    with redis.client() as client:
+        for _ in range(5):
+            client.execute_command("CLIENT", "KILL", "TYPE", kind)
+            await publisher.some(10)
+            await second.some(1)
+    await has(streams[0], publisher)
+    assert numbers(streams[0]) == list(publisher.taken)
+    await streams[1].until(lambda: len(streams[1].published()) == len(publisher.taken) + len(second.taken))
+    ids = [parse_id(event.id) for event in streams[1].published()]
+    assert ids == sorted([*publisher.taken.values(), *second.taken.values()])
+    assert gaps(streams[0]) == gaps(streams[1]) == []
+
+
+async def test_script_cache_flushed(start_server: StartServer, start_broker: StartBroker) -> None:
+    redis = start_server()
+    one = await start_broker(redis.url)
+    stream = await one.subscribe("/topics/a")
+    publisher = Publisher(one)
+    with redis.client() as client:
+        for _ in range(3):
+            client.script_flush()
+            await asyncio.gather(*(publisher.once() for _ in range(10)))
+    await stream.until(lambda: len(numbers(stream)) == 30)
+    assert sorted(numbers(stream)) == list(range(1, 31))
+    assert publisher.refused == []
+
+
+async def test_output_buffer_limit_hit_by_a_burst(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    redis = start_server("client-output-buffer-limit pubsub 256kb 0 0")
+    one = await start_broker(redis.url, retention_bytes=64 << 20)
+    stream = await one.subscribe("/topics/a")
+    lines = b"".join(b'{"data": "%d %s"}\n' % (number, b"x" * 60_000) for number in range(200))
+    answer = await one.request("POST", "/topics/a", lines, Content_Type="application/x-ndjson")
+    assert answer.status == 200
+    await stream.until(lambda: len(stream.published()) == 200)
+    assert [event.data.split()[0] for event in stream.published()] == [str(number) for number in range(200)]
+    assert gaps(stream) == []
+
+
+async def test_memory_full(start_server: StartServer, start_broker: StartBroker) -> None:
+    redis = start_server("maxmemory 4mb", "maxmemory-policy noeviction")
+    one = await start_broker(redis.url, retention_bytes=64 << 20, retention_events=100_000)
+    stream = await one.subscribe("/topics/a")
+    taken = 0
+    while (answer := await one.request("POST", "/topics/a", b"x" * 50_000)).status == 201:
+        taken += 1
+        assert taken < 1000
+    assert (answer.status, answer.json()["code"]) == (503, "unavailable")
+    assert "memory is full" in str(answer.json()["detail"])
+    await stream.until(lambda: len(stream.published()) == taken)
+    assert (await one.request("DELETE", "/topics/a")).status == 204
+    await stream.until(lambda: any(event.type == "broker.end" for event in stream.events))
+    assert (await one.request("POST", "/topics/a", b"room again")).status == 201
+
+
+async def test_replica_promoted_by_hand_that_lacks_the_last_writes(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    primary = start_server(tcp=True)
+    replica = start_server(tcp=True, replica_of=primary)
+    async with Way(primary) as way:
+        one, other = await start_broker(way.url), await start_broker(way.url)
+        stream = await other.subscribe("/topics/a")
+        both = await other.subscribe("/topics?topic=a&topic=b")
+        publisher = Publisher(one)
+        await publisher.some(3)
+        replica.wait_synced()
+        with replica.client() as copy:
+            await until(lambda: copy.xlen("broker:{b}:log:a") == 3, "the replica has it")
+            copy.replicaof("NO", "ONE")
+        await publisher.some(3)
+        await has(stream, publisher)
+        primary.kill()
+        way.lead_to(replica)
+        await publisher.until_taken()
+        await publisher.some(3)
+        for reader in (stream, both):
+            await has(reader, publisher)
+            assert set(gaps(reader)) == {"lost"}
+        assert gaps(stream) == ["lost"]
+
+
+async def test_sentinel_promotes_a_replica(
+    start_server: StartServer, start_sentinel: StartSentinel, start_broker: StartBroker
+) -> None:
+    primary = start_server(tcp=True)
+    replica = start_server(tcp=True, replica_of=primary)
+    replica.wait_synced()
+    sentinel = start_sentinel(primary)
+    sentinel.wait_for_replica()
+    url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main/0"
+    one, other = await start_broker(url), await start_broker(url)
+    stream = await other.subscribe("/topics/a")
+    publisher = Publisher(one)
+    await publisher.some(3)
+    with replica.client() as copy:
+        await until(lambda: copy.xlen("broker:{b}:log:a") == 3, "the replica has it")
+    primary.kill()
+    await publisher.until_taken(seconds=15)
+    await publisher.some(3)
+    await has(stream, publisher)
+    assert gaps(stream) == []
+    await until_ready(one, other)
+
+
+async def test_channels_dead_while_commands_work(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    redis = start_server()
+    async with Way(redis) as way:
+        one, other = await start_broker(redis.url), await start_broker(way.url)
+        streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
+        publisher = Publisher(one)
+        await publisher.some(3)
+        await has(streams[0], publisher)
+        way.mute_subscribers()
+        await publisher.some(3)
+        assert await other.request("POST", "/topics/other", b"commands work")
+        for stream in streams:
+            await has(stream, publisher)
+            assert gaps(stream) == []
+        await until_ready(other)
+
+
+async def test_a_way_that_is_cut_again_and_again(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    redis = start_server()
+    async with Way(redis) as way:
+        one, other = await start_broker(way.url), await start_broker(way.url)
+        streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
+        publisher = Publisher(one)
+        for _ in range(10):
+            await asyncio.gather(publisher.once(), publisher.once(), publisher.once())
+            way.cut()
+        await publisher.until_taken()
+        for stream in streams:
+            await has(stream, publisher)
+            seen = numbers(stream)
+            assert sorted(seen) == list(range(1, publisher.number + 1)), "each once, though answers were lost"
+            assert gaps(stream) == []

@@ -1,0 +1,93 @@
+"""The way from brokers to a server: it may lead to another one, or fall silent, as any network may."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from tests.redis_servers import LOOPBACK, Server
+
+
+@dataclass(eq=False)
+class _Passage:
+    """One connection; `is_subscriber` once it has said so."""
+
+    writers: list[asyncio.StreamWriter]
+    is_subscriber: bool = False
+    is_mute: bool = False
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+
+class Way:
+    """Passes connections on to `server`, by its unix socket; an async context manager."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._passages: set[_Passage] = set()
+        self._listener: asyncio.Server | None = None
+        self.url = ""
+
+    async def __aenter__(self) -> Self:
+        self._listener = await asyncio.start_server(self._accept, LOOPBACK, 0)
+        port = self._listener.sockets[0].getsockname()[1]
+        self.url = f"redis://{LOOPBACK}:{port}/0"
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        self.cut()
+        tasks = [task for passage in self._passages for task in passage.tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def lead_to(self, server: Server) -> None:
+        """New connections go to another server; those there are end."""
+        self._server = server
+        self.cut()
+
+    def cut(self) -> None:
+        """End all connections."""
+        for passage in self._passages:
+            for writer in passage.writers:
+                writer.transport.abort()
+
+    def mute_subscribers(self) -> None:
+        """Those who listen to channels now hear nothing any more, and nobody tells them."""
+        for passage in self._passages:
+            passage.is_mute = passage.is_subscriber
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            far_reader, far_writer = await asyncio.open_unix_connection(str(self._server.path))
+        except OSError:
+            writer.transport.abort()
+            return
+        passage = _Passage([writer, far_writer])
+        passage.tasks = [
+            asyncio.ensure_future(self._carry(passage, reader, far_writer, to_server=True)),
+            asyncio.ensure_future(self._carry(passage, far_reader, writer, to_server=False)),
+        ]
+        self._passages.add(passage)
+        await asyncio.wait(passage.tasks, return_when=asyncio.FIRST_COMPLETED)
+        for one in passage.writers:
+            one.transport.abort()
+        self._passages.discard(passage)
+
+    @staticmethod
+    async def _carry(
+        passage: _Passage, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_server: bool
+    ) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(1 << 16):
+                if to_server and b"SUBSCRIBE" in data:
+                    passage.is_subscriber = True
+                if not passage.is_mute:
+                    writer.write(data)
+                    await writer.drain()
