@@ -12,7 +12,7 @@
 local log, rec = KEYS[4], KEYS[5]
 
 local function delete()
-  local known = open_record(rec, 'ca', 'z')
+  local known = open_record(rec, 'ca')
   if not known then
     return ''
   end
@@ -22,7 +22,7 @@ local function delete()
   call('DEL', log) -- first, since no server refuses it where memory is full; then it refuses nothing of the rest
   call('HSET', KEYS[1], 'ms', ms, 'n', n)
   last_ms, last_n = ms, n
-  call('HSET', rec, 'ms', ms, 'n', n, 'ca', id, 'b', known[4], 't', 0) -- t: the next log has no expiry yet
+  call('HSET', rec, 'ms', ms, 'n', n, 'ca', id, 't', 0) -- t: the next log has no expiry yet
   if prev ~= known[3] then
     call('HSET', rec, 'cb', prev)
   end

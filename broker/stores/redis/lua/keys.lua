@@ -31,8 +31,8 @@ local function keep_key(member, id, nonce, ms)
   call('HINCRBY', KEYS[1], 'kb', key_bytes({ member }))
 end
 
--- The id that a key brought and its call's nonce, or nil. An expiry from far in the future is of a clock that has stepped
--- back since. Then whether the key is there all the same.
+-- The id that a key brought and its call's nonce, or nil, nil, and whether the key is there all the same. An expiry from
+-- far in the future is of a clock that has stepped back since.
 local function find_key(member, ms)
   local expiry = call('ZSCORE', KEYS[5], member)
   local is_known = expiry and tonumber(expiry) > now and tonumber(expiry) <= now + 2 * ms

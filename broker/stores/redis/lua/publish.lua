@@ -188,7 +188,7 @@ local function publish(ids)
   for topic = 1, topic_count do
     records[topic] = open_topic(topic, ms)
   end
-  -- Where memory is full, a server refuses a script's first command that writes, and no later one. So this is the first.
+  -- Where memory is full, a server refuses a script's first command that writes, no later one. So this is the first.
   call('HSET', KEYS[1], 'ms', ms, 'n', n + given - 1)
   last_ms, last_n = ms, n + given - 1
   for topic = 1, topic_count do

@@ -18,17 +18,10 @@ local function is_short_of(cursor, ms, n)
   return is_before(cursor_ms, cursor_n, ms, n)
 end
 
--- Where to start so that neither what was cleared is given, nor what is too old.
-local function start_after(after, cleared_at, max_age)
-  local ms, n = parse(after)
-  if cleared_at then
-    local cleared_ms, cleared_n = parse(cleared_at)
-    if is_before(ms, n, cleared_ms, cleared_n) then
-      after, ms = cleared_at, cleared_ms
-    end
-  end
+-- Where to start so that what is too old isn't given. What was cleared is gone.
+local function start_after(after, max_age)
   local kept_from = now - max_age
-  return ms < kept_from and ('%d'):format(kept_from) or '(' .. after
+  return parse(after) < kept_from and ('%d'):format(kept_from) or '(' .. after
 end
 
 -- Put entries into `answer` as long as there is room; answers whether there are more. A log is read a few entries at a
@@ -63,7 +56,7 @@ local function read(topic)
   end
   local answer = { known[1] .. '-' .. known[2], known[3] or '', known[4] or '', 0 }
   if after ~= '$' and is_short_of(after, tonumber(known[1]), tonumber(known[2])) then
-    answer[4] = fill(answer, log, start_after(after, known[3], max_age), upto) and 1 or 0
+    answer[4] = fill(answer, log, start_after(after, max_age), upto) and 1 or 0
   end
   return answer
 end

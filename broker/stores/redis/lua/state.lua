@@ -22,7 +22,7 @@ local function parse(id)
   return tonumber(ms), tonumber(n)
 end
 
--- Numbers are doubles, which `..` writes with 14 digits.
+-- `..` would do for now: it writes a number of more than 14 digits with an exponent.
 local function format(ms, n)
   return ('%d-%d'):format(ms, n)
 end
@@ -74,8 +74,8 @@ local function renew(seen_ms, seen_n)
     return ahead > ms and ahead or ms + margin
   end
 
-  -- Where the caller has seen ids, there was a store before this one, whose clock may have been ahead. Epochs are counted
-  -- from the time of birth, so that none of them comes a second time.
+  -- Where the caller has seen ids, there was a store before this one, whose clock may have been ahead. Epochs are
+  -- counted from the time of birth, so that none of them comes a second time.
   local function bear()
     last_ms, last_n = now, 0
     if seen_ms > 0 then
