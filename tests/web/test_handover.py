@@ -51,6 +51,21 @@ async def test_access_log_gets_its_line(caplog: pytest.LogCaptureFixture) -> Non
     await runner.cleanup()
 
 
+async def test_who_left_before_its_answer_has_a_status_of_its_own_in_the_access_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "test.access")
+    runner = Runner(create_app(Settings()), access_log=logging.getLogger("test.access"))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    _, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+    writer.write(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    writer.write_eof()
+    await until(lambda: '"GET /topics/news HTTP/1.1" 499' in caplog.text, "the line in the access log")
+    await close(writer)
+    await runner.cleanup()
+
+
 async def test_a_peer_that_leaves_is_seen(server: Server) -> None:
     stream = await server.subscribe("/topics/news")
     await stream.event(1)
