@@ -108,13 +108,17 @@ class Node:
 
     async def stop(self) -> None:
         """Cut what is still connected and give everything back."""
-        for subscriber in self._hub.subscribers:
-            self._hub.cut(subscriber, CloseReason.DRAINING)
+        self.cut()
         if self._ticker is not None:
             self._ticker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._ticker
         await self._store.stop()
+
+    def cut(self) -> None:
+        """Cut every subscriber there is; a publisher waits for none of them any more."""
+        for subscriber in self._hub.subscribers:
+            self._hub.cut(subscriber, CloseReason.DRAINING)
 
     async def _tick(self) -> None:
         period = min(1.0, self.limits.heartbeat_seconds / 4, self.limits.slow_seconds / 4)

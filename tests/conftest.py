@@ -9,6 +9,8 @@ import pytest
 import uvloop
 
 from broker.settings import Settings
+from broker.subscriber import CloseReason
+from tests.hub_bench import Bench
 from tests.processes import BrokerProcess
 from tests.web.serving import Clock, Serve, Server
 
@@ -51,6 +53,21 @@ async def serve(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
 async def server(serve: Serve) -> Server:
     """One with the settings as they come."""
     return await serve()
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    """A hub; nothing may stay in it of who has left."""
+    made = Bench()
+    yield made
+    for subscriber in made.hub.subscribers:
+        made.hub.cut(subscriber, CloseReason.DRAINING)
+    async with asyncio.timeout(10):
+        while len(made.hub):
+            await asyncio.sleep(0)
+    for far in made.far.values():
+        far.close()
+    assert not made.hub._feeds
 
 
 def pytest_asyncio_loop_factories(

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,8 +14,8 @@ from broker import ends, fanout, feed
 from broker.events import Event
 from broker.sse import Decoder
 from broker.start import After, position
-from broker.subscriber import CloseReason, Subscriber
-from tests.test_hub import Bench
+from broker.subscriber import Subscriber
+from tests.hub_bench import Bench
 
 TOPICS = ["a", "b", "c"]
 STEPS = 100
@@ -116,20 +115,6 @@ class Story:
                 moved = sum(self.take(subscriber) for subscriber in self.told)
                 lagging = any(one.lag is not None and one.feed is not None for one in self.told)
                 silent = 0 if moved or lagging else silent + 1
-
-
-@pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    made = Bench()
-    yield made
-    for subscriber in made.hub.subscribers:
-        made.hub.cut(subscriber, CloseReason.DRAINING)
-    async with asyncio.timeout(10):
-        while len(made.hub):
-            await asyncio.sleep(0)
-    for far in made.far.values():
-        far.close()
-    assert not made.hub._feeds, "nothing stays of who has left"
 
 
 @pytest.mark.parametrize("seed", [*range(100), random.randrange(1 << 32)], ids=lambda seed: f"seed {seed}")

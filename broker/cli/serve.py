@@ -25,6 +25,7 @@ from broker.web.runner import Runner
 
 BACKLOG = 65_535
 SOMAXCONN_LEAST = 4096
+ANSWER_SECONDS = 5.0  # for those who don't read their answers, once everything else is done
 COLLECT_AFTER = 20_000  # new objects that refer to others; a request makes about 50
 
 _log = logging.getLogger("broker")
@@ -103,7 +104,7 @@ async def serve(settings: Settings) -> None:
     runner = Runner(
         app,
         access_log=logging.getLogger("broker.access") if settings.access_log else None,
-        shutdown_timeout=5,
+        shutdown_timeout=ANSWER_SECONDS,
     )
     await runner.setup()
     try:
@@ -121,9 +122,10 @@ async def serve(settings: Settings) -> None:
             f"broker: listening on {'https' if tls else 'http'}://{shown}:{port}, store: {app[NODE].store_name}",
             flush=True,
         )
-        await _drain_at_signal(app[NODE].drain)
+        await _stop_at_signal(runner, app[NODE].drain)
     finally:
-        await runner.cleanup()
+        if runner.server is not None:  # it hasn't ended in order
+            await runner.cleanup()
 
 
 def web_site(runner: Runner, settings: Settings, tls: ssl.SSLContext | None) -> web.TCPSite:
@@ -153,18 +155,26 @@ def _warn_of_backlog() -> None:
         )
 
 
-async def _drain_at_signal(drain: Callable[[], Awaitable[None]]) -> None:
-    """Wait for a signal, then drain; a second signal ends the draining."""
+async def _stop_at_signal(runner: Runner, drain: Callable[[], Awaitable[None]]) -> None:
+    """Wait for a signal, then drain and clean up; a second signal breaks that off, for a `cleanup` in a hurry."""
     loop = asyncio.get_running_loop()
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signals.put_nowait, number)
     _log.info("%s: draining", (await signals.get()).name)
-    draining = asyncio.ensure_future(drain())
+    ending = asyncio.ensure_future(_end_in_order(runner, drain))
     again = asyncio.ensure_future(signals.get())
-    await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
-    if again.done():
+    await asyncio.wait((ending, again), return_when=asyncio.FIRST_COMPLETED)
+    if ending.done():
+        again.cancel()
+        ending.result()
+    else:
         _log.warning("%s again: ending at once", again.result().name)
-    for task in (draining, again):
-        task.cancel()
-    await asyncio.gather(draining, again, return_exceptions=True)
+        runner.hurry()
+        ending.cancel()
+        await asyncio.wait([ending])
+
+
+async def _end_in_order(runner: Runner, drain: Callable[[], Awaitable[None]]) -> None:
+    await drain()
+    await runner.cleanup()

@@ -17,6 +17,8 @@ need: `publish` works, and is imported, without aiohttp.
     backoff       how long to wait before the next attempt
     blocking      `publish`
     publishing    what the publishing side of `Client` sends, and its retries
+    asking        asking for a stream, once
+    meaning       what an event of a stream is to who subscribed
     subscription  one subscription, over any number of connections
     client        `Client`, which joins the two to one aiohttp session
 """

@@ -1,9 +1,10 @@
 """One subscription, over as many connections as it takes.
 
-Rules: owns its connection and its cursor; the bytes are `sse.Decoder`'s business. It has no task: everything happens
-within `__anext__`, in steps between which the state is whole, so that a cancelled step (a timeout around it) loses nothing
-and the next call goes on. What is read and not yet handed out is at most one read of the socket: who handles events slowly
-isn't read for, and the broker does with it as with any slow reader.
+Rules: owns its connection and its cursor; the bytes are `sse.Decoder`'s business, what they mean is `meaning`'s, and how one
+asks for a stream is `asking`'s. It has no task: everything happens within `__anext__`, in steps between which the state is
+whole, so that a cancelled step (a timeout around it) loses nothing and the next call goes on. What is read and not yet handed
+out is at most one read of the socket: who handles events slowly isn't read for, and the broker does with it as with any slow
+reader.
 """
 
 from __future__ import annotations
@@ -12,17 +13,17 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
 import aiohttp
 
 from broker.client.address import topic_url
+from broker.client.asking import ask
 from broker.client.backoff import Backoff
-from broker.client.errors import SubscribeError, is_passing, json_object, problem, reason, unexpected
-from broker.client.publishing import read
-from broker.client.words import Connection, Gap, Limits, Start
+from broker.client.errors import SubscribeError, reason, unexpected
+from broker.client.meaning import Ended, meaning
+from broker.client.words import Connection, Limits, Start
 from broker.errors import TooLarge
 from broker.events import Event
 from broker.sse import Decoder
@@ -168,25 +169,18 @@ class Subscription(AsyncIterator[Event]):
         await self._wait()
         if self._over.is_set():
             return
+        cursor = {"Last-Event-ID": self._read_to} if self._read_to else {}
         try:
-            async with asyncio.timeout(self._limits.timeout_seconds):
-                response = await self._session.get(
-                    self._url(),
-                    headers=self._headers | ({"Last-Event-ID": self._read_to} if self._read_to else {}),
-                    timeout=aiohttp.ClientTimeout(total=None, sock_read=self._limits.silence_seconds),
-                )
-        except aiohttp.TooManyRedirects:
-            self._fail(unexpected(SubscribeError, "The answers are redirects without end"))
+            response = await ask(self._session, self._url(), self._headers | cursor, self._limits)
+        except SubscribeError as refusal:
+            self._refused(refusal)
             return
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._lost(f"no answer: {reason(error)}")
-            return
-        if self._over.is_set():
+        if response is None:
+            self._over.set()
+        elif self._over.is_set():
             response.close()
-        elif response.status == HTTPStatus.OK and response.content_type == "text/event-stream":
-            self._open(response)
         else:
-            await self._refused(response)
+            self._open(response)
 
     async def _wait(self) -> None:
         if self._loop.time() < self._not_before:
@@ -211,27 +205,11 @@ class Subscription(AsyncIterator[Event]):
         if self._on_change is not None:
             self._on_change(Connection(up=True))
 
-    async def _refused(self, response: aiohttp.ClientResponse) -> None:
-        """An answer that is no stream: come back later, or never."""
-        if response.status == HTTPStatus.NO_CONTENT:
-            response.close()
-            self._over.set()
-            return
-        try:
-            async with asyncio.timeout(self._limits.timeout_seconds):
-                answer = await read(response)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._lost(f"the answer was cut: {reason(error)}")
-            return
-        finally:
-            response.close()
-        if 200 <= answer.status < 400:
-            refusal = unexpected(SubscribeError, "The answer is no event stream", answer.status)
-        else:
-            refusal = problem(SubscribeError, answer.status, answer.retry_after, answer.body)
-        if is_passing(answer.status):
+    def _refused(self, refusal: SubscribeError) -> None:
+        """Come back later, or never."""
+        if refusal.passing:
             self._lost(refusal.detail, refusal.retry_after)
-        else:
+        elif not self._over.is_set():
             self._fail(refusal)
 
     def _lost(self, why: str, retry_after: float | None = None) -> None:
@@ -280,9 +258,12 @@ class Subscription(AsyncIterator[Event]):
             self._hang_up()
 
     def _receive(self, event: Event) -> None:
-        handed = self._handed_out(event)
-        if handed is not None:
-            self._pending.append(handed)
+        topic = self._topics[0] if len(self._topics) == 1 else None
+        match meaning(event, topic):
+            case Ended(topic=ended, reason=why):
+                self.ended[ended] = why
+            case Event() as handed:
+                self._pending.append(handed)
         self._read_to = event.id
 
     def _fail(self, error: SubscribeError) -> None:
@@ -291,39 +272,7 @@ class Subscription(AsyncIterator[Event]):
         self._over.set()
         self._hang_up()
 
-    def _handed_out(self, event: Event) -> Event | None:
-        """`event` as the caller gets it, if at all. Raises `ValueError` or `KeyError` where it has no such form."""
-        kind = event.type or ""
-        if kind.startswith("broker."):
-            return self._control(event, kind)
-        if len(self._topics) == 1:
-            return Event(event.data, event.type, event.id, self._topics[0])
-        value = json_object(event.data)
-        event_type = None if value["event"] is None else _text(value, "event")
-        return Event(_text(value, "data"), event_type, event.id, _text(value, "topic"))
-
-    def _control(self, event: Event, kind: str) -> Event | None:
-        value = json_object(event.data)
-        match kind:
-            case "broker.open":
-                return None
-            case "broker.end":
-                self.ended[_text(value, "topic")] = _text(value, "reason")
-                return None
-            case "broker.gap":
-                topic, after, why = (_text(value, name) for name in ("topic", "after", "reason"))
-                return Gap(event.data, kind, event.id, topic, after, why)
-            case _:
-                return Event(event.data, kind, event.id, _text(value, "topic"))
-
     def _hang_up(self) -> None:
         if self._stream is not None:
             self._stream.response.close()
             self._stream = None
-
-
-def _text(value: Mapping[str, object], name: str) -> str:
-    text = value[name]
-    if not isinstance(text, str):
-        raise ValueError(f"{name!r} is no text")
-    return text

@@ -15,9 +15,10 @@ from broker.settings import Settings
 from broker.stores.base import Store
 from broker.stores.memory import MemoryStore
 from broker.web import operate, page, publish, topics
+from broker.web.bodies import Bodies
 from broker.web.errors import errors_to_answers
 from broker.web.guard import guard, is_loopback
-from broker.web.keys import NODE, SETTINGS
+from broker.web.keys import BODIES, NODE, SETTINGS
 
 
 def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.Application:
@@ -35,6 +36,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         client_max_size=settings.max_event_bytes,
     )
     app[SETTINGS] = settings
+    app[BODIES] = Bodies()
 
     async def run_node(app: web.Application) -> AsyncIterator[None]:
         app[NODE] = node = Node(_store(settings, clock), _limits(settings), Metrics(), clock)
@@ -43,8 +45,15 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         await node.stop()
 
     app.cleanup_ctx.append(run_node)
+    app.on_shutdown.append(_let_nobody_wait)
     add_routes(app.router)
     return app
+
+
+async def _let_nobody_wait(app: web.Application) -> None:
+    """Before aiohttp waits for the handlers: none is to wait for a body, or at the gate for a subscriber to read."""
+    app[BODIES].stop()
+    app[NODE].cut()
 
 
 def add_routes(router: web.UrlDispatcher) -> None:

@@ -19,7 +19,7 @@ SEND_BUFFER_BYTES = 64 << 10
 
 
 class Gone(web.Response):
-    """The response of a handler whose connection was handed over: nothing is left to write."""
+    """The response of a handler whose connection was handed over, or has ended: nothing is left to write."""
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         return None
@@ -29,6 +29,8 @@ class Gone(web.Response):
 
 
 GONE = Gone(status=200)
+LEFT = Gone(status=499, reason="Client Closed Request")
+"""For the access log alone, in nginx's word: who would have been answered has left before."""
 
 
 def take(request: web.Request) -> asyncio.Transport:
@@ -58,4 +60,4 @@ def leave(request: web.Request) -> web.Response:
     """End the connection of `request` without a word."""
     if request.transport is not None:
         request.transport.abort()
-    return GONE
+    return LEFT

@@ -17,7 +17,7 @@ from broker.events import EventId, format_id
 from broker.node import Node
 from broker.topics import check_publishable, check_type
 from broker.web.answers import Created
-from broker.web.keys import NODE, SETTINGS
+from broker.web.keys import BODIES, NODE, SETTINGS
 from broker.web.query import check_escapes, topics_of
 
 BATCH_LINES = 128
@@ -98,7 +98,10 @@ async def _event(request: web.Request) -> bytes:
     if (request.content_length or 0) > limit:
         _too_large(limit)
     try:
-        data = await request.read()
+        if request.content.is_eof():
+            data = await request.read()
+        else:
+            data = await request.app[BODIES].wait(request.read)
     except web.HTTPRequestEntityTooLarge:
         _too_large(limit)
     except web.RequestPayloadError:
@@ -120,7 +123,8 @@ def _too_large(limit: int) -> NoReturn:
 async def _publish_lines(request: web.Request, topic: str | None) -> web.Response:
     """Publish each line of the body as it arrives; `topic` None takes it from each line.
 
-    Lines that arrived together are published together, in order. At a bad line, what came before it stands.
+    Lines that arrived together are published together, in order. At a bad line, or where the broker stops, what came before
+    it stands.
     """
     run = _Run(request.app[NODE], topic, request.app[SETTINGS].max_event_bytes)
     try:
@@ -139,8 +143,9 @@ async def _blocks(request: web.Request, max_line_bytes: int) -> AsyncIterator[li
     """The body's lines, in groups as they arrive; the last one needs no line end."""
     rest: list[bytes] = []
     rest_bytes = 0
+    bodies = request.app[BODIES]
     try:
-        async for data in request.content.iter_any():
+        while data := await bodies.wait(request.content.readany):
             first, *more = data.split(b"\n")
             if more:
                 yield [b"".join((*rest, first)), *more[:-1]]

@@ -20,6 +20,7 @@ from aiohttp.web_protocol import RequestHandler, _ErrInfo
 from broker.web.errors import problem
 
 HALF_CLOSED_CHECK_SECONDS = 0.05
+HURRY_SECONDS = 0.1  # aiohttp takes them twice, and 0 for ever
 IDLE_SECONDS = (
     75  # without a request, from a connection's first moment on; longer than proxies keep idle ones
 )
@@ -37,6 +38,10 @@ class Runner(web.AppRunner):
     async def _make_server(self) -> web.Server:
         self._kwargs |= {"auto_decompress": False, "tcp_keepalive": False, "keepalive_timeout": IDLE_SECONDS}
         return _Server(await super()._make_server())
+
+    def hurry(self) -> None:
+        """Let the next `cleanup` wait for no handler: after it was broken off, or instead."""
+        self._shutdown_timeout = HURRY_SECONDS
 
 
 class _Server(web.Server):

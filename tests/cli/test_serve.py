@@ -14,7 +14,11 @@ import pytest
 import trustme
 
 from broker.sse import Decoder
+from tests.live.raw import NDJSON, Connection, request
 from tests.processes import BrokerProcess, wait_for
+
+CHUNKED = "Transfer-Encoding: chunked"
+AT_ONCE_SECONDS = 3  # a bound, not a measure: who waits for others takes 10
 
 
 def subscribe(broker: BrokerProcess, topic: str = "news") -> socket.socket:
@@ -72,13 +76,74 @@ def test_publishes_are_answered_during_the_drain() -> None:
         assert broker.publish("news", "x")
 
 
-def test_a_second_sigterm_ends_at_once() -> None:
-    with BrokerProcess(drain_notice_seconds=600) as broker:
-        stream = subscribe(broker)
+def test_a_body_that_arrives_during_the_drain_is_answered_at_its_end() -> None:
+    with BrokerProcess(drain_notice_seconds=30) as broker, Connection(broker.port) as publisher:
+        open_body(broker, publisher, "news")
         broker.send_signal(signal.SIGTERM)
         wait_for(lambda: _status(broker.url + "/readyz") == 503, "readiness fails")
+        publisher.send(b'd\r\n{"data": "2"}\r\n0\r\n\r\n')
+        answer = publisher.answer()
+        assert (answer.status, answer.json()["published"]) == (200, 2)
+
+
+def test_a_body_that_is_open_when_the_drain_is_over_is_answered() -> None:
+    with BrokerProcess() as broker, Connection(broker.port) as publisher, Connection(broker.port) as other:
+        open_body(broker, publisher, "news")
+        other.send(request("POST", "/topics/news", "Content-Length: 10") + b"half")
         assert broker.terminate() == 0
+        for connection, progress in ((publisher, (2, 1)), (other, (None, None))):
+            answer = connection.answer()
+            problem = answer.json()
+            assert (answer.status, problem["code"]) == (503, "unavailable")
+            assert (problem.get("line"), problem.get("published")) == progress
+            assert int(answer.headers["retry-after"]) > 0
+            assert answer.headers["connection"] == "close"
+            assert not connection.rest()
+        assert "ERROR" not in broker.output
+
+
+def open_body(broker: BrokerProcess, publisher: Connection, topic: str) -> None:
+    """A streamed body, one line of which is published; another one is begun."""
+    publisher.send(
+        request("POST", f"/topics/{topic}", NDJSON, CHUNKED) + b'd\r\n{"data": "1"}\r\n1\r\n\n\r\n'
+    )
+    wait_for(lambda: broker.metric("broker_published_events_total") == 1, "the first line is published")
+
+
+def test_a_second_sigterm_ends_at_once() -> None:
+    with BrokerProcess(drain_notice_seconds=600) as broker, Connection(broker.port) as publisher:
+        stream = subscribe(broker)
+        open_body(broker, publisher, "other")
+        broker.send_signal(signal.SIGTERM)
+        wait_for(lambda: _status(broker.url + "/readyz") == 503, "readiness fails")
+        broker.send_signal(signal.SIGTERM)
+        wait_for(lambda: not broker.running, "its end", AT_ONCE_SECONDS)
+        assert broker.terminate() == 0
+        assert publisher.answer().status == 503
         stream.close()
+
+
+def test_a_second_sigterm_waits_for_nobody_who_does_not_read_its_answers() -> None:
+    with BrokerProcess() as broker, Connection(broker.port) as deaf:
+        deaf.socket.setblocking(True)
+        deaf.socket.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            while True:
+                deaf.socket.sendall(request("GET", "/page/page.css") * 100)
+        broker.send_signal(signal.SIGTERM)
+        wait_for(lambda: not _listens(broker), "the drain is over, and who gets answers is waited for")
+        assert broker.running
+        broker.send_signal(signal.SIGTERM)
+        wait_for(lambda: not broker.running, "its end", AT_ONCE_SECONDS)
+        assert broker.terminate() == 0
+
+
+def _listens(broker: BrokerProcess) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", broker.port), timeout=10).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def _status(url: str) -> int:
@@ -90,9 +155,10 @@ def _status(url: str) -> int:
             return error.code
 
 
-def test_port_in_use_is_said_in_one_line(broker: BrokerProcess) -> None:
+def refused_start(*flags: str) -> str:
+    """The one line that `serve` says where it can't start."""
     done = subprocess.run(
-        [sys.executable, "-m", "broker", "serve", "--port", str(broker.port)],
+        [sys.executable, "-m", "broker", "serve", *flags],
         capture_output=True,
         text=True,
         timeout=60,
@@ -100,30 +166,17 @@ def test_port_in_use_is_said_in_one_line(broker: BrokerProcess) -> None:
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_port_in_use_is_said_in_one_line(broker: BrokerProcess) -> None:
+    line = refused_start("--port", str(broker.port))
     assert "can't listen" in line
     assert str(broker.port) in line
 
 
 def test_tls_files_that_are_not_there(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "broker",
-            "serve",
-            "--tls-cert",
-            str(tmp_path / "c"),
-            "--tls-key",
-            str(tmp_path / "k"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert "tls_cert" in line
+    assert "tls_cert" in refused_start("--tls-cert", str(tmp_path / "c"), "--tls-key", str(tmp_path / "k"))
 
 
 def test_https(tmp_path: Path) -> None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from tests.live.raw import RESET_ON_CLOSE
+
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 OPENING = b"retry: 10\n:\n"
 WAIT_SECONDS = 20
 _T = TypeVar("_T")
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 def answer(status: str, body: bytes = b"", *headers: str) -> bytes:
@@ -63,7 +63,7 @@ class Visit:
     def reset(self) -> None:
         """Close with a RST."""
         sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
         self.writer.transport.abort()
 
     async def left(self) -> None:
@@ -77,23 +77,16 @@ Script = bytes | Callable[[Visit], Awaitable[None]]
 """What a connection gets: these bytes, or what the function does; then it is closed."""
 
 
-class ScriptedServer:
-    """Serves each connection by the next of `scripts`, the last one again and again; an async context manager.
+class _Listening:
+    """A server while its context lasts; an async context manager."""
 
-    Attributes:
-        url: such as `http://127.0.0.1:40123`.
-        visits: all that came, in order.
-    """
-
-    def __init__(self, *scripts: Script) -> None:
+    def __init__(self) -> None:
         self.url = ""
-        self.visits: list[Visit] = []
-        self._scripts = scripts
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
@@ -106,10 +99,30 @@ class ScriptedServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        await self._serve(reader, writer)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        raise NotImplementedError
+
+
+class ScriptedServer(_Listening):
+    """Serves each connection by the next of `scripts`, the last one again and again; an async context manager.
+
+    Attributes:
+        url: such as `http://127.0.0.1:40123`.
+        visits: all that came, in order.
+    """
+
+    def __init__(self, *scripts: Script) -> None:
+        super().__init__()
+        self.visits: list[Visit] = []
+        self._scripts = scripts
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             visit = await _visit(reader, writer)
             script = self._scripts[min(len(self.visits), len(self._scripts) - 1)]
@@ -145,7 +158,7 @@ def then_stay(data: bytes) -> Script:
     return script
 
 
-class TcpProxy:
+class TcpProxy(_Listening):
     """Passes connections on to `port`, and cuts all at once when told; an async context manager.
 
     Attributes:
@@ -155,28 +168,11 @@ class TcpProxy:
     """
 
     def __init__(self, port: int) -> None:
-        self.url = ""
+        super().__init__()
         self.swallow = False
         self.connections = 0
         self._port = port
-        self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        self.cut()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def cut(self) -> None:
         """Drop all connections, and what is on its way in them."""
@@ -184,9 +180,6 @@ class TcpProxy:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
         self.connections += 1
         ours = {writer}
         self._writers |= ours

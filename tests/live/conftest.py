@@ -15,7 +15,8 @@ import pytest
 from playwright.async_api import Browser, async_playwright
 
 from tests.live.node import MODULES
-from tests.processes import BrokerProcess
+from tests.live.witness import STREAMS, Witness
+from tests.processes import BrokerProcess, wait_for
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",  # as root there is none
@@ -83,3 +84,40 @@ def brisk() -> Iterator[BrokerProcess]:
     """A broker whose clients come back after 50 ms, and that sends a heartbeat after 0.1 s of silence."""
     with BrokerProcess(heartbeat_seconds=0.1, retry_min_ms=50, retry_max_ms=50) as process:
         yield process
+
+
+# For the tests that do to a broker what nobody should, with a witness beside them
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[BrokerProcess]:
+    """One broker for a module's tests, with its `SETTINGS`."""
+    with BrokerProcess(**request.module.SETTINGS) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def witness(server: BrokerProcess) -> Iterator[Witness]:
+    with Witness(server) as witness:
+        yield witness
+
+
+@pytest.fixture
+def nobody_else_is_disturbed(witness: Witness) -> Iterator[None]:
+    """I9, after each test."""
+    yield
+    witness.check()
+
+
+@pytest.fixture
+def nobody_more_is_there(server: BrokerProcess, nobody_else_is_disturbed: None) -> Iterator[None]:
+    """After each test: whoever left has left no subscriber behind (I4)."""
+    yield
+    wait_for(lambda: server.metric("broker_subscribers") == STREAMS, "the subscribers to be gone", 15)
+    wait_for(lambda: server.metric("broker_lagging_subscribers") == 0, "nobody to lag", 15)
+
+
+@pytest.fixture
+def topic(request: pytest.FixtureRequest) -> str:
+    """A topic of the test's own."""
+    return "".join(char if char.isalnum() else "-" for char in request.node.name)[-190:].strip("-")

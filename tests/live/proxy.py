@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import threading
 import time
 from collections import deque
@@ -16,8 +15,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
+from tests.live.raw import RESET_ON_CLOSE
+
 JOIN_SECONDS = 10
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class CuttingProxy:
         with self._lock:
             self._open -= {client, server}
             if reset:
-                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             for sock in (client, server):
                 with contextlib.suppress(OSError):
                     # Wakes the thread that reads it. A shutdown of the client's sending side would be a FIN before the RST.

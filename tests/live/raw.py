@@ -6,6 +6,7 @@ import contextlib
 import json
 import selectors
 import socket
+import struct
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -16,6 +17,8 @@ WAIT_SECONDS = 20
 READ_BYTES = 1 << 16
 NDJSON = "Content-Type: application/x-ndjson"
 JSON = "Accept: application/json"
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+"""For `SO_LINGER`: the connection ends with a RST."""
 
 
 @dataclass(frozen=True)

@@ -5,46 +5,20 @@ from __future__ import annotations
 import gzip
 import json
 import socket
-import struct
-from collections.abc import Iterator
 
 import pytest
 
-from tests.live.raw import NDJSON, Connection, chunked, exchange, request
+from tests.live.raw import NDJSON, RESET_ON_CLOSE, Connection, chunked, exchange, request
 from tests.live.test_bad_input import assert_problem, head_of_post, post
 from tests.live.witness import Witness, kept
 from tests.processes import BrokerProcess, wait_for
 
 MAX_EVENT_BYTES = 40_000
+SETTINGS = {"max_event_bytes": MAX_EVENT_BYTES}
 CHUNKED = "Transfer-Encoding: chunked"
-RESET = struct.pack("ii", 1, 0)
 ENDS = ["closes", "half-closes", "resets"]
 DEPTH = 100_000
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[BrokerProcess]:
-    with BrokerProcess(max_event_bytes=MAX_EVENT_BYTES) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def witness(server: BrokerProcess) -> Iterator[Witness]:
-    with Witness(server) as witness:
-        yield witness
-
-
-@pytest.fixture(autouse=True)
-def nobody_else_is_disturbed(server: BrokerProcess, witness: Witness) -> Iterator[None]:
-    """I9, after each test."""
-    yield
-    witness.check()
-
-
-@pytest.fixture
-def topic(request: pytest.FixtureRequest) -> str:
-    """A topic of the test's own."""
-    return "".join(char if char.isalnum() else "-" for char in request.node.name)[-190:].strip("-")
+pytestmark = pytest.mark.usefixtures("nobody_else_is_disturbed")
 
 
 def line(data: object) -> bytes:
@@ -57,7 +31,7 @@ def leave(connection: Connection, how: str) -> None:
         connection.half_close()
         assert connection.rest() == b"", "who has left isn't answered"
     elif how == "resets":
-        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     connection.socket.close()
 
 

@@ -4,47 +4,18 @@ from __future__ import annotations
 
 import random
 import socket
-import struct
-from collections.abc import Iterator
 
 import pytest
 
-from tests.live.raw import JSON, NDJSON, Connection, chunked, exchange, request
+from tests.live.raw import JSON, NDJSON, RESET_ON_CLOSE, Connection, chunked, exchange, request
 from tests.live.test_bad_input import post
-from tests.live.witness import Witness, kept
+from tests.live.witness import kept
 from tests.processes import BrokerProcess, wait_for
 
-RESET = struct.pack("ii", 1, 0)
 MANY = 500
-WITNESSES = 2  # streams that the witness has open
 HEARTBEAT_SECONDS = 1.0
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[BrokerProcess]:
-    with BrokerProcess(heartbeat_seconds=HEARTBEAT_SECONDS) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def witness(server: BrokerProcess) -> Iterator[Witness]:
-    with Witness(server) as witness:
-        yield witness
-
-
-@pytest.fixture(autouse=True)
-def everybody_else_is_still_there_and_nobody_more(server: BrokerProcess, witness: Witness) -> Iterator[None]:
-    """I9 after each test; and whoever left has left no subscriber behind (I4)."""
-    yield
-    wait_for(lambda: server.metric("broker_subscribers") == WITNESSES, "the subscribers to be gone", 15)
-    wait_for(lambda: server.metric("broker_lagging_subscribers") == 0, "nobody to lag", 15)
-    witness.check()
-
-
-@pytest.fixture
-def topic(request: pytest.FixtureRequest) -> str:
-    """A topic of the test's own."""
-    return "".join(char if char.isalnum() else "-" for char in request.node.name)[-190:].strip("-")
+SETTINGS = {"heartbeat_seconds": HEARTBEAT_SECONDS}
+pytestmark = pytest.mark.usefixtures("nobody_more_is_there")
 
 
 def subscribed(server: BrokerProcess, topic: str) -> int:
@@ -131,7 +102,7 @@ def leave(connection: Connection, how: str) -> None:
         connection.half_close()
         connection.rest()
     elif how == "resets":
-        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     connection.socket.close()
 
 
@@ -209,7 +180,7 @@ def test_subscribers_that_leave_at_any_moment_leave_nothing_behind(server: Broke
             if chance.random() < 0.3 and len(connection.received) == 0:
                 connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
             if chance.random() < 0.3:
-                connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
 
 def test_subscriber_that_half_closes_with_its_request_and_then_leaves_is_gone(
@@ -225,7 +196,7 @@ def test_publishers_that_leave_while_they_are_answered(server: BrokerProcess, to
     for _ in range(300):
         with Connection(server.port) as connection:
             connection.send(post(f"/topics/{topic}") * 3)
-            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     assert exchange(server.port, post(f"/topics/{topic}")).status == 201
 
 

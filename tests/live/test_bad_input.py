@@ -6,41 +6,25 @@ import os
 import signal
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 
 import pytest
 
 from broker.sse import Decoder
 from tests.live.raw import JSON, NDJSON, Answer, Connection, exchange, request
-from tests.live.witness import ABUSED, Witness, kept
+from tests.live.witness import ABUSED, kept
 from tests.processes import BrokerProcess, wait_for
 
 MAX_EVENT_BYTES = 10_000
 KEY_MEMORY_BYTES = 20_000
+SETTINGS = {
+    "max_event_bytes": MAX_EVENT_BYTES,
+    "idempotency_memory_bytes": KEY_MEMORY_BYTES,
+    "retention_events": 100_000,
+}
 PATH = f"/topics/{ABUSED}"
 LONG = "x" * 100_000
 CR_LF = "%0d%0aX-Injected:%20yes%0d%0a%0d%0adata:%20evil"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[BrokerProcess]:
-    with BrokerProcess(
-        max_event_bytes=MAX_EVENT_BYTES, idempotency_memory_bytes=KEY_MEMORY_BYTES, retention_events=100_000
-    ) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def witness(server: BrokerProcess) -> Iterator[Witness]:
-    with Witness(server) as witness:
-        yield witness
-
-
-@pytest.fixture(autouse=True)
-def nobody_else_is_disturbed(server: BrokerProcess, witness: Witness) -> Iterator[None]:
-    """I9, after each test."""
-    yield
-    witness.check()
+pytestmark = pytest.mark.usefixtures("nobody_else_is_disturbed")
 
 
 def assert_problem(answer: Answer, status: int, code: str) -> dict[str, object]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from itertools import pairwise
 from urllib.parse import quote
 
@@ -22,10 +21,10 @@ from broker.topics import check_publishable, check_topic, check_type
 from broker.web.errors import STATUS
 from tests.live.raw import JSON, NDJSON, Connection, chunked, exchange, request
 from tests.live.test_bad_input import post
-from tests.live.witness import ABUSED, Witness, kept
-from tests.processes import BrokerProcess, wait_for
+from tests.live.witness import ABUSED, kept
+from tests.processes import BrokerProcess
 
-WITNESSES = 2
+SETTINGS = {"max_event_bytes": 5000, "log_memory_bytes": 16 << 20}
 FUZZ = settings(
     max_examples=500,
     deadline=None,
@@ -33,26 +32,7 @@ FUZZ = settings(
 )
 PATH = f"/topics/{ABUSED}"
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d\d\d) ")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[BrokerProcess]:
-    with BrokerProcess(max_event_bytes=5000, log_memory_bytes=16 << 20) as process:
-        yield process
-
-
-@pytest.fixture(scope="module")
-def witness(server: BrokerProcess) -> Iterator[Witness]:
-    with Witness(server) as witness:
-        yield witness
-
-
-@pytest.fixture(autouse=True)
-def everybody_else_is_still_there_and_nobody_more(server: BrokerProcess, witness: Witness) -> Iterator[None]:
-    """I9 after each test; and whoever left has left no subscriber behind (I4)."""
-    yield
-    wait_for(lambda: server.metric("broker_subscribers") == WITNESSES, "the subscribers to be gone", 15)
-    witness.check()
+pytestmark = pytest.mark.usefixtures("nobody_more_is_there")
 
 
 GOOD = [

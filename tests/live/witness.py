@@ -23,6 +23,8 @@ ABUSED = "abused"
 STALL_SECONDS = 5.0
 """How long a witness may wait for an event: generous, two cores are shared, and yet no request may stop the broker for it."""
 PAUSE_SECONDS = 0.01
+STREAMS = 2
+"""How many a witness has open."""
 
 
 class Witness:

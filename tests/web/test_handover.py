@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections.abc import AsyncIterator
 
 import pytest
 import trustme
@@ -37,18 +38,34 @@ async def test_aiohttp_forgets_the_connection(server: Server) -> None:
     assert subscribers(server) == 10
 
 
-async def test_access_log_gets_its_line(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.fixture
+async def logging_port(caplog: pytest.LogCaptureFixture) -> AsyncIterator[int]:
+    """Where a broker listens whose access log goes to `caplog`."""
     caplog.set_level(logging.INFO, "test.access")
     runner = Runner(create_app(Settings()), access_log=logging.getLogger("test.access"))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+    yield runner.addresses[0][1]
+    await runner.cleanup()
+
+
+async def test_access_log_gets_its_line(logging_port: int, caplog: pytest.LogCaptureFixture) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", logging_port)
     writer.write(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert (await read_head(reader))[0] == 200
     await until(lambda: '"GET /topics/news HTTP/1.1" 200' in caplog.text, "the line in the access log")
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
     await close(writer)
-    await runner.cleanup()
+
+
+async def test_who_left_before_its_answer_has_a_status_of_its_own_in_the_access_log(
+    logging_port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, writer = await asyncio.open_connection("127.0.0.1", logging_port)
+    writer.write(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    writer.write_eof()
+    await until(lambda: '"GET /topics/news HTTP/1.1" 499' in caplog.text, "the line in the access log")
+    await close(writer)
 
 
 async def test_a_peer_that_leaves_is_seen(server: Server) -> None:

@@ -79,6 +79,16 @@ async def test_page(server: Server, path: str) -> None:
     assert (await server.request("GET", "/page/..%2F__init__.py")).status == 404
 
 
+async def test_page_loads_all_its_modules_at_once(server: Server) -> None:
+    """Named in the page, they don't wait for each other to be read."""
+    page = (await server.request("GET", "/", accept="text/html")).body.decode()
+    named = set(re.findall(r'"/page/(\w+\.js)"', page))
+    for module in named:
+        answer = await server.request("GET", f"/page/{module}")
+        assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
+        assert set(re.findall(r'^import .* from "\./(.+)";$', answer.body.decode(), re.MULTILINE)) <= named
+
+
 @pytest.mark.parametrize("target", ["/nowhere", "/topics/a/b", "/topics/", "/topics/a%2Fb/c"])
 async def test_no_such_route(server: Server, target: str) -> None:
     answer = await server.request("GET", target)

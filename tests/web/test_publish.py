@@ -460,3 +460,17 @@ async def test_i4_who_does_not_read_its_answers_is_answered_no_more(server: Serv
         assert transport.get_write_buffer_size() < 200_000
         sending.cancel()
         await asyncio.wait([sending])
+
+
+async def test_who_waits_for_subscribers_to_be_written_goes_on_when_these_are_cut(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = await server.subscribe("/topics/news")
+    await stream.event(1)
+    monkeypatch.setattr(server.node._hub._fan_out, "_turn", lambda: None)  # nothing is written any more
+    for _ in range(5):
+        await server.publish("news", "x" * 250_000)
+    waiting = asyncio.ensure_future(server.publish("news", "x"))
+    await until(lambda: server.node._gate._queue, "a publisher waits")
+    server.node.cut()
+    assert await waiting

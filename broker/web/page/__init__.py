@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib.resources import files
+from pathlib import PurePath
 
 from aiohttp import web
 
@@ -16,7 +17,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_TYPES = {"page.css": "text/css", "page.js": "text/javascript", "icon.svg": "image/svg+xml"}
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -44,10 +45,16 @@ async def index(_request: web.Request) -> web.Response:
 async def asset(request: web.Request) -> web.Response:
     """What the page loads."""
     name = request.match_info["name"]
-    if name not in _TYPES:
+    if name not in _assets():
         raise NotFound("The page has no such file.")
     headers = {**_HEADERS, "Cache-Control": "no-cache"}
-    return web.Response(body=_read(name), content_type=_TYPES[name], charset="utf-8", headers=headers)
+    content_type = _TYPES[PurePath(name).suffix]
+    return web.Response(body=_read(name), content_type=content_type, charset="utf-8", headers=headers)
+
+
+@lru_cache
+def _assets() -> frozenset[str]:
+    return frozenset(file.name for file in files(__name__).iterdir() if PurePath(file.name).suffix in _TYPES)
 
 
 @lru_cache

@@ -1,0 +1,60 @@
+// What is watched, from where on, and how it stands in the page's address and in a stream's.
+
+import { $ } from "./dom.js";
+import { TOPIC_RULE, isTopic } from "./words.js";
+
+export const MAX_TOPICS = 32; // as many as the broker takes in one request
+
+// kind: the query parameter it becomes, the label of its value, a first value
+export const STARTS = {
+  live: {},
+  earliest: { fixed: ["since", "earliest"] },
+  last: { param: "last", label: "N", value: () => "20" },
+  since: { param: "since", label: "Age or time", value: () => "10m" },
+  id: { param: "lastEventId", label: "Id", value: () => watch.cursor },
+};
+
+export const watch = { topics: [], start: { kind: "live", value: "" }, cursor: "", ended: new Map() };
+
+export function startParams({ kind, value } = watch.start) {
+  const { fixed, param } = STARTS[kind];
+  return fixed ? [fixed] : param ? [[param, value]] : [];
+}
+
+function startFrom(params) {
+  if (params.has("lastEventId")) return { kind: "id", value: params.get("lastEventId") };
+  if (params.get("since") === "earliest") return { kind: "earliest", value: "" };
+  if (params.has("since")) return { kind: "since", value: params.get("since") };
+  if (params.has("last")) return { kind: "last", value: params.get("last") };
+  return { kind: "live", value: "" };
+}
+
+function pathTopic() {
+  const [, name] = /^\/topics\/([^/]+)$/.exec(location.pathname) ?? [];
+  try {
+    return name ? [decodeURIComponent(name)] : [];
+  } catch {
+    return [];
+  }
+}
+
+// The address is the state: /topics/FIRST#topic=SECOND&last=20. Read in the query as well, as in a subscriber's URL.
+export function readAddress() {
+  const params = new URLSearchParams(`${location.search.slice(1)}&${location.hash.slice(1)}`);
+  const names = [...new Set([...pathTopic(), ...params.getAll("topic")])];
+  watch.topics = names.filter(isTopic).slice(0, MAX_TOPICS);
+  watch.start = startFrom(params);
+  if (watch.topics.length < names.length) $("watch-error").textContent = TOPIC_RULE;
+}
+
+export function writeAddress() {
+  const [first, ...others] = watch.topics;
+  const state = new URLSearchParams([...others.map((name) => ["topic", name]), ...startParams()]).toString();
+  history.replaceState(null, "", (first ? `/topics/${first}` : "/") + (state && `#${state}`));
+  document.title = first ? `${watch.topics.join(", ")} · sse-broker` : "sse-broker";
+}
+
+export function streamUrl(start) {
+  const query = [...watch.topics.map((name) => ["topic", name]), ...start, ["envelope", "json"]];
+  return `${location.origin}/topics?${new URLSearchParams(query)}`;
+}

@@ -1,0 +1,123 @@
+"""A hub on a bench: real sockets, and a loop that the test turns."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+
+from broker import sse
+from broker.feed import FeedKey
+from broker.hub import Hub
+from broker.log import Log
+from broker.sse import Decoder
+from broker.subscriber import CloseReason, Subscriber
+from broker.topics import Retention
+
+KEEP = Retention(1_000_000, 1 << 30, 1e9)
+BUFFER = 16 << 10
+
+
+class Bench:
+    """A hub, its logs, and the far ends of its subscribers' connections.
+
+    Time is the test's (`now`); what the hub schedules runs when the test calls `turn`.
+    """
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.last = 0
+        self.logs: dict[str, Log] = {}
+        self.retention = KEEP
+        self.scheduled: list[object] = []
+        self.closed: list[CloseReason] = []
+        self.gaps: list[str] = []
+        self.released: list[str] = []
+        self.far: dict[Subscriber, socket.socket] = {}
+        self.hub = Hub(
+            call_soon=self.scheduled.append,
+            monotonic=lambda: self.now,
+            complete_to=lambda: self.last,
+            on_released=self.released.extend,
+            on_written=lambda topic: self.logs[topic].trim(0),
+            on_shrunk=lambda: None,
+            on_closed=lambda reason, age: self.closed.append(reason),
+            on_gap=lambda reason, subscribers: self.gaps.extend([reason] * subscribers),
+            heartbeat_seconds=15,
+            slow_seconds=30,
+        )
+
+    def log(self, topic: str) -> Log:
+        if topic not in self.logs:
+            self.logs[topic] = Log(0, self.retention)
+        return self.logs[topic]
+
+    def publish(self, topic: str, data: bytes) -> int:
+        self.last += 1
+        frame = sse.frame(sse.lines(data), self.last)
+        self.log(topic).append(self.last, frame)
+        self.log(topic).trim(0)
+        self.hub.delivered_to(topic, len(frame))
+        return self.last
+
+    def delete(self, topic: str) -> None:
+        self.last += 1
+        frame = sse.control("broker.end", {"topic": topic}, self.last)
+        self.log(topic).clear(self.last, frame)
+        self.hub.delivered_to(topic, len(frame))
+
+    async def subscribe(
+        self, *topics: str, cursor: int | None = None, floors: Sequence[int] = ()
+    ) -> Subscriber:
+        near, far = tcp_pair()
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, near)
+        transport.set_write_buffer_limits(high=0)
+        start = self.last if cursor is None else cursor
+        key = FeedKey(topics, False, tuple(floors))
+        subscriber = self.hub.attach(transport, key, [self.log(topic) for topic in topics], start, b"")
+        self.far[subscriber] = far
+        return subscriber
+
+    def turn(self) -> bool:
+        """One turn of the loop: what is scheduled now."""
+        scheduled, self.scheduled[:] = list(self.scheduled), []
+        for call in scheduled:
+            call()  # type: ignore[operator]
+        return bool(scheduled)
+
+    def run(self) -> None:
+        while self.turn():
+            pass
+
+    def read(self, subscriber: Subscriber) -> bytes:
+        """All that has arrived at the far end."""
+        data = b""
+        try:
+            while more := self.far[subscriber].recv(1 << 20):
+                data += more
+        except BlockingIOError:
+            pass
+        return data
+
+    async def read_all(self, subscriber: Subscriber, until: int) -> list[int]:
+        """Read, and let the loop and the hub work, until the event with id `until` came; the ids."""
+        decoder, ids = Decoder(), [0]
+        async with asyncio.timeout(10):
+            while ids[-1] < until:
+                ids += [int(event.id.split("-")[1]) for event in decoder.feed(self.read(subscriber))]
+                self.run()
+                await asyncio.sleep(0)
+        return ids[1:]
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a loopback connection; the near one sends, the far one has a small buffer to receive."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        far = socket.socket()
+        far.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+        far.connect(listener.getsockname())
+        near, _ = listener.accept()
+    near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)
+    for end in (near, far):
+        end.setblocking(False)
+    return near, far
