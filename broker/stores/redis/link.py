@@ -55,8 +55,9 @@ class Link:
         self._writer: asyncio.StreamWriter = connection._writer  # type: ignore[assignment] # noqa: SLF001
 
     def write(self, data: bytes) -> None:
-        """Send packed commands, in order."""
-        self._writer.write(data)
+        """Send packed commands, in order; on a connection that is lost it does nothing: `read` tells."""
+        if not self._writer.is_closing():
+            self._writer.write(data)
 
     async def read(self, on_reply: Callable[[Reply], None]) -> None:
         """Hand each reply to `on_reply`, in order, until the connection is lost: it always raises `LinkLost`."""
@@ -64,7 +65,7 @@ class Link:
         while True:
             try:
                 data = await self._reader.read(READ_BYTES)
-            except OSError as error:
+            except _GONE as error:
                 raise LinkLost(self._aborted or str(error)) from None
             if not data:
                 raise LinkLost(self._aborted or "the server closed the connection")
@@ -84,6 +85,8 @@ class Link:
 
 
 _NOTHING = object()
+_GONE = (OSError, RuntimeError)
+"""What a connection that is gone raises: uvloop says `RuntimeError` where a transport was closed between two steps."""
 
 
 async def open_link(address: Address) -> Link:
@@ -105,7 +108,7 @@ async def open_link(address: Address) -> Link:
         raise Refused(str(error)) from None
     except TimeoutError:
         raise LinkLost("the server doesn't answer") from None
-    except (RedisError, OSError) as error:
+    except (RedisError, *_GONE) as error:
         raise LinkLost(str(error)) from None
 
 
