@@ -43,6 +43,7 @@ class Limits:
     retry_max_ms: int
     drain_notice_seconds: float
     drain_seconds: float
+    max_age_seconds: float
 
 
 class Node:
@@ -72,8 +73,10 @@ class Node:
             on_shrunk=lambda: self._gate.turn(),
             on_closed=self._closed,
             on_gap=self._gap_told,
+            on_aged=lambda subscriber: self._end(subscriber, CloseReason.MAX_AGE),
             heartbeat_seconds=limits.heartbeat_seconds,
             slow_seconds=limits.slow_seconds,
+            max_age_seconds=limits.max_age_seconds,
         )
         self._gate = Gate(lambda: self._hub.backlog, self._hub.backlog_of)
         self._ticker: asyncio.Task[None] | None = None
@@ -153,13 +156,17 @@ class Node:
             if due > loop.time():
                 await asyncio.sleep(due - loop.time())
             if subscriber.seat >= 0:
-                self._hub.finish(subscriber, CloseReason.DRAINING, sse.retry(self.retry_ms()))
+                self._end(subscriber, CloseReason.DRAINING)
         self._emptied.clear()
         while len(self._hub) and loop.time() < deadline:
             self._hub.walk()  # closes those who have everything
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_LOOK_SECONDS):
                     await self._emptied.wait()
+
+    def _end(self, subscriber: Subscriber, reason: CloseReason) -> None:
+        """End a stream after all that is there for it; the last it hears is when to come back."""
+        self._hub.finish(subscriber, reason, sse.retry(self.retry_ms()))
 
     # Publish
 
