@@ -93,6 +93,26 @@ class Node:
                 Reading("broker_backlog_bytes", "Delivered, not yet written.", lambda: self._hub.backlog),
                 Reading("broker_log_bytes", "Memory that the logs take.", lambda: store.log_bytes),
                 Reading("broker_topics", "Topics with a record.", lambda: store.topic_count),
+                Reading(
+                    "broker_store_connected", "1 while the store can be used.", lambda: store.health.connected
+                ),
+                Reading(
+                    "broker_store_connections",
+                    "Connections made to the store.",
+                    lambda: store.health.connections,
+                    counts=True,
+                ),
+                Reading(
+                    "broker_store_mended_topics",
+                    "Watched topics read anew from the store, since something was missed.",
+                    lambda: store.health.mended,
+                    counts=True,
+                ),
+                Reading(
+                    "broker_store_lag_seconds",
+                    "From saying something through the store to hearing it.",
+                    lambda: store.health.lag_seconds,
+                ),
             ]
         )
 

@@ -47,6 +47,23 @@ class TopicState:
     last_id: EventId | None
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a store that is somewhere else can be used; one in this process always can.
+
+    Attributes:
+        connected: whether calls are answered and channels heard.
+        connections: how many connections were made so far.
+        mended: how often a watched topic was read anew, since something was missed.
+        lag_seconds: how long the last probe took from the call to being heard.
+    """
+
+    connected: bool = True
+    connections: int = 0
+    mended: int = 0
+    lag_seconds: float = 0.0
+
+
 class Store(Protocol):
     """What a node needs of a store."""
 
@@ -120,6 +137,10 @@ class Store(Protocol):
     @property
     def topic_count(self) -> int:
         """How many topics have a record here."""
+
+    @property
+    def health(self) -> Health:
+        """For the metrics."""
 
     def checks(self) -> dict[str, str]:
         """By name, `"ok"` or what is wrong: the store's part of readiness (contract §6)."""

@@ -14,7 +14,7 @@ from broker.events import SEQUENCE_BITS, Clock, EventId
 from broker.log import Log
 from broker.logs import Logs
 from broker.start import Start
-from broker.stores.base import Deliver, Receipt, TopicState
+from broker.stores.base import Deliver, Health, Receipt, TopicState
 from broker.topics import RetentionRules
 
 KEY_OVERHEAD_BYTES = 250  # what Python needs for a remembered key beside its text, measured
@@ -168,6 +168,10 @@ class MemoryStore:
         now = self._clock()
         self._logs.sweep(now, SWEEP_LEAST + len(self._logs) // SWEEP_SHARE)
         self._keys.sweep(now)
+
+    @property
+    def health(self) -> Health:
+        return Health()
 
     def checks(self) -> dict[str, str]:
         return {"store": "ok"}

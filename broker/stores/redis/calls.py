@@ -72,6 +72,8 @@ class Calls:
     Attributes:
         seen: the highest id seen come out of the store.
         problem: why there is no connection; "" while there is one.
+        refused: whether that is because the server lets us not in.
+        connections: how many there have been.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Calls:
         self.seen: EventId = 0
         self.problem = "not connected yet"
         self.refused = False
+        self.connections = 0
         self._address = address
         self._margin_ms = margin_ms
         self._topic_memory_ms = topic_memory_ms
@@ -275,6 +278,7 @@ class Calls:
             self._link = link
             self._heard_at = self._loop.time()
             self.problem, self.refused = "", False
+            self.connections += 1
             self._on_link(link)
             self._connected.set()
             self._flush()

@@ -154,6 +154,7 @@ class Copies:
         """Forget a copy that nobody watches."""
         del self._copies[copy.topic]
         self._broken.discard(copy)
+        self._held_back.pop(copy.topic, None)
         self._logs.discard(copy.topic)
         self._check_complete()
 

@@ -23,7 +23,7 @@ from broker.events import Clock, EventId, id_at
 from broker.log import Log
 from broker.logs import Logs
 from broker.start import After, Last, Latest, Since, Start
-from broker.stores.base import Deliver, Receipt, TopicState
+from broker.stores.base import Deliver, Health, Receipt, TopicState
 from broker.stores.redis.address import Address
 from broker.stores.redis.calls import Calls
 from broker.stores.redis.copies import Copies, Copy
@@ -38,6 +38,7 @@ from broker.topics import RetentionRules
 
 WATCH_SECONDS = 0.9
 LINGER_SECONDS = 30.0
+LINGERING_MOST = 20_000
 PROBE_SECONDS = 1.0
 DEAF_SECONDS = 2.0
 START_SECONDS = 5.0
@@ -97,6 +98,8 @@ class RedisStore:
         self._lingering: dict[str, float] = {}
         self._forgot_at = time.monotonic()
         self._probed_at = 0.0
+        self._lag_seconds = 0.0
+        self._mended = 0
         self._defect: BaseException | None = None
         self._logs = Logs(
             0,
@@ -192,7 +195,7 @@ class RedisStore:
             await asyncio.sleep(PROBE_SECONDS)
             if not self._listener.is_ready:
                 continue
-            generation = self._listener.generation
+            generation, began = self._listener.generation, time.monotonic()
             try:
                 last = await self._filling.sync()
             except Unavailable:
@@ -201,6 +204,7 @@ class RedisStore:
                 async with asyncio.timeout(DEAF_SECONDS):
                     await self._copies.heard_to.reached(last)
                 self._probed_at = time.monotonic()
+                self._lag_seconds = self._probed_at - began
             except TimeoutError:
                 if generation == self._listener.generation:
                     self._listener.reset("what is published isn't heard")
@@ -226,6 +230,7 @@ class RedisStore:
                 self._copies.break_off(copy)
 
     def _mend(self, copy: Copy) -> None:
+        self._mended += copy.was_live
         self._filling.make_live(copy, copy.tail)
 
     # Publish
@@ -307,7 +312,18 @@ class RedisStore:
             copy.watchers -= 1
             self._presence.note(topic, copy.watchers)
             if not copy.watchers:
-                self._lingering[topic] = time.monotonic()
+                self._linger(copy)
+
+    def _linger(self, copy: Copy) -> None:
+        """Keep a copy for a while, for who comes back; as long as there aren't too many."""
+        if not copy.was_live:
+            self._drop(copy.topic)
+            return
+        self._lingering[copy.topic] = time.monotonic()
+        if len(self._lingering) > LINGERING_MOST:
+            oldest = next(iter(self._lingering))
+            del self._lingering[oldest]
+            self._drop(oldest)
 
     async def _prepare(self, copies: Sequence[Copy], start: Start) -> None:
         """Return when `copies` are live, reach back as far as `start` asks, and are complete as of now."""
@@ -425,6 +441,15 @@ class RedisStore:
     @property
     def topic_count(self) -> int:
         return len(self._copies)
+
+    @property
+    def health(self) -> Health:
+        return Health(
+            connected=not self._calls.problem and not self._listener.problem,
+            connections=self._calls.connections + self._listener.generation,
+            mended=self._mended,
+            lag_seconds=self._lag_seconds,
+        )
 
     def checks(self) -> dict[str, str]:
         deaf = time.monotonic() - self._probed_at > PROBE_SECONDS + 2 * DEAF_SECONDS
