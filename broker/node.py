@@ -20,7 +20,8 @@ from broker.feed import FeedKey
 from broker.gate import Gate
 from broker.hub import Hub
 from broker.log import Log
-from broker.metrics import Metrics, Reading
+from broker.metrics import Metrics
+from broker.readings import readings
 from broker.start import After, Malformed, Start, position
 from broker.stores.base import Receipt, Store, TopicState
 from broker.subscriber import CloseReason, Subscriber
@@ -81,40 +82,7 @@ class Node:
         self._gate = Gate(lambda: self._hub.backlog, self._hub.backlog_of)
         self._ticker: asyncio.Task[None] | None = None
         self._emptied = asyncio.Event()
-        metrics.read(
-            [
-                Reading("broker_subscribers", "Open streams.", lambda: len(self._hub)),
-                Reading(
-                    "broker_lagging_subscribers", "Streams that lag or replay.", lambda: self._hub.lagging
-                ),
-                Reading(
-                    "broker_delivered_events", "Events written to subscribers.", self._delivered, counts=True
-                ),
-                Reading("broker_backlog_bytes", "Delivered, not yet written.", lambda: self._hub.backlog),
-                Reading("broker_log_bytes", "Memory that the logs take.", lambda: store.log_bytes),
-                Reading("broker_topics", "Topics with a record.", lambda: store.topic_count),
-                Reading(
-                    "broker_store_connected", "1 while the store can be used.", lambda: store.health.connected
-                ),
-                Reading(
-                    "broker_store_connections",
-                    "Connections made to the store.",
-                    lambda: store.health.connections,
-                    counts=True,
-                ),
-                Reading(
-                    "broker_store_mended_topics",
-                    "Watched topics read anew from the store, since something was missed.",
-                    lambda: store.health.mended,
-                    counts=True,
-                ),
-                Reading(
-                    "broker_store_lag_seconds",
-                    "From saying something through the store to hearing it.",
-                    lambda: store.health.lag_seconds,
-                ),
-            ]
-        )
+        metrics.read(readings(self._hub, store))
 
     @property
     def store_name(self) -> str:
@@ -278,9 +246,6 @@ class Node:
 
     def _gap_told(self, reason: str, subscribers: int) -> None:
         self.metrics.gaps.labels(reason).inc(subscribers)
-
-    def _delivered(self) -> float:
-        return self._hub.delivered
 
     # Look and clear
 
