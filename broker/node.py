@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from broker import sse
+from broker import gate, sse
 from broker.errors import Overloaded, Unavailable
 from broker.events import Clock, EventId, format_id
 from broker.feed import FeedKey
@@ -71,7 +71,7 @@ class Node:
             complete_to=lambda: store.complete_to,
             on_released=store.unwatch,
             on_written=store.written,
-            on_shrunk=lambda: self._gate.turn(),
+            on_shrunk=self._shrunk,
             on_closed=self._closed,
             on_gap=self._gap_told,
             on_aged=lambda subscriber: self._end(subscriber, CloseReason.MAX_AGE),
@@ -176,8 +176,14 @@ class Node:
             self.metrics.published.inc(len(items))
         return receipt
 
-    def _deliver(self, topic: str, size: int) -> None:
+    def _deliver(self, topic: str, size: int) -> bool:
         self._hub.delivered_to(topic, size)
+        return self._hub.backlog <= gate.ALL_BYTES
+
+    def _shrunk(self) -> None:
+        self._gate.turn()
+        if self._hub.backlog <= gate.ALL_BYTES // 2:
+            self._store.resume()
 
     # Subscribe
 

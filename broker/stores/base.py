@@ -15,8 +15,11 @@ from broker.events import EventId
 from broker.log import Log
 from broker.start import Start
 
-Deliver = Callable[[str, int], None]
-"""Called with a watched topic and the bytes of frames that were just appended to its log; 0 where `complete_to` alone moved."""
+Deliver = Callable[[str, int], bool]
+"""Called with a watched topic and the bytes of frames that were just appended to its log; 0 where `complete_to` alone moved.
+
+False: so much is on its way to subscribers that the store is to bring no more for now, as far as it can; `resume` follows.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +117,9 @@ class Store(Protocol):
 
     def is_lost(self, cursor: EventId) -> bool:
         """Whether `cursor` is of a time that the store went back behind, so that nobody can tell what it had seen."""
+
+    def resume(self) -> None:
+        """There is room for more; cheap, and called often."""
 
     def written(self, topic: str) -> None:
         """What was held for the subscribers of `topic` is held no more: trim its log."""

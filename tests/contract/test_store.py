@@ -25,8 +25,9 @@ class Delivered:
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
 
-    def __call__(self, topic: str, size: int) -> None:
+    def __call__(self, topic: str, size: int) -> bool:
         self.calls.append((topic, size))
+        return True
 
 
 @pytest.fixture

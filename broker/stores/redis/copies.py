@@ -20,7 +20,6 @@ from broker import sse
 from broker.events import Clock, EventId, id_at, id_seconds
 from broker.log import Entry, Log
 from broker.logs import Logs
-from broker.stores.base import Deliver
 from broker.stores.redis.messages import UNKNOWN, Arrival, Facts, Held
 
 BUFFER_BYTES = 4 << 20
@@ -104,7 +103,7 @@ class Copies:
 
     Args:
         logs: where the logs are kept within their bounds.
-        deliver: called with a topic that was live and has grown; see `stores.base.Deliver`.
+        deliver: called with a topic that somebody may read and by how many bytes it has grown.
         on_hole: called with a copy that has to be read anew.
 
     Attributes:
@@ -119,7 +118,7 @@ class Copies:
         clock: Clock,
         *,
         topic_memory_seconds: float,
-        deliver: Deliver,
+        deliver: Callable[[str, int], None],
         on_hole: Callable[[Copy], None],
     ) -> None:
         self.complete_to = Level()

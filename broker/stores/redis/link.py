@@ -59,10 +59,15 @@ class Link:
         if not self._writer.is_closing():
             self._writer.write(data)
 
-    async def read(self, on_reply: Callable[[Reply], None]) -> None:
-        """Hand each reply to `on_reply`, in order, until the connection is lost: it always raises `LinkLost`."""
+    async def read(self, on_reply: Callable[[Reply], None], flowing: asyncio.Event | None = None) -> None:
+        """Hand each reply to `on_reply`, in order, until the connection is lost: it always raises `LinkLost`.
+
+        While `flowing` isn't set nothing is read, which the server feels in the end: what it has to say stays there.
+        """
         parser = hiredis.Reader(notEnoughData=_NOTHING, replyError=ServerError)
         while True:
+            if flowing is not None:
+                await flowing.wait()
             try:
                 data = await self._reader.read(READ_BYTES)
             except _GONE as error:

@@ -101,6 +101,8 @@ class RedisStore:
         self._lag_seconds = 0.0
         self._mended = 0
         self._defect: BaseException | None = None
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._logs = Logs(
             0,
             retention,
@@ -118,6 +120,7 @@ class RedisStore:
         self._listener = Listener(
             address,
             self._names.probe_channel,
+            flowing=self._flowing,
             on_message=self._heard,
             on_ready=self._listening,
             on_lost=self._deaf,
@@ -126,7 +129,7 @@ class RedisStore:
             self._logs,
             clock,
             topic_memory_seconds=limits.topic_memory_seconds,
-            deliver=lambda topic, size: self._deliver(topic, size),
+            deliver=self._delivered,
             on_hole=self._mend,
         )
         self._filling = Filling(
@@ -136,6 +139,7 @@ class RedisStore:
             self._listener,
             self._copies,
             retention,
+            self._flowing,
             self._spawn,
         )
         self._presence = Presence(self._names, self._calls)
@@ -193,6 +197,7 @@ class RedisStore:
         """Hear ourselves, again and again: that is how an instance knows that it would hear others."""
         while True:
             await asyncio.sleep(PROBE_SECONDS)
+            await self._flowing.wait()
             if not self._listener.is_ready:
                 continue
             generation, began = self._listener.generation, time.monotonic()
@@ -206,7 +211,7 @@ class RedisStore:
                 self._probed_at = time.monotonic()
                 self._lag_seconds = self._probed_at - began
             except TimeoutError:
-                if generation == self._listener.generation:
+                if generation == self._listener.generation and self._flowing.is_set():
                     self._listener.reset("what is published isn't heard")
 
     # What is heard
@@ -218,6 +223,13 @@ class RedisStore:
             self._copies.heard(said.last)
         else:
             self._copies.arrived(channel[len(self._names.channel_prefix) :].decode(), said)
+
+    def _delivered(self, topic: str, size: int) -> None:
+        if not self._deliver(topic, size):
+            self._flowing.clear()
+
+    def resume(self) -> None:
+        self._flowing.set()
 
     def _listening(self) -> None:
         self._probed_at = time.monotonic()
@@ -452,7 +464,8 @@ class RedisStore:
         )
 
     def checks(self) -> dict[str, str]:
-        deaf = time.monotonic() - self._probed_at > PROBE_SECONDS + 2 * DEAF_SECONDS
+        silent = time.monotonic() - self._probed_at > PROBE_SECONDS + 2 * DEAF_SECONDS
+        deaf = silent and self._flowing.is_set()
         listening = "nothing is heard of what is published" if deaf else "ok"
         return {
             "store": self._calls.problem or "ok",
@@ -487,5 +500,6 @@ def _warn_of(info: Mapping[str, str]) -> None:
         _log.warning("the store has no append-only file: its restart loses events; set appendonly to yes")
 
 
-def _nobody(_topic: str, _size: int) -> None:
+def _nobody(_topic: str, _size: int) -> bool:
     """Before `start` and after `stop` nobody is delivered to."""
+    return True
