@@ -55,7 +55,7 @@ class Link:
         self._writer: asyncio.StreamWriter = connection._writer  # type: ignore[assignment] # noqa: SLF001
 
     def write(self, data: bytes) -> None:
-        """Send packed commands, in order; on a connection that is lost it does nothing: `read` tells."""
+        """Send packed commands, in order. Where the connection is lost already, `read` is about to say so."""
         if not self._writer.is_closing():
             self._writer.write(data)
 
@@ -75,8 +75,15 @@ class Link:
             if not data:
                 raise LinkLost(self._aborted or "the server closed the connection")
             parser.feed(data)
-            while (reply := parser.gets()) is not _NOTHING:
+            while (reply := self._next(parser)) is not _NOTHING:
                 on_reply(reply)
+
+    @staticmethod
+    def _next(parser: hiredis.Reader) -> Reply:
+        try:
+            return parser.gets()
+        except hiredis.ProtocolError as error:
+            raise LinkLost(f"what answers there is no Redis: {error}") from None
 
     def abort(self, why: str = "closed") -> None:
         """End the connection now; `read` raises `LinkLost`, which says `why`."""
@@ -115,6 +122,8 @@ async def open_link(address: Address) -> Link:
         raise LinkLost("the server doesn't answer") from None
     except (RedisError, *_GONE) as error:
         raise LinkLost(str(error)) from None
+    except (LookupError, ValueError, AttributeError) as error:  # an answer of another form
+        raise LinkLost(f"what answers there is no Redis: {error}") from None
 
 
 async def _greet(connection: AbstractConnection) -> Link:

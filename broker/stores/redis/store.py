@@ -100,6 +100,7 @@ class RedisStore:
         self._probed_at = 0.0
         self._lag_seconds = 0.0
         self._mended = 0
+        self._asked_for: EventId = 0
         self._defect: BaseException | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -217,12 +218,33 @@ class RedisStore:
     # What is heard
 
     def _heard(self, channel: bytes, data: bytes) -> None:
-        said = heard(data)
+        try:
+            said = heard(data)
+            topic = channel[len(self._names.channel_prefix) :].decode()
+        except ValueError:
+            _log.warning("somebody else says something on the channel %r", channel)
+            return
         self._calls.note_seen(said.last)
         if isinstance(said, Probe):
-            self._copies.heard(said.last)
-        else:
-            self._copies.arrived(channel[len(self._names.channel_prefix) :].decode(), said)
+            self._copies.heard(said.last, said.epoch)
+            return
+        self._copies.arrived(topic, said)
+        if said.last > self._copies.heard_to.value:
+            self._ask_for(said.last)
+
+    def _ask_for(self, last: EventId) -> None:
+        """A call for several topics may say its end where nobody listens here: then ask, lest readers wait for a probe."""
+        if not self._asked_for:
+            asyncio.get_running_loop().call_soon(self._ask)
+        self._asked_for = max(self._asked_for, last)
+
+    def _ask(self) -> None:
+        last, self._asked_for = self._asked_for, 0
+        if last > self._copies.heard_to.value:
+            self._spawn(self._hear_all())
+
+    async def _hear_all(self) -> None:
+        await self._filling.sync()
 
     def _delivered(self, topic: str, size: int) -> None:
         if not self._deliver(topic, size):
@@ -237,9 +259,7 @@ class RedisStore:
             self._mend(copy)
 
     def _deaf(self) -> None:
-        for copy in self._copies:
-            if copy.is_live:
-                self._copies.break_off(copy)
+        self._copies.deaf()
 
     def _mend(self, copy: Copy) -> None:
         self._mended += copy.was_live
