@@ -5,7 +5,8 @@ Layers; an import points down only:
     edge     cli, web.app                                  where settings, a concrete store and handlers meet
     web      web.*                                         aiohttp handlers; call the node; know HTTP statuses
     core     node                                          joins one store to one hub: watch, publish, drain
-    parts    hub, feeds, feed, walk, subscriber, gate | stores.* do not know each other
+    parts    hub, fanout, feeds, feed, ends,
+             walk, subscriber, gate | stores.*             do not know each other
     pure     sse, log, logs, start, metrics                bytes and values; no asyncio, no aiohttp
     words    events, topics, errors, settings
 

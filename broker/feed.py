@@ -10,7 +10,8 @@ import heapq
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from broker.events import EventId
+from broker import sse
+from broker.events import EventId, format_id
 from broker.log import Entry, Log
 from broker.subscriber import Subscriber
 
@@ -25,12 +26,14 @@ class Piece(NamedTuple):
         end: the cursor of who has been written it.
         events: how many there are in it.
         ended: the topic whose end is its last event.
+        gaps: the reasons of the gaps that it tells of.
     """
 
     chunk: bytes
     end: EventId
     events: int
     ended: str | None
+    gaps: tuple[str, ...] = ()
 
 
 class FeedKey(NamedTuple):
@@ -85,10 +88,11 @@ class Feed:
         self.queued = False
 
     def end(self, complete_to: EventId) -> EventId:
-        """The cursor of who has everything that may be written now."""
-        if len(self.logs) == 1:
-            return min(self.logs[0].last, complete_to)
-        return complete_to
+        """The cursor of who has everything that may be written now.
+
+        One log is contiguous by itself. The merge of several is complete only as far as all of them surely are.
+        """
+        return self.logs[0].last if len(self.logs) == 1 else complete_to
 
     def is_past(self, cursor: EventId) -> bool:
         """Whether a log has moved past `cursor`: the next event would leave a hole."""
@@ -103,21 +107,34 @@ class Feed:
         size = 0
         end = cursor
         ended = None
+        gaps: list[str] = []
+        mute = 0  # entries that are nothing but a gap
         for topic, log, entry in self._entries(cursor):
             if entry.id > up_to:
                 break
             frame = log.enveloped(topic, entry) if self.key.enveloped else entry.frame
+            told = entry.gap is not None and self._floored(topic, end) < entry.prev
+            if told:
+                frame = sse.gap(topic, format_id(end), entry.gap or "") + frame
             size += len(frame)
             if frames and size > PIECE_BYTES:
                 break
             frames.append(frame)
+            if told:
+                gaps.append(entry.gap or "")
+            mute += not entry.frame
             end = entry.id
             if entry.end:
                 ended = topic
                 break
         if not frames:
             return None
-        return Piece(frames[0] if len(frames) == 1 else b"".join(frames), end, len(frames), ended)
+        chunk = frames[0] if len(frames) == 1 else b"".join(frames)
+        return Piece(chunk, end, len(frames) - mute, ended, tuple(gaps))
+
+    def _floored(self, topic: str, cursor: EventId) -> EventId:
+        floors = self.key.floors
+        return max(cursor, floors[self.key.topics.index(topic)]) if floors else cursor
 
     def _entries(self, cursor: EventId) -> Iterator[tuple[str, Log, Entry]]:
         """What lies after `cursor`, in the order of ids."""

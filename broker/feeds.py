@@ -65,10 +65,6 @@ class Feeds:
     def __len__(self) -> int:
         return len(self._feeds)
 
-    def topics(self) -> Sequence[str]:
-        """Those that somebody here is subscribed to."""
-        return tuple(self._topics)
-
     def count(self, topic: str) -> int:
         """How many are subscribed to `topic` here."""
         known = self._topics.get(topic)

@@ -7,15 +7,19 @@ between them if and only if `e.prev <= X`; where no entry is left after X, the s
 the entries. So a topic may be silent for longer than its retention without a gap, and a topic that was trimmed to
 nothing still tells of one (design §2).
 
-Two lines are drawn through a log. Entries up to `cleared_at` are gone for every new reader (DELETE). Entries after
+Three lines are drawn through a log. Entries up to `cleared_at` are gone for every new reader (DELETE). Entries after
 `hold` are not trimmed, however small the retention, for they are on their way to subscribers; the hub moves `hold` on
-once they are written, and bounds how much can be on its way.
+once they are written, and bounds how much can be on its way. Of what lies at or before `reach` only the store can tell:
+a log is a store's whole truth (the one in memory), or a copy that begins somewhere.
+
+A hole that came about while readers were at it is an entry's `gap`: who crosses it is told in place, so nobody else has
+to tell of it.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
 from broker import sse
@@ -35,16 +39,21 @@ class Entry:
         frame: the event as it goes over the wire.
         enveloped: its envelope form, made when somebody first asks for it.
         end: whether it ends the topic for those who are subscribed (`broker.end`).
+        gap: why whoever comes from before `prev` is told of a gap in front of this entry; None where that was no hole
+            of the log's. Such an entry may have an empty frame: then it is nothing but the gap.
     """
 
-    __slots__ = ("end", "enveloped", "frame", "id", "prev")
+    __slots__ = ("end", "enveloped", "frame", "gap", "id", "prev")
 
-    def __init__(self, event_id: EventId, prev: EventId, frame: bytes, *, end: bool = False) -> None:
+    def __init__(
+        self, event_id: EventId, prev: EventId, frame: bytes, *, end: bool = False, gap: str | None = None
+    ) -> None:
         self.id = event_id
         self.prev = prev
         self.frame = frame
         self.enveloped: bytes | None = None
         self.end = end
+        self.gap = gap
 
 
 _DROPPED = Entry(0, 0, b"")
@@ -62,6 +71,7 @@ class Log:
         bytes: size of all frames held: what retention counts.
         envelope_bytes: size of all envelopes held; readers made them, so they take nothing from retention.
         hold: entries after this id stay; None holds nothing.
+        reach: for a cursor at or after this id the log answers exactly as its store would.
         accounted: how much of `footprint` the owner of all logs has counted.
         named: whether an entry was ever appended, so that `last` is worth remembering.
     """
@@ -77,6 +87,7 @@ class Log:
         "hold",
         "last",
         "named",
+        "reach",
         "retention",
     )
 
@@ -87,6 +98,7 @@ class Log:
         self.envelope_bytes = 0
         self.accounted = 0
         self.hold: EventId | None = None
+        self.reach: EventId = 0
         self.named = False
         self.cleared_after: EventId = 0
         self.cleared_at: EventId = 0
@@ -100,6 +112,24 @@ class Log:
     def append(self, event_id: EventId, frame: bytes) -> None:
         """Add the newest entry; `event_id` is greater than `last`."""
         self._add(Entry(event_id, self.last, frame))
+
+    def append_after(
+        self, prev: EventId, event_id: EventId, frame: bytes, gap: str | None = None, *, end: bool = False
+    ) -> None:
+        """The same for a copy of a store's log, which says what came before; see `Entry.gap`."""
+        self._add(Entry(event_id, prev, frame, end=end, gap=gap))
+
+    def prepend(self, entries: Sequence[Entry], reach: EventId) -> None:
+        """Put entries in front: those between `reach` and the present reach, oldest first."""
+        self._entries[: self._start] = entries
+        self._start = 0
+        self.bytes += sum(len(entry.frame) for entry in entries)
+        self.named = self.named or bool(entries)
+        self.reach = reach
+
+    def reaches(self, cursor: EventId) -> bool:
+        """Whether this log can tell what lies after `cursor`, as its store would."""
+        return max(cursor, self.cleared_at) >= self.reach
 
     def _add(self, entry: Entry) -> None:
         self._entries.append(entry)
@@ -146,6 +176,8 @@ class Log:
 
     def _drop_before(self, index: int) -> None:
         entries = self._entries
+        if index > self._start:
+            self.reach = max(self.reach, entries[index - 1].id)
         for dropped in range(self._start, index):
             entry = entries[dropped]
             self.bytes -= len(entry.frame)
@@ -161,7 +193,8 @@ class Log:
     def enveloped(self, topic: str, entry: Entry) -> bytes:
         """The envelope form of an entry of this log, encoded when first asked for (I5)."""
         if entry.enveloped is None:
-            entry.enveloped = entry.frame if entry.end else sse.envelope(topic, entry.frame, entry.id)
+            plain = entry.end or not entry.frame
+            entry.enveloped = entry.frame if plain else sse.envelope(topic, entry.frame, entry.id)
             self.envelope_bytes += len(entry.enveloped)
         return entry.enveloped
 
@@ -193,15 +226,23 @@ class Log:
         return self.is_past(cursor)
 
     def is_past(self, cursor: EventId) -> bool:
-        """The same for a reader who is subscribed already: a DELETE hides nothing of what is held for it."""
+        """The same for a reader who is subscribed already: a DELETE hides nothing of what is held for it.
+
+        An entry that tells of its gap itself doesn't count.
+        """
         index = self._index_after(cursor)
-        prev = self._entries[index].prev if index < len(self._entries) else self.last
-        return prev > cursor
+        if index == len(self._entries):
+            return self.last > cursor
+        entry = self._entries[index]
+        return entry.prev > cursor and entry.gap is None
 
     def start_after(self, cursor: EventId) -> EventId:
         """The cursor, `cursor` or the first one after it, from which a reader who comes now misses nothing."""
         index = self._index_after(max(cursor, self.cleared_at))
-        return max(cursor, self._entries[index].prev if index < len(self._entries) else self.last)
+        if index == len(self._entries):
+            return max(cursor, self.last)
+        entry = self._entries[index]
+        return cursor if entry.gap is not None else max(cursor, entry.prev)
 
     def start_before(self, count: int) -> EventId:
         """The cursor from which the newest `count` entries follow, or all, if there are fewer."""

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from sortedcontainers import SortedDict
 
 from broker.events import EventId, id_at
 from broker.log import Log
@@ -47,7 +50,7 @@ class Logs:
         self._max_bytes = max_bytes
         self._max_topics = max_topics
         self._topic_memory_seconds = topic_memory_seconds
-        self._logs: dict[str, Log] = {}
+        self._logs: SortedDict[str, Log] = SortedDict()  # by name, so that a page of names costs little
         self._pins: dict[str, int] = {}
         self._unpinned: OrderedDict[str, Log] = OrderedDict()  # least recently used first
         self._filled: OrderedDict[str, Log] = OrderedDict()  # those with entries, least recently used first
@@ -56,8 +59,9 @@ class Logs:
     def __len__(self) -> int:
         return len(self._logs)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._logs)
+    def names_after(self, topic: str, limit: int) -> list[str]:
+        """The first `limit` names after `topic`, sorted; what comes or goes between two calls moves no other name."""
+        return list(islice(self._logs.irange(topic, inclusive=(False, True)), limit))
 
     def get(self, topic: str) -> Log | None:
         return self._logs.get(topic)
@@ -84,6 +88,10 @@ class Logs:
         self.trim(topic, log, now)
         return log
 
+    def pins(self, topic: str) -> int:
+        """How often `pin` was called and not taken back."""
+        return self._pins.get(topic, 0)
+
     def unpin(self, topic: str) -> bool:
         """Take one pin back and tell whether it was the last; a log that never had an entry goes with it."""
         pins = self._pins.pop(topic) - 1
@@ -105,6 +113,22 @@ class Logs:
             self._unpinned.move_to_end(topic)
         self.trim(topic, log, now)
         self._squeeze()
+
+    def filled(self, topic: str, log: Log) -> None:
+        """To be called when entries were put in front: the same, but they stay for now, whatever retention says."""
+        self._settle(topic, log)
+        if log:
+            self._filled[topic] = log
+            self._filled.move_to_end(topic)
+        self._squeeze()
+
+    def discard(self, topic: str) -> None:
+        """Forget a log that nobody is subscribed to, and that its store can tell of again."""
+        log = self._logs.pop(topic)
+        self.bytes -= log.accounted
+        self._pins.pop(topic, None)
+        self._filled.pop(topic, None)
+        self._unpinned.pop(topic, None)
 
     def trim(self, topic: str, log: Log, now: float) -> None:
         """Drop what the retention of `topic` no longer covers."""

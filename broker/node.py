@@ -67,10 +67,11 @@ class Node:
             call_soon=loop.call_soon,
             monotonic=loop.time,
             complete_to=lambda: store.complete_to,
-            on_released=self._released,
+            on_released=store.unwatch,
             on_written=store.written,
             on_shrunk=lambda: self._gate.turn(),
             on_closed=self._closed,
+            on_gap=self._gap_told,
             heartbeat_seconds=limits.heartbeat_seconds,
             slow_seconds=limits.slow_seconds,
         )
@@ -91,6 +92,11 @@ class Node:
                 Reading("broker_topics", "Topics with a record.", lambda: store.topic_count),
             ]
         )
+
+    @property
+    def store_name(self) -> str:
+        """How the store is called where the start is told of."""
+        return self._store.name
 
     # Life
 
@@ -183,20 +189,16 @@ class Node:
         if len(self._hub) >= self.limits.max_connections:
             raise Overloaded("All connections are taken; come back later.", retry_after=random.randint(5, 15))
 
-    async def watch(self, topics: Sequence[str]) -> list[Log]:
-        """The logs of `topics`, to be given to `attach`, or back by `unwatch`."""
-        logs: list[Log] = []
-        try:
-            for topic in topics:
-                logs.append(await self._store.watch(topic))  # noqa: PERF401 - what is watched must be known on failure
-        except BaseException:
-            self._released(topics[: len(logs)])
-            raise
-        return logs
+    async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
+        """The logs of `topics`, fit for `start`, to be given to `attach` in the same step, or back by `unwatch`.
+
+        Raises `Unavailable`, within a second, where the store can't vouch for them.
+        """
+        return await self._store.watch(topics, start)
 
     def unwatch(self, topics: Sequence[str]) -> None:
         """Give back what `watch` took."""
-        self._released(topics)
+        self._store.unwatch(topics)
 
     def attach(
         self,
@@ -212,11 +214,18 @@ class Node:
 
         From here on the watches belong to the subscriber.
         """
-        where = position(start, topics, logs, born=self._store.born, last_id=self._store.last_id)
+        where = position(
+            start,
+            topics,
+            logs,
+            born=self._store.born,
+            last_id=self._store.last_id,
+            is_lost=self._store.is_lost,
+        )
         resumed = isinstance(start, After | Malformed)
         (self.metrics.resumed_connects if resumed else self.metrics.first_connects).inc()
         for reason in where.gaps:
-            self.metrics.gaps.labels(reason).inc()
+            self._gap_told(reason, 1)
         opening = head + sse.retry(self.retry_ms()) + sse.HEARTBEAT + where.preface
         key = FeedKey(tuple(topics), enveloped, where.floors)
         return self._hub.attach(transport, key, logs, where.cursor, opening)
@@ -230,49 +239,46 @@ class Node:
         """The same for those who were refused."""
         return random.randint(*LONG_RETRY_MS)
 
-    def _released(self, topics: Sequence[str]) -> None:
-        for topic in topics:
-            self._store.unwatch(topic)
-
     def _closed(self, reason: CloseReason, age: float) -> None:
         self.metrics.closes.labels(reason.value).inc()
         self.metrics.age.observe(age)
         if not len(self._hub):
             self._emptied.set()
 
+    def _gap_told(self, reason: str, subscribers: int) -> None:
+        self.metrics.gaps.labels(reason).inc(subscribers)
+
     def _delivered(self) -> float:
         return self._hub.delivered
 
     # Look and clear
 
-    def subscribers_of(self, topic: str) -> int:
-        """How many are subscribed to `topic` on this instance."""
-        return self._hub.count(topic)
-
     async def describe(self, topic: str) -> dict[str, object]:
         """A topic as contract §4 shows it."""
-        return self._shown(await self._store.describe(topic))
+        (state,) = await self._store.describe([topic])
+        return _shown(state)
 
     async def topics(self, after: str, limit: int) -> tuple[list[dict[str, object]], str | None]:
         """A page of topics after a name, and the name after which the next page begins, if there is one."""
         names = await self._store.topics(after, limit + 1)
-        page = [await self.describe(name) for name in names[:limit]]
-        return page, names[limit - 1] if len(names) > limit else None
+        page = await self._store.describe(names[:limit])
+        return [_shown(state) for state in page], names[limit - 1] if len(names) > limit else None
 
     async def delete(self, topic: str) -> None:
         """Empty a topic; its subscribers get `broker.end`."""
         await self._store.delete(topic)
 
-    def _shown(self, state: TopicState) -> dict[str, object]:
-        return {
-            "topic": state.topic,
-            "subscribers": self._hub.count(state.topic),
-            "events": state.events,
-            "bytes": state.bytes,
-            "first_id": _shown_id(state.first_id),
-            "last_id": _shown_id(state.last_id),
-            "closed": False,
-        }
+
+def _shown(state: TopicState) -> dict[str, object]:
+    return {
+        "topic": state.topic,
+        "subscribers": state.subscribers,
+        "events": state.events,
+        "bytes": state.bytes,
+        "first_id": _shown_id(state.first_id),
+        "last_id": _shown_id(state.last_id),
+        "closed": False,
+    }
 
 
 def _shown_id(event_id: EventId | None) -> str | None:

@@ -45,6 +45,24 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose pages may publish, as scheme://host:port; comma-separated"
     )
+    redis_url: str | None = Field(
+        None,
+        description="Redis or Valkey server that all instances share: redis://, rediss://, unix:// or redis+sentinel://; without it the store is in memory",
+    )
+    redis_prefix: str = Field(
+        "broker:",
+        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
+        description="what the names of all keys and channels in the server begin with",
+    )
+    redis_wait_replicas: int = Field(
+        0, ge=0, le=100, description="replicas that must have an event before its publisher is answered"
+    )
+    failover_margin_ms: int = Field(
+        10_000,
+        ge=0,
+        le=3_600_000,
+        description="ms by which ids jump ahead when the server went back, over all that the lost one may have given out",
+    )
     max_connections: int | None = Field(
         None,
         ge=1,

@@ -47,6 +47,11 @@ def control(event_type: str, value: Mapping[str, object], event_id: EventId | No
     return event_lines + b"\n" if event_id is None else frame(event_lines, event_id)
 
 
+def gap(topic: str, after: str, reason: str) -> bytes:
+    """`broker.gap` (contract §3): events of `topic` after the cursor `after` are gone."""
+    return control("broker.gap", {"topic": topic, "after": after, "reason": reason})
+
+
 def envelope(topic: str, event_frame: bytes, event_id: EventId) -> bytes:
     """The envelope form of the event that `event_frame` holds."""
     event = split(event_frame)

@@ -7,7 +7,7 @@ logs, in one step with the attaching, so that nothing comes between. The rules a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -131,19 +131,28 @@ class Position:
 
 
 def position(
-    start: Start, topics: Sequence[str], logs: Sequence[Log], *, born: EventId, last_id: EventId
+    start: Start,
+    topics: Sequence[str],
+    logs: Sequence[Log],
+    *,
+    born: EventId,
+    last_id: EventId,
+    is_lost: Callable[[EventId], bool],
 ) -> Position:
-    """What `start` means for `logs`, those of `topics`, in a store born at `born` whose last id is `last_id`."""
+    """What `start` means for `logs`, those of `topics`, which reach back as far as it asks.
+
+    The store was born at `born`, its last id is `last_id`; `is_lost` tells of a cursor whether it comes from a time that
+    the store has lost.
+    """
     if isinstance(start, Latest):
         opening = sse.control("broker.open", {"topics": list(topics)}, last_id)
         return Position(last_id, (), opening, ())
     if isinstance(start, Last) and all(log.start_before(start.count) == log.last for log in logs):
-        return position(
-            Latest(), topics, logs, born=born, last_id=last_id
-        )  # else a reconnect would start N back again
-    gaps = [_gap(start, log, born, last_id) for log in logs]
+        # else a reconnect would start N back again
+        return position(Latest(), topics, logs, born=born, last_id=last_id, is_lost=is_lost)
+    gaps = [_gap(start, log, born, last_id, is_lost) for log in logs]
     preface = b"".join(
-        sse.control("broker.gap", {"topic": topic, "after": _cursor_text(start), "reason": reason})
+        sse.gap(topic, _cursor_text(start), reason)
         for topic, reason in zip(topics, gaps, strict=True)
         if reason is not None
     )
@@ -157,13 +166,17 @@ def position(
     )
 
 
-def _gap(start: Start, log: Log, born: EventId, last_id: EventId) -> str | None:
+def _gap(
+    start: Start, log: Log, born: EventId, last_id: EventId, is_lost: Callable[[EventId], bool]
+) -> str | None:
     if isinstance(start, Malformed):
         return "unknown-id"
     if not isinstance(start, After):
         return None
     if start.cursor > last_id:
         return "unknown-id"
+    if is_lost(start.cursor):
+        return "lost"
     if not log.has_gap(start.cursor):
         return None
     return "lost" if start.cursor < born else "trimmed"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from broker import hub as hub_module
-from broker import sse
+from broker import fanout, sse
+from broker.fanout import MOVE_WRITES, SLICE_WRITES
 from broker.feed import PIECE_BYTES, FeedKey
-from broker.hub import SLICE_WRITES, Hub
+from broker.hub import Hub
 from broker.log import Log
 from broker.sse import Decoder
 from broker.subscriber import CloseReason, Subscriber, write_each
@@ -34,6 +34,7 @@ class Bench:
         self.retention = KEEP
         self.scheduled: list[object] = []
         self.closed: list[CloseReason] = []
+        self.gaps: list[str] = []
         self.released: list[str] = []
         self.far: dict[Subscriber, socket.socket] = {}
         self.hub = Hub(
@@ -44,6 +45,7 @@ class Bench:
             on_written=lambda topic: self.logs[topic].trim(0),
             on_shrunk=lambda: None,
             on_closed=lambda reason, age: self.closed.append(reason),
+            on_gap=lambda reason, subscribers: self.gaps.extend([reason] * subscribers),
             heartbeat_seconds=15,
             slow_seconds=30,
         )
@@ -154,17 +156,22 @@ async def test_events_of_one_turn_leave_as_one_write(bench: Bench) -> None:
     assert bench.hub.backlog == 0
 
 
-async def test_i5_an_event_is_encoded_once_and_its_bytes_are_shared(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sent: list[tuple[int, int]] = []
+def noting(sent: list[tuple[int, int]]) -> Callable[[Sequence[Subscriber], int, bytes, int, float], int]:
+    """`write_each`, which notes in `sent` which bytes it has written, and to how many."""
 
-    def noting(group: Sequence[Subscriber], cursor: int, chunk: bytes, end: int, now: float) -> int:
+    def write(group: Sequence[Subscriber], cursor: int, chunk: bytes, end: int, now: float) -> int:
         written = write_each(group, cursor, chunk, end, now)
         sent.append((id(chunk), written))
         return written
 
-    monkeypatch.setattr(hub_module, "write_each", noting)
+    return write
+
+
+async def test_i5_an_event_is_encoded_once_and_its_bytes_are_shared(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(fanout, "write_each", noting(sent))
     for _ in range(SLICE_WRITES * 2):
         await bench.subscribe("a")
     bench.publish("a", b"1")
@@ -468,6 +475,40 @@ async def test_end_of_one_of_several_topics_loses_nothing_of_the_others(bench: B
     assert sorted(bench.released) == ["a", "b", "b"]
 
 
+async def test_i3_the_end_of_many_topics_is_cut_into_slices(bench: Bench) -> None:
+    bench.retention = Retention(1, 1, 1e9)
+    *ending, lasting = topics = [f"t{number}" for number in range(32)]
+    subscribers = [await bench.subscribe(*topics) for _ in range(SLICE_WRITES)]
+    alone = await bench.subscribe("alone")
+    for topic in ending:
+        bench.delete(topic)
+        bench.publish(lasting, b"x")
+    bench.publish("alone", b"x")
+    bench.turn()
+    assert 0 < sum(one.cursor > 0 for one in subscribers) <= SLICE_WRITES // MOVE_WRITES
+    bench.turn()
+    assert alone.cursor == bench.last, "nobody else waits for it"
+    bench.run()
+    assert {one.feed.key.topics for one in subscribers if one.feed} == {(lasting,)}
+    assert sorted(bench.released) == sorted(ending * len(subscribers))
+    for subscriber in subscribers[::50]:
+        assert await bench.read_all(subscriber, bench.last - 1) == list(range(1, bench.last))
+
+
+async def test_many_with_the_same_ends_are_written_the_same_bytes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(fanout, "write_each", noting(sent))
+    for _ in range(SLICE_WRITES):
+        await bench.subscribe("a", "b", "c")
+    bench.delete("a")
+    bench.delete("b")
+    bench.run()
+    assert len({chunk for chunk, _ in sent}) == 1
+    assert sum(written for _, written in sent) == SLICE_WRITES
+
+
 async def test_those_with_the_same_cursor_are_written_together_on_several_topics_too(bench: Bench) -> None:
     first = [await bench.subscribe("a", "b") for _ in range(5)]
     bench.publish("a", b"1")
@@ -505,7 +546,7 @@ async def test_floors_let_topics_start_at_different_points(bench: Bench) -> None
 
 async def test_a_defect_in_fan_out_is_not_silent(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     await bench.subscribe("a")
-    monkeypatch.setattr(bench.hub, "_fan_out", lambda: 1 / 0)
+    monkeypatch.setattr(bench.hub._fan_out, "_fan_out", lambda: 1 / 0)
     bench.publish("a", b"1")
     with pytest.raises(ZeroDivisionError):
         bench.turn()
@@ -587,7 +628,6 @@ async def test_nothing_stays_of_who_has_left(bench: Bench) -> None:
         while len(bench.closed) < len(subscribers):
             await asyncio.sleep(0)
     assert len(bench.hub) == 0
-    assert bench.hub.topics() == ()
     assert len(bench.hub._feeds) == 0
     assert bench.log("a").hold is None
     assert sorted(bench.released) == ["a"] * 15 + ["b"] * 15

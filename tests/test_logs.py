@@ -31,6 +31,10 @@ def logs(
     )
 
 
+def names(logs: Logs) -> list[str]:
+    return logs.names_after("", EVERYTHING)
+
+
 def append(logs: Logs, topic: str, event_id: EventId, now: float, size: int = 10) -> Log:
     log = logs.open(topic, now)
     log.append(event_id, sse.frame(sse.lines(b"x" * size), event_id))
@@ -134,9 +138,16 @@ class LogsAgainstMemory(RuleBasedStateMachine):
 
     @invariant()
     def counts_what_its_logs_count(self) -> None:
-        each = [log for topic in self.logs if (log := self.logs.get(topic)) is not None]
+        each = [log for topic in names(self.logs) if (log := self.logs.get(topic)) is not None]
         assert self.logs.bytes == sum(log.accounted for log in each)
         assert len(self.logs) == len(each)
+
+    @invariant()
+    def names_come_sorted_in_pages(self) -> None:
+        every = names(self.logs)
+        assert every == sorted(topic for topic in TOPICS if self.logs.get(topic) is not None)
+        for after in ("", *TOPICS):
+            assert self.logs.names_after(after, 3) == [name for name in every if name > after][:3]
 
     @invariant()
     def never_skips_silently(self) -> None:
@@ -173,7 +184,7 @@ def test_counted_bytes_are_the_sum_of_all_footprints_after_each_walk() -> None:
             log.enveloped(topic, entry)
     for _ in range(2):  # the first may be the end of the walk before
         every.sweep(NOW, EVERYTHING)
-    assert every.bytes == sum(log.footprint for log in map(every.get, every) if log is not None)
+    assert every.bytes == sum(log.footprint for log in map(every.get, names(every)) if log is not None)
 
 
 def test_reading_the_envelope_form_leaves_the_bytes_within_their_bound() -> None:
@@ -207,7 +218,7 @@ def test_least_recently_used_goes_first() -> None:
     every = logs(max_topics=2)
     for n, topic in enumerate(["a", "b", "a", "c"]):
         append(every, topic, id_at(NOW) + n + 1, NOW)
-    assert sorted(every) == ["a", "c"]
+    assert names(every) == ["a", "c"]
 
 
 def test_who_reads_a_topic_uses_it() -> None:
@@ -217,7 +228,7 @@ def test_who_reads_a_topic_uses_it() -> None:
     every.pin("a", NOW)
     every.unpin("a")
     append(every, "c", id_at(NOW) + 3, NOW)
-    assert sorted(every) == ["a", "c"]
+    assert names(every) == ["a", "c"]
 
 
 def test_topic_given_up_for_bytes_still_tells_who_has_seen_all() -> None:
@@ -242,7 +253,7 @@ def test_topic_forgotten_for_its_age_is_a_gap_also_when_the_clock_steps_back() -
     every = logs(memory_seconds=100)
     append(every, "a", id_at(NOW) + 5, NOW)
     every.sweep(NOW + 101, EVERYTHING)
-    assert "a" not in list(every)
+    assert "a" not in names(every)
     for now in (NOW + 101, NOW):
         assert every.open("a", now).has_gap(id_at(NOW) + 4)
         every.pin("a", now)
@@ -254,7 +265,7 @@ def test_who_has_seen_the_newest_event_of_all_has_missed_nothing_of_a_forgotten_
     append(every, "a", id_at(NOW) + 4, NOW)
     append(every, "b", id_at(NOW) + 5, NOW)
     every.sweep(NOW + 1000, EVERYTHING)
-    assert not list(every)
+    assert not names(every)
     for topic in ("a", "b", "c"):
         assert not every.open(topic, NOW + 1000).has_gap(id_at(NOW) + 5)
 
@@ -268,3 +279,27 @@ def test_override_decides_what_its_topics_keep() -> None:
     assert six is not None
     assert seven is not None
     assert (len(six), len(seven)) == (6, 2)
+
+
+class CountedName(str):
+    """A name that counts how often it is compared."""
+
+    __slots__ = ()
+    compared = 0
+
+    def __lt__(self, other: str) -> bool:
+        CountedName.compared += 1
+        return super().__lt__(other)
+
+    def __gt__(self, other: str) -> bool:
+        CountedName.compared += 1
+        return super().__gt__(other)
+
+
+def test_a_page_of_names_does_not_look_at_all_of_them() -> None:
+    every = logs(max_bytes=1 << 30, max_topics=EVERYTHING)
+    for n in range(5000):
+        append(every, CountedName(f"t{n:04}"), id_at(NOW) + n + 1, NOW)
+    CountedName.compared = 0
+    assert every.names_after("t2499", 3) == ["t2500", "t2501", "t2502"]
+    assert CountedName.compared < 100

@@ -54,7 +54,8 @@ def log_of(*times: float, last: EventId = BORN, keep: int = 1000) -> Log:
 def at(start: Start, *logs: Log, last_id: EventId | None = None) -> Position:
     """Where `start` begins in `logs`, those of the topics a, b, …"""
     last = max(log.last for log in logs) if last_id is None else last_id
-    return position(start, "abcdefgh"[: len(logs)], logs, born=BORN, last_id=last)
+    topics = "abcdefgh"[: len(logs)]
+    return position(start, topics, logs, born=BORN, last_id=last, is_lost=lambda _cursor: False)
 
 
 def told(where: Position) -> list[tuple[str | None, dict[str, object], str]]:

@@ -118,7 +118,8 @@ async def serve(settings: Settings) -> None:
         host, port = runner.addresses[0][:2]
         shown = f"[{host}]" if ":" in host else host
         print(
-            f"broker: listening on {'https' if tls else 'http'}://{shown}:{port}, store: memory", flush=True
+            f"broker: listening on {'https' if tls else 'http'}://{shown}:{port}, store: {app[NODE].store_name}",
+            flush=True,
         )
         await _drain_at_signal(app[NODE].drain)
     finally:

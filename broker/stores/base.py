@@ -13,9 +13,10 @@ from typing import Protocol
 
 from broker.events import EventId
 from broker.log import Log
+from broker.start import Start
 
 Deliver = Callable[[str, int], None]
-"""Called with a watched topic and the bytes of frames that were just appended to its log."""
+"""Called with a watched topic and the bytes of frames that were just appended to its log; 0 where `complete_to` alone moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,14 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """What a store holds of a topic (contract §4); the ids are None where there is none to name."""
+    """What a store holds of a topic (contract §4); the ids are None where there is none to name.
+
+    Attributes:
+        subscribers: how many watch it, on all instances.
+    """
 
     topic: str
+    subscribers: int
     events: int
     bytes: int
     first_id: EventId | None
@@ -42,15 +48,15 @@ class TopicState:
 
 
 class Store(Protocol):
-    """What a node needs of a store.
+    """What a node needs of a store."""
 
-    Attributes:
-        name: how the start line calls it.
-        born: nothing before this id is known; a cursor before it may have lost anything.
-    """
+    @property
+    def name(self) -> str:
+        """How the start line calls it."""
 
-    name: str
-    born: EventId
+    @property
+    def born(self) -> EventId:
+        """Nothing before this id is known; a cursor before it may have lost anything."""
 
     async def start(self, deliver: Deliver) -> None:
         """Begin to deliver to `deliver`. Raises `Unavailable` where the store can't be reached."""
@@ -76,11 +82,21 @@ class Store(Protocol):
             Unavailable: nothing is known to be in the store.
         """
 
-    async def watch(self, topic: str) -> Log:
-        """The log of `topic`, which from now on grows with every event, until `unwatch` was called as often."""
+    async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
+        """The logs of `topics`, which from now on grow with every event, until `unwatch` was called as often.
 
-    def unwatch(self, topic: str) -> None:
-        """Take one `watch` back."""
+        On return, and until the caller awaits something else, they answer for `start` as the store itself would, and
+        `last_id` is what it was at some moment during the call, or newer.
+
+        Raises:
+            Unavailable: the store can't vouch for them within a second; nothing is watched.
+        """
+
+    def unwatch(self, topics: Sequence[str]) -> None:
+        """Take one `watch` of each of `topics` back."""
+
+    def is_lost(self, cursor: EventId) -> bool:
+        """Whether `cursor` is of a time that the store went back behind, so that nobody can tell what it had seen."""
 
     def written(self, topic: str) -> None:
         """What was held for the subscribers of `topic` is held no more: trim its log."""
@@ -88,8 +104,8 @@ class Store(Protocol):
     async def delete(self, topic: str) -> None:
         """Empty `topic`; those subscribed are delivered its end."""
 
-    async def describe(self, topic: str) -> TopicState:
-        """What is held of `topic`, be it nothing."""
+    async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
+        """What is held of each of `topics`, be it nothing; at most 2 s old."""
 
     async def topics(self, after: str, limit: int) -> Sequence[str]:
         """Names after `after`, sorted, at most `limit`: those with a record and those watched."""

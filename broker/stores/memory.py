@@ -6,7 +6,6 @@ It is born when the process starts: a cursor from before is told `lost`.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Sequence
 
 from broker import sse
@@ -14,6 +13,7 @@ from broker.errors import RateLimited
 from broker.events import SEQUENCE_BITS, Clock, EventId
 from broker.log import Log
 from broker.logs import Logs
+from broker.start import Start
 from broker.stores.base import Deliver, Receipt, TopicState
 from broker.topics import RetentionRules
 
@@ -122,13 +122,17 @@ class MemoryStore:
             if topic in self._watched:
                 self._deliver(topic, size)
 
-    async def watch(self, topic: str) -> Log:
-        self._watched.add(topic)
-        return self._logs.pin(topic, self._clock())
+    async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
+        self._watched.update(topics)
+        return [self._logs.pin(topic, self._clock()) for topic in topics]
 
-    def unwatch(self, topic: str) -> None:
-        if self._logs.unpin(topic):
-            self._watched.discard(topic)
+    def unwatch(self, topics: Sequence[str]) -> None:
+        for topic in topics:
+            if self._logs.unpin(topic):
+                self._watched.discard(topic)
+
+    def is_lost(self, cursor: EventId) -> bool:
+        return False  # it never goes back: a new one is born
 
     def written(self, topic: str) -> None:
         log = self._logs.get(topic)
@@ -145,16 +149,20 @@ class MemoryStore:
         log.clear(self._last, frame)
         self._settle({topic: len(frame)}, now)
 
-    async def describe(self, topic: str) -> TopicState:
-        log = self._logs.get(topic)
+    async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
+        return [self._describe(topic) for topic in topics]
+
+    def _describe(self, topic: str) -> TopicState:
+        log, watching = self._logs.get(topic), self._logs.pins(topic)
         if log is None:
-            return TopicState(topic, 0, 0, None, None)
+            return TopicState(topic, watching, 0, 0, None, None)
         self._logs.trim(topic, log, self._clock())
         first, _, count, size = log.visible()
-        return TopicState(topic, count, size, first.id if first else None, log.last if log.named else None)
+        last_id = log.last if log.named else None
+        return TopicState(topic, watching, count, size, first.id if first else None, last_id)
 
     async def topics(self, after: str, limit: int) -> Sequence[str]:
-        return heapq.nsmallest(limit, (topic for topic in self._logs if topic > after))
+        return self._logs.names_after(after, limit)
 
     def sweep(self) -> None:
         now = self._clock()

@@ -62,6 +62,8 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 def _store(settings: Settings, clock: Clock) -> Store:
+    if settings.redis_url is not None:
+        return _redis(settings, settings.redis_url, clock)
     return MemoryStore(
         settings.retention(),
         clock=clock,
@@ -71,6 +73,22 @@ def _store(settings: Settings, clock: Clock) -> Store:
         idempotency_seconds=settings.idempotency_seconds,
         max_key_bytes=settings.idempotency_memory_bytes,
     )
+
+
+def _redis(settings: Settings, url: str, clock: Clock) -> Store:
+    from broker.stores.redis import address, store
+
+    limits = store.Limits(
+        prefix=settings.redis_prefix,
+        failover_margin_ms=settings.failover_margin_ms,
+        wait_replicas=settings.redis_wait_replicas,
+        max_log_bytes=settings.log_memory_bytes,
+        max_topics=settings.max_topics,
+        topic_memory_seconds=settings.topic_memory_seconds,
+        idempotency_seconds=settings.idempotency_seconds,
+        max_key_bytes=settings.idempotency_memory_bytes,
+    )
+    return store.RedisStore(address.parse(url), settings.retention(), limits, clock=clock)
 
 
 def _limits(settings: Settings) -> Limits:

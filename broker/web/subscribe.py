@@ -37,7 +37,7 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
         return web.Response(headers=HEADERS)
     try:
         node.check_room()
-        logs = await node.watch(topics)
+        logs = await node.watch(topics, start)
     except Unavailable as error:
         if names_stream(request.headers.get(hdrs.ACCEPT, "")):
             node.metrics.refused.labels(error.code).inc()

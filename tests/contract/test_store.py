@@ -8,6 +8,7 @@ import pytest
 
 from broker import sse
 from broker.errors import RateLimited
+from broker.start import Latest
 from broker.stores.base import Store
 from broker.stores.memory import MemoryStore
 from broker.topics import Retention, RetentionRules
@@ -68,7 +69,7 @@ async def test_ids_strictly_increase_over_all_topics(store: Store, clock: Clock)
 async def test_watched_log_grows_and_is_delivered(store: Store, delivered: Delivered) -> None:
     await store.publish([item("a", "before")])
     assert delivered.calls == []
-    log = await store.watch("a")
+    (log,) = await store.watch(["a"], Latest())
     assert len(log) == 1
     ids = (await store.publish([item("a", "1"), item("b", "x"), item("a", "2")])).ids
     frames = [sse.frame(sse.lines(text), ids[index]) for text, index in ((b"1", 0), (b"2", 2))]
@@ -78,18 +79,18 @@ async def test_watched_log_grows_and_is_delivered(store: Store, delivered: Deliv
 
 
 async def test_each_watch_is_taken_back_once(store: Store, delivered: Delivered) -> None:
-    log = await store.watch("a")
-    assert await store.watch("a") is log
-    store.unwatch("a")
+    (log,) = await store.watch(["a"], Latest())
+    assert (await store.watch(["a"], Latest()))[0] is log
+    store.unwatch(["a"])
     await store.publish([item("a", "1")])
     assert len(delivered.calls) == 1
-    store.unwatch("a")
+    store.unwatch(["a"])
     await store.publish([item("a", "2")])
     assert len(delivered.calls) == 1
 
 
 async def test_prev_names_the_entry_before(store: Store) -> None:
-    log = await store.watch("a")
+    (log,) = await store.watch(["a"], Latest())
     before = log.last
     ids = (await store.publish([item("a", "1"), item("b", "x"), item("a", "2")])).ids
     assert [entry.prev for entry in log.after(before)] == [before, ids[0]]
@@ -97,18 +98,18 @@ async def test_prev_names_the_entry_before(store: Store) -> None:
 
 async def test_retention(store: Store, clock: Clock) -> None:
     await store.publish([item("a", str(number)) for number in range(30)])
-    assert (await store.describe("a")).events == 10
+    assert (await store.describe(["a"]))[0].events == 10
     await store.publish([item("a", "x" * 4000) for _ in range(5)])
-    state = await store.describe("a")
+    (state,) = await store.describe(["a"])
     assert (state.events, state.bytes <= 10_000) == (2, True)
     clock.now += 61
-    state = await store.describe("a")
+    (state,) = await store.describe(["a"])
     assert (state.events, state.bytes, state.first_id) == (0, 0, None)
     assert state.last_id == store.last_id
 
 
 async def test_a_log_with_a_reader_is_not_trimmed_before_it_is_written(store: Store) -> None:
-    log = await store.watch("a")
+    (log,) = await store.watch(["a"], Latest())
     log.hold = log.last
     start = log.last
     await store.publish([item("a", str(number)) for number in range(30)])
@@ -119,7 +120,7 @@ async def test_a_log_with_a_reader_is_not_trimmed_before_it_is_written(store: St
 
 
 async def test_delete(store: Store, delivered: Delivered) -> None:
-    log = await store.watch("a")
+    (log,) = await store.watch(["a"], Latest())
     log.hold = log.last
     (last,) = (await store.publish([item("a", "1")])).ids
     await store.delete("a")
@@ -129,7 +130,7 @@ async def test_delete(store: Store, delivered: Delivered) -> None:
     assert end.id == store.last_id
     assert b'"reason":"deleted"' in end.frame
     assert [topic for topic, _ in delivered.calls] == ["a", "a"]
-    assert (await store.describe("a")).events == 0
+    assert (await store.describe(["a"]))[0].events == 0
     assert log.has_gap(last - 1)
     assert not log.has_gap(last)
 
@@ -142,11 +143,23 @@ async def test_deleting_what_never_was(store: Store) -> None:
 async def test_topics(store: Store) -> None:
     for name in ("c", "a", "b"):
         await store.publish([item(name, "1")])
-    await store.watch("d")
+    await store.watch(["d"], Latest())
     assert await store.topics("", 10) == ["a", "b", "c", "d"]
     assert await store.topics("a", 2) == ["b", "c"]
-    store.unwatch("d")
+    store.unwatch(["d"])
     assert await store.topics("c", 10) == []
+
+
+async def test_topics_that_come_and_go_between_pages_move_no_other(store: Store) -> None:
+    for name in "bdfhj":
+        await store.publish([item(name, "1")])
+    await store.watch(["e"], Latest())
+    assert await store.topics("", 2) == ["b", "d"]
+    await store.publish([item("a", "1")])
+    await store.publish([item("g", "1")])
+    store.unwatch(["e"])
+    assert await store.topics("d", 3) == ["f", "g", "h"]
+    assert await store.topics("e", 1) == ["f"], "a page begins also after a name that is gone"
 
 
 async def test_key_counts_once_a_topic(store: Store, clock: Clock) -> None:
@@ -158,7 +171,7 @@ async def test_key_counts_once_a_topic(store: Store, clock: Clock) -> None:
     mixed = await store.publish([item("b", "1"), item("c", "1")], "key")
     assert not mixed.replayed
     assert mixed.ids[0] == first.ids[1]
-    assert (await store.describe("b")).events == 1
+    assert (await store.describe(["b"]))[0].events == 1
     clock.now -= 1  # a clock that steps back a little forgets nothing
     assert (await store.publish([item("a", "1")], "key")).replayed
     clock.now += 302

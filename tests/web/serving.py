@@ -122,6 +122,10 @@ class Server:
     def node(self) -> Node:
         return self._runner.app[NODE]
 
+    def subscribers_of(self, topic: str) -> int:
+        """How many are subscribed to a topic here."""
+        return self.node._hub._feeds.count(topic)
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"

@@ -114,7 +114,7 @@ async def test_who_left_before_the_handler_ran_leaves_nothing(server: Server) ->
         writer.transport.abort()
         del reader
     await server.publish("other", "x")
-    await until(lambda: subscribers(server) == 0 and not server.node.subscribers_of("news"), "nobody is left")
+    await until(lambda: subscribers(server) == 0 and not server.subscribers_of("news"), "nobody is left")
     answer = await server.request("GET", "/topics", accept="application/json")
     assert [topic["topic"] for topic in answer.json()["topics"]] == ["other"]  # type: ignore[attr-defined]
 
@@ -127,7 +127,7 @@ async def test_who_shut_the_sending_side_down_with_the_request_has_left(server: 
             answer = await reader.read()
         assert answer == b"" or answer.startswith(b"HTTP/1.1 200 OK\r\n")
         await close(writer)
-    await until(lambda: subscribers(server) == 0 and not server.node.subscribers_of("news"), "nobody is left")
+    await until(lambda: subscribers(server) == 0 and not server.subscribers_of("news"), "nobody is left")
 
 
 async def test_cleanup_does_not_wait_for_streams() -> None:
@@ -177,7 +177,7 @@ async def test_tls_peers_that_reset_harm_nobody() -> None:
             node._hub.walk()  # at every turn of the loop: also when a connection is half gone
             await asyncio.sleep(0)
     assert set(node.checks().values()) == {"ok"}
-    assert not node._hub._behind
+    assert not node._hub._fan_out._behind
     await runner.cleanup()
 
 

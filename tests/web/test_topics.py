@@ -43,7 +43,7 @@ async def test_info(server: Server) -> None:
         "closed": False,
     }
     await stream.close()
-    await until(lambda: not server.node.subscribers_of("news"), "the subscriber has left")
+    await until(lambda: not server.subscribers_of("news"), "the subscriber has left")
     assert (await info(server, "other"))["subscribers"] == 0
 
 

@@ -1,0 +1,346 @@
+"""This instance's copies of the logs of the topics that it watches.
+
+Rules: plain state changes only, every method is a `def`; what has to be asked of the server is `filling`'s business.
+
+A copy is *live* while every event that is heard on its channel joins on to what it has. Else it *waits*: what is heard
+goes to a buffer, the store is read from the copy's `tail` on, and then the buffer is applied. `complete_to` stands still
+while a copy that had been live waits: several topics may be read by one subscriber, who is only ever written what lies at
+or before it.
+
+What the store itself has lost (`Facts.losses`) becomes an entry of each copy that was there before: nothing but a gap, in
+its place between what was before and what came after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+
+from broker import sse
+from broker.events import Clock, EventId, id_at, id_seconds
+from broker.log import Entry, Log
+from broker.logs import Logs
+from broker.stores.base import Deliver
+from broker.stores.redis.messages import UNKNOWN, Arrival, Facts, Held
+
+BUFFER_BYTES = 4 << 20
+
+
+class Copy:
+    """One topic's.
+
+    Attributes:
+        tail: the topic's last id, as far as the copy goes.
+        marked: losses up to this id are in the log, or were never its business.
+        watchers: how many watch it.
+        is_live: see the module.
+        was_live: whether somebody may read it already.
+        buffer: what was heard while it waits; None where that was too much, so that the store must be read again.
+        task: what makes it live.
+        extending: what puts older entries in front.
+    """
+
+    __slots__ = (
+        "buffer",
+        "buffer_bytes",
+        "extending",
+        "is_live",
+        "log",
+        "marked",
+        "tail",
+        "task",
+        "topic",
+        "was_live",
+        "watchers",
+    )
+
+    def __init__(self, topic: str, log: Log) -> None:
+        self.topic = topic
+        self.log = log
+        self.tail: EventId = 0
+        self.marked: EventId = 0
+        self.watchers = 0
+        self.is_live = False
+        self.was_live = False
+        self.buffer: list[Arrival] | None = []
+        self.buffer_bytes = 0
+        self.task: asyncio.Task[None] | None = None
+        self.extending: asyncio.Task[None] | None = None
+
+
+class Level:
+    """An id that only rises, and those who wait for it."""
+
+    def __init__(self) -> None:
+        self.value: EventId = 0
+        self._waiting: list[tuple[EventId, asyncio.Future[None]]] = []
+
+    def rise(self, value: EventId) -> None:
+        if value <= self.value:
+            return
+        self.value = value
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for wanted, future in waiting:
+                self._settle(wanted, future)
+
+    def reached(self, wanted: EventId) -> asyncio.Future[None]:
+        """Done once the level is `wanted` or higher."""
+        future = asyncio.get_running_loop().create_future()
+        self._settle(wanted, future)
+        return future
+
+    def _settle(self, wanted: EventId, future: asyncio.Future[None]) -> None:
+        if future.done():
+            return
+        if wanted <= self.value:
+            future.set_result(None)
+        else:
+            self._waiting.append((wanted, future))
+
+
+class Copies:
+    """See the module.
+
+    Args:
+        logs: where the logs are kept within their bounds.
+        deliver: called with a topic that was live and has grown; see `stores.base.Deliver`.
+        on_hole: called with a copy that has to be read anew.
+
+    Attributes:
+        complete_to: up to here all live copies are complete.
+        heard_to: up to here everything that was said was heard, by those who listened.
+        facts: the newest that a read has brought.
+    """
+
+    def __init__(
+        self,
+        logs: Logs,
+        clock: Clock,
+        *,
+        topic_memory_seconds: float,
+        deliver: Deliver,
+        on_hole: Callable[[Copy], None],
+    ) -> None:
+        self.complete_to = Level()
+        self.heard_to = Level()
+        self.facts: Facts = UNKNOWN
+        self._logs = logs
+        self._clock = clock
+        self._topic_memory_seconds = topic_memory_seconds
+        self._deliver = deliver
+        self._on_hole = on_hole
+        self._copies: dict[str, Copy] = {}
+        self._broken: set[Copy] = set()
+        self._held_back: set[str] = set()
+
+    def __iter__(self) -> Iterator[Copy]:
+        return iter(list(self._copies.values()))
+
+    def __len__(self) -> int:
+        return len(self._copies)
+
+    def get(self, topic: str) -> Copy | None:
+        return self._copies.get(topic)
+
+    def open(self, topic: str) -> Copy:
+        """The copy of a topic, made if there is none: it waits then."""
+        copy = self._copies.get(topic)
+        if copy is None:
+            copy = self._copies[topic] = Copy(topic, self._logs.pin(topic, self._clock()))
+        return copy
+
+    def drop(self, copy: Copy) -> None:
+        """Forget a copy that nobody watches."""
+        del self._copies[copy.topic]
+        self._broken.discard(copy)
+        self._logs.discard(copy.topic)
+        self._check_complete()
+
+    # What is heard
+
+    def heard(self, last: EventId) -> None:
+        """Everything said up to `last` was heard."""
+        self.heard_to.rise(last)
+        if not self._broken:
+            self.complete_to.rise(self.heard_to.value)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether no copy that somebody reads lacks anything."""
+        return not self._broken
+
+    def arrived(self, topic: str, arrival: Arrival) -> None:
+        """Something was appended to a topic."""
+        copy = self._copies.get(topic)
+        if copy is None:  # it is watched no more
+            self.heard(arrival.last)
+        elif not copy.is_live:
+            self._keep(copy, arrival)
+            self.heard(arrival.last)
+        elif arrival.epoch == self.facts.epoch and arrival.prev <= max(copy.tail, self.complete_to.value):
+            self.heard(arrival.last)  # before it is delivered, for it may be written as far as that
+            if arrival.last > copy.tail:
+                self._append(copy, arrival)
+        else:
+            self.break_off(copy)
+            self._keep(copy, arrival)
+            self.heard(arrival.last)
+            self._on_hole(copy)
+
+    @staticmethod
+    def _keep(copy: Copy, arrival: Arrival) -> None:
+        if copy.buffer is None:
+            return
+        copy.buffer_bytes += arrival.size
+        if copy.buffer_bytes > BUFFER_BYTES:
+            copy.buffer = None
+        else:
+            copy.buffer.append(arrival)
+
+    def _append(self, copy: Copy, arrival: Arrival) -> None:
+        if arrival.end:
+            self._clear(copy, arrival.prev, arrival.end)
+            return
+        log, prev, tail = copy.log, arrival.prev, copy.tail
+        for event_id, frame in arrival.entries:
+            if event_id > tail:
+                log.append_after(prev, event_id, frame)
+            prev = event_id
+        copy.tail = prev
+        self._grown(copy, arrival.size)
+
+    def _grown(self, copy: Copy, size: int) -> None:
+        self._logs.appended(copy.topic, copy.log, self._clock())
+        if copy.was_live:
+            self._deliver(copy.topic, size)
+            if self._broken:
+                self._held_back.add(copy.topic)
+
+    def _clear(self, copy: Copy, prev: EventId, end: EventId) -> None:
+        frame = sse.control("broker.end", {"topic": copy.topic, "reason": "deleted"}, end)
+        copy.log.clear(end, frame)
+        copy.tail = end
+        self._grown(copy, len(frame))
+
+    # Waiting, and going on
+
+    def break_off(self, copy: Copy) -> None:
+        """A copy is live no more: something was missed, or may be."""
+        copy.is_live = False
+        copy.buffer, copy.buffer_bytes = [], 0
+        if copy.was_live:
+            self._broken.add(copy)
+
+    def restart(self, copy: Copy) -> None:
+        """What was heard for a waiting copy so far doesn't count: it will be read anew."""
+        copy.buffer, copy.buffer_bytes = [], 0
+
+    def begin(self, copy: Copy, after: EventId, held: Held, facts: Facts, last: EventId) -> None:
+        """The first of what the store holds of a topic, `last` being the store's last id: all after `after`."""
+        log = copy.log
+        log.cleared_at, log.cleared_after = held.cleared_at, held.cleared_after
+        copy.marked = max(after, facts.born)
+        if held.last is None:
+            forgotten = id_at(id_seconds(last) - self._topic_memory_seconds)
+            log.last = copy.tail = max(facts.born, facts.floor, forgotten)
+            return
+        log.named = True
+        log.reach = after
+        copy.tail = max(after, held.cleared_at)
+        log.last = held.entries[0][1] if held.entries else held.last
+
+    def go_on(self, copy: Copy, held: Held, facts: Facts) -> None:
+        """What the store holds behind a copy's tail."""
+        self.learn(facts)
+        before = copy.log.footprint
+        if held.cleared_at > copy.tail and copy.was_live:
+            self._mark(copy, held.cleared_at)
+            gap = "trimmed" if held.cleared_after > copy.tail else None
+            if gap is not None and held.cleared_after > copy.log.last:
+                copy.log.append_after(held.cleared_after, held.cleared_after, b"", gap)
+            self._clear(copy, held.cleared_after, held.cleared_at)
+        for event_id, prev, frame in held.entries:
+            if event_id <= copy.tail:
+                continue
+            self._mark(copy, event_id)
+            joins = prev <= max(copy.tail, copy.log.last, self.complete_to.value if copy.was_live else 0)
+            copy.log.append_after(prev, event_id, frame, None if joins else "trimmed")
+            copy.tail = event_id
+        if held.last is not None and not held.more:
+            self._reach_last(copy, held.last)
+        self._grown(copy, max(0, copy.log.footprint - before))
+
+    def _reach_last(self, copy: Copy, last: EventId) -> None:
+        """The topic's last event is `last`, and the store may have given it up."""
+        self._mark(copy, last)
+        if last > copy.tail:
+            if last > copy.log.last:
+                if copy.was_live:
+                    copy.log.append_after(last, last, b"", "trimmed")
+                copy.log.last = last
+            copy.tail = last
+
+    def go_live(self, copy: Copy, last: EventId) -> bool:
+        """Apply what was heard meanwhile; `last` is the store's last id when it was read. False: it must be read again."""
+        if copy.buffer is None:
+            return False
+        self._mark(copy, last)
+        buffer, copy.buffer, copy.buffer_bytes = copy.buffer, [], 0
+        for arrival in buffer:
+            if arrival.last <= copy.tail:
+                continue
+            if arrival.epoch != self.facts.epoch or arrival.prev > max(copy.tail, last):
+                return False
+            self._append(copy, arrival)
+        copy.is_live = copy.was_live = True
+        self._broken.discard(copy)
+        self._check_complete()
+        return True
+
+    def _check_complete(self) -> None:
+        if not self._broken:
+            self.complete_to.rise(self.heard_to.value)
+            held_back, self._held_back = self._held_back, set()
+            for topic in held_back:
+                self._deliver(topic, 0)
+
+    def put_in_front(
+        self, copy: Copy, entries: Sequence[tuple[EventId, EventId, bytes]], reach: EventId
+    ) -> None:
+        """What the store holds between `reach` and where the copy begins; `entries` are `(id, prev, frame)`."""
+        made: list[Entry] = []
+        losses = [
+            loss for loss in self.facts.losses if reach < loss <= copy.log.reach and loss > self.facts.born
+        ]
+        for event_id, prev, frame in entries:
+            while losses and losses[0] <= event_id:
+                made.append(_loss(losses.pop(0)))
+            made.append(Entry(event_id, prev, frame))
+        made += map(_loss, losses)
+        copy.log.prepend(made, reach)
+        self._logs.filled(copy.topic, copy.log)
+
+    # What the store knows of its past
+
+    def learn(self, facts: Facts) -> None:
+        """Facts that a read has brought; copies that are live are told of what was lost."""
+        if facts.epoch <= self.facts.epoch:
+            return
+        self.facts = facts
+        for copy in self:
+            if copy.is_live:
+                self._mark(copy, facts.losses[-1])
+
+    def _mark(self, copy: Copy, upto: EventId) -> None:
+        """Put the losses up to `upto` that the copy lacks into its log."""
+        for loss in self.facts.losses:
+            if copy.marked < loss <= upto:
+                copy.marked = loss
+                if loss > copy.log.last:
+                    copy.log.append_after(loss, loss, b"", "lost")
+                    self._grown(copy, 0)
+
+
+def _loss(event_id: EventId) -> Entry:
+    return Entry(event_id, event_id, b"", gap="lost")

@@ -1,0 +1,39 @@
+-- What is held of some topics, after dropping what is too old.
+--
+-- KEYS     state; then per topic: log, rec
+-- ARGV[5]  number of topics; then per topic: max age in ms
+--
+-- Reply    last, epoch; then per topic four values: number of entries, bytes of their frames, first id or "", the
+--          topic's last id or "".
+
+-- The oldest entry that is not too old. It is looked at before anything is dropped: so looking on writes nothing.
+local function oldest_of(log, kept_from)
+  local oldest = call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  if oldest and parse(oldest[1]) < kept_from then
+    call('XTRIM', log, 'MINID', kept_from)
+    oldest = call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  end
+  return oldest
+end
+
+local function describe(topic)
+  local log, rec = KEYS[2 * topic], KEYS[2 * topic + 1]
+  local known = open_record(rec, 'z')
+  if not known then
+    return 0, 0, '', ''
+  end
+  local last = known[1] .. '-' .. known[2]
+  local oldest = oldest_of(log, math.max(0, now - ARGV[5 + topic]))
+  if not oldest then
+    return 0, 0, '', last
+  end
+  local id, z, lines = oldest[1], oldest[2][4], oldest[2][6]
+  return call('XLEN', log), known[3] - z + #lines + #id + 6, id, last
+end
+
+local answer = { format(last_ms, last_n), tonumber(epoch) }
+for topic = 1, tonumber(ARGV[5]) do
+  local at = 4 * topic - 2
+  answer[at + 1], answer[at + 2], answer[at + 3], answer[at + 4] = describe(topic)
+end
+return answer

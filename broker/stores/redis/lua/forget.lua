@@ -1,0 +1,59 @@
+-- Give up what is remembered for longer than it has to be, and what is too much. Every instance calls it now and then.
+--
+-- KEYS     state, names, used, keys, keyage
+-- ARGV[5]  topics to remember at most
+-- ARGV[6]  prefix of the logs' keys
+-- ARGV[7]  prefix of the recs' keys
+-- ARGV[8]  topics to give up in one call at most
+--
+-- Reply    last, epoch, number of topics given up. As many as were asked for: call again.
+--
+-- The keys of logs and recs are not in KEYS, since only the script learns which they are; the hash tag puts them where
+-- the others are.
+
+local EXPIRED_KEYS_A_CALL = 200
+
+local function give_up(topic)
+  call('ZREM', KEYS[2], topic)
+  call('ZREM', KEYS[3], topic)
+  call('DEL', ARGV[6] .. topic, ARGV[7] .. topic)
+end
+
+-- Topics whose record is as good as expired: `prev` of a next entry would reach back less far than to their last.
+local function give_up_unused(most)
+  local unused = call('ZRANGEBYSCORE', KEYS[3], '-inf', now - ARGV[4] - SLACK_MS, 'LIMIT', 0, most)
+  for _, topic in ipairs(unused) do
+    give_up(topic)
+  end
+  return #unused
+end
+
+-- Too many topics: those longest unused go, and the floor rises to their last ids, so that the gap is told.
+local function give_up_surplus(most)
+  local count = math.min(most, call('ZCARD', KEYS[3]) - ARGV[5])
+  if count <= 0 then
+    return 0
+  end
+  local floor = call('HGET', KEYS[1], 'floor')
+  local floor_ms, floor_n = parse(floor)
+  local raised = floor
+  for _, topic in ipairs(call('ZRANGE', KEYS[3], 0, count - 1)) do
+    local known = open_record(ARGV[7] .. topic)
+    if known and is_before(floor_ms, floor_n, tonumber(known[1]), tonumber(known[2])) then
+      raised = known[1] .. '-' .. known[2]
+      floor_ms, floor_n = parse(raised)
+    end
+    give_up(topic)
+  end
+  if raised ~= floor then
+    epoch = ('%d'):format(epoch + 1)
+    call('HSET', KEYS[1], 'floor', raised, 'epoch', epoch)
+  end
+  return count
+end
+
+drop_keys(find_expired_keys(EXPIRED_KEYS_A_CALL))
+local most = tonumber(ARGV[8])
+local dropped = give_up_unused(most)
+dropped = dropped + give_up_surplus(most - dropped)
+return { format(last_ms, last_n), tonumber(epoch), dropped }

