@@ -1,4 +1,4 @@
-"""What the tests with real clients need of the machine: Chromium, Node and its packages, curl.
+"""What the tests with real clients and servers need of the machine: Chromium, Node and its packages, curl, the proxies.
 
 `tests/run` installs it. What is missing all the same is told by the test that needs it: a skip that says why, and a
 failure where CI=true.
@@ -9,14 +9,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any, Protocol
 
 import pytest
 from playwright.async_api import Browser, async_playwright
 
 from tests.live.node import MODULES
+from tests.live.proxied import Front
+from tests.live.proxies import PROXIES, ProxyProcess
 from tests.live.witness import STREAMS, Witness
 from tests.processes import BrokerProcess, wait_for
+from tests.redis_servers import Server, redis
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",  # as root there is none
@@ -121,3 +126,47 @@ def nobody_more_is_there(server: BrokerProcess, nobody_else_is_disturbed: None) 
 def topic(request: pytest.FixtureRequest) -> str:
     """A topic of the test's own."""
     return "".join(char if char.isalnum() else "-" for char in request.node.name)[-190:].strip("-")
+
+
+@pytest.fixture
+def proxies() -> dict[str, type[ProxyProcess]]:
+    """All three, none missing."""
+    for name, kind in PROXIES.items():
+        if kind.path() is None:
+            _leave_out(name, f"apt-get install {name}")
+    return PROXIES
+
+
+@pytest.fixture(params=list(PROXIES))
+def proxy(request: pytest.FixtureRequest, proxies: dict[str, type[ProxyProcess]]) -> type[ProxyProcess]:
+    """Each of the proxies in turn."""
+    return proxies[request.param]
+
+
+class Behind(Protocol):
+    """Starts brokers with `settings`, and the proxy before them."""
+
+    def __call__(self, brokers: int = 1, *, idle_seconds: int | None = None, **settings: object) -> Front: ...
+
+
+@pytest.fixture
+def behind(proxy: type[ProxyProcess], tmp_path: Path) -> Iterator[Behind]:
+    """Brokers behind each of the proxies in turn; all are gone after the test."""
+    with ExitStack() as stack:
+
+        def start(brokers: int = 1, *, idle_seconds: int | None = None, **settings: object) -> Front:
+            processes = [stack.enter_context(BrokerProcess(**settings)) for _ in range(brokers)]
+            urls = [process.url for process in processes]
+            return Front(processes, stack.enter_context(proxy(urls, tmp_path, idle_seconds=idle_seconds)))
+
+        yield start
+
+
+@pytest.fixture
+def store_arguments(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """The settings that make several brokers one: they share a Redis."""
+    program = redis()
+    if program is None:
+        _leave_out("redis-server", "apt-get install redis-server")
+    with Server(tmp_path / "redis", str(program)) as server:
+        yield {"redis_url": server.url}

@@ -1,0 +1,227 @@
+"""nginx, HAProxy and Caddy, each started with the very file of `deploy/` that users get.
+
+Only addresses, ports, paths and limits of this machine are put in, by plain replacement of text that the file must have:
+so a file that has changed beyond that fails here. Each listens twice on loopback, with TLS as users do, and without, for
+clients that look at bytes. The names `broker-1:8080` to `broker-3:8080` are dealt to the brokers there are: one broker
+stands behind all three.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar, Self
+
+import trustme
+
+from tests.live.raw import HOST, exchange, request
+from tests.processes import wait_for
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+NAMES = ("broker-1", "broker-2", "broker-3")
+IDLE = "75s"
+"""How long the files let a hop be silent; shorter in tests that can't wait as long."""
+START_SECONDS = 20
+STOP_SECONDS = 20
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server((HOST, 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+def substituted(text: str, replacements: Mapping[str, str]) -> str:
+    """`text` with each key replaced by its value wherever it stands; fails where it doesn't."""
+    for old, new in replacements.items():
+        assert old in text, f"{old!r} isn't in the file any more"
+        text = text.replace(old, new)
+    return text
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """PEM files: the chain, its key, and both in one."""
+
+    chain: Path
+    key: Path
+    both: Path
+
+    @classmethod
+    def made(cls, folder: Path) -> Certificate:
+        """One for `localhost` and 127.0.0.1, which nobody trusts."""
+        issued = trustme.CA().issue_cert("localhost", HOST)
+        made = cls(folder / "chain.pem", folder / "key.pem", folder / "both.pem")
+        for pem in issued.cert_chain_pems:
+            pem.write_to_path(made.chain, append=True)
+        issued.private_key_pem.write_to_path(made.key)
+        issued.private_key_and_cert_chain_pem.write_to_path(made.both)
+        return made
+
+
+class ProxyProcess(ABC):
+    """One proxy in front of `brokers`, which are addresses; a context manager.
+
+    Args:
+        folder: an empty one, for all that it writes.
+        idle_seconds: instead of the file's 75 s.
+
+    Attributes:
+        port: where it speaks plain HTTP.
+        tls_port: where it speaks HTTPS, HTTP/2 too.
+        output: all it printed so far.
+    """
+
+    program: ClassVar[str]
+    file: ClassVar[str]
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+    answers_early: ClassVar[bool] = True
+    """Whether a publisher hears of an answer while it still sends its body."""
+    resends_bodies: ClassVar[bool] = True
+    """Whether a request with a body that met a dead broker is tried on another, where that can't publish twice."""
+
+    def __init__(self, brokers: Sequence[str], folder: Path, *, idle_seconds: int | None = None) -> None:
+        self.port = free_port()
+        self.tls_port = free_port()
+        self.output = ""
+        self._folder = folder
+        addresses = {
+            f"{name}:8080": brokers[index % len(brokers)].removeprefix("http://")
+            for index, name in enumerate(NAMES)
+        }
+        idle = {IDLE: f"{idle_seconds or 75}s"}
+        text = substituted((DEPLOY / self.file).read_text(), addresses | idle)
+        self._config = folder / self.file
+        self._config.write_text(substituted(text, self._replacements(Certificate.made(folder))))
+
+    @abstractmethod
+    def _replacements(self, certificate: Certificate) -> dict[str, str]:
+        """What else differs on this machine."""
+
+    @abstractmethod
+    def _arguments(self) -> list[str]:
+        """How to run it in the foreground."""
+
+    @classmethod
+    def path(cls) -> str | None:
+        """Where the program is, if it is; Debian keeps some where only root looks."""
+        return shutil.which(cls.program, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def __enter__(self) -> Self:
+        path = self.path()
+        assert path is not None
+        self._process = subprocess.Popen(
+            [path, *self._arguments()],
+            cwd=self._folder,
+            env={**os.environ, "HOME": str(self._folder), "XDG_DATA_HOME": str(self._folder)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            wait_for(
+                lambda: self._process.poll() is not None or self._answers(), "it to answer", START_SECONDS
+            )
+            assert self._process.poll() is None, "it has ended"
+        except BaseException as error:
+            self._stop()
+            raise AssertionError(f"{self.program} did not start: {error}\n{self.output}") from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        self._process.send_signal(self.stop_signal)
+        self._process.wait(STOP_SECONDS)
+        self._reader.join(STOP_SECONDS)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.output += line
+
+    def _answers(self) -> bool:
+        """Whether a broker answers through it."""
+        try:
+            return exchange(self.port, request("GET", "/healthz")).status == 200
+        except ConnectionError:
+            return False
+
+
+class Nginx(ProxyProcess):
+    program = "nginx"
+    file = "nginx.conf"
+
+    def _replacements(self, certificate: Certificate) -> dict[str, str]:
+        temporary = " ".join(
+            f"{kind}_temp_path {self._folder};"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        return {
+            "listen 443 ssl http2;": f"listen {HOST}:{self.tls_port} ssl http2; listen {HOST}:{self.port};",
+            "/etc/ssl/events.example.com.pem": str(certificate.chain),
+            "/etc/ssl/events.example.com.key": str(certificate.key),
+            "http {": f"http {{ access_log off; {temporary}",
+        }
+
+    def _arguments(self) -> list[str]:
+        user = "user root;" if os.getuid() == 0 else ""  # a test's folder is closed to others
+        globals_ = f"daemon off; {user} pid {self._folder}/pid; error_log stderr;"
+        return ["-e", "stderr", "-p", str(self._folder), "-c", str(self._config), "-g", globals_]
+
+
+class HAProxy(ProxyProcess):
+    program = "haproxy"
+    file = "haproxy.cfg"
+
+    def _replacements(self, certificate: Certificate) -> dict[str, str]:
+        tls = f"{HOST}:{self.tls_port} ssl crt {certificate.both} alpn h2,http/1.1"
+        return {
+            "bind :443 ssl crt /etc/ssl/events.example.com.pem alpn h2,http/1.1": f"bind {tls}\n bind {HOST}:{self.port}",
+            "maxconn 50000": "maxconn 8000",  # it won't start with more than the machine lets it have
+        }
+
+    def _arguments(self) -> list[str]:
+        return ["-db", "-f", str(self._config)]
+
+
+class Caddy(ProxyProcess):
+    program = "caddy"
+    file = "Caddyfile"
+    stop_signal = signal.SIGKILL  # SIGTERM waits for the streams
+    answers_early = False  # Go's server, over HTTP/1.1, first reads what is left of the body
+    resends_bodies = False  # not in 2.6
+
+    def _replacements(self, certificate: Certificate) -> dict[str, str]:
+        plain = f"http://:{self.port} {{\n bind {HOST}\n import events\n}}\n"
+        tls = f"https://:{self.tls_port} {{\n bind {HOST}\n tls {certificate.chain} {certificate.key}"
+        return {
+            "grace_period 10s": "grace_period 10s\n admin off\n auto_https disable_redirects",
+            "events.example.com {": plain + tls,
+        }
+
+    def _arguments(self) -> list[str]:
+        return ["run", "--config", str(self._config), "--adapter", "caddyfile"]
+
+
+PROXIES: dict[str, type[ProxyProcess]] = {kind.program: kind for kind in (Nginx, HAProxy, Caddy)}

@@ -1,0 +1,371 @@
+"""Behind nginx, HAProxy and Caddy, as deploy/ sets them up, everything is as without."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.async_api import Browser
+
+from broker.client import Client, Gap
+from tests.live.conftest import Behind
+from tests.live.proxied import STREAM, Front, Stream, Swallower
+from tests.live.proxies import DEPLOY, NAMES, PROXIES, ProxyProcess, substituted
+from tests.live.raw import JSON, NDJSON, Answer, Connection, chunked, exchange, request
+from tests.processes import BrokerProcess, wait_for
+
+BEAT_SECONDS = 0.05
+MAX_EVENT_BYTES = 262_144
+QUICK: dict[str, Any] = {"retry_min_ms": 50, "retry_max_ms": 50}
+LEFT_SECONDS = 30
+"""Until a broker knows that a subscriber behind a proxy has left: HAProxy tells by what it can't write any more, a heartbeat."""
+FAILOVER_SECONDS = 10
+
+
+def publish(port: int, data: bytes, *headers: str, target: str = "/topics/a") -> Answer:
+    return exchange(port, request("POST", target, *headers, body=data))
+
+
+def asks_for_stream(front: Front) -> tuple[int, str | None, bytes]:
+    """What an EventSource is answered by who ends the stream at once."""
+    with Stream(front.port, "/topics/a") as stream:
+        return stream.answer.status, stream.answer.getheader("Content-Type"), stream.rest()
+
+
+# Streams
+
+
+def test_head_and_opening_come_at_once_on_a_silent_topic(behind: Behind) -> None:
+    with Stream(behind().port, "/topics/a") as stream:
+        assert stream.answer.getheader("Content-Type") == "text/event-stream"
+        assert stream.answer.getheader("Cache-Control") == "no-cache, no-transform"
+        assert stream.answer.getheader("X-Accel-Buffering") == "no"
+        stream.opened()
+
+
+def test_each_event_arrives_before_the_next_is_published(behind: Behind) -> None:
+    front = behind()
+    with Stream(front.port, "/topics/a") as stream:
+        stream.opened()
+        for number in range(20):
+            assert publish(front.port, b"%d" % number).status == 201
+            assert stream.until(number + 2)[-1].data == str(number)
+
+
+def test_events_do_not_arrive_in_clumps(behind: Behind) -> None:
+    front = behind()
+    count = 40
+
+    def publish_at_a_beat() -> None:
+        for number in range(count):
+            front.broker.publish("a", str(number))
+            time.sleep(BEAT_SECONDS)
+
+    with Stream(front.port, "/topics/a") as stream:
+        stream.opened()
+        publisher = threading.Thread(target=publish_at_a_beat)
+        publisher.start()
+        stream.until(count + 1)
+        publisher.join()
+    pauses = [later - sooner for sooner, later in itertools.pairwise(stream.times[1:])]
+    assert statistics.median(pauses) > BEAT_SECONDS / 2, pauses  # of those in clumps most would be 0
+
+
+def test_heartbeats_keep_a_silent_stream_open(behind: Behind) -> None:
+    front = behind(idle_seconds=3, heartbeat_seconds=1)
+    with Stream(front.port, "/topics/a") as stream:
+        stream.opened()
+        while stream.body.split(b"\n").count(b":") < 7:
+            assert stream.read(), "cut in spite of its heartbeats"
+        front.broker.publish("a", "still there")
+        assert stream.until(2)[-1].data == "still there"
+
+
+def test_without_them_it_is_cut(behind: Behind) -> None:
+    """Else the test above would say nothing."""
+    with Stream(behind(idle_seconds=3).port, "/topics/a") as stream:
+        stream.opened()
+        assert not stream.read()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_stream_is_silent_for_90_s_with_all_timeouts_as_they_come(
+    proxies: dict[str, type[ProxyProcess]], tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        broker = stack.enter_context(BrokerProcess())
+        streams = []
+        for name, kind in proxies.items():
+            folder = tmp_path / name
+            folder.mkdir()
+            proxy = stack.enter_context(kind([broker.url], folder))
+            streams.append(stack.enter_context(Stream(proxy.port, "/topics/a", seconds=120)).opened())
+        time.sleep(90)
+        broker.publish("a", "still there")
+        for stream in streams:
+            assert stream.until(2)[-1].data == "still there"
+
+
+def test_nothing_is_compressed_though_the_client_would_take_it(behind: Behind) -> None:
+    front = behind()
+    accepts = {"Accept-Encoding": "gzip, br, zstd, deflate"}
+    with Stream(front.port, "/topics/a", STREAM | accepts) as stream:
+        assert stream.answer.getheader("Content-Encoding") is None
+        stream.opened()
+    for target in ("/", "/topics/a", "/metrics"):
+        answer = exchange(
+            front.port, request("GET", target, JSON, "Accept-Encoding: gzip", "Connection: close")
+        )
+        assert answer.status == 200
+        assert "content-encoding" not in answer.headers
+
+
+def test_cursor_resumes(behind: Behind) -> None:
+    front = behind()
+    first, *_ = (front.broker.publish("a", str(number)) for number in range(3))
+    for target, headers in (("/topics/a", {"Last-Event-ID": first}), (f"/topics/a?lastEventId={first}", {})):
+        with Stream(front.port, target, STREAM | headers) as stream:
+            assert [event.data for event in stream.until(2)] == ["1", "2"]
+
+
+def test_broker_learns_that_a_subscriber_has_left(behind: Behind) -> None:
+    front = behind(heartbeat_seconds=1)
+    with Stream(front.port, "/topics/a") as stream:
+        stream.opened()
+        assert front.subscribers == 1
+    wait_for(lambda: front.subscribers == 0, "the broker to know", LEFT_SECONDS)
+
+
+async def test_browser_holds_more_streams_than_http_1_1_gives_it(chromium: Browser, behind: Behind) -> None:
+    front = behind()
+    page = await chromium.new_page(ignore_https_errors=True)
+    await page.goto(f"https://localhost:{front.proxy.tls_port}/page/page.css", wait_until="load")
+    protocol = await page.evaluate("performance.getEntriesByType('navigation')[0].nextHopProtocol")
+    assert protocol == "h2"
+    await page.evaluate(
+        """() => Promise.all(Array.from({length: 10}, () => new Promise((resolve, reject) => {
+            const source = new EventSource("/topics/a");
+            source.onopen = resolve;
+            source.onerror = reject;
+        })))"""
+    )
+    assert front.subscribers == 10
+
+
+# Publishers
+
+
+def test_lines_are_published_while_the_body_still_comes(behind: Behind) -> None:
+    front = behind()
+    with Stream(front.port, "/topics/a") as stream, Connection(front.port) as publisher:
+        stream.opened()
+        publisher.send(request("POST", "/topics/a", NDJSON, "Transfer-Encoding: chunked"))
+        for number in range(3):
+            publisher.send(chunked(b'{"data": "%d"}\n' % number, end=b""))
+            assert stream.until(number + 2)[-1].data == str(number)
+        publisher.send(chunked())
+        assert publisher.answer().json()["published"] == 3
+
+
+@pytest.mark.parametrize("headers", [(), ("Idempotency-Key: k",)], ids=["without a key", "with a key"])
+def test_largest_event_passes_and_a_larger_one_is_refused_by_the_broker(
+    headers: tuple[str, ...], behind: Behind
+) -> None:
+    front = behind()
+    data = b"x" * MAX_EVENT_BYTES
+    assert publish(front.port, data, *headers).status == 201
+    refused = publish(front.port, data + b"x", *headers)
+    assert (refused.status, refused.json()["code"]) == (413, "too-large")
+    assert exchange(front.port, request("GET", "/topics/a", JSON, "Connection: close")).status == 200
+
+
+def test_long_ndjson_body_passes(behind: Behind) -> None:
+    line = b'{"data": "%b"}\n' % (b"x" * 100_000)
+    assert publish(behind().port, line * 200, NDJSON).json()["published"] == 200
+
+
+def test_bad_line_is_answered_while_the_body_still_comes(behind: Behind) -> None:
+    front = behind()
+    with Connection(front.port) as publisher:
+        publisher.send(request("POST", "/topics/a", NDJSON, "Transfer-Encoding: chunked"))
+        publisher.send(chunked(b'{"data": "1"}\nno json\n', end=b""))
+        if not front.proxy.answers_early:
+            wait_for(lambda: front.broker.metric("broker_published_events_total") == 1, "the good line")
+            publisher.send(chunked())
+        answer = publisher.answer()
+        assert (answer.status, answer.json()["line"], answer.json()["published"]) == (400, 2, 1)
+
+
+def test_page_of_the_public_name_may_publish_and_no_other(behind: Behind) -> None:
+    front = behind(allowed_hosts="events.example.com")
+
+    def status(host: str, origin: str) -> int:
+        head = f"POST /topics/a HTTP/1.1\r\nHost: {host}\r\nOrigin: {origin}\r\nContent-Length: 1\r\n\r\nx"
+        return exchange(front.port, head.encode()).status
+
+    assert status("events.example.com", "https://events.example.com") == 201
+    assert status("events.example.com", "https://elsewhere.example.com") == 403
+    assert status("elsewhere.example.com", "https://elsewhere.example.com") == 403
+
+
+# A broker that stops
+
+
+async def follow_over_a_restart(front: Front, *, kill: bool) -> list[str]:
+    """What a subscriber was handed of 20 events, a gap as its reason; the broker is restarted after the tenth."""
+    async with Client(front.proxy.url) as client, client.subscribe("a") as events:
+        for number in range(10):
+            front.broker.publish("a", str(number))
+        seen = [(await anext(events)).data for _ in range(10)]
+        await asyncio.to_thread(front.broker.kill if kill else front.broker.terminate)
+        await asyncio.to_thread(front.broker.start)
+        for number in range(10, 20):
+            front.broker.publish("a", str(number))
+        async with asyncio.timeout(60):
+            while seen[-1] != "19":
+                event = await anext(events)
+                seen.append(event.reason if isinstance(event, Gap) else event.data)
+        return seen
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["drained", "killed"])
+async def test_subscriber_comes_back_and_is_told_what_the_memory_lost(kill: bool, behind: Behind) -> None:
+    seen = await follow_over_a_restart(behind(**QUICK), kill=kill)
+    assert seen == [*map(str, range(10)), "lost", *map(str, range(10, 20))]
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["drained", "killed"])
+async def test_subscriber_comes_back_and_misses_nothing_that_redis_has(
+    kill: bool, behind: Behind, store_arguments: dict[str, Any]
+) -> None:
+    seen = await follow_over_a_restart(behind(**QUICK, **store_arguments), kill=kill)
+    assert seen == [*map(str, range(20))]
+
+
+def test_eventsource_is_told_to_come_back_while_no_broker_is_there(behind: Behind) -> None:
+    front = behind()
+    front.broker.kill()
+    status, content_type, body = asks_for_stream(front)
+    assert (status, content_type) == (200, "text/event-stream")
+    assert re.fullmatch(rb"retry: \d{5}\n", body)
+    others = (request("GET", "/topics/a"), request("POST", "/topics/a", body=b"x"))
+    assert all(exchange(front.port, other).status in (502, 503) for other in others)
+
+
+def test_eventsource_is_told_to_come_back_while_all_brokers_are_full(behind: Behind) -> None:
+    front = behind(max_connections=1)
+    with Stream(front.port, "/topics/a") as stream:
+        stream.opened()
+        status, content_type, body = asks_for_stream(front)
+        assert (status, content_type) == (200, "text/event-stream")
+        assert body.startswith(b"retry: ")
+        assert publish(front.port, b"x").status == 201, "publishers are not concerned"
+
+
+@pytest.fixture
+def three(behind: Behind, store_arguments: dict[str, Any]) -> Front:
+    """Three brokers on one Redis that leave time between failing readiness and ending streams."""
+    return behind(3, drain_notice_seconds=60, **QUICK, **store_arguments)
+
+
+def drain(broker: BrokerProcess) -> None:
+    broker.send_signal(signal.SIGTERM)
+    wait_for(lambda: exchange(broker.port, request("GET", "/readyz")).status == 503, "it to drain")
+
+
+def test_new_streams_go_to_others_while_a_broker_drains_and_open_ones_stay(three: Front) -> None:
+    with ExitStack() as stack:
+
+        def six() -> list[Stream]:
+            streams = [stack.enter_context(Stream(three.port, "/topics/a")) for _ in range(6)]
+            for stream in streams:
+                stream.read()
+            return streams
+
+        early = six()
+        assert all(broker.metric("broker_subscribers") for broker in three.brokers)
+        drain(three.broker)
+        wait_for(
+            lambda: all(stream.events for stream in six()),
+            "all new streams to be real ones",
+            FAILOVER_SECONDS,
+        )
+        assert publish(three.port, b"x").status == 201
+        for stream in early:
+            assert stream.until(2)[-1].data == "x"
+
+
+def test_requests_are_answered_by_others_once_a_broker_has_gone(three: Front) -> None:
+    three.broker.kill()
+    if not three.proxy.resends_bodies:
+        wait_for(
+            lambda: all(publish(three.port, b"x").status == 201 for _ in range(30)),
+            "it to be known",
+            FAILOVER_SECONDS,
+        )
+    for _ in range(6):
+        assert publish(three.port, b"x").status == 201
+        with Stream(three.port, "/topics/a") as stream:
+            stream.opened()
+
+
+@pytest.fixture
+def swallowing(proxy: type[ProxyProcess], tmp_path: Path) -> Iterator[tuple[Swallower, Front]]:
+    """A broker that swallows events, and a real one at the two places beside it."""
+    with (
+        Swallower() as swallower,
+        BrokerProcess() as broker,
+        proxy([swallower.url, broker.url, broker.url], tmp_path) as process,
+    ):
+        yield swallower, Front([broker], process)
+
+
+def statuses_until_one_is_swallowed(swallower: Swallower, front: Front, *headers: str) -> list[int]:
+    """What publishers were answered."""
+    statuses: list[int] = []
+    while not swallower.swallowed:
+        assert len(statuses) < 100, "the swallower is never asked"
+        statuses.append(publish(front.port, b"x", *headers).status)
+    return statuses
+
+
+def test_event_with_a_key_is_sent_to_another_broker_if_one_dies_of_it(
+    swallowing: tuple[Swallower, Front],
+) -> None:
+    swallower, front = swallowing
+    *others, last = statuses_until_one_is_swallowed(swallower, front, "Idempotency-Key: k")
+    assert set(others) <= {201}
+    assert last == (201 if front.proxy.resends_bodies else 502)
+
+
+def test_event_without_a_key_is_not_sent_twice(swallowing: tuple[Swallower, Front]) -> None:
+    swallower, front = swallowing
+    *others, last = statuses_until_one_is_swallowed(swallower, front)
+    assert (set(others) - {201}, last, swallower.swallowed) == (set(), 502, 1)
+    assert front.broker.metric("broker_published_events_total") == len(others)
+
+
+# The files
+
+
+def test_files_name_the_same_three_brokers() -> None:
+    for kind in PROXIES.values():
+        text = (DEPLOY / kind.file).read_text()
+        assert {name for name in NAMES if f"{name}:8080" in text} == set(NAMES)
+
+
+def test_replacement_of_text_that_is_not_there_fails() -> None:
+    assert substituted("listen 443", {"443": "8443"}) == "listen 8443"
+    with pytest.raises(AssertionError, match="isn't in the file any more"):
+        substituted("listen 443", {"80": "8080"})

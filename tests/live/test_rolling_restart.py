@@ -1,0 +1,128 @@
+"""Brokers are restarted, one after the other, and nobody behind the proxy notices.
+
+`TEST_SCALE=0.1 pytest tests/live/test_rolling_restart.py` is a tenth of the crowd.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from broker.events import EventId
+from tests.live.churn import Follower, Published, all_of, judge, number
+from tests.live.conftest import Behind
+from tests.live.proxied import Front
+from tests.live.raw import exchange, request
+from tests.live.rolling import Insistent, Viewer
+from tests.processes import BrokerProcess, wait_for
+
+SCALE = float(os.environ.get("TEST_SCALE", "1"))
+VIEWERS = max(20, int(2000 * SCALE))
+CROWDED, BUSY = "crowded", "busy"
+"""Many view the one; to the other, which one views, is published all the time: whenever a broker goes, an event is on its way."""
+PUBLISHERS = [(CROWDED, 0.5)] * 2 + [(BUSY, 0.02)] * 4
+"""Each one's topic, and its pause in seconds."""
+SETTLE_SECONDS = 2.5
+"""Between one restart and the next: a proxy has then seen that the broker is back. Orchestrators know it as minReadySeconds."""
+SETTINGS: dict[str, Any] = {
+    "drain_notice_seconds": 3,
+    "drain_seconds": 3,
+    "retry_min_ms": 100,
+    "retry_max_ms": 1000,
+    "heartbeat_seconds": 1,
+    "retention_events": 10_000,
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of it: what was published, who saw it, and what publishers were answered."""
+
+    published: Published
+    viewers: Sequence[Viewer]
+    answers: Counter[int | str]
+
+    @property
+    def reconnects(self) -> int:
+        return sum(note.kind == "connect" for viewer in self.viewers for note in viewer.notes) - len(
+            self.viewers
+        )
+
+    @property
+    def refused(self) -> int:
+        return sum(viewer.refused for viewer in self.viewers)
+
+    def gaps(self, *, exact: bool) -> int:
+        """Fails unless each viewer has each event once and in order, or was told of a gap."""
+        return sum(judge(viewer, self.published, exact=exact) for viewer in self.viewers)
+
+
+async def restart_each(brokers: Sequence[BrokerProcess]) -> None:
+    """SIGTERM, the whole drain, and a start, one broker after the other."""
+
+    def restart(broker: BrokerProcess) -> None:
+        assert broker.terminate() == 0
+        assert "Traceback" not in broker.output, broker.output
+        broker.start()
+        wait_for(lambda: exchange(broker.port, request("GET", "/readyz")).status == 200, "it to be ready")
+
+    for broker in brokers:
+        await asyncio.to_thread(restart, broker)
+        await asyncio.sleep(SETTLE_SECONDS)
+
+
+async def roll(front: Front) -> Outcome:
+    """Restart all brokers of `front` while viewers view and publishers publish."""
+    published = Published()
+    publishers = [
+        (Insistent(front.proxy.url, topic, f"publisher{index}", published), pause)
+        for index, (topic, pause) in enumerate(PUBLISHERS)
+    ]
+    over = asyncio.Event()
+    last: dict[str, EventId] = {}
+
+    def has_all(viewer: Follower) -> bool:
+        return bool(last) and number(viewer.cursor or "0-0") >= last[viewer.topics[0]]
+
+    async def keep_publishing(publisher: Insistent, pause: float, session: aiohttp.ClientSession) -> None:
+        while not over.is_set():
+            await publisher.publish(session)
+            await asyncio.sleep(pause)
+        await publisher.publish(session)
+
+    async def run(session: aiohttp.ClientSession) -> None:
+        while not all(viewer.cursor for viewer in viewers):
+            await asyncio.sleep(0.05)
+        publishing = asyncio.gather(*(keep_publishing(*each, session) for each in publishers))
+        await restart_each(front.brokers)
+        over.set()
+        await publishing
+        last.update({topic: published.ids(topic)[-1] for topic in (CROWDED, BUSY)})
+
+    connector = aiohttp.TCPConnector(limit=0)
+    async with asyncio.timeout(100), aiohttp.ClientSession(connector=connector) as session:
+        viewers = [Viewer(front.proxy.url, topic, session) for topic in [CROWDED] * VIEWERS + [BUSY]]
+        await all_of([run(session), *(viewer.stay(has_all) for viewer in viewers)])
+    return Outcome(published, viewers, sum((publisher.answers for publisher, _ in publishers), Counter()))
+
+
+async def test_three_brokers_restart_in_turn_and_nobody_notices(
+    behind: Behind, store_arguments: dict[str, Any]
+) -> None:
+    outcome = await roll(behind(3, **SETTINGS, **store_arguments))
+    assert outcome.gaps(exact=True) == 0
+    assert set(outcome.answers) == {201}, outcome.answers
+    assert outcome.refused == 0
+    assert outcome.reconnects >= len(outcome.viewers), "all brokers had viewers, and ended their streams"
+
+
+async def test_one_broker_restarts_and_the_loss_of_its_memory_is_told(behind: Behind) -> None:
+    outcome = await roll(behind(**SETTINGS))
+    assert outcome.gaps(exact=False) >= len(outcome.viewers)
+    assert outcome.reconnects >= len(outcome.viewers)

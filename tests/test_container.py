@@ -1,0 +1,191 @@
+"""The Dockerfile's own steps and the Compose file, as far as they go without Docker."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from broker.settings import Settings
+from tests.dockerfile import ROOT, Instruction, Stage, build, instructions
+from tests.live.proxies import NAMES, free_port
+from tests.live.raw import exchange, request
+from tests.processes import wait_for
+
+SECONDS = 30
+COMPOSE = ROOT / "deploy" / "compose.yaml"
+
+
+# The Dockerfile
+
+
+@pytest.fixture(scope="module")
+def image() -> Iterator[Stage]:
+    """What the Dockerfile makes, where anybody can read it and nobody but us can write."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield build(Path(folder))
+
+
+class Container:
+    """The image's command, running with nothing that it could write to; in a port of its own."""
+
+    def __init__(self, image: Stage) -> None:
+        self.port = free_port()
+        self.output = ""
+        self._env = {**image.environment(), "BROKER_PORT": str(self.port), "TMPDIR": "/nonexistent"}
+        self._image = image
+        self._process = self._started(image.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _started(
+        self, command: list[str], *, stdout: int | None = None, stderr: int | None = None
+    ) -> subprocess.Popen[str]:
+        user, group = map(int, self._image.user.split(":"))
+        is_root = os.getuid() == 0
+        return subprocess.Popen(
+            [str(self._image.programs / command[0]), *command[1:]],
+            cwd=self._image.folder,
+            env=self._env,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+            user=user if is_root else None,
+            group=group if is_root else None,
+            extra_groups=[] if is_root else None,
+        )
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self.output += line
+
+    def is_healthy(self) -> bool:
+        """What the HEALTHCHECK says."""
+        with self._started(self._image.health, stderr=subprocess.DEVNULL) as check:
+            return check.wait(SECONDS) == 0
+
+    def stop(self) -> int:
+        """SIGTERM to the one process that Docker knows; its exit status."""
+        self._process.send_signal(signal.SIGTERM)
+        status = self._process.wait(SECONDS)
+        self._reader.join(SECONDS)
+        return status
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait(SECONDS)
+        self._reader.join(SECONDS)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@contextmanager
+def running(image: Stage) -> Iterator[Container]:
+    image.folder.chmod(0o555)
+    container = Container(image)
+    try:
+        wait_for(lambda: "listening" in container.output, "the start line", SECONDS)
+        yield container
+    finally:
+        container.end()
+        image.folder.chmod(0o755)
+
+
+def test_image_serves_on_all_addresses_as_a_user_that_can_write_nothing(image: Stage) -> None:
+    assert image.user not in ("", "root", "0", "0:0")
+    with running(image) as container:
+        assert f"listening on http://0.0.0.0:{container.port}" in container.output
+        assert exchange(container.port, request("POST", "/topics/a", body=b"x")).status == 201
+        assert (
+            exchange(container.port, request("GET", "/", "Accept: text/html", "Connection: close")).status
+            == 200
+        )
+
+
+def test_image_is_healthy_while_it_serves_and_its_signal_drains(image: Stage) -> None:
+    with running(image) as container:
+        assert container.is_healthy()
+        assert container.stop() == 0
+        assert "draining" in container.output
+        assert not container.is_healthy()
+
+
+def test_image_has_the_programs_that_it_names(image: Stage) -> None:
+    for command in (image.command, image.health):
+        assert (image.programs / command[0]).exists()
+
+
+def test_dockerfile_is_read() -> None:
+    text = '# no\nFROM a AS b\nRUN --mount=type=bind,from=b \\\n    pip install\n\nCMD ["x"]\n'
+    assert list(instructions(text)) == [
+        Instruction("FROM", {}, "a AS b"),
+        Instruction("RUN", {"mount": "type=bind,from=b"}, "pip install"),
+        Instruction("CMD", {}, '["x"]'),
+    ]
+
+
+# The Compose file
+
+
+@pytest.fixture
+def compose() -> Any:
+    return YAML(typ="safe").load(COMPOSE.read_text())
+
+
+def test_compose_file_is_valid_by_the_specifications_schema() -> None:
+    schema = ["--builtin-schema", "vendor.compose-spec"]
+    command = [sys.executable, "-m", "check_jsonschema", *schema, str(COMPOSE)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def brokers(compose: Any) -> dict[str, Any]:
+    return {name: service for name, service in compose["services"].items() if name.startswith("broker-")}
+
+
+def test_compose_file_gives_brokers_settings_that_there_are(compose: Any) -> None:
+    for broker in brokers(compose).values():
+        given = {name.removeprefix("BROKER_").lower(): text for name, text in broker["environment"].items()}
+        assert set(given) <= set(Settings.model_fields)
+        settings = Settings.model_validate(given)
+        assert settings.redis_url == "redis://valkey:6379/0"
+        assert settings.drain_notice_seconds + settings.drain_seconds < seconds(broker["stop_grace_period"])
+
+
+def seconds(text: str) -> int:
+    found = re.fullmatch(r"(\d+)s", text)
+    assert found
+    return int(found[1])
+
+
+def test_compose_file_starts_the_brokers_that_nginx_asks(compose: Any) -> None:
+    assert set(brokers(compose)) == set(NAMES)
+    addresses = {broker["networks"]["inside"]["ipv4_address"] for broker in brokers(compose).values()}
+    assert len(addresses) == len(NAMES)
+
+
+def test_compose_file_mounts_files_that_there_are_or_the_readme_tells_of(compose: Any) -> None:
+    readme = (ROOT / "deploy" / "README.md").read_text()
+    sources = {volume.split(":")[0] for volume in compose["services"]["nginx"]["volumes"]}
+    assert "./nginx.conf" in sources
+    for source in sources:
+        assert (ROOT / "deploy" / source).exists() or source.removeprefix("./") in readme
+
+
+def test_store_of_the_compose_file_keeps_what_it_took(compose: Any) -> None:
+    command = " ".join(compose["services"]["valkey"]["command"])
+    assert "--appendonly yes" in command
+    assert "--maxmemory-policy noeviction" in command
