@@ -86,6 +86,8 @@ class ProxyProcess(ABC):
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     answers_early: ClassVar[bool] = True
     """Whether a publisher hears of an answer while it still sends its body."""
+    asks_past_refusal: ClassVar[bool] = True
+    """Whether a stream that a broker refuses is asked of another."""
     resends_bodies: ClassVar[bool] = True
     """Whether a request with a body that met a dead broker is tried on another, where that can't publish twice."""
 
@@ -210,6 +212,7 @@ class Caddy(ProxyProcess):
     file = "Caddyfile"
     stop_signal = signal.SIGKILL  # SIGTERM waits for the streams
     answers_early = False  # Go's server, over HTTP/1.1, first reads what is left of the body
+    asks_past_refusal = False  # it retries what fails, not what is answered
     resends_bodies = False  # not in 2.6
 
     def _replacements(self, certificate: Certificate) -> dict[str, str]:

@@ -306,6 +306,23 @@ def test_new_streams_go_to_others_while_a_broker_drains_and_open_ones_stay(three
             assert stream.until(2)[-1].data == "x"
 
 
+def test_new_streams_go_past_a_full_broker(
+    proxy: type[ProxyProcess], store_arguments: dict[str, Any], tmp_path: Path
+) -> None:
+    """It has the fewest, so it is asked first each time."""
+    with ExitStack() as stack:
+        brokers = [
+            stack.enter_context(BrokerProcess(max_connections=most, **store_arguments))
+            for most in (1, 100, 100)
+        ]
+        front = Front(brokers, stack.enter_context(proxy([broker.url for broker in brokers], tmp_path)))
+        streams = [stack.enter_context(Stream(front.port, "/topics/a")) for _ in range(12)]
+        for stream in streams:
+            stream.read()
+        opened = [stream for stream in streams if stream.events]
+        assert len(opened) == 12 if front.proxy.asks_past_refusal else len(opened) >= 3
+
+
 def test_requests_are_answered_by_others_once_a_broker_has_gone(three: Front) -> None:
     three.broker.kill()
     if not three.proxy.resends_bodies:
