@@ -76,6 +76,7 @@ class Calls:
     Attributes:
         seen: the highest id seen come out of the store.
         problem: why there is no connection; "" while there is one.
+        refused: whether that is because the server lets nobody in.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ class Calls:
         self._refusals: dict[str, float] = {}
         self._scheduled = False
         self._heard_at = 0.0
-        self._connected = asyncio.Event()
+        self._tried = asyncio.Event()  # set while there is a connection, or `refused`
 
     # Calling
 
@@ -269,8 +270,10 @@ class Calls:
     # The connection
 
     async def wait_connected(self) -> None:
-        """Return while there is a connection."""
-        await self._connected.wait()
+        """Return while there is a connection. Raises `Unavailable` where the server lets nobody in."""
+        await self._tried.wait()
+        if self.refused:
+            raise _unavailable(self.problem)
 
     async def run(self) -> None:
         """Keep a connection, for ever; the one who runs it cancels it."""
@@ -297,7 +300,7 @@ class Calls:
             self._heard_at = self._loop.time()
             self.problem, self.refused = "", False
             self._on_link(link)
-            self._connected.set()
+            self._tried.set()
             self._flush()
             look = self._loop.create_task(self._look_for_silence(link), name="broker store silence")
             try:
@@ -334,7 +337,10 @@ class Calls:
             _log.warning("the store at %s: %s", self._address.shown, error)
         self.problem, self.refused = str(error), isinstance(error, Refused)
         self._link = None
-        self._connected.clear()
+        if self.refused:
+            self._tried.set()
+        else:
+            self._tried.clear()
         self._is_in_doubt = self._is_in_doubt or bool(self._sent)
         unanswered = [what for what in self._sent if isinstance(what, Call)]
         held_back = [call for what in self._sent if isinstance(what, _Replicas) for call in what.calls]

@@ -151,10 +151,12 @@ class RedisStore:
                 await self._calls.wait_connected()
                 await self._filling.sync()
         except TimeoutError:
+            _log.warning("starting without the store: %s", self._problem())
+        except Unavailable as error:
             if self._calls.refused:
                 await self.stop()
                 raise Unavailable(f"{self._address.shown} lets nobody in: {self._calls.problem}") from None
-            _log.warning("starting without the store: %s", self._calls.problem)
+            _log.warning("starting without the store: %s", error.detail)
 
     async def stop(self) -> None:
         self._deliver = _nobody
@@ -181,11 +183,15 @@ class RedisStore:
 
     def _linked(self, link: Link) -> None:
         self._presence.write_all()
-        if self._run_id and self._run_id != link.run_id:
-            self._listener.reset("the store is another server now")
         if self._run_id != link.run_id:
             _warn_of(link.info)
         self._run_id = link.run_id
+        self._check_one_server()
+
+    def _check_one_server(self) -> None:
+        """What one server says goes with what the same one answers: two may both take writes, while one takes over."""
+        if self._run_id and self._listener.run_id not in ("", self._run_id):
+            self._listener.reset("the store is another server now")
 
     async def _probe(self) -> None:
         """Hear ourselves, again and again: that is how an instance knows that it would hear others."""
@@ -238,6 +244,7 @@ class RedisStore:
         await self._filling.sync()
 
     def _listening(self) -> None:
+        self._check_one_server()
         self._probed_at = time.monotonic()
         for copy in self._copies:
             self._mend(copy)
