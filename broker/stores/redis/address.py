@@ -49,6 +49,7 @@ _OPTIONS: Mapping[str, Any] = {
     "socket_connect_timeout": CONNECT_SECONDS,
     "socket_timeout": CONNECT_SECONDS,
     "client_name": "sse-broker",
+    "driver_info": None,  # a command more, which older servers don't know
 }
 
 

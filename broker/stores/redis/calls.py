@@ -65,16 +65,28 @@ class _Replicas:
     calls: Sequence[Call]
 
 
+class Seen:
+    """The highest id seen come out of the store, on whichever connection."""
+
+    def __init__(self) -> None:
+        self.value: EventId = 0
+
+    def note(self, last: EventId) -> None:
+        """An id has come out of the store."""
+        if last > self.value:
+            self.value = last
+
+
 class Calls:
     """See the module.
 
     Args:
+        seen: told to each script, and learned from its answer.
         margin_ms, topic_memory_ms: told to each script.
         wait_replicas: how many replicas must have what was written before it is answered.
         on_link: called with each new connection, before anything is called on it.
 
     Attributes:
-        seen: the highest id seen come out of the store.
         problem: why there is no connection; "" while there is one.
         refused: whether that is because the server lets nobody in.
     """
@@ -82,16 +94,17 @@ class Calls:
     def __init__(
         self,
         address: Address,
+        seen: Seen,
         *,
         margin_ms: int,
         topic_memory_ms: int,
         wait_replicas: int,
         on_link: Callable[[Link], None],
     ) -> None:
-        self.seen: EventId = 0
         self.problem = "not connected yet"
         self.refused = False
         self._address = address
+        self._seen = seen
         self._margin_ms = margin_ms
         self._topic_memory_ms = topic_memory_ms
         self._wait_replicas = wait_replicas
@@ -196,7 +209,7 @@ class Calls:
         if script is None:
             return pack(tuple(call.args))
         how = ("EVAL", script.text) if by_text else ("EVALSHA", script.sha)
-        seen = format_id(self.seen)
+        seen = format_id(self._seen.value)
         common = (link.run_id, seen, self._margin_ms, self._topic_memory_ms)
         packed = pack((*how, len(call.keys), *call.keys, *common, *call.args))
         if call.retry_at is not None and not call.args[call.retry_at]:
@@ -223,13 +236,8 @@ class Calls:
                 what.future.set_result(answer)
 
     def _noted(self, reply: Sequence[Reply]) -> Sequence[Reply]:
-        self.note_seen(to_id(reply[0]))
+        self._seen.note(to_id(reply[0]))
         return reply
-
-    def note_seen(self, last: EventId) -> None:
-        """An id has come out of the store."""
-        if last > self.seen:
-            self.seen = last
 
     def _replicated(self, what: _Replicas, reply: Reply) -> None:
         if isinstance(reply, ServerError):
@@ -333,7 +341,8 @@ class Calls:
                 link.abort("the server doesn't answer")
 
     def _lost(self, error: LinkLost) -> None:
-        if str(error) != self.problem:
+        is_told = isinstance(error, Refused) and self._before is None  # by who waits for the first connection
+        if str(error) != self.problem and not is_told:
             _log.warning("the store at %s: %s", self._address.shown, error)
         self.problem, self.refused = str(error), isinstance(error, Refused)
         self._link = None

@@ -94,6 +94,9 @@ class Link:
 _NOTHING = object()
 
 
+_REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
+
+
 async def open_link(address: Address) -> Link:
     """A connection to the server at `address`, which is one that takes writes.
 
@@ -109,12 +112,13 @@ async def open_link(address: Address) -> Link:
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
-    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-        raise Refused(str(error)) from None
     except TimeoutError:
         raise LinkLost("the server doesn't answer") from None
     except (RedisError, OSError) as error:
-        raise LinkLost(str(error)) from None
+        is_refusal = isinstance(error, _REFUSALS) or isinstance(
+            error.__cause__, _REFUSALS
+        )  # redis-py wraps some
+        raise (Refused if is_refusal else LinkLost)(str(error)) from None
     except (LookupError, ValueError, AttributeError) as error:  # an answer of another form
         raise LinkLost(f"what answers there is no Redis: {error}") from None
 

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -25,7 +25,7 @@ from broker.logs import Logs
 from broker.start import After, Last, Latest, Since, Start
 from broker.stores.base import Deliver, Receipt, TopicState
 from broker.stores.redis.address import Address
-from broker.stores.redis.calls import Calls
+from broker.stores.redis.calls import Calls, Seen
 from broker.stores.redis.copies import Copies, Copy
 from broker.stores.redis.filling import Filling, settled
 from broker.stores.redis.link import Argument, Link
@@ -106,12 +106,13 @@ class RedisStore:
             max_topics=limits.max_topics,
             topic_memory_seconds=limits.topic_memory_seconds,
         )
-        self._calls = Calls(
-            address,
-            margin_ms=limits.failover_margin_ms,
-            topic_memory_ms=int(limits.topic_memory_seconds * 1000),
-            wait_replicas=limits.wait_replicas,
-            on_link=self._linked,
+        self._seen = Seen()
+        self._calls = self._make_calls(self._linked, wait_replicas=0)
+        # A connection does nothing while it waits for replicas, so who reads has one on which nobody does.
+        self._writes = (
+            self._make_calls(lambda _link: None, wait_replicas=limits.wait_replicas)
+            if limits.wait_replicas
+            else self._calls
         )
         self._listener = Listener(
             address,
@@ -139,16 +140,33 @@ class RedisStore:
         self._presence = Presence(self._names, self._calls)
         self._run_id = ""
 
+    def _make_calls(self, on_link: Callable[[Link], None], *, wait_replicas: int) -> Calls:
+        return Calls(
+            self._address,
+            self._seen,
+            margin_ms=self._limits.failover_margin_ms,
+            topic_memory_ms=int(self._limits.topic_memory_seconds * 1000),
+            wait_replicas=wait_replicas,
+            on_link=on_link,
+        )
+
     # Life
 
     async def start(self, deliver: Deliver) -> None:
         """Begin; a server that can't be reached yet is waited for a while, then this instance isn't ready until it is."""
         self._deliver = deliver
-        for owned in (self._calls.run(), self._listener.run(), self._presence.run(), self._probe()):
+        calls = dict.fromkeys((self._calls, self._writes))
+        for owned in (
+            *(one.run() for one in calls),
+            self._listener.run(),
+            self._presence.run(),
+            self._probe(),
+        ):
             self._spawn(owned)
         try:
             async with asyncio.timeout(START_SECONDS):
-                await self._calls.wait_connected()
+                for one in calls:
+                    await one.wait_connected()
                 await self._filling.sync()
         except TimeoutError:
             _log.warning("starting without the store: %s", self._problem())
@@ -221,7 +239,7 @@ class RedisStore:
         except ValueError:
             _log.warning("somebody else says something on the channel %r", channel)
             return
-        self._calls.note_seen(said.last)
+        self._seen.note(said.last)
         if isinstance(said, Probe):
             self._copies.heard(said.last, said.epoch)
             return
@@ -263,7 +281,7 @@ class RedisStore:
 
     @property
     def last_id(self) -> EventId:
-        return self._calls.seen
+        return self._seen.value
 
     @property
     def complete_to(self) -> EventId:
@@ -292,7 +310,7 @@ class RedisStore:
         args.append(len(items))
         for topic, lines in items:
             args += (numbers[topic], lines)
-        reply = await self._calls.call(self._scripts.publish, keys, args, retry_at=RETRY_AT, is_write=True)
+        reply = await self._writes.call(self._scripts.publish, keys, args, retry_at=RETRY_AT, is_write=True)
         status = reply[2]
         if status == _NO_ROOM:
             raise RateLimited(
@@ -303,7 +321,9 @@ class RedisStore:
 
     async def delete(self, topic: str) -> None:
         keys = [*self._names.shared_keys("state", "names", "used"), *self._names.topic_keys(topic)]
-        await self._calls.call(self._scripts.delete, keys, [topic, self._names.channel(topic)], is_write=True)
+        await self._writes.call(
+            self._scripts.delete, keys, [topic, self._names.channel(topic)], is_write=True
+        )
 
     # Watch
 
@@ -457,14 +477,19 @@ class RedisStore:
         deaf = time.monotonic() - self._probed_at > PROBE_SECONDS + 2 * DEAF_SECONDS
         listening = "nothing is heard of what is published" if deaf else "ok"
         return {
-            "store": self._calls.problem or "ok",
+            "store": self._calls.problem or self._writes.problem or "ok",
             "channels": self._listener.problem or listening,
             "copies": "ok" if self._copies.is_whole else "reading what was missed",
             "store tasks": "ok" if self._defect is None else "failed; restart this instance",
         }
 
     def _problem(self) -> str:
-        return self._calls.problem or self._listener.problem or "it doesn't answer in time"
+        return (
+            self._calls.problem
+            or self._writes.problem
+            or self._listener.problem
+            or "it doesn't answer in time"
+        )
 
 
 def _hint(start: Start) -> EventId | None:
