@@ -17,6 +17,14 @@ from broker.topics import Retention, RetentionRules, check_pattern
 LONGEST_SECONDS = 315_360_000  # ten years
 
 
+class BadSetting(ValueError):
+    """The operator's: a setting that only those who use it can judge is no good; `name` is the setting."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name = name
+
+
 class RetentionOverride(BaseModel):
     """What the topics of one pattern retain; what is left out is as for all others."""
 

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from broker.descriptors import raise_limit
-from broker.settings import Settings
+from broker.errors import Unavailable
+from broker.settings import BadSetting, Settings
 from broker.web.app import create_app
 from broker.web.keys import NODE
 from broker.web.runner import Runner
@@ -71,6 +72,9 @@ def run(args: argparse.Namespace) -> int:
     relax_collector()
     try:
         uvloop.run(serve(settings))
+    except BadSetting as error:
+        print(f"broker: {error}", file=sys.stderr)
+        return 2
     except StartError as error:
         print(f"broker: {error}", file=sys.stderr)
         return 1
@@ -98,7 +102,7 @@ def one_line(error: ValidationError) -> str:
 
 
 async def serve(settings: Settings) -> None:
-    """Listen, say so, and serve until a signal. Raises `StartError`."""
+    """Listen, say so, and serve until a signal. Raises `StartError`, or `BadSetting`."""
     tls = _tls(settings)
     app = create_app(settings)
     runner = Runner(
@@ -106,7 +110,10 @@ async def serve(settings: Settings) -> None:
         access_log=logging.getLogger("broker.access") if settings.access_log else None,
         shutdown_timeout=ANSWER_SECONDS,
     )
-    await runner.setup()
+    try:
+        await runner.setup()
+    except Unavailable as error:
+        raise StartError(f"redis_url: {error.detail}") from None
     try:
         site = web_site(runner, settings, tls)
         try:

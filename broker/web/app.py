@@ -11,7 +11,7 @@ from broker.descriptors import default_max_connections
 from broker.events import Clock
 from broker.metrics import Metrics
 from broker.node import Limits, Node
-from broker.settings import Settings
+from broker.settings import BadSetting, Settings
 from broker.stores.base import Store
 from broker.stores.memory import MemoryStore
 from broker.web import operate, page, publish, topics
@@ -22,8 +22,13 @@ from broker.web.keys import BODIES, NODE, SETTINGS
 
 
 def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.Application:
-    """The broker as an aiohttp application, to be served by `web.runner.Runner`, or by any of aiohttp's ways."""
+    """The broker as an aiohttp application, to be served by `web.runner.Runner`, or by any of aiohttp's ways.
+
+    Raises:
+        BadSetting: a setting is none for the store that it chooses.
+    """
     settings = settings or Settings()
+    _check(settings)
     app = web.Application(
         middlewares=[
             errors_to_answers,
@@ -68,6 +73,17 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_get("/metrics", operate.metrics)
     router.add_get("/", page.index)
     router.add_get("/page/{name}", page.asset)
+
+
+def _check(settings: Settings) -> None:
+    if settings.redis_url is None:
+        return
+    from broker.stores.redis import address
+
+    try:
+        address.parse(settings.redis_url)
+    except ValueError as error:
+        raise BadSetting("redis_url", str(error)) from None
 
 
 def _store(settings: Settings, clock: Clock) -> Store:
