@@ -22,8 +22,14 @@ from broker.web.keys import BODIES, NODE, SETTINGS
 
 
 def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.Application:
-    """The broker as an aiohttp application, to be served by `web.runner.Runner`, or by any of aiohttp's ways."""
+    """The broker as an aiohttp application, to be served by `web.runner.Runner`, or by any of aiohttp's ways.
+
+    Raises:
+        ValueError: `data` is set. An application starts no server of its own: `broker serve` does.
+    """
     settings = settings or Settings()
+    if settings.data is not None:
+        raise ValueError("data is for `broker serve`, which runs a server there; give create_app a redis_url")
     app = web.Application(
         middlewares=[
             errors_to_answers,
