@@ -97,6 +97,7 @@ async def open_link(address: Address) -> Link:
         async with asyncio.timeout(2 * CONNECT_SECONDS):
             connection = await address.connect()
             try:
+                _mind_cancelling()
                 return await _greet(connection)
             except BaseException:
                 await connection.disconnect(nowait=True)
@@ -107,6 +108,16 @@ async def open_link(address: Address) -> Link:
         raise LinkLost("the server doesn't answer") from None
     except (RedisError, OSError) as error:
         raise LinkLost(str(error)) from None
+
+
+def _mind_cancelling() -> None:
+    """End a task that was cancelled while redis-py connected: in Python 3.11 its `wait_for` may lose that.
+
+    A lost one would leave the task running for ever, and whoever awaits its end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _greet(connection: AbstractConnection) -> Link:
