@@ -4,7 +4,7 @@ Layers; an import points down only:
 
     edge     cli, supervisor, instance, process, web.app   where settings, a concrete store, handlers and processes meet
     web      web.*                                         aiohttp handlers; call the node; know HTTP statuses
-    core     node                                          joins one store to one hub: watch, publish, drain
+    core     node, readings                                joins one store to one hub: watch, publish, drain
     parts    hub, fanout, feeds, feed, ends,
              walk, subscriber, gate | stores.*             do not know each other
     pure     sse, log, logs, start, metrics                bytes and values; no asyncio, no aiohttp

@@ -30,8 +30,10 @@ class Hub:
         on_shrunk: called when `backlog` has become less.
         on_closed: called once for a connection that is gone, with its reason and its age in seconds.
         on_gap: called with the reason of a gap that lies within a log, and how many were told of it.
+        on_aged: called with a subscriber whose stream is to be ended, for it is old enough.
         heartbeat_seconds: silence after which a comment is written.
         slow_seconds: how long a lagging subscriber may take nothing.
+        max_age_seconds: how old a connection gets at most; 0 for no bound.
     """
 
     def __init__(
@@ -45,8 +47,10 @@ class Hub:
         on_shrunk: Callable[[], None],
         on_closed: Callable[[CloseReason, float], None],
         on_gap: Callable[[str, int], None],
+        on_aged: Callable[[Subscriber], None],
         heartbeat_seconds: float,
         slow_seconds: float,
+        max_age_seconds: float,
     ) -> None:
         self._monotonic = monotonic
         self._on_released = on_released
@@ -68,8 +72,10 @@ class Hub:
             monotonic=monotonic,
             on_stuck=self.cut,
             on_answered=self.flushed,
+            on_aged=on_aged,
             heartbeat_seconds=heartbeat_seconds,
             slow_seconds=slow_seconds,
+            max_age_seconds=max_age_seconds,
         )
 
     # Who is here
@@ -142,7 +148,7 @@ class Hub:
     def finish(self, subscriber: Subscriber, reason: CloseReason, last: bytes = b"") -> None:
         """End its stream with `last`, between two events, after what it may be written now."""
         now = self._monotonic()
-        if reason is CloseReason.DRAINING:
+        if reason in (CloseReason.DRAINING, CloseReason.MAX_AGE):
             self._fan_out.bring_to_end(subscriber, now)
         self.detach(subscriber)
         subscriber.finish(reason, last, now)

@@ -13,14 +13,15 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from broker import sse
+from broker import gate, sse
 from broker.errors import Overloaded, Unavailable
 from broker.events import Clock, EventId, format_id
 from broker.feed import FeedKey
 from broker.gate import Gate
 from broker.hub import Hub
 from broker.log import Log
-from broker.metrics import Metrics, Reading
+from broker.metrics import Metrics
+from broker.readings import readings
 from broker.start import After, Malformed, Start, position
 from broker.stores.base import Receipt, Store, TopicState
 from broker.subscriber import CloseReason, Subscriber
@@ -43,6 +44,7 @@ class Limits:
     retry_max_ms: int
     drain_notice_seconds: float
     drain_seconds: float
+    max_age_seconds: float
 
 
 class Node:
@@ -69,29 +71,18 @@ class Node:
             complete_to=lambda: store.complete_to,
             on_released=store.unwatch,
             on_written=store.written,
-            on_shrunk=lambda: self._gate.turn(),
+            on_shrunk=self._shrunk,
             on_closed=self._closed,
             on_gap=self._gap_told,
+            on_aged=lambda subscriber: self._end(subscriber, CloseReason.MAX_AGE),
             heartbeat_seconds=limits.heartbeat_seconds,
             slow_seconds=limits.slow_seconds,
+            max_age_seconds=limits.max_age_seconds,
         )
         self._gate = Gate(lambda: self._hub.backlog, self._hub.backlog_of)
         self._ticker: asyncio.Task[None] | None = None
         self._emptied = asyncio.Event()
-        metrics.read(
-            [
-                Reading("broker_subscribers", "Open streams.", lambda: len(self._hub)),
-                Reading(
-                    "broker_lagging_subscribers", "Streams that lag or replay.", lambda: self._hub.lagging
-                ),
-                Reading(
-                    "broker_delivered_events", "Events written to subscribers.", self._delivered, counts=True
-                ),
-                Reading("broker_backlog_bytes", "Delivered, not yet written.", lambda: self._hub.backlog),
-                Reading("broker_log_bytes", "Memory that the logs take.", lambda: store.log_bytes),
-                Reading("broker_topics", "Topics with a record.", lambda: store.topic_count),
-            ]
-        )
+        metrics.read(readings(self._hub, store))
 
     @property
     def store_name(self) -> str:
@@ -153,13 +144,17 @@ class Node:
             if due > loop.time():
                 await asyncio.sleep(due - loop.time())
             if subscriber.seat >= 0:
-                self._hub.finish(subscriber, CloseReason.DRAINING, sse.retry(self.retry_ms()))
+                self._end(subscriber, CloseReason.DRAINING)
         self._emptied.clear()
         while len(self._hub) and loop.time() < deadline:
             self._hub.walk()  # closes those who have everything
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_LOOK_SECONDS):
                     await self._emptied.wait()
+
+    def _end(self, subscriber: Subscriber, reason: CloseReason) -> None:
+        """End a stream after all that is there for it; the last it hears is when to come back."""
+        self._hub.finish(subscriber, reason, sse.retry(self.retry_ms()))
 
     # Publish
 
@@ -181,8 +176,14 @@ class Node:
             self.metrics.published.inc(len(items))
         return receipt
 
-    def _deliver(self, topic: str, size: int) -> None:
+    def _deliver(self, topic: str, size: int) -> bool:
         self._hub.delivered_to(topic, size)
+        return self._hub.backlog <= gate.ALL_BYTES
+
+    def _shrunk(self) -> None:
+        self._gate.turn()
+        if self._hub.backlog <= gate.ALL_BYTES // 2:
+            self._store.resume()
 
     # Subscribe
 
@@ -251,9 +252,6 @@ class Node:
 
     def _gap_told(self, reason: str, subscribers: int) -> None:
         self.metrics.gaps.labels(reason).inc(subscribers)
-
-    def _delivered(self) -> float:
-        return self._hub.delivered
 
     # Look and clear
 

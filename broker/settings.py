@@ -131,6 +131,12 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(
         10, ge=0, le=LONGEST_SECONDS, description="s over which streams are ended at SIGTERM"
     )
+    max_age_seconds: float = Field(
+        0,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="s after which a stream is ended at the latest, somewhere in the last fifth of them, so that new instances fill up; 0 for never",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"
     )

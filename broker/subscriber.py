@@ -47,6 +47,8 @@ class CloseReason(enum.StrEnum):
     """It read too slowly: the log moved past it, or nothing moved for `slow_seconds`."""
     ENDED = "ended"
     """All its topics have ended."""
+    MAX_AGE = "max-age"
+    """It was open for as long as one may be; its client comes back, perhaps to another instance."""
     DRAINING = "draining"
     """This instance is shutting down."""
 

@@ -1,4 +1,4 @@
-"""The walk over all subscribers: heartbeats to the silent, the end for those who are stuck.
+"""The walk over all subscribers: heartbeats to the silent, the end for those who are stuck, or old.
 
 Rules: one timer for all (design §1), cut into slices like fan-out.
 """
@@ -6,12 +6,15 @@ Rules: one timer for all (design §1), cut into slices like fan-out.
 from __future__ import annotations
 
 import logging
+import math
+import random
 from collections.abc import Callable, Sequence
 
 from broker import sse
 from broker.subscriber import CloseReason, Lag, Subscriber
 
 SLICE_VISITS = 4000
+YOUNG = 0.8  # up to this part of the greatest age a connection isn't old
 SLICE_CALLS = 200  # system calls; about 2 ms
 
 _log = logging.getLogger("broker")
@@ -26,8 +29,11 @@ class Walk:
         monotonic: the loop's time in seconds.
         on_stuck: called with a subscriber whose other side takes nothing any more, and why it is to be closed.
         on_answered: called with one that is there again, and up to date but for what came meanwhile.
+        on_aged: called with one that has been connected for long enough.
         heartbeat_seconds: silence after which a comment is written.
         slow_seconds: how long a lagging subscriber may take nothing.
+        max_age_seconds: how old a connection gets at most; 0 for no bound. Each ends somewhere in the last fifth of it, as
+            likely in one moment as in another, so that those who came together don't come back together.
 
     Attributes:
         failure: the last defect that the walk met.
@@ -41,8 +47,10 @@ class Walk:
         monotonic: Callable[[], float],
         on_stuck: Callable[[Subscriber, CloseReason], None],
         on_answered: Callable[[Subscriber], None],
+        on_aged: Callable[[Subscriber], None],
         heartbeat_seconds: float,
         slow_seconds: float,
+        max_age_seconds: float,
     ) -> None:
         self._seats = seats
         self._call_soon = call_soon
@@ -51,12 +59,17 @@ class Walk:
         self._on_answered = on_answered
         self._heartbeat_seconds = heartbeat_seconds
         self._slow_seconds = slow_seconds
+        self._on_aged = on_aged
+        self._max_age_seconds = max_age_seconds or math.inf
+        self._began_at = self._period = 0.0
         self._unvisited: int | None = None
         self.failure: Exception | None = None
 
     def begin(self) -> None:
         """Look at everybody once, from now on; nothing while the walk before is underway."""
         if self._unvisited is None:
+            now = self._monotonic()
+            self._began_at, self._period = now, now - self._began_at
             self._unvisited = len(self._seats)
             self._slice()
 
@@ -79,6 +92,11 @@ class Walk:
     def _look_at(self, subscriber: Subscriber, now: float) -> bool:
         """Whether it cost a system call."""
         lag = subscriber.lag
+        if now - subscriber.since > self._max_age_seconds * YOUNG and subscriber.feed is not None:
+            left = self._max_age_seconds - (now - subscriber.since)
+            if random.random() * left < self._period:  # which makes all moments of that time alike
+                self._on_aged(subscriber)
+                return True
         if lag is None:
             return self._look_at_silent(subscriber, now)
         if subscriber.is_stuck(now, self._slow_seconds):

@@ -56,9 +56,9 @@ async def server(serve: Serve) -> Server:
 
 
 @pytest.fixture
-async def bench() -> AsyncIterator[Bench]:
-    """A hub; nothing may stay in it of who has left."""
-    made = Bench()
+async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+    """A hub, with `max_age_seconds` where the test gives one; nothing may stay in it of who has left."""
+    made = Bench(getattr(request, "param", 0))
     yield made
     for subscriber in made.hub.subscribers:
         made.hub.cut(subscriber, CloseReason.DRAINING)

@@ -24,7 +24,7 @@ class Bench:
     Time is the test's (`now`); what the hub schedules runs when the test calls `turn`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_age_seconds: float = 0) -> None:
         self.now = 1000.0
         self.last = 0
         self.logs: dict[str, Log] = {}
@@ -43,8 +43,10 @@ class Bench:
             on_shrunk=lambda: None,
             on_closed=lambda reason, age: self.closed.append(reason),
             on_gap=lambda reason, subscribers: self.gaps.extend([reason] * subscribers),
+            on_aged=lambda subscriber: self.hub.finish(subscriber, CloseReason.MAX_AGE, b"retry: 1\n"),
             heartbeat_seconds=15,
             slow_seconds=30,
+            max_age_seconds=max_age_seconds,
         )
 
     def log(self, topic: str) -> Log:

@@ -291,6 +291,31 @@ async def test_heartbeats_only_to_the_silent_and_only_once(bench: Bench) -> None
     assert bench.read(silent) == bench.read(served) == sse.HEARTBEAT
 
 
+@pytest.mark.parametrize("bench", [100], indirect=True)
+async def test_the_old_are_ended_spread_over_the_last_fifth_of_their_time(bench: Bench) -> None:
+    subscribers = [await bench.subscribe("a") for _ in range(200)]
+    left = []
+    for _ in range(100):
+        bench.now += 1
+        bench.hub.walk()
+        bench.run()
+        left.append(sum(subscriber.feed is not None for subscriber in subscribers))
+    assert left[79] == 200
+    assert left[99] == 0
+    assert 60 < left[89] < 140, "half of them after half of that time, give or take eight deviations"
+    ended = bench.read(subscribers[0])
+    assert ended.removeprefix(sse.HEARTBEAT * ended.count(sse.HEARTBEAT)) == b"retry: 1\n"
+
+
+@pytest.mark.parametrize("bench", [100], indirect=True)
+async def test_who_is_ended_for_age_has_everything_first(bench: Bench) -> None:
+    subscriber = await bench.subscribe("a")
+    bench.now += 100
+    bench.publish("a", b"x")
+    bench.hub.walk()
+    assert bench.read(subscriber) == b"data: x\nid: 0-1\n\nretry: 1\n"
+
+
 async def test_a_peer_that_acknowledges_no_heartbeat_is_gone(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

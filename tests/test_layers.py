@@ -14,7 +14,7 @@ LAYERS = [
     {"events", "topics", "errors", "settings"},
     {"sse", "log", "logs", "start", "access", "metrics"},
     {"hub", "fanout", "feeds", "feed", "ends", "walk", "subscriber", "gate", "stores", "descriptors"},
-    {"node"},
+    {"node", "readings"},
     {"web"},
     {"cli", "web.app", "process", "instance", "supervisor", "__main__"},
 ]

@@ -15,8 +15,11 @@ from broker.events import EventId
 from broker.log import Log
 from broker.start import Start
 
-Deliver = Callable[[str, int], None]
-"""Called with a watched topic and the bytes of frames that were just appended to its log; 0 where `complete_to` alone moved."""
+Deliver = Callable[[str, int], bool]
+"""Called with a watched topic and the bytes of frames that were just appended to its log; 0 where `complete_to` alone moved.
+
+False: so much is on its way to subscribers that the store is to bring no more for now, as far as it can; `resume` follows.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,23 @@ class TopicState:
     bytes: int
     first_id: EventId | None
     last_id: EventId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a store that is somewhere else can be used; one in this process always can.
+
+    Attributes:
+        connected: whether calls are answered and channels heard.
+        connections: how many connections were made so far.
+        mended: how often a watched topic was read anew, since something was missed.
+        lag_seconds: how long the last probe took from the call to being heard.
+    """
+
+    connected: bool = True
+    connections: int = 0
+    mended: int = 0
+    lag_seconds: float = 0.0
 
 
 class Store(Protocol):
@@ -98,6 +118,9 @@ class Store(Protocol):
     def is_lost(self, cursor: EventId) -> bool:
         """Whether `cursor` is of a time that the store went back behind, so that nobody can tell what it had seen."""
 
+    def resume(self) -> None:
+        """There is room for more; cheap, and called often."""
+
     def written(self, topic: str) -> None:
         """What was held for the subscribers of `topic` is held no more: trim its log."""
 
@@ -120,6 +143,10 @@ class Store(Protocol):
     @property
     def topic_count(self) -> int:
         """How many topics have a record here."""
+
+    @property
+    def health(self) -> Health:
+        """For the metrics."""
 
     def checks(self) -> dict[str, str]:
         """By name, `"ok"` or what is wrong: the store's part of readiness (contract §6)."""

@@ -14,7 +14,7 @@ from broker.events import SEQUENCE_BITS, Clock, EventId
 from broker.log import Log
 from broker.logs import Logs
 from broker.start import Start
-from broker.stores.base import Deliver, Receipt, TopicState
+from broker.stores.base import Deliver, Health, Receipt, TopicState
 from broker.topics import RetentionRules
 
 KEY_OVERHEAD_BYTES = 250  # what Python needs for a remembered key beside its text, measured
@@ -134,6 +134,9 @@ class MemoryStore:
     def is_lost(self, cursor: EventId) -> bool:
         return False  # it never goes back: a new one is born
 
+    def resume(self) -> None:
+        """It brings what publishers bring, and who is delivered to lets those wait."""
+
     def written(self, topic: str) -> None:
         log = self._logs.get(topic)
         if log is not None:
@@ -168,6 +171,10 @@ class MemoryStore:
         now = self._clock()
         self._logs.sweep(now, SWEEP_LEAST + len(self._logs) // SWEEP_SHARE)
         self._keys.sweep(now)
+
+    @property
+    def health(self) -> Health:
+        return Health()
 
     def checks(self) -> dict[str, str]:
         return {"store": "ok"}
@@ -212,5 +219,6 @@ def _key_bytes(topic: str, key: str) -> int:
     return len(topic) + len(key) + KEY_OVERHEAD_BYTES
 
 
-def _nobody(_topic: str, _size: int) -> None:
+def _nobody(_topic: str, _size: int) -> bool:
     """Before `start` and after `stop` nobody is delivered to."""
+    return True

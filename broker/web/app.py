@@ -115,4 +115,5 @@ def _limits(settings: Settings) -> Limits:
         retry_max_ms=settings.retry_max_ms,
         drain_notice_seconds=settings.drain_notice_seconds,
         drain_seconds=settings.drain_seconds,
+        max_age_seconds=settings.max_age_seconds,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -186,12 +187,12 @@ def test_messages(caller: Caller, listener: Listener) -> None:
     assert listener.heard() == [
         (
             channel("a"),
-            f"E {caller.epoch} {born} {ms} {n} 2 0 8 2 18\ndata: 1\nevent: t\ndata: 22\n".encode(),
+            f"E {caller.epoch} {born} {ms} {n} 1 2 0 8 2 18\ndata: 1\nevent: t\ndata: 22\n".encode(),
         ),
-        (channel("b"), f"E {caller.epoch} {born} {ms} {n} 1 1 8\ndata: x\n".encode()),
+        (channel("b"), f"E {caller.epoch} {born} {ms} {n} 3 1 1 8\ndata: x\n".encode()),
     ]
     (last,) = caller.publish(("a", "data: ü\n".encode())).ids
-    head = f"E {caller.epoch} {format_id(ids[2])} {ms_of(last)} {last & 0xFFFF} 1 0 9\n"
+    head = f"E {caller.epoch} {format_id(ids[2])} {ms_of(last)} {last & 0xFFFF} 1 1 0 9\n"
     assert listener.heard() == [(channel("a"), head.encode() + "data: ü\n".encode())]
 
 
@@ -202,7 +203,18 @@ def test_a_full_batch_is_one_message(caller: Caller, listener: Listener) -> None
     ((_, message),) = listener.heard()
     head, _, lines = message.partition(b"\n")
     assert lines == b"".join(b"data: %d\n" % number for number in range(128))
-    assert head.split(b" ")[5:9] == [b"128", b"0", b"8", b"1"]
+    assert head.split(b" ")[5:10] == [b"128", b"128", b"0", b"8", b"1"]
+
+
+@pytest.mark.parametrize(
+    ("topics", "said"),
+    [("ab", [1, 2]), ("aba", [1, 3]), ("abab", [1, 4]), ("aabb", [2, 4]), ("abca", [1, 2, 4])],
+)
+def test_each_message_of_a_call_says_how_far_all_is_told(
+    caller: Caller, listener: Listener, topics: str, said: list[int]
+) -> None:
+    caller.publish(*[(topic, LINES) for topic in topics])
+    assert [int(message.split(b" ")[5]) for _, message in listener.heard()] == said
 
 
 def test_first_prev_is_no_later_than_the_stores_last_id(caller: Caller) -> None:
@@ -535,8 +547,22 @@ def test_another_server_goes_on_above_everything_seen(caller: Caller, client: Re
     (rewind,) = caller.rewinds
     assert rewind == (last, seen, event_id - 1)
     assert rewind[2] & 0xFFFF == 0
-    assert caller.epoch == epoch + 1
+    assert caller.epoch > epoch
     assert caller.read_one("a").entries[1].prev == last
+
+
+def test_i2_no_epoch_of_a_lost_server_comes_again(caller: Caller, client: Redis) -> None:
+    """Else who knows it would not ask what was lost: the floor rose, and then an older file was loaded."""
+    for topic in "abc":
+        caller.publish((topic, LINES))
+    saved: Any = client.hgetall(STATE)
+    caller.forget(max_topics=2)
+    caller.forget(max_topics=1)
+    epoch = caller.epoch
+    client.hset(STATE, mapping=saved)
+    caller.run = "restarted"
+    caller.read()
+    assert caller.epoch > epoch
 
 
 def test_a_clean_restart_is_kept_for_who_has_seen_more(caller: Caller, client: Redis) -> None:

@@ -424,3 +424,11 @@ async def test_deleting_one_of_several_topics_leaves_the_others(server: Server) 
     await server.request("DELETE", "/topics/b")
     await stream.end()
     assert [event.type for event in stream.events].count("broker.end") == 2
+
+
+async def test_a_stream_ends_before_it_is_too_old_and_says_when_to_come_back(serve: Serve) -> None:
+    server = await serve(max_age_seconds=0.5, heartbeat_seconds=0.2)
+    stream = await server.subscribe("/topics/news")
+    assert re.fullmatch(rb"retry: \d+\n", (await stream.end()).splitlines(keepends=True)[-1])
+    metrics = (await server.request("GET", "/metrics")).body
+    assert b'broker_closes_total{reason="max-age"} 1.0' in metrics

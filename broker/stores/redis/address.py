@@ -88,7 +88,11 @@ class BySentinel:
 
 
 async def _open(connection: AbstractConnection) -> None:
-    await connection.connect()  # type: ignore[no-untyped-call]
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]
+    except BaseException:
+        await connection.disconnect(nowait=True)  # which redis-py leaves to us where it was cancelled
+        raise
 
 
 def parse(url: str) -> Address:

@@ -5,6 +5,8 @@ Rules: knows scripts, replies and time; not what a script means. What is called 
 A call whose answer was lost with the connection is made again on the next one, until its time is up: a script is told so
 (`Call.retry_at`) and looks for what the first try did. Before that the old connection is ended on the server, lest what it
 still holds be done after the retry (a server that was stopped for a while reads on where it was).
+
+What is held is bounded in bytes, also of calls that nobody waits for any more: they are counted until they are answered.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ SILENCE_SECONDS = 2.0  # without any answer, while one is due, the connection is
 LOOK_SECONDS = 0.25
 REPLICAS_MS = 1000
 BACKOFF_SECONDS = (0.02, 0.05, 0.1, 0.25, 0.5)
+REFUSALS_SECONDS = 10.0  # how often the same one is logged
 STOPPING = "this instance is stopping"
 MAX_QUEUED_BYTES = 64 << 20
 
@@ -41,6 +44,7 @@ class Call:
     Attributes:
         retry_at: index in `args` of where a retry says which ids its first try can only have brought later ones than.
         is_write: whether it counts only when the replicas asked for have it.
+        answer: what came on the present connection, and is due once the replicas have it.
     """
 
     script: Script | None
@@ -72,6 +76,8 @@ class Calls:
     Attributes:
         seen: the highest id seen come out of the store.
         problem: why there is no connection; "" while there is one.
+        refused: whether that is because the server lets us not in.
+        connections: how many there have been.
     """
 
     def __init__(
@@ -86,6 +92,7 @@ class Calls:
         self.seen: EventId = 0
         self.problem = "not connected yet"
         self.refused = False
+        self.connections = 0
         self._address = address
         self._margin_ms = margin_ms
         self._topic_memory_ms = topic_memory_ms
@@ -95,9 +102,11 @@ class Calls:
         self._link: Link | None = None
         self._before: tuple[str, int] | None = None
         self._is_in_doubt = False  # whether that connection was lost with calls on it
-        self._waiting: deque[Call] = deque()
+        self._waiting: dict[Call, None] = {}
         self._sent: deque[Call | _Replicas] = deque()
-        self._queued_bytes = 0
+        self._queued_bytes = 0  # of both
+        self._failures = 0  # in a row, to make a connection that is of use
+        self._refusals: dict[str, float] = {}
         self._scheduled = False
         self._heard_at = 0.0
         self._connected = asyncio.Event()
@@ -142,14 +151,16 @@ class Calls:
         self._queued_bytes += size
         call.expiry = self._loop.call_later(seconds, self._expire, call)
         call.future.add_done_callback(lambda _future: self._settled(call))
-        self._waiting.append(call)
+        self._waiting[call] = None
         self._schedule()
         return call.future
 
     def _settled(self, call: Call) -> None:
-        self._queued_bytes -= call.size
         if call.expiry is not None:
             call.expiry.cancel()
+        if call in self._waiting:  # nobody waits for it; what was sent is there until its answer comes
+            del self._waiting[call]
+            self._queued_bytes -= call.size
 
     def _expire(self, call: Call) -> None:
         if not call.future.done():
@@ -167,24 +178,28 @@ class Calls:
             return
         if not self._sent:
             self._heard_at = self._loop.time()
-        calls = [call for call in self._waiting if not call.future.done()]
+        calls = list(self._waiting)
         self._waiting.clear()
+        self._send(self._link, calls, by_text=False)
+
+    def _send(self, link: Link, calls: Sequence[Call], *, by_text: bool) -> None:
+        """Send `calls`, and ask how many replicas have those that write."""
         self._sent.extend(calls)
-        chunks = [self._packed(call, by_text=False) for call in calls]
+        chunks = [self._packed(link, call, by_text=by_text) for call in calls]
         writes = [call for call in calls if call.is_write] if self._wait_replicas else []
         if writes:
             self._sent.append(_Replicas(writes))
             chunks.append(pack(("WAIT", self._wait_replicas, REPLICAS_MS)))
-        self._link.write(b"".join(chunks))
+        link.write(b"".join(chunks))
 
-    def _packed(self, call: Call, *, by_text: bool) -> bytes:
+    def _packed(self, link: Link, call: Call, *, by_text: bool) -> bytes:
         script = call.script
+        call.answer = None
         if script is None:
             return pack(tuple(call.args))
-        assert self._link is not None
         how = ("EVAL", script.text) if by_text else ("EVALSHA", script.sha)
         seen = format_id(self.seen)
-        common = (self._link.run_id, seen, self._margin_ms, self._topic_memory_ms)
+        common = (link.run_id, seen, self._margin_ms, self._topic_memory_ms)
         packed = pack((*how, len(call.keys), *call.keys, *common, *call.args))
         if call.retry_at is not None and not call.args[call.retry_at]:
             call.args[call.retry_at] = seen  # should it come to a retry
@@ -197,9 +212,12 @@ class Calls:
         what = self._sent.popleft()
         if isinstance(what, _Replicas):
             self._replicated(what, reply)
-        elif isinstance(reply, ServerError):
+            return
+        self._queued_bytes -= what.size
+        if isinstance(reply, ServerError):
             self._failed(what, str(reply))
         else:
+            self._failures = 0
             answer = reply if what.script is None else self._noted(reply)
             if what.is_write and self._wait_replicas:
                 what.answer = answer
@@ -216,30 +234,40 @@ class Calls:
             self.seen = last
 
     def _replicated(self, what: _Replicas, reply: Reply) -> None:
+        if isinstance(reply, ServerError):
+            self._log_refusal("WAIT", str(reply))
         enough = isinstance(reply, int) and reply >= self._wait_replicas
         for call in what.calls:
-            if call.future.done():
+            if call.future.done() or call.answer is None:  # which was sent again since (`NOSCRIPT`)
                 continue
-            if not enough:
-                call.future.set_exception(_unavailable(f"fewer than {self._wait_replicas} replicas have it"))
-            elif call.answer is not None:
+            if enough:
                 call.future.set_result(call.answer)
+            else:
+                call.future.set_exception(_unavailable(f"fewer than {self._wait_replicas} replicas have it"))
 
     def _failed(self, call: Call, text: str) -> None:
+        if call.future.done():
+            return
         word = text.partition(" ")[0]
         assert self._link is not None
         if word == "NOSCRIPT":
-            self._sent.append(call)
-            self._link.write(self._packed(call, by_text=True))
-            return
-        if word in _PASSING or "READONLY" in text:
-            self._waiting.append(call)
+            self._queued_bytes += call.size
+            self._send(self._link, [call], by_text=True)
+        elif word in _PASSING or "READONLY" in text:
+            self._queued_bytes += call.size
+            self._waiting[call] = None
             self._link.abort(text)  # perhaps another server has taken over
-            return
-        _log.error("the store refuses %s: %s", call.script.name if call.script else call.args[0], text)
-        if not call.future.done():
+        else:
+            self._log_refusal(call.script.name if call.script else str(call.args[0]), text)
             full = "OOM" in text
             call.future.set_exception(_unavailable("its memory is full" if full else "it refuses this call"))
+
+    def _log_refusal(self, what: str, text: str) -> None:
+        """Say it, but not each time: a store that is full refuses every publish."""
+        now = self._loop.time()
+        if now - self._refusals.get(what, -REFUSALS_SECONDS) >= REFUSALS_SECONDS:
+            self._refusals[what] = now
+            _log.error("the store refuses %s: %s", what, text)
 
     # The connection
 
@@ -249,22 +277,18 @@ class Calls:
 
     async def run(self) -> None:
         """Keep a connection, for ever; the one who runs it cancels it."""
-        failures = 0
         try:
             while True:
                 try:
                     await self._use(await open_link(self._address))
-                    failures = 0
                 except LinkLost as error:
-                    if self._connected.is_set():
-                        failures = 0
                     self._lost(error)
-                await asyncio.sleep(backoff(failures))
-                failures += 1
+                await asyncio.sleep(backoff(self._failures))
+                self._failures += 1
         finally:
             self.problem = STOPPING
             self._lost(LinkLost(STOPPING))
-            for call in self._waiting:
+            for call in list(self._waiting):
                 if not call.future.done():
                     call.future.set_exception(_unavailable(STOPPING))
 
@@ -275,6 +299,7 @@ class Calls:
             self._link = link
             self._heard_at = self._loop.time()
             self.problem, self.refused = "", False
+            self.connections += 1
             self._on_link(link)
             self._connected.set()
             self._flush()
@@ -318,8 +343,10 @@ class Calls:
         unanswered = [what for what in self._sent if isinstance(what, Call)]
         held_back = [call for what in self._sent if isinstance(what, _Replicas) for call in what.calls]
         self._sent.clear()
-        again = dict.fromkeys([*held_back, *unanswered])
-        self._waiting.extendleft(call for call in reversed(again) if not call.future.done())
+        self._queued_bytes -= sum(call.size for call in unanswered)
+        again = {call: None for call in (*held_back, *unanswered) if not call.future.done()}
+        self._queued_bytes += sum(call.size for call in again if call not in self._waiting)
+        self._waiting = again | self._waiting
 
 
 _PASSING = {"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED"}

@@ -20,7 +20,6 @@ from broker import sse
 from broker.events import Clock, EventId, id_at, id_seconds
 from broker.log import Entry, Log
 from broker.logs import Logs
-from broker.stores.base import Deliver
 from broker.stores.redis.messages import UNKNOWN, Arrival, Facts, Held
 
 BUFFER_BYTES = 4 << 20
@@ -31,6 +30,7 @@ class Copy:
 
     Attributes:
         tail: the topic's last id, as far as the copy goes.
+        whole_to: up to here nothing is missing that isn't in the log, for the store was read, or the channel heard.
         marked: losses up to this id are in the log, or were never its business.
         watchers: how many watch it.
         is_live: see the module.
@@ -52,12 +52,14 @@ class Copy:
         "topic",
         "was_live",
         "watchers",
+        "whole_to",
     )
 
     def __init__(self, topic: str, log: Log) -> None:
         self.topic = topic
         self.log = log
         self.tail: EventId = 0
+        self.whole_to: EventId = 0
         self.marked: EventId = 0
         self.watchers = 0
         self.is_live = False
@@ -73,30 +75,25 @@ class Level:
 
     def __init__(self) -> None:
         self.value: EventId = 0
-        self._waiting: list[tuple[EventId, asyncio.Future[None]]] = []
+        self._waiting: dict[asyncio.Future[None], EventId] = {}
 
     def rise(self, value: EventId) -> None:
         if value <= self.value:
             return
         self.value = value
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            for wanted, future in waiting:
-                self._settle(wanted, future)
+        for future, wanted in self._waiting.items():
+            if wanted <= value and not future.done():
+                future.set_result(None)
 
     def reached(self, wanted: EventId) -> asyncio.Future[None]:
         """Done once the level is `wanted` or higher."""
         future = asyncio.get_running_loop().create_future()
-        self._settle(wanted, future)
-        return future
-
-    def _settle(self, wanted: EventId, future: asyncio.Future[None]) -> None:
-        if future.done():
-            return
         if wanted <= self.value:
             future.set_result(None)
         else:
-            self._waiting.append((wanted, future))
+            self._waiting[future] = wanted
+            future.add_done_callback(self._waiting.pop)  # also of who gave up
+        return future
 
 
 class Copies:
@@ -104,7 +101,7 @@ class Copies:
 
     Args:
         logs: where the logs are kept within their bounds.
-        deliver: called with a topic that was live and has grown; see `stores.base.Deliver`.
+        deliver: called with a topic that somebody may read and by how many bytes it has grown.
         on_hole: called with a copy that has to be read anew.
 
     Attributes:
@@ -119,7 +116,7 @@ class Copies:
         clock: Clock,
         *,
         topic_memory_seconds: float,
-        deliver: Deliver,
+        deliver: Callable[[str, int], None],
         on_hole: Callable[[Copy], None],
     ) -> None:
         self.complete_to = Level()
@@ -132,6 +129,7 @@ class Copies:
         self._on_hole = on_hole
         self._copies: dict[str, Copy] = {}
         self._broken: set[Copy] = set()
+        self._epoch_heard = 0
         self._held_back: dict[str, EventId] = {}  # by topic, what was delivered too early for some readers
 
     def __iter__(self) -> Iterator[Copy]:
@@ -154,15 +152,24 @@ class Copies:
         """Forget a copy that nobody watches."""
         del self._copies[copy.topic]
         self._broken.discard(copy)
+        self._held_back.pop(copy.topic, None)
         self._logs.discard(copy.topic)
         self._check_complete()
 
     # What is heard
 
-    def heard(self, last: EventId) -> None:
-        """Everything said up to `last` was heard."""
-        self.heard_to.rise(last)
+    def heard(self, said: EventId, epoch: int) -> None:
+        """Everything said up to `said` was heard, on a connection that is still there."""
+        self._epoch_heard = max(self._epoch_heard, epoch)
+        self.heard_to.rise(said)
         self._check_complete()
+
+    def deaf(self) -> None:
+        """What is said from now on is missed: no copy is live any more."""
+        self._epoch_heard = 0  # perhaps of another server than the next one
+        for copy in self:
+            if copy.is_live:
+                self.break_off(copy)
 
     @property
     def is_whole(self) -> bool:
@@ -173,19 +180,29 @@ class Copies:
         """Something was appended to a topic."""
         copy = self._copies.get(topic)
         if copy is None:  # it is watched no more
-            self.heard(arrival.last)
+            self.heard(arrival.said, arrival.epoch)
         elif not copy.is_live:
             self._keep(copy, arrival)
-            self.heard(arrival.last)
-        elif arrival.epoch == self.facts.epoch and arrival.prev <= max(copy.tail, self.complete_to.value):
-            self.heard(arrival.last)  # before it is delivered, for it may be written as far as that
+            self.heard(arrival.said, arrival.epoch)
+        elif arrival.epoch == self.facts.epoch and arrival.prev <= self._whole_to(copy):
+            self.heard(
+                arrival.said, arrival.epoch
+            )  # before it is delivered, for it may be written as far as that
             if arrival.last > copy.tail:
                 self._append(copy, arrival)
         else:
+            if (
+                arrival.epoch != self.facts.epoch
+            ):  # other facts, but nothing was said between, so nothing was missed
+                copy.whole_to = max(copy.whole_to, arrival.prev)
             self.break_off(copy)
             self._keep(copy, arrival)
-            self.heard(arrival.last)
+            self.heard(arrival.said, arrival.epoch)
             self._on_hole(copy)
+
+    def _whole_to(self, copy: Copy) -> EventId:
+        """Up to where a copy surely lacks nothing."""
+        return max(copy.tail, copy.whole_to, self.complete_to.value if copy.was_live else 0)
 
     @staticmethod
     def _keep(copy: Copy, arrival: Arrival) -> None:
@@ -243,6 +260,7 @@ class Copies:
         if held.last is None:
             forgotten = id_at(id_seconds(last) - self._topic_memory_seconds)
             log.last = copy.tail = max(facts.born, facts.floor, forgotten)
+            copy.marked = facts.born  # it tells of all there ever was, so also of what was lost
             return
         log.named = True
         log.reach = after
@@ -253,7 +271,11 @@ class Copies:
         """What the store holds behind a copy's tail."""
         self.learn(facts)
         before = copy.log.footprint
-        if held.cleared_at > copy.tail and copy.was_live:
+        if held.cleared_at > copy.tail and not copy.was_live:
+            copy.log.cleared_at, copy.log.cleared_after = held.cleared_at, held.cleared_after
+            copy.tail = held.cleared_at
+            copy.log.last = max(copy.log.last, copy.tail)
+        elif held.cleared_at > copy.tail:
             self._mark(copy, held.cleared_at)
             gap = "trimmed" if held.cleared_after > copy.tail else None
             if gap is not None and held.cleared_after > copy.log.last:
@@ -263,7 +285,7 @@ class Copies:
             if event_id <= copy.tail:
                 continue
             self._mark(copy, event_id)
-            joins = prev <= max(copy.tail, copy.log.last, self.complete_to.value if copy.was_live else 0)
+            joins = prev <= max(self._whole_to(copy), copy.log.last)
             copy.log.append_after(prev, event_id, frame, None if joins else "trimmed")
             copy.tail = event_id
         if held.last is not None and not held.more:
@@ -284,7 +306,8 @@ class Copies:
         """Apply what was heard meanwhile; `last` is the store's last id when it was read. False: it must be read again."""
         if copy.buffer is None:
             return False
-        self._mark(copy, last)
+        self._mark(copy, max(last, *self.facts.losses))
+        copy.whole_to = max(copy.whole_to, last)
         buffer, copy.buffer, copy.buffer_bytes = copy.buffer, [], 0
         for arrival in buffer:
             if arrival.last <= copy.tail:
@@ -301,6 +324,8 @@ class Copies:
         """Let `complete_to` rise as far as it may, and deliver what waited for that."""
         if self._broken or self.heard_to.value <= self.complete_to.value:
             return
+        if self._epoch_heard > self.facts.epoch:
+            return  # what the store has lost is not in the logs yet
         self.complete_to.rise(self.heard_to.value)
         if self._held_back:
             due = [topic for topic, last in self._held_back.items() if last <= self.complete_to.value]
@@ -334,6 +359,7 @@ class Copies:
         for copy in self:
             if copy.is_live:
                 self._mark(copy, facts.losses[-1])
+        self._check_complete()
 
     def _mark(self, copy: Copy, upto: EventId) -> None:
         """Put the losses up to `upto` that the copy lacks into its log."""

@@ -28,7 +28,12 @@ FROM_NOW = "$"
 
 
 class Filling:
-    """See the module. `spawn` makes a task that its owner looks after."""
+    """See the module.
+
+    Args:
+        flowing: while it isn't set no copy is brought further.
+        spawn: makes a task that its owner looks after.
+    """
 
     def __init__(
         self,
@@ -38,6 +43,7 @@ class Filling:
         listener: Listener,
         copies: Copies,
         retention: RetentionRules,
+        flowing: asyncio.Event,
         spawn: Callable[[Coroutine[None, None, None]], asyncio.Task[None]],
     ) -> None:
         self._names = names
@@ -46,6 +52,7 @@ class Filling:
         self._listener = listener
         self._copies = copies
         self._retention = retention
+        self._flowing = flowing
         self._spawn = spawn
         self._turn = asyncio.Semaphore(READS_AT_ONCE)
         self._next_sync: asyncio.Task[None] | None = None
@@ -77,6 +84,7 @@ class Filling:
     async def _read_on(self, copy: Copy, after: EventId | None) -> EventId:
         """Read from the copy's tail to the end; returns the store's last id at that moment."""
         while True:
+            await self._flowing.wait()
             known = copy.tail if copy.marked else after
             last, now, page = await self._read(copy.topic, known, "+")
             if not copy.marked:

@@ -55,22 +55,35 @@ class Link:
         self._writer: asyncio.StreamWriter = connection._writer  # type: ignore[assignment] # noqa: SLF001
 
     def write(self, data: bytes) -> None:
-        """Send packed commands, in order."""
-        self._writer.write(data)
+        """Send packed commands, in order. Where the connection is lost already, `read` is about to say so."""
+        if not self._writer.is_closing():
+            self._writer.write(data)
 
-    async def read(self, on_reply: Callable[[Reply], None]) -> None:
-        """Hand each reply to `on_reply`, in order, until the connection is lost: it always raises `LinkLost`."""
+    async def read(self, on_reply: Callable[[Reply], None], flowing: asyncio.Event | None = None) -> None:
+        """Hand each reply to `on_reply`, in order, until the connection is lost: it always raises `LinkLost`.
+
+        While `flowing` isn't set nothing is read, which the server feels in the end: what it has to say stays there.
+        """
         parser = hiredis.Reader(notEnoughData=_NOTHING, replyError=ServerError)
         while True:
+            if flowing is not None:
+                await flowing.wait()
             try:
                 data = await self._reader.read(READ_BYTES)
-            except OSError as error:
+            except _GONE as error:
                 raise LinkLost(self._aborted or str(error)) from None
             if not data:
                 raise LinkLost(self._aborted or "the server closed the connection")
             parser.feed(data)
-            while (reply := parser.gets()) is not _NOTHING:
+            while (reply := self._next(parser)) is not _NOTHING:
                 on_reply(reply)
+
+    @staticmethod
+    def _next(parser: hiredis.Reader) -> Reply:
+        try:
+            return parser.gets()
+        except hiredis.ProtocolError as error:
+            raise LinkLost(f"what answers there is no Redis: {error}") from None
 
     def abort(self, why: str = "closed") -> None:
         """End the connection now; `read` raises `LinkLost`, which says `why`."""
@@ -84,6 +97,8 @@ class Link:
 
 
 _NOTHING = object()
+_GONE = (OSError, RuntimeError)
+"""What a connection that is gone raises: uvloop says `RuntimeError` where a transport was closed between two steps."""
 
 
 async def open_link(address: Address) -> Link:
@@ -106,8 +121,10 @@ async def open_link(address: Address) -> Link:
         raise Refused(str(error)) from None
     except TimeoutError:
         raise LinkLost("the server doesn't answer") from None
-    except (RedisError, OSError) as error:
+    except (RedisError, *_GONE) as error:
         raise LinkLost(str(error)) from None
+    except (LookupError, ValueError, AttributeError) as error:  # an answer of another form
+        raise LinkLost(f"what answers there is no Redis: {error}") from None
 
 
 def _mind_cancelling() -> None:

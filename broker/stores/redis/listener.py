@@ -24,6 +24,7 @@ class Listener:
 
     Args:
         always: a channel that is listened to from the start.
+        flowing: while it isn't set nothing is read.
         on_message: called with a channel and the bytes, in the order in which the server said it.
         on_ready: called when a new connection listens to all channels.
         on_lost: called when it is gone: what is said from now on is missed.
@@ -39,6 +40,7 @@ class Listener:
         address: Address,
         always: str,
         *,
+        flowing: asyncio.Event,
         on_message: Callable[[bytes, bytes], None],
         on_ready: Callable[[], None],
         on_lost: Callable[[], None],
@@ -47,6 +49,7 @@ class Listener:
         self.is_ready = False
         self.problem = "not connected yet"
         self._address = address
+        self._flowing = flowing
         self._on_message = on_message
         self._on_ready = on_ready
         self._on_lost = on_lost
@@ -137,7 +140,7 @@ class Listener:
         self._due = set(self._channels)
         self._say(link, "SUBSCRIBE", self._channels)
         try:
-            await link.read(self._said)
+            await link.read(self._said, self._flowing)
         finally:
             await link.close()
 

@@ -25,6 +25,8 @@ class Arrival(NamedTuple):
         entries: with ids that increase; for an end, nothing.
         end: the id of the end (DELETE), or 0.
         size: bytes of the frames.
+        said: up to here everything, of whatever topic, was said with this or before. A call for several topics says
+            each on its own, so `last` may lie behind ids of which nothing was said yet.
     """
 
     epoch: int
@@ -32,6 +34,7 @@ class Arrival(NamedTuple):
     entries: Sequence[Appended]
     end: EventId
     size: int
+    said: EventId
 
     @property
     def last(self) -> EventId:
@@ -46,14 +49,14 @@ class Probe(NamedTuple):
 
 
 def heard(data: bytes) -> Arrival | Probe:
-    """What a message says. Raises `ValueError` where no script of ours said it."""
+    """What a message says. Raises `ValueError` where no script of ours said it: others may use the server too."""
     head, _, body = data.partition(b"\n")
     kind, epoch, *rest = head.split(b" ")
     if kind == b"E":
         return _arrival(int(epoch), rest, body)
     if kind == b"D":
         prev, end = rest
-        return Arrival(int(epoch), to_id(prev), (), to_id(end), 0)
+        return Arrival(int(epoch), to_id(prev), (), to_id(end), 0, to_id(end))
     if kind == b"P":
         (last,) = rest
         return Probe(int(epoch), to_id(last))
@@ -61,11 +64,14 @@ def heard(data: bytes) -> Arrival | Probe:
 
 
 def _arrival(epoch: int, fields: Sequence[bytes], body: bytes) -> Arrival:
-    prev, ms, n, count, *sizes = fields
+    prev, ms, n, said, count, *sizes = fields
     first = int(ms) << SEQUENCE_BITS | int(n)
+    said_to = first + int(said) - 1
+    if len(sizes) != 2 * int(count) or not sizes or len(body) != sum(map(int, sizes[1::2])):
+        raise ValueError("no message of a store")
     if count == b"1":
         frame = sse.frame(body, first + int(sizes[0]))
-        return Arrival(epoch, to_id(prev), ((first + int(sizes[0]), frame),), 0, len(frame))
+        return Arrival(epoch, to_id(prev), ((first + int(sizes[0]), frame),), 0, len(frame), said_to)
     entries: list[Appended] = []
     begin = total = 0
     for offset, size in zip(sizes[::2], sizes[1::2], strict=True):
@@ -74,7 +80,7 @@ def _arrival(epoch: int, fields: Sequence[bytes], body: bytes) -> Arrival:
         frame = sse.frame(body[begin:end], event_id)
         entries.append((event_id, frame))
         begin, total = end, total + len(frame)
-    return Arrival(epoch, to_id(prev), entries, 0, total)
+    return Arrival(epoch, to_id(prev), entries, 0, total, said_to)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from broker.events import Clock, EventId, id_at
 from broker.log import Log
 from broker.logs import Logs
 from broker.start import After, Last, Latest, Since, Start
-from broker.stores.base import Deliver, Receipt, TopicState
+from broker.stores.base import Deliver, Health, Receipt, TopicState
 from broker.stores.redis.address import Address
 from broker.stores.redis.calls import Calls
 from broker.stores.redis.copies import Copies, Copy
@@ -38,6 +38,7 @@ from broker.topics import RetentionRules
 
 WATCH_SECONDS = 0.9
 LINGER_SECONDS = 30.0
+LINGERING_MOST = 20_000
 PROBE_SECONDS = 1.0
 DEAF_SECONDS = 2.0
 START_SECONDS = 5.0
@@ -97,7 +98,12 @@ class RedisStore:
         self._lingering: dict[str, float] = {}
         self._forgot_at = time.monotonic()
         self._probed_at = 0.0
+        self._lag_seconds = 0.0
+        self._mended = 0
+        self._asked_for: EventId = 0
         self._defect: BaseException | None = None
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._logs = Logs(
             0,
             retention,
@@ -115,6 +121,7 @@ class RedisStore:
         self._listener = Listener(
             address,
             self._names.probe_channel,
+            flowing=self._flowing,
             on_message=self._heard,
             on_ready=self._listening,
             on_lost=self._deaf,
@@ -123,7 +130,7 @@ class RedisStore:
             self._logs,
             clock,
             topic_memory_seconds=limits.topic_memory_seconds,
-            deliver=lambda topic, size: self._deliver(topic, size),
+            deliver=self._delivered,
             on_hole=self._mend,
         )
         self._filling = Filling(
@@ -133,6 +140,7 @@ class RedisStore:
             self._listener,
             self._copies,
             retention,
+            self._flowing,
             self._spawn,
         )
         self._presence = Presence(self._names, self._calls)
@@ -190,9 +198,10 @@ class RedisStore:
         """Hear ourselves, again and again: that is how an instance knows that it would hear others."""
         while True:
             await asyncio.sleep(PROBE_SECONDS)
+            await self._flowing.wait()
             if not self._listener.is_ready:
                 continue
-            generation = self._listener.generation
+            generation, began = self._listener.generation, time.monotonic()
             try:
                 last = await self._filling.sync()
             except Unavailable:
@@ -201,19 +210,48 @@ class RedisStore:
                 async with asyncio.timeout(DEAF_SECONDS):
                     await self._copies.heard_to.reached(last)
                 self._probed_at = time.monotonic()
+                self._lag_seconds = self._probed_at - began
             except TimeoutError:
-                if generation == self._listener.generation:
+                if generation == self._listener.generation and self._flowing.is_set():
                     self._listener.reset("what is published isn't heard")
 
     # What is heard
 
     def _heard(self, channel: bytes, data: bytes) -> None:
-        said = heard(data)
+        try:
+            said = heard(data)
+            topic = channel[len(self._names.channel_prefix) :].decode()
+        except ValueError:
+            _log.warning("somebody else says something on the channel %r", channel)
+            return
         self._calls.note_seen(said.last)
         if isinstance(said, Probe):
-            self._copies.heard(said.last)
-        else:
-            self._copies.arrived(channel[len(self._names.channel_prefix) :].decode(), said)
+            self._copies.heard(said.last, said.epoch)
+            return
+        self._copies.arrived(topic, said)
+        if said.last > self._copies.heard_to.value:
+            self._ask_for(said.last)
+
+    def _ask_for(self, last: EventId) -> None:
+        """A call for several topics may say its end where nobody listens here: then ask, lest readers wait for a probe."""
+        if not self._asked_for:
+            asyncio.get_running_loop().call_soon(self._ask)
+        self._asked_for = max(self._asked_for, last)
+
+    def _ask(self) -> None:
+        last, self._asked_for = self._asked_for, 0
+        if last > self._copies.heard_to.value:
+            self._spawn(self._hear_all())
+
+    async def _hear_all(self) -> None:
+        await self._filling.sync()
+
+    def _delivered(self, topic: str, size: int) -> None:
+        if not self._deliver(topic, size):
+            self._flowing.clear()
+
+    def resume(self) -> None:
+        self._flowing.set()
 
     def _listening(self) -> None:
         self._probed_at = time.monotonic()
@@ -221,11 +259,10 @@ class RedisStore:
             self._mend(copy)
 
     def _deaf(self) -> None:
-        for copy in self._copies:
-            if copy.is_live:
-                self._copies.break_off(copy)
+        self._copies.deaf()
 
     def _mend(self, copy: Copy) -> None:
+        self._mended += copy.was_live
         self._filling.make_live(copy, copy.tail)
 
     # Publish
@@ -307,7 +344,18 @@ class RedisStore:
             copy.watchers -= 1
             self._presence.note(topic, copy.watchers)
             if not copy.watchers:
-                self._lingering[topic] = time.monotonic()
+                self._linger(copy)
+
+    def _linger(self, copy: Copy) -> None:
+        """Keep a copy for a while, for who comes back; as long as there aren't too many."""
+        if not copy.was_live:
+            self._drop(copy.topic)
+            return
+        self._lingering[copy.topic] = time.monotonic()
+        if len(self._lingering) > LINGERING_MOST:
+            oldest = next(iter(self._lingering))
+            del self._lingering[oldest]
+            self._drop(oldest)
 
     async def _prepare(self, copies: Sequence[Copy], start: Start) -> None:
         """Return when `copies` are live, reach back as far as `start` asks, and are complete as of now."""
@@ -426,8 +474,18 @@ class RedisStore:
     def topic_count(self) -> int:
         return len(self._copies)
 
+    @property
+    def health(self) -> Health:
+        return Health(
+            connected=not self._calls.problem and not self._listener.problem,
+            connections=self._calls.connections + self._listener.generation,
+            mended=self._mended,
+            lag_seconds=self._lag_seconds,
+        )
+
     def checks(self) -> dict[str, str]:
-        deaf = time.monotonic() - self._probed_at > PROBE_SECONDS + 2 * DEAF_SECONDS
+        silent = time.monotonic() - self._probed_at > PROBE_SECONDS + 2 * DEAF_SECONDS
+        deaf = silent and self._flowing.is_set()
         listening = "nothing is heard of what is published" if deaf else "ok"
         return {
             "store": self._calls.problem or "ok",
@@ -462,5 +520,6 @@ def _warn_of(info: Mapping[str, str]) -> None:
         _log.warning("the store has no append-only file: its restart loses events; set appendonly to yes")
 
 
-def _nobody(_topic: str, _size: int) -> None:
+def _nobody(_topic: str, _size: int) -> bool:
     """Before `start` and after `stop` nobody is delivered to."""
+    return True

@@ -18,9 +18,10 @@
 --               a, b (ms of the oldest entry, and z before it, as they were when last looked at: neither is too high);
 --               t (ms when expiries were last set)
 --
--- Message   "E <epoch> <prev> <ms> <n> <count> <offset> <size> …\n" and the lines of all entries: the id of each is
---           <ms>-<n + offset>, its lines have <size> bytes; prev is the topic's id before the first. Ids of one call
---           have one ms and count on by one, whatever the topic.
+-- Message   "E <epoch> <prev> <ms> <n> <said> <count> <offset> <size> …\n" and the lines of all entries: the id of each
+--           is <ms>-<n + offset>, its lines have <size> bytes; prev is the topic's id before the first. Ids of one call
+--           have one ms and count on by one, whatever the topic; each topic has a message of its own. So one may name
+--           ids behind others of which the next message tells: all before <ms>-<n + said> are told of with this one.
 
 local EXPIRED_KEYS_A_CALL = 20
 
@@ -117,8 +118,8 @@ local function trim_bytes(log, z, most)
 end
 
 -- Append `entries` (by number) to a topic, keep it within its retention, and publish them. `offsets` has by number how
--- far the entry's id lies after ms-first_n.
-local function append(topic, entries, offsets, ms, first_n, record)
+-- far the entry's id lies after ms-first_n, `said` how far what was told of goes then.
+local function append(topic, entries, offsets, said, ms, first_n, record)
   local at = 6 + 5 * topic
   local log, rec = KEYS[4 + 2 * topic], KEYS[5 + 2 * topic]
   local prev, z, oldest_ms, before, touched = unpack(record, 1, 5)
@@ -159,7 +160,7 @@ local function append(topic, entries, offsets, ms, first_n, record)
     call('PEXPIREAT', log, used + math.min(ARGV[at + 4], ARGV[4]) + SLACK_MS)
     call('PEXPIREAT', rec, used + ARGV[4] + SLACK_MS)
   end
-  local head = table.concat({ 'E', epoch, prev, ms_text, first_n, #entries, table.concat(sizes, ' ') }, ' ')
+  local head = table.concat({ 'E', epoch, prev, ms_text, first_n, said, #entries, table.concat(sizes, ' ') }, ' ')
   call('PUBLISH', ARGV[at + 1], head .. '\n' .. table.concat(lines))
 end
 
@@ -181,10 +182,21 @@ local function give_ids(ids, ms, n)
   return entries, offsets, given
 end
 
+-- By topic: the offset of the first entry of all topics after it, of which nothing is told yet when it is published.
+local function offsets_said(entries, offsets, given)
+  local said, least = {}, given
+  for topic = topic_count, 1, -1 do
+    said[topic] = least
+    local first = entries[topic][1]
+    least = first and math.min(least, offsets[first]) or least
+  end
+  return said
+end
+
 local function publish(ids)
   local ms, n = next_id()
   local entries, offsets, given = give_ids(ids, ms, n)
-  local records = {}
+  local said, records = offsets_said(entries, offsets, given), {}
   for topic = 1, topic_count do
     records[topic] = open_topic(topic, ms)
   end
@@ -193,7 +205,7 @@ local function publish(ids)
   last_ms, last_n = ms, n + given - 1
   for topic = 1, topic_count do
     if entries[topic][1] then
-      append(topic, entries[topic], offsets, ms, n, records[topic])
+      append(topic, entries[topic], offsets, said[topic], ms, n, records[topic])
     end
   end
   return reply(0, ids)

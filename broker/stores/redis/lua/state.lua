@@ -8,7 +8,8 @@
 -- ARGV[4]  topic memory, ms
 --
 -- Afterwards `now` (ms), `last_ms`, `last_n` and `epoch` (text) are set. `epoch` rises whenever born, floor or rewinds
--- change: who knows them for this epoch need not ask again.
+-- change: who knows them for this epoch need not ask again. It is never lower than an epoch that a server had which has
+-- been lost since: it starts at the time of birth, and goes on from the id that a rewind goes on from.
 --
 -- A script's functions are made anew at every call, so what is seldom needed is made only where it is needed.
 
@@ -94,12 +95,13 @@ local function renew(seen_ms, seen_n)
     return rewinds
   end
 
+  -- The floor may have risen on a server that is lost, and its epoch with it: one more than this one knows may be known.
   local function store(rewinds)
     local texts = {}
     for index, rewind in ipairs(rewinds) do
       texts[index] = rewind.lost .. ' ' .. rewind.seen .. ' ' .. rewind.resumed
     end
-    epoch = ('%d'):format(epoch + 1)
+    epoch = ('%d'):format(math.max(epoch + 1, rewinds[#rewinds] and (parse(rewinds[#rewinds].resumed)) or 0))
     save('rewinds', table.concat(texts, ';'), 'epoch', epoch)
   end
 

@@ -1,0 +1,1 @@
+"""What the shared store costs: two brokers on one Valkey server, against the store in memory."""

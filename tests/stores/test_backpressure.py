@@ -1,0 +1,67 @@
+"""What an instance hears faster than it can fan out stays in the server: its own memory is bounded (I4)."""
+
+from __future__ import annotations
+
+import asyncio
+from time import time
+
+import pytest
+
+from broker import fanout, gate
+from broker.settings import Settings
+from broker.stores.redis.link import READ_BYTES
+from tests.stores.conftest import StartServer
+from tests.web.serving import Server, Stream
+
+EVENTS, EVENT_BYTES, BATCH = 400, 10_000, 20
+SUBSCRIBERS = 40
+
+
+async def test_i4_what_is_heard_is_bounded_by_what_is_fanned_out(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis = start_server()
+    settings = Settings(redis_url=redis.url, retention_bytes=2 * EVENTS * EVENT_BYTES)
+    one, other = Server(settings, time), Server(settings, time)
+    await one.start()
+    await other.start()
+    try:
+        streams = [await other.subscribe("/topics/a") for _ in range(SUBSCRIBERS)]
+        monkeypatch.setattr(gate, "ALL_BYTES", 500_000)
+        monkeypatch.setattr(fanout, "SLICE_WRITES", 2)  # much slower than what is heard
+        most, pauses = 0, 0
+        done = asyncio.Event()
+
+        async def look() -> None:
+            nonlocal most, pauses
+            while not done.is_set():
+                most = max(most, other.node._hub.backlog)
+                pauses += not other.node._store._flowing.is_set()  # type: ignore[attr-defined]
+                await asyncio.sleep(0)
+
+        looking = asyncio.ensure_future(look())
+        lines = b"".join(b'{"data": "%d %s"}\n' % (number, b"x" * EVENT_BYTES) for number in range(EVENTS))
+        answer = await one.request("POST", "/topics/a", lines, Content_Type="application/x-ndjson")
+        assert answer.status == 200
+        await asyncio.gather(*(whole(stream) for stream in streams))
+        done.set()
+        await looking
+        assert pauses
+        at_once = (
+            gate.ALL_BYTES + 2 * READ_BYTES
+        )  # what was read before it stopped, and one message that had begun
+        assert most <= at_once < EVENTS * EVENT_BYTES / 3
+        assert await ready(other)
+    finally:
+        await one.stop()
+        await other.stop()
+
+
+async def whole(stream: Stream) -> None:
+    data = await stream.data(EVENTS)
+    assert [text.split()[0] for text in data] == [str(number) for number in range(EVENTS)]
+    assert len(stream.events) == EVENTS + 1, "and broker.open"
+
+
+async def ready(broker: Server) -> bool:
+    return (await broker.request("GET", "/readyz")).status == 200

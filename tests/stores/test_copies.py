@@ -1,0 +1,218 @@
+"""An instance's copies of logs, without a server: what they make of what is read and heard, in any order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from broker.events import EventId, id_at
+from broker.feed import Feed, FeedKey
+from broker.logs import Logs
+from broker.stores.redis.copies import Copies, Copy, Level
+from broker.stores.redis.messages import Arrival, Facts, Held, heard
+from broker.topics import Retention, RetentionRules
+
+NOW = 1_700_000_000.0
+BORN = id_at(NOW - 1000)
+MEMORY_SECONDS = 3600.0
+FACTS = Facts(1, BORN, BORN, (BORN,), ())
+
+
+def at(step: int) -> EventId:
+    """An id of the present; they increase with `step`."""
+    return id_at(NOW) + step
+
+
+def frame(event_id: EventId) -> bytes:
+    return b"data: %d\n\n" % event_id
+
+
+class Bench:
+    """Copies, and what was asked of those around them."""
+
+    def __init__(self) -> None:
+        logs = Logs(
+            0,
+            RetentionRules(Retention(100, 10_000, 60)),
+            max_bytes=100_000,
+            max_topics=10,
+            topic_memory_seconds=MEMORY_SECONDS,
+        )
+        self.delivered: list[str] = []
+        self.holes: list[Copy] = []
+        self.copies = Copies(
+            logs,
+            lambda: NOW,
+            topic_memory_seconds=MEMORY_SECONDS,
+            deliver=lambda topic, _size: self.delivered.append(topic),
+            on_hole=self.holes.append,
+        )
+
+    def read(
+        self,
+        topic: str,
+        *entries: tuple[int, int],
+        after: EventId | None = None,
+        upto: int = 0,
+        facts: Facts = FACTS,
+    ) -> Copy:
+        """A live copy, read when the store's last id was `upto`; `entries` are (id, prev)."""
+        copy = self.copies.open(topic)
+        page = held(*entries) if entries else Held(None, 0, 0, False, ())
+        self.copies.begin(copy, at(0) if after is None else after, page, facts, at(upto))
+        self.copies.go_on(copy, page, facts)
+        assert self.copies.go_live(copy, at(upto))
+        return copy
+
+    def hear(self, topic: str, *steps: int, prev: EventId, epoch: int = 1, said: int | None = None) -> None:
+        entries = tuple((at(step), frame(at(step))) for step in steps)
+        self.copies.arrived(
+            topic, Arrival(epoch, prev, entries, 0, 10, at(steps[-1] if said is None else said))
+        )
+
+
+def held(*entries: tuple[int, int], cleared: tuple[int, int] | None = None, more: bool = False) -> Held:
+    """What a read answers of a topic whose entries are (id, prev)."""
+    cleared_at, cleared_after = cleared or (0, 0)
+    made = [(at(step), at(prev), frame(at(step))) for step, prev in entries]
+    last = max([made[-1][0]] if made else [0], default=0)
+    return Held(
+        last or at(cleared_at),
+        at(cleared_at) if cleared else 0,
+        at(cleared_after) if cleared else 0,
+        more,
+        made,
+    )
+
+
+def steps(copy: Copy, after: EventId = 0) -> Sequence[int]:
+    return [entry.id - id_at(NOW) for entry in copy.log.after(after) if entry.frame]
+
+
+def gaps(copy: Copy, after: EventId = 0) -> list[str]:
+    return [entry.gap for entry in copy.log.after(after) if entry.gap is not None]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_i2_a_call_for_several_topics_is_not_complete_before_its_last_message(bench: Bench) -> None:
+    """Ids 1 and 3 are a's, 2 is b's: who reads both is not written 3 before b's message came."""
+    one, other = bench.read("a"), bench.read("b")
+    bench.copies.heard(at(0), 1)
+    both = Feed(FeedKey(("a", "b"), False), [one.log, other.log], at(0))
+    messages = [
+        heard(b"E 1 0-0 %d 1 1 2 0 8 2 8\ndata: 1\ndata: 3\n" % (NOW * 1000)),
+        heard(b"E 1 0-0 %d 1 3 1 1 8\ndata: 2\n" % (NOW * 1000)),
+    ]
+    assert isinstance(messages[0], Arrival) and isinstance(messages[1], Arrival)
+    bench.copies.arrived("a", messages[0])
+    assert both.end(bench.copies.complete_to.value) == at(1)
+    bench.copies.arrived("b", messages[1])
+    assert both.end(bench.copies.complete_to.value) == at(3)
+    piece = both.piece_after(at(0), at(3))
+    assert piece is not None and piece.chunk.count(b"data:") == 3
+
+
+def test_what_was_held_back_is_delivered_once_it_is_complete(bench: Bench) -> None:
+    bench.read("a")
+    bench.copies.heard(at(0), 1)
+    bench.hear("a", 1, 3, prev=at(0), said=1)
+    bench.delivered.clear()
+    bench.copies.heard(at(3), 1)
+    assert bench.delivered == ["a"]
+
+
+def test_i2_new_facts_are_learned_before_anybody_is_complete_behind_them(bench: Bench) -> None:
+    """A probe of a new epoch may be heard before the answer that tells what was lost."""
+    copy = bench.read("a")
+    bench.copies.heard(at(1), 1)
+    bench.copies.heard(at(9), 2)
+    assert bench.copies.complete_to.value == at(1)
+    bench.copies.learn(Facts(2, BORN, BORN, (BORN, at(5)), ()))
+    assert bench.copies.complete_to.value == at(9)
+    assert gaps(copy) == ["lost"]
+
+
+def test_i2_a_loss_is_told_of_a_topic_of_which_the_store_knows_nothing(bench: Bench) -> None:
+    """Its record is lost too; the copy began behind the loss, and somebody comes back with a cursor from before."""
+    facts = Facts(2, BORN, BORN, (BORN, at(5)), ())
+    copy = bench.read("a", after=at(9), upto=9, facts=facts)
+    assert copy.log.reaches(at(2))
+    assert gaps(copy, after=at(2)) == ["lost"]
+    assert gaps(copy, after=at(9)) == []
+
+
+def test_i2_a_delete_between_two_pages_of_the_first_read_hides_what_was_read(bench: Bench) -> None:
+    copy = bench.copies.open("a")
+    first = held((1, 0), (2, 1), more=True)
+    bench.copies.begin(copy, at(0), first, FACTS, at(3))
+    bench.copies.go_on(copy, first, FACTS)
+    bench.copies.go_on(copy, held((5, 4), cleared=(4, 3)), FACTS)
+    assert bench.copies.go_live(copy, at(5))
+    assert copy.log.visible()[2] == 1
+    assert steps(copy, copy.log.start_after(0)) == [5]
+    assert copy.log.has_gap(at(2))
+    assert not copy.log.has_gap(at(3))
+
+
+def test_no_gap_where_the_floor_rises_under_a_live_copy(bench: Bench) -> None:
+    """Its record was given up with others; nothing of this topic was missed, for its channel was heard all the time."""
+    copy = bench.read("a", (1, 0))
+    bench.copies.heard(at(1), 1)
+    bench.hear("a", 9, prev=at(7), epoch=2)
+    assert bench.holes == [copy]
+    facts = Facts(2, BORN, at(7), (BORN,), ())
+    bench.copies.go_on(copy, held((9, 7)), facts)
+    assert bench.copies.go_live(copy, at(9))
+    assert (steps(copy), gaps(copy)) == ([1, 9], [])
+
+
+def test_no_gap_in_a_topic_unknown_for_longer_than_is_remembered(bench: Bench) -> None:
+    """What stands for its last id rises with time, and nothing else was heard yet."""
+    copy = bench.read("a", upto=0, facts=Facts(1, id_at(1), id_at(1), (id_at(1),), ()))
+    bench.hear("a", 1, prev=id_at(NOW - MEMORY_SECONDS + 0.5))
+    assert bench.holes == []
+    assert (steps(copy), gaps(copy)) == ([1], [])
+
+
+async def test_who_waited_for_a_level_in_vain_is_forgotten() -> None:
+    level = Level()
+    for _ in range(100):
+        level.reached(5).cancel()
+    await asyncio.sleep(0)
+    assert len(level._waiting) == 0
+    waiting = level.reached(5)
+    level.rise(5)
+    assert waiting.done()
+    await asyncio.sleep(0)
+    assert len(level._waiting) == 0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello",
+        b"E",
+        b"E 1\n",
+        b"E 1 0-0 5 1 1 1 0\n",
+        b"E 1 0-0 5 1 1 0\n",
+        b"E 1 0-0 5 1 2 2 0 5\nabcde",
+        b"E 1 0-0 5 1 1 1 0 99\ndata: x\n",
+        b"E x 0-0 5 1 1 1 0 8\ndata: x\n",
+        b"D 1 0-0\n",
+        b"D 1 0-0 x-y\n",
+        b"P 1\n",
+        b"P 1 5-0 6-0\n",
+        b"Q 1 5-0\n",
+        "E 1 0-0 ५ 1 1 1 0 8\ndata: x\n".encode(),
+    ],
+)
+def test_what_is_no_message_of_a_store(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        heard(data)

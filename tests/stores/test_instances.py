@@ -1,0 +1,182 @@
+"""Two instances on one server are one broker: whatever is asked of one holds for the other (contract §2 to §4)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from time import monotonic, time
+from typing import Any
+
+import pytest
+
+from broker.settings import Settings
+from tests.redis_servers import Server as Redis
+from tests.web.serving import Server
+
+COUNTS_SECONDS = 2.0
+
+Pair = tuple[Server, Server]
+
+
+@pytest.fixture
+async def pair(shared_server: Redis) -> AsyncIterator[Pair]:
+    """Two brokers on one server that is empty."""
+    with shared_server.client() as client:
+        client.flushall()
+    made = []
+    for _ in range(2):
+        broker = Server(Settings(redis_url=shared_server.url, idempotency_memory_bytes=20_000), time)
+        made.append(broker)
+        await broker.start()
+    yield made[0], made[1]
+    for broker in made:
+        await broker.stop()
+
+
+async def info(broker: Server, topic: str) -> dict[str, Any]:
+    return (await broker.request("GET", f"/topics/{topic}", accept="application/json")).json()
+
+
+async def until_info(broker: Server, topic: str, **wanted: object) -> None:
+    """Ask until the answer has what is wanted, which it must within the 2 s of contract §4."""
+    began = monotonic()
+    while not wanted.items() <= (answer := await info(broker, topic)).items():
+        assert monotonic() - began < COUNTS_SECONDS, answer
+        await asyncio.sleep(0.02)
+
+
+async def test_a_key_counts_once_wherever_it_is_sent(pair: Pair) -> None:
+    first, second = await asyncio.gather(
+        *(broker.request("POST", "/topics/a", b"paid", Idempotency_Key="order-17") for broker in pair)
+    )
+    assert first.status == second.status == 201
+    assert first.json() == second.json()
+    assert [("idempotency-replayed" in answer.headers) for answer in (first, second)].count(True) == 1
+    assert (await info(pair[0], "a"))["events"] == 1
+
+
+async def test_a_key_to_several_topics_counts_once_on_each(pair: Pair) -> None:
+    one, other = pair
+    await one.publish("a", "1", Idempotency_Key="k")
+    both = await other.request("POST", "/topics?topic=a&topic=b", b"1", Idempotency_Key="k")
+    again = await one.request("POST", "/topics?topic=a&topic=b", b"1", Idempotency_Key="k")
+    assert both.json() == again.json()
+    assert ("idempotency-replayed" in both.headers, "idempotency-replayed" in again.headers) == (False, True)
+    assert [(await info(other, topic))["events"] for topic in "ab"] == [1, 1]
+
+
+async def test_keys_are_bounded_in_bytes_for_all(pair: Pair) -> None:
+    statuses = set()
+    for number in range(200):
+        broker = pair[number % 2]
+        answer = await broker.request("POST", "/topics/a", b"x", Idempotency_Key=f"key-{number}")
+        statuses.add(answer.status)
+        if answer.status == 429:
+            assert answer.json()["code"] == "rate-limited"
+            assert "retry-after" in answer.headers
+            break
+    assert statuses == {201, 429}
+    assert (await pair[0].request("POST", "/topics/a", b"x")).status == 201
+
+
+async def test_info_counts_the_subscribers_of_all(pair: Pair) -> None:
+    one, other = pair
+    streams = [
+        await one.subscribe("/topics/a"),
+        await other.subscribe("/topics/a"),
+        await other.subscribe("/topics/a"),
+    ]
+    await one.publish("a", "x")
+    for broker in pair:
+        await until_info(broker, "a", subscribers=3, events=1, bytes=len("data: x\nid: 1234567890123-0\n\n"))
+    await streams[1].close()
+    for broker in pair:
+        await until_info(broker, "a", subscribers=2)
+
+
+async def test_the_list_has_the_topics_of_all_page_by_page(pair: Pair) -> None:
+    one, other = pair
+    for name in ("d", "b"):
+        await one.publish(name, "x")
+    await other.publish("a", "x")
+    stream = await other.subscribe("/topics/c")
+    await until_info(one, "c", subscribers=1)
+    names: list[str] = []
+    target = "/topics?limit=1"
+    while True:
+        page = (await one.request("GET", target, accept="application/json")).json()
+        topics, following = page["topics"], page["next"]
+        assert isinstance(topics, list)
+        names += [topic["topic"] for topic in topics]
+        if following is None:
+            break
+        target = f"/topics?limit=1&after={following}"
+    assert names == ["a", "b", "c", "d"]
+    await stream.close()
+
+
+async def test_deleted_on_one_ends_on_the_other(pair: Pair) -> None:
+    one, other = pair
+    seen = await other.subscribe("/topics/a?since=earliest")
+    await one.publish("a", "1")
+    cursor = (await seen.event(1)).id
+    missed = await one.publish("a", "2")
+    both = await other.subscribe("/topics?topic=a&topic=b")
+    assert (await one.request("DELETE", "/topics/a")).status == 204
+    await seen.end()
+    assert [event.type for event in seen.events] == [None, None, "broker.end"]
+    assert json.loads(seen.events[-1].data) == {"topic": "a", "reason": "deleted"}
+    await both.until(lambda: any(event.type == "broker.end" for event in both.events))
+    await one.publish("b", "goes on")
+    assert await both.data(1) == ["goes on"]
+    new = await one.publish("a", "3")
+    for broker in pair:
+        behind = await broker.subscribe("/topics/a", Last_Event_ID=cursor)
+        assert await behind.data(1) == ["3"]
+        assert [event.type for event in behind.events] == ["broker.gap", None]
+        upto_date = await broker.subscribe("/topics/a", Last_Event_ID=missed)
+        assert [event.id for event in [await upto_date.event(1)]] == [new], (
+            "no gap for who had seen everything"
+        )
+    assert (await info(other, "a"))["events"] == 1
+
+
+async def test_a_cursor_of_either_serves_on_the_other(pair: Pair) -> None:
+    ids = [await pair[number % 2].publish("ab"[number % 3 == 0], str(number)) for number in range(30)]
+    for broker in pair:
+        for at in (0, 7, 28):
+            stream = await broker.subscribe("/topics?topic=a&topic=b", Last_Event_ID=ids[at])
+            assert await stream.data(29 - at) == [str(number) for number in range(at + 1, 30)]
+            assert len(stream.events) == 29 - at
+
+
+async def test_a_cursor_ahead_of_the_store_is_unknown_to_all(pair: Pair) -> None:
+    one, other = pair
+    last = await one.publish("a", "1")
+    same = await other.subscribe("/topics/a", Last_Event_ID=last)
+    ms = int(last.partition("-")[0])
+    ahead = await other.subscribe("/topics/a", Last_Event_ID=f"{ms + 60_000}-0")
+    gap = await ahead.event(1)
+    assert (gap.type, json.loads(gap.data)["reason"]) == ("broker.gap", "unknown-id")
+    await one.publish("a", "2")
+    assert await ahead.data(1) == await same.data(1) == ["2"]
+    assert len(same.events) == 1
+
+
+async def test_starts_in_time_and_by_number_reach_into_the_store(pair: Pair) -> None:
+    one, other = pair
+    for number in range(10):
+        await one.publish("a", str(number))
+    live = await other.subscribe("/topics/a")  # so that this one's copy begins behind them
+    for query, first in (
+        ("last=3", 7),
+        ("since=earliest", 0),
+        ("since=10m", 0),
+        ("last=100", 0),
+        ("last=1", 9),
+    ):
+        stream = await other.subscribe(f"/topics/a?{query}")
+        assert await stream.data(10 - first) == [str(number) for number in range(first, 10)]
+        assert len(stream.events) == 10 - first
+    await live.close()
