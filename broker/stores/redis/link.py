@@ -112,8 +112,9 @@ async def open_link(address: Address) -> Link:
         async with asyncio.timeout(2 * CONNECT_SECONDS):
             connection = await address.connect()
             try:
+                link = await _greet(connection)
                 _mind_cancelling()
-                return await _greet(connection)
+                return link
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
@@ -128,7 +129,7 @@ async def open_link(address: Address) -> Link:
 
 
 def _mind_cancelling() -> None:
-    """End a task that was cancelled while redis-py connected: in Python 3.11 its `wait_for` may lose that.
+    """End a task that was cancelled while redis-py connected or asked: in Python 3.11 its `wait_for` may lose that.
 
     A lost one would leave the task running for ever, and whoever awaits its end.
     """
