@@ -13,6 +13,7 @@ from broker.metrics import Metrics
 from broker.node import Limits, Node
 from broker.settings import BadSetting, Settings
 from broker.stores.base import Store
+from broker.stores.check import check_store
 from broker.stores.memory import MemoryStore
 from broker.web import operate, page, publish, topics
 from broker.web.bodies import Bodies
@@ -25,10 +26,13 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     """The broker as an aiohttp application, to be served by `web.runner.Runner`, or by any of aiohttp's ways.
 
     Raises:
-        BadSetting: a setting is none for the store that it chooses.
+        BadSetting: a setting is none for the store that it chooses, or `data` is set: an application starts no server of its
+            own, `broker serve` does.
     """
     settings = settings or Settings()
-    _check(settings)
+    check_store(settings)
+    if settings.data is not None:
+        raise BadSetting("data", "only `broker serve` runs a server there; give create_app a redis_url")
     app = web.Application(
         middlewares=[
             errors_to_answers,
@@ -73,17 +77,6 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_get("/metrics", operate.metrics)
     router.add_get("/", page.index)
     router.add_get("/page/{name}", page.asset)
-
-
-def _check(settings: Settings) -> None:
-    if settings.redis_url is None:
-        return
-    from broker.stores.redis import address
-
-    try:
-        address.parse(settings.redis_url)
-    except ValueError as error:
-        raise BadSetting("redis_url", str(error)) from None
 
 
 def _store(settings: Settings, clock: Clock) -> Store:

@@ -115,7 +115,9 @@ async def open_link(address: Address) -> Link:
         async with asyncio.timeout(2 * CONNECT_SECONDS):
             connection = await address.connect()
             try:
-                return await _greet(connection)
+                link = await _greet(connection)
+                _mind_cancelling()
+                return link
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
@@ -128,6 +130,16 @@ async def open_link(address: Address) -> Link:
         raise (Refused if is_refusal else LinkLost)(str(error)) from None
     except (LookupError, ValueError, AttributeError) as error:  # an answer of another form
         raise LinkLost(f"what answers there is no Redis: {error}") from None
+
+
+def _mind_cancelling() -> None:
+    """End a task that was cancelled while redis-py connected or asked: in Python 3.11 its `wait_for` may lose that.
+
+    A lost one would leave the task running for ever, and whoever awaits its end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _greet(connection: AbstractConnection) -> Link:
