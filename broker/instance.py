@@ -59,7 +59,7 @@ async def serve(
     try:
         await runner.setup()
     except Unavailable as error:
-        raise StartError(error.detail) from None
+        raise StartError(f"redis_url: {error.detail}") from None
     try:
         await _listen(runner, settings, tls, sockets)
         signals = _catch(has_successor=sockets is not None)

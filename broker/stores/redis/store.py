@@ -179,8 +179,9 @@ class RedisStore:
             _log.warning("starting without the store: %s", self._problem())
         except Unavailable as error:
             if self._calls.refused:
+                why = f"{self._address.shown} lets nobody in: {self._calls.problem}"
                 await self.stop()
-                raise Unavailable(f"{self._address.shown} lets nobody in: {self._calls.problem}") from None
+                raise Unavailable(why) from None
             _log.warning("starting without the store: %s", error.detail)
 
     async def stop(self) -> None:
