@@ -194,6 +194,17 @@ def test_i2_what_was_lost_is_told_of_each_topic_of_a_connection(bench: Bench) ->
     assert feed.piece_after(at(5), at(5)) is None
 
 
+def test_the_newest_events_are_counted_without_the_gaps_between(bench: Bench) -> None:
+    copy = bench.read("a", (1, 0), (2, 1), (3, 2))
+    bench.copies.learn(Facts(2, BORN, BORN, (BORN, at(5)), ()))
+    bench.hear("a", 6, prev=at(3), epoch=2)
+    starts = [copy.log.start_before(count) for count in (1, 2, 3, 9)]
+    assert [steps(copy, start) for start in starts] == [[6], [3, 6], [2, 3, 6], [1, 2, 3, 6]]
+    assert copy.log.mute == 1
+    copy.log.empty()
+    assert (copy.log.mute, copy.log.start_before(2)) == (0, at(6))
+
+
 async def test_who_waited_for_a_level_in_vain_is_forgotten() -> None:
     level = Level()
     for _ in range(100):

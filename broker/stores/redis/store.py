@@ -392,7 +392,7 @@ class RedisStore:
                 return min(cursor, self.last_id)
             case Since(seconds):
                 return min(max(0, id_at(seconds) - 1), self.last_id)
-            case Last(number) if copy.log.visible()[2] >= number:
+            case Last(number) if copy.log.visible()[2] - copy.log.mute >= number:
                 return copy.log.last
             case _:
                 return 0
