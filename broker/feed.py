@@ -105,19 +105,24 @@ class Feed:
         """The next piece for a subscriber at `cursor`, or None; nothing in it is newer than `up_to`."""
         frames: list[bytes] = []
         size = 0
-        end = cursor
+        before = end = cursor
         ended = None
         gaps: list[str] = []
         mute = 0  # entries that are nothing but a gap
         for topic, log, entry in self._entries(cursor):
             if entry.id > up_to:
                 break
+            is_next = (
+                entry.id != end
+            )  # what a store has lost has one id in all its logs: each topic tells of it
+            if is_next:
+                before = end
             frame = log.enveloped(topic, entry) if self.key.enveloped else entry.frame
-            told = entry.gap is not None and self._floored(topic, end) < entry.prev
+            told = entry.gap is not None and self._floored(topic, before) < entry.prev
             if told:
-                frame = sse.gap(topic, format_id(end), entry.gap or "") + frame
+                frame = sse.gap(topic, format_id(before), entry.gap or "") + frame
             size += len(frame)
-            if frames and size > PIECE_BYTES:
+            if frames and size > PIECE_BYTES and is_next:
                 break
             frames.append(frame)
             if told:

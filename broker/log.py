@@ -72,6 +72,7 @@ class Log:
         envelope_bytes: size of all envelopes held; readers made them, so they take nothing from retention.
         hold: entries after this id stay; None holds nothing.
         reach: for a cursor at or after this id the log answers exactly as its store would.
+        mute: how many entries are nothing but a gap.
         accounted: how much of `footprint` the owner of all logs has counted.
         named: whether an entry was ever appended, so that `last` is worth remembering.
     """
@@ -86,6 +87,7 @@ class Log:
         "envelope_bytes",
         "hold",
         "last",
+        "mute",
         "named",
         "reach",
         "retention",
@@ -97,6 +99,7 @@ class Log:
         self.bytes = 0
         self.envelope_bytes = 0
         self.accounted = 0
+        self.mute = 0
         self.hold: EventId | None = None
         self.reach: EventId = 0
         self.named = False
@@ -124,6 +127,7 @@ class Log:
         self._entries[: self._start] = entries
         self._start = 0
         self.bytes += sum(len(entry.frame) for entry in entries)
+        self.mute += sum(not entry.frame for entry in entries)
         self.named = self.named or bool(entries)
         self.reach = reach
 
@@ -134,6 +138,7 @@ class Log:
     def _add(self, entry: Entry) -> None:
         self._entries.append(entry)
         self.bytes += len(entry.frame)
+        self.mute += not entry.frame
         self.last = entry.id
         self.named = True
 
@@ -181,6 +186,7 @@ class Log:
         for dropped in range(self._start, index):
             entry = entries[dropped]
             self.bytes -= len(entry.frame)
+            self.mute -= not entry.frame
             self.envelope_bytes -= len(entry.enveloped or b"")
             entries[dropped] = _DROPPED
         self._start = index
@@ -245,8 +251,12 @@ class Log:
         return cursor if entry.gap is not None else max(cursor, entry.prev)
 
     def start_before(self, count: int) -> EventId:
-        """The cursor from which the newest `count` entries follow, or all, if there are fewer."""
-        index = max(self._index_after(self.cleared_at), len(self._entries) - count)
+        """The cursor from which the newest `count` events follow, or all, if there are fewer."""
+        first = self._index_after(self.cleared_at)
+        index = max(first, len(self._entries) - count)
+        if self.mute:
+            events = [at for at in range(first, len(self._entries)) if self._entries[at].frame][-count:]
+            index = events[0] if events else len(self._entries)
         return self._entries[index].prev if index < len(self._entries) else self.last
 
     def _index_after(self, cursor: EventId) -> int:

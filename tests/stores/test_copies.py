@@ -180,6 +180,31 @@ def test_no_gap_in_a_topic_unknown_for_longer_than_is_remembered(bench: Bench) -
     assert (steps(copy), gaps(copy)) == ([1], [])
 
 
+def test_i2_what_was_lost_is_told_of_each_topic_of_a_connection(bench: Bench) -> None:
+    logs = [bench.read(topic).log for topic in "abc"]
+    bench.copies.heard(at(1), 1)
+    bench.copies.learn(Facts(2, BORN, BORN, (BORN, at(5)), ()))
+    for topic in "abc":
+        bench.hear(topic, *[6], prev=at(0), epoch=2)
+    feed = Feed(FeedKey(("a", "b", "c"), False), logs, at(0))
+    piece = feed.piece_after(at(1), at(5))
+    assert piece is not None
+    assert (piece.gaps, piece.end, piece.events) == (("lost",) * 3, at(5), 0)
+    assert [b'"topic":"%s"' % topic in piece.chunk for topic in (b"a", b"b", b"c")] == [True] * 3
+    assert feed.piece_after(at(5), at(5)) is None
+
+
+def test_the_newest_events_are_counted_without_the_gaps_between(bench: Bench) -> None:
+    copy = bench.read("a", (1, 0), (2, 1), (3, 2))
+    bench.copies.learn(Facts(2, BORN, BORN, (BORN, at(5)), ()))
+    bench.hear("a", 6, prev=at(3), epoch=2)
+    starts = [copy.log.start_before(count) for count in (1, 2, 3, 9)]
+    assert [steps(copy, start) for start in starts] == [[6], [3, 6], [2, 3, 6], [1, 2, 3, 6]]
+    assert copy.log.mute == 1
+    copy.log.empty()
+    assert (copy.log.mute, copy.log.start_before(2)) == (0, at(6))
+
+
 async def test_who_waited_for_a_level_in_vain_is_forgotten() -> None:
     level = Level()
     for _ in range(100):

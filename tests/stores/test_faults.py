@@ -158,6 +158,25 @@ async def test_script_cache_flushed(start_server: StartServer, start_broker: Sta
     assert publisher.refused == []
 
 
+async def test_a_body_keeps_its_order_while_scripts_are_lost(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    redis = start_server()
+    one = await start_broker(redis.url, retention_events=10_000)
+    stream = await one.subscribe("/topics/a")
+    lines = b"".join(b'{"data": %d}\n' % number for number in range(5000))
+    publishing = asyncio.ensure_future(
+        one.request("POST", "/topics/a", lines, Content_Type="application/x-ndjson")
+    )
+    with redis.client() as client:
+        while not publishing.done():
+            client.script_flush()
+            await asyncio.sleep(0.001)
+    assert (await publishing).json()["published"] == 5000
+    await stream.until(lambda: len(stream.published()) == 5000)
+    assert numbers(stream) == list(range(5000))
+
+
 async def test_output_buffer_limit_hit_by_a_burst(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:

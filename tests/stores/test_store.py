@@ -10,11 +10,13 @@ import pytest
 
 from broker import sse
 from broker.events import EventId
-from broker.start import After, Last, Latest, Since
+from broker.start import After, Last, Latest, Since, position
 from tests.contract.benches import RedisBench
 from tests.stores.conftest import StartServer
 from tests.stores.way import Way
 from tests.web.serving import until
+
+MAX_ID = (1 << 128) - 1
 
 StartBench = Callable[..., Awaitable[RedisBench]]
 
@@ -87,3 +89,56 @@ async def test_what_a_refused_subscriber_asked_for_does_not_stay(start_server: S
         await asyncio.sleep(0)
         await store.stop()
         bench.close()
+
+
+async def test_who_asks_for_what_was_before_a_copy_began_gets_it(start_bench: StartBench) -> None:
+    """Whatever was asked first, and whatever the log has lost since: the store is asked for the rest."""
+    bench = await start_bench()
+    ids = await publish(bench, *["a"] * 9)
+    for start, expected in (
+        (Latest(), []),
+        (After(ids[6], ""), ids[7:]),
+        (Last(4), ids[5:]),
+        (After(ids[2], ""), ids[3:]),
+        (Since(0), ids),
+        (Last(100), ids),
+    ):
+        (log,) = await bench.store.watch(["a"], start)
+        where = position(
+            start,
+            ["a"],
+            [log],
+            born=bench.store.born,
+            last_id=bench.store.last_id,
+            is_lost=bench.store.is_lost,
+        )
+        assert ([entry.id for entry in log.after(where.cursor)], where.gaps) == (expected, ())
+        log.empty()
+        assert not log
+
+
+async def test_cursors_of_any_age(start_bench: StartBench) -> None:
+    """Before the store was born, before what is remembered, at and behind its last id, and no id of any store."""
+    bench = await start_bench()
+    ids = await publish(bench, *["a"] * 3)
+    bench.advance(3700)  # the record of the topic is given up, and its events are too old
+    await bench.store._forget()
+    (after,) = await publish(bench, "b")
+    other = await start_bench()
+    for store in (bench.store, other.store):
+        for cursor, gaps in (
+            (0, ("lost",)),
+            (store.born - 1, ("lost",)),
+            (ids[0], ("trimmed",)),
+            (after, ()),
+            (after + 1, ("unknown-id",)),
+            (MAX_ID, ("unknown-id",)),
+        ):
+            start = After(cursor, "")
+            for topics in (["a"], ["a", "b"]):
+                logs = await store.watch(topics, start)
+                where = position(
+                    start, topics, logs, born=store.born, last_id=store.last_id, is_lost=store.is_lost
+                )
+                assert set(where.gaps) == set(gaps), (cursor, topics)
+                store.unwatch(topics)

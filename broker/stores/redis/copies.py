@@ -185,15 +185,12 @@ class Copies:
             self._keep(copy, arrival)
             self.heard(arrival.said, arrival.epoch)
         elif arrival.epoch == self.facts.epoch and arrival.prev <= self._whole_to(copy):
-            self.heard(
-                arrival.said, arrival.epoch
-            )  # before it is delivered, for it may be written as far as that
+            # Before it is delivered, for it may be written as far as that.
+            self.heard(arrival.said, arrival.epoch)
             if arrival.last > copy.tail:
                 self._append(copy, arrival)
         else:
-            if (
-                arrival.epoch != self.facts.epoch
-            ):  # other facts, but nothing was said between, so nothing was missed
+            if arrival.epoch != self.facts.epoch:  # nothing else was said before it, so nothing was missed
                 copy.whole_to = max(copy.whole_to, arrival.prev)
             self.break_off(copy)
             self._keep(copy, arrival)

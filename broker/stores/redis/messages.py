@@ -119,7 +119,7 @@ def facts(epoch: int, reply: Sequence[bytes]) -> Facts:
             losses.append(following)
         else:
             unsure.append((lost, following))
-    return Facts(epoch, to_id(born), to_id(floor), tuple(losses), tuple(unsure))
+    return Facts(epoch, to_id(born), to_id(floor), tuple(sorted(losses)), tuple(unsure))
 
 
 class Held(NamedTuple):

@@ -101,6 +101,7 @@ class RedisStore:
         self._lag_seconds = 0.0
         self._mended = 0
         self._asked_for: EventId = 0
+        self._is_disturbed = False
         self._defect: BaseException | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -216,7 +217,7 @@ class RedisStore:
 
     def _check_one_server(self) -> None:
         """What one server says goes with what the same one answers: two may both take writes, while one takes over."""
-        if self._run_id and self._listener.run_id not in ("", self._run_id):
+        if not self._calls.problem and self._listener.run_id not in ("", self._run_id):
             self._listener.reset("the store is another server now")
 
     async def _probe(self) -> None:
@@ -247,7 +248,9 @@ class RedisStore:
             said = heard(data)
             topic = channel[len(self._names.channel_prefix) :].decode()
         except ValueError:
-            _log.warning("somebody else says something on the channel %r", channel)
+            if not self._is_disturbed:
+                _log.warning("somebody else publishes to our channels: %r was said on %r", data[:50], channel)
+            self._is_disturbed = True
             return
         self._seen.note(said.last)
         if isinstance(said, Probe):
@@ -418,7 +421,7 @@ class RedisStore:
                 return min(cursor, self.last_id)
             case Since(seconds):
                 return min(max(0, id_at(seconds) - 1), self.last_id)
-            case Last(number) if copy.log.visible()[2] >= number:
+            case Last(number) if copy.log.visible()[2] - copy.log.mute >= number:
                 return copy.log.last
             case _:
                 return 0

@@ -105,13 +105,21 @@ local function renew(seen_ms, seen_n)
     save('rewinds', table.concat(texts, ';'), 'epoch', epoch)
   end
 
-  -- The caller has seen what was given out before the server went back, and comes only now.
+  -- The caller has seen what was given out before the server went back, and comes only now. Where ids were given since,
+  -- readers have crossed the place of the loss without being told: so it moves to where they are.
   local function raise(rewinds)
-    for _, rewind in ipairs(rewinds) do
+    for index, rewind in ipairs(rewinds) do
       local resumed_ms, resumed_n = parse(rewind.resumed)
       local known_ms, known_n = parse(rewind.seen)
       if is_before(known_ms, known_n, seen_ms, seen_n) and is_before(seen_ms, seen_n, resumed_ms, resumed_n) then
         rewind.seen = ARGV[2]
+        if is_before(resumed_ms, resumed_n, last_ms, last_n) then
+          rewind.seen = format(last_ms, last_n)
+          last_ms, last_n = next_id()
+          rewind.resumed = format(last_ms, last_n)
+          save('ms', last_ms, 'n', last_n)
+          table.insert(rewinds, table.remove(rewinds, index))
+        end
         return true
       end
     end
