@@ -94,9 +94,9 @@ def _store(settings: Settings, clock: Clock) -> Store:
 
 
 def _redis(settings: Settings, url: str, clock: Clock) -> Store:
-    from broker.stores.redis import address, store
+    from broker.stores.redis import address, operations, store
 
-    limits = store.Limits(
+    limits = operations.Limits(
         prefix=settings.redis_prefix,
         failover_margin_ms=settings.failover_margin_ms,
         wait_replicas=settings.redis_wait_replicas,

@@ -10,8 +10,9 @@ from typing import Protocol
 from broker.stores.base import Store
 from broker.stores.memory import MemoryStore
 from broker.stores.redis.address import parse
+from broker.stores.redis.operations import Limits
 from broker.stores.redis.scripts import Script, Scripts, load
-from broker.stores.redis.store import Limits, RedisStore
+from broker.stores.redis.store import RedisStore
 from broker.topics import Retention, RetentionRules
 from tests.redis_servers import Server
 from tests.web.serving import Clock
@@ -101,7 +102,7 @@ class RedisBench:
     async def sweep(self) -> None:
         for _ in range(5):
             self.store.sweep()
-        await self.store._forget()
+        await self.store._operations.forget()
 
 
 def with_offset(texts: Scripts) -> Scripts:

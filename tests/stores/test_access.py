@@ -102,8 +102,8 @@ async def work(one: Broker, other: Broker, way: Way) -> None:
     assert (await one.request("DELETE", "/topics/a")).status == 204
     await stream.until(lambda: any(event.type == "broker.end" for event in stream.events))
     for broker in (one, other):
-        await broker.node._store._forget()  # type: ignore[attr-defined]
-        broker.node._store._drop("b")  # type: ignore[attr-defined]
+        await broker.node._store._operations.forget()  # type: ignore[attr-defined]
+        broker.node._store._watching.drop("b")  # type: ignore[attr-defined]
     await asyncio.sleep(1.5)
     await until_ready(one, other)
 

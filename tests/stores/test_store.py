@@ -66,7 +66,7 @@ async def test_no_gap_when_topics_are_given_up_under_who_watches_them(start_benc
     (first,) = await publish(one, "a")
     for number in range(10):
         await publish(one, f"t{number}")
-    await one.store._forget()
+    await one.store._operations.forget()
     (second,) = await publish(one, "a")
     await until(lambda: log.last == second, "it is delivered")
     assert [(entry.id, entry.gap) for entry in log.after(first - 1)] == [(first, None), (second, None)]
@@ -81,10 +81,10 @@ async def test_what_a_refused_subscriber_asked_for_does_not_stay(start_server: S
         await store.start(lambda _topic, _size: True)
         way.close()
         store._calls._link.abort("gone")  # type: ignore[union-attr]
-        store.unwatch([copy.topic for copy in [store._hold(f"t{number}") for number in range(100)]])
+        store.unwatch([copy.topic for copy in [store._watching.hold(f"t{number}") for number in range(100)]])
         assert len(store._presence._changed) == 0
         for number in range(100):
-            store._drop(f"t{number}")
+            store._watching.drop(f"t{number}")
         assert (len(store._copies), len(store._copies._held_back)) == (0, 0)
         await asyncio.sleep(0)
         await store.stop()
@@ -122,7 +122,7 @@ async def test_cursors_of_any_age(start_bench: StartBench) -> None:
     bench = await start_bench()
     ids = await publish(bench, *["a"] * 3)
     bench.advance(3700)  # the record of the topic is given up, and its events are too old
-    await bench.store._forget()
+    await bench.store._operations.forget()
     (after,) = await publish(bench, "b")
     other = await start_bench()
     for store in (bench.store, other.store):

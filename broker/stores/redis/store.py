@@ -13,59 +13,37 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import count
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-from broker.errors import RateLimited, Unavailable
-from broker.events import Clock, EventId, id_at
+from broker.errors import Unavailable
+from broker.events import Clock, EventId
 from broker.log import Log
 from broker.logs import Logs
-from broker.start import After, Last, Latest, Since, Start
+from broker.start import Start
 from broker.stores.base import Deliver, Health, Receipt, TopicState
 from broker.stores.redis.address import Address
 from broker.stores.redis.calls import Calls, Seen
 from broker.stores.redis.copies import Copies, Copy
-from broker.stores.redis.filling import Filling, settled
-from broker.stores.redis.link import Argument, Link
+from broker.stores.redis.filling import Filling
+from broker.stores.redis.link import Link
 from broker.stores.redis.listener import Listener
-from broker.stores.redis.messages import Probe, heard, to_id
+from broker.stores.redis.messages import Probe, heard
 from broker.stores.redis.names import Names
+from broker.stores.redis.operations import Limits, Operations
 from broker.stores.redis.presence import Presence
 from broker.stores.redis.scripts import Scripts, load
+from broker.stores.redis.tasks import Tasks
+from broker.stores.redis.watching import Watching
 from broker.topics import RetentionRules
 
-WATCH_SECONDS = 0.9
-LINGER_SECONDS = 30.0
-LINGERING_MOST = 20_000
 PROBE_SECONDS = 1.0
 DEAF_SECONDS = 2.0
 START_SECONDS = 5.0
 FORGET_SECONDS = 10.0
-TOPICS_A_FORGET = 100
 SWEEP_SHARE = 60
 SWEEP_LEAST = 200
-WATCH_LOOKS = 8
-RETRY_AT = 1  # in the arguments of publish.lua, behind those of all scripts
-
-_PUBLISHED, _REPLAYED, _NO_ROOM = range(3)
 
 _log = logging.getLogger("broker")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The settings of the same names."""
-
-    prefix: str
-    failover_margin_ms: int
-    wait_replicas: int
-    max_log_bytes: int
-    max_topics: int
-    topic_memory_seconds: float
-    idempotency_seconds: float
-    max_key_bytes: int
 
 
 class RedisStore:
@@ -93,16 +71,13 @@ class RedisStore:
         self._names = Names(limits.prefix, address.database, secrets.token_hex(4))
         self._scripts = texts or load()
         self._deliver: Deliver = _nobody
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._nonces = count()
-        self._lingering: dict[str, float] = {}
+        self._tasks = Tasks()
         self._forgot_at = time.monotonic()
         self._probed_at = 0.0
         self._lag_seconds = 0.0
         self._mended = 0
         self._asked_for: EventId = 0
         self._is_disturbed = False
-        self._defect: BaseException | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._logs = Logs(
@@ -143,9 +118,27 @@ class RedisStore:
             self._copies,
             retention,
             self._flowing,
-            self._spawn,
+            self._tasks.spawn,
         )
         self._presence = Presence(self._names, self._calls)
+        self._operations = Operations(
+            self._names,
+            self._scripts,
+            retention,
+            limits,
+            calls=self._calls,
+            writes=self._writes,
+            presence=self._presence,
+        )
+        self._watching = Watching(
+            self._names,
+            self._seen,
+            self._copies,
+            self._filling,
+            self._listener,
+            self._presence,
+            self._problem,
+        )
         self._run_id = ""
 
     def _make_calls(self, on_link: Callable[[Link], None], *, wait_replicas: int) -> Calls:
@@ -170,7 +163,7 @@ class RedisStore:
             self._presence.run(),
             self._probe(),
         ):
-            self._spawn(owned)
+            self._tasks.spawn(owned)
         try:
             async with asyncio.timeout(START_SECONDS):
                 for one in calls:
@@ -188,25 +181,7 @@ class RedisStore:
     async def stop(self) -> None:
         self._deliver = _nobody
         await self._presence.leave()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _spawn(self, owned: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(owned)
-        self._tasks.add(task)
-        task.add_done_callback(self._over)
-        return task
-
-    def _over(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled():
-            return
-        failure = task.exception()
-        if failure is not None and not isinstance(failure, Unavailable):
-            self._defect = failure
-            _log.critical("a task of the store died; this instance is not ready any more", exc_info=failure)
+        await self._tasks.stop()
 
     def _linked(self, link: Link) -> None:
         self._presence.write_all()
@@ -269,7 +244,7 @@ class RedisStore:
     def _ask(self) -> None:
         last, self._asked_for = self._asked_for, 0
         if last > self._copies.heard_to.value:
-            self._spawn(self._hear_all())
+            self._tasks.spawn(self._hear_all())
 
     async def _hear_all(self) -> None:
         await self._filling.sync()
@@ -294,7 +269,7 @@ class RedisStore:
         self._mended += copy.was_live
         self._filling.make_live(copy, copy.tail)
 
-    # Publish
+    # Publish and watch
 
     @property
     def born(self) -> EventId:
@@ -312,119 +287,16 @@ class RedisStore:
         return self._copies.facts.is_lost(cursor)
 
     async def publish(self, items: Sequence[tuple[str, bytes]], key: str | None = None) -> Receipt:
-        numbers = {
-            topic: number for number, topic in enumerate(dict.fromkeys(topic for topic, _ in items), 1)
-        }
-        keys: list[Argument] = [*self._names.shared_keys("state", "names", "used", "keys", "keyage")]
-        args: list[Argument] = [
-            f"{self._names.instance}:{next(self._nonces):x}",
-            "",
-            key or "",
-            int(self._limits.idempotency_seconds * 1000),
-            self._limits.max_key_bytes,
-            len(numbers),
-        ]
-        for topic in numbers:
-            keep = self._retention.of(topic)
-            keys += self._names.topic_keys(topic)
-            args += (topic, self._names.channel(topic), keep.events, keep.bytes, int(keep.seconds * 1000))
-        args.append(len(items))
-        for topic, lines in items:
-            args += (numbers[topic], lines)
-        reply = await self._writes.call(self._scripts.publish, keys, args, retry_at=RETRY_AT, is_write=True)
-        status = reply[2]
-        if status == _NO_ROOM:
-            raise RateLimited(
-                "Too many idempotency keys are remembered; try again later, or publish without a key.",
-                retry_after=max(1, int(self._limits.idempotency_seconds / 10)),
-            )
-        return Receipt([to_id(event_id) for event_id in reply[3:]], replayed=status == _REPLAYED)
+        return await self._operations.publish(items, key)
 
     async def delete(self, topic: str) -> None:
-        keys = [*self._names.shared_keys("state", "names", "used"), *self._names.topic_keys(topic)]
-        await self._writes.call(
-            self._scripts.delete, keys, [topic, self._names.channel(topic)], is_write=True
-        )
-
-    # Watch
+        await self._operations.delete(topic)
 
     async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
-        copies = [self._hold(topic) for topic in topics]
-        try:
-            async with asyncio.timeout(WATCH_SECONDS):
-                await self._prepare(copies, start)
-        except TimeoutError:
-            self.unwatch(topics)
-            raise Unavailable(f"The store can't be read now: {self._problem()}.", retry_after=2) from None
-        except BaseException:
-            self.unwatch(topics)
-            raise
-        return [copy.log for copy in copies]
-
-    def _hold(self, topic: str) -> Copy:
-        copy = self._copies.open(topic)
-        copy.watchers += 1
-        self._lingering.pop(topic, None)
-        self._presence.note(topic, copy.watchers)
-        return copy
+        return await self._watching.watch(topics, start)
 
     def unwatch(self, topics: Sequence[str]) -> None:
-        for topic in topics:
-            copy = self._copies.get(topic)
-            assert copy is not None
-            copy.watchers -= 1
-            self._presence.note(topic, copy.watchers)
-            if not copy.watchers:
-                self._linger(copy)
-
-    def _linger(self, copy: Copy) -> None:
-        """Keep a copy for a while, for who comes back; as long as there aren't too many."""
-        if not copy.was_live:
-            self._drop(copy.topic)
-            return
-        self._lingering[copy.topic] = time.monotonic()
-        if len(self._lingering) > LINGERING_MOST:
-            oldest = next(iter(self._lingering))
-            del self._lingering[oldest]
-            self._drop(oldest)
-
-    async def _prepare(self, copies: Sequence[Copy], start: Start) -> None:
-        """Return when `copies` are live, reach back as far as `start` asks, and are complete as of now."""
-        for copy in copies:
-            if not copy.is_live:
-                self._filling.make_live(copy, _hint(start))
-        several = len(copies) > 1
-        ahead = isinstance(start, After) and start.cursor > self.last_id
-        last = await self._filling.sync() if several or ahead or isinstance(start, Latest) else 0
-        for _ in range(WATCH_LOOKS):
-            waiting = next((copy for copy in copies if not copy.is_live), None)
-            if waiting is not None:
-                self._filling.make_live(waiting, _hint(start))
-                assert waiting.task is not None
-                await settled(waiting.task)
-                continue
-            short = next((copy for copy in copies if not copy.log.reaches(self._need(copy, start))), None)
-            if short is not None:
-                await self._filling.extend(short, self._need(short, start))
-                continue
-            if not several or self.complete_to >= last:
-                return
-            await self._copies.complete_to.reached(last)
-        raise TimeoutError
-
-    def _need(self, copy: Copy, start: Start) -> EventId:
-        """From where on the copy must tell the truth."""
-        match start:
-            case Latest():
-                return copy.log.last
-            case After(cursor):
-                return min(cursor, self.last_id)
-            case Since(seconds):
-                return min(max(0, id_at(seconds) - 1), self.last_id)
-            case Last(number) if copy.log.visible()[2] - copy.log.mute >= number:
-                return copy.log.last
-            case _:
-                return 0
+        self._watching.unwatch(topics)
 
     def written(self, topic: str) -> None:
         copy = self._copies.get(topic)
@@ -433,69 +305,18 @@ class RedisStore:
 
     def sweep(self) -> None:
         self._logs.sweep(self._clock(), SWEEP_LEAST + len(self._logs) // SWEEP_SHARE)
-        now = time.monotonic()
-        while self._lingering:
-            topic, since = next(iter(self._lingering.items()))
-            if now - since < LINGER_SECONDS:
-                break
-            del self._lingering[topic]
-            self._drop(topic)
-        if now - self._forgot_at >= FORGET_SECONDS and not self._calls.problem:
-            self._forgot_at = now
-            self._spawn(self._forget())
-
-    def _drop(self, topic: str) -> None:
-        copy = self._copies.get(topic)
-        if copy is None or copy.watchers:
-            return
-        for task in (copy.task, copy.extending):
-            if task is not None:
-                task.cancel()
-        self._listener.unsubscribe(self._names.channel(topic))
-        self._copies.drop(copy)
-
-    async def _forget(self) -> None:
-        """The store's own housekeeping: what nobody can ask for any more."""
-        keys = self._names.shared_keys("state", "names", "used", "keys", "keyage")
-        prefixes = [self._names.key_prefix("log"), self._names.key_prefix("rec")]
-        while True:
-            reply = await self._calls.call(
-                self._scripts.forget, keys, [self._limits.max_topics, *prefixes, TOPICS_A_FORGET]
-            )
-            if reply[2] < TOPICS_A_FORGET:
-                return
+        self._watching.sweep()
+        if time.monotonic() - self._forgot_at >= FORGET_SECONDS and not self._calls.problem:
+            self._forgot_at = time.monotonic()
+            self._tasks.spawn(self._operations.forget())
 
     # Look
 
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
-        if not topics:
-            return []
-        keys = [self._names.key("state")]
-        ages: list[Argument] = []
-        for topic in topics:
-            keys += self._names.topic_keys(topic)
-            ages.append(int(self._retention.of(topic).seconds * 1000))
-        reply = await self._calls.call(self._scripts.describe, keys, [len(topics), *ages])
-        subscribers = await self._presence.counts(topics)
-        return [
-            TopicState(
-                topic,
-                subscribers=watching,
-                events=int(reply[at]),
-                bytes=int(reply[at + 1]),
-                first_id=to_id(reply[at + 2]) if reply[at + 2] else None,
-                last_id=to_id(reply[at + 3]) if reply[at + 3] else None,
-            )
-            for topic, watching, at in zip(topics, subscribers, range(2, len(reply), 4), strict=True)
-        ]
+        return await self._operations.describe(topics)
 
     async def topics(self, after: str, limit: int) -> Sequence[str]:
-        since = f"({after}" if after else "-"
-        found = await self._calls.command(
-            "ZRANGEBYLEX", self._names.key("names"), since, "+", "LIMIT", 0, limit
-        )
-        watched = {topic for topic in await self._presence.topics() if topic > after}
-        return sorted(watched.union(name.decode() for name in found))[:limit]
+        return await self._operations.topics(after, limit)
 
     @property
     def log_bytes(self) -> int:
@@ -522,7 +343,7 @@ class RedisStore:
             "store": self._calls.problem or self._writes.problem or "ok",
             "channels": self._listener.problem or listening,
             "copies": "ok" if self._copies.is_whole else "reading what was missed",
-            "store tasks": "ok" if self._defect is None else "failed; restart this instance",
+            "store tasks": "ok" if self._tasks.defect is None else "failed; restart this instance",
         }
 
     def _problem(self) -> str:
@@ -532,19 +353,6 @@ class RedisStore:
             or self._listener.problem
             or "it doesn't answer in time"
         )
-
-
-def _hint(start: Start) -> EventId | None:
-    """Where a copy that is made for `start` begins; None for now."""
-    match start:
-        case Latest():
-            return None
-        case After(cursor):
-            return cursor
-        case Since(seconds):
-            return max(0, id_at(seconds) - 1)
-        case _:
-            return 0
 
 
 def _warn_of(info: Mapping[str, str]) -> None:

@@ -1,0 +1,141 @@
+"""What is asked of the server in one call: publish, delete, describe, list, forget.
+
+Rules: no state but the count of its calls; the forms are those at the heads of the scripts in `lua/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import count
+
+from broker.errors import RateLimited
+from broker.stores.base import Receipt, TopicState
+from broker.stores.redis.calls import Calls
+from broker.stores.redis.link import Argument
+from broker.stores.redis.messages import to_id
+from broker.stores.redis.names import Names
+from broker.stores.redis.presence import Presence
+from broker.stores.redis.scripts import Scripts
+from broker.topics import RetentionRules
+
+TOPICS_A_FORGET = 100
+RETRY_AT = 1  # in the arguments of publish.lua, behind those of all scripts
+
+_PUBLISHED, _REPLAYED, _NO_ROOM = range(3)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The settings of the same names."""
+
+    prefix: str
+    failover_margin_ms: int
+    wait_replicas: int
+    max_log_bytes: int
+    max_topics: int
+    topic_memory_seconds: float
+    idempotency_seconds: float
+    max_key_bytes: int
+
+
+class Operations:
+    """See the module; what each method promises stands at `stores.base.Store`.
+
+    Args:
+        writes: where what must be on replicas is called; `calls` is for all else.
+    """
+
+    def __init__(
+        self,
+        names: Names,
+        texts: Scripts,
+        retention: RetentionRules,
+        limits: Limits,
+        *,
+        calls: Calls,
+        writes: Calls,
+        presence: Presence,
+    ) -> None:
+        self._names = names
+        self._texts = texts
+        self._retention = retention
+        self._limits = limits
+        self._calls = calls
+        self._writes = writes
+        self._presence = presence
+        self._nonces = count()
+
+    async def publish(self, items: Sequence[tuple[str, bytes]], key: str | None = None) -> Receipt:
+        numbers = {
+            topic: number for number, topic in enumerate(dict.fromkeys(topic for topic, _ in items), 1)
+        }
+        keys: list[Argument] = [*self._names.shared_keys("state", "names", "used", "keys", "keyage")]
+        args: list[Argument] = [
+            f"{self._names.instance}:{next(self._nonces):x}",
+            "",
+            key or "",
+            int(self._limits.idempotency_seconds * 1000),
+            self._limits.max_key_bytes,
+            len(numbers),
+        ]
+        for topic in numbers:
+            keep = self._retention.of(topic)
+            keys += self._names.topic_keys(topic)
+            args += (topic, self._names.channel(topic), keep.events, keep.bytes, int(keep.seconds * 1000))
+        args.append(len(items))
+        for topic, lines in items:
+            args += (numbers[topic], lines)
+        reply = await self._writes.call(self._texts.publish, keys, args, retry_at=RETRY_AT, is_write=True)
+        status = reply[2]
+        if status == _NO_ROOM:
+            raise RateLimited(
+                "Too many idempotency keys are remembered; try again later, or publish without a key.",
+                retry_after=max(1, int(self._limits.idempotency_seconds / 10)),
+            )
+        return Receipt([to_id(event_id) for event_id in reply[3:]], replayed=status == _REPLAYED)
+
+    async def delete(self, topic: str) -> None:
+        keys = [*self._names.shared_keys("state", "names", "used"), *self._names.topic_keys(topic)]
+        await self._writes.call(self._texts.delete, keys, [topic, self._names.channel(topic)], is_write=True)
+
+    async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
+        if not topics:
+            return []
+        keys = [self._names.key("state")]
+        ages: list[Argument] = []
+        for topic in topics:
+            keys += self._names.topic_keys(topic)
+            ages.append(int(self._retention.of(topic).seconds * 1000))
+        reply = await self._calls.call(self._texts.describe, keys, [len(topics), *ages])
+        subscribers = await self._presence.counts(topics)
+        return [
+            TopicState(
+                topic,
+                subscribers=watching,
+                events=int(reply[at]),
+                bytes=int(reply[at + 1]),
+                first_id=to_id(reply[at + 2]) if reply[at + 2] else None,
+                last_id=to_id(reply[at + 3]) if reply[at + 3] else None,
+            )
+            for topic, watching, at in zip(topics, subscribers, range(2, len(reply), 4), strict=True)
+        ]
+
+    async def topics(self, after: str, limit: int) -> Sequence[str]:
+        since = f"({after}" if after else "-"
+        found = await self._calls.command(
+            "ZRANGEBYLEX", self._names.key("names"), since, "+", "LIMIT", 0, limit
+        )
+        watched = {topic for topic in await self._presence.topics() if topic > after}
+        return sorted(watched.union(name.decode() for name in found))[:limit]
+
+    async def forget(self) -> None:
+        """The store's own housekeeping: what nobody can ask for any more."""
+        keys = self._names.shared_keys("state", "names", "used", "keys", "keyage")
+        prefixes = [self._names.key_prefix("log"), self._names.key_prefix("rec")]
+        while True:
+            reply = await self._calls.call(
+                self._texts.forget, keys, [self._limits.max_topics, *prefixes, TOPICS_A_FORGET]
+            )
+            if reply[2] < TOPICS_A_FORGET:
+                return
