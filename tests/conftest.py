@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -68,6 +69,12 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
     for far in made.far.values():
         far.close()
     assert not made.hub._feeds
+
+
+def pytest_configure() -> None:
+    """What is started in the background ignores Ctrl-C, and so would all that the tests start: here it means what it says."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_asyncio_loop_factories(
