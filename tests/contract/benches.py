@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import replace
 from time import time
@@ -15,7 +16,7 @@ from broker.stores.redis.scripts import Script, Scripts, load
 from broker.stores.redis.store import RedisStore
 from broker.topics import Retention, RetentionRules
 from tests.redis_servers import Server
-from tests.web.serving import Clock
+from tests.web.serving import WAIT_SECONDS, Clock
 
 KEEP = RetentionRules(Retention(10, 10_000, 60))
 OFFSET = "test:offset"
@@ -96,8 +97,9 @@ class RedisBench:
         self._client.set(OFFSET, round(self._offset))
 
     async def settle(self) -> None:
-        last = await self.store._filling.sync()
-        await self.store._copies.heard_to.reached(last)
+        async with asyncio.timeout(WAIT_SECONDS):
+            last = await self.store._filling.sync()
+            await self.store._copies.heard_to.reached(last)
 
     async def sweep(self) -> None:
         for _ in range(5):
