@@ -2,7 +2,7 @@
 
 Layers; an import points down only:
 
-    edge     cli, web.app                                  where settings, a concrete store and handlers meet
+    edge     cli, supervisor, instance, process, web.app   where settings, a concrete store, handlers and processes meet
     web      web.*                                         aiohttp handlers; call the node; know HTTP statuses
     core     node, readings                                joins one store to one hub: watch, publish, drain
     parts    hub, fanout, feeds, feed, ends,

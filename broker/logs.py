@@ -115,12 +115,15 @@ class Logs:
         self._squeeze()
 
     def filled(self, topic: str, log: Log) -> None:
-        """To be called when entries were put in front: the same, but they stay for now, whatever retention says."""
+        """To be called when entries were put in front: the same, but they stay for now, whatever the bounds say.
+
+        Somebody is about to read them, who would ask for them again and again where they are too many.
+        """
         self._settle(topic, log)
         if log:
             self._filled[topic] = log
             self._filled.move_to_end(topic)
-        self._squeeze()
+        self._squeeze(spare=log)
 
     def discard(self, topic: str) -> None:
         """Forget a log that nobody is subscribed to, and that its store can tell of again."""
@@ -142,14 +145,16 @@ class Logs:
         if not log:
             self._filled.pop(topic, None)
 
-    def _squeeze(self) -> None:
-        while self.bytes > self._max_bytes and self._empty_one():
+    def _squeeze(self, spare: Log | None = None) -> None:
+        while self.bytes > self._max_bytes and self._empty_one(spare):
             pass
         while len(self._unpinned) > self._max_topics:
             self._forget(*self._unpinned.popitem(last=False))
 
-    def _empty_one(self) -> bool:
+    def _empty_one(self, spare: Log | None) -> bool:
         for topic, log in self._filled.items():
+            if log is spare:
+                continue
             log.empty()
             if log.footprint < log.accounted:
                 self._settle(topic, log)

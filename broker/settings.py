@@ -17,6 +17,14 @@ from broker.topics import Retention, RetentionRules, check_pattern
 LONGEST_SECONDS = 315_360_000  # ten years
 
 
+class BadSetting(ValueError):
+    """The operator's: a setting that only those who use it can judge is no good; `name` is the setting."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name = name
+
+
 class RetentionOverride(BaseModel):
     """What the topics of one pattern retain; what is left out is as for all others."""
 
@@ -34,6 +42,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8080, ge=0, le=65535, description="TCP port to listen on; 0 takes a free one")
+    workers: int = Field(
+        1, ge=1, le=256, description="processes that share the port; more than one needs redis_url or data"
+    )
     tls_cert: Path | None = Field(
         None, description="PEM file with the certificate chain; with it the broker serves HTTPS"
     )
@@ -45,9 +56,13 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="origins whose pages may publish, as scheme://host:port; comma-separated"
     )
+    data: Path | None = Field(
+        None,
+        description="directory in which a Valkey server of the broker's own keeps the events; needs the extra `embedded`; not together with redis_url",
+    )
     redis_url: str | None = Field(
         None,
-        description="Redis or Valkey server that all instances share: redis://, rediss://, unix:// or redis+sentinel://; without it the store is in memory",
+        description="Redis or Valkey server that all instances share: redis://, rediss://, unix:// or redis+sentinel://; without it, and without data, the store is in memory",
     )
     redis_prefix: str = Field(
         "broker:",
@@ -144,6 +159,13 @@ class Settings(BaseSettings):
             else value
         )
 
+    @field_validator("data", mode="before")
+    @classmethod
+    def _check_data(cls, value: object) -> object:
+        if value == "":  # which as a path would be the working directory
+            raise ValueError("it names no directory")
+        return value
+
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
@@ -171,7 +193,18 @@ class Settings(BaseSettings):
             raise ValueError("tls_cert and tls_key go together")
         if self.log_memory_bytes < self.retention_bytes:
             raise ValueError("log_memory_bytes is less than retention_bytes, which one topic may take")
+        self._check_store()
         return self
+
+    def _check_store(self) -> None:
+        if self.data is not None and self.redis_url is not None:
+            raise ValueError("data and redis_url exclude each other: each says where the events are")
+        if self.data is not None and self.redis_wait_replicas:
+            raise ValueError(
+                "redis_wait_replicas must be 0 with data: the broker's own server has no replicas"
+            )
+        if self.workers > 1 and self.data is None and self.redis_url is None:
+            raise ValueError("workers: more than one need a store that they share; give redis_url or data")
 
     def retention(self) -> RetentionRules:
         """What each topic retains."""

@@ -16,7 +16,7 @@ LAYERS = [
     {"hub", "fanout", "feeds", "feed", "ends", "walk", "subscriber", "gate", "stores", "descriptors"},
     {"node", "readings"},
     {"web"},
-    {"cli", "web.app", "__main__"},
+    {"cli", "web.app", "process", "instance", "supervisor", "__main__"},
 ]
 BESIDE = {"client", "bench"}
 """They talk to a broker from outside: they use words and bytes, and nobody below uses them."""
@@ -37,6 +37,9 @@ FORBIDDEN = {
     "node": {"aiohttp", "redis", "pydantic"},
     "web": {"redis"},
     "cli": {"redis"},
+    "process": {"aiohttp", "redis"},
+    "instance": {"redis"},
+    "supervisor": {"aiohttp", "redis"},
     "stores.redis.scripts": {"asyncio", "aiohttp", "redis"},
 }
 

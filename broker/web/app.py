@@ -11,8 +11,9 @@ from broker.descriptors import default_max_connections
 from broker.events import Clock
 from broker.metrics import Metrics
 from broker.node import Limits, Node
-from broker.settings import Settings
+from broker.settings import BadSetting, Settings
 from broker.stores.base import Store
+from broker.stores.check import check_store
 from broker.stores.memory import MemoryStore
 from broker.web import operate, page, publish, topics
 from broker.web.bodies import Bodies
@@ -22,8 +23,16 @@ from broker.web.keys import BODIES, NODE, SETTINGS
 
 
 def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.Application:
-    """The broker as an aiohttp application, to be served by `web.runner.Runner`, or by any of aiohttp's ways."""
+    """The broker as an aiohttp application, to be served by `web.runner.Runner`, or by any of aiohttp's ways.
+
+    Raises:
+        BadSetting: a setting is none for the store that it chooses, or `data` is set: an application starts no server of its
+            own, `broker serve` does.
+    """
     settings = settings or Settings()
+    check_store(settings)
+    if settings.data is not None:
+        raise BadSetting("data", "only `broker serve` runs a server there; give create_app a redis_url")
     app = web.Application(
         middlewares=[
             errors_to_answers,

@@ -169,6 +169,28 @@ def refused_start(*flags: str) -> str:
     return line
 
 
+def test_sighup_drains_too() -> None:
+    with BrokerProcess(drain_seconds=0) as broker:
+        stream = subscribe(broker)
+        broker.send_signal(signal.SIGHUP)
+        assert re.search(rb"retry: \d+\n$", rest(stream))
+        wait_for(lambda: not broker.running, "its end")
+        assert broker.terminate() == 0
+
+
+def test_a_broker_that_is_to_outlive_its_terminal_does() -> None:
+    """Whoever started it had SIGHUP ignored."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with BrokerProcess() as broker:
+            broker.send_signal(signal.SIGHUP)
+            broker.send_signal(signal.SIGTERM)
+            assert broker.terminate() == 0
+            assert "SIGHUP" not in broker.output
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_port_in_use_is_said_in_one_line(broker: BrokerProcess) -> None:
     line = refused_start("--port", str(broker.port))
     assert "can't listen" in line

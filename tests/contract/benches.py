@@ -84,7 +84,7 @@ class RedisBench:
             KEEP,
             replace(LIMITS, **limits),  # type: ignore[arg-type]
             clock=lambda: time() + self._offset,
-            texts=_with_offset(load()),
+            texts=with_offset(load()),
         )
 
     def close(self) -> None:
@@ -104,7 +104,9 @@ class RedisBench:
         await self.store._forget()
 
 
-def _with_offset(texts: Scripts) -> Scripts:
+def with_offset(texts: Scripts) -> Scripts:
+    """Scripts whose time is moved by the seconds under the key `OFFSET`."""
+
     def moved(script: Script) -> Script:
         before = "local time = call('TIME')\n"
         assert before in script.text

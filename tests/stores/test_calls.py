@@ -13,7 +13,7 @@ import pytest
 
 from broker.errors import Unavailable
 from broker.stores.redis.address import parse
-from broker.stores.redis.calls import MAX_QUEUED_BYTES, Calls
+from broker.stores.redis.calls import MAX_QUEUED_BYTES, Calls, Seen
 from broker.stores.redis.link import LinkLost, open_link
 from broker.stores.redis.scripts import Script
 from tests.contract.benches import script_of
@@ -107,6 +107,7 @@ async def start_calls() -> AsyncIterator[StartCalls]:
     def start(url: str, *, wait_replicas: int = 0) -> Calls:
         calls = Calls(
             parse(url),
+            Seen(),
             margin_ms=10_000,
             topic_memory_ms=1000,
             wait_replicas=wait_replicas,

@@ -1,124 +1,28 @@
 """What goes wrong with the server, or on the way to it: two whole brokers on one real server (design §2, §4).
 
-For each fault the same is claimed: a publisher's 2xx means that the event is in the store, else it is told 503 in time; live
-subscribers keep their connections; what the channels lost is mended in place and in order; what the store lost is told as a gap.
+What is claimed for each fault stands in `brokers`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from time import monotonic, time
-from typing import Any
+from time import monotonic
 
 import pytest
 
 from broker.events import parse_id
-from broker.settings import Settings
+from tests.stores.brokers import (
+    Publisher,
+    StartBroker,
+    gaps,
+    has,
+    numbers,
+    until_not_ready,
+    until_ready,
+)
 from tests.stores.conftest import StartSentinel, StartServer
 from tests.stores.way import Way
-from tests.web.serving import Server, Stream, until
-
-PUBLISH_SECONDS = 5.0
-RECOVERY_SECONDS = 2.0
-
-StartBroker = Callable[..., Awaitable[Server]]
-
-
-@pytest.fixture
-async def start_broker() -> AsyncIterator[StartBroker]:
-    """Starts brokers in this loop, on the given server; they are gone after the test."""
-    brokers: list[Server] = []
-
-    async def start(url: str, **settings: Any) -> Server:
-        broker = Server(Settings(redis_url=url, retry_min_ms=0, retry_max_ms=0, **settings), time)
-        brokers.append(broker)
-        await broker.start()
-        return broker
-
-    yield start
-    for broker in brokers:
-        await broker.stop()
-
-
-class Publisher:
-    """Publishes numbers, one after the other, and knows which were taken: the answer was 201."""
-
-    def __init__(self, broker: Server, topic: str = "a") -> None:
-        self.broker = broker
-        self.topic = topic
-        self.number = 0
-        self.taken: dict[int, int] = {}
-        self.refused: list[int] = []
-
-    async def once(self) -> bool:
-        """Publish the next number; whether it was taken. A refusal is 503, and comes in time."""
-        self.number += 1
-        number, began = self.number, monotonic()
-        answer = await self.broker.request("POST", f"/topics/{self.topic}", str(number).encode())
-        assert monotonic() - began < PUBLISH_SECONDS + 0.5
-        if answer.status == 201:
-            event_id = parse_id(str(answer.json()["id"]))
-            assert event_id is not None
-            self.taken[number] = event_id
-            return True
-        assert (answer.status, answer.json()["code"]) == (503, "unavailable"), answer
-        assert "retry-after" in answer.headers
-        self.refused.append(number)
-        return False
-
-    async def some(self, count: int) -> None:
-        for _ in range(count):
-            assert await self.once()
-
-    async def until_taken(self, seconds: float = RECOVERY_SECONDS) -> None:
-        """Publish until one is taken again, which must not take longer than it may."""
-        began = monotonic()
-        while not await self.once():
-            assert monotonic() - began < seconds + PUBLISH_SECONDS
-            await asyncio.sleep(0.02)
-
-
-def numbers(stream: Stream) -> list[int]:
-    return [int(event.data) for event in stream.published()]
-
-
-def gaps(stream: Stream) -> list[str]:
-    return [json.loads(event.data)["reason"] for event in stream.events if event.type == "broker.gap"]
-
-
-async def has(stream: Stream, publisher: Publisher) -> None:
-    """Read on until the last that was taken is there; all that were are, once, in order, maybe with refused ones."""
-    last = max(publisher.taken.values())
-    await stream.until(lambda: any(parse_id(event.id) == last for event in stream.published()))
-    seen = numbers(stream)
-    assert len(seen) == len(set(seen)), "none twice"
-    assert set(publisher.taken) <= set(seen) <= set(publisher.taken) | set(publisher.refused)
-    ids = [parse_id(event.id) for event in stream.published()]
-    assert ids == sorted(ids, key=lambda one: one or 0)
-
-
-async def ready(broker: Server) -> bool:
-    return (await broker.request("GET", "/readyz")).status == 200
-
-
-async def until_ready(*brokers: Server, seconds: float = RECOVERY_SECONDS + 1) -> None:
-    began = monotonic()
-    for broker in brokers:
-        while not await ready(broker):
-            assert monotonic() - began < seconds, (await broker.request("GET", "/readyz")).body
-            await asyncio.sleep(0.02)
-
-
-async def until_not_ready(broker: Server, seconds: float = 8) -> dict[str, Any]:
-    began = monotonic()
-    while await ready(broker):
-        assert monotonic() - began < seconds
-        await asyncio.sleep(0.02)
-    checks = (await broker.request("GET", "/readyz")).json()["checks"]
-    assert isinstance(checks, dict)
-    return checks
+from tests.web.serving import until
 
 
 async def test_what_one_takes_the_other_delivers(

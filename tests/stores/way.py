@@ -28,6 +28,8 @@ class Way:
         self._server = server
         self._passages: set[_Passage] = set()
         self._listener: asyncio.Server | None = None
+        self._is_closed = False
+        self._left: int | None = None
         self.url = ""
 
     async def __aenter__(self) -> Self:
@@ -52,11 +54,29 @@ class Way:
         self._server = server
         self.cut()
 
+    def close(self) -> None:
+        """End all connections, and take no new ones until `open`."""
+        self._is_closed = True
+        self.cut()
+
+    def open(self) -> None:
+        self._is_closed = False
+
+    def cut_after(self, size: int) -> None:
+        """End all connections when `size` more bytes, in whichever direction, have passed; these still arrive."""
+        self._left = size
+
     def cut(self) -> None:
         """End all connections."""
         for passage in self._passages:
             for writer in passage.writers:
                 writer.transport.abort()
+
+    def close_gently(self) -> None:
+        """End all connections once what was passed on has left."""
+        for passage in self._passages:
+            for writer in passage.writers:
+                writer.close()
 
     def mute_subscribers(self) -> None:
         """Those who listen to channels now hear nothing any more, and nobody tells them."""
@@ -64,6 +84,9 @@ class Way:
             passage.is_mute = passage.is_subscriber
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_closed:
+            writer.transport.abort()
+            return
         try:
             far_reader, far_writer = await asyncio.open_unix_connection(str(self._server.path))
         except OSError:
@@ -80,14 +103,27 @@ class Way:
             one.transport.abort()
         self._passages.discard(passage)
 
-    @staticmethod
     async def _carry(
-        passage: _Passage, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, to_server: bool
+        self,
+        passage: _Passage,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        to_server: bool,
     ) -> None:
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(1 << 16):
                 if to_server and b"SUBSCRIBE" in data:
                     passage.is_subscriber = True
-                if not passage.is_mute:
-                    writer.write(data)
+                if passage.is_mute:
+                    continue
+                if self._left is not None and len(data) >= self._left:
+                    writer.write(data[: self._left])
                     await writer.drain()
+                    self._left = None
+                    self.close_gently()
+                    return
+                if self._left is not None:
+                    self._left -= len(data)
+                writer.write(data)
+                await writer.drain()

@@ -16,20 +16,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
+from redis.asyncio.connection import (
+    AbstractConnection,
+    Connection,
+    SSLConnection,
+    UnixDomainSocketConnection,
+    parse_url,
+)
 from redis.asyncio.sentinel import Sentinel
+from redis.exceptions import RedisError
 
 CONNECT_SECONDS = 2.0
 SENTINEL_SECONDS = 0.5
+PORT = 6379
 SENTINEL_PORT = 26379
+
+_KINDS: Mapping[str, type[Any]] = {
+    "redis": Connection,
+    "rediss": SSLConnection,
+    "unix": UnixDomainSocketConnection,
+    "redis+sentinel": Connection,
+    "rediss+sentinel": SSLConnection,
+}
+_SCHEMES = tuple(_KINDS)
+_UNREADABLE = "host and port can't be told; in a user or password write / as %2F, ? as %3F, # as %23, @ as %40, : as %3A"
+_SENTINEL = "Sentinels are written redis+sentinel://host:26379,other:26379/service/database"
 
 _OPTIONS: Mapping[str, Any] = {
     "protocol": 2,
     "socket_connect_timeout": CONNECT_SECONDS,
     "socket_timeout": CONNECT_SECONDS,
     "client_name": "sse-broker",
+    "driver_info": None,  # a command more, which older servers don't know
 }
 
 
@@ -99,41 +119,77 @@ def parse(url: str) -> Address:
     """The address that `url` writes.
 
     Raises:
-        ValueError: it is none; the text says what is wrong with it, and shows no password.
+        ValueError: it is none; the text says what is wrong with it, and shows nothing of it: who forgets to escape a
+            password finds parts of it anywhere.
     """
-    scheme = url.partition("://")[0]
-    if scheme.endswith("+sentinel"):
-        return _by_sentinel(url)
     try:
-        options: dict[str, Any] = dict(parse_url(url))
-    except (ValueError, TypeError) as error:
-        raise ValueError(str(error)) from None
-    kind = options.pop("connection_class", Connection)
-    if scheme == "unix" and "path" not in options:
-        raise ValueError("a unix:// URL names the path of a socket")
-    where = options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-    database = int(options.get("db", 0))
-    return Direct(f"{scheme}://{where}", database, kind, {**_OPTIONS, **options})
+        parts = urlsplit(url)
+    except ValueError:
+        raise ValueError(_UNREADABLE) from None
+    if parts.scheme not in _SCHEMES:
+        raise ValueError(f"write {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
+    if parts.scheme.endswith("+sentinel"):
+        return _by_sentinel(parts)
+    if parts.scheme == "unix":
+        return _by_socket(url, parts)
+    try:
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(_UNREADABLE) from None
+    if host is None and parts.netloc:
+        raise ValueError(_UNREADABLE)
+    if not _is_number(parts.path.strip("/") or "0"):
+        raise ValueError("behind host and port stands the number of a database")
+    shown = f"[{host}]" if host and ":" in host else host or "localhost"
+    return _direct(f"{parts.scheme}://{shown}:{port or PORT}", url, parts.scheme)
 
 
-def _by_sentinel(url: str) -> BySentinel:
-    parts = urlsplit(url)
-    if parts.scheme not in ("redis+sentinel", "rediss+sentinel"):
-        raise ValueError(f"{parts.scheme}:// is not known; write redis+sentinel:// or rediss+sentinel://")
+def _by_socket(url: str, parts: SplitResult) -> Direct:
+    if not parts.path or parts.netloc.rpartition("@")[2]:
+        raise ValueError("a socket is written unix:///path/to/socket, with three slashes")
+    return _direct(f"unix://{unquote(parts.path)}", url, parts.scheme)
+
+
+def _direct(shown: str, url: str, scheme: str) -> Direct:
+    options = _options(url)
+    kind = options.pop("connection_class", _KINDS[scheme])
+    return Direct(shown, options["db"], kind, _checked(kind, options))
+
+
+def _options(url: str) -> dict[str, Any]:
+    """What redis-py makes of a URL, the parameters in the types that it takes."""
+    options: dict[str, Any] = dict(parse_url(url))
+    database = options.setdefault("db", 0)
+    if database < 0:
+        raise ValueError("no database has a number below 0")
+    return options
+
+
+def _checked(kind: type[AbstractConnection], options: dict[str, Any]) -> Mapping[str, Any]:
+    """All options of a connection: it is written and read in RESP2, whatever the URL asks for."""
+    options = {**_OPTIONS, **options, "protocol": 2}
+    try:
+        kind(**options)
+    except (TypeError, ValueError, RedisError):
+        raise ValueError("a parameter behind the ? is none of redis-py's connections") from None
+    return options
+
+
+def _by_sentinel(parts: SplitResult) -> BySentinel:
     credentials, _, hosts = parts.netloc.rpartition("@")
-    sentinels = tuple(_host_and_port(host) for host in hosts.split(",") if host)
     service, _, database = parts.path.strip("/").partition("/")
-    if not sentinels or not service or not (database or "0").isdigit():
-        raise ValueError("a Sentinel URL is redis+sentinel://host:26379,host2:26379/service/database")
-    query = dict(parse_qsl(parts.query))
-    own = {name: query.pop(f"sentinel_{name}", None) for name in ("username", "password")}
-    options = {**_OPTIONS, **_credentials(credentials), **query, "db": int(database or 0)}
-    tls = parts.scheme.startswith("rediss")
+    sentinels = tuple(_host_and_port(host) for host in hosts.split(","))
+    if not service or not _is_number(database or "0"):
+        raise ValueError(_SENTINEL)
+    options = _options(f"redis://?{parts.query}")
+    own = {name: options.pop(f"sentinel_{name}", None) for name in ("username", "password")}
+    options = {**options, **_credentials(credentials), "db": int(database or 0)}
+    kind = _KINDS[parts.scheme]
     return BySentinel(
         shown=f"{parts.scheme}://{hosts}/{service}",
         database=int(database or 0),
-        kind=SSLConnection if tls else Connection,
-        options=options,
+        kind=kind,
+        options=_checked(kind, options),
         sentinels=sentinels,
         sentinel_options={
             **{name: value for name, value in own.items() if value is not None},
@@ -154,7 +210,12 @@ def _credentials(text: str) -> dict[str, str]:
 def _host_and_port(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or text.endswith("]"):  # an IPv6 address stands in brackets
-        return text.strip("[]"), SENTINEL_PORT
-    if not port.isdigit():
-        raise ValueError(f"{port!r} is no port")
-    return host.strip("[]"), int(port)
+        host, port = text, str(SENTINEL_PORT)
+    host = host.strip("[]")
+    if not host or not _is_number(port):
+        raise ValueError(_SENTINEL)
+    return host, int(port)
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 5

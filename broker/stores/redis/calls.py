@@ -65,35 +65,48 @@ class _Replicas:
     calls: Sequence[Call]
 
 
+class Seen:
+    """The highest id seen come out of the store, on whichever connection."""
+
+    def __init__(self) -> None:
+        self.value: EventId = 0
+
+    def note(self, last: EventId) -> None:
+        """An id has come out of the store."""
+        if last > self.value:
+            self.value = last
+
+
 class Calls:
     """See the module.
 
     Args:
+        seen: told to each script, and learned from its answer.
         margin_ms, topic_memory_ms: told to each script.
         wait_replicas: how many replicas must have what was written before it is answered.
         on_link: called with each new connection, before anything is called on it.
 
     Attributes:
-        seen: the highest id seen come out of the store.
         problem: why there is no connection; "" while there is one.
-        refused: whether that is because the server lets us not in.
+        refused: whether that is because the server lets nobody in.
         connections: how many there have been.
     """
 
     def __init__(
         self,
         address: Address,
+        seen: Seen,
         *,
         margin_ms: int,
         topic_memory_ms: int,
         wait_replicas: int,
         on_link: Callable[[Link], None],
     ) -> None:
-        self.seen: EventId = 0
         self.problem = "not connected yet"
         self.refused = False
         self.connections = 0
         self._address = address
+        self._seen = seen
         self._margin_ms = margin_ms
         self._topic_memory_ms = topic_memory_ms
         self._wait_replicas = wait_replicas
@@ -109,7 +122,7 @@ class Calls:
         self._refusals: dict[str, float] = {}
         self._scheduled = False
         self._heard_at = 0.0
-        self._connected = asyncio.Event()
+        self._tried = asyncio.Event()  # set while there is a connection, or `refused`
 
     # Calling
 
@@ -198,7 +211,7 @@ class Calls:
         if script is None:
             return pack(tuple(call.args))
         how = ("EVAL", script.text) if by_text else ("EVALSHA", script.sha)
-        seen = format_id(self.seen)
+        seen = format_id(self._seen.value)
         common = (link.run_id, seen, self._margin_ms, self._topic_memory_ms)
         packed = pack((*how, len(call.keys), *call.keys, *common, *call.args))
         if call.retry_at is not None and not call.args[call.retry_at]:
@@ -225,13 +238,8 @@ class Calls:
                 what.future.set_result(answer)
 
     def _noted(self, reply: Sequence[Reply]) -> Sequence[Reply]:
-        self.note_seen(to_id(reply[0]))
+        self._seen.note(to_id(reply[0]))
         return reply
-
-    def note_seen(self, last: EventId) -> None:
-        """An id has come out of the store."""
-        if last > self.seen:
-            self.seen = last
 
     def _replicated(self, what: _Replicas, reply: Reply) -> None:
         if isinstance(reply, ServerError):
@@ -272,8 +280,10 @@ class Calls:
     # The connection
 
     async def wait_connected(self) -> None:
-        """Return while there is a connection."""
-        await self._connected.wait()
+        """Return while there is a connection. Raises `Unavailable` where the server lets nobody in."""
+        await self._tried.wait()
+        if self.refused:
+            raise _unavailable(self.problem)
 
     async def run(self) -> None:
         """Keep a connection, for ever; the one who runs it cancels it."""
@@ -301,7 +311,7 @@ class Calls:
             self.problem, self.refused = "", False
             self.connections += 1
             self._on_link(link)
-            self._connected.set()
+            self._tried.set()
             self._flush()
             look = self._loop.create_task(self._look_for_silence(link), name="broker store silence")
             try:
@@ -334,11 +344,15 @@ class Calls:
                 link.abort("the server doesn't answer")
 
     def _lost(self, error: LinkLost) -> None:
-        if str(error) != self.problem:
+        is_told = isinstance(error, Refused) and self._before is None  # by who waits for the first connection
+        if str(error) != self.problem and not is_told:
             _log.warning("the store at %s: %s", self._address.shown, error)
         self.problem, self.refused = str(error), isinstance(error, Refused)
         self._link = None
-        self._connected.clear()
+        if self.refused:
+            self._tried.set()
+        else:
+            self._tried.clear()
         self._is_in_doubt = self._is_in_doubt or bool(self._sent)
         unanswered = [what for what in self._sent if isinstance(what, Call)]
         held_back = [call for what in self._sent if isinstance(what, _Replicas) for call in what.calls]

@@ -101,6 +101,9 @@ _GONE = (OSError, RuntimeError)
 """What a connection that is gone raises: uvloop says `RuntimeError` where a transport was closed between two steps."""
 
 
+_REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
+
+
 async def open_link(address: Address) -> Link:
     """A connection to the server at `address`, which is one that takes writes.
 
@@ -112,18 +115,31 @@ async def open_link(address: Address) -> Link:
         async with asyncio.timeout(2 * CONNECT_SECONDS):
             connection = await address.connect()
             try:
-                return await _greet(connection)
+                link = await _greet(connection)
+                _mind_cancelling()
+                return link
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
-    except (AuthenticationError, AuthorizationError, NoPermissionError) as error:
-        raise Refused(str(error)) from None
     except TimeoutError:
         raise LinkLost("the server doesn't answer") from None
     except (RedisError, *_GONE) as error:
-        raise LinkLost(str(error)) from None
+        is_refusal = isinstance(error, _REFUSALS) or isinstance(
+            error.__cause__, _REFUSALS
+        )  # redis-py wraps some
+        raise (Refused if is_refusal else LinkLost)(str(error)) from None
     except (LookupError, ValueError, AttributeError) as error:  # an answer of another form
         raise LinkLost(f"what answers there is no Redis: {error}") from None
+
+
+def _mind_cancelling() -> None:
+    """End a task that was cancelled while redis-py connected or asked: in Python 3.11 its `wait_for` may lose that.
+
+    A lost one would leave the task running for ever, and whoever awaits its end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 async def _greet(connection: AbstractConnection) -> Link:

@@ -31,6 +31,7 @@ class Listener:
 
     Attributes:
         generation: counts connections.
+        run_id: of the server that the present one leads to; "" where there is none.
         is_ready: whether all channels are listened to.
         problem: why not.
     """
@@ -46,6 +47,7 @@ class Listener:
         on_lost: Callable[[], None],
     ) -> None:
         self.generation = 0
+        self.run_id = ""
         self.is_ready = False
         self.problem = "not connected yet"
         self._address = address
@@ -134,6 +136,7 @@ class Listener:
 
     async def _use(self, link: Link) -> None:
         self._link = link
+        self.run_id = link.run_id
         self.generation += 1
         self._confirmed.clear()
         self._changes.clear()
@@ -173,6 +176,7 @@ class Listener:
         if self._link is not None:
             _log.warning("the store's channels at %s: %s", self._address.shown, why)
         self._link = None
+        self.run_id = ""
         self._confirmed.clear()
         self.problem = why
         if self.is_ready:

@@ -32,15 +32,20 @@ class Presence:
         self._own = names.key("subs", names.instance)
         self._counts: dict[str, int] = {}
         self._changed: set[str] = set()
+        self._written: set[str] = set()
         self._renewed_at = -RENEW_SECONDS
 
     def note(self, topic: str, subscribers: int) -> None:
         """How many there are here now."""
         if subscribers:
             self._counts[topic] = subscribers
+            self._changed.add(topic)
         else:
             self._counts.pop(topic, None)
-        self._changed.add(topic)
+            if topic in self._written:
+                self._changed.add(topic)
+            else:  # else names of those who were refused would pile up while there is no server
+                self._changed.discard(topic)
 
     def write_all(self) -> None:
         """What was written may be gone."""
@@ -68,6 +73,7 @@ class Presence:
     async def _write(self, topics: set[str]) -> None:
         here = [topic for topic in topics if topic in self._counts]
         gone = [topic for topic in topics if topic not in self._counts]
+        self._written.update(here)
         for at in range(0, len(here), TOPICS_A_COMMAND):
             pairs: list[Argument] = []
             for topic in here[at : at + TOPICS_A_COMMAND]:
@@ -77,7 +83,9 @@ class Presence:
             await self._calls.command("PEXPIRE", self._own, LIFE_MS)
             await self._calls.command("SADD", self._names.key("instances"), self._names.instance)
         for at in range(0, len(gone), TOPICS_A_COMMAND):
-            await self._calls.command("HDEL", self._own, *gone[at : at + TOPICS_A_COMMAND])
+            some = gone[at : at + TOPICS_A_COMMAND]
+            await self._calls.command("HDEL", self._own, *some)
+            self._written -= {topic for topic in some if topic not in self._counts}
 
     async def _renew(self) -> bool:
         """Whether what was written is still there."""

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -25,7 +25,7 @@ from broker.logs import Logs
 from broker.start import After, Last, Latest, Since, Start
 from broker.stores.base import Deliver, Health, Receipt, TopicState
 from broker.stores.redis.address import Address
-from broker.stores.redis.calls import Calls
+from broker.stores.redis.calls import Calls, Seen
 from broker.stores.redis.copies import Copies, Copy
 from broker.stores.redis.filling import Filling, settled
 from broker.stores.redis.link import Argument, Link
@@ -111,12 +111,13 @@ class RedisStore:
             max_topics=limits.max_topics,
             topic_memory_seconds=limits.topic_memory_seconds,
         )
-        self._calls = Calls(
-            address,
-            margin_ms=limits.failover_margin_ms,
-            topic_memory_ms=int(limits.topic_memory_seconds * 1000),
-            wait_replicas=limits.wait_replicas,
-            on_link=self._linked,
+        self._seen = Seen()
+        self._calls = self._make_calls(self._linked, wait_replicas=0)
+        # A connection does nothing while it waits for replicas, so who reads has one on which nobody does.
+        self._writes = (
+            self._make_calls(lambda _link: None, wait_replicas=limits.wait_replicas)
+            if limits.wait_replicas
+            else self._calls
         )
         self._listener = Listener(
             address,
@@ -146,22 +147,41 @@ class RedisStore:
         self._presence = Presence(self._names, self._calls)
         self._run_id = ""
 
+    def _make_calls(self, on_link: Callable[[Link], None], *, wait_replicas: int) -> Calls:
+        return Calls(
+            self._address,
+            self._seen,
+            margin_ms=self._limits.failover_margin_ms,
+            topic_memory_ms=int(self._limits.topic_memory_seconds * 1000),
+            wait_replicas=wait_replicas,
+            on_link=on_link,
+        )
+
     # Life
 
     async def start(self, deliver: Deliver) -> None:
         """Begin; a server that can't be reached yet is waited for a while, then this instance isn't ready until it is."""
         self._deliver = deliver
-        for owned in (self._calls.run(), self._listener.run(), self._presence.run(), self._probe()):
+        calls = dict.fromkeys((self._calls, self._writes))
+        for owned in (
+            *(one.run() for one in calls),
+            self._listener.run(),
+            self._presence.run(),
+            self._probe(),
+        ):
             self._spawn(owned)
         try:
             async with asyncio.timeout(START_SECONDS):
-                await self._calls.wait_connected()
+                for one in calls:
+                    await one.wait_connected()
                 await self._filling.sync()
         except TimeoutError:
+            _log.warning("starting without the store: %s", self._problem())
+        except Unavailable as error:
             if self._calls.refused:
                 await self.stop()
                 raise Unavailable(f"{self._address.shown} lets nobody in: {self._calls.problem}") from None
-            _log.warning("starting without the store: %s", self._calls.problem)
+            _log.warning("starting without the store: %s", error.detail)
 
     async def stop(self) -> None:
         self._deliver = _nobody
@@ -188,11 +208,15 @@ class RedisStore:
 
     def _linked(self, link: Link) -> None:
         self._presence.write_all()
-        if self._run_id and self._run_id != link.run_id:
-            self._listener.reset("the store is another server now")
         if self._run_id != link.run_id:
             _warn_of(link.info)
         self._run_id = link.run_id
+        self._check_one_server()
+
+    def _check_one_server(self) -> None:
+        """What one server says goes with what the same one answers: two may both take writes, while one takes over."""
+        if self._run_id and self._listener.run_id not in ("", self._run_id):
+            self._listener.reset("the store is another server now")
 
     async def _probe(self) -> None:
         """Hear ourselves, again and again: that is how an instance knows that it would hear others."""
@@ -224,7 +248,7 @@ class RedisStore:
         except ValueError:
             _log.warning("somebody else says something on the channel %r", channel)
             return
-        self._calls.note_seen(said.last)
+        self._seen.note(said.last)
         if isinstance(said, Probe):
             self._copies.heard(said.last, said.epoch)
             return
@@ -254,6 +278,7 @@ class RedisStore:
         self._flowing.set()
 
     def _listening(self) -> None:
+        self._check_one_server()
         self._probed_at = time.monotonic()
         for copy in self._copies:
             self._mend(copy)
@@ -273,7 +298,7 @@ class RedisStore:
 
     @property
     def last_id(self) -> EventId:
-        return self._calls.seen
+        return self._seen.value
 
     @property
     def complete_to(self) -> EventId:
@@ -302,7 +327,7 @@ class RedisStore:
         args.append(len(items))
         for topic, lines in items:
             args += (numbers[topic], lines)
-        reply = await self._calls.call(self._scripts.publish, keys, args, retry_at=RETRY_AT, is_write=True)
+        reply = await self._writes.call(self._scripts.publish, keys, args, retry_at=RETRY_AT, is_write=True)
         status = reply[2]
         if status == _NO_ROOM:
             raise RateLimited(
@@ -313,7 +338,9 @@ class RedisStore:
 
     async def delete(self, topic: str) -> None:
         keys = [*self._names.shared_keys("state", "names", "used"), *self._names.topic_keys(topic)]
-        await self._calls.call(self._scripts.delete, keys, [topic, self._names.channel(topic)], is_write=True)
+        await self._writes.call(
+            self._scripts.delete, keys, [topic, self._names.channel(topic)], is_write=True
+        )
 
     # Watch
 
@@ -488,14 +515,19 @@ class RedisStore:
         deaf = silent and self._flowing.is_set()
         listening = "nothing is heard of what is published" if deaf else "ok"
         return {
-            "store": self._calls.problem or "ok",
+            "store": self._calls.problem or self._writes.problem or "ok",
             "channels": self._listener.problem or listening,
             "copies": "ok" if self._copies.is_whole else "reading what was missed",
             "store tasks": "ok" if self._defect is None else "failed; restart this instance",
         }
 
     def _problem(self) -> str:
-        return self._calls.problem or self._listener.problem or "it doesn't answer in time"
+        return (
+            self._calls.problem
+            or self._writes.problem
+            or self._listener.problem
+            or "it doesn't answer in time"
+        )
 
 
 def _hint(start: Start) -> EventId | None:

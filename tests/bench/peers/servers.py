@@ -62,11 +62,17 @@ class Peer(Protocol):
 
 
 class Broker:
-    """This broker with its defaults, store in memory."""
+    """This broker; with its defaults, and with the store in memory, unless it is given further `arguments` of `serve`.
 
-    name = "broker"
+    `{directory}` in them becomes the run's: `Broker("broker, 2 workers", "--workers=2", "--data={directory}/data")`.
+    """
+
     can = ALL_CAN
     subscribe_path = publish_path = "/topics/bench.{n}"
+
+    def __init__(self, name: str = "broker", *arguments: str) -> None:
+        self.name = name
+        self.arguments = arguments
 
     def prepare(self) -> None:
         """It is here."""
@@ -79,6 +85,7 @@ class Broker:
             "serve",
             "--port",
             str(port),
+            *(argument.replace("{directory}", str(directory)) for argument in self.arguments),
         ]
 
 

@@ -32,11 +32,7 @@ class OnStore(Broker):
     """This broker on a shared store, or with its own in memory where `url` is empty."""
 
     def __init__(self, url: str = "") -> None:
-        self._url = url
-
-    def command(self, port: int, directory: Path) -> list[str]:
-        flags = ["--redis-url", self._url, "--log-level", "error"] if self._url else []
-        return [*super().command(port, directory), *flags]
+        super().__init__("broker", *(("--redis-url", url, "--log-level", "error") if url else ()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,100 @@
+"""Whole brokers on a real server, and what is claimed of them whatever goes wrong (`test_faults*.py`).
+
+A publisher's 2xx means that the event is in the store, else it is told 503 in time; live subscribers keep their connections;
+what the channels lost is mended in place and in order; what the store lost is told as a gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from time import monotonic
+from typing import Any
+
+from broker.events import parse_id
+from tests.web.serving import Server, Stream
+
+PUBLISH_SECONDS = 5.0
+RECOVERY_SECONDS = 2.0
+
+StartBroker = Callable[..., Awaitable[Server]]
+
+
+class Publisher:
+    """Publishes numbers, one after the other, and knows which were taken: the answer was 201."""
+
+    def __init__(self, broker: Server, topic: str = "a") -> None:
+        self.broker = broker
+        self.topic = topic
+        self.number = 0
+        self.taken: dict[int, int] = {}
+        self.refused: list[int] = []
+
+    async def once(self) -> bool:
+        """Publish the next number; whether it was taken. A refusal is 503, and comes in time."""
+        self.number += 1
+        number, began = self.number, monotonic()
+        answer = await self.broker.request("POST", f"/topics/{self.topic}", str(number).encode())
+        assert monotonic() - began < PUBLISH_SECONDS + 0.5
+        if answer.status == 201:
+            event_id = parse_id(str(answer.json()["id"]))
+            assert event_id is not None
+            self.taken[number] = event_id
+            return True
+        assert (answer.status, answer.json()["code"]) == (503, "unavailable"), answer
+        assert "retry-after" in answer.headers
+        self.refused.append(number)
+        return False
+
+    async def some(self, count: int) -> None:
+        for _ in range(count):
+            assert await self.once()
+
+    async def until_taken(self, seconds: float = RECOVERY_SECONDS) -> None:
+        """Publish until one is taken again, which must not take longer than it may."""
+        began = monotonic()
+        while not await self.once():
+            assert monotonic() - began < seconds + PUBLISH_SECONDS
+            await asyncio.sleep(0.02)
+
+
+def numbers(stream: Stream) -> list[int]:
+    return [int(event.data) for event in stream.published()]
+
+
+def gaps(stream: Stream) -> list[str]:
+    return [json.loads(event.data)["reason"] for event in stream.events if event.type == "broker.gap"]
+
+
+async def has(stream: Stream, publisher: Publisher) -> None:
+    """Read on until the last that was taken is there; all that were are, once, in order, maybe with refused ones."""
+    last = max(publisher.taken.values())
+    await stream.until(lambda: any(parse_id(event.id) == last for event in stream.published()))
+    seen = numbers(stream)
+    assert len(seen) == len(set(seen)), "none twice"
+    assert set(publisher.taken) <= set(seen) <= set(publisher.taken) | set(publisher.refused)
+    ids = [parse_id(event.id) for event in stream.published()]
+    assert ids == sorted(ids, key=lambda one: one or 0)
+
+
+async def ready(broker: Server) -> bool:
+    return (await broker.request("GET", "/readyz")).status == 200
+
+
+async def until_ready(*brokers: Server, seconds: float = RECOVERY_SECONDS + 1) -> None:
+    began = monotonic()
+    for broker in brokers:
+        while not await ready(broker):
+            assert monotonic() - began < seconds, (await broker.request("GET", "/readyz")).body
+            await asyncio.sleep(0.02)
+
+
+async def until_not_ready(broker: Server, seconds: float = 8) -> dict[str, Any]:
+    began = monotonic()
+    while await ready(broker):
+        assert monotonic() - began < seconds
+        await asyncio.sleep(0.02)
+    checks = (await broker.request("GET", "/readyz")).json()["checks"]
+    assert isinstance(checks, dict)
+    return checks

@@ -1,0 +1,348 @@
+"""Who may use a server, how it is reached, and what is kept apart in it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+from time import monotonic
+
+import pytest
+import trustme
+from redis import Redis
+
+from tests.redis_servers import Server
+from tests.stores.brokers import StartBroker, gaps, numbers, until_ready
+from tests.stores.conftest import StartServer, find_program
+from tests.stores.way import Way
+from tests.web.serving import Server as Broker
+from tests.web.serving import until
+
+README = Path(__file__).parents[2] / "deploy" / "README.md"
+PASSWORD = "s3cret-of-the-test"
+
+
+def acl(*without: str) -> list[str]:
+    """The line of deploy/README.md, less some words."""
+    (line,) = re.findall(r"^ACL SETUSER .*$", README.read_text(), re.MULTILINE)
+    words = line.replace(">PASSWORD", f">{PASSWORD}").split(" ")
+    assert set(without) <= set(words)
+    return [word for word in words if word not in without]
+
+
+def rights() -> set[str]:
+    """The commands that the line allows, in the words of INFO commandstats."""
+    return {word[1:] for word in acl() if word.startswith("+")}
+
+
+def used(client: Redis) -> set[str]:
+    stats = client.info("commandstats")
+    return {
+        name.removeprefix("cmdstat_")
+        for name, calls in stats.items()
+        if calls["calls"] - calls["rejected_calls"]
+    }
+
+
+def url_of(server: Server, user: str = "broker") -> str:
+    return f"unix://{user}:{PASSWORD}@{server.path}"
+
+
+def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if "refuse" in record.getMessage() or "doesn't let" in record.getMessage()
+    ]
+
+
+def serve(*flags: str) -> tuple[int, list[str]]:
+    """Exit status and the lines that `broker serve` says, where it ends by itself."""
+    done = subprocess.run(
+        [sys.executable, "-m", "broker", "serve", "--port", "0", *flags],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.stdout == ""
+    return done.returncode, done.stderr.splitlines()
+
+
+# Rights
+
+
+async def work(one: Broker, other: Broker, way: Way) -> None:
+    """Everything that a broker does to its store."""
+    stream = await other.subscribe("/topics/a")
+    for number in range(20):
+        assert (
+            await one.request("POST", "/topics/a", b"%d" % number, Idempotency_Key=f"k{number}")
+        ).status == 201
+    await stream.until(lambda: numbers(stream) == list(range(20)))
+    replay = await other.subscribe("/topics?topic=a&topic=b&since=earliest")
+    assert await replay.data(1)
+    for _ in range(
+        5
+    ):  # answers that are lost, so that old connections are fenced off and first tries are looked for
+        publishing = asyncio.gather(*(one.request("POST", "/topics/b", b"x" * 1000) for _ in range(20)))
+        await asyncio.sleep(0.004)
+        way.cut()
+        assert {answer.status for answer in await publishing} == {201}
+    for topic in "cdefgh":
+        await one.publish(topic, "x")
+    await asyncio.sleep(1.5)  # presence is written twice a second
+    for name in ("", "/a"):
+        assert (await one.request("GET", f"/topics{name}", Accept="application/json")).status == 200
+    await replay.close()
+    await until(lambda: not other.subscribers_of("b"), "it has left")
+    assert (await one.request("DELETE", "/topics/a")).status == 204
+    await stream.until(lambda: any(event.type == "broker.end" for event in stream.events))
+    for broker in (one, other):
+        await broker.node._store._forget()  # type: ignore[attr-defined]
+        broker.node._store._drop("b")  # type: ignore[attr-defined]
+    await asyncio.sleep(1.5)
+    await until_ready(one, other)
+
+
+async def test_the_rights_of_the_readme_are_enough_and_all_are_used(
+    start_server: StartServer, start_broker: StartBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    primary = start_server("appendonly yes", tcp=True)
+    replica = start_server(tcp=True, replica_of=primary)
+    replica.wait_synced()
+    with primary.client() as client:
+        client.execute_command(*acl())
+        client.config_resetstat()
+        async with Way(primary) as way:
+            url = way.url.replace("redis://", f"redis://broker:{PASSWORD}@").replace("/0", "/1")
+            settings = {"redis_wait_replicas": 1, "max_topics": 1, "retention_bytes": 4096}
+            one, other = await start_broker(url, **settings), await start_broker(url, **settings)
+            await until_ready(one, other)
+            await work(one, other, way)
+            await one.stop()
+        assert refusals(caplog) == []
+        assert rights() - used(client) == set()
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        ("+evalsha", "refuses read: NOPERM"),
+        ("+publish", "refuses"),
+        ("+xadd", "refuses publish"),
+        ("+sadd", "refuses SADD"),
+        ("+wait", "refuses WAIT"),
+        ("+subscribe", "refuses to be listened to"),
+        ("&broker:*", "refuses"),
+        ("~broker:{b}:*", "refuses"),
+    ],
+)
+async def test_a_right_that_is_missing_is_named(
+    start_server: StartServer,
+    start_broker: StartBroker,
+    caplog: pytest.LogCaptureFixture,
+    right: str,
+    said: str,
+) -> None:
+    server = start_server()
+    with server.client() as client:
+        client.execute_command(*acl(right))
+    broker = await start_broker(url_of(server), redis_wait_replicas=1)
+    with caplog.at_level(logging.WARNING):
+        assert (await broker.request("POST", "/topics/a", b"x")).status == 503
+        refused = await broker.subscribe("/topics/a")
+        assert refused.status == 200
+        await until(lambda: any(said in line for line in refusals(caplog)), said)
+    assert len(refusals(caplog)) < 30, "and not again and again"
+
+
+async def test_without_the_right_to_end_connections_all_works_and_the_log_says_so(
+    start_server: StartServer, start_broker: StartBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_server()
+    with server.client() as client:
+        client.execute_command(*acl("+client|kill"))
+    async with Way(server) as way:
+        broker = await start_broker(way.url.replace("redis://", f"redis://broker:{PASSWORD}@"))
+        while not refusals(caplog):
+            publishing = asyncio.gather(*(broker.request("POST", "/topics/a", b"x") for _ in range(20)))
+            await asyncio.sleep(0.003)
+            way.cut()
+            assert {answer.status for answer in await publishing} == {201}
+    assert "doesn't let us end our own old connection" in refusals(caplog)[0]
+
+
+@pytest.mark.parametrize("right", ["", "+info", "+client|id"])
+def test_who_is_not_let_in_does_not_start(start_server: StartServer, right: str) -> None:
+    server = start_server()
+    with server.client() as client:
+        client.execute_command(*acl(*filter(None, [right])))
+    url = url_of(server) if right else f"unix://broker:wrong-{PASSWORD}@{server.path}"
+    began = monotonic()
+    status, (line,) = serve("--redis-url", url)
+    assert status == 1
+    assert line.startswith(f"broker: redis_url: unix://{server.path} lets nobody in: ")
+    assert PASSWORD not in line
+    assert monotonic() - began < 4, "it doesn't wait for what won't change"
+
+
+def test_a_password_that_is_missing(start_server: StartServer) -> None:
+    server = start_server(f"requirepass {PASSWORD}")
+    status, (line,) = serve("--redis-url", server.url)
+    assert (status, "lets nobody in" in line) == (1, True)
+
+
+@pytest.mark.parametrize("url", ["", "localhost", "redis://:hid/den@h:1", "redis+sentinel://h"])
+def test_a_bad_url_is_a_bad_setting(url: str) -> None:
+    status, (line,) = serve("--redis-url", url)
+    assert status == 2
+    assert line.startswith("broker: redis_url: ")
+    assert "hid" not in line
+
+
+# Ways there
+
+
+async def test_a_password_alone(start_server: StartServer, start_broker: StartBroker) -> None:
+    server = start_server(f"requirepass {PASSWORD}", tcp=True)
+    for url in (server.url, server.tcp_url):
+        broker = await start_broker(url.replace("://", f"://:{PASSWORD}@"))
+        await until_ready(broker)
+        assert PASSWORD not in broker.node.store_name
+
+
+@pytest.fixture
+def tls(tmp_path: Path) -> dict[str, Path]:
+    """PEM files of a server on loopback."""
+    authority = trustme.CA()
+    issued = authority.issue_cert("127.0.0.1")
+    files = {name: tmp_path / f"{name}.pem" for name in ("ca", "cert", "key")}
+    authority.cert_pem.write_to_path(files["ca"])
+    issued.cert_chain_pems[0].write_to_path(files["cert"])
+    issued.private_key_pem.write_to_path(files["key"])
+    return files
+
+
+async def test_tls(tmp_path: Path, tls: dict[str, Path], start_broker: StartBroker) -> None:
+    with Server(tmp_path / "0", find_program("redis"), tls=tls) as server:
+        broker = await start_broker(f"{server.tls_url}?ssl_ca_certs={tls['ca']}")
+        await until_ready(broker)
+        stream = await broker.subscribe("/topics/a")
+        big = "x" * 200_000
+        await broker.publish("a", big)
+        assert await stream.data(1) == [big]
+        await broker.stop()
+
+
+async def test_tls_with_a_certificate_that_nobody_vouches_for(
+    tmp_path: Path, tls: dict[str, Path], start_broker: StartBroker
+) -> None:
+    with Server(tmp_path / "0", find_program("redis"), tls=tls) as server:
+        broker = await start_broker(server.tls_url)
+        checks = (await broker.request("GET", "/readyz")).json()["checks"]
+        assert "certificate" in str(checks)
+
+
+# What is kept apart
+
+
+@pytest.mark.parametrize("apart", ["prefix", "database"])
+async def test_two_brokers_on_one_server_know_nothing_of_each_other(
+    start_server: StartServer, start_broker: StartBroker, apart: str
+) -> None:
+    server = start_server()
+    one = await start_broker(server.url, redis_prefix="one:")
+    other = (
+        await start_broker(server.url, redis_prefix="other:")
+        if apart == "prefix"
+        else await start_broker(f"{server.url}?db=1", redis_prefix="one:")
+    )
+    streams = [await broker.subscribe("/topics/a") for broker in (one, other)]
+    both = await other.subscribe("/topics?topic=a&topic=b")
+    for number in range(5):
+        await one.publish("a", str(number))
+        await other.publish("a", str(10 + number))
+        await one.request("POST", "/topics/k", b"1", Idempotency_Key="k")
+        answer = await other.request("POST", "/topics/k", b"1", Idempotency_Key="k")
+        assert ("idempotency-replayed" in answer.headers) is (number > 0)
+    await streams[0].until(lambda: len(numbers(streams[0])) == 5)
+    assert numbers(streams[0]) == [0, 1, 2, 3, 4]
+    for stream in (streams[1], both):
+        assert await stream.data(5) == ["10", "11", "12", "13", "14"]
+    await one.request("DELETE", "/topics/a")
+    await one.publish("only", "x")
+    await other.publish("a", "15")
+    await streams[1].until(lambda: numbers(streams[1])[-1] == 15)
+    assert gaps(streams[1]) == []
+    listed = (await other.request("GET", "/topics", Accept="application/json")).json()["topics"]
+    assert isinstance(listed, list)
+    assert sorted(topic["topic"] for topic in listed) == ["a", "b", "k"]
+    assert {topic["topic"]: topic["subscribers"] for topic in listed}["a"] == 2
+
+
+# Replicas
+
+
+async def test_201_means_that_a_replica_has_it(start_server: StartServer, start_broker: StartBroker) -> None:
+    primary = start_server(tcp=True)
+    replica = start_server(tcp=True, replica_of=primary)
+    replica.wait_synced()
+    broker = await start_broker(primary.url, redis_wait_replicas=1)
+    with replica.client() as copy:
+        for number in range(20):
+            await broker.publish("a", str(number))
+            assert copy.xlen("broker:{b}:log:a") == number + 1
+    replica.pause()
+    for _ in range(2):  # the second is known by its key, and isn't answered from it alone
+        answer = await broker.request("POST", "/topics/a", b"20", Idempotency_Key="k")
+        assert (answer.status, answer.json()["code"]) == (503, "unavailable")
+    replica.resume()
+    answer = await broker.request("POST", "/topics/a", b"20", Idempotency_Key="k")
+    assert (answer.status, answer.headers.get("idempotency-replayed")) == (201, "true")
+    with replica.client() as copy:
+        assert copy.xlen("broker:{b}:log:a") == 21
+
+
+async def test_who_reads_does_not_wait_for_replicas(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    """Publishers are refused without replicas, one a second each; subscribers come in all the same."""
+    broker = await start_broker(start_server().url, redis_wait_replicas=1)
+    streams = []
+    for number in range(5):
+        publishing = [
+            asyncio.ensure_future(broker.request("POST", f"/topics/{number}", b"x")) for _ in range(3)
+        ]
+        await asyncio.sleep(0.05)
+        streams.append(await broker.subscribe(f"/topics/{number}?since=earliest"))
+        assert {answer.status for answer in await asyncio.gather(*publishing)} == {503}
+    for stream in streams:
+        assert await stream.data(3) == ["x"] * 3
+
+
+# What the start warns of
+
+
+@pytest.mark.parametrize(
+    ("config", "warnings"),
+    [
+        ((), ["append-only"]),
+        (("appendonly yes",), []),
+        (("appendonly yes", "maxmemory-policy allkeys-lru"), ["maxmemory-policy is allkeys-lru"]),
+    ],
+)
+async def test_warnings_of_a_server_that_loses_events(
+    start_server: StartServer,
+    start_broker: StartBroker,
+    caplog: pytest.LogCaptureFixture,
+    config: tuple[str, ...],
+    warnings: list[str],
+) -> None:
+    await start_broker(start_server(*config).url)
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(said) == len(warnings)
+    assert all(warning in line for warning, line in zip(warnings, said, strict=True))

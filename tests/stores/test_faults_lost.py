@@ -1,0 +1,303 @@
+"""What a store that went back has lost, and whom that is told: in place, once, and nobody who has lost nothing."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from broker.events import EventId, parse_id
+from broker.stores.redis.scripts import load
+from tests.contract.benches import OFFSET, with_offset
+from tests.redis_servers import Server
+from tests.stores.brokers import Publisher, StartBroker, gaps, has, numbers, until_ready
+from tests.stores.conftest import StartSentinel, StartServer
+from tests.stores.way import Way
+from tests.web.serving import Stream, until
+
+BOTH = "/topics?topic=a&topic=b"
+LOST = {4, 5, 6}
+
+
+def number(text: str) -> EventId:
+    event_id = parse_id(text)
+    assert event_id is not None
+    return event_id
+
+
+class Older:
+    """A server that is set back to what it was when this was made."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._copy = server.directory / "older"
+        with server.client() as client:
+            client.save()
+        shutil.copy(server.directory / "dump.rdb", self._copy)
+
+    def load(self) -> None:
+        self._server.kill()
+        shutil.copy(self._copy, self._server.directory / "dump.rdb")
+        self._server.start()
+
+
+async def both_have(stream: Stream, publisher: Publisher) -> None:
+    await has(stream, publisher)
+    assert set(gaps(stream)) == {"lost"}
+
+
+async def test_restarted_from_an_older_file(start_server: StartServer, start_broker: StartBroker) -> None:
+    server = start_server()
+    one, other = await start_broker(server.url), await start_broker(server.url)
+    streams = [await broker.subscribe(target) for broker in (one, other) for target in ("/topics/a", BOTH)]
+    silent = await other.subscribe("/topics/silent")
+    publisher = Publisher(one)
+    await publisher.some(3)
+    older = Older(server)
+    await publisher.some(3)
+    for stream in streams:
+        await has(stream, publisher)
+    cursors = [event.id for event in streams[0].published()]
+    older.load()
+    await publisher.until_taken()
+    await publisher.some(2)
+    for stream in streams:
+        await both_have(stream, publisher)
+        place = [event.type == "broker.gap" for event in stream.events if event.type != "broker.open"]
+        assert place == [False] * 6 + [True] * place.count(True) + [False] * 3, "behind what was lost"
+    await silent.until(lambda: gaps(silent))
+    for target in ("/topics/a", BOTH):
+        for broker in (one, other, await start_broker(server.url)):
+            for cursor, seen in zip(cursors, range(6), strict=True):
+                back = await broker.subscribe(target, Last_Event_ID=cursor)
+                await back.until(lambda back=back: numbers(back)[-1:] == [publisher.number])  # type: ignore[misc]
+                assert set(gaps(back)) == {"lost"}, (target, seen)
+                expected = [one for one in publisher.taken if one > seen + 1]
+                assert [one for one in numbers(back) if one not in LOST] == [
+                    one for one in expected if one not in LOST
+                ], "and who has heard the lost ones may still have them"
+
+
+async def test_cursor_of_the_lost_time_in_a_topic_whose_record_is_lost(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    """Somebody else has opened the topic before, so that this instance has a copy that began behind the loss."""
+    server = start_server()
+    one = await start_broker(server.url)
+    await one.publish("other", "x")
+    older = Older(server)
+    cursor = await one.publish("new", "seen")
+    await one.publish("new", "lost")
+    older.load()
+    await until_ready(one)
+    first = await one.subscribe("/topics/new")
+    assert (await first.event(1)).type == "broker.open"
+    back = await one.subscribe("/topics/new", Last_Event_ID=cursor)
+    await one.publish("new", "now")
+    assert await back.data(1) == ["now"]
+    assert gaps(back) == ["lost"]
+    assert await first.data(1) == ["now"]
+    assert gaps(first) == []
+
+
+async def test_an_instance_that_had_seen_less_is_told_too(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    """It was cut off while events were taken that are lost now, and is the first to come back."""
+    server = start_server()
+    async with Way(server) as way, Way(server) as far_way:
+        one, other = await start_broker(way.url), await start_broker(far_way.url)
+        streams = [await other.subscribe("/topics/a"), await other.subscribe(BOTH)]
+        publisher = Publisher(one)
+        await publisher.some(3)
+        for stream in streams:
+            await stream.until(lambda stream=stream: numbers(stream) == [1, 2, 3])  # type: ignore[misc]
+        older = Older(server)
+        far_way.close()
+        await publisher.some(3)
+        way.close()
+        older.load()
+        far_way.open()
+        await until_ready(other)
+        way.open()
+        await until_ready(one)
+        await publisher.until_taken()
+        await publisher.some(2)
+        for stream in streams:
+            await stream.until(lambda stream=stream: numbers(stream)[-1] == publisher.number)  # type: ignore[misc]
+            assert set(numbers(stream)) == set(publisher.taken) - LOST
+            assert set(gaps(stream)) == {"lost"}
+
+
+async def test_a_clean_restart_is_no_gap_to_anybody(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    server = start_server()
+    one, other = await start_broker(server.url), await start_broker(server.url)
+    streams = [await broker.subscribe(target) for broker in (one, other) for target in ("/topics/a", BOTH)]
+    publisher = Publisher(one)
+    await publisher.some(5)
+    for _ in range(2):
+        for stream in streams:
+            await has(stream, publisher)
+        server.restart(keep_data=True)
+        await publisher.until_taken()
+        await publisher.some(2)
+    for stream in streams:
+        await has(stream, publisher)
+        assert gaps(stream) == []
+    seen = streams[0].published()
+    for target in ("/topics/a", BOTH):
+        for broker in (one, other, await start_broker(server.url)):
+            for index, event in enumerate(seen[:-1]):
+                back = await broker.subscribe(target, Last_Event_ID=event.id)
+                await back.until(lambda back=back: numbers(back)[-1:] == [publisher.number])  # type: ignore[misc]
+                assert (numbers(back), gaps(back)) == (numbers(streams[0])[index + 1 :], [])
+
+
+async def test_flushall_with_cursors_that_come_back(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    server = start_server()
+    one, other = await start_broker(server.url), await start_broker(server.url)
+    stream = await one.subscribe("/topics/a")
+    publisher = Publisher(one)
+    await publisher.some(3)
+    await has(stream, publisher)
+    cursors = [event.id for event in stream.published()]
+    with server.client() as client:
+        client.flushall()
+    for broker in (other, one, await start_broker(server.url)):
+        for target in ("/topics/a", BOTH):
+            for cursor in cursors:
+                back = await broker.subscribe(target, Last_Event_ID=cursor)
+                await publisher.some(1)
+                await back.until(lambda back=back: numbers(back)[-1:] == [publisher.number])  # type: ignore[misc]
+                assert set(gaps(back)) == {"lost"}
+                assert [one for one in numbers(back) if one > 3] == list(range(4, publisher.number + 1))
+    await has(stream, publisher)
+    assert gaps(stream) == ["lost"]
+
+
+async def test_a_promoted_replica_whose_clock_is_behind(
+    start_server: StartServer, start_broker: StartBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ids go on above all that was given out, and nothing is told but what was lost."""
+    monkeypatch.setattr("broker.stores.redis.store.load", lambda: with_offset(load()))
+    primary = start_server(tcp=True)
+    replica = start_server(tcp=True, replica_of=primary)
+    async with Way(primary) as way:
+        one, other = await start_broker(way.url), await start_broker(way.url)
+        streams = [await other.subscribe("/topics/a"), await other.subscribe(BOTH)]
+        publisher = Publisher(one)
+        await publisher.some(3)
+        replica.wait_synced()
+        with replica.client() as copy:
+            await until(lambda: copy.xlen("broker:{b}:log:a") == 3, "the replica has it")
+            copy.replicaof("NO", "ONE")
+            copy.set(OFFSET, -5)
+        await publisher.some(3)
+        for stream in streams:
+            await has(stream, publisher)
+        primary.kill()
+        way.lead_to(replica)
+        await publisher.until_taken()
+        await publisher.some(3)
+        for stream in streams:
+            await both_have(stream, publisher)
+        assert number(await one.publish("b", "x")) > max(number(event.id) for event in streams[0].published())
+
+
+async def test_sentinel_promotes_a_replica_without_the_last_writes(
+    start_server: StartServer, start_sentinel: StartSentinel, start_broker: StartBroker
+) -> None:
+    primary = start_server(tcp=True)
+    replica = start_server(tcp=True, replica_of=primary)
+    replica.wait_synced()
+    sentinel = start_sentinel(primary)
+    sentinel.wait_for_replica()
+    url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main/0"
+    one, other = await start_broker(url), await start_broker(url)
+    streams = [await other.subscribe("/topics/a"), await other.subscribe(BOTH)]
+    publisher = Publisher(one)
+    await publisher.some(3)
+    with replica.client() as copy:
+        await until(lambda: copy.xlen("broker:{b}:log:a") == 3, "the replica has it")
+    sentinel.pause()
+    with primary.client() as client:  # the replica is cut off, and not let in again
+        client.config_set("requirepass", "another")
+        client.client_kill_filter(_type="replica")
+    await publisher.some(3)
+    for stream in streams:
+        await has(stream, publisher)
+    cursor = streams[0].published()[4].id
+    primary.kill()
+    sentinel.resume()
+    await publisher.until_taken(seconds=20)
+    await publisher.some(3)
+    for stream in streams:
+        await both_have(stream, publisher)
+    back = await one.subscribe("/topics/a", Last_Event_ID=cursor)
+    await has_last(back, publisher)
+    assert gaps(back) == ["lost"]
+
+
+async def has_last(stream: Stream, publisher: Publisher) -> None:
+    await stream.until(lambda: numbers(stream)[-1:] == [publisher.number])
+
+
+async def test_a_key_across_a_failover_counts_once_where_the_store_kept_the_first(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    primary = start_server(tcp=True)
+    replica = start_server(tcp=True, replica_of=primary)
+    replica.wait_synced()
+    async with Way(primary) as way:
+        one, other = await start_broker(way.url), await start_broker(way.url)
+        stream = await other.subscribe("/topics/a")
+        kept = await one.request("POST", "/topics/a", b"1", Idempotency_Key="kept")
+        with replica.client() as copy:
+            await until(lambda: copy.xlen("broker:{b}:log:a") == 1, "the replica has it")
+            copy.replicaof("NO", "ONE")
+        await one.request("POST", "/topics/a", b"2", Idempotency_Key="lost")
+        assert await stream.data(2) == ["1", "2"]
+        primary.kill()
+        way.lead_to(replica)
+        again = [
+            await other.request("POST", "/topics/a", data, Idempotency_Key=key)
+            for key, data in (("kept", b"1"), ("lost", b"2"), ("lost", b"2"))
+        ]
+        assert [answer.status for answer in again] == [201] * 3
+        assert again[0].json() == kept.json()
+        assert ["idempotency-replayed" in answer.headers for answer in again] == [True, False, True]
+        assert await stream.data(3) == ["1", "2", "2"]
+        assert gaps(stream) == ["lost"]
+
+
+async def test_deleted_while_nobody_could_hear_it(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    """The end is told once, then what is new."""
+    server = start_server()
+    async with Way(server) as way:
+        one, other = await start_broker(server.url), await start_broker(way.url)
+        alone = await other.subscribe("/topics/a")
+        both = await other.subscribe(BOTH)
+        await one.publish("a", "1")
+        for stream in (alone, both):
+            assert await stream.data(1) == ["1"]
+        cursor = alone.published()[0].id
+        way.close()
+        await one.request("DELETE", "/topics/a")
+        await one.publish("a", "2")
+        way.open()
+        assert b"deleted" in await alone.end()
+        assert [event.data for event in alone.published()] == ["1"]
+        assert gaps(alone) == []
+        await one.publish("b", "3")
+        assert await both.data(2) == ["1", "3"]
+        assert [event.type for event in both.events].count("broker.end") == 1
+        assert gaps(both) == []
+        back = await other.subscribe("/topics/a", Last_Event_ID=cursor)
+        assert await back.data(1) == ["2"]
+        assert gaps(back) == []

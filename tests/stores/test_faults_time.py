@@ -1,0 +1,219 @@
+"""Servers, ways and instances that are slow, full, or not there at the time they are needed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from tests.live.crowd import Stream as ProcessStream
+from tests.processes import BrokerProcess, wait_for
+from tests.redis_servers import Server
+from tests.stores.brokers import (
+    RECOVERY_SECONDS,
+    Publisher,
+    StartBroker,
+    gaps,
+    has,
+    numbers,
+    ready,
+    until_ready,
+)
+from tests.stores.conftest import StartServer
+from tests.stores.way import Way
+from tests.web.serving import until
+
+STOPPED_SECONDS = 4
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Seeded; a failure shows the seed."""
+    seed = int(os.environ.get("TEST_SEED", random.randrange(1 << 32)))
+    print(f"TEST_SEED={seed}")
+    return random.Random(seed)
+
+
+async def test_a_store_that_comes_after_the_start(
+    program: str, tmp_path: Path, start_broker: StartBroker
+) -> None:
+    server = Server(tmp_path / "0", program)
+    broker = await start_broker(server.url)
+    try:
+        began = monotonic()
+        browser = await broker.subscribe("/topics/a", Accept="text/event-stream")
+        assert browser.status == 200
+        body = await browser.end()
+        assert body.startswith(b"retry: ") and int(body.split()[1]) >= 10_000
+        assert b"data" not in body
+        for target in ("/topics/a", "/topics?topic=a&topic=b"):
+            other = await broker.request("GET", target, Accept="*/*")
+            assert (other.status, other.json()["code"]) == (503, "unavailable")
+            assert "retry-after" in other.headers
+        assert monotonic() - began < 4
+        publisher = Publisher(broker)
+        assert not await publisher.once()
+        assert not await ready(broker)
+        assert (await broker.request("GET", "/healthz")).status == 200
+        server.start()
+        await until_ready(broker, seconds=RECOVERY_SECONDS)
+        stream = await broker.subscribe("/topics/a")
+        await publisher.some(2)
+        await has(stream, publisher)
+    finally:
+        server.__exit__(None, None, None)
+
+
+async def test_memory_full_and_freed(start_server: StartServer, start_broker: StartBroker) -> None:
+    """Readers go on, also those who come; nobody is told of a gap; publishers are taken again when there is room."""
+    server = start_server("maxmemory 6mb", "maxmemory-policy noeviction")
+    one, other = await start_broker(server.url), await start_broker(server.url)
+    stream, both = await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")
+    publisher = Publisher(one)
+    await publisher.some(5)
+    with server.client() as client:
+        client.config_set("maxmemory", 1)
+        for _ in range(3):
+            assert not await publisher.once()
+        replay = await other.subscribe("/topics/a?since=earliest")
+        await replay.until(lambda: len(numbers(replay)) == 5)
+        assert (await other.subscribe("/topics/new")).status == 200
+        client.config_set("maxmemory", 0)
+    await publisher.some(5)
+    for reader in (stream, both, replay):
+        await has(reader, publisher)
+        assert gaps(reader) == []
+    await until_ready(one, other)
+
+
+async def test_a_topics_keys_made_something_else(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    """Somebody else's mistake: that topic is refused, all others go on, and it heals when the key is gone."""
+    server = start_server()
+    broker = await start_broker(server.url)
+    witness = await broker.subscribe("/topics?topic=b&topic=c")
+    with server.client() as client:
+        client.set("broker:{b}:rec:a", "x")
+        assert (await broker.request("POST", "/topics/a", b"x")).status == 503
+        refused = await broker.request("GET", "/topics/a", Accept="*/*")
+        assert refused.status == 503
+        for number in range(5):
+            await broker.publish("b", str(number))
+        await witness.until(lambda: len(numbers(witness)) == 5)
+        client.delete("broker:{b}:rec:a")
+    stream = await broker.subscribe("/topics/a")
+    await broker.publish("a", "again")
+    assert await stream.data(1) == ["again"]
+
+
+async def test_somebody_else_speaks_on_a_channel(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    server = start_server()
+    broker = await start_broker(server.url)
+    streams = [await broker.subscribe("/topics/a"), await broker.subscribe("/topics?topic=a&topic=b")]
+    publisher = Publisher(broker)
+    with server.client() as client:
+        for message in (
+            "",
+            "hello",
+            "E",
+            "E 1 2 3",
+            "E x\n",
+            "P",
+            "D 1",
+            b"\xff\n\xff",
+            "E 1 0-0 5 1 9 9 0\n",
+        ):
+            client.publish("broker:0:a", message)
+            await publisher.some(1)
+    for stream in streams:
+        await has(stream, publisher)
+        assert gaps(stream) == []
+    await until_ready(broker)
+
+
+async def test_reads_that_are_given_up_harm_nobody(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    """Subscribers leave while their topics are being read; others ask for the same."""
+    server = start_server()
+    async with Way(server) as way:
+        broker = await start_broker(way.url, retention_bytes=16 << 20)
+        lines = b"".join(b'{"data": "%d %s"}\n' % (number, b"x" * 20_000) for number in range(200))
+        filled = await start_broker(server.url, retention_bytes=16 << 20)
+        answer = await filled.request("POST", "/topics/a", lines, Content_Type="application/x-ndjson")
+        assert answer.status == 200
+        for _ in range(20):
+            _, writer = await broker.send(b"GET /topics/a?since=earliest HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            await asyncio.sleep(0.002)
+            writer.transport.abort()
+        way.cut()
+        stream = await broker.subscribe("/topics/a?since=earliest")
+        await stream.until(lambda: len(stream.published()) == 200)
+        assert [event.data.split()[0] for event in stream.published()] == [str(n) for n in range(200)]
+        assert gaps(stream) == []
+        await stream.close()
+        await until(lambda: not broker.subscribers_of("a"), "all have left")
+        store = broker.node._store
+        assert {copy.watchers for copy in store._copies} == {0}  # type: ignore[attr-defined]
+
+
+async def test_retries_never_double_wherever_the_way_is_cut(
+    start_server: StartServer, start_broker: StartBroker, chance: random.Random
+) -> None:
+    """The way ends in the middle of a greeting, a call, an answer or what is said on a channel."""
+    server = start_server()
+    async with Way(server) as way:
+        one, other = await start_broker(way.url), await start_broker(way.url)
+        streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
+        publisher = Publisher(one)
+        for _ in range(40):
+            way.cut_after(chance.randrange(1, 6000))
+            await asyncio.gather(*(publisher.once() for _ in range(chance.randrange(1, 8))))
+        await publisher.until_taken()
+        for stream in streams:
+            await has(stream, publisher)
+            assert gaps(stream) == []
+            assert set(publisher.taken) <= set(numbers(stream))
+        await until_ready(one, other)
+
+
+def numbers_of(stream: ProcessStream) -> list[int]:
+    return [int(event.data) for event in stream.events if not (event.type or "").startswith("broker.")]
+
+
+def test_an_instance_that_is_stopped_for_a_while(start_server: StartServer) -> None:
+    """It missed what was said and is cut off by nobody: afterwards it tells all, in order, and no gap."""
+    server = start_server()
+    with (
+        BrokerProcess(redis_url=server.url, heartbeat_seconds=0.2) as one,
+        BrokerProcess(redis_url=server.url, heartbeat_seconds=0.2) as other,
+        ProcessStream(other.port, "/topics/a") as alone,
+        ProcessStream(other.port, "/topics?topic=a&topic=b") as both,
+    ):
+        for number in range(5):
+            one.publish("a", str(number))
+        other.send_signal(signal.SIGSTOP)
+        for number in range(5, 10):
+            one.publish("a", str(number))
+        with server.client() as client:  # meanwhile the server gives it up
+            client.client_kill_filter(_type="pubsub")
+        for number in range(10, 15):
+            one.publish("a", str(number))
+        began = monotonic()
+        wait_for(lambda: monotonic() > began + STOPPED_SECONDS, "the while to be over")
+        other.send_signal(signal.SIGCONT)
+        for number in range(15, 20):
+            one.publish("a", str(number))
+        for stream in (alone, both):
+            while numbers_of(stream)[-1:] != [19]:
+                assert stream.read()
+            assert numbers_of(stream) == list(range(20))
+            assert not [event for event in stream.events if event.type == "broker.gap"]
