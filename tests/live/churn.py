@@ -12,7 +12,7 @@ import random
 import time
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
@@ -25,6 +25,7 @@ from tests.live.raw import HOST
 
 CONNECT_SECONDS = 30
 PATIENCE_SECONDS = 0.5
+SILENCE_SECONDS = 0.5  # after which nothing comes of what was asked for
 """How long a follower stays on a connection on which one of its topics has ended."""
 READ_SIZES = (64, 1000, 1 << 16)
 
@@ -99,6 +100,7 @@ class Follower:
     Attributes:
         cursor: the last id it has seen; empty before the first.
         notes: what it was sent, in order; `connect` marks the beginning of each connection, with the cursor it sent.
+        noted_at: when the last note was taken; monotonic seconds.
     """
 
     def __init__(
@@ -107,6 +109,7 @@ class Follower:
         self.topics = topics
         self.cursor = ""
         self.notes: list[Note] = []
+        self.noted_at = 0.0
         self._port = port
         self._chance = chance
         self._enveloped = enveloped
@@ -115,6 +118,18 @@ class Follower:
         """Connect, read, drop, and again, until it is enough."""
         while not enough(self):
             await self.connect(enough, drop_after=self._patience())
+
+    def stands_before_a_gap(self, last: Mapping[str, EventId]) -> bool:
+        """Whether all that it lacks up to `last` is gone: it was told so on this connection, and nothing has come since."""
+        told: set[str] = set()
+        for note in reversed(self.notes):
+            if note.kind == "connect":
+                break
+            if note.kind != "gap":
+                return False
+            told.add(note.topic)
+        lacks = {topic for topic in self.topics if last[topic] > number(self.cursor or "0-0")}
+        return lacks <= told and time.monotonic() - self.noted_at > SILENCE_SECONDS
 
     def _patience(self) -> int:
         """How many events this connection may live for."""
@@ -180,6 +195,7 @@ class Follower:
             topic = ""  # to be found by its id
         if kind != "gap":
             self.cursor = event.id
+        self.noted_at = time.monotonic()
         self.notes.append(Note(kind, topic, number(event.id) if event.id else -1, data))
 
 

@@ -65,9 +65,10 @@ async def churn(
     last: dict[str, EventId] = {}
 
     def has_all(follower: Follower) -> bool:
-        return bool(last) and number(follower.cursor or "0-0") >= max(
-            last[topic] for topic in follower.topics
-        )
+        if not last:
+            return False
+        end = max(last[topic] for topic in follower.topics)
+        return number(follower.cursor or "0-0") >= end or follower.stands_before_a_gap(last)
 
     async def publish(publisher: Publisher) -> None:
         for _ in range(events // publishers):
