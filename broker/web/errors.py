@@ -15,6 +15,7 @@ from aiohttp.typedefs import Handler
 
 from broker.errors import BrokerError, RateLimited, Unavailable
 from broker.web import handover
+from broker.web.keys import NODE
 
 STATUS = {
     "invalid-topic": 400,
@@ -88,6 +89,7 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
     except Exception:
         _log.exception("defect in the handler of %s %s", request.method, request.rel_url.raw_path[:200])
         response = problem("internal", "The broker has a defect here; its log says more.")
-    if not request.content.is_eof() or request.content.exception() is not None:
+    is_cut = not request.content.is_eof() or request.content.exception() is not None
+    if is_cut or request.app[NODE].draining:  # who keeps a connection to a broker that goes would lose its next request
         response.force_close()
     return response

@@ -26,7 +26,8 @@ async def test_readiness_fails_while_draining_and_browsers_are_sent_elsewhere(se
     assert re.fullmatch(rb"retry: \d+\n", await browser.end())
     other = await server.request("GET", "/topics/news", accept="*/*")
     assert (other.status, other.json()["code"]) == (503, "unavailable")
-    assert (await server.request("POST", "/topics/news", b"x")).status == 201
+    kept = await server.request("POST", "/topics/news", b"x", connection="keep-alive")
+    assert (kept.status, kept.headers.get("connection")) == (201, "close"), "the next request would be lost"
     draining.cancel()
 
 
