@@ -90,6 +90,8 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
         _log.exception("defect in the handler of %s %s", request.method, request.rel_url.raw_path[:200])
         response = problem("internal", "The broker has a defect here; its log says more.")
     is_cut = not request.content.is_eof() or request.content.exception() is not None
-    if is_cut or request.app[NODE].draining:  # who keeps a connection to a broker that goes would lose its next request
+    if (
+        is_cut or request.app[NODE].draining
+    ):  # who keeps a connection to a broker that goes would lose its next request
         response.force_close()
     return response
