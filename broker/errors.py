@@ -6,6 +6,8 @@ Rules: no HTTP statuses here (`web/errors.py` has the one table); a defect is an
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class BrokerError(Exception):
     """Base of all errors that a caller is told of. `extra` are members added to the answer, such as `line`."""
@@ -42,10 +44,49 @@ class TooLarge(BrokerError):
     code = "too-large"
 
 
+class Unauthorized(BrokerError):
+    """The caller's: nobody knows who this is; `error` is the word for it (RFC 6750 §3.1), "" where no token came at all."""
+
+    code = "unauthorized"
+
+    def __init__(self, detail: str, error: str = "", **extra: object) -> None:
+        super().__init__(detail, **extra)
+        self.error = error
+
+
 class Forbidden(BrokerError):
     """The caller's: nobody, or not this caller, may do this."""
 
     code = "forbidden"
+
+
+class Closed(BrokerError):
+    """The caller's: nothing more can be published to a topic that has ended; `topics` are those."""
+
+    code = "closed"
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        super().__init__(
+            f"{', '.join(topics)} has ended; DELETE it to use the name again.", topics=list(topics)
+        )
+        self.topics = topics
+
+
+class Cancelled(BrokerError):
+    """Nobody's fault: whoever publishes a stream was asked to stop."""
+
+    code = "cancelled"
+
+
+class OutOfOrder(BrokerError):
+    """The caller's: a producer left something of its stream out; `expected` is the number to go on with."""
+
+    code = "out-of-order"
+
+    def __init__(self, expected: int) -> None:
+        super().__init__(
+            f"Events before this one are missing; go on with Broker-Sequence: {expected}.", expected=expected
+        )
 
 
 class RateLimited(BrokerError):

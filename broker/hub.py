@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from broker.access import Caller
 from broker.events import EventId
 from broker.fanout import FanOut
 from broker.feed import FeedKey
@@ -28,7 +29,7 @@ class Hub:
         on_released: called with topics that a subscriber no longer needs.
         on_written: called with a topic whose hold has moved on.
         on_shrunk: called when `backlog` has become less.
-        on_closed: called once for a connection that is gone, with its reason and its age in seconds.
+        on_closed: called once for a connection that is gone, with who it was, its reason and its age in seconds.
         on_gap: called with the reason of a gap that lies within a log, and how many were told of it.
         on_aged: called with a subscriber whose stream is to be ended, for it is old enough.
         heartbeat_seconds: silence after which a comment is written.
@@ -45,7 +46,7 @@ class Hub:
         on_released: Callable[[Sequence[str]], None],
         on_written: Callable[[str], None],
         on_shrunk: Callable[[], None],
-        on_closed: Callable[[CloseReason, float], None],
+        on_closed: Callable[[Caller, CloseReason, float], None],
         on_gap: Callable[[str, int], None],
         on_aged: Callable[[Subscriber], None],
         heartbeat_seconds: float,
@@ -120,15 +121,21 @@ class Hub:
     # Coming and going
 
     def attach(
-        self, transport: asyncio.Transport, key: FeedKey, logs: Sequence[Log], cursor: EventId, opening: bytes
+        self,
+        transport: asyncio.Transport,
+        caller: Caller,
+        key: FeedKey,
+        logs: Sequence[Log],
+        cursor: EventId,
+        opening: bytes,
     ) -> Subscriber:
-        """Make a subscriber at `cursor`, write `opening` to it and what it lacks, as far as that is one piece.
+        """Make `caller` a subscriber at `cursor`, write `opening` to it and what it lacks, as far as that is one piece.
 
         `logs` are those of `key.topics` and joined on to `cursor` and `key.floors` when this is called; nothing may
         happen to them between that check and this call.
         """
         now = self._monotonic()
-        subscriber = Subscriber(transport, self, cursor, now)
+        subscriber = Subscriber(transport, self, caller, cursor, now)
         subscriber.seat = len(self._seats)
         self._seats.append(subscriber)
         self._fan_out.begin(subscriber, key, logs, opening, now)
@@ -168,7 +175,7 @@ class Hub:
             self._seats[subscriber.seat] = last
             last.seat = subscriber.seat
         subscriber.seat = -1
-        self._on_closed(reason, self._monotonic() - subscriber.since)
+        self._on_closed(subscriber.caller, reason, self._monotonic() - subscriber.since)
 
     def flushed(self, subscriber: Subscriber) -> None:
         self._fan_out.flushed(subscriber)

@@ -13,7 +13,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from broker import gate, sse
+from broker import gate, notices, sse
+from broker.access import Caller
 from broker.errors import Overloaded, Unavailable
 from broker.events import Clock, EventId, format_id
 from broker.feed import FeedKey
@@ -93,7 +94,7 @@ class Node:
 
     async def start(self) -> None:
         """Begin to work. Raises `Unavailable` where the store can't be reached."""
-        await self._store.start(self._deliver)
+        await self._store.start(self._deliver, self._heed)
         self._ticker = asyncio.create_task(self._tick(), name="broker ticker")
         self._ticker.add_done_callback(_log_death)
 
@@ -208,6 +209,7 @@ class Node:
     def attach(
         self,
         transport: asyncio.Transport,
+        caller: Caller,
         head: bytes,
         topics: Sequence[str],
         logs: Sequence[Log],
@@ -233,7 +235,7 @@ class Node:
             self._gap_told(reason, 1)
         opening = head + sse.retry(self.retry_ms()) + sse.HEARTBEAT + where.preface
         key = FeedKey(tuple(topics), enveloped, where.floors)
-        return self._hub.attach(transport, key, logs, where.cursor, opening)
+        return self._hub.attach(transport, caller, key, logs, where.cursor, opening)
 
     def retry_ms(self) -> int:
         """A reconnect delay, random so that those who were cut together don't come back together."""
@@ -244,7 +246,7 @@ class Node:
         """The same for those who were refused."""
         return random.randint(*LONG_RETRY_MS)
 
-    def _closed(self, reason: CloseReason, age: float) -> None:
+    def _closed(self, _caller: Caller, reason: CloseReason, age: float) -> None:
         self.metrics.closes.labels(reason.value).inc()
         self.metrics.age.observe(age)
         if not len(self._hub):
@@ -252,6 +254,14 @@ class Node:
 
     def _gap_told(self, reason: str, subscribers: int) -> None:
         self.metrics.gaps.labels(reason).inc(subscribers)
+
+    # What is told to all instances
+
+    def _heed(self, notice: str) -> None:
+        """Do what an instance, perhaps this one, has told all."""
+        match notices.decode(notice):
+            case None:
+                _log.warning("an instance of another version says what isn't known here: %.100s", notice)
 
     # Look and clear
 

@@ -27,6 +27,7 @@ import termios
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from broker.access import Caller
 from broker.events import EventId
 
 if TYPE_CHECKING:
@@ -47,6 +48,10 @@ class CloseReason(enum.StrEnum):
     """It read too slowly: the log moved past it, or nothing moved for `slow_seconds`."""
     ENDED = "ended"
     """All its topics have ended."""
+    EXPIRED = "expired"
+    """The token that let it in is good no longer."""
+    DISCONNECTED = "disconnected"
+    """An operator ended it, or its token was revoked."""
     MAX_AGE = "max-age"
     """It was open for as long as one may be; its client comes back, perhaps to another instance."""
     DRAINING = "draining"
@@ -87,6 +92,7 @@ class Subscriber(asyncio.Protocol):
     """One subscriber; on being made it becomes the protocol of `transport`.
 
     Attributes:
+        caller: who it is.
         cursor: id of the last event written, in whole or in part.
         lag: None while it is up to date or can be brought there by one write.
         wrote_at: when bytes were last written, for the heartbeat; loop time in seconds.
@@ -100,6 +106,7 @@ class Subscriber(asyncio.Protocol):
         "_reason",
         "_socket",
         "_transport",
+        "caller",
         "cursor",
         "feed",
         "lag",
@@ -109,7 +116,10 @@ class Subscriber(asyncio.Protocol):
         "wrote_at",
     )
 
-    def __init__(self, transport: asyncio.Transport, owner: Owner, cursor: EventId, now: float) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, owner: Owner, caller: Caller, cursor: EventId, now: float
+    ) -> None:
+        self.caller = caller
         self.cursor = cursor
         self.feed: Feed | None = None
         self.lag: Lag | None = None

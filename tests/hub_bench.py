@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 
 from broker import sse
+from broker.access import ANYBODY
 from broker.feed import FeedKey
 from broker.hub import Hub
 from broker.log import Log
@@ -41,7 +42,7 @@ class Bench:
             on_released=self.released.extend,
             on_written=lambda topic: self.logs[topic].trim(0),
             on_shrunk=lambda: None,
-            on_closed=lambda reason, age: self.closed.append(reason),
+            on_closed=lambda _caller, reason, age: self.closed.append(reason),
             on_gap=lambda reason, subscribers: self.gaps.extend([reason] * subscribers),
             on_aged=lambda subscriber: self.hub.finish(subscriber, CloseReason.MAX_AGE, b"retry: 1\n"),
             heartbeat_seconds=15,
@@ -76,7 +77,9 @@ class Bench:
         transport.set_write_buffer_limits(high=0)
         start = self.last if cursor is None else cursor
         key = FeedKey(topics, False, tuple(floors))
-        subscriber = self.hub.attach(transport, key, [self.log(topic) for topic in topics], start, b"")
+        subscriber = self.hub.attach(
+            transport, ANYBODY, key, [self.log(topic) for topic in topics], start, b""
+        )
         self.far[subscriber] = far
         return subscriber
 

@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "broker"
 
 LAYERS = [
-    {"events", "topics", "errors", "settings"},
-    {"sse", "log", "logs", "start", "access", "metrics"},
+    {"events", "topics", "errors", "notices", "settings"},
+    {"sse", "log", "logs", "start", "access", "tokens", "metrics"},
     {"hub", "fanout", "feeds", "feed", "ends", "walk", "subscriber", "gate", "stores", "descriptors"},
     {"node", "readings"},
     {"web"},
@@ -26,6 +26,8 @@ FORBIDDEN = {
     "log": {"asyncio", "aiohttp", "redis"},
     "logs": {"asyncio", "aiohttp", "redis"},
     "start": {"asyncio", "aiohttp", "redis"},
+    "access": {"asyncio", "aiohttp", "redis"},
+    "tokens": {"asyncio", "aiohttp", "redis"},
     "metrics": {"asyncio", "aiohttp", "redis"},
     "hub": {"aiohttp", "redis"},
     "fanout": {"aiohttp", "redis"},

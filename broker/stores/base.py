@@ -22,6 +22,10 @@ False: so much is on its way to subscribers that the store is to bring no more f
 """
 
 
+Heed = Callable[[str], None]
+"""Called once with each notice that another instance, or this one, has told all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Receipt:
     """The answer to a publish: one id for each item, in the order of the items.
@@ -78,8 +82,8 @@ class Store(Protocol):
     def born(self) -> EventId:
         """Nothing before this id is known; a cursor before it may have lost anything."""
 
-    async def start(self, deliver: Deliver) -> None:
-        """Begin to deliver to `deliver`. Raises `Unavailable` where the store can't be reached."""
+    async def start(self, deliver: Deliver, heed: Heed) -> None:
+        """Begin to deliver to `deliver`, and to hand notices to `heed`. Raises `Unavailable` where the store can't be reached."""
 
     async def stop(self) -> None:
         """Give back what `start` took; no delivery after it."""
@@ -126,6 +130,16 @@ class Store(Protocol):
 
     async def delete(self, topic: str) -> None:
         """Empty `topic`; those subscribed are delivered its end."""
+
+    async def tell(self, notice: str, until: float | None = None) -> None:
+        """Have all instances heed `notice`; on return this one has, and those that can be reached are about to.
+
+        With `until` (seconds since 1970) it is kept that long: who can't be reached now, or begins later, heeds it then.
+
+        Raises:
+            RateLimited: there is no room for another one that is kept.
+            Unavailable: the others are not known to hear of it; this one hasn't heeded it.
+        """
 
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
         """What is held of each of `topics`, be it nothing; at most 2 s old."""

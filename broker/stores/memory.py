@@ -14,7 +14,7 @@ from broker.events import SEQUENCE_BITS, Clock, EventId
 from broker.log import Log
 from broker.logs import Logs
 from broker.start import Start
-from broker.stores.base import Deliver, Health, Receipt, TopicState
+from broker.stores.base import Deliver, Health, Heed, Receipt, TopicState
 from broker.topics import RetentionRules
 
 KEY_OVERHEAD_BYTES = 250  # what Python needs for a remembered key beside its text, measured
@@ -58,12 +58,13 @@ class MemoryStore:
         self._watched: set[str] = set()
         self._keys = _Keys(idempotency_seconds, max_key_bytes)
         self._deliver: Deliver = _nobody
+        self._heed: Heed = _heedless
 
-    async def start(self, deliver: Deliver) -> None:
-        self._deliver = deliver
+    async def start(self, deliver: Deliver, heed: Heed) -> None:
+        self._deliver, self._heed = deliver, heed
 
     async def stop(self) -> None:
-        self._deliver = _nobody
+        self._deliver, self._heed = _nobody, _heedless
 
     @property
     def last_id(self) -> EventId:
@@ -152,6 +153,9 @@ class MemoryStore:
         log.clear(self._last, frame)
         self._settle({topic: len(frame)}, now)
 
+    async def tell(self, notice: str, until: float | None = None) -> None:
+        self._heed(notice)  # there is no other instance, and who comes later begins with nothing
+
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
         return [self._describe(topic) for topic in topics]
 
@@ -222,3 +226,7 @@ def _key_bytes(topic: str, key: str) -> int:
 def _nobody(_topic: str, _size: int) -> bool:
     """Before `start` and after `stop` nobody is delivered to."""
     return True
+
+
+def _heedless(_notice: str) -> None:
+    """Before `start` and after `stop` nobody is told anything."""

@@ -13,7 +13,7 @@ from http import HTTPStatus
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from broker.errors import BrokerError, RateLimited, Unavailable
+from broker.errors import BrokerError, RateLimited, Unauthorized, Unavailable
 from broker.web import handover
 from broker.web.keys import NODE
 
@@ -27,6 +27,7 @@ STATUS = {
     "method-not-allowed": 405,
     "closed": 409,
     "cancelled": 409,
+    "out-of-order": 409,
     "too-large": 413,
     "rate-limited": 429,
     "internal": 500,
@@ -58,9 +59,16 @@ def problem(code: str, detail: str, extra: dict[str, object] | None = None) -> w
 def answer(error: BrokerError) -> web.Response:
     """The answer for an error."""
     response = problem(error.code, error.detail, error.extra)
+    if isinstance(error, Unauthorized):
+        response.headers[hdrs.WWW_AUTHENTICATE] = challenge(error)
     if isinstance(error, RateLimited | Unavailable):
         response.headers[hdrs.RETRY_AFTER] = str(error.retry_after)
     return response
+
+
+def challenge(error: Unauthorized) -> str:
+    """The value of `WWW-Authenticate` (RFC 6750 §3): a token is asked for, and what was wrong with the one that came."""
+    return f'Bearer error="{error.error}"' if error.error else "Bearer"
 
 
 def _routing(error: web.HTTPException, request: web.Request) -> web.Response:

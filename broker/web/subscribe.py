@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiohttp import hdrs, web
 
 from broker import sse
+from broker.access import ANYBODY
 from broker.errors import InvalidParameter, Unavailable
 from broker.node import Node
 from broker.start import Latest, Start, from_cursor, from_last, from_since
@@ -49,7 +50,13 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
         node.unwatch(topics)
         raise
     node.attach(
-        transport, _HEAD + b"Date: " + http_date() + b"\r\n\r\n", topics, logs, start, enveloped=enveloped
+        transport,
+        ANYBODY,
+        _HEAD + b"Date: " + http_date() + b"\r\n\r\n",
+        topics,
+        logs,
+        start,
+        enveloped=enveloped,
     )
     return handover.GONE
 

@@ -35,18 +35,25 @@ def delivered() -> Delivered:
     return Delivered()
 
 
+@pytest.fixture
+def heeded() -> list[str]:
+    return []
+
+
 @pytest.fixture(params=["memory", *PROGRAMS])
-async def store(request: pytest.FixtureRequest, tmp_path: Path, delivered: Delivered) -> AsyncIterator[Bench]:
+async def store(
+    request: pytest.FixtureRequest, tmp_path: Path, delivered: Delivered, heeded: list[str]
+) -> AsyncIterator[Bench]:
     """Each store in turn, with a small retention."""
     if request.param == "memory":
         memory = MemoryBench()
-        await memory.store.start(delivered)
+        await memory.store.start(delivered, heeded.append)
         yield memory
         await memory.store.stop()
         return
     with Server(tmp_path / "0", find_program(request.param)) as server:
         redis = RedisBench(server)
-        await redis.store.start(delivered)
+        await redis.store.start(delivered, heeded.append)
         yield redis
         await redis.store.stop()
         redis.close()
@@ -258,3 +265,10 @@ async def test_subscribers_are_counted(store: Bench) -> None:
 
 async def test_checks_are_ok(store: Bench) -> None:
     assert set(store.store.checks().values()) == {"ok"}
+
+
+@pytest.mark.parametrize("until", [None, 4_000_000_000.0])
+async def test_who_tells_heeds_once(store: Bench, heeded: list[str], until: float | None) -> None:
+    await store.store.tell('{"do": "something"}', until)
+    await store.settle()
+    assert heeded == ['{"do": "something"}']

@@ -8,12 +8,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from time import monotonic
+from time import monotonic, time
 
 import pytest
 import trustme
 from redis import Redis
 
+from broker.notices import Disconnect, encode
 from tests.redis_servers import Server
 from tests.stores.brokers import StartBroker, gaps, numbers, until_ready
 from tests.stores.conftest import StartServer, find_program
@@ -97,6 +98,7 @@ async def work(one: Broker, other: Broker, way: Way) -> None:
     await asyncio.sleep(1.5)  # presence is written twice a second
     for name in ("", "/a"):
         assert (await one.request("GET", f"/topics{name}", Accept="application/json")).status == 200
+    await one.node._store.tell(encode(Disconnect(0, topic="nobody")), time() + 1)
     await replay.close()
     await until(lambda: not other.subscribers_of("b"), "it has left")
     assert (await one.request("DELETE", "/topics/a")).status == 204

@@ -30,7 +30,7 @@ async def start_bench(start_server: StartServer) -> AsyncIterator[StartBench]:
     async def start(**limits: Any) -> RedisBench:
         bench = RedisBench(server, **limits)
         benches.append(bench)
-        await bench.store.start(lambda _topic, _size: True)
+        await bench.store.start(lambda _topic, _size: True, lambda _notice: None)
         return bench
 
     yield start
@@ -78,7 +78,7 @@ async def test_what_a_refused_subscriber_asked_for_does_not_stay(start_server: S
     async with Way(server) as way:
         bench = RedisBench(server)
         store = bench.store
-        await store.start(lambda _topic, _size: True)
+        await store.start(lambda _topic, _size: True, lambda _notice: None)
         way.close()
         store._calls._link.abort("gone")  # type: ignore[union-attr]
         store.unwatch([copy.topic for copy in [store._watching.hold(f"t{number}") for number in range(100)]])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from broker.stores.redis.address import Address
 from broker.stores.redis.calls import STOPPING, backoff
@@ -23,7 +23,7 @@ class Listener:
     """See the module.
 
     Args:
-        always: a channel that is listened to from the start.
+        always: channels that are listened to from the start.
         flowing: while it isn't set nothing is read.
         on_message: called with a channel and the bytes, in the order in which the server said it.
         on_ready: called when a new connection listens to all channels.
@@ -39,7 +39,7 @@ class Listener:
     def __init__(
         self,
         address: Address,
-        always: str,
+        always: Sequence[str],
         *,
         flowing: asyncio.Event,
         on_message: Callable[[bytes, bytes], None],
@@ -56,7 +56,7 @@ class Listener:
         self._on_ready = on_ready
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._channels: dict[bytes, None] = {always.encode(): None}
+        self._channels: dict[bytes, None] = {channel.encode(): None for channel in always}
         self._confirmed: set[bytes] = set()
         self._due: set[bytes] = set()
         self._asked: dict[bytes, asyncio.Future[None]] = {}

@@ -44,6 +44,11 @@ class Names:
         return f"{self.prefix}{self.database}:"
 
     @property
+    def notice_channel(self) -> str:
+        """Where instances tell each other what isn't of a topic; a topic's name has no slash."""
+        return self.channel("/notices")
+
+    @property
     def probe_channel(self) -> str:
         """Where this instance hears itself. No topic begins like that that anybody may watch."""
         return self.channel(f"_probe:{self.instance}")

@@ -20,15 +20,16 @@ from broker.events import Clock, EventId
 from broker.log import Log
 from broker.logs import Logs
 from broker.start import Start
-from broker.stores.base import Deliver, Health, Receipt, TopicState
+from broker.stores.base import Deliver, Health, Heed, Receipt, TopicState
 from broker.stores.redis.address import Address
 from broker.stores.redis.calls import Calls, Seen
 from broker.stores.redis.copies import Copies, Copy
-from broker.stores.redis.filling import Filling
+from broker.stores.redis.filling import AGAIN_SECONDS, Filling
 from broker.stores.redis.link import Link
 from broker.stores.redis.listener import Listener
 from broker.stores.redis.messages import Probe, heard
 from broker.stores.redis.names import Names
+from broker.stores.redis.notices import Notices
 from broker.stores.redis.operations import Limits, Operations
 from broker.stores.redis.presence import Presence
 from broker.stores.redis.scripts import Scripts, load
@@ -69,8 +70,10 @@ class RedisStore:
         self._limits = limits
         self._clock = clock
         self._names = Names(limits.prefix, address.database, secrets.token_hex(4))
+        self._notice_channel = self._names.notice_channel.encode()
         self._scripts = texts or load()
         self._deliver: Deliver = _nobody
+        self._heed: Heed = _heedless
         self._tasks = Tasks()
         self._forgot_at = time.monotonic()
         self._probed_at = 0.0
@@ -97,7 +100,7 @@ class RedisStore:
         )
         self._listener = Listener(
             address,
-            self._names.probe_channel,
+            (self._names.probe_channel, self._names.notice_channel),
             flowing=self._flowing,
             on_message=self._heard,
             on_ready=self._listening,
@@ -121,6 +124,7 @@ class RedisStore:
             self._tasks.spawn,
         )
         self._presence = Presence(self._names, self._calls)
+        self._notices = Notices(self._names, self._calls, clock, lambda notice: self._heed(notice))
         self._operations = Operations(
             self._names,
             self._scripts,
@@ -153,9 +157,9 @@ class RedisStore:
 
     # Life
 
-    async def start(self, deliver: Deliver) -> None:
+    async def start(self, deliver: Deliver, heed: Heed) -> None:
         """Begin; a server that can't be reached yet is waited for a while, then this instance isn't ready until it is."""
-        self._deliver = deliver
+        self._deliver, self._heed = deliver, heed
         calls = dict.fromkeys((self._calls, self._writes))
         for owned in (
             *(one.run() for one in calls),
@@ -179,7 +183,7 @@ class RedisStore:
             _log.warning("starting without the store: %s", error.detail)
 
     async def stop(self) -> None:
-        self._deliver = _nobody
+        self._deliver, self._heed = _nobody, _heedless
         await self._presence.leave()
         await self._tasks.stop()
 
@@ -220,6 +224,9 @@ class RedisStore:
 
     def _heard(self, channel: bytes, data: bytes) -> None:
         try:
+            if channel == self._notice_channel:
+                self._notices.heard(data)
+                return
             said = heard(data)
             topic = channel[len(self._names.channel_prefix) :].decode()
         except ValueError:
@@ -261,9 +268,20 @@ class RedisStore:
         self._probed_at = time.monotonic()
         for copy in self._copies:
             self._mend(copy)
+        self._tasks.spawn(self._catch_up(self._listener.generation))
 
     def _deaf(self) -> None:
         self._copies.deaf()
+        self._notices.deaf()
+
+    async def _catch_up(self, generation: int) -> None:
+        while generation == self._listener.generation and self._listener.is_ready:
+            try:
+                await self._notices.catch_up()
+            except Unavailable:
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                return
 
     def _mend(self, copy: Copy) -> None:
         self._mended += copy.was_live
@@ -306,9 +324,14 @@ class RedisStore:
     def sweep(self) -> None:
         self._logs.sweep(self._clock(), SWEEP_LEAST + len(self._logs) // SWEEP_SHARE)
         self._watching.sweep()
+        self._notices.sweep()
         if time.monotonic() - self._forgot_at >= FORGET_SECONDS and not self._calls.problem:
             self._forgot_at = time.monotonic()
             self._tasks.spawn(self._operations.forget())
+
+    async def tell(self, notice: str, until: float | None = None) -> None:
+        await self._notices.tell(notice, until)
+        self._heed(notice)
 
     # Look
 
@@ -342,6 +365,7 @@ class RedisStore:
         return {
             "store": self._calls.problem or self._writes.problem or "ok",
             "channels": self._listener.problem or listening,
+            "notices": "ok" if self._notices.is_whole else "reading what was told to all",
             "copies": "ok" if self._copies.is_whole else "reading what was missed",
             "store tasks": "ok" if self._tasks.defect is None else "failed; restart this instance",
         }
@@ -367,3 +391,7 @@ def _warn_of(info: Mapping[str, str]) -> None:
 def _nobody(_topic: str, _size: int) -> bool:
     """Before `start` and after `stop` nobody is delivered to."""
     return True
+
+
+def _heedless(_notice: str) -> None:
+    """Before `start` and after `stop` nobody is told anything."""
