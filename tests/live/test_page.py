@@ -69,6 +69,11 @@ async def test_event_published_from_the_page_appears_as_a_row(page: Page, broker
     await expect(page.locator("#cursor")).to_have_text(given or "")
 
 
+async def test_the_cursor_of_a_silent_topic_is_shown(page: Page, broker_url: str) -> None:
+    await open_live(page, f"{broker_url}/topics/silent")
+    await expect(page.locator("#cursor")).to_have_text(re.compile(r"\d+-\d+"))
+
+
 async def test_control_and_enter_publishes(page: Page, broker_url: str) -> None:
     await open_live(page, f"{broker_url}/topics/news")
     await page.fill("#publish-data", "typed")

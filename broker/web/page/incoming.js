@@ -3,7 +3,7 @@
 import { watch } from "./address.js";
 import { connectSoon, disconnect, setState } from "./connection.js";
 import { text } from "./dom.js";
-import { keep, note, view } from "./rows.js";
+import { keep, note, paintSoon, view } from "./rows.js";
 import { showWatched } from "./watched.js";
 import { parsed } from "./words.js";
 
@@ -19,7 +19,9 @@ export function hear(source) {
 }
 
 function keepCursor(event) {
-  if (event.lastEventId) watch.cursor = event.lastEventId;
+  if (!event.lastEventId) return;
+  watch.cursor = event.lastEventId;
+  paintSoon();
 }
 
 function delivered(event) {
