@@ -5,7 +5,6 @@ from __future__ import annotations
 from aiohttp import hdrs, web
 
 from broker import sse
-from broker.access import ANYBODY
 from broker.errors import InvalidParameter, Unavailable
 from broker.node import Node
 from broker.start import Latest, Start, from_cursor, from_last, from_since
@@ -13,6 +12,7 @@ from broker.topics import check_topic
 from broker.web import handover
 from broker.web.accept import names_stream
 from broker.web.answers import http_date
+from broker.web.identity import caller_of
 from broker.web.keys import NODE
 
 HEADERS = {
@@ -51,7 +51,7 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
         raise
     node.attach(
         transport,
-        ANYBODY,
+        caller_of(request),
         _HEAD + b"Date: " + http_date() + b"\r\n\r\n",
         topics,
         logs,
