@@ -72,9 +72,11 @@ async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
 
 
 def pytest_configure() -> None:
-    """What is started in the background ignores Ctrl-C, and so would all that the tests start: here it means what it says."""
+    """What runs in the background, or under nohup, ignores a signal, and so would all that the tests start: here it means what it says."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_asyncio_loop_factories(
