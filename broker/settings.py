@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.errors import BrokerError
 from broker.topics import Retention, RetentionRules, check_pattern
+
+_PORTS = {"http": 80, "https": 443}
 
 LONGEST_SECONDS = 315_360_000  # ten years
 
@@ -35,6 +38,23 @@ class RetentionOverride(BaseModel):
     seconds: float | None = Field(None, gt=0, le=LONGEST_SECONDS)
 
 
+def _origin(text: str) -> str:
+    """An origin as browsers write it: in lower case, without the scheme's own port (RFC 6454 §6.2)."""
+    parts = urlsplit(text.lower())
+    scheme, host = parts.scheme, parts.hostname
+    if (
+        scheme not in _PORTS
+        or not host
+        or text.lower() != f"{scheme}://{parts.netloc}"
+        or "@" in parts.netloc
+    ):
+        raise ValueError(f"{text!r} is no origin; write scheme://host or scheme://host:port")
+    shown = f"[{host}]" if ":" in host else host
+    return (
+        f"{scheme}://{shown}" if parts.port in (None, _PORTS[scheme]) else f"{scheme}://{shown}:{parts.port}"
+    )
+
+
 class Settings(BaseSettings):
     """The broker's settings. Raises `pydantic.ValidationError`, naming what is out of its rule."""
 
@@ -54,7 +74,8 @@ class Settings(BaseSettings):
         description="Host names, beside the loopback ones, that requests may ask for on a loopback address; comma-separated",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="origins whose pages may publish, as scheme://host:port; comma-separated"
+        (),
+        description="origins whose pages may subscribe and publish, as scheme://host:port, or * for all, which then get no credentials; comma-separated",
     )
     data: Path | None = Field(
         None,
@@ -169,11 +190,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            scheme, _, rest = origin.partition("://")
-            if scheme not in ("http", "https") or not rest or "/" in rest:
-                raise ValueError(f"{origin!r} is no origin; write scheme://host or scheme://host:port")
-        return value
+        return tuple(origin if origin == "*" else _origin(origin) for origin in value)
 
     @field_validator("retention_overrides")
     @classmethod

@@ -17,9 +17,11 @@ from broker.stores.check import check_store
 from broker.stores.memory import MemoryStore
 from broker.web import operate, page, publish, topics
 from broker.web.bodies import Bodies
+from broker.web.cors import Origins, preflights
 from broker.web.errors import errors_to_answers
 from broker.web.guard import guard, is_loopback
-from broker.web.keys import BODIES, NODE, SETTINGS
+from broker.web.headers import Headers
+from broker.web.keys import BODIES, HEADERS, NODE, SETTINGS
 
 
 def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.Application:
@@ -33,19 +35,23 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     check_store(settings)
     if settings.data is not None:
         raise BadSetting("data", "only `broker serve` runs a server there; give create_app a redis_url")
+    origins = Origins(settings.cors_origins)
     app = web.Application(
         middlewares=[
             errors_to_answers,
             guard(
                 loopback_only=is_loopback(settings.host),
                 allowed_hosts=settings.allowed_hosts,
-                allowed_origins=settings.cors_origins,
+                origins=origins,
             ),
+            preflights(origins),
         ],
         client_max_size=settings.max_event_bytes,
     )
     app[SETTINGS] = settings
     app[BODIES] = Bodies()
+    app[HEADERS] = headers = Headers(origins)
+    app.on_response_prepare.append(headers.complete)
 
     async def run_node(app: web.Application) -> AsyncIterator[None]:
         app[NODE] = node = Node(_store(settings, clock), _limits(settings), Metrics(), clock)

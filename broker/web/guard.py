@@ -16,6 +16,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from broker.errors import Forbidden
+from broker.web.cors import Origins
 
 _CHANGING = frozenset({hdrs.METH_POST, hdrs.METH_DELETE, hdrs.METH_PUT, hdrs.METH_PATCH})
 
@@ -31,12 +32,9 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def guard(
-    *, loopback_only: bool, allowed_hosts: Collection[str], allowed_origins: Collection[str]
-) -> Middleware:
+def guard(*, loopback_only: bool, allowed_hosts: Collection[str], origins: Origins) -> Middleware:
     """The middleware; `loopback_only` where the broker listens on a loopback address and is open to all there."""
     hosts = frozenset(host.lower() for host in allowed_hosts)
-    origins = frozenset(origin.lower() for origin in allowed_origins)
 
     @lru_cache(maxsize=64)
     def is_own_host(host: str) -> bool:
@@ -63,9 +61,9 @@ def _without_port(host: str) -> str:
     return name if colon and port.isdigit() and (not name.count(":") or name.endswith("]")) else host.lower()
 
 
-def _check_origin(request: web.Request, allowed: Collection[str]) -> None:
+def _check_origin(request: web.Request, origins: Origins) -> None:
     origin = request.headers.get(hdrs.ORIGIN)
-    if origin is not None and origin.lower() in allowed:
+    if origins.allow(origin):
         return
     if (
         not _is_own(origin, request.headers.get(hdrs.HOST, ""))

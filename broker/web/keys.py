@@ -7,7 +7,9 @@ from aiohttp import web
 from broker.node import Node
 from broker.settings import Settings
 from broker.web.bodies import Bodies
+from broker.web.headers import Headers
 
 NODE = web.AppKey("node", Node)
 BODIES = web.AppKey("bodies", Bodies)
+HEADERS = web.AppKey("headers", Headers)
 SETTINGS = web.AppKey("settings", Settings)

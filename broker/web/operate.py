@@ -7,7 +7,7 @@ from aiohttp import hdrs, web
 from broker.metrics import CONTENT_TYPE
 from broker.web.keys import NODE
 
-_FRESH = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_FRESH = {"Cache-Control": "no-store"}
 
 
 async def healthz(_request: web.Request) -> web.Response:

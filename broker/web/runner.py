@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import cast
 
@@ -17,6 +18,7 @@ from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
+from broker.web.access_log import AccessLog, redact
 from broker.web.errors import problem
 
 HALF_CLOSED_CHECK_SECONDS = 0.05
@@ -37,7 +39,8 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         self._kwargs |= {"auto_decompress": False, "tcp_keepalive": False, "keepalive_timeout": IDLE_SECONDS}
-        return _Server(await super()._make_server())
+        self._kwargs["access_log_class"] = AccessLog
+        return _Server(await super()._make_server(), self.app)
 
     def hurry(self) -> None:
         """Let the next `cleanup` wait for no handler: after it was broken off, or instead."""
@@ -45,9 +48,10 @@ class Runner(web.AppRunner):
 
 
 class _Server(web.Server):
-    def __init__(self, server: web.Server) -> None:
+    def __init__(self, server: web.Server, app: web.Application) -> None:
+        self.app = app
         self._handle = server.request_handler
-        self._new_request = server.request_factory
+        self._new_request: Callable[..., web.BaseRequest] = server.request_factory
         super().__init__(self._checked, request_factory=self._noted, **server._kwargs)  # noqa: SLF001
 
     def __call__(self) -> RequestHandler:
@@ -62,11 +66,21 @@ class _Server(web.Server):
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
         cast("_Connection", protocol).body = payload
-        return self._new_request(message, payload, protocol, writer, task)
+        return self._new_request(message, payload, protocol, writer, task, _cls=_Request)
 
     async def _checked(self, request: web.BaseRequest) -> web.StreamResponse:
         refusal = _refusal(request)
         return await self._handle(request) if refusal is None else _closing(refusal)
+
+
+class _Request(web.Request):
+    """One whose answer is completed as all others are, also where no route was looked for."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        if self._match_info is None:
+            await cast("_Server", self.protocol._manager).app.on_response_prepare.send(self, response)  # noqa: SLF001
+        else:
+            await super()._prepare_hook(response)
 
 
 def _refusal(request: web.BaseRequest) -> web.Response | None:
@@ -140,7 +154,7 @@ class _Connection(RequestHandler):
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _log.error("defect outside of the handlers", exc_info=exc)
             return _closing(problem("internal", "The broker has a defect here; its log says more."))
-        _log.debug("not an HTTP request from %s: %r", request.remote, exc)
+        _log.debug("not an HTTP request from %s: %s", request.remote, redact(repr(exc)))
         too_long = isinstance(exc, LineTooLong)
         detail = (
             "A request line or header is too long; 8,190 bytes are taken."

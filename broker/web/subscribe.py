@@ -11,7 +11,7 @@ from broker.start import Latest, Start, from_cursor, from_last, from_since
 from broker.topics import check_topic
 from broker.web import handover
 from broker.web.accept import names_stream
-from broker.web.answers import http_date
+from broker.web.answers import head_lines, http_date
 from broker.web.identity import caller_of
 from broker.web.keys import NODE
 
@@ -19,9 +19,8 @@ HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
-    "X-Content-Type-Options": "nosniff",
-    "Vary": "Accept",
 }
+_VARYING = HEADERS | {"Vary": "Accept"}
 _HEAD = (
     "HTTP/1.1 200 OK\r\n" + "".join(f"{k}: {v}\r\n" for k, v in HEADERS.items()) + "Connection: close\r\n"
 ).encode()
@@ -35,7 +34,7 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
     start = _start(request, node)
     enveloped = _enveloped(request)
     if request.method == hdrs.METH_HEAD:
-        return web.Response(headers=HEADERS)
+        return web.Response(headers=_VARYING)
     try:
         node.check_room()
         logs = await node.watch(topics, start)
@@ -52,7 +51,7 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
     node.attach(
         transport,
         caller_of(request),
-        _HEAD + b"Date: " + http_date() + b"\r\n\r\n",
+        b"%bDate: %b\r\n%b\r\n" % (_HEAD, http_date(), head_lines(request, vary="Accept")),
         topics,
         logs,
         start,
@@ -63,7 +62,7 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
 
 def _come_back(node: Node) -> web.Response:
     """A refusal that EventSource survives: a stream that ends at once and asks for a long delay."""
-    response = web.Response(headers=HEADERS, body=sse.retry(node.long_retry_ms()))
+    response = web.Response(headers=_VARYING, body=sse.retry(node.long_retry_ms()))
     response.force_close()
     return response
 

@@ -13,7 +13,7 @@ from broker.web.query import topics_of
 from broker.web.subscribe import subscribe
 
 MAX_PAGE = 1000
-_FRESH = {"Cache-Control": "no-store", "Vary": "Accept", "X-Content-Type-Options": "nosniff"}
+_FRESH = {"Cache-Control": "no-store", "Vary": "Accept"}
 
 
 async def topic(request: web.Request) -> web.StreamResponse:
