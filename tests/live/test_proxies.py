@@ -395,3 +395,20 @@ def test_replacement_of_text_that_is_not_there_fails() -> None:
     assert substituted("listen 443", {"443": "8443"}) == "listen 8443"
     with pytest.raises(AssertionError, match="isn't in the file any more"):
         substituted("listen 443", {"80": "8080"})
+
+
+# Logs
+
+
+def test_no_log_has_a_token(behind: Behind, tmp_path: Path) -> None:
+    """Not of a request that is answered, nor of one for which no broker is there."""
+    front = behind()
+    target = "/topics/a?access_token=s3cret"
+    headers = ("Accept: application/json", "Referer: http://localhost/?access_token=s3cret")
+    assert exchange(front.port, request("GET", target, *headers)).status == 200
+    front.broker.kill()
+    assert exchange(front.port, request("GET", target, *headers)).status >= 500
+    assert exchange(front.port, request("POST", target, *headers, body=b"x")).status >= 500
+    exchange(front.port, request("GET", target, "Accept: text/event-stream"))
+    log = front.proxy.output + "".join(path.read_text() for path in tmp_path.rglob("*.log"))
+    assert "s3cret" not in log
