@@ -6,8 +6,9 @@ Layers; an import points down only:
     web      web.*                                         aiohttp handlers; call the node; know HTTP statuses
     core     node, readings                                joins one store to one hub: watch, publish, drain
     parts    hub, fanout, feeds, feed, ends,
-             walk, subscriber, gate | stores.*             do not know each other
-    pure     sse, log, logs, start, access, metrics        bytes and values; no asyncio, no aiohttp
+             walk, subscriber, gate,
+             dismissals, expiries, endings | stores.*      do not know each other
+    pure     sse, log, logs, start, access, revocations, metrics   bytes and values; no asyncio, no aiohttp
     words    events, topics, errors, notices, settings
 
 Beside them, and used by the command line only: `client` and `bench`, which talk to a broker from outside.

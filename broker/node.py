@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from broker import gate, notices, sse
-from broker.access import Caller
+from broker.access import Caller, Grant
+from broker.dismissals import Dismissals
 from broker.errors import Overloaded, Unavailable
 from broker.events import Clock, EventId, format_id
 from broker.feed import FeedKey
@@ -22,6 +23,7 @@ from broker.gate import Gate
 from broker.hub import Hub
 from broker.log import Log
 from broker.metrics import Metrics
+from broker.notices import Disconnect, Revoke
 from broker.readings import readings
 from broker.start import After, Malformed, Start, position
 from broker.stores.base import Receipt, Store, TopicState
@@ -46,6 +48,7 @@ class Limits:
     drain_notice_seconds: float
     drain_seconds: float
     max_age_seconds: float
+    revocation_seconds: float
 
 
 class Node:
@@ -80,6 +83,7 @@ class Node:
             slow_seconds=limits.slow_seconds,
             max_age_seconds=limits.max_age_seconds,
         )
+        self._dismissals = Dismissals(loop, clock, lambda: self._hub.subscribers, self._end)
         self._gate = Gate(lambda: self._hub.backlog, self._hub.backlog_of)
         self._ticker: asyncio.Task[None] | None = None
         self._emptied = asyncio.Event()
@@ -101,6 +105,7 @@ class Node:
     async def stop(self) -> None:
         """Cut what is still connected and give everything back."""
         self.cut()
+        self._dismissals.stop()
         if self._ticker is not None:
             self._ticker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -118,6 +123,7 @@ class Node:
             await asyncio.sleep(period)
             self._hub.walk()
             self._store.sweep()
+            self._dismissals.look()
 
     def checks(self) -> dict[str, str]:
         """By name, `"ok"` or what is wrong (contract §6, readyz)."""
@@ -153,9 +159,9 @@ class Node:
                 async with asyncio.timeout(DRAIN_LOOK_SECONDS):
                     await self._emptied.wait()
 
-    def _end(self, subscriber: Subscriber, reason: CloseReason) -> None:
-        """End a stream after all that is there for it; the last it hears is when to come back."""
-        self._hub.finish(subscriber, reason, sse.retry(self.retry_ms()))
+    def _end(self, subscriber: Subscriber, reason: CloseReason, farewell: bytes = b"") -> None:
+        """End a stream; the last it hears is `farewell` and when to come back."""
+        self._hub.finish(subscriber, reason, farewell + sse.retry(self.retry_ms()))
 
     # Publish
 
@@ -235,7 +241,9 @@ class Node:
             self._gap_told(reason, 1)
         opening = head + sse.retry(self.retry_ms()) + sse.HEARTBEAT + where.preface
         key = FeedKey(tuple(topics), enveloped, where.floors)
-        return self._hub.attach(transport, caller, key, logs, where.cursor, opening)
+        subscriber = self._hub.attach(transport, caller, key, logs, where.cursor, opening)
+        self._dismissals.admitted(subscriber)
+        return subscriber
 
     def retry_ms(self) -> int:
         """A reconnect delay, random so that those who were cut together don't come back together."""
@@ -246,7 +254,8 @@ class Node:
         """The same for those who were refused."""
         return random.randint(*LONG_RETRY_MS)
 
-    def _closed(self, _caller: Caller, reason: CloseReason, age: float) -> None:
+    def _closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
+        self._dismissals.left(subscriber)
         self.metrics.closes.labels(reason.value).inc()
         self.metrics.age.observe(age)
         if not len(self._hub):
@@ -255,12 +264,40 @@ class Node:
     def _gap_told(self, reason: str, subscribers: int) -> None:
         self.metrics.gaps.labels(reason).inc(subscribers)
 
-    # What is told to all instances
+    # Who may not stay
+
+    def check_good(self, grant: Grant) -> None:
+        """Raises `Unauthorized` where what lets a caller in has been revoked, or has expired, since it was looked at."""
+        self._dismissals.check(grant)
+
+    async def disconnect(self, *, subject: str | None = None, topic: str | None = None) -> None:
+        """End the streams of `subject`, or of `topic`, on all instances. Raises `Unavailable`."""
+        await self._store.tell(notices.encode(Disconnect(self.clock(), subject, topic)))
+
+    async def revoke(
+        self, *, token_id: str | None = None, subject: str | None = None, until: float | None = None
+    ) -> None:
+        """Refuse the token, or all that `subject` was given so far, and end their streams, on all instances.
+
+        `until` says when that may be forgotten; without it, after `revocation_seconds`.
+
+        Raises:
+            RateLimited: there is no room for another one.
+            Unavailable: not all instances are known to hear of it.
+        """
+        self._dismissals.revocations.check_room()
+        now = self.clock()
+        until = now + self.limits.revocation_seconds if until is None else until
+        await self._store.tell(notices.encode(Revoke(now, until, token_id, subject)), until)
 
     def _heed(self, notice: str) -> None:
         """Do what an instance, perhaps this one, has told all."""
         match notices.decode(notice):
-            case None:
+            case Disconnect() as order:
+                self._dismissals.disconnect(order)
+            case Revoke() as order:
+                self._dismissals.revoke(order)
+            case _:
                 _log.warning("an instance of another version says what isn't known here: %.100s", notice)
 
     # Look and clear

@@ -166,6 +166,12 @@ class Settings(BaseSettings):
         le=LONGEST_SECONDS,
         description="s after which a stream is ended at the latest, somewhere in the last fifth of them, so that new instances fill up; 0 for never",
     )
+    revocation_seconds: float = Field(
+        86_400,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="s that a revoked token is refused where the order doesn't say until when; at least as long as tokens are good for",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"
     )

@@ -12,8 +12,21 @@ ROOT = Path(__file__).parent.parent / "broker"
 
 LAYERS = [
     {"events", "topics", "errors", "notices", "settings"},
-    {"sse", "log", "logs", "start", "access", "tokens", "metrics"},
-    {"hub", "fanout", "feeds", "feed", "ends", "walk", "subscriber", "gate", "stores", "descriptors"},
+    {"sse", "log", "logs", "start", "access", "tokens", "revocations", "metrics"},
+    {
+        "hub",
+        "fanout",
+        "feeds",
+        "feed",
+        "ends",
+        "walk",
+        "subscriber",
+        "gate",
+        "expiries",
+        "endings",
+        "stores",
+        "descriptors",
+    },
     {"node", "readings"},
     {"web"},
     {"cli", "web.app", "process", "instance", "supervisor", "__main__"},
@@ -27,6 +40,7 @@ FORBIDDEN = {
     "logs": {"asyncio", "aiohttp", "redis"},
     "start": {"asyncio", "aiohttp", "redis"},
     "access": {"asyncio", "aiohttp", "redis"},
+    "revocations": {"asyncio", "aiohttp", "redis"},
     "tokens": {"asyncio", "aiohttp", "redis"},
     "metrics": {"asyncio", "aiohttp", "redis"},
     "hub": {"aiohttp", "redis"},
@@ -109,7 +123,7 @@ def test_i6_no_redis_type_above_the_stores() -> None:
             assert not any(name.split(".")[0] == "redis" for name in imports(path)), path
 
 
-PARTS = {"hub", "fanout", "feeds", "feed", "ends", "walk", "subscriber"}
+PARTS = {"hub", "fanout", "feeds", "feed", "ends", "walk", "subscriber", "dismissals", "expiries", "endings"}
 
 
 def test_hub_and_stores_do_not_know_each_other() -> None:

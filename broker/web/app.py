@@ -15,7 +15,7 @@ from broker.settings import BadSetting, Settings
 from broker.stores.base import Store
 from broker.stores.check import check_store
 from broker.stores.memory import MemoryStore
-from broker.web import operate, page, publish, topics
+from broker.web import admin, operate, page, publish, topics
 from broker.web.bodies import Bodies
 from broker.web.cors import Origins, preflights
 from broker.web.errors import errors_to_answers
@@ -78,6 +78,8 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_delete("/topics/{topic:[^/]+}", topics.delete)
     router.add_post("/topics", publish.publish_to_many)
     router.add_get("/topics", topics.topics)
+    router.add_post("/admin/disconnect", admin.disconnect)
+    router.add_post("/admin/revoke", admin.revoke)
     router.add_get("/healthz", operate.healthz)
     router.add_get("/readyz", operate.readyz)
     router.add_get("/metrics", operate.metrics)
@@ -125,4 +127,5 @@ def _limits(settings: Settings) -> Limits:
         drain_notice_seconds=settings.drain_notice_seconds,
         drain_seconds=settings.drain_seconds,
         max_age_seconds=settings.max_age_seconds,
+        revocation_seconds=settings.revocation_seconds,
     )

@@ -31,6 +31,7 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
     node = request.app[NODE]
     for topic in topics:
         check_topic(topic)
+    caller = caller_of(request)
     start = _start(request, node)
     enveloped = _enveloped(request)
     if request.method == hdrs.METH_HEAD:
@@ -44,13 +45,14 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
             return _come_back(node)
         raise
     try:
+        node.check_good(caller.grant)  # which may have changed meanwhile
         transport = handover.take(request)
     except BaseException:
         node.unwatch(topics)
         raise
     node.attach(
         transport,
-        caller_of(request),
+        caller,
         b"%bDate: %b\r\n%b\r\n" % (_HEAD, http_date(), head_lines(request, vary="Accept")),
         topics,
         logs,
