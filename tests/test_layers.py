@@ -22,6 +22,7 @@ LAYERS = [
         "walk",
         "subscriber",
         "gate",
+        "dismissals",
         "expiries",
         "endings",
         "stores",

@@ -75,12 +75,16 @@ async def _body(request: web.Request) -> bytes:
 
 def _object(body: bytes) -> dict[str, object]:
     try:
-        order = json.loads(body)
+        order = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise InvalidBody("The body is not JSON.") from None
     if not isinstance(order, dict):
         raise InvalidBody("The body is not a JSON object.")
     return order
+
+
+def _refuse_constant(_name: str) -> NoReturn:
+    raise ValueError("Infinity and NaN are no JSON")
 
 
 def _malformed(names: Collection[str]) -> NoReturn:
