@@ -8,8 +8,10 @@ Layers; an import points down only:
     parts    hub, fanout, feeds, feed, ends,
              walk, subscriber, gate,
              dismissals, expiries, endings | stores.*      do not know each other
-    pure     sse, log, logs, start, access, revocations, metrics   bytes and values; no asyncio, no aiohttp
-    words    events, topics, errors, notices, settings
+    pure     sse, log, logs, start, access, tokens,
+             revocations, metrics                          bytes and values; no asyncio, no aiohttp
+    words    events, topics, errors, notices, hosts, keys,
+             settings
 
 Beside them, and used by the command line only: `client` and `bench`, which talk to a broker from outside.
 

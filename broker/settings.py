@@ -5,14 +5,26 @@ A setting is `--its-name` of `broker serve` and `BROKER_ITS_NAME` in the environ
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.errors import BrokerError
+from broker.hosts import is_loopback
+from broker.keys import BadKey, Key, public_key, secret
 from broker.topics import Retention, RetentionRules, check_pattern
 
 _PORTS = {"http": 80, "https": 443}
@@ -55,6 +67,16 @@ def _origin(text: str) -> str:
     )
 
 
+def _public_key(path: Path) -> Key:
+    """The key in a file. Raises `BadKey`."""
+    try:
+        return public_key(path.read_bytes())
+    except OSError as error:
+        raise BadKey(f"can't read {path}: {error.strerror}") from None
+    except BadKey as error:
+        raise BadKey(f"{path}: {error}") from None
+
+
 class Settings(BaseSettings):
     """The broker's settings. Raises `pydantic.ValidationError`, naming what is out of its rule."""
 
@@ -76,6 +98,35 @@ class Settings(BaseSettings):
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
         description="origins whose pages may subscribe and publish, as scheme://host:port, or * for all, which then get no credentials; comma-separated",
+    )
+    anonymous: Annotated[tuple[Literal["publish", "subscribe"], ...], NoDecode] = Field(
+        (),
+        description="what may be done without a token, publish or subscribe or both, comma-separated; on a loopback address without keys everything may",
+    )
+    jwt_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description='secrets of at least 32 bytes, any of which may have signed a token (HS256, HS384, HS512): JSON, ["…"]; better from the environment than as a flag, which others on the machine can see',
+    )
+    jwt_public_keys: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="PEM files of public keys or certificates (RSA, P-256, P-384, P-521, Ed25519), any of which may have signed a token; comma-separated",
+    )
+    jwks_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/]",
+        description="address of a JWK set, whose keys may have signed a token; fetched again every 5 minutes, and for a key that isn't known",
+    )
+    jwt_audience: str | None = Field(
+        None,
+        min_length=1,
+        description="what a token's `aud` must name; without it a token that has one is refused",
+    )
+    jwt_issuer: str | None = Field(None, min_length=1, description="what a token's `iss` must be")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="TCP port on which /metrics, /healthz and /readyz need no token; worker n has the n-th from there on",
     )
     data: Path | None = Field(
         None,
@@ -123,7 +174,7 @@ class Settings(BaseSettings):
         le=LONGEST_SECONDS,
         description="s that a topic keeps an event for replay at most",
     )
-    retention_overrides: dict[str, RetentionOverride] = Field(
+    retention_overrides: Annotated[dict[str, RetentionOverride], NoDecode] = Field(
         {},
         description='other retention by topic pattern, the first match counts: JSON, {"orders.**": {"events": 10, "bytes": 4096, "seconds": 60}}',
     )
@@ -177,7 +228,36 @@ class Settings(BaseSettings):
     )
     access_log: bool = Field(False, description="true logs a line for each request")
 
-    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @field_validator("retention_overrides", "jwt_secrets", mode="before")
+    @classmethod
+    def _read_json(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("it is no JSON") from None
+
+    @field_validator("jwt_secrets")
+    @classmethod
+    def _check_secrets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for text in value:
+            secret(text.get_secret_value())
+        return value
+
+    @field_serializer("jwt_secrets", when_used="json")
+    def _reveal_secrets(self, value: tuple[SecretStr, ...]) -> list[str]:
+        """For the pipe to a worker."""
+        return [text.get_secret_value() for text in value]
+
+    @field_validator("jwt_public_keys")
+    @classmethod
+    def _check_public_keys(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        for path in value:
+            _public_key(path)
+        return value
+
+    @field_validator("allowed_hosts", "cors_origins", "anonymous", "jwt_public_keys", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return (
@@ -217,6 +297,7 @@ class Settings(BaseSettings):
         if self.log_memory_bytes < self.retention_bytes:
             raise ValueError("log_memory_bytes is less than retention_bytes, which one topic may take")
         self._check_store()
+        self._check_access()
         return self
 
     def _check_store(self) -> None:
@@ -228,6 +309,33 @@ class Settings(BaseSettings):
             )
         if self.workers > 1 and self.data is None and self.redis_url is None:
             raise ValueError("workers: more than one need a store that they share; give redis_url or data")
+
+    def _check_access(self) -> None:
+        if not (is_loopback(self.host) or self.has_keys() or self.anonymous):
+            raise ValueError(
+                f"host: {self.host} is reached from elsewhere, and anybody could publish and subscribe; say who may "
+                "(--jwt-secrets, --jwt-public-keys or --jwks-url), or that all may: --anonymous publish,subscribe"
+            )
+        for name in ("jwt_audience", "jwt_issuer"):
+            if getattr(self, name) is not None and not self.has_keys():
+                raise ValueError(
+                    f"{name}: without keys no token is looked at; give jwt_secrets, jwt_public_keys or jwks_url"
+                )
+
+    def has_keys(self) -> bool:
+        """Whether tokens are looked at."""
+        return bool(self.jwt_secrets or self.jwt_public_keys or self.jwks_url)
+
+    def is_open(self) -> bool:
+        """Whether everybody may do everything, since nobody but this machine is asked for it."""
+        return is_loopback(self.host) and not self.has_keys() and not self.anonymous
+
+    def keys(self) -> Sequence[Key]:
+        """Those of `jwt_secrets` and `jwt_public_keys`, read anew. Raises `BadKey`."""
+        return [
+            *(secret(text.get_secret_value()) for text in self.jwt_secrets),
+            *(_public_key(path) for path in self.jwt_public_keys),
+        ]
 
     def retention(self) -> RetentionRules:
         """What each topic retains."""

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "broker"
 
 LAYERS = [
-    {"events", "topics", "errors", "notices", "settings"},
+    {"events", "topics", "errors", "notices", "hosts", "keys", "settings"},
     {"sse", "log", "logs", "start", "access", "tokens", "revocations", "metrics"},
     {
         "hub",

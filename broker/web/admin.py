@@ -24,7 +24,7 @@ MAX_NAME = 1000
 
 async def disconnect(request: web.Request) -> web.Response:
     """End the streams of a subject, or of a topic. 202: all instances that can be reached hear of it."""
-    caller_of(request).grant.check_admin()
+    (await caller_of(request)).grant.check_admin()
     name, value, _ = await _order(request, ("sub", "topic"), ())
     if name == "topic":
         await request.app[NODE].disconnect(topic=check_topic(value))
@@ -35,7 +35,7 @@ async def disconnect(request: web.Request) -> web.Response:
 
 async def revoke(request: web.Request) -> web.Response:
     """Refuse a token, or all that a subject was given so far, from now on; end their streams. 202 as above."""
-    caller_of(request).grant.check_admin()
+    (await caller_of(request)).grant.check_admin()
     name, value, expires = await _order(request, ("jti", "sub"), ("exp",))
     token_id, subject = (value, None) if name == "jti" else (None, value)
     await request.app[NODE].revoke(token_id=token_id, subject=subject, until=expires)

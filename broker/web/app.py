@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from time import time
+from time import monotonic, time
 
 from aiohttp import web
 
+from broker.access import ALL_TOPICS, EVERYTHING, Grant
 from broker.descriptors import default_max_connections
 from broker.events import Clock
 from broker.metrics import Metrics
@@ -15,12 +16,15 @@ from broker.settings import BadSetting, Settings
 from broker.stores.base import Store
 from broker.stores.check import check_store
 from broker.stores.memory import MemoryStore
+from broker.tokens import Verifier
 from broker.web import admin, operate, page, publish, topics
 from broker.web.bodies import Bodies
 from broker.web.cors import Origins, preflights
 from broker.web.errors import errors_to_answers
-from broker.web.guard import guard, is_loopback
+from broker.web.guard import guard
 from broker.web.headers import Headers
+from broker.web.identity import ACCESS, Access
+from broker.web.jwks import KeySet
 from broker.web.keys import BODIES, HEADERS, NODE, SETTINGS
 
 
@@ -40,7 +44,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         middlewares=[
             errors_to_answers,
             guard(
-                loopback_only=is_loopback(settings.host),
+                loopback_only=settings.is_open(),
                 allowed_hosts=settings.allowed_hosts,
                 origins=origins,
             ),
@@ -50,6 +54,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     )
     app[SETTINGS] = settings
     app[BODIES] = Bodies()
+    app[ACCESS] = access = _access(settings, origins, clock)
     app[HEADERS] = headers = Headers(origins)
     app.on_response_prepare.append(headers.complete)
 
@@ -59,10 +64,30 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         yield
         await node.stop()
 
+    async def run_key_set(_app: web.Application) -> AsyncIterator[None]:
+        if access.key_set is not None:
+            await access.key_set.start()
+        yield
+        if access.key_set is not None:
+            await access.key_set.stop()
+
     app.cleanup_ctx.append(run_node)
+    app.cleanup_ctx.append(run_key_set)
     app.on_shutdown.append(_let_nobody_wait)
     add_routes(app.router)
     return app
+
+
+def metrics_app(app: web.Application) -> web.Application:
+    """What the port for metrics serves, of `app`, which has started: no topics, and nobody is asked for a token."""
+    scraped = web.Application(middlewares=[errors_to_answers])
+    for key in (NODE, ACCESS, HEADERS):
+        scraped[key] = app[key]  # type: ignore[misc]
+    scraped.on_response_prepare.append(app[HEADERS].complete)
+    scraped.router.add_get("/metrics", operate.metrics_for_all)
+    scraped.router.add_get("/healthz", operate.healthz)
+    scraped.router.add_get("/readyz", operate.readyz)
+    return scraped
 
 
 async def _let_nobody_wait(app: web.Application) -> None:
@@ -85,6 +110,23 @@ def add_routes(router: web.UrlDispatcher) -> None:
     router.add_get("/metrics", operate.metrics)
     router.add_get("/", page.index)
     router.add_get("/page/{name}", page.asset)
+
+
+def _access(settings: Settings, origins: Origins, clock: Clock) -> Access:
+    if settings.is_open():
+        return Access(EVERYTHING, None, None, origins, clock)
+    anonymous = Grant(
+        ALL_TOPICS if "publish" in settings.anonymous else (),
+        ALL_TOPICS if "subscribe" in settings.anonymous else (),
+        anonymous=True,
+    )
+    keys = settings.keys()
+    if not settings.has_keys():
+        return Access(anonymous, None, None, origins, clock)
+    verifier = Verifier(keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+    url = settings.jwks_url
+    key_set = None if url is None else KeySet(url, verifier.take, monotonic)
+    return Access(anonymous, verifier, key_set, origins, clock)
 
 
 def _store(settings: Settings, clock: Clock) -> Store:

@@ -12,16 +12,19 @@ from typing import Any, NoReturn, cast
 from aiohttp import hdrs, web
 
 from broker import sse
+from broker.access import Grant
 from broker.errors import BrokerError, InvalidBody, InvalidParameter, InvalidTopic, TooLarge
 from broker.events import EventId, format_id
 from broker.node import Node
 from broker.topics import check_publishable, check_type
 from broker.web.answers import Created
+from broker.web.identity import caller_of
 from broker.web.keys import BODIES, NODE, SETTINGS
 from broker.web.query import check_escapes, topics_of
 
 BATCH_LINES = 128
 BATCH_BYTES = 256 << 10
+MOST_GRANTED = 1000  # topics of one body that are known to be allowed
 LINE_FACTOR = 6  # a character of data may be written as \u00XX
 LINE_SLACK_BYTES = 4096  # for the rest of a line's JSON
 
@@ -34,8 +37,10 @@ Item = tuple[str, bytes]
 async def publish(request: web.Request) -> web.Response:
     """One event, or a stream of them, to one topic."""
     topic = check_publishable(request.match_info["topic"])
+    caller = await caller_of(request)
+    caller.grant.check_publish((topic,))
     if _is_streamed(request):
-        return await _publish_lines(request, topic)
+        return await _publish_lines(request, caller.grant, topic)
     key = _key(request)
     receipt = await request.app[NODE].publish([(topic, await _event(request))], key)
     body = f'{{"topic": "{topic}", "id": "{format_id(receipt.ids[0])}"}}'
@@ -44,9 +49,11 @@ async def publish(request: web.Request) -> web.Response:
 
 async def publish_to_many(request: web.Request) -> web.Response:
     """One event to several topics, or a stream of events each of which names its topic."""
+    caller = await caller_of(request)
     if _is_streamed(request):
-        return await _publish_lines(request, None)
+        return await _publish_lines(request, caller.grant, None)
     topics = [check_publishable(topic) for topic in topics_of(request)]
+    caller.grant.check_publish(topics)
     key = _key(request)
     lines = await _event(request)
     receipt = await request.app[NODE].publish([(topic, lines) for topic in topics], key)
@@ -120,13 +127,13 @@ def _too_large(limit: int) -> NoReturn:
 # NDJSON
 
 
-async def _publish_lines(request: web.Request, topic: str | None) -> web.Response:
-    """Publish each line of the body as it arrives; `topic` None takes it from each line.
+async def _publish_lines(request: web.Request, grant: Grant, topic: str | None) -> web.Response:
+    """Publish each line of the body as it arrives; `topic` None takes it from each line, which `grant` must then allow.
 
     Lines that arrived together are published together, in order. At a bad line, or where the broker stops, what came before
     it stands.
     """
-    run = _Run(request.app[NODE], topic, request.app[SETTINGS].max_event_bytes)
+    run = _Run(request.app[NODE], grant, topic, request.app[SETTINGS].max_event_bytes)
     try:
         async for block in _blocks(request, run.max_line_bytes):
             await run.publish(block)
@@ -169,18 +176,21 @@ class _Run:
         published: how many events of them are in the store.
     """
 
-    def __init__(self, node: Node, topic: str | None, max_event_bytes: int) -> None:
+    def __init__(self, node: Node, grant: Grant, topic: str | None, max_event_bytes: int) -> None:
         self.line = 0
         self.published = 0
         self.first_id: EventId | None = None
         self.last_id: EventId | None = None
         self.max_line_bytes = LINE_FACTOR * max_event_bytes + LINE_SLACK_BYTES
         self._node = node
+        self._grant = grant
+        self._granted: set[str] = set()
         self._topic = topic
         self._max_event_bytes = max_event_bytes
 
     async def publish(self, block: list[bytes]) -> None:
         """Publish the lines of `block`; raises at the first bad one, after those before it are published."""
+        self._node.check_good(self._grant)
         for first in range(0, len(block), BATCH_LINES):
             batch: list[Item] = []
             size = 0
@@ -226,7 +236,15 @@ class _Run:
             if not isinstance(event_type, str):
                 raise InvalidParameter("'event' is a string.")
             check_type(event_type)
-        return self._topic or _topic(value), sse.lines(data, event_type)
+        return self._topic or self._granted_topic(value), sse.lines(data, event_type)
+
+    def _granted_topic(self, value: dict[str, Any]) -> str:
+        topic = _topic(value)
+        if topic not in self._granted:
+            self._grant.check_publish((topic,))
+            if len(self._granted) < MOST_GRANTED:
+                self._granted.add(topic)
+        return topic
 
 
 def _refuse_constant(_name: str) -> NoReturn:

@@ -31,7 +31,8 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
     node = request.app[NODE]
     for topic in topics:
         check_topic(topic)
-    caller = caller_of(request)
+    caller = await caller_of(request)
+    caller.grant.check_subscribe(topics)
     start = _start(request, node)
     enveloped = _enveloped(request)
     if request.method == hdrs.METH_HEAD:
