@@ -19,7 +19,7 @@ from broker.notices import Disconnect, Revoke
 from broker.revocations import Revocations
 from broker.subscriber import CloseReason, Subscriber
 
-End = Callable[[Subscriber, CloseReason, bytes], None]
+End = Callable[[Subscriber, CloseReason, bytes, float], None]
 
 
 class Dismissals:
@@ -28,7 +28,8 @@ class Dismissals:
     Args:
         clock: seconds since 1970.
         subscribers: all that are there at the moment.
-        end: ends a stream, for a reason; the bytes are an event that is the last one.
+        end: ends a stream, for a reason; the bytes are an event that is the last one, and for so many seconds its client is
+            not to come back.
 
     Attributes:
         revocations: those that are known here.
@@ -86,16 +87,18 @@ class Dismissals:
         self, concerns: Callable[[Subscriber], bool], reason: CloseReason, farewell: bytes
     ) -> None:
         self._endings.order(
-            self._subscribers(), concerns, lambda subscriber: self._end(subscriber, reason, farewell)
+            self._subscribers(), concerns, lambda subscriber: self._end(subscriber, reason, farewell, 0.0)
         )
 
     def _expired(self, subscribers: Sequence[Subscriber]) -> None:
-        farewell = _farewell("expired")
-        self._endings.order(
-            subscribers,
-            lambda _subscriber: True,
-            lambda subscriber: self._end(subscriber, CloseReason.EXPIRED, farewell),
-        )
+        self._endings.order(subscribers, lambda _subscriber: True, self._end_expired)
+
+    def _end_expired(self, subscriber: Subscriber) -> None:
+        """Who comes back by itself does so when the token is good no longer, and is refused once, not let in again."""
+        until = subscriber.caller.grant.until
+        assert until is not None
+        left = max(0.0, until - self._clock())
+        self._end(subscriber, CloseReason.EXPIRED, _EXPIRED, left)
 
     def look(self) -> None:
         """Whose time has come, and which revocations are to be forgotten; to be called about once a second."""
@@ -110,3 +113,6 @@ class Dismissals:
 def _farewell(reason: str) -> bytes:
     """What tells a page that its token is good no longer: what it comes back with will be refused, for good."""
     return sse.control("broker.expired", {"reason": reason})
+
+
+_EXPIRED = _farewell("expired")

@@ -18,7 +18,7 @@ from broker.subscriber import Subscriber
 
 EARLY = (0.01, 0.1)
 """What part of the time that is left a stream may end before it is over."""
-EARLY_MOST_SECONDS = 300.0
+EARLY_MOST_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 LEAST_WAIT_SECONDS = 0.01
 

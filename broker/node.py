@@ -159,9 +159,12 @@ class Node:
                 async with asyncio.timeout(DRAIN_LOOK_SECONDS):
                     await self._emptied.wait()
 
-    def _end(self, subscriber: Subscriber, reason: CloseReason, farewell: bytes = b"") -> None:
-        """End a stream; the last it hears is `farewell` and when to come back."""
-        self._hub.finish(subscriber, reason, farewell + sse.retry(self.retry_ms()))
+    def _end(
+        self, subscriber: Subscriber, reason: CloseReason, farewell: bytes = b"", wait_seconds: float = 0.0
+    ) -> None:
+        """End a stream; the last it hears is `farewell` and when to come back, after `wait_seconds` at the earliest."""
+        delay_ms = int(wait_seconds * 1000) + self.retry_ms()
+        self._hub.finish(subscriber, reason, farewell + sse.retry(delay_ms))
 
     # Publish
 
