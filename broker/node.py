@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from broker import gate, notices, sse
 from broker.access import Caller, Grant
+from broker.admission import Admission, Allowances
 from broker.dismissals import Dismissals
 from broker.errors import Overloaded, Unavailable
 from broker.events import Clock, EventId, format_id
@@ -57,12 +58,21 @@ class Node:
     Args:
         store: started and stopped with the node.
         clock: seconds since 1970.
+        allowances: what each caller may do at most.
 
     Attributes:
+        admission: asked before a stream is begun (`enter`; a subscriber that is gone leaves by itself), and before a publish.
         draining: whether it is on its way out; then it takes no new subscribers.
     """
 
-    def __init__(self, store: Store, limits: Limits, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        metrics: Metrics,
+        clock: Clock,
+        allowances: Allowances = Allowances(),  # noqa: B008 - a value that doesn't change
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.limits = limits
         self.metrics = metrics
@@ -84,6 +94,7 @@ class Node:
             max_age_seconds=limits.max_age_seconds,
         )
         self._dismissals = Dismissals(loop, clock, lambda: self._hub.subscribers, self._end)
+        self.admission = Admission(allowances, store, loop.time)
         self._gate = Gate(lambda: self._hub.backlog, self._hub.backlog_of)
         self._ticker: asyncio.Task[None] | None = None
         self._emptied = asyncio.Event()
@@ -228,7 +239,7 @@ class Node:
     ) -> Subscriber:
         """Make the connection behind `transport` a subscriber; `head` is written before everything else.
 
-        From here on the watches belong to the subscriber.
+        From here on the watches belong to the subscriber, and so does its place of `admission`.
         """
         where = position(
             start,
@@ -259,6 +270,7 @@ class Node:
 
     def _closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
         self._dismissals.left(subscriber)
+        self.admission.leave(subscriber.caller)
         self.metrics.closes.labels(reason.value).inc()
         self.metrics.age.observe(age)
         if not len(self._hub):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from broker.errors import BrokerError
 from broker.hosts import is_loopback
 from broker.keys import BadKey, Key, public_key, secret
-from broker.topics import Retention, RetentionRules, check_pattern
+from broker.topics import MAX_TOPICS_PER_REQUEST, Retention, RetentionRules, check_pattern
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -155,6 +156,32 @@ class Settings(BaseSettings):
         ge=1,
         description="open streams at most; by default what the file-descriptor limit leaves room for",
     )
+    max_connections_per_address: int = Field(
+        0, ge=0, description="open streams of one client address at most, over all instances; 0 for no limit"
+    )
+    max_connections_per_subject: int = Field(
+        0,
+        ge=0,
+        description="open streams with tokens of one subject (`sub`) at most, over all instances; 0 for no limit",
+    )
+    max_connects_per_second: float = Field(
+        0, ge=0, description="new streams a second at most, on each instance; 0 for no limit"
+    )
+    max_topics_per_connection: int = Field(
+        32, ge=1, le=MAX_TOPICS_PER_REQUEST, description="topics on one stream at most"
+    )
+    max_publishes_per_second: float = Field(
+        0,
+        ge=0,
+        description="events that one subject, or without a token one address, may publish a second on each instance; 0 for no limit",
+    )
+    max_publish_bytes_per_second: float = Field(
+        0, ge=0, description="bytes of events, likewise; 0 for no limit"
+    )
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (),
+        description="addresses or networks of proxies that are believed where X-Forwarded-For or Forwarded say who the client is; comma-separated",
+    )
     heartbeat_seconds: float = Field(
         15, gt=0, le=LONGEST_SECONDS, description="s of silence on a stream before a heartbeat"
     )
@@ -257,7 +284,9 @@ class Settings(BaseSettings):
             _public_key(path)
         return value
 
-    @field_validator("allowed_hosts", "cors_origins", "anonymous", "jwt_public_keys", mode="before")
+    @field_validator(
+        "allowed_hosts", "cors_origins", "anonymous", "jwt_public_keys", "trusted_proxies", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return (
@@ -325,6 +354,14 @@ class Settings(BaseSettings):
     def has_keys(self) -> bool:
         """Whether tokens are looked at."""
         return bool(self.jwt_secrets or self.jwt_public_keys or self.jwks_url)
+
+    def counts_addresses(self) -> bool:
+        """Whether it matters where a client is."""
+        return bool(
+            self.max_connections_per_address
+            or self.max_publishes_per_second
+            or self.max_publish_bytes_per_second
+        )
 
     def is_open(self) -> bool:
         """Whether everybody may do everything, since nobody but this machine is asked for it."""

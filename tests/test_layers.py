@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "broker"
 
 LAYERS = [
     {"events", "topics", "errors", "notices", "hosts", "keys", "settings"},
-    {"sse", "log", "logs", "start", "access", "tokens", "revocations", "metrics"},
+    {"sse", "log", "logs", "start", "access", "tokens", "revocations", "buckets", "metrics"},
     {
         "hub",
         "fanout",
@@ -28,7 +28,7 @@ LAYERS = [
         "stores",
         "descriptors",
     },
-    {"node", "readings"},
+    {"node", "admission", "readings"},
     {"web"},
     {"cli", "web.app", "process", "instance", "supervisor", "__main__"},
 ]
@@ -41,6 +41,7 @@ FORBIDDEN = {
     "logs": {"asyncio", "aiohttp", "redis"},
     "start": {"asyncio", "aiohttp", "redis"},
     "access": {"asyncio", "aiohttp", "redis"},
+    "buckets": {"asyncio", "aiohttp", "redis"},
     "revocations": {"asyncio", "aiohttp", "redis"},
     "tokens": {"asyncio", "aiohttp", "redis"},
     "metrics": {"asyncio", "aiohttp", "redis"},

@@ -8,6 +8,7 @@ from time import monotonic, time
 from aiohttp import web
 
 from broker.access import ALL_TOPICS, EVERYTHING, Grant
+from broker.admission import Allowances
 from broker.descriptors import default_max_connections
 from broker.events import Clock
 from broker.metrics import Metrics
@@ -18,6 +19,7 @@ from broker.stores.check import check_store
 from broker.stores.memory import MemoryStore
 from broker.tokens import Verifier
 from broker.web import admin, operate, page, publish, topics
+from broker.web.address import Addresses
 from broker.web.bodies import Bodies
 from broker.web.cors import Origins, preflights
 from broker.web.errors import errors_to_answers
@@ -59,7 +61,9 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     app.on_response_prepare.append(headers.complete)
 
     async def run_node(app: web.Application) -> AsyncIterator[None]:
-        app[NODE] = node = Node(_store(settings, clock), _limits(settings), Metrics(), clock)
+        app[NODE] = node = Node(
+            _store(settings, clock), _limits(settings), Metrics(), clock, _allowances(settings)
+        )
         await node.start()
         yield
         await node.stop()
@@ -113,8 +117,9 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 def _access(settings: Settings, origins: Origins, clock: Clock) -> Access:
+    addresses = Addresses(settings.trusted_proxies) if settings.counts_addresses() else None
     if settings.is_open():
-        return Access(EVERYTHING, None, None, origins, clock)
+        return Access(EVERYTHING, None, None, origins, addresses, clock)
     anonymous = Grant(
         ALL_TOPICS if "publish" in settings.anonymous else (),
         ALL_TOPICS if "subscribe" in settings.anonymous else (),
@@ -122,11 +127,11 @@ def _access(settings: Settings, origins: Origins, clock: Clock) -> Access:
     )
     keys = settings.keys()
     if not settings.has_keys():
-        return Access(anonymous, None, None, origins, clock)
+        return Access(anonymous, None, None, origins, addresses, clock)
     verifier = Verifier(keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer)
     url = settings.jwks_url
     key_set = None if url is None else KeySet(url, verifier.take, monotonic)
-    return Access(anonymous, verifier, key_set, origins, clock)
+    return Access(anonymous, verifier, key_set, origins, addresses, clock)
 
 
 def _store(settings: Settings, clock: Clock) -> Store:
@@ -157,6 +162,16 @@ def _redis(settings: Settings, url: str, clock: Clock) -> Store:
         max_key_bytes=settings.idempotency_memory_bytes,
     )
     return store.RedisStore(address.parse(url), settings.retention(), limits, clock=clock)
+
+
+def _allowances(settings: Settings) -> Allowances:
+    return Allowances(
+        max_connections_per_address=settings.max_connections_per_address,
+        max_connections_per_subject=settings.max_connections_per_subject,
+        max_connects_per_second=settings.max_connects_per_second,
+        max_publishes_per_second=settings.max_publishes_per_second,
+        max_publish_bytes_per_second=settings.max_publish_bytes_per_second,
+    )
 
 
 def _limits(settings: Settings) -> Limits:

@@ -7,13 +7,14 @@ import json
 import json.scanner
 import re
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, NoReturn, cast
 
 from aiohttp import hdrs, web
 
 from broker import sse
-from broker.access import Grant
-from broker.errors import BrokerError, InvalidBody, InvalidParameter, InvalidTopic, TooLarge
+from broker.access import Caller
+from broker.errors import BrokerError, InvalidBody, InvalidParameter, InvalidTopic, RateLimited, TooLarge
 from broker.events import EventId, format_id
 from broker.node import Node
 from broker.topics import check_publishable, check_type
@@ -40,9 +41,11 @@ async def publish(request: web.Request) -> web.Response:
     caller = await caller_of(request)
     caller.grant.check_publish((topic,))
     if _is_streamed(request):
-        return await _publish_lines(request, caller.grant, topic)
+        return await _publish_lines(request, caller, topic)
     key = _key(request)
-    receipt = await request.app[NODE].publish([(topic, await _event(request))], key)
+    lines = await _event(request)
+    _check_rate(request.app[NODE], caller, 1, len(lines))
+    receipt = await request.app[NODE].publish([(topic, lines)], key)
     body = f'{{"topic": "{topic}", "id": "{format_id(receipt.ids[0])}"}}'
     return _created(body, replayed=receipt.replayed)
 
@@ -51,14 +54,26 @@ async def publish_to_many(request: web.Request) -> web.Response:
     """One event to several topics, or a stream of events each of which names its topic."""
     caller = await caller_of(request)
     if _is_streamed(request):
-        return await _publish_lines(request, caller.grant, None)
+        return await _publish_lines(request, caller, None)
     topics = [check_publishable(topic) for topic in topics_of(request)]
     caller.grant.check_publish(topics)
     key = _key(request)
     lines = await _event(request)
+    _check_rate(request.app[NODE], caller, len(topics), len(topics) * len(lines))
     receipt = await request.app[NODE].publish([(topic, lines) for topic in topics], key)
     ids = {topic: format_id(event_id) for topic, event_id in zip(topics, receipt.ids, strict=True)}
     return _created(json.dumps({"ids": ids}), replayed=receipt.replayed)
+
+
+def _check_rate(node: Node, caller: Caller, events: int, size: int) -> None:
+    """Raises `RateLimited` where the caller publishes faster than it may."""
+    if not node.admission.limits_publishing:
+        return
+    try:
+        node.admission.check_publish(caller, events, size)
+    except RateLimited as error:
+        node.metrics.refused_publishes.labels(str(error.extra["limit"])).inc()
+        raise
 
 
 def _created(body: str, *, replayed: bool) -> web.Response:
@@ -127,13 +142,13 @@ def _too_large(limit: int) -> NoReturn:
 # NDJSON
 
 
-async def _publish_lines(request: web.Request, grant: Grant, topic: str | None) -> web.Response:
-    """Publish each line of the body as it arrives; `topic` None takes it from each line, which `grant` must then allow.
+async def _publish_lines(request: web.Request, caller: Caller, topic: str | None) -> web.Response:
+    """Publish each line of the body as it arrives; `topic` None takes it from each line, which `caller` must then be allowed.
 
     Lines that arrived together are published together, in order. At a bad line, or where the broker stops, what came before
     it stands.
     """
-    run = _Run(request.app[NODE], grant, topic, request.app[SETTINGS].max_event_bytes)
+    run = _Run(request, caller, topic)
     try:
         async for block in _blocks(request, run.max_line_bytes):
             await run.publish(block)
@@ -176,21 +191,23 @@ class _Run:
         published: how many events of them are in the store.
     """
 
-    def __init__(self, node: Node, grant: Grant, topic: str | None, max_event_bytes: int) -> None:
+    def __init__(self, request: web.Request, caller: Caller, topic: str | None) -> None:
+        max_event_bytes = request.app[SETTINGS].max_event_bytes
         self.line = 0
         self.published = 0
         self.first_id: EventId | None = None
         self.last_id: EventId | None = None
         self.max_line_bytes = LINE_FACTOR * max_event_bytes + LINE_SLACK_BYTES
-        self._node = node
-        self._grant = grant
+        self._node = request.app[NODE]
+        self._bodies = request.app[BODIES]
+        self._caller = caller
         self._granted: set[str] = set()
         self._topic = topic
         self._max_event_bytes = max_event_bytes
 
     async def publish(self, block: list[bytes]) -> None:
         """Publish the lines of `block`; raises at the first bad one, after those before it are published."""
-        self._node.check_good(self._grant)
+        self._node.check_good(self._caller.grant)
         for first in range(0, len(block), BATCH_LINES):
             batch: list[Item] = []
             size = 0
@@ -217,6 +234,15 @@ class _Run:
                 self.first_id = receipt.ids[0]
             self.last_id = receipt.ids[-1]
             self.published += len(batch)
+            if self._node.admission.limits_publishing:
+                await self._slow_down(len(batch), sum(len(lines) for _, lines in batch))
+
+    async def _slow_down(self, events: int, size: int) -> None:
+        """Read no more while the caller is faster than it may be: so its own sending waits."""
+        seconds = self._node.admission.slow_down(self._caller, events, size)
+        if seconds:
+            self._node.metrics.slowed.inc(seconds)
+            await self._bodies.wait(partial(asyncio.sleep, seconds))
 
     def _item(self, line: bytes) -> Item | None:
         line = line.strip()
@@ -241,7 +267,7 @@ class _Run:
     def _granted_topic(self, value: dict[str, Any]) -> str:
         topic = _topic(value)
         if topic not in self._granted:
-            self._grant.check_publish((topic,))
+            self._caller.grant.check_publish((topic,))
             if len(self._granted) < MOST_GRANTED:
                 self._granted.add(topic)
         return topic
