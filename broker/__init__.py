@@ -7,7 +7,8 @@ Layers; an import points down only:
     core     node, readings                                joins one store to one hub: watch, publish, drain
     parts    hub, fanout, feeds, feed, ends,
              walk, subscriber, gate | stores.*             do not know each other
-    pure     sse, log, logs, start, access, metrics        bytes and values; no asyncio, no aiohttp
+    pure     sse, entry, log, logs, producers, start,
+             access, metrics                               bytes and values; no asyncio, no aiohttp
     words    events, topics, errors, notices, settings
 
 Beside them, and used by the command line only: `client` and `bench`, which talk to a broker from outside.

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "broker"
 
 LAYERS = [
     {"events", "topics", "errors", "notices", "settings"},
-    {"sse", "log", "logs", "start", "access", "tokens", "metrics"},
+    {"sse", "entry", "log", "logs", "producers", "start", "access", "tokens", "metrics"},
     {"hub", "fanout", "feeds", "feed", "ends", "walk", "subscriber", "gate", "stores", "descriptors"},
     {"node", "readings"},
     {"web"},
@@ -25,6 +25,8 @@ FORBIDDEN = {
     "sse": {"asyncio", "aiohttp", "redis"},
     "log": {"asyncio", "aiohttp", "redis"},
     "logs": {"asyncio", "aiohttp", "redis"},
+    "entry": {"asyncio", "aiohttp", "redis"},
+    "producers": {"asyncio", "aiohttp", "redis"},
     "start": {"asyncio", "aiohttp", "redis"},
     "access": {"asyncio", "aiohttp", "redis"},
     "tokens": {"asyncio", "aiohttp", "redis"},

@@ -22,6 +22,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Vary": "Accept",
 }
+_NOTHING_MORE = {"Cache-Control": "no-store", "Vary": "Accept"}
 _HEAD = (
     "HTTP/1.1 200 OK\r\n" + "".join(f"{k}: {v}\r\n" for k, v in HEADERS.items()) + "Connection: close\r\n"
 ).encode()
@@ -44,6 +45,9 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
             node.metrics.refused.labels(error.code).inc()
             return _come_back(node)
         raise
+    if node.has_all(logs, start):
+        node.unwatch(topics)
+        return web.Response(status=204, headers=_NOTHING_MORE)
     try:
         transport = handover.take(request)
     except BaseException:
