@@ -8,8 +8,8 @@ Layers; an import points down only:
     parts    hub, fanout, feeds, feed, ends,
              walk, subscriber, gate,
              dismissals, expiries, endings | stores.*      do not know each other
-    pure     sse, log, logs, start, access, tokens,
-             revocations, buckets, metrics                 bytes and values; no asyncio, no aiohttp
+    pure     sse, entry, log, logs, producers, start, access,
+             tokens, revocations, buckets, metrics         bytes and values; no asyncio, no aiohttp
     words    events, topics, errors, notices, hosts, keys,
              settings
 

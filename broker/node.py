@@ -26,8 +26,8 @@ from broker.log import Log
 from broker.metrics import Metrics
 from broker.notices import Disconnect, Revoke
 from broker.readings import readings
-from broker.start import After, Malformed, Start, position
-from broker.stores.base import Receipt, Store, TopicState
+from broker.start import After, Known, Malformed, Start, has_all, position
+from broker.stores.base import PLAIN, Asked, Item, Receipt, Store, TopicState
 from broker.subscriber import CloseReason, Subscriber
 
 DRAIN_LOOK_SECONDS = 0.05
@@ -179,23 +179,31 @@ class Node:
 
     # Publish
 
-    async def publish(self, items: Sequence[tuple[str, bytes]], key: str | None = None) -> Receipt:
-        """Publish `(topic, lines)` items, all or none; see `stores.base.Store.publish`.
+    async def publish(self, items: Sequence[Item], key: str | None = None, asked: Asked = PLAIN) -> Receipt:
+        """Publish `(topic, lines)` items, all or none, and end topics; see `stores.base.Store.publish`.
 
         Waits while too much of these topics is on its way, so that a publisher never outruns the subscribers who are up
         to date; those who lag hold nobody up (I3).
         """
         if not self._hub.backlog or self._gate.is_open({topic for topic, _ in items}):
-            receipt = await self._store.publish(items, key)
+            receipt = await self._store.publish(items, key, asked)
         else:
             try:
                 await self._gate.wait({topic for topic, _ in items})
-                receipt = await self._store.publish(items, key)
+                receipt = await self._store.publish(items, key, asked)
             finally:
                 self._gate.turn()
         if not receipt.replayed:
-            self.metrics.published.inc(len(items))
+            self.metrics.published.inc(len(items) - receipt.known)
         return receipt
+
+    async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
+        """End a topic; see `stores.base.Store.close`."""
+        return await self._store.close(topic, reason, if_last=if_last)
+
+    async def lease(self, topic: str, seconds: float | None) -> None:
+        """Have a topic end unless somebody speaks for it; see `stores.base.Store.lease`."""
+        await self._store.lease(topic, seconds)
 
     def _deliver(self, topic: str, size: int) -> bool:
         self._hub.delivered_to(topic, size)
@@ -222,6 +230,14 @@ class Node:
         """
         return await self._store.watch(topics, start)
 
+    def has_all(self, logs: Sequence[Log], start: Start) -> bool:
+        """Whether the topics of `logs` have all ended, and who starts there has seen that; to be asked as `attach` is."""
+        return isinstance(start, After) and has_all(start, logs, self._known())
+
+    def _known(self) -> Known:
+        store = self._store
+        return Known(store.born, store.last_id, store.heard_to, store.is_lost)
+
     def unwatch(self, topics: Sequence[str]) -> None:
         """Give back what `watch` took."""
         self._store.unwatch(topics)
@@ -241,21 +257,19 @@ class Node:
 
         From here on the watches belong to the subscriber, and so does its place of `admission`.
         """
-        where = position(
-            start,
-            topics,
-            logs,
-            born=self._store.born,
-            last_id=self._store.last_id,
-            is_lost=self._store.is_lost,
-        )
+        where = position(start, topics, logs, self._known())
         resumed = isinstance(start, After | Malformed)
         (self.metrics.resumed_connects if resumed else self.metrics.first_connects).inc()
         for reason in where.gaps:
             self._gap_told(reason, 1)
         opening = head + sse.retry(self.retry_ms()) + sse.HEARTBEAT + where.preface
-        key = FeedKey(tuple(topics), enveloped, where.floors)
+        key = FeedKey(where.topics, enveloped, where.floors)
+        left_out: list[str] = []
+        if len(where.topics) != len(topics):
+            left_out = [topic for topic in topics if topic not in where.topics]
+            logs = [log for topic, log in zip(topics, logs, strict=True) if topic in where.topics]
         subscriber = self._hub.attach(transport, caller, key, logs, where.cursor, opening)
+        self._store.unwatch(left_out)
         self._dismissals.admitted(subscriber)
         return subscriber
 
@@ -341,7 +355,7 @@ def _shown(state: TopicState) -> dict[str, object]:
         "bytes": state.bytes,
         "first_id": _shown_id(state.first_id),
         "last_id": _shown_id(state.last_id),
-        "closed": False,
+        "closed": state.closed,
     }
 
 

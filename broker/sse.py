@@ -52,6 +52,11 @@ def gap(topic: str, after: str, reason: str) -> bytes:
     return control("broker.gap", {"topic": topic, "after": after, "reason": reason})
 
 
+def end(topic: str, reason: str, event_id: EventId) -> bytes:
+    """`broker.end` (contract §3): nothing will follow on `topic`."""
+    return control("broker.end", {"topic": topic, "reason": reason}, event_id)
+
+
 def envelope(topic: str, event_frame: bytes, event_id: EventId) -> bytes:
     """The envelope form of the event that `event_frame` holds."""
     event = split(event_frame)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "broker"
 
 LAYERS = [
     {"events", "topics", "errors", "notices", "hosts", "keys", "settings"},
-    {"sse", "log", "logs", "start", "access", "tokens", "revocations", "buckets", "metrics"},
+    {"sse", "entry", "log", "logs", "producers", "start", "access", "tokens", "revocations", "buckets", "metrics"},
     {
         "hub",
         "fanout",
@@ -39,6 +39,8 @@ FORBIDDEN = {
     "sse": {"asyncio", "aiohttp", "redis"},
     "log": {"asyncio", "aiohttp", "redis"},
     "logs": {"asyncio", "aiohttp", "redis"},
+    "entry": {"asyncio", "aiohttp", "redis"},
+    "producers": {"asyncio", "aiohttp", "redis"},
     "start": {"asyncio", "aiohttp", "redis"},
     "access": {"asyncio", "aiohttp", "redis"},
     "buckets": {"asyncio", "aiohttp", "redis"},

@@ -25,6 +25,7 @@ HEADERS = {
     "X-Accel-Buffering": "no",
 }
 _VARYING = HEADERS | {"Vary": "Accept"}
+_NOTHING_MORE = {"Cache-Control": "no-store", "Vary": "Accept"}
 _HEAD = (
     "HTTP/1.1 200 OK\r\n" + "".join(f"{k}: {v}\r\n" for k, v in HEADERS.items()) + "Connection: close\r\n"
 ).encode()
@@ -53,6 +54,10 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
         if names_stream(request.headers.get(hdrs.ACCEPT, "")):
             return _come_back(node)
         raise
+    if node.has_all(logs, start):
+        node.unwatch(topics)
+        node.admission.leave(caller)
+        return web.Response(status=204, headers=_NOTHING_MORE)
     try:
         node.check_good(caller.grant)  # which may have changed meanwhile
         transport = handover.take(request)

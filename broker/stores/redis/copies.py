@@ -17,8 +17,9 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
 from broker import sse
+from broker.entry import Entry
 from broker.events import Clock, EventId, id_at, id_seconds
-from broker.log import Entry, Log
+from broker.log import Log
 from broker.logs import Logs
 from broker.stores.redis.messages import UNKNOWN, Arrival, Facts, Held
 

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from broker.errors import RateLimited
-from broker.stores.base import Receipt, TopicState
+from broker.errors import RateLimited, Unavailable
+from broker.events import EventId
+from broker.stores.base import Asked, Item, Receipt, TopicState
 from broker.stores.redis.calls import Calls
 from broker.stores.redis.link import Argument
 from broker.stores.redis.messages import to_id
@@ -66,7 +67,13 @@ class Operations:
         self._presence = presence
         self._nonces = count()
 
-    async def publish(self, items: Sequence[tuple[str, bytes]], key: str | None = None) -> Receipt:
+    async def close(self, topic: str, reason: str, if_last: EventId | None) -> EventId | None:
+        raise Unavailable("Topics can't be ended in this store yet.")
+
+    async def lease(self, topic: str, seconds: float | None) -> None:
+        raise Unavailable("Topics can't be ended in this store yet.")
+
+    async def publish(self, items: Sequence[Item], key: str | None, asked: Asked) -> Receipt:
         numbers = {
             topic: number for number, topic in enumerate(dict.fromkeys(topic for topic, _ in items), 1)
         }

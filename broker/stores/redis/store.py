@@ -20,7 +20,7 @@ from broker.events import Clock, EventId
 from broker.log import Log
 from broker.logs import Logs
 from broker.start import Start
-from broker.stores.base import Deliver, Health, Heed, Receipt, TopicState
+from broker.stores.base import PLAIN, Asked, Deliver, Health, Heed, Item, Receipt, TopicState
 from broker.stores.redis.address import Address
 from broker.stores.redis.calls import Calls, Seen
 from broker.stores.redis.copies import Copies, Copy
@@ -302,14 +302,24 @@ class RedisStore:
         return self._seen.value
 
     @property
+    def heard_to(self) -> EventId:
+        return self._copies.heard_to.value
+
+    @property
     def complete_to(self) -> EventId:
         return self._copies.complete_to.value
 
     def is_lost(self, cursor: EventId) -> bool:
         return self._copies.facts.is_lost(cursor)
 
-    async def publish(self, items: Sequence[tuple[str, bytes]], key: str | None = None) -> Receipt:
-        return await self._operations.publish(items, key)
+    async def publish(self, items: Sequence[Item], key: str | None = None, asked: Asked = PLAIN) -> Receipt:
+        return await self._operations.publish(items, key, asked)
+
+    async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
+        return await self._operations.close(topic, reason, if_last)
+
+    async def lease(self, topic: str, seconds: float | None) -> None:
+        await self._operations.lease(topic, seconds)
 
     async def delete(self, topic: str) -> None:
         await self._operations.delete(topic)
