@@ -12,7 +12,19 @@ ROOT = Path(__file__).parent.parent / "broker"
 
 LAYERS = [
     {"events", "topics", "errors", "notices", "hosts", "keys", "settings"},
-    {"sse", "entry", "log", "logs", "producers", "start", "access", "tokens", "revocations", "buckets", "metrics"},
+    {
+        "sse",
+        "entry",
+        "log",
+        "logs",
+        "producers",
+        "start",
+        "access",
+        "tokens",
+        "revocations",
+        "buckets",
+        "metrics",
+    },
     {
         "hub",
         "fanout",
