@@ -48,6 +48,12 @@ class Metrics:
         self.closes = Counter(
             "broker_closes", "Streams that ended, by close reason.", ["reason"], registry=self.registry
         )
+        self.cuts = Counter(
+            "broker_cut_requests",
+            "Connections that are no streams and kept the broker waiting for too long, by what for.",
+            ["reason"],
+            registry=self.registry,
+        )
         self.age = Histogram(
             "broker_connection_age_seconds",
             "How old a stream was when it ended.",

@@ -105,6 +105,11 @@ class Node:
         """How the store is called where the start is told of."""
         return self._store.name
 
+    @property
+    def streams(self) -> int:
+        """How many are open here."""
+        return len(self._hub)
+
     # Life
 
     async def start(self) -> None:

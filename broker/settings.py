@@ -192,6 +192,18 @@ class Settings(BaseSettings):
     retry_max_ms: int = Field(
         5000, ge=0, description="ms, the greatest reconnect delay that clients are told"
     )
+    head_seconds: float = Field(
+        10, gt=0, le=LONGEST_SECONDS, description="s within which a request's head must come"
+    )
+    body_seconds: float = Field(
+        30, gt=0, le=LONGEST_SECONDS, description="s within which a body that isn't streamed must come"
+    )
+    stream_idle_seconds: float = Field(
+        600,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="s for which nothing need come of a streamed body; 0 for ever",
+    )
     max_event_bytes: int = Field(262_144, ge=1, description="bytes of data in one event at most")
     retention_events: int = Field(1000, ge=1, description="events that a topic keeps for replay at most")
     retention_bytes: int = Field(1_048_576, ge=1, description="bytes that a topic keeps for replay at most")

@@ -62,15 +62,19 @@ async def _order(
 async def _body(request: web.Request) -> bytes:
     if (request.content_length or 0) > MAX_BODY_BYTES:
         raise TooLarge(f"The body is at most {MAX_BODY_BYTES} bytes.")
-    body = b""
-    try:
-        while data := await request.app[BODIES].wait(request.content.readany):
+
+    async def read() -> bytes:
+        body = b""
+        while data := await request.content.readany():
             body += data
             if len(body) > MAX_BODY_BYTES:
                 raise TooLarge(f"The body is at most {MAX_BODY_BYTES} bytes.")
+        return body
+
+    try:
+        return await request.app[BODIES].whole(read)
     except web.RequestPayloadError:
         raise InvalidBody("The body breaks the rules of its Transfer-Encoding.") from None
-    return body
 
 
 def _object(body: bytes) -> dict[str, object]:

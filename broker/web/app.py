@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from time import monotonic, time
 
@@ -9,9 +10,9 @@ from aiohttp import web
 
 from broker.access import ALL_TOPICS, EVERYTHING, Grant
 from broker.admission import Allowances
-from broker.descriptors import default_max_connections
+from broker.descriptors import default_max_connections, usable
 from broker.events import Clock
-from broker.metrics import Metrics
+from broker.metrics import Metrics, Reading
 from broker.node import Limits, Node
 from broker.settings import BadSetting, Settings
 from broker.stores.base import Store
@@ -27,7 +28,10 @@ from broker.web.guard import guard
 from broker.web.headers import Headers
 from broker.web.identity import ACCESS, Access
 from broker.web.jwks import KeySet
-from broker.web.keys import BODIES, HEADERS, NODE, SETTINGS
+from broker.web.keys import BODIES, HEADERS, NODE, SETTINGS, WAITING
+from broker.web.waiting import Waiting
+
+IDLE_SECONDS = 75.0  # between two requests on a connection; longer than proxies keep idle ones
 
 
 def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.Application:
@@ -55,17 +59,25 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         client_max_size=settings.max_event_bytes,
     )
     app[SETTINGS] = settings
-    app[BODIES] = Bodies()
+    metrics = Metrics()
+    app[BODIES] = Bodies(
+        lambda why: metrics.cuts.labels(why).inc(),
+        body_seconds=settings.body_seconds,
+        stream_idle_seconds=settings.stream_idle_seconds,
+    )
     app[ACCESS] = access = _access(settings, origins, clock)
     app[HEADERS] = headers = Headers(origins)
     app.on_response_prepare.append(headers.complete)
 
     async def run_node(app: web.Application) -> AsyncIterator[None]:
         app[NODE] = node = Node(
-            _store(settings, clock), _limits(settings), Metrics(), clock, _allowances(settings)
+            _store(settings, clock), _limits(settings), metrics, clock, _allowances(settings)
         )
+        app[WAITING] = waiting = _waiting(settings, node)
         await node.start()
+        waiting.start()
         yield
+        waiting.stop()
         await node.stop()
 
     async def run_key_set(_app: web.Application) -> AsyncIterator[None]:
@@ -85,7 +97,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
 def metrics_app(app: web.Application) -> web.Application:
     """What the port for metrics serves, of `app`, which has started: no topics, and nobody is asked for a token."""
     scraped = web.Application(middlewares=[errors_to_answers])
-    for key in (NODE, ACCESS, HEADERS):
+    for key in (NODE, ACCESS, HEADERS, WAITING):
         scraped[key] = app[key]  # type: ignore[misc]
     scraped.on_response_prepare.append(app[HEADERS].complete)
     scraped.router.add_get("/metrics", operate.metrics_for_all)
@@ -132,6 +144,20 @@ def _access(settings: Settings, origins: Origins, clock: Clock) -> Access:
     url = settings.jwks_url
     key_set = None if url is None else KeySet(url, verifier.take, monotonic)
     return Access(anonymous, verifier, key_set, origins, addresses, clock)
+
+
+def _waiting(settings: Settings, node: Node) -> Waiting:
+    descriptors = usable()
+    waiting = Waiting(
+        asyncio.get_running_loop(),
+        room=lambda: descriptors - node.streams,
+        on_cut=lambda why: node.metrics.cuts.labels(why).inc(),
+        head_seconds=settings.head_seconds,
+        idle_seconds=IDLE_SECONDS,
+        answer_seconds=settings.slow_seconds,
+    )
+    node.metrics.read([Reading("broker_requests", "Connections that are no streams.", lambda: waiting.count)])
+    return waiting
 
 
 def _store(settings: Settings, clock: Clock) -> Store:

@@ -8,8 +8,10 @@ from broker.node import Node
 from broker.settings import Settings
 from broker.web.bodies import Bodies
 from broker.web.headers import Headers
+from broker.web.waiting import Waiting
 
 NODE = web.AppKey("node", Node)
 BODIES = web.AppKey("bodies", Bodies)
 HEADERS = web.AppKey("headers", Headers)
+WAITING = web.AppKey("waiting", Waiting)
 SETTINGS = web.AppKey("settings", Settings)

@@ -123,7 +123,7 @@ async def _event(request: web.Request) -> bytes:
         if request.content.is_eof():
             data = await request.read()
         else:
-            data = await request.app[BODIES].wait(request.read)
+            data = await request.app[BODIES].whole(request.read)
     except web.HTTPRequestEntityTooLarge:
         _too_large(limit)
     except web.RequestPayloadError:
@@ -167,7 +167,7 @@ async def _blocks(request: web.Request, max_line_bytes: int) -> AsyncIterator[li
     rest_bytes = 0
     bodies = request.app[BODIES]
     try:
-        while data := await bodies.wait(request.content.readany):
+        while data := await bodies.piece(request.content.readany):
             first, *more = data.split(b"\n")
             if more:
                 yield [b"".join((*rest, first)), *more[:-1]]
