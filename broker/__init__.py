@@ -7,7 +7,7 @@ Layers; an import points down only:
     core     node, admission, readings                     joins one store to one hub: watch, publish, drain
     parts    hub, fanout, feeds, feed, ends,
              walk, subscriber, gate,
-             dismissals, expiries, endings | stores.*      do not know each other
+             dismissals, expiries, slices | stores.*      do not know each other
     pure     sse, entry, log, logs, producers, start, access,
              tokens, revocations, buckets, metrics         bytes and values; no asyncio, no aiohttp
     words    events, topics, errors, notices, hosts, keys,

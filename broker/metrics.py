@@ -45,6 +45,11 @@ class Metrics:
             "For how long streamed bodies were not read, since their publisher is faster than it may be.",
             registry=self.registry,
         )
+        self.cancels = Counter(
+            "broker_cancels",
+            "How often somebody asked here for a producer to stop, or nobody watched any more.",
+            registry=self.registry,
+        )
         self.closes = Counter(
             "broker_closes", "Streams that ended, by close reason.", ["reason"], registry=self.registry
         )

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from broker import gate, notices, sse
@@ -24,12 +24,15 @@ from broker.gate import Gate
 from broker.hub import Hub
 from broker.log import Log
 from broker.metrics import Metrics
-from broker.notices import Disconnect, Revoke
+from broker.notices import Cancel, Disconnect, Revoke
 from broker.readings import readings
+from broker.slices import Slices
 from broker.start import After, Known, Malformed, Start, has_all, position
 from broker.stores.base import PLAIN, Asked, Item, Receipt, Store, TopicState
 from broker.subscriber import CloseReason, Subscriber
 
+CANCEL_SECONDS = 10.0
+"""For so long an instance that can't be reached still hears of it."""
 DRAIN_LOOK_SECONDS = 0.05
 
 LONG_RETRY_MS = (10_000, 30_000)
@@ -62,6 +65,7 @@ class Node:
 
     Attributes:
         admission: asked before a stream is begun (`enter`; a subscriber that is gone leaves by itself), and before a publish.
+        on_cancel: called with a topic whose producer was asked to stop.
         draining: whether it is on its way out; then it takes no new subscribers.
     """
 
@@ -93,6 +97,8 @@ class Node:
             slow_seconds=limits.slow_seconds,
             max_age_seconds=limits.max_age_seconds,
         )
+        self.on_cancel: Callable[[str], None] = _nobody
+        self._slices = Slices(loop.call_soon)
         self._dismissals = Dismissals(loop, clock, lambda: self._hub.subscribers, self._end)
         self.admission = Admission(allowances, store, loop.time)
         self._gate = Gate(lambda: self._hub.backlog, self._hub.backlog_of)
@@ -331,8 +337,29 @@ class Node:
                 self._dismissals.disconnect(order)
             case Revoke() as order:
                 self._dismissals.revoke(order)
+            case Cancel(topic=topic):
+                self._cancelled(topic)
             case _:
                 _log.warning("an instance of another version says what isn't known here: %.100s", notice)
+
+    async def watched(self, topics: Collection[str]) -> set[str]:
+        """Those of `topics` that somebody watches, on any instance; at most 2 s old. Raises `Unavailable`."""
+        return {state.topic for state in await self._store.describe(list(topics)) if state.subscribers}
+
+    async def cancel(self, topic: str) -> None:
+        """Ask whoever publishes a stream to `topic` to stop, on all instances; its subscribers are told. Raises `Unavailable`."""
+        now = self.clock()
+        await self._store.tell(notices.encode(Cancel(topic, now)), now + CANCEL_SECONDS)
+        self.metrics.cancels.inc()
+
+    def _cancelled(self, topic: str) -> None:
+        self.on_cancel(topic)
+        told = sse.control("broker.cancel", {"topic": topic})
+        self._slices.order(
+            self._hub.subscribers,
+            lambda subscriber: subscriber.feed is not None and topic in subscriber.feed.key.topics,
+            lambda subscriber: self._hub.notify(subscriber, told),
+        )
 
     # Look and clear
 
@@ -350,6 +377,10 @@ class Node:
     async def delete(self, topic: str) -> None:
         """Empty a topic; its subscribers get `broker.end`."""
         await self._store.delete(topic)
+
+
+def _nobody(_topic: str) -> None:
+    """Nobody publishes streams here."""
 
 
 def _shown(state: TopicState) -> dict[str, object]:

@@ -241,6 +241,26 @@ class Settings(BaseSettings):
         ge=1,
         description="bytes of memory for idempotency keys; beyond it publishing with a new key is refused",
     )
+    retain_max_seconds: float = Field(
+        86_400,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="s that a publisher may ask with `retain` for a new topic to keep its events at most",
+    )
+    retain_events: int = Field(100_000, ge=1, description="events that such a topic keeps at most")
+    retain_bytes: int = Field(16_777_216, ge=1, description="bytes that such a topic keeps at most")
+    producer_timeout_seconds: float = Field(
+        30,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="s after which a topic ends whose producer has gone away, where it has asked for that (`end=on-disconnect`)",
+    )
+    last_viewer_seconds: float = Field(
+        0,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="s that nobody watches after which the producer of a streamed body is asked to stop; 0 for never",
+    )
     drain_notice_seconds: float = Field(
         0,
         ge=0,
@@ -402,4 +422,5 @@ class Settings(BaseSettings):
                 )
                 for pattern, override in self.retention_overrides.items()
             ),
+            asked=Retention(self.retain_events, self.retain_bytes, self.retain_max_seconds),
         )

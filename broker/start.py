@@ -70,6 +70,12 @@ def from_cursor(text: str) -> Start:
     return Malformed(text[:MAX_CURSOR_CHARS]) if cursor is None else After(cursor, text)
 
 
+def age_seconds(text: str) -> int | None:
+    """How long an age such as `90s`, `10m`, `2h` is; None where it is none."""
+    age = _AGE.fullmatch(text)
+    return int(age[1]) * _AGE_SECONDS[age[2]] if age else None
+
+
 def from_since(text: str, now: float) -> Start:
     """What `since` asks for: an id, `earliest`, `latest`, an RFC 3339 time, or an age such as `90s`, `10m`, `2h`.
 
@@ -83,9 +89,9 @@ def from_since(text: str, now: float) -> Start:
     cursor = parse_id(text)
     if cursor is not None:
         return After(cursor, text)
-    age = _AGE.fullmatch(text)
-    if age:
-        return Since(now - int(age[1]) * _AGE_SECONDS[age[2]])
+    age = age_seconds(text)
+    if age is not None:
+        return Since(now - age)
     return Since(_time(text))
 
 

@@ -36,7 +36,7 @@ LAYERS = [
         "gate",
         "dismissals",
         "expiries",
-        "endings",
+        "slices",
         "stores",
         "descriptors",
     },
@@ -139,7 +139,7 @@ def test_i6_no_redis_type_above_the_stores() -> None:
             assert not any(name.split(".")[0] == "redis" for name in imports(path)), path
 
 
-PARTS = {"hub", "fanout", "feeds", "feed", "ends", "walk", "subscriber", "dismissals", "expiries", "endings"}
+PARTS = {"hub", "fanout", "feeds", "feed", "ends", "walk", "subscriber", "dismissals", "expiries", "slices"}
 
 
 def test_hub_and_stores_do_not_know_each_other() -> None:

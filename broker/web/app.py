@@ -28,7 +28,8 @@ from broker.web.guard import guard
 from broker.web.headers import Headers
 from broker.web.identity import ACCESS, Access
 from broker.web.jwks import KeySet
-from broker.web.keys import BODIES, HEADERS, NODE, SETTINGS, WAITING
+from broker.web.keys import BODIES, HEADERS, NODE, PRODUCING, SETTINGS, WAITING
+from broker.web.producing import Producing
 from broker.web.waiting import Waiting
 
 IDLE_SECONDS = 75.0  # between two requests on a connection; longer than proxies keep idle ones
@@ -74,9 +75,15 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
             _store(settings, clock), _limits(settings), metrics, clock, _allowances(settings)
         )
         app[WAITING] = waiting = _waiting(settings, node)
+        app[PRODUCING] = producing = Producing(node, settings.producer_timeout_seconds)
+        node.metrics.read(
+            [Reading("broker_streamed_bodies", "Open streamed bodies.", lambda: len(producing))]
+        )
         await node.start()
         waiting.start()
+        producing.start()
         yield
+        await producing.stop()
         waiting.stop()
         await node.stop()
 
@@ -97,7 +104,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
 def metrics_app(app: web.Application) -> web.Application:
     """What the port for metrics serves, of `app`, which has started: no topics, and nobody is asked for a token."""
     scraped = web.Application(middlewares=[errors_to_answers])
-    for key in (NODE, ACCESS, HEADERS, WAITING):
+    for key in (NODE, ACCESS, HEADERS, WAITING, PRODUCING):
         scraped[key] = app[key]  # type: ignore[misc]
     scraped.on_response_prepare.append(app[HEADERS].complete)
     scraped.router.add_get("/metrics", operate.metrics_for_all)
@@ -115,6 +122,7 @@ async def _let_nobody_wait(app: web.Application) -> None:
 def add_routes(router: web.UrlDispatcher) -> None:
     """All routes of contract §2 to §6."""
     router.add_post("/topics/{topic:[^/]+}", publish.publish)
+    router.add_post("/topics/{topic:[^/]+}/cancel", publish.cancel)
     router.add_get("/topics/{topic:[^/]+}", topics.topic)
     router.add_delete("/topics/{topic:[^/]+}", topics.delete)
     router.add_post("/topics", publish.publish_to_many)
