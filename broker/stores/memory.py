@@ -241,7 +241,7 @@ class MemoryStore:
         self._last = self._next_id(now)
         frame = sse.end(topic, "deleted", self._last)
         log.clear(self._last, frame)
-        self._logs.cleared(topic, log)
+        self._logs.retain(topic, log, None)
         self._settle({topic: len(frame)}, now)
 
     async def tell(self, notice: str, until: float | None = None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from time import time
 from typing import Protocol
 
@@ -116,13 +116,7 @@ def with_offset(texts: Scripts) -> Scripts:
         after = f"{before}time[1] = time[1] + (call('GET', '{OFFSET}') or 0)\n"
         return script_of(script.name, script.text.replace(before, after))
 
-    return Scripts(
-        moved(texts.publish),
-        moved(texts.read),
-        moved(texts.delete),
-        moved(texts.describe),
-        moved(texts.forget),
-    )
+    return Scripts(*(moved(getattr(texts, field.name)) for field in fields(texts)))
 
 
 def script_of(name: str, text: str) -> Script:
