@@ -83,10 +83,14 @@ def from_since(text: str, now: float) -> Start:
     cursor = parse_id(text)
     if cursor is not None:
         return After(cursor, text)
+    age = age_seconds(text)
+    return Since(_time(text) if age is None else now - age)
+
+
+def age_seconds(text: str) -> int | None:
+    """The seconds of an age such as `90s`, `10m`, `2h`; None where it is none."""
     age = _AGE.fullmatch(text)
-    if age:
-        return Since(now - int(age[1]) * _AGE_SECONDS[age[2]])
-    return Since(_time(text))
+    return int(age[1]) * _AGE_SECONDS[age[2]] if age else None
 
 
 def _time(text: str) -> float:

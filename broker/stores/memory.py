@@ -110,7 +110,7 @@ class MemoryStore:
             self._keys.check_room(list(topics), key)
         ends = [topic for topic in asked.ends if first.get(topic) is None and not self._has_ended(topic)]
         ids = self._append(fresh, ends, asked.retain_seconds)
-        if asked.producer is not None:
+        if len(items) > known:
             self._went_on(asked, items)
         if key is not None:
             for (topic, _), event_id in zip(fresh, ids, strict=True):

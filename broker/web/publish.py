@@ -6,7 +6,8 @@ import asyncio
 import json
 import json.scanner
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any, NoReturn, cast
 
 from aiohttp import hdrs, web
@@ -15,8 +16,10 @@ from broker import sse
 from broker.errors import BrokerError, InvalidBody, InvalidParameter, InvalidTopic, TooLarge
 from broker.events import EventId, format_id
 from broker.node import Node
+from broker.stores.base import PLAIN, Asked, Item
 from broker.topics import check_publishable, check_type
 from broker.web.answers import Created
+from broker.web.asked import asked_with_event, asked_with_stream
 from broker.web.keys import BODIES, NODE, SETTINGS
 from broker.web.query import check_escapes, topics_of
 
@@ -27,18 +30,18 @@ LINE_SLACK_BYTES = 4096  # for the rest of a line's JSON
 
 _KEY = re.compile(r"[!-~]{1,200}")
 
-Item = tuple[str, bytes]
-"""A topic, and an event's lines (`sse.lines`)."""
-
 
 async def publish(request: web.Request) -> web.Response:
     """One event, or a stream of them, to one topic."""
     topic = check_publishable(request.match_info["topic"])
     if _is_streamed(request):
         return await _publish_lines(request, topic)
-    key = _key(request)
-    receipt = await request.app[NODE].publish([(topic, await _event(request))], key)
-    body = f'{{"topic": "{topic}", "id": "{format_id(receipt.ids[0])}"}}'
+    key, asked = _key(request), asked_with_event(request, (topic,))
+    lines = await _event(request)
+    items = [] if asked.ends and await _is_empty(request) else [(topic, lines)]
+    receipt = await request.app[NODE].publish(items, key, asked)
+    closed = ', "closed": true' if receipt.closed else ""
+    body = f'{{"topic": "{topic}", "id": "{format_id(receipt.ids[0])}"{closed}}}'
     return _created(body, replayed=receipt.replayed)
 
 
@@ -47,11 +50,18 @@ async def publish_to_many(request: web.Request) -> web.Response:
     if _is_streamed(request):
         return await _publish_lines(request, None)
     topics = [check_publishable(topic) for topic in topics_of(request)]
-    key = _key(request)
+    key, asked = _key(request), asked_with_event(request, topics)
     lines = await _event(request)
-    receipt = await request.app[NODE].publish([(topic, lines) for topic in topics], key)
+    items = [] if asked.ends and await _is_empty(request) else [(topic, lines) for topic in topics]
+    receipt = await request.app[NODE].publish(items, key, asked)
     ids = {topic: format_id(event_id) for topic, event_id in zip(topics, receipt.ids, strict=True)}
-    return _created(json.dumps({"ids": ids}), replayed=receipt.replayed)
+    closed = {"closed": True} if receipt.closed else {}
+    return _created(json.dumps({"ids": ids, **closed}), replayed=receipt.replayed)
+
+
+async def _is_empty(request: web.Request) -> bool:
+    """Whether the body, which was read already, is no event where it ends topics."""
+    return not await request.read()
 
 
 def _created(body: str, *, replayed: bool) -> web.Response:
@@ -64,8 +74,6 @@ def _created(body: str, *, replayed: bool) -> web.Response:
 def _is_streamed(request: web.Request) -> bool:
     content_type = request.content_type
     _check_coding(request)
-    if request.query_string and "end" in request.query:
-        raise InvalidParameter("Topics can't be ended yet; leave 'end' out.")
     if content_type == "text/event-stream":
         raise InvalidParameter("A piped text/event-stream isn't taken yet; send application/x-ndjson.")
     if content_type != "application/x-ndjson":
@@ -126,16 +134,20 @@ async def _publish_lines(request: web.Request, topic: str | None) -> web.Respons
     Lines that arrived together are published together, in order. At a bad line, or where the broker stops, what came before
     it stands.
     """
-    run = _Run(request.app[NODE], topic, request.app[SETTINGS].max_event_bytes)
+    run = _Run(
+        request.app[NODE], topic, request.app[SETTINGS].max_event_bytes, asked_with_stream(request, topic)
+    )
     try:
         async for block in _blocks(request, run.max_line_bytes):
             await run.publish(block)
+        await run.end()
     except BrokerError as error:
         error.extra = {"line": run.line + 1, "published": run.published, **error.extra}
         raise
     answer: dict[str, object] = {"published": run.published}
     if topic is not None:
         answer = {"topic": topic, **answer, "first_id": _shown(run.first_id), "last_id": _shown(run.last_id)}
+        answer |= run.told()
     return web.Response(body=json.dumps(answer).encode(), content_type="application/json")
 
 
@@ -166,12 +178,14 @@ class _Run:
 
     Attributes:
         line: how many lines are done with.
-        published: how many events of them are in the store.
+        published: how many events of them were published.
     """
 
-    def __init__(self, node: Node, topic: str | None, max_event_bytes: int) -> None:
+    def __init__(self, node: Node, topic: str | None, max_event_bytes: int, asked: Asked) -> None:
         self.line = 0
         self.published = 0
+        self._known = 0
+        self._asked = asked
         self.first_id: EventId | None = None
         self.last_id: EventId | None = None
         self.max_line_bytes = LINE_FACTOR * max_event_bytes + LINE_SLACK_BYTES
@@ -201,12 +215,32 @@ class _Run:
             await asyncio.sleep(0)  # a body that comes fast leaves room for the others (I9)
 
     async def _flush(self, batch: list[Item]) -> None:
-        if batch:
-            receipt = await self._node.publish(batch)
-            if self.first_id is None:
-                self.first_id = receipt.ids[0]
+        if not batch:
+            return
+        receipt = await self._node.publish(batch, None, self._asked_now())
+        if receipt.ids:
+            self.first_id = receipt.ids[0] if self.first_id is None else self.first_id
             self.last_id = receipt.ids[-1]
-            self.published += len(batch)
+        self.published += len(batch) - receipt.known
+        self._known += receipt.known
+
+    def _asked_now(self, ends: Sequence[str] = ()) -> Asked:
+        """What is asked of the next publish: a producer has come further by what was done with."""
+        asked = self._asked
+        if asked.producer is None:
+            return PLAIN if not ends and asked.retain_seconds is None else replace(asked, ends=ends)
+        name, first = asked.producer
+        return replace(asked, ends=ends, producer=(name, first + self.published + self._known))
+
+    def told(self) -> dict[str, object]:
+        """What the answer has beside that, of what was asked for."""
+        known = {} if self._asked.producer is None else {"known": self._known}
+        return {**known, **({"closed": True} if self._asked.ends else {})}
+
+    async def end(self) -> None:
+        """The body has come to its end, and the topic with it where that was asked."""
+        if self._asked.ends:
+            await self._node.publish([], None, self._asked_now(self._asked.ends))
 
     def _item(self, line: bytes) -> Item | None:
         line = line.strip()

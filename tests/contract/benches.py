@@ -105,6 +105,7 @@ class RedisBench:
         for _ in range(5):
             self.store.sweep()
         await self.store._operations.forget()
+        await self.store._operations.end_abandoned()
 
 
 def with_offset(texts: Scripts) -> Scripts:

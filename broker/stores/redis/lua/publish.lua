@@ -46,7 +46,7 @@ end
 
 local function find_end(topic)
   local rec = open_record(KEYS[5 + 2 * topic], 'e')
-  return rec and rec[3] and rec[3]:match('^%S+')
+  return rec and rec[3] and rec[3]:match('^%S+') or nil
 end
 
 -- `ids` are those of all entries, of which the first `known` were published before.
@@ -325,7 +325,7 @@ end
 -- What the producer is known for: the others' "<name> <next>", and the number of its own next entry.
 local function find_producer(name)
   local rec, others, expected = open_record(KEYS[7], 'p'), {}, 1
-  for other, following in (rec and rec[3] or ''):gmatch('(%S+) (%d+)') do
+  for other, following in (rec and rec[3] or ''):gmatch('([^;%s]+) (%d+)') do
     if other == name then
       expected = tonumber(following)
     else
