@@ -19,7 +19,7 @@ from sortedcontainers import SortedDict
 
 from broker.events import EventId, id_at
 from broker.log import Log
-from broker.topics import RetentionRules
+from broker.topics import Retention, RetentionRules
 
 
 class Logs:
@@ -83,9 +83,9 @@ class Logs:
         if not log.named or log.last == log.cleared_at:
             log.retention = self._retention.asked_for(seconds)
 
-    def cleared(self, topic: str, log: Log) -> None:
-        """To be called when `log` was cleared: what its first publisher had asked for is over."""
-        log.retention = self._retention.of(topic)
+    def retain(self, topic: str, log: Log, retention: Retention | None) -> None:
+        """Have `log` keep what its first publisher has asked for; None: what all of its kind do."""
+        log.retention = retention or self._retention.of(topic)
 
     def pin(self, topic: str, now: float) -> Log:
         """The log of `topic`, kept until `unpin` was called as often; counts as a use of it."""

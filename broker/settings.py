@@ -217,6 +217,14 @@ class Settings(BaseSettings):
         {},
         description='other retention by topic pattern, the first match counts: JSON, {"orders.**": {"events": 10, "bytes": 4096, "seconds": 60}}',
     )
+    retain_max_seconds: float = Field(
+        86_400,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="s that the publisher who opens a topic may have it keep events, with ?retain=",
+    )
+    retain_events: int = Field(100_000, ge=1, description="events that such a topic keeps at most")
+    retain_bytes: int = Field(16_777_216, ge=1, description="bytes that such a topic keeps at most")
     log_memory_bytes: int = Field(
         268_435_456,
         ge=1,
@@ -241,14 +249,6 @@ class Settings(BaseSettings):
         ge=1,
         description="bytes of memory for idempotency keys; beyond it publishing with a new key is refused",
     )
-    retain_max_seconds: float = Field(
-        86_400,
-        gt=0,
-        le=LONGEST_SECONDS,
-        description="s that a publisher may ask with `retain` for a new topic to keep its events at most",
-    )
-    retain_events: int = Field(100_000, ge=1, description="events that such a topic keeps at most")
-    retain_bytes: int = Field(16_777_216, ge=1, description="bytes that such a topic keeps at most")
     producer_timeout_seconds: float = Field(
         30,
         gt=0,
@@ -422,5 +422,7 @@ class Settings(BaseSettings):
                 )
                 for pattern, override in self.retention_overrides.items()
             ),
-            asked=Retention(self.retain_events, self.retain_bytes, self.retain_max_seconds),
+            Retention(
+                self.retain_events, min(self.retain_bytes, self.log_memory_bytes), self.retain_max_seconds
+            ),
         )

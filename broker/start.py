@@ -70,12 +70,6 @@ def from_cursor(text: str) -> Start:
     return Malformed(text[:MAX_CURSOR_CHARS]) if cursor is None else After(cursor, text)
 
 
-def age_seconds(text: str) -> int | None:
-    """How long an age such as `90s`, `10m`, `2h` is; None where it is none."""
-    age = _AGE.fullmatch(text)
-    return int(age[1]) * _AGE_SECONDS[age[2]] if age else None
-
-
 def from_since(text: str, now: float) -> Start:
     """What `since` asks for: an id, `earliest`, `latest`, an RFC 3339 time, or an age such as `90s`, `10m`, `2h`.
 
@@ -90,9 +84,13 @@ def from_since(text: str, now: float) -> Start:
     if cursor is not None:
         return After(cursor, text)
     age = age_seconds(text)
-    if age is not None:
-        return Since(now - age)
-    return Since(_time(text))
+    return Since(_time(text) if age is None else now - age)
+
+
+def age_seconds(text: str) -> int | None:
+    """The seconds of an age such as `90s`, `10m`, `2h`; None where it is none."""
+    age = _AGE.fullmatch(text)
+    return int(age[1]) * _AGE_SECONDS[age[2]] if age else None
 
 
 def _time(text: str) -> float:

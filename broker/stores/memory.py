@@ -110,7 +110,7 @@ class MemoryStore:
             self._keys.check_room(list(topics), key)
         ends = [topic for topic in asked.ends if first.get(topic) is None and not self._has_ended(topic)]
         ids = self._append(fresh, ends, asked.retain_seconds)
-        if asked.producer is not None:
+        if len(items) > known:
             self._went_on(asked, items)
         if key is not None:
             for (topic, _), event_id in zip(fresh, ids, strict=True):
@@ -241,7 +241,7 @@ class MemoryStore:
         self._last = self._next_id(now)
         frame = sse.end(topic, "deleted", self._last)
         log.clear(self._last, frame)
-        self._logs.cleared(topic, log)
+        self._logs.retain(topic, log, None)
         self._settle({topic: len(frame)}, now)
 
     async def tell(self, notice: str, until: float | None = None) -> None:

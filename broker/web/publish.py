@@ -14,13 +14,14 @@ from broker.access import Caller
 from broker.errors import InvalidBody, InvalidParameter, RateLimited, TooLarge
 from broker.events import format_id
 from broker.node import Node
-from broker.stores.base import PLAIN, Asked, Receipt
+from broker.stores.base import Receipt
 from broker.topics import check_publishable, check_type
 from broker.web.answers import Created
+from broker.web.asked import asked_with_event
 from broker.web.identity import caller_of
 from broker.web.keys import BODIES, NODE, SETTINGS
 from broker.web.query import check_escapes, topics_of
-from broker.web.streams import EVENT_STREAM, KINDS, end_of, publish_stream, retain_of
+from broker.web.streams import EVENT_STREAM, KINDS, publish_stream
 
 _KEY = re.compile(r"[!-~]{1,200}")
 
@@ -63,28 +64,13 @@ async def cancel(request: web.Request) -> web.Response:
 
 async def _publish_one(request: web.Request, caller: Caller, topics: Sequence[str]) -> Receipt:
     """The request's one event to each of `topics`, and their end where that is asked for: all or none."""
-    key, asked = _key(request), _asked(request, topics)
+    key, asked = _key(request), asked_with_event(request, topics)
     data, lines = await _event(request)
     items = [(topic, lines) for topic in topics] if data or not asked.ends else []
     node = request.app[NODE]
     if node.admission.limits_publishing:
         _check_rate(node, caller, len(items), len(items) * len(lines))
     return await node.publish(items, key, asked)
-
-
-def _asked(request: web.Request, topics: Sequence[str]) -> Asked:
-    if "Broker-Producer" in request.headers or "Broker-Sequence" in request.headers:
-        raise InvalidParameter(
-            "Broker-Producer and Broker-Sequence go with a streamed body; take Idempotency-Key."
-        )
-    if not request.query_string:
-        return PLAIN
-    end, retain = end_of(request), retain_of(request)
-    if end == "on-disconnect":
-        raise InvalidParameter("'end' takes on-disconnect with a streamed body only.")
-    if end is None and retain is None:
-        return PLAIN
-    return Asked(ends=() if end is None else tuple(topics), retain_seconds=retain)
 
 
 def _check_rate(node: Node, caller: Caller, events: int, size: int) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp import web
@@ -18,8 +16,8 @@ from aiohttp import web
 from broker.access import Caller
 from broker.errors import BrokerError, InvalidBody, InvalidParameter
 from broker.events import EventId, format_id
-from broker.start import age_seconds
 from broker.stores.base import PLAIN, Asked, Item
+from broker.web.asked import Wish, wish_of
 from broker.web.bodies import Interrupt
 from broker.web.keys import BODIES, NODE, PRODUCING, SETTINGS
 from broker.web.ndjson import Lines
@@ -31,10 +29,6 @@ KINDS = frozenset({NDJSON, EVENT_STREAM})
 
 BATCH_ITEMS = 128
 BATCH_BYTES = 256 << 10
-MOST_SEQUENCE = (1 << 53) - 1
-
-_PRODUCER = re.compile(r"[!-~]{1,100}")
-ENDS = ("true", "on-disconnect")
 
 
 class Form(Protocol):
@@ -53,90 +47,11 @@ class Form(Protocol):
         """Members of an error's answer that say where in the body it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What the request asks for beside its events.
-
-    Attributes:
-        ends: the topic ends with the body.
-        leased: it also ends where the producer goes away without ending the body.
-        producer: its name, and the number of the body's first event within its stream.
-        last_viewer_seconds: the producer is asked to stop when nobody has watched for so long; 0 for never.
-    """
-
-    ends: bool = False
-    leased: bool = False
-    producer: tuple[str, int] | None = None
-    retain_seconds: float | None = None
-    last_viewer_seconds: float = 0.0
-
-
-def end_of(request: web.Request) -> str | None:
-    """`?end=`. Raises `InvalidParameter`."""
-    end = request.query.get("end") if request.query_string else None
-    if end not in (None, *ENDS):
-        raise InvalidParameter("'end' takes true, or, with a streamed body, on-disconnect.")
-    return end
-
-
-def retain_of(request: web.Request) -> float | None:
-    """`?retain=`, in seconds. Raises `InvalidParameter`."""
-    seconds = _age(request, "retain")
-    most = request.app[SETTINGS].retain_max_seconds
-    if seconds is not None and seconds > most:
-        raise InvalidParameter(f"'retain' is at most {most:g} s here; see --retain-max-seconds.")
-    return seconds
-
-
-def _age(request: web.Request, name: str) -> float | None:
-    text = request.query.get(name) if request.query_string else None
-    if text is None:
-        return None
-    seconds = age_seconds(text)
-    if not seconds:
-        raise InvalidParameter(f"'{name}' takes an age such as 90s, 10m, 24h.")
-    return float(seconds)
-
-
-def _producer(request: web.Request) -> tuple[str, int] | None:
-    name, number = request.headers.get("Broker-Producer"), request.headers.get("Broker-Sequence")
-    if name is None and number is None:
-        return None
-    if name is None or number is None or not _PRODUCER.fullmatch(name):
-        raise InvalidParameter(
-            "Broker-Producer, 1 to 100 visible ASCII characters, and Broker-Sequence go together."
-        )
-    if not (
-        number.isascii() and number.isdigit() and len(number) <= 16 and 1 <= int(number) <= MOST_SEQUENCE
-    ):
-        raise InvalidParameter(
-            "Broker-Sequence is the number of the body's first event in its stream, from 1."
-        )
-    return name, int(number)
-
-
-def _wish(request: web.Request, topic: str | None) -> Wish:
-    end = end_of(request)
-    viewer = _age(request, "last_viewer")
-    wish = Wish(
-        ends=end is not None,
-        leased=end == "on-disconnect",
-        producer=_producer(request),
-        retain_seconds=retain_of(request),
-        last_viewer_seconds=request.app[SETTINGS].last_viewer_seconds if viewer is None else viewer,
-    )
-    if topic is None and (wish.ends or wish.producer or viewer):
-        raise InvalidParameter(
-            "end, last_viewer and Broker-Producer go with one topic: POST /topics/{topic}."
-        )
-    return wish
-
-
 async def publish_stream(request: web.Request, caller: Caller, topic: str | None) -> web.Response:
     """Publish each event of the body as it arrives; `topic` None takes it from each line, which `caller` must be allowed."""
     if "Idempotency-Key" in request.headers:
         raise InvalidParameter("Idempotency-Key goes with one event, not with a streamed body.")
-    wish = _wish(request, topic)
+    wish = wish_of(request, topic)
     run = _Run(request, caller, topic, wish)
     try:
         with contextlib.ExitStack() as stack:

@@ -11,7 +11,7 @@ from broker.events import EventId, id_at
 from broker.feed import Feed, FeedKey
 from broker.logs import Logs
 from broker.stores.redis.copies import Copies, Copy, Level
-from broker.stores.redis.messages import Arrival, Facts, Held, heard
+from broker.stores.redis.messages import Arrival, End, Facts, Held, heard
 from broker.topics import Retention, RetentionRules
 
 NOW = 1_700_000_000.0
@@ -60,7 +60,7 @@ class Bench:
     ) -> Copy:
         """A live copy, read when the store's last id was `upto`; `entries` are (id, prev)."""
         copy = self.copies.open(topic)
-        page = held(*entries) if entries else Held(None, 0, 0, False, ())
+        page = held(*entries) if entries else Held(None, 0, 0, None, None, False, ())
         self.copies.begin(copy, at(0) if after is None else after, page, facts, at(upto))
         self.copies.go_on(copy, page, facts)
         assert self.copies.go_live(copy, at(upto))
@@ -73,15 +73,22 @@ class Bench:
         )
 
 
-def held(*entries: tuple[int, int], cleared: tuple[int, int] | None = None, more: bool = False) -> Held:
-    """What a read answers of a topic whose entries are (id, prev)."""
+def held(
+    *entries: tuple[int, int],
+    cleared: tuple[int, int] | None = None,
+    end: tuple[int, int] | None = None,
+    more: bool = False,
+) -> Held:
+    """What a read answers of a topic whose entries are (id, prev), and its end."""
     cleared_at, cleared_after = cleared or (0, 0)
     made = [(at(step), at(prev), frame(at(step))) for step, prev in entries]
     last = max([made[-1][0]] if made else [0], default=0)
     return Held(
-        last or at(cleared_at),
+        at(end[0]) if end else last or at(cleared_at),
         at(cleared_at) if cleared else 0,
         at(cleared_after) if cleared else 0,
+        End(at(end[0]), at(end[1]), "closed") if end else None,
+        None,
         more,
         made,
     )

@@ -201,7 +201,6 @@ async def test_one_event_and_the_end_in_one_step_to_several_topics(server: Serve
         ("/topics/a?retain=25h", {}),
         ("/topics/a", {"broker_producer": "p", "broker_sequence": "1"}),
         ("/topics/a?last_viewer=x", {"content_type": EVENTS}),
-        ("/topics/a?end=false", {"content_type": NDJSON}),
         ("/topics/a", {"content_type": EVENTS, "broker_producer": "p"}),
         ("/topics/a", {"content_type": EVENTS, "broker_sequence": "1"}),
         ("/topics/a", {"content_type": EVENTS, "broker_producer": "p", "broker_sequence": "0"}),

@@ -76,6 +76,7 @@ class RedisStore:
         self._heed: Heed = _heedless
         self._tasks = Tasks()
         self._forgot_at = time.monotonic()
+        self._ending: asyncio.Task[None] | None = None
         self._probed_at = 0.0
         self._lag_seconds = 0.0
         self._mended = 0
@@ -339,6 +340,8 @@ class RedisStore:
         self._logs.sweep(self._clock(), SWEEP_LEAST + len(self._logs) // SWEEP_SHARE)
         self._watching.sweep()
         self._notices.sweep()
+        if not self._calls.problem and (self._ending is None or self._ending.done()):
+            self._ending = self._tasks.spawn(self._operations.end_abandoned())
         if time.monotonic() - self._forgot_at >= FORGET_SECONDS and not self._calls.problem:
             self._forgot_at = time.monotonic()
             self._tasks.spawn(self._operations.forget())
