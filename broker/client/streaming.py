@@ -115,6 +115,11 @@ class Stream:
         self._keep(line)
         self._moved.set()
 
+    async def cancelled(self) -> None:
+        """Return once nothing more is wanted, for who waits for the next token rather than sends: `send` then raises why."""
+        assert self._task is not None, "a stream is used within `async with`"
+        await asyncio.wait((self._task,))
+
     def _keep(self, line: bytes) -> None:
         self._kept.append(line)
         self._kept_bytes += len(line)
