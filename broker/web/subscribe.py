@@ -7,7 +7,7 @@ from aiohttp import hdrs, web
 from broker import sse
 from broker.errors import InvalidParameter, Unavailable
 from broker.node import Node
-from broker.start import Latest, Start, from_cursor, from_last, from_since
+from broker.start import After, Latest, Start, from_cursor, from_last, from_since
 from broker.topics import check_topic
 from broker.web import handover
 from broker.web.accept import names_stream
@@ -35,7 +35,8 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
         check_topic(topic)
     start = _start(request, node)
     enveloped = _enveloped(request)
-    if request.method == hdrs.METH_HEAD:
+    is_head = request.method == hdrs.METH_HEAD
+    if is_head and not isinstance(start, After):
         return web.Response(headers=HEADERS)
     try:
         node.check_room()
@@ -48,6 +49,9 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
     if node.has_all(logs, start):
         node.unwatch(topics)
         return web.Response(status=204, headers=_NOTHING_MORE)
+    if is_head:
+        node.unwatch(topics)
+        return web.Response(headers=HEADERS)
     try:
         transport = handover.take(request)
     except BaseException:
