@@ -1,8 +1,10 @@
 # The broker alone, as a user that owns nothing; works on a read-only file system. deploy/compose.yaml shows it in company.
 #
-#     docker build -t sse-broker . && docker run --rm -p 127.0.0.1:8080:8080 sse-broker
+#     docker build -t sse-broker .
+#     docker run --rm -p 127.0.0.1:8080:8080 -e BROKER_ANONYMOUS=publish,subscribe sse-broker
 #
-# Every setting is an environment variable (BROKER_REDIS_URL), or a flag behind the image's name (serve --redis-url=…).
+# Every setting is an environment variable (BROKER_REDIS_URL), or a flag behind the image's name (serve --redis-url=…). It
+# doesn't start without being told who may do what: BROKER_JWT_SECRETS and its like, or that anybody may, as above.
 
 # The version that the tests run on.
 ARG PYTHON=3.11

@@ -4,12 +4,14 @@ Layers; an import points down only:
 
     edge     cli, supervisor, instance, process, web.app   where settings, a concrete store, handlers and processes meet
     web      web.*                                         aiohttp handlers; call the node; know HTTP statuses
-    core     node, readings                                joins one store to one hub: watch, publish, drain
+    core     node, admission, readings                     joins one store to one hub: watch, publish, drain
     parts    hub, fanout, feeds, feed, ends,
-             walk, subscriber, gate | stores.*             do not know each other
-    pure     sse, entry, log, logs, producers, start,
-             access, metrics                               bytes and values; no asyncio, no aiohttp
-    words    events, topics, errors, notices, settings
+             walk, subscriber, gate,
+             dismissals, expiries, slices | stores.*      do not know each other
+    pure     sse, entry, log, logs, producers, start, access,
+             tokens, revocations, buckets, metrics         bytes and values; no asyncio, no aiohttp
+    words    events, topics, errors, notices, hosts, keys,
+             settings
 
 Beside them, and used by the command line only: `client` and `bench`, which talk to a broker from outside.
 

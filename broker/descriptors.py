@@ -15,8 +15,12 @@ def raise_limit() -> int:
     return hard
 
 
-def default_max_connections() -> int:
-    """Nine tenths of what the soft limit allows, a million at most: publishers, probes and refusals need some, too."""
+def usable() -> int:
+    """How many connections of all kinds the soft limit allows, a million at most."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    usable = MOST if soft == resource.RLIM_INFINITY else min(soft, MOST)
-    return max(1, (usable - RESERVE) * 9 // 10)
+    return max(1, (MOST if soft == resource.RLIM_INFINITY else min(soft, MOST)) - RESERVE)
+
+
+def default_max_connections() -> int:
+    """Nine tenths of them: publishers, probes and refusals need some, too."""
+    return max(1, usable() * 9 // 10)

@@ -219,9 +219,12 @@ class FanOut:
                 continue
             stretch = self._stretch(feed, subscriber.cursor)
             subscriber.lag = None
+            notice, lag.notice = lag.notice, b""
             if stretch is not None:
-                subscriber.write(stretch.chunk, now)
+                subscriber.write(notice + stretch.chunk if notice else stretch.chunk, now)
                 self._wrote(subscriber, stretch, now)
+            elif notice:
+                subscriber.write(notice, now)
             self._settle(subscriber, lag)
 
     def _wrote(self, subscriber: Subscriber, stretch: Stretch, now: float) -> None:

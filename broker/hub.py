@@ -29,7 +29,7 @@ class Hub:
         on_released: called with topics that a subscriber no longer needs.
         on_written: called with a topic whose hold has moved on.
         on_shrunk: called when `backlog` has become less.
-        on_closed: called once for a connection that is gone, with who it was, its reason and its age in seconds.
+        on_closed: called once for a connection that is gone, with its reason and its age in seconds.
         on_gap: called with the reason of a gap that lies within a log, and how many were told of it.
         on_aged: called with a subscriber whose stream is to be ended, for it is old enough.
         heartbeat_seconds: silence after which a comment is written.
@@ -46,7 +46,7 @@ class Hub:
         on_released: Callable[[Sequence[str]], None],
         on_written: Callable[[str], None],
         on_shrunk: Callable[[], None],
-        on_closed: Callable[[Caller, CloseReason, float], None],
+        on_closed: Callable[[Subscriber, CloseReason, float], None],
         on_gap: Callable[[str, int], None],
         on_aged: Callable[[Subscriber], None],
         heartbeat_seconds: float,
@@ -145,6 +145,13 @@ class Hub:
         """The log of `topic` has grown by `size` bytes of frames."""
         self._fan_out.delivered_to(topic, size)
 
+    def notify(self, subscriber: Subscriber, notice: bytes) -> None:
+        """Write it a control event without an id, between two events; who lags gets the latest one when it can be written to."""
+        if subscriber.lag is None:
+            subscriber.write(notice, self._monotonic())
+        else:
+            subscriber.lag.notice = notice
+
     def detach(self, subscriber: Subscriber) -> None:
         """Take it off its feed: nothing more is written to it by fan-out."""
         feed = subscriber.feed
@@ -155,7 +162,7 @@ class Hub:
     def finish(self, subscriber: Subscriber, reason: CloseReason, last: bytes = b"") -> None:
         """End its stream with `last`, between two events, after what it may be written now."""
         now = self._monotonic()
-        if reason in (CloseReason.DRAINING, CloseReason.MAX_AGE):
+        if reason in (CloseReason.DRAINING, CloseReason.MAX_AGE, CloseReason.EXPIRED):
             self._fan_out.bring_to_end(subscriber, now)
         self.detach(subscriber)
         subscriber.finish(reason, last, now)
@@ -175,7 +182,7 @@ class Hub:
             self._seats[subscriber.seat] = last
             last.seat = subscriber.seat
         subscriber.seat = -1
-        self._on_closed(subscriber.caller, reason, self._monotonic() - subscriber.since)
+        self._on_closed(subscriber, reason, self._monotonic() - subscriber.since)
 
     def flushed(self, subscriber: Subscriber) -> None:
         self._fan_out.flushed(subscriber)

@@ -18,7 +18,7 @@ from aiohttp import web
 from broker.errors import Unavailable
 from broker.process import Signals, StartError, asked_to_end, catch, hangup_is_ours
 from broker.settings import Settings
-from broker.web.app import create_app
+from broker.web.app import create_app, metrics_app
 from broker.web.keys import NODE
 from broker.web.runner import Runner
 
@@ -60,14 +60,18 @@ async def serve(
         await runner.setup()
     except Unavailable as error:
         raise StartError(f"redis_url: {error.detail}") from None
+    scraped: web.AppRunner | None = None
     try:
         await _listen(runner, settings, tls, sockets)
+        scraped = await _listen_for_metrics(app, settings)
         signals = _catch(has_successor=sockets is not None)
         host, port = runner.addresses[0][:2]
         shown = f"[{host}]" if ":" in host else host
         announce(Listening(f"{'https' if tls else 'http'}://{shown}:{port}", app[NODE].store_name))
         await _stop_at_signal(runner, app[NODE].drain, signals, has_successor=sockets is not None)
     finally:
+        if scraped is not None:
+            await scraped.cleanup()
         if runner.server is not None:  # it hasn't ended in order
             await runner.cleanup()
 
@@ -86,6 +90,21 @@ async def _listen(
             await site.start()
     except OSError as error:
         raise StartError(f"can't listen on {settings.host} port {settings.port}: {error.strerror}") from None
+
+
+async def _listen_for_metrics(app: web.Application, settings: Settings) -> web.AppRunner | None:
+    """The port of its own that `metrics_port` asks for; until a worker is drained it shares it with its successor."""
+    if settings.metrics_port is None:
+        return None
+    runner = Runner(metrics_app(app), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.host, settings.metrics_port, reuse_port=True).start()
+    except OSError as error:
+        await runner.cleanup()
+        where = f"{settings.host} port {settings.metrics_port}"
+        raise StartError(f"metrics_port: can't listen on {where}: {error.strerror}") from None
+    return runner
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from broker import gate, notices, sse
-from broker.access import Caller
+from broker.access import Caller, Grant
+from broker.admission import Admission, Allowances
+from broker.dismissals import Dismissals
 from broker.errors import Overloaded, Unavailable
 from broker.events import Clock, EventId, format_id
 from broker.feed import FeedKey
@@ -22,11 +24,15 @@ from broker.gate import Gate
 from broker.hub import Hub
 from broker.log import Log
 from broker.metrics import Metrics
+from broker.notices import Cancel, Disconnect, Revoke
 from broker.readings import readings
+from broker.slices import Slices
 from broker.start import After, Known, Malformed, Start, has_all, position
 from broker.stores.base import PLAIN, Asked, Item, Receipt, Store, TopicState
 from broker.subscriber import CloseReason, Subscriber
 
+CANCEL_SECONDS = 10.0
+"""For so long an instance that can't be reached still hears of it."""
 DRAIN_LOOK_SECONDS = 0.05
 
 LONG_RETRY_MS = (10_000, 30_000)
@@ -46,6 +52,7 @@ class Limits:
     drain_notice_seconds: float
     drain_seconds: float
     max_age_seconds: float
+    revocation_seconds: float
 
 
 class Node:
@@ -54,12 +61,22 @@ class Node:
     Args:
         store: started and stopped with the node.
         clock: seconds since 1970.
+        allowances: what each caller may do at most.
 
     Attributes:
+        admission: asked before a stream is begun (`enter`; a subscriber that is gone leaves by itself), and before a publish.
+        on_cancel: called with a topic whose producer was asked to stop.
         draining: whether it is on its way out; then it takes no new subscribers.
     """
 
-    def __init__(self, store: Store, limits: Limits, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        metrics: Metrics,
+        clock: Clock,
+        allowances: Allowances = Allowances(),  # noqa: B008 - a value that doesn't change
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.limits = limits
         self.metrics = metrics
@@ -80,6 +97,10 @@ class Node:
             slow_seconds=limits.slow_seconds,
             max_age_seconds=limits.max_age_seconds,
         )
+        self.on_cancel: Callable[[str], None] = _nobody
+        self._slices = Slices(loop.call_soon)
+        self._dismissals = Dismissals(loop, clock, lambda: self._hub.subscribers, self._end)
+        self.admission = Admission(allowances, store, loop.time)
         self._gate = Gate(lambda: self._hub.backlog, self._hub.backlog_of)
         self._ticker: asyncio.Task[None] | None = None
         self._emptied = asyncio.Event()
@@ -89,6 +110,11 @@ class Node:
     def store_name(self) -> str:
         """How the store is called where the start is told of."""
         return self._store.name
+
+    @property
+    def streams(self) -> int:
+        """How many are open here."""
+        return len(self._hub)
 
     # Life
 
@@ -101,6 +127,7 @@ class Node:
     async def stop(self) -> None:
         """Cut what is still connected and give everything back."""
         self.cut()
+        self._dismissals.stop()
         if self._ticker is not None:
             self._ticker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -118,6 +145,7 @@ class Node:
             await asyncio.sleep(period)
             self._hub.walk()
             self._store.sweep()
+            self._dismissals.look()
 
     def checks(self) -> dict[str, str]:
         """By name, `"ok"` or what is wrong (contract §6, readyz)."""
@@ -153,9 +181,12 @@ class Node:
                 async with asyncio.timeout(DRAIN_LOOK_SECONDS):
                     await self._emptied.wait()
 
-    def _end(self, subscriber: Subscriber, reason: CloseReason) -> None:
-        """End a stream after all that is there for it; the last it hears is when to come back."""
-        self._hub.finish(subscriber, reason, sse.retry(self.retry_ms()))
+    def _end(
+        self, subscriber: Subscriber, reason: CloseReason, farewell: bytes = b"", wait_seconds: float = 0.0
+    ) -> None:
+        """End a stream; the last it hears is `farewell` and when to come back, after `wait_seconds` at the earliest."""
+        delay_ms = int(wait_seconds * 1000) + self.retry_ms()
+        self._hub.finish(subscriber, reason, farewell + sse.retry(delay_ms))
 
     # Publish
 
@@ -235,7 +266,7 @@ class Node:
     ) -> Subscriber:
         """Make the connection behind `transport` a subscriber; `head` is written before everything else.
 
-        From here on the watches belong to the subscriber.
+        From here on the watches belong to the subscriber, and so does its place of `admission`.
         """
         where = position(start, topics, logs, self._known())
         resumed = isinstance(start, After | Malformed)
@@ -250,6 +281,7 @@ class Node:
             logs = [log for topic, log in zip(topics, logs, strict=True) if topic in where.topics]
         subscriber = self._hub.attach(transport, caller, key, logs, where.cursor, opening)
         self._store.unwatch(left_out)
+        self._dismissals.admitted(subscriber)
         return subscriber
 
     def retry_ms(self) -> int:
@@ -261,7 +293,9 @@ class Node:
         """The same for those who were refused."""
         return random.randint(*LONG_RETRY_MS)
 
-    def _closed(self, _caller: Caller, reason: CloseReason, age: float) -> None:
+    def _closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
+        self._dismissals.left(subscriber)
+        self.admission.leave(subscriber.caller)
         self.metrics.closes.labels(reason.value).inc()
         self.metrics.age.observe(age)
         if not len(self._hub):
@@ -270,13 +304,62 @@ class Node:
     def _gap_told(self, reason: str, subscribers: int) -> None:
         self.metrics.gaps.labels(reason).inc(subscribers)
 
-    # What is told to all instances
+    # Who may not stay
+
+    def check_good(self, grant: Grant) -> None:
+        """Raises `Unauthorized` where what lets a caller in has been revoked, or has expired, since it was looked at."""
+        self._dismissals.check(grant)
+
+    async def disconnect(self, *, subject: str | None = None, topic: str | None = None) -> None:
+        """End the streams of `subject`, or of `topic`, on all instances. Raises `Unavailable`."""
+        await self._store.tell(notices.encode(Disconnect(self.clock(), subject, topic)))
+
+    async def revoke(
+        self, *, token_id: str | None = None, subject: str | None = None, until: float | None = None
+    ) -> None:
+        """Refuse the token, or all that `subject` was given so far, and end their streams, on all instances.
+
+        `until` says when that may be forgotten; without it, after `revocation_seconds`.
+
+        Raises:
+            RateLimited: there is no room for another one.
+            Unavailable: not all instances are known to hear of it.
+        """
+        self._dismissals.revocations.check_room()
+        now = self.clock()
+        until = now + self.limits.revocation_seconds if until is None else until
+        await self._store.tell(notices.encode(Revoke(now, until, token_id, subject)), until)
 
     def _heed(self, notice: str) -> None:
         """Do what an instance, perhaps this one, has told all."""
         match notices.decode(notice):
-            case None:
+            case Disconnect() as order:
+                self._dismissals.disconnect(order)
+            case Revoke() as order:
+                self._dismissals.revoke(order)
+            case Cancel(topic=topic):
+                self._cancelled(topic)
+            case _:
                 _log.warning("an instance of another version says what isn't known here: %.100s", notice)
+
+    async def watched(self, topics: Collection[str]) -> set[str]:
+        """Those of `topics` that somebody watches, on any instance; at most 2 s old. Raises `Unavailable`."""
+        return {state.topic for state in await self._store.describe(list(topics)) if state.subscribers}
+
+    async def cancel(self, topic: str) -> None:
+        """Ask whoever publishes a stream to `topic` to stop, on all instances; its subscribers are told. Raises `Unavailable`."""
+        now = self.clock()
+        await self._store.tell(notices.encode(Cancel(topic, now)), now + CANCEL_SECONDS)
+        self.metrics.cancels.inc()
+
+    def _cancelled(self, topic: str) -> None:
+        self.on_cancel(topic)
+        told = sse.control("broker.cancel", {"topic": topic})
+        self._slices.order(
+            self._hub.subscribers,
+            lambda subscriber: subscriber.feed is not None and topic in subscriber.feed.key.topics,
+            lambda subscriber: self._hub.notify(subscriber, told),
+        )
 
     # Look and clear
 
@@ -294,6 +377,10 @@ class Node:
     async def delete(self, topic: str) -> None:
         """Empty a topic; its subscribers get `broker.end`."""
         await self._store.delete(topic)
+
+
+def _nobody(_topic: str) -> None:
+    """Nobody publishes streams here."""
 
 
 def _shown(state: TopicState) -> dict[str, object]:

@@ -21,9 +21,13 @@ class Disconnect:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """Refuse a token by its id, or all that a subject was given until `at` (seconds since 1970); and end their streams."""
+    """Refuse a token by its id, or all that a subject was given up to `at`; and end their streams.
+
+    It may be forgotten at `until`. Both are seconds since 1970.
+    """
 
     at: float
+    until: float
     token_id: str | None = None
     subject: str | None = None
 

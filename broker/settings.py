@@ -5,14 +5,30 @@ A setting is `--its-name` of `broker serve` and `BROKER_ITS_NAME` in the environ
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from broker.errors import BrokerError
-from broker.topics import Retention, RetentionRules, check_pattern
+from broker.hosts import is_loopback
+from broker.keys import BadKey, Key, public_key, secret
+from broker.topics import MAX_TOPICS_PER_REQUEST, Retention, RetentionRules, check_pattern
+
+_PORTS = {"http": 80, "https": 443}
 
 LONGEST_SECONDS = 315_360_000  # ten years
 
@@ -35,6 +51,33 @@ class RetentionOverride(BaseModel):
     seconds: float | None = Field(None, gt=0, le=LONGEST_SECONDS)
 
 
+def _origin(text: str) -> str:
+    """An origin as browsers write it: in lower case, without the scheme's own port (RFC 6454 §6.2)."""
+    parts = urlsplit(text.lower())
+    scheme, host = parts.scheme, parts.hostname
+    if (
+        scheme not in _PORTS
+        or not host
+        or text.lower() != f"{scheme}://{parts.netloc}"
+        or "@" in parts.netloc
+    ):
+        raise ValueError(f"{text!r} is no origin; write scheme://host or scheme://host:port")
+    shown = f"[{host}]" if ":" in host else host
+    return (
+        f"{scheme}://{shown}" if parts.port in (None, _PORTS[scheme]) else f"{scheme}://{shown}:{parts.port}"
+    )
+
+
+def _public_key(path: Path) -> Key:
+    """The key in a file. Raises `BadKey`."""
+    try:
+        return public_key(path.read_bytes())
+    except OSError as error:
+        raise BadKey(f"can't read {path}: {error.strerror}") from None
+    except BadKey as error:
+        raise BadKey(f"{path}: {error}") from None
+
+
 class Settings(BaseSettings):
     """The broker's settings. Raises `pydantic.ValidationError`, naming what is out of its rule."""
 
@@ -54,7 +97,37 @@ class Settings(BaseSettings):
         description="Host names, beside the loopback ones, that requests may ask for on a loopback address; comma-separated",
     )
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
-        (), description="origins whose pages may publish, as scheme://host:port; comma-separated"
+        (),
+        description="origins whose pages may subscribe and publish, as scheme://host:port, or * for all, which then get no credentials; comma-separated",
+    )
+    anonymous: Annotated[tuple[Literal["publish", "subscribe"], ...], NoDecode] = Field(
+        (),
+        description="what may be done without a token, publish or subscribe or both, comma-separated; on a loopback address without keys everything may",
+    )
+    jwt_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description='secrets of at least 32 bytes, any of which may have signed a token (HS256, HS384, HS512): JSON, ["…"]; better from the environment than as a flag, which others on the machine can see',
+    )
+    jwt_public_keys: Annotated[tuple[Path, ...], NoDecode] = Field(
+        (),
+        description="PEM files of public keys or certificates (RSA, P-256, P-384, P-521, Ed25519), any of which may have signed a token; comma-separated",
+    )
+    jwks_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/]",
+        description="address of a JWK set, whose keys may have signed a token; fetched again every 5 minutes, and for a key that isn't known",
+    )
+    jwt_audience: str | None = Field(
+        None,
+        min_length=1,
+        description="what a token's `aud` must name; without it a token that has one is refused",
+    )
+    jwt_issuer: str | None = Field(None, min_length=1, description="what a token's `iss` must be")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="TCP port on which /metrics, /healthz and /readyz need no token; worker n has the n-th from there on",
     )
     data: Path | None = Field(
         None,
@@ -83,6 +156,32 @@ class Settings(BaseSettings):
         ge=1,
         description="open streams at most; by default what the file-descriptor limit leaves room for",
     )
+    max_connections_per_address: int = Field(
+        0, ge=0, description="open streams of one client address at most, over all instances; 0 for no limit"
+    )
+    max_connections_per_subject: int = Field(
+        0,
+        ge=0,
+        description="open streams with tokens of one subject (`sub`) at most, over all instances; 0 for no limit",
+    )
+    max_connects_per_second: float = Field(
+        0, ge=0, description="new streams a second at most, on each instance; 0 for no limit"
+    )
+    max_topics_per_connection: int = Field(
+        32, ge=1, le=MAX_TOPICS_PER_REQUEST, description="topics on one stream at most"
+    )
+    max_publishes_per_second: float = Field(
+        0,
+        ge=0,
+        description="events that one subject, or without a token one address, may publish a second on each instance; 0 for no limit",
+    )
+    max_publish_bytes_per_second: float = Field(
+        0, ge=0, description="bytes of events, likewise; 0 for no limit"
+    )
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (),
+        description="addresses or networks of proxies that are believed where X-Forwarded-For or Forwarded say who the client is; comma-separated",
+    )
     heartbeat_seconds: float = Field(
         15, gt=0, le=LONGEST_SECONDS, description="s of silence on a stream before a heartbeat"
     )
@@ -93,6 +192,18 @@ class Settings(BaseSettings):
     retry_max_ms: int = Field(
         5000, ge=0, description="ms, the greatest reconnect delay that clients are told"
     )
+    head_seconds: float = Field(
+        10, gt=0, le=LONGEST_SECONDS, description="s within which a request's head must come"
+    )
+    body_seconds: float = Field(
+        30, gt=0, le=LONGEST_SECONDS, description="s within which a body that isn't streamed must come"
+    )
+    stream_idle_seconds: float = Field(
+        600,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="s for which nothing need come of a streamed body; 0 for ever",
+    )
     max_event_bytes: int = Field(262_144, ge=1, description="bytes of data in one event at most")
     retention_events: int = Field(1000, ge=1, description="events that a topic keeps for replay at most")
     retention_bytes: int = Field(1_048_576, ge=1, description="bytes that a topic keeps for replay at most")
@@ -102,7 +213,7 @@ class Settings(BaseSettings):
         le=LONGEST_SECONDS,
         description="s that a topic keeps an event for replay at most",
     )
-    retention_overrides: dict[str, RetentionOverride] = Field(
+    retention_overrides: Annotated[dict[str, RetentionOverride], NoDecode] = Field(
         {},
         description='other retention by topic pattern, the first match counts: JSON, {"orders.**": {"events": 10, "bytes": 4096, "seconds": 60}}',
     )
@@ -138,6 +249,18 @@ class Settings(BaseSettings):
         ge=1,
         description="bytes of memory for idempotency keys; beyond it publishing with a new key is refused",
     )
+    producer_timeout_seconds: float = Field(
+        30,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="s after which a topic ends whose producer has gone away, where it has asked for that (`end=on-disconnect`)",
+    )
+    last_viewer_seconds: float = Field(
+        0,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="s that nobody watches after which the producer of a streamed body is asked to stop; 0 for never",
+    )
     drain_notice_seconds: float = Field(
         0,
         ge=0,
@@ -153,12 +276,49 @@ class Settings(BaseSettings):
         le=LONGEST_SECONDS,
         description="s after which a stream is ended at the latest, somewhere in the last fifth of them, so that new instances fill up; 0 for never",
     )
+    revocation_seconds: float = Field(
+        86_400,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="s that a revoked token is refused where the order doesn't say until when; at least as long as tokens are good for",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level that is logged"
     )
     access_log: bool = Field(False, description="true logs a line for each request")
 
-    @field_validator("allowed_hosts", "cors_origins", mode="before")
+    @field_validator("retention_overrides", "jwt_secrets", mode="before")
+    @classmethod
+    def _read_json(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError("it is no JSON") from None
+
+    @field_validator("jwt_secrets")
+    @classmethod
+    def _check_secrets(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for text in value:
+            secret(text.get_secret_value())
+        return value
+
+    @field_serializer("jwt_secrets", when_used="json")
+    def _reveal_secrets(self, value: tuple[SecretStr, ...]) -> list[str]:
+        """For the pipe to a worker."""
+        return [text.get_secret_value() for text in value]
+
+    @field_validator("jwt_public_keys")
+    @classmethod
+    def _check_public_keys(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        for path in value:
+            _public_key(path)
+        return value
+
+    @field_validator(
+        "allowed_hosts", "cors_origins", "anonymous", "jwt_public_keys", "trusted_proxies", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return (
@@ -177,11 +337,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for origin in value:
-            scheme, _, rest = origin.partition("://")
-            if scheme not in ("http", "https") or not rest or "/" in rest:
-                raise ValueError(f"{origin!r} is no origin; write scheme://host or scheme://host:port")
-        return value
+        return tuple(origin if origin == "*" else _origin(origin) for origin in value)
 
     @field_validator("retention_overrides")
     @classmethod
@@ -202,6 +358,7 @@ class Settings(BaseSettings):
         if self.log_memory_bytes < self.retention_bytes:
             raise ValueError("log_memory_bytes is less than retention_bytes, which one topic may take")
         self._check_store()
+        self._check_access()
         return self
 
     def _check_store(self) -> None:
@@ -213,6 +370,41 @@ class Settings(BaseSettings):
             )
         if self.workers > 1 and self.data is None and self.redis_url is None:
             raise ValueError("workers: more than one need a store that they share; give redis_url or data")
+
+    def _check_access(self) -> None:
+        if not (is_loopback(self.host) or self.has_keys() or self.anonymous):
+            raise ValueError(
+                f"host: {self.host} is reached from elsewhere, and anybody could publish and subscribe; say who may "
+                "(--jwt-secrets, --jwt-public-keys or --jwks-url), or that all may: --anonymous publish,subscribe"
+            )
+        for name in ("jwt_audience", "jwt_issuer"):
+            if getattr(self, name) is not None and not self.has_keys():
+                raise ValueError(
+                    f"{name}: without keys no token is looked at; give jwt_secrets, jwt_public_keys or jwks_url"
+                )
+
+    def has_keys(self) -> bool:
+        """Whether tokens are looked at."""
+        return bool(self.jwt_secrets or self.jwt_public_keys or self.jwks_url)
+
+    def counts_addresses(self) -> bool:
+        """Whether it matters where a client is."""
+        return bool(
+            self.max_connections_per_address
+            or self.max_publishes_per_second
+            or self.max_publish_bytes_per_second
+        )
+
+    def is_open(self) -> bool:
+        """Whether everybody may do everything, since nobody but this machine is asked for it."""
+        return is_loopback(self.host) and not self.has_keys() and not self.anonymous
+
+    def keys(self) -> Sequence[Key]:
+        """Those of `jwt_secrets` and `jwt_public_keys`, read anew. Raises `BadKey`."""
+        return [
+            *(secret(text.get_secret_value()) for text in self.jwt_secrets),
+            *(_public_key(path) for path in self.jwt_public_keys),
+        ]
 
     def retention(self) -> RetentionRules:
         """What each topic retains."""

@@ -42,7 +42,7 @@ class Bench:
             on_released=self.released.extend,
             on_written=lambda topic: self.logs[topic].trim(0),
             on_shrunk=lambda: None,
-            on_closed=lambda _caller, reason, age: self.closed.append(reason),
+            on_closed=lambda _subscriber, reason, age: self.closed.append(reason),
             on_gap=lambda reason, subscribers: self.gaps.extend([reason] * subscribers),
             on_aged=lambda subscriber: self.hub.finish(subscriber, CloseReason.MAX_AGE, b"retry: 1\n"),
             heartbeat_seconds=15,

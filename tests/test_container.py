@@ -41,10 +41,10 @@ def image() -> Iterator[Stage]:
 class Container:
     """The image's command, running with nothing that it could write to; in a port of its own."""
 
-    def __init__(self, image: Stage) -> None:
+    def __init__(self, image: Stage, **env: str) -> None:
         self.port = free_port()
         self.output = ""
-        self._env = {**image.environment(), "BROKER_PORT": str(self.port), "TMPDIR": "/nonexistent"}
+        self._env = {**image.environment(), "BROKER_PORT": str(self.port), "TMPDIR": "/nonexistent", **env}
         self._image = image
         self._process = self._started(image.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -80,6 +80,10 @@ class Container:
     def stop(self) -> int:
         """SIGTERM to the one process that Docker knows; its exit status."""
         self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Its exit status."""
         status = self._process.wait(SECONDS)
         self._reader.join(SECONDS)
         return status
@@ -95,7 +99,7 @@ class Container:
 @contextmanager
 def running(image: Stage) -> Iterator[Container]:
     image.folder.chmod(0o555)
-    container = Container(image)
+    container = Container(image, BROKER_ANONYMOUS="publish,subscribe")
     try:
         wait_for(lambda: "listening" in container.output, "the start line", SECONDS)
         yield container
@@ -113,6 +117,13 @@ def test_image_serves_on_all_addresses_as_a_user_that_can_write_nothing(image: S
             exchange(container.port, request("GET", "/", "Accept: text/html", "Connection: close")).status
             == 200
         )
+
+
+def test_image_does_not_start_open_by_mistake(image: Stage) -> None:
+    container = Container(image)
+    assert container.wait() == 2
+    assert "--anonymous publish,subscribe" in container.output
+    container.end()
 
 
 def test_image_is_healthy_while_it_serves_and_its_signal_drains(image: Stage) -> None:
@@ -160,6 +171,8 @@ def test_compose_file_gives_brokers_settings_that_there_are(compose: Any) -> Non
     for broker in brokers(compose).values():
         given = {name.removeprefix("BROKER_").lower(): text for name, text in broker["environment"].items()}
         assert set(given) <= set(Settings.model_fields)
+        assert given["jwt_secrets"].startswith("${BROKER_JWT_SECRETS:?"), "it is asked for, and in no file"
+        given |= {"jwt_secrets": '["a secret that is long enough for it"]', "host": "0.0.0.0"}
         settings = Settings.model_validate(given)
         assert settings.redis_url == "redis://valkey:6379/0"
         assert settings.drain_notice_seconds + settings.drain_seconds < seconds(broker["stop_grace_period"])

@@ -11,10 +11,36 @@ import pytest
 ROOT = Path(__file__).parent.parent / "broker"
 
 LAYERS = [
-    {"events", "topics", "errors", "notices", "settings"},
-    {"sse", "entry", "log", "logs", "producers", "start", "access", "tokens", "metrics"},
-    {"hub", "fanout", "feeds", "feed", "ends", "walk", "subscriber", "gate", "stores", "descriptors"},
-    {"node", "readings"},
+    {"events", "topics", "errors", "notices", "hosts", "keys", "settings"},
+    {
+        "sse",
+        "entry",
+        "log",
+        "logs",
+        "producers",
+        "start",
+        "access",
+        "tokens",
+        "revocations",
+        "buckets",
+        "metrics",
+    },
+    {
+        "hub",
+        "fanout",
+        "feeds",
+        "feed",
+        "ends",
+        "walk",
+        "subscriber",
+        "gate",
+        "dismissals",
+        "expiries",
+        "slices",
+        "stores",
+        "descriptors",
+    },
+    {"node", "admission", "readings"},
     {"web"},
     {"cli", "web.app", "process", "instance", "supervisor", "__main__"},
 ]
@@ -29,6 +55,8 @@ FORBIDDEN = {
     "producers": {"asyncio", "aiohttp", "redis"},
     "start": {"asyncio", "aiohttp", "redis"},
     "access": {"asyncio", "aiohttp", "redis"},
+    "buckets": {"asyncio", "aiohttp", "redis"},
+    "revocations": {"asyncio", "aiohttp", "redis"},
     "tokens": {"asyncio", "aiohttp", "redis"},
     "metrics": {"asyncio", "aiohttp", "redis"},
     "hub": {"aiohttp", "redis"},
@@ -111,7 +139,7 @@ def test_i6_no_redis_type_above_the_stores() -> None:
             assert not any(name.split(".")[0] == "redis" for name in imports(path)), path
 
 
-PARTS = {"hub", "fanout", "feeds", "feed", "ends", "walk", "subscriber"}
+PARTS = {"hub", "fanout", "feeds", "feed", "ends", "walk", "subscriber", "dismissals", "expiries", "slices"}
 
 
 def test_hub_and_stores_do_not_know_each_other() -> None:

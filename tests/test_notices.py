@@ -12,8 +12,8 @@ from broker.notices import Cancel, Disconnect, Notice, Revoke, decode, encode
     [
         Disconnect(1.5, subject="ann\n\u2028"),
         Disconnect(1.5, topic="news"),
-        Revoke(2.0, token_id="7"),
-        Revoke(2.5, subject="ann"),
+        Revoke(2.0, 3.0, token_id="7"),
+        Revoke(2.5, 3.0, subject="ann"),
         Cancel("news", 3.0),
     ],
 )

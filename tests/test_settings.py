@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from broker.cli.serve import describe
 from broker.settings import Settings
+from broker.supervisor.orders import Orders
 from broker.topics import Retention
 
 README = Path(__file__).parent.parent / "README.md"
@@ -62,7 +63,24 @@ def test_every_setting_is_in_the_help() -> None:
         (["--retry-min-ms", "9000"], {}, "retry_max_ms"),
         (["--tls-cert", "/nowhere"], {}, "tls_key"),
         (["--cors-origins", "example.com"], {}, "cors_origins"),
+        ([], {"BROKER_RETENTION_OVERRIDES": "{"}, "retention_overrides"),
         (["--no-such-setting", "1"], {}, "--no-such-setting"),
+        (["--host", "0.0.0.0"], {}, "--anonymous publish,subscribe"),
+        (["--host", "::"], {}, "--anonymous publish,subscribe"),
+        (["--host", "192.0.2.1"], {"BROKER_JWT_AUDIENCE": "x"}, "host"),
+        (["--jwt-audience", "x"], {}, "jwt_audience"),
+        (["--jwt-issuer", "x"], {}, "jwt_issuer"),
+        (["--anonymous", "publish,admin"], {}, "anonymous"),
+        (["--jwt-secrets", "hush"], {}, "jwt_secrets"),
+        (["--jwt-secrets", '["hush"]'], {}, "jwt_secrets"),
+        (["--jwt-secrets", '["hush", 7]'], {}, "jwt_secrets"),
+        ([], {"BROKER_JWT_SECRETS": "hush"}, "jwt_secrets"),
+        ([], {"BROKER_JWT_SECRETS": '{"hush": 1}'}, "jwt_secrets"),
+        (["--jwt-secrets", '["-----BEGIN PUBLIC KEY-----hush hush hush"]'], {}, "jwt_secrets"),
+        (["--jwt-public-keys", "/nowhere.pem"], {}, "/nowhere.pem"),
+        (["--jwt-public-keys", __file__], {}, "jwt_public_keys"),
+        (["--jwks-url", "ftp://login.example/"], {}, "jwks_url"),
+        (["--metrics-port", "70000"], {}, "metrics_port"),
         (["--log-level", "loud"], {}, "log_level"),
     ],
     ids=str,
@@ -75,6 +93,20 @@ def test_bad_setting_stops_the_start_with_one_line(
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert named in line
+    assert "hush" not in line, "a secret isn't shown"
+
+
+def test_retention_overrides_come_as_a_flag_too() -> None:
+    done = serve("--retention-overrides", '{"a.*": {"events": 3}}', "--port", "70000")
+    assert "port" in done.stderr
+
+
+def test_secrets_do_not_show() -> None:
+    text = "a secret that is long enough, and nobody's business"
+    settings = Settings(jwt_secrets=f'["{text}"]')
+    assert text not in repr(settings)
+    assert text not in str(settings.model_dump())
+    assert Orders.decode(Orders(settings, [7]).encode()).settings == settings, "but a worker is told"
 
 
 def test_flag_is_stronger_than_environment() -> None:

@@ -16,6 +16,7 @@ COMMANDS = {
     "serve": "run the broker",
     "publish": "publish events to a topic",
     "subscribe": "print the events of topics as they come",
+    "token": "mint and explain tokens",
     "bench": "load an SSE server and measure it",
 }
 

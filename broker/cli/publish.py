@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--event", type=remote.text, metavar="TYPE", help="the event's type; not with --ndjson"
     )
     parser.add_argument("--ndjson", action="store_true", help="what is published is NDJSON")
-    remote.add_url(parser)
+    remote.add_broker(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.data in (None, "-") or args.ndjson:
             return asyncio.run(_publish_many(args))
-        print(publish(args.url, args.topic, os.fsencode(args.data), args.event))
+        print(publish(args.url, args.topic, os.fsencode(args.data), args.event, token=args.token))
     except (ClientError, _BadInput) as error:
         remote.say("publish", str(error))
         return 1
@@ -95,7 +95,7 @@ async def _publish_many(args: argparse.Namespace) -> int:
     from broker.client import Client  # takes aiohttp, 0.2 s, which one event doesn't need
 
     progress = _shown_progress()
-    async with Client(args.url) as client:
+    async with Client(args.url, token=args.token) as client:
         with progress:
             if args.ndjson:
                 await _publish_ndjson(client, args, progress)

@@ -1,4 +1,4 @@
-"""What the commands share that talk to a broker: `--url`, topics, and how an error is told."""
+"""What the commands share that talk to a broker: where it is, topics, and how an error is told."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from broker.errors import InvalidTopic
 from broker.topics import check_topic
 
 
-def add_url(parser: argparse.ArgumentParser) -> None:
-    """`--url`, by default `BROKER_URL` of the environment."""
+def add_broker(parser: argparse.ArgumentParser) -> None:
+    """`--url` and `--token`, by default `BROKER_URL` and `BROKER_TOKEN` of the environment."""
     parser.add_argument(
         "--url",
         type=_argument(base_url),
         default=os.environ.get("BROKER_URL", DEFAULT_URL),
         metavar="URL",
         help=f"where the broker is (default: BROKER_URL of the environment, else {DEFAULT_URL})",
+    )
+    parser.add_argument(
+        "--token",
+        type=_argument(_header),
+        default=os.environ.get("BROKER_TOKEN") or None,
+        help="what lets you in there (default: BROKER_TOKEN of the environment, which others on the machine can't see)",
     )
 
 
@@ -42,6 +48,13 @@ def _utf8(text: str) -> str:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{text!r} is no UTF-8") from None
+    return text
+
+
+def _header(text: str) -> str:
+    """`text` itself, if it can be sent as a token."""
+    if not text.isascii() or not text.isprintable() or " " in text or not text:
+        raise ValueError("this is no token")
     return text
 
 

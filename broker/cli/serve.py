@@ -100,7 +100,10 @@ def one_line(error: ValidationError) -> str:
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     message = str(first["msg"]).removeprefix("Value error, ")
-    return f"{name}: {message} (given: {first['input']!r})" if name else message
+    if not name:
+        return message
+    given = "" if name == "jwt_secrets" else f" (given: {first['input']!r})"
+    return f"{name}: {message}{given}"
 
 
 def warn_of_backlog() -> None:

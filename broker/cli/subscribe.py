@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="go on behind this event; a gap is told where something is missing",
     )
     parser.add_argument("--json", action="store_true", help="print each event as a line of JSON")
-    remote.add_url(parser)
+    remote.add_broker(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _follow(args: argparse.Namespace) -> None:
     write = _write_json if args.json else _plain_writer(len(set(args.topics)) > 1)
-    async with Client(args.url) as client:
+    async with Client(args.url, token=args.token) as client:
         events = client.subscribe(
             *args.topics, since=args.since, last=args.last, cursor=args.cursor, on_change=_tell(args.url)
         )

@@ -198,6 +198,12 @@ class Store(Protocol):
             Unavailable: the others are not known to hear of it; this one hasn't heeded it.
         """
 
+    def hold(self, name: str, count: int) -> None:
+        """This instance holds `count` of `name`, such as streams of an address; the others know it within a second."""
+
+    async def held_elsewhere(self, names: Sequence[str]) -> Sequence[int]:
+        """How many of each of `names` the other instances hold, at most 2 s ago. Raises `Unavailable`."""
+
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
         """What is held of each of `topics`, be it nothing; at most 2 s old."""
 

@@ -247,6 +247,12 @@ class MemoryStore:
     async def tell(self, notice: str, until: float | None = None) -> None:
         self._heed(notice)  # there is no other instance, and who comes later begins with nothing
 
+    def hold(self, name: str, count: int) -> None:
+        """There is no other instance that should know."""
+
+    async def held_elsewhere(self, names: Sequence[str]) -> Sequence[int]:
+        return [0] * len(names)
+
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
         return [self._describe(topic) for topic in topics]
 

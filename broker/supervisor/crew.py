@@ -94,13 +94,18 @@ class Crew:
     # One slot
 
     async def _start(self, slot: int) -> tuple[Member, Report]:
-        member = await Member.start(self._settings, self._listeners.of(slot))
+        member = await Member.start(self._settings_of(slot), self._listeners.of(slot))
         self._running.add(member)
         try:
             return member, await member.listening()
         except StartError:
             self._running.discard(member)
             raise
+
+    def _settings_of(self, slot: int) -> Settings:
+        """Those of all, but for what each worker needs one of its own."""
+        port = self._settings.metrics_port
+        return self._settings if not port else self._settings.model_copy(update={"metrics_port": port + slot})
 
     async def _keep(self, slot: int) -> None:
         while True:

@@ -9,13 +9,16 @@ from __future__ import annotations
 from email.utils import formatdate
 from functools import lru_cache
 from time import time
+from typing import cast
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
+from broker.web.keys import HEADERS
+
 _HEAD = (
-    b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: %d\r\nDate: %b\r\n%b\r\n%b"
+    b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: %d\r\nDate: %b\r\n%b%b\r\n%b"
 )
 _CLOSE = b"Connection: close\r\n"
 
@@ -35,7 +38,8 @@ class Created(web.Response):
             raise ConnectionResetError("left before the answer")
         if self._keep_alive is None:
             self._keep_alive = request.keep_alive
-        transport.write(_HEAD % (len(body), http_date(), b"" if self._keep_alive else _CLOSE, body))
+        connection = b"" if self._keep_alive else _CLOSE
+        transport.write(_HEAD % (len(body), http_date(), head_lines(request), connection, body))
         self._written = True
         if request.protocol.writing_paused:  # who doesn't read its answers is answered no more
             await request.writer.drain()
@@ -44,6 +48,11 @@ class Created(web.Response):
     async def write_eof(self, data: bytes = b"") -> None:
         if not self._written:
             await super().write_eof(data)
+
+
+def head_lines(request: web.BaseRequest, vary: str = "") -> bytes:
+    """What every answer carries (`headers`), for a head that is written by hand and varies by `vary`."""
+    return cast("web.Request", request).app[HEADERS].lines(request, vary)
 
 
 def http_date() -> bytes:

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
-from time import time
+from time import monotonic, time
 
 from aiohttp import web
 
-from broker.descriptors import default_max_connections
+from broker.access import ALL_TOPICS, EVERYTHING, Grant
+from broker.admission import Allowances
+from broker.descriptors import default_max_connections, usable
 from broker.events import Clock
-from broker.metrics import Metrics
+from broker.metrics import Metrics, Reading
 from broker.node import Limits, Node
 from broker.settings import BadSetting, Settings
 from broker.stores.base import Store
 from broker.stores.check import check_store
 from broker.stores.memory import MemoryStore
-from broker.web import operate, page, publish, topics
+from broker.tokens import Verifier
+from broker.web import admin, operate, page, publish, topics
+from broker.web.address import Addresses
 from broker.web.bodies import Bodies
+from broker.web.cors import Origins, preflights
 from broker.web.errors import errors_to_answers
-from broker.web.guard import guard, is_loopback
-from broker.web.keys import BODIES, NODE, SETTINGS
+from broker.web.guard import guard
+from broker.web.headers import Headers
+from broker.web.identity import ACCESS, Access
+from broker.web.jwks import KeySet
+from broker.web.keys import BODIES, HEADERS, NODE, PRODUCING, SETTINGS, WAITING
+from broker.web.producing import Producing
+from broker.web.waiting import Waiting
+
+IDLE_SECONDS = 75.0  # between two requests on a connection; longer than proxies keep idle ones
 
 
 def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.Application:
@@ -33,30 +46,71 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     check_store(settings)
     if settings.data is not None:
         raise BadSetting("data", "only `broker serve` runs a server there; give create_app a redis_url")
+    origins = Origins(settings.cors_origins)
     app = web.Application(
         middlewares=[
             errors_to_answers,
             guard(
-                loopback_only=is_loopback(settings.host),
+                loopback_only=settings.is_open(),
                 allowed_hosts=settings.allowed_hosts,
-                allowed_origins=settings.cors_origins,
+                origins=origins,
             ),
+            preflights(origins),
         ],
         client_max_size=settings.max_event_bytes,
     )
     app[SETTINGS] = settings
-    app[BODIES] = Bodies()
+    metrics = Metrics()
+    app[BODIES] = Bodies(
+        lambda why: metrics.cuts.labels(why).inc(),
+        body_seconds=settings.body_seconds,
+        stream_idle_seconds=settings.stream_idle_seconds,
+    )
+    app[ACCESS] = access = _access(settings, origins, clock)
+    app[HEADERS] = headers = Headers(origins)
+    app.on_response_prepare.append(headers.complete)
 
     async def run_node(app: web.Application) -> AsyncIterator[None]:
-        app[NODE] = node = Node(_store(settings, clock), _limits(settings), Metrics(), clock)
+        app[NODE] = node = Node(
+            _store(settings, clock), _limits(settings), metrics, clock, _allowances(settings)
+        )
+        app[WAITING] = waiting = _waiting(settings, node)
+        app[PRODUCING] = producing = Producing(node, settings.producer_timeout_seconds)
+        node.metrics.read(
+            [Reading("broker_streamed_bodies", "Open streamed bodies.", lambda: len(producing))]
+        )
         await node.start()
+        waiting.start()
+        producing.start()
         yield
+        await producing.stop()
+        waiting.stop()
         await node.stop()
 
+    async def run_key_set(_app: web.Application) -> AsyncIterator[None]:
+        if access.key_set is not None:
+            await access.key_set.start()
+        yield
+        if access.key_set is not None:
+            await access.key_set.stop()
+
     app.cleanup_ctx.append(run_node)
+    app.cleanup_ctx.append(run_key_set)
     app.on_shutdown.append(_let_nobody_wait)
     add_routes(app.router)
     return app
+
+
+def metrics_app(app: web.Application) -> web.Application:
+    """What the port for metrics serves, of `app`, which has started: no topics, and nobody is asked for a token."""
+    scraped = web.Application(middlewares=[errors_to_answers])
+    for key in (NODE, ACCESS, HEADERS, WAITING, PRODUCING):
+        scraped[key] = app[key]  # type: ignore[misc]
+    scraped.on_response_prepare.append(app[HEADERS].complete)
+    scraped.router.add_get("/metrics", operate.metrics_for_all)
+    scraped.router.add_get("/healthz", operate.healthz)
+    scraped.router.add_get("/readyz", operate.readyz)
+    return scraped
 
 
 async def _let_nobody_wait(app: web.Application) -> None:
@@ -68,15 +122,50 @@ async def _let_nobody_wait(app: web.Application) -> None:
 def add_routes(router: web.UrlDispatcher) -> None:
     """All routes of contract §2 to §6."""
     router.add_post("/topics/{topic:[^/]+}", publish.publish)
+    router.add_post("/topics/{topic:[^/]+}/cancel", publish.cancel)
     router.add_get("/topics/{topic:[^/]+}", topics.topic)
     router.add_delete("/topics/{topic:[^/]+}", topics.delete)
     router.add_post("/topics", publish.publish_to_many)
     router.add_get("/topics", topics.topics)
+    router.add_post("/admin/disconnect", admin.disconnect)
+    router.add_post("/admin/revoke", admin.revoke)
     router.add_get("/healthz", operate.healthz)
     router.add_get("/readyz", operate.readyz)
     router.add_get("/metrics", operate.metrics)
     router.add_get("/", page.index)
     router.add_get("/page/{name}", page.asset)
+
+
+def _access(settings: Settings, origins: Origins, clock: Clock) -> Access:
+    addresses = Addresses(settings.trusted_proxies) if settings.counts_addresses() else None
+    if settings.is_open():
+        return Access(EVERYTHING, None, None, origins, addresses, clock)
+    anonymous = Grant(
+        ALL_TOPICS if "publish" in settings.anonymous else (),
+        ALL_TOPICS if "subscribe" in settings.anonymous else (),
+        anonymous=True,
+    )
+    keys = settings.keys()
+    if not settings.has_keys():
+        return Access(anonymous, None, None, origins, addresses, clock)
+    verifier = Verifier(keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+    url = settings.jwks_url
+    key_set = None if url is None else KeySet(url, verifier.take, monotonic)
+    return Access(anonymous, verifier, key_set, origins, addresses, clock)
+
+
+def _waiting(settings: Settings, node: Node) -> Waiting:
+    descriptors = usable()
+    waiting = Waiting(
+        asyncio.get_running_loop(),
+        room=lambda: descriptors - node.streams,
+        on_cut=lambda why: node.metrics.cuts.labels(why).inc(),
+        head_seconds=settings.head_seconds,
+        idle_seconds=IDLE_SECONDS,
+        answer_seconds=settings.slow_seconds,
+    )
+    node.metrics.read([Reading("broker_requests", "Connections that are no streams.", lambda: waiting.count)])
+    return waiting
 
 
 def _store(settings: Settings, clock: Clock) -> Store:
@@ -109,6 +198,16 @@ def _redis(settings: Settings, url: str, clock: Clock) -> Store:
     return store.RedisStore(address.parse(url), settings.retention(), limits, clock=clock)
 
 
+def _allowances(settings: Settings) -> Allowances:
+    return Allowances(
+        max_connections_per_address=settings.max_connections_per_address,
+        max_connections_per_subject=settings.max_connections_per_subject,
+        max_connects_per_second=settings.max_connects_per_second,
+        max_publishes_per_second=settings.max_publishes_per_second,
+        max_publish_bytes_per_second=settings.max_publish_bytes_per_second,
+    )
+
+
 def _limits(settings: Settings) -> Limits:
     return Limits(
         max_connections=settings.max_connections or default_max_connections(),
@@ -119,4 +218,5 @@ def _limits(settings: Settings) -> Limits:
         drain_notice_seconds=settings.drain_notice_seconds,
         drain_seconds=settings.drain_seconds,
         max_age_seconds=settings.max_age_seconds,
+        revocation_seconds=settings.revocation_seconds,
     )

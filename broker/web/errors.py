@@ -52,7 +52,7 @@ def problem(code: str, detail: str, extra: dict[str, object] | None = None) -> w
         status=status,
         body=json.dumps(body).encode(),
         content_type="application/problem+json",
-        headers={"Cache-Control": "no-store", "Vary": "Accept", "X-Content-Type-Options": "nosniff"},
+        headers={"Cache-Control": "no-store", "Vary": "Accept"},
     )
 
 

@@ -9,34 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import lru_cache
-from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from broker.errors import Forbidden
+from broker.hosts import is_loopback
+from broker.web.cors import Origins
 
 _CHANGING = frozenset({hdrs.METH_POST, hdrs.METH_DELETE, hdrs.METH_PUT, hdrs.METH_PATCH})
 
 
-def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or an address without port, can only mean this machine."""
-    name = host.strip("[]").rstrip(".").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
-def guard(
-    *, loopback_only: bool, allowed_hosts: Collection[str], allowed_origins: Collection[str]
-) -> Middleware:
+def guard(*, loopback_only: bool, allowed_hosts: Collection[str], origins: Origins) -> Middleware:
     """The middleware; `loopback_only` where the broker listens on a loopback address and is open to all there."""
     hosts = frozenset(host.lower() for host in allowed_hosts)
-    origins = frozenset(origin.lower() for origin in allowed_origins)
 
     @lru_cache(maxsize=64)
     def is_own_host(host: str) -> bool:
@@ -63,20 +50,18 @@ def _without_port(host: str) -> str:
     return name if colon and port.isdigit() and (not name.count(":") or name.endswith("]")) else host.lower()
 
 
-def _check_origin(request: web.Request, allowed: Collection[str]) -> None:
+def _check_origin(request: web.Request, origins: Origins) -> None:
     origin = request.headers.get(hdrs.ORIGIN)
-    if origin is not None and origin.lower() in allowed:
+    if origins.allow(origin):
         return
     if (
-        not _is_own(origin, request.headers.get(hdrs.HOST, ""))
-        or request.headers.get("Sec-Fetch-Site") == "cross-site"
-    ):
+        origin is not None and not is_own_origin(origin, request.headers.get(hdrs.HOST, ""))
+    ) or request.headers.get("Sec-Fetch-Site") == "cross-site":
         raise Forbidden("Pages of another origin may not change anything here; allow it with --cors-origins.")
 
 
-def _is_own(origin: str | None, host: str) -> bool:
-    if origin is None:
-        return True
+def is_own_origin(origin: str, host: str) -> bool:
+    """Whether `origin` is that of the broker itself, which was asked for as `host`."""
     try:
         return urlsplit(origin).netloc.lower() == host.lower() != ""
     except ValueError:

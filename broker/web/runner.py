@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import cast
 
@@ -14,16 +15,16 @@ from aiohttp import hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion10, RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
+from broker.web.access_log import AccessLog, redact
 from broker.web.errors import problem
+from broker.web.keys import WAITING
+from broker.web.waiting import Cut, Waiting
 
 HALF_CLOSED_CHECK_SECONDS = 0.05
 HURRY_SECONDS = 0.1  # aiohttp takes them twice, and 0 for ever
-IDLE_SECONDS = (
-    75  # without a request, from a connection's first moment on; longer than proxies keep idle ones
-)
 
 _log = logging.getLogger("broker")
 
@@ -32,12 +33,13 @@ class Runner(web.AppRunner):
     """An AppRunner whose connections answer what isn't HTTP with a problem, and don't fill the log with it.
 
     Bodies are not decompressed: what one inflates to is the sender's choice, and nobody else may suffer from it (I9).
-    Streams need no TCP keep-alive: they have heartbeats.
+    Streams need no TCP keep-alive: they have heartbeats. Time-outs are those of `waiting`, without a timer a connection.
     """
 
     async def _make_server(self) -> web.Server:
-        self._kwargs |= {"auto_decompress": False, "tcp_keepalive": False, "keepalive_timeout": IDLE_SECONDS}
-        return _Server(await super()._make_server())
+        self._kwargs |= {"auto_decompress": False, "tcp_keepalive": False, "keepalive_timeout": 0}
+        self._kwargs["access_log_class"] = AccessLog
+        return _Server(await super()._make_server(), self.app)
 
     def hurry(self) -> None:
         """Let the next `cleanup` wait for no handler: after it was broken off, or instead."""
@@ -45,9 +47,11 @@ class Runner(web.AppRunner):
 
 
 class _Server(web.Server):
-    def __init__(self, server: web.Server) -> None:
+    def __init__(self, server: web.Server, app: web.Application) -> None:
+        self.app = app
+        self.waiting = app[WAITING]
         self._handle = server.request_handler
-        self._new_request = server.request_factory
+        self._new_request: Callable[..., web.BaseRequest] = server.request_factory
         super().__init__(self._checked, request_factory=self._noted, **server._kwargs)  # noqa: SLF001
 
     def __call__(self) -> RequestHandler:
@@ -61,12 +65,22 @@ class _Server(web.Server):
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
-        cast("_Connection", protocol).body = payload
-        return self._new_request(message, payload, protocol, writer, task)
+        cast("_Connection", protocol).request_came(payload)
+        return self._new_request(message, payload, protocol, writer, task, _cls=_Request)
 
     async def _checked(self, request: web.BaseRequest) -> web.StreamResponse:
         refusal = _refusal(request)
         return await self._handle(request) if refusal is None else _closing(refusal)
+
+
+class _Request(web.Request):
+    """One whose answer is completed as all others are, also where no route was looked for."""
+
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        if self._match_info is None:
+            await cast("_Server", self.protocol._manager).app.on_response_prepare.send(self, response)  # noqa: SLF001
+        else:
+            await super()._prepare_hook(response)
 
 
 def _refusal(request: web.BaseRequest) -> web.Response | None:
@@ -90,16 +104,28 @@ class _Connection(RequestHandler):
         body: that of the request being handled, or of the last one.
     """
 
-    __slots__ = ("body", "half_closed")
+    __slots__ = ("_head_began", "_waiting", "body", "half_closed")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.half_closed = False
         self.body: StreamReader | None = None
+        self._head_began = False
+        self._waiting: Waiting = cast("_Server", self._manager).waiting
         super().connection_made(transport)
+        self._keepalive_handle = _NO_TIMER
+        self._waiting.opened(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._manager is not None:
+            self._waiting.closed(self)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """As aiohttp does; and a body that stops being HTTP half-way ends for its handler, which would wait for ever."""
         super().data_received(data)
+        if not self._head_began and self._is_idle():
+            self._head_began = True
+            self._waiting.head_began(self)
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             body = self.body
             if body is not None and not body.is_eof():
@@ -109,10 +135,9 @@ class _Connection(RequestHandler):
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Whether to stay open: who has sent whole requests gets its answers; who is in mid-body has left."""
         self.half_closed = True
-        idle = self._waiter is not None and not self._waiter.done()
         last = self._messages[-1][1] if self._messages else self.body
         if (
-            idle or last is None or not last.is_eof() or self.ssl_context is not None
+            self._is_idle() or last is None or not last.is_eof() or self.ssl_context is not None
         ):  # TLS can't be half-closed
             return False
         if self._messages:
@@ -120,6 +145,41 @@ class _Connection(RequestHandler):
         else:
             self.close()  # after the answer that is underway
         return True
+
+    def _is_idle(self) -> bool:
+        """Whether no request is being handled, nor one there to be."""
+        return self._waiter is not None and not self._waiter.done()
+
+    def request_came(self, body: StreamReader) -> None:
+        """It is going to be handled."""
+        self.body = body
+        self._head_began = False
+        self._waiting.request_came(self)
+
+    async def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> tuple[web.StreamResponse, bool]:
+        """Send the answer. A connection that was handed over has none."""
+        if self._manager is None:
+            return await super().finish_response(request, resp, start_time)
+        self._waiting.answer_began(self)
+        finished = await super().finish_response(request, resp, start_time)
+        if self._manager is not None:
+            self._waiting.answered(self)
+        return finished
+
+    def cut(self, why: Cut) -> None:
+        """Close; who has sent a part of a head is told why."""
+        if self.transport is None:
+            return
+        _log.debug("cut a connection from %s: %s", self.peername, why)
+        if why is Cut.ANSWER:
+            self.transport.abort()  # to close would wait for a reader who doesn't read
+        elif why is Cut.HEAD and self._head_began and self._is_idle():
+            self._messages.append((_ErrInfo(400, _HeadTooSlow(), why), EMPTY_PAYLOAD))
+            self._waiter.set_result(None)  # type: ignore[union-attr]
+        else:
+            self.force_close()
 
     def _close_when_answered(self) -> None:
         if self.transport is None:
@@ -140,14 +200,31 @@ class _Connection(RequestHandler):
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _log.error("defect outside of the handlers", exc_info=exc)
             return _closing(problem("internal", "The broker has a defect here; its log says more."))
-        _log.debug("not an HTTP request from %s: %r", request.remote, exc)
-        too_long = isinstance(exc, LineTooLong)
-        detail = (
-            "A request line or header is too long; 8,190 bytes are taken."
-            if too_long
-            else "This is not HTTP."
-        )
-        return _closing(problem("invalid-parameter", detail))
+        _log.debug("not an HTTP request from %s: %s", request.remote, redact(repr(exc)))
+        return _closing(problem("invalid-parameter", _DETAILS.get(type(exc), "This is not HTTP.")))
+
+
+class _HeadTooSlow(Exception):
+    """What a connection is told of that has not sent all of a head in time."""
+
+
+_DETAILS: dict[type[BaseException | None], str] = {
+    LineTooLong: "A request line or header is too long; 8,190 bytes are taken.",
+    _HeadTooSlow: "The request's head was not whole in time; send it in one go.",
+}
+
+
+class _NoTimer(asyncio.Handle):
+    """Stands where aiohttp has its timer, one a connection, so that it makes none."""
+
+    def __init__(self) -> None:
+        pass
+
+    def cancel(self) -> None:
+        pass
+
+
+_NO_TIMER = _NoTimer()
 
 
 def _closing(response: web.Response) -> web.Response:

@@ -7,13 +7,14 @@ from aiohttp import hdrs, web
 from broker.errors import InvalidParameter
 from broker.topics import check_publishable, check_topic
 from broker.web.accept import Form, form_of
+from broker.web.identity import caller_of
 from broker.web.keys import NODE
 from broker.web.page import page
 from broker.web.query import topics_of
 from broker.web.subscribe import subscribe
 
 MAX_PAGE = 1000
-_FRESH = {"Cache-Control": "no-store", "Vary": "Accept", "X-Content-Type-Options": "nosniff"}
+_FRESH = {"Cache-Control": "no-store", "Vary": "Accept"}
 
 
 async def topic(request: web.Request) -> web.StreamResponse:
@@ -25,6 +26,7 @@ async def topic(request: web.Request) -> web.StreamResponse:
     check_topic(name)
     if form is Form.HTML:
         return page()
+    (await caller_of(request)).grant.check_subscribe((name,))
     return web.json_response(await request.app[NODE].describe(name), headers=_FRESH)
 
 
@@ -32,6 +34,7 @@ async def topics(request: web.Request) -> web.StreamResponse:
     """Several topics as one stream, or the list of those there are."""
     if "topic" in request.query or form_of(request.headers.get(hdrs.ACCEPT, "")) is not Form.JSON:
         return await subscribe(request, topics_of(request))
+    (await caller_of(request)).grant.check_admin()
     limit = _limit(request.query.get("limit", "100"))
     listed, following = await request.app[NODE].topics(request.query.get("after", ""), limit)
     return web.json_response({"topics": listed, "next": following}, headers=_FRESH)
@@ -45,5 +48,7 @@ def _limit(text: str) -> int:
 
 async def delete(request: web.Request) -> web.Response:
     """Empty a topic."""
-    await request.app[NODE].delete(check_publishable(request.match_info["topic"]))
+    name = check_publishable(request.match_info["topic"])
+    (await caller_of(request)).grant.check_admin()
+    await request.app[NODE].delete(name)
     return web.Response(status=204)

@@ -14,7 +14,9 @@ import pytest
 import trustme
 
 from broker.sse import Decoder
-from tests.live.raw import NDJSON, Connection, request
+from tests.live.proxies import free_port
+from tests.live.raw import NDJSON, Connection, exchange, request
+from tests.minting import HMAC
 from tests.processes import BrokerProcess, wait_for
 
 CHUNKED = "Transfer-Encoding: chunked"
@@ -226,3 +228,28 @@ def test_soft_descriptor_limit_is_raised() -> None:
         limits = Path(f"/proc/{broker.pid}/limits").read_text()
         soft, hard = re.search(r"Max open files\s+(\d+)\s+(\d+)", limits).groups()  # type: ignore[union-attr]
         assert soft == hard
+
+
+def test_metrics_have_a_port_of_their_own_where_asked_for() -> None:
+    port = free_port()
+    with BrokerProcess(metrics_port=port, jwt_secrets=[HMAC.material]) as broker:
+        text = exchange(port, request("GET", "/metrics"))
+        assert (text.status, b"broker_subscribers 0.0\n" in text.body) == (200, True)
+        assert exchange(port, request("GET", "/readyz")).status == 200
+        assert exchange(port, request("GET", "/topics/news", "Accept: application/json")).status == 404
+        assert exchange(broker.port, request("GET", "/metrics")).status == 401
+        assert broker.terminate() == 0
+
+
+def test_a_metrics_port_that_is_taken_ends_the_start_with_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, "-m", "broker", "serve", "--port", "0"]
+        done = subprocess.run(
+            [*command, "--metrics-port", str(taken.getsockname()[1])],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "metrics_port" in line

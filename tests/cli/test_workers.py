@@ -20,6 +20,9 @@ import trustme
 from broker.sse import Decoder
 from tests.cli.following import following
 from tests.cli.test_serve import rest, subscribe
+from tests.live.proxies import free_port
+from tests.live.raw import exchange, request
+from tests.minting import HMAC
 from tests.processes import BrokerProcess, wait_for
 from tests.redis_servers import Server, valkey
 from tests.workers import descendants, is_running, worker_of, workers
@@ -234,3 +237,22 @@ def test_sigterm_during_the_start_ends_it() -> None:
         wait_for(lambda: len(descendants(process.pid)) == 2, "workers")
         process.terminate()
         assert process.wait(20) == 0
+
+
+def test_each_worker_has_a_metrics_port_of_its_own_and_so_has_its_successor(store: str) -> None:
+    first = free_port()
+    with BrokerProcess(
+        workers=2, redis_url=store, metrics_port=first, jwt_secrets=[HMAC.material], **SOON
+    ) as broker:
+        pids = set(workers(broker))
+        ports = (first, first + 1)
+        assert [exchange(port, request("GET", "/metrics")).status for port in ports] == [200, 200]
+        broker.send_signal(signal.SIGHUP)
+        wait_for(lambda: "all workers are renewed" in broker.output, "the renewal", 30)
+        assert not pids & set(workers(broker))
+        assert [exchange(port, request("GET", "/metrics")).status for port in ports] == [200, 200]
+        assert exchange(broker.port, request("POST", "/topics/a", body=b"x")).status == 401, (
+            "workers know the keys"
+        )
+        good = f"Authorization: Bearer {HMAC.token(['a'])}"
+        assert exchange(broker.port, request("POST", "/topics/a", good, body=b"x")).status == 201

@@ -75,6 +75,12 @@ async def test_a_log_with_a_reader_is_not_trimmed_before_it_is_written(store: Be
     assert len(log) == 10
 
 
+async def test_what_is_held_here_is_held_nowhere_else(store: Bench) -> None:
+    store.store.hold("address 203.0.113.7", 2)
+    assert await store.store.held_elsewhere(["address 203.0.113.7", "other"]) == [0, 0]
+    store.store.hold("address 203.0.113.7", 0)
+
+
 async def test_delete(store: Bench, delivered: Delivered) -> None:
     (log,) = await store.store.watch(["a"], Latest())
     log.hold = log.last

@@ -183,12 +183,14 @@ class Nginx(ProxyProcess):
             "listen 443 ssl http2;": f"listen {HOST}:{self.tls_port} ssl http2; listen {HOST}:{self.port};",
             "/etc/ssl/events.example.com.pem": str(certificate.chain),
             "/etc/ssl/events.example.com.key": str(certificate.key),
-            "http {": f"http {{ access_log off; {temporary}",
+            "error_log /var/log/nginx/error.log": "error_log stderr",
+            "/var/log/nginx/access.log": str(self._folder / "access.log"),
+            "http {": f"http {{ {temporary}",
         }
 
     def _arguments(self) -> list[str]:
         user = "user root;" if os.getuid() == 0 else ""  # a test's folder is closed to others
-        globals_ = f"daemon off; {user} pid {self._folder}/pid; error_log stderr;"
+        globals_ = f"daemon off; {user} pid {self._folder}/pid;"
         return ["-e", "stderr", "-p", str(self._folder), "-c", str(self._config), "-g", globals_]
 
 

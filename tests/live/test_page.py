@@ -2,10 +2,15 @@
 
 import json
 import re
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, Request, expect
+
+from broker.client import blocking
+from tests.minting import HMAC
+from tests.processes import BrokerProcess
 
 WITHIN_MS = 10_000
 HOSTILE = '<img src="/page/ran" onerror="window.ran = true"><script>window.ran = true</script>'
@@ -300,3 +305,49 @@ async def test_narrow_window_never_scrolls_sideways(page: Page, broker_url: str,
         "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth)"
     )
     assert await page.evaluate(f"{beyond}.map(e => e.outerHTML.slice(0, 200))") == []  # cut off is no better
+
+
+async def test_a_token_that_is_asked_for_lets_in_and_is_in_no_address(
+    context: BrowserContext, page: Page, complaints: list[str]
+) -> None:
+    token = HMAC.token(["**"], ["**"], admin=True)
+    with BrokerProcess(jwt_secrets=[HMAC.material]) as broker:
+        await page.goto(f"{broker.url}/topics/news")
+        await expect_state(page, "failed")
+        await expect(page.locator("#token-hint")).to_have_text("The broker asks for a token.")
+        complaints.clear()
+        await page.fill("#token", token)
+        await page.click("#token-form button")
+        await expect_state(page, "live")
+        await expect(page.locator("#token-form")).to_be_hidden()
+        await expect(page.locator("#topics-panel")).to_be_visible()
+        await page.fill("#publish-data", "hello")
+        await page.click("#publish-button")
+        await expect(page.locator("#rows .event .data")).to_have_text("hello")
+        await page.click("#code-panel summary")
+        assert token not in await page.content()
+        assert token not in page.url
+        await page.reload()
+        await expect_state(page, "live")
+        other = await context.new_page()
+        await other.goto(f"{broker.url}/topics/news")
+        await expect_state(other, "failed")
+        await other.close()
+
+
+async def test_a_token_that_expires_is_asked_for_anew_and_nothing_is_missed(
+    page: Page, complaints: list[str]
+) -> None:
+    with BrokerProcess(jwt_secrets=[HMAC.material]) as broker:
+        await page.goto(f"{broker.url}/topics/news")
+        complaints.clear()
+        await page.fill("#token", HMAC.token(subscribe=["news"], exp=time.time() + 3))
+        await page.click("#token-form button")
+        await expect_state(page, "live")
+        await expect(page.locator("#problem-text")).to_have_text("Your token has expired.")
+        blocking.publish(broker.url, "news", "meanwhile", token=HMAC.token(["news"]))
+        complaints.clear()
+        await page.fill("#token", HMAC.token(subscribe=["news"]))
+        await page.click("#token-form button")
+        await expect(page.locator("#rows .event .data")).to_have_text("meanwhile")
+        complaints.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from time import time
@@ -103,8 +104,11 @@ class Stream:
 class Server:
     """A broker on a free loopback port."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
-        self._runner = Runner(create_app(settings, clock=clock), access_log=None, shutdown_timeout=1)
+    def __init__(
+        self, settings: Settings, clock: Callable[[], float], access_log: logging.Logger | None = None
+    ) -> None:
+        app = create_app(settings, clock=clock)
+        self._runner = Runner(app, access_log=access_log, shutdown_timeout=1)
         self._open: list[asyncio.StreamWriter] = []
         self.port = 0
 

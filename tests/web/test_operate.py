@@ -188,7 +188,9 @@ async def test_host_on_loopback(serve: Serve, host: str, status: int) -> None:
 
 
 async def test_host_is_free_elsewhere(serve: Serve) -> None:
-    server = await serve(host="0.0.0.0")  # it listens on loopback all the same: the test's server does
+    server = await serve(
+        host="0.0.0.0", anonymous="subscribe"
+    )  # it listens on loopback all the same: the test's server does
     assert (await server.request("GET", "/healthz", host="any.example")).status == 200
 
 

@@ -125,6 +125,7 @@ class RedisStore:
             self._tasks.spawn,
         )
         self._presence = Presence(self._names, self._calls)
+        self._holding = Presence(self._names, self._calls, "held")
         self._notices = Notices(self._names, self._calls, clock, lambda notice: self._heed(notice))
         self._operations = Operations(
             self._names,
@@ -166,6 +167,7 @@ class RedisStore:
             *(one.run() for one in calls),
             self._listener.run(),
             self._presence.run(),
+            self._holding.run(),
             self._probe(),
         ):
             self._tasks.spawn(owned)
@@ -186,10 +188,12 @@ class RedisStore:
     async def stop(self) -> None:
         self._deliver, self._heed = _nobody, _heedless
         await self._presence.leave()
+        await self._holding.leave()
         await self._tasks.stop()
 
     def _linked(self, link: Link) -> None:
         self._presence.write_all()
+        self._holding.write_all()
         if self._run_id != link.run_id:
             _warn_of(link.info)
         self._run_id = link.run_id
@@ -347,6 +351,12 @@ class RedisStore:
         self._heed(notice)
 
     # Look
+
+    def hold(self, name: str, count: int) -> None:
+        self._holding.note(name, count)
+
+    async def held_elsewhere(self, names: Sequence[str]) -> Sequence[int]:
+        return await self._holding.counts_elsewhere(names)
 
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
         return await self._operations.describe(topics)

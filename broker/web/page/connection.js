@@ -5,6 +5,7 @@
 import { startParams, streamUrl, watch } from "./address.js";
 import { $ } from "./dom.js";
 import { note } from "./rows.js";
+import { authorized, refusedToken, withToken } from "./token.js";
 import { refusal } from "./words.js";
 
 const STATE_NAMES = {
@@ -53,7 +54,7 @@ export function connect() {
   disconnect();
   setState(watch.topics.length ? "connecting" : "idle");
   if (!watch.topics.length) return;
-  const source = new EventSource(streamUrl(watch.cursor ? [["lastEventId", watch.cursor]] : startParams()));
+  const source = new EventSource(withToken(streamUrl(watch.cursor ? [["lastEventId", watch.cursor]] : startParams())));
   stream.source = source;
   source.onopen = opened;
   source.onerror = () => broken(source);
@@ -93,7 +94,7 @@ async function explanation() {
   const limit = setTimeout(() => asking.abort(), 5000);
   try {
     const start = watch.cursor ? [["lastEventId", watch.cursor]] : startParams();
-    const headers = { Accept: "application/json" };
+    const headers = authorized({ Accept: "application/json" });
     return await verdict(await fetch(streamUrl(start), { headers, cache: "no-store", signal: asking.signal }));
   } catch {
     return { state: "reconnecting", why: "The broker can't be reached.", retryMs: backoff() };
@@ -108,6 +109,7 @@ async function verdict(answer) {
   if (answer.status === 204) return { state: "ended", why: "All these topics are closed, with nothing left to come." };
   if (answer.ok && !type.startsWith("text/event-stream"))
     return { state: "failed", why: `What answers here is no event stream but ${type}: is there something in between?` };
+  refusedToken(answer);
   const why = answer.ok ? "The connection failed; the broker answers now." : await refusal(answer);
   const passing = answer.ok || answer.status >= 500 || [408, 425, 429].includes(answer.status);
   return passing ? { state: "reconnecting", why, retryMs: retryAfter(answer) ?? backoff() } : { state: "failed", why };

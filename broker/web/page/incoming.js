@@ -4,12 +4,13 @@ import { watch } from "./address.js";
 import { connectSoon, disconnect, setState } from "./connection.js";
 import { text } from "./dom.js";
 import { keep, note, paintSoon, view } from "./rows.js";
+import { askForToken } from "./token.js";
 import { showWatched } from "./watched.js";
 import { parsed } from "./words.js";
 
 export function hear(source) {
   source.onmessage = delivered;
-  const control = { open: () => {}, gap: gapTold, cancel: cancelTold, end: endTold };
+  const control = { open: () => {}, gap: gapTold, cancel: cancelTold, end: endTold, expired: expiredTold };
   for (const [name, told] of Object.entries(control)) {
     source.addEventListener(`broker.${name}`, (event) => {
       keepCursor(event);
@@ -46,6 +47,12 @@ function gapTold({ topic, after, reason }) {
 
 function cancelTold({ topic }) {
   note(`Cancel of ${text(topic)}`, "Somebody asked the producer to stop.", "cancel");
+}
+
+function expiredTold({ reason }) {
+  disconnect(); // what it comes back with would be refused
+  setState("failed", `Your token ${reason === "revoked" ? "was revoked" : "has expired"}.`);
+  askForToken("A new token goes on where you are.");
 }
 
 const END_WORDS = {

@@ -5,7 +5,7 @@
 // The cursor is the last event's id. Whatever changes while watching, the one connection is opened again with it.
 //
 // Here it starts and listens. Each file beside is one concern: address, connection, incoming, rows, watched, topics, publish,
-// on top of dom and words.
+// token, on top of dom and words.
 
 import { readAddress, watch, writeAddress } from "./address.js";
 import { connect, connectSoon, follow, showWaiting, stream } from "./connection.js";
@@ -13,6 +13,7 @@ import { $, copy } from "./dom.js";
 import { hear } from "./incoming.js";
 import { copySnippet, publish, showSnippets } from "./publish.js";
 import { actOnRow, clearRows, filterRows, paintSoon, togglePause, toggleRow } from "./rows.js";
+import { takeToken } from "./token.js";
 import { refreshTopics } from "./topics.js";
 import { add, labelWatchButton, showStart, showWatched, submitWatch } from "./watched.js";
 
@@ -47,6 +48,11 @@ function listen() {
   on("code-panel", "click", copySnippet);
   on("copy-cursor", "click", ({ target }) => copy(watch.cursor, target));
   on("again", "click", connect);
+  on("token-form", "submit", () => {
+    takeToken();
+    connect();
+    refreshTopics();
+  });
   on("pause", "click", togglePause);
   on("clear", "click", clearRows);
   on("filter", "input", filterRows);

@@ -2,6 +2,7 @@
 
 import { startParams, streamUrl, watch } from "./address.js";
 import { $, copy } from "./dom.js";
+import { authorized, refusedToken } from "./token.js";
 import { TOPIC_RULE, isTopic, refusal } from "./words.js";
 
 let publishing = false;
@@ -23,11 +24,14 @@ export async function publish() {
     return;
   }
   publishing = true;
-  const headers = { "Content-Type": "text/plain; charset=utf-8", Accept: "application/json" };
+  const headers = authorized({ "Content-Type": "text/plain; charset=utf-8", Accept: "application/json" });
   try {
     const answer = await fetch(publishUrl(form), { method: "POST", headers, body: form.data });
     if (answer.ok) publishResult(`Published to ${form.topic} as ${(await answer.json()).id}.`, false, form.topic);
-    else publishResult(await refusal(answer), true);
+    else {
+      refusedToken(answer);
+      publishResult(await refusal(answer), true);
+    }
   } catch {
     publishResult("No answer from the broker, so it isn't known whether the event was published.", true);
   } finally {

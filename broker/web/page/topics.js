@@ -1,6 +1,7 @@
 // Which topics there are: asked for again and again while somebody looks.
 
 import { $, clone, counted, number, text } from "./dom.js";
+import { authorized } from "./token.js";
 import { add } from "./watched.js";
 import { isTopic } from "./words.js";
 
@@ -12,7 +13,7 @@ let listTimer = 0;
 export async function refreshTopics() {
   clearTimeout(listTimer);
   if (document.hidden) return;
-  const asked = { headers: { Accept: "application/json" }, cache: "no-store" };
+  const asked = { headers: authorized({ Accept: "application/json" }), cache: "no-store" };
   const answer = await fetch("/topics", asked).catch(() => null);
   if (answer?.status === 401 || answer?.status === 403) {
     $("topics-panel").hidden = true; // not ours to see; no use in asking again

@@ -1,0 +1,171 @@
+"""`broker token`, as a shell runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from time import time
+
+import jwt
+import pytest
+
+from broker.keys import secret
+from tests.minting import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, signer
+
+SECRETS = {"BROKER_JWT_SECRETS": json.dumps([SECRET, OTHER_SECRET])}
+
+
+def token(*words: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+    return subprocess.run(
+        [sys.executable, "-m", "broker", "token", *words],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        env={**kept, **environment},
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_minted_token_says_what_was_asked_for() -> None:
+    began = int(time())
+    done = token(
+        "--publish", "orders.*", "--subscribe", "**", "--subscribe", "_stats", "--expires", "2h", **SECRETS
+    )
+    claims = jwt.decode(done.stdout.strip(), SECRET, algorithms=["HS256"])
+    assert claims["broker"] == {"publish": ["orders.*"], "subscribe": ["**", "_stats"]}
+    assert began <= claims["iat"] <= time()
+    assert claims["exp"] == claims["iat"] + 7200
+
+
+def test_what_is_not_asked_for_is_not_granted() -> None:
+    claims = jwt.decode(token(**SECRETS).stdout.strip(), SECRET, algorithms=["HS256"])
+    assert claims["broker"] == {}
+    assert claims["exp"] == claims["iat"] + 3600
+
+
+def test_all_claims() -> None:
+    done = token(
+        *("--admin", "--sub", "ann", "--jti", "7", "--expires", "never", "--audience", "events"),
+        **SECRETS,
+        BROKER_JWT_ISSUER="https://login.example",
+    )
+    claims = jwt.decode(
+        done.stdout.strip(), SECRET, algorithms=["HS256"], audience="events", issuer="https://login.example"
+    )
+    del claims["iat"]
+    assert claims == {
+        "sub": "ann",
+        "jti": "7",
+        "aud": "events",
+        "iss": "https://login.example",
+        "broker": {"admin": True},
+    }
+
+
+@pytest.mark.parametrize("algorithm", [name for name in ASYMMETRIC if name != "PS512"])
+def test_a_private_key_signs(tmp_path: Path, algorithm: str) -> None:
+    (tmp_path / "private.pem").write_bytes(signer(algorithm).private_pem)
+    (tmp_path / "public.pem").write_bytes(signer(algorithm).public_pem)
+    minted = token("--key", str(tmp_path / "private.pem"), "--kid", "k1", "--subscribe", "a").stdout.strip()
+    assert jwt.get_unverified_header(minted)["kid"] == "k1"
+    done = token("--explain", minted, BROKER_JWT_PUBLIC_KEYS=str(tmp_path / "public.pem"))
+    assert done.returncode == 0
+    assert "subscribe to a" in done.stdout
+
+
+def test_a_new_secret_is_one_that_the_broker_takes_and_each_is_another() -> None:
+    first, second = (token("--new-secret").stdout.strip() for _ in range(2))
+    assert first != second
+    (text,) = json.loads(first)
+    assert secret(text).algorithms == {"HS256", "HS384", "HS512"}
+    minted = token("--publish", "a", BROKER_JWT_SECRETS=first)
+    assert minted.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "environment", "named"),
+    [
+        ((), {}, "--new-secret"),
+        (("--publish", "a..b"), SECRETS, "--publish"),
+        (("--subscribe", "**.a"), SECRETS, "--subscribe"),
+        (("--expires", "soon"), SECRETS, "--expires"),
+        (("--expires", "0s"), SECRETS, "--expires"),
+        (("--explain", "x", "--new-secret"), SECRETS, "--new-secret"),
+        (("--key", "/nowhere.pem"), {}, "/nowhere.pem"),
+        ((), {"BROKER_JWT_SECRETS": '["hush"]'}, "jwt_secrets"),
+        ((), {"BROKER_JWT_SECRETS": "hush"}, "jwt_secrets"),
+    ],
+    ids=str,
+)
+def test_wrong_usage_is_told_in_one_line(
+    words: tuple[str, ...], environment: dict[str, str], named: str
+) -> None:
+    done = token(*words, **environment)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert named in line
+    assert "hush" not in line, "a secret isn't shown"
+
+
+def test_a_token_is_explained() -> None:
+    minted = HMAC.token(["orders.*"], ["**"], admin=True, sub="ann", exp=int(time()) + 60)
+    for done in (
+        token("--explain", minted, **SECRETS),
+        token("--explain", "-", stdin=minted + "\n", **SECRETS),
+    ):
+        assert done.returncode == 0
+        assert '"sub": "ann"' in done.stdout
+        assert "good until: " in done.stdout
+        assert done.stdout.splitlines()[-4:] == [
+            "taken; it grants:",
+            "  publish to orders.*",
+            "  subscribe to **",
+            "  all that is for operators: list, delete, disconnect, revoke, metrics",
+        ]
+        assert SECRET not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("claims", "why"),
+    [
+        ({"exp": int(time()) - 5}, "expired"),
+        ({"nbf": int(time()) + 500}, "isn't good yet"),
+        ({"aud": "else"}, "audience"),
+        ({"broker": {"publish": ["a..b"]}}, "pattern"),
+    ],
+    ids=str,
+)
+def test_why_a_token_would_be_refused(claims: dict[str, object], why: str) -> None:
+    done = token("--explain", HMAC.sign(claims), **SECRETS)
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-1].startswith("REFUSED: ")
+    assert why in done.stdout
+
+
+def test_a_token_of_somebody_else_is_refused() -> None:
+    done = token("--explain", Signer("HS256", "x" * 40).token(), **SECRETS)
+    assert (done.returncode, "REFUSED: " in done.stdout) == (1, True)
+
+
+def test_a_token_is_explained_without_keys_but_not_verified() -> None:
+    done = token("--explain", HMAC.token())
+    assert done.returncode == 0
+    assert "not verified" in done.stdout
+
+
+@pytest.mark.parametrize("text", ["", "x", "a.b.c", "a" * 10_000])
+def test_what_is_no_token(text: str) -> None:
+    done = token("--explain", "-", stdin=text, **SECRETS)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_control_characters_do_not_reach_the_terminal() -> None:
+    done = token("--explain", HMAC.token(sub="\x1b[31m\u202e"), **SECRETS)
+    assert "\x1b" not in done.stdout
+    assert "\u202e" not in done.stdout

@@ -1,0 +1,195 @@
+"""A stream lasts as long as what let it in: tokens that expire, that are revoked, streams that an operator ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from time import time
+
+import pytest
+
+from broker.settings import Settings
+from tests.minting import HMAC
+from tests.redis_servers import Server as Redis
+from tests.web.serving import Answer, Server, Stream, until
+
+ADMIN = HMAC.token(["**"], ["**"], admin=True)
+FAREWELL = rb'event: broker\.expired\ndata: \{"reason":"(\w+)"\}\n\nretry: \d+\n$'
+
+Brokers = Sequence[Server]
+Start = Callable[[], Awaitable[Server]]
+
+
+@pytest.fixture(params=["memory", "shared"])
+async def start_one(request: pytest.FixtureRequest, shared_server: Redis) -> AsyncIterator[Start]:
+    """Starts brokers that know each other; with the store in memory there can be only one."""
+    settings: dict[str, object] = {"jwt_secrets": json.dumps([HMAC.material])}
+    if request.param == "shared":
+        with shared_server.client() as client:
+            client.flushall()
+        settings["redis_url"] = shared_server.url
+    made: list[Server] = []
+
+    async def start() -> Server:
+        made.append(Server(Settings.model_validate(settings), time))
+        await made[-1].start()
+        return made[-1]
+
+    start.is_shared = request.param == "shared"  # type: ignore[attr-defined]
+    yield start
+    for server in made:
+        await server.stop()
+
+
+@pytest.fixture
+async def brokers(start_one: Start) -> Brokers:
+    """One broker with its store in memory, or two that share a server: what is asked of the first holds for the last."""
+    return [await start_one() for _ in range(2 if start_one.is_shared else 1)]  # type: ignore[attr-defined]
+
+
+async def follow(server: Server, token: str, target: str = "/topics/a") -> Stream:
+    stream = await server.subscribe(target, authorization=f"Bearer {token}")
+    assert stream.status == 200
+    await stream.event(1)
+    return stream
+
+
+async def order(server: Server, path: str, **members: object) -> Answer:
+    return await server.request(
+        "POST", f"/admin/{path}", json.dumps(members).encode(), authorization=f"Bearer {ADMIN}"
+    )
+
+
+async def status(server: Server, token: str) -> int:
+    answer = await server.request(
+        "GET", "/topics/a", accept="application/json", authorization=f"Bearer {token}"
+    )
+    return answer.status
+
+
+async def ended_by(stream: Stream) -> str:
+    """Why it says that its token is good no longer."""
+    found = re.search(FAREWELL, await stream.end())
+    assert found, stream.raw
+    return found[1].decode()
+
+
+async def test_a_stream_ends_with_its_token_and_not_after_it(brokers: Brokers) -> None:
+    server, lives = brokers[-1], 2.0
+    until_then = time() + lives
+    expiring = HMAC.token(subscribe=["a"], exp=until_then)
+    streams = [await follow(server, expiring) for _ in range(10)]
+    lasting = await follow(server, HMAC.token(subscribe=["a"]))
+    for stream in streams:
+        assert await ended_by(stream) == "expired"
+        assert time() + int(stream.raw.split(b"retry: ")[-1]) / 1000 >= until_then, (
+            "it comes back to be refused"
+        )
+    await server.publish("a", "still there", authorization=f"Bearer {ADMIN}")
+    assert await lasting.data(1) == ["still there"]
+    assert b'broker_closes_total{reason="expired"} 10.0' in server.node.metrics.text()
+    async with asyncio.timeout(lives):
+        while await status(server, expiring) != 401:
+            await asyncio.sleep(0.02)
+
+
+async def test_it_is_told_everything_before_it_ends(brokers: Brokers) -> None:
+    server = brokers[-1]
+    stream = await follow(server, HMAC.token(subscribe=["a"], exp=time() + 1))
+    sent = 0
+    while not _has_ended(server):
+        await brokers[0].publish("a", str(sent), authorization=f"Bearer {ADMIN}")
+        sent += 1
+    assert await ended_by(stream) == "expired"
+    numbers = [int(event.data) for event in stream.published()]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) >= sent - 1
+
+
+def _has_ended(server: Server) -> bool:
+    return not len(server.node._hub) or all(s.feed is None for s in server.node._hub.subscribers)
+
+
+async def test_revoked_by_its_id(brokers: Brokers) -> None:
+    revoked = HMAC.token(subscribe=["a"], jti="7", exp=time() + 60)
+    other = HMAC.token(subscribe=["a"], jti="8", exp=time() + 60)
+    streams = [await follow(server, revoked) for server in brokers]
+    kept = await follow(brokers[-1], other)
+    assert (await order(brokers[0], "revoke", jti="7", exp=time() + 60)).status == 202
+    for stream in streams:
+        assert await ended_by(stream) == "revoked"
+    for server in brokers:
+        assert (await status(server, revoked), await status(server, other)) == (401, 200)
+    await brokers[0].publish("a", "x", authorization=f"Bearer {ADMIN}")
+    assert await kept.data(1) == ["x"]
+
+
+async def test_revoked_with_all_that_a_subject_has(brokers: Brokers) -> None:
+    now = int(time())
+    old = HMAC.token(subscribe=["a"], sub="ann", iat=now - 5)
+    undated = HMAC.token(subscribe=["a"], sub="ann")
+    other = HMAC.token(subscribe=["a"], sub="bob", iat=now - 5)
+    streams = [await follow(brokers[-1], token) for token in (old, undated)]
+    kept = await follow(brokers[-1], other)
+    assert (await order(brokers[0], "revoke", sub="ann")).status == 202
+    for stream in streams:
+        assert await ended_by(stream) == "revoked"
+    new = HMAC.token(subscribe=["a"], sub="ann", iat=time() + 1)
+    for server in brokers:
+        assert [await status(server, token) for token in (old, undated, new, other)] == [401, 401, 200, 200]
+    await brokers[0].publish("a", "x", authorization=f"Bearer {ADMIN}")
+    assert await kept.data(1) == ["x"]
+
+
+async def test_disconnected_by_subject(brokers: Brokers) -> None:
+    ann = HMAC.token(subscribe=["a"], sub="ann")
+    streams = [await follow(server, ann) for server in brokers]
+    bob = await follow(brokers[-1], HMAC.token(subscribe=["a"], sub="bob"))
+    assert (await order(brokers[0], "disconnect", sub="ann")).status == 202
+    for stream in streams:
+        assert re.search(rb"\n\nretry: \d+\n$", await stream.end())
+    await follow(brokers[-1], ann)  # it is welcome to come back
+    await brokers[0].publish("a", "x", authorization=f"Bearer {ADMIN}")
+    assert await bob.data(1) == ["x"]
+
+
+async def test_disconnected_by_topic(brokers: Brokers) -> None:
+    token = HMAC.token(subscribe=["**"])
+    ended = [await follow(brokers[-1], token, target) for target in ("/topics/a", "/topics?topic=b&topic=a")]
+    kept = await follow(brokers[-1], token, "/topics/b")
+    assert (await order(brokers[0], "disconnect", topic="a")).status == 202
+    for stream in ended:
+        await stream.end()
+    await brokers[0].publish("b", "x", authorization=f"Bearer {ADMIN}")
+    assert await kept.data(1) == ["x"]
+
+
+async def test_a_publisher_of_a_stream_is_not_let_on_with_a_revoked_token(brokers: Brokers) -> None:
+    server = brokers[-1]
+    token = HMAC.token(["a"], jti="7")
+    head = (
+        "POST /topics/a HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n"
+        f"Transfer-Encoding: chunked\r\nAuthorization: Bearer {token}\r\n\r\n"
+    )
+    line = b'{"data": "%d"}\n'
+    reader, writer = await server.send(head.encode() + b"%x\r\n%b\r\n" % (len(line % 1), line % 1))
+    watching = await follow(server, ADMIN, "/topics/a?since=earliest")
+    assert await watching.data(1) == ["1"]
+    assert (await order(brokers[0], "revoke", jti="7")).status == 202
+    await until(lambda: len(server.node._dismissals.revocations) == 1, "it has heard of it")
+    writer.write(b"%x\r\n%b\r\n" % (len(line % 2), line % 2))
+    async with asyncio.timeout(10):
+        answer = (await reader.read(2000)).decode()
+    assert answer.startswith("HTTP/1.1 401 ")
+    assert '"published": 1' in answer
+
+
+@pytest.mark.parametrize("start_one", ["shared"], indirect=True)
+async def test_a_revocation_is_known_to_an_instance_that_starts_later(start_one: Start) -> None:
+    token = HMAC.token(subscribe=["a"], jti="7")
+    assert (await order(await start_one(), "revoke", jti="7", exp=time() + 60)).status == 202
+    later = await start_one()
+    await until(lambda: len(later.node._dismissals.revocations) == 1, "it has read it")
+    assert await status(later, token) == 401

@@ -1,0 +1,90 @@
+"""What an operator does to streams and tokens."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.web.serving import Server, until
+
+BAD_BODIES = {
+    "empty": b"",
+    "no JSON": b"topic=news",
+    "no UTF-8": b"\xff\xfe\xfd",
+    "no object": b"[]",
+    "nothing named": b"{}",
+    "both": b'{"sub": "ann", "topic": "news", "jti": "1"}',
+    "unknown member": b'{"sub": "ann", "force": true}',
+    "no string": b'{"sub": 7}',
+    "empty string": b'{"sub": ""}',
+    "long string": json.dumps({"sub": "x" * 1001}).encode(),
+    "deep": b"[" * 5000,
+}
+
+
+@pytest.mark.parametrize("path", ["disconnect", "revoke"])
+@pytest.mark.parametrize("name", BAD_BODIES)
+async def test_bad_orders(server: Server, path: str, name: str) -> None:
+    stream = await server.subscribe("/topics/news")
+    answer = await server.request("POST", f"/admin/{path}", BAD_BODIES[name])
+    assert (answer.status, answer.json()["code"]) == (400, "invalid-body")
+    await server.publish("news", "still there")
+    assert await stream.data(1) == ["still there"]
+
+
+@pytest.mark.parametrize("expires", [b'"soon"', b"true", b"[]", b"Infinity", b"NaN"])
+async def test_bad_expiry(server: Server, expires: bytes) -> None:
+    answer = await server.request("POST", "/admin/revoke", b'{"jti": "7", "exp": %b}' % expires)
+    assert (answer.status, answer.json()["code"]) == (400, "invalid-body")
+
+
+async def test_bad_topic(server: Server) -> None:
+    answer = await server.request("POST", "/admin/disconnect", b'{"topic": "a..b"}')
+    assert (answer.status, answer.json()["code"]) == (400, "invalid-topic")
+
+
+async def test_a_long_order_is_too_large(server: Server) -> None:
+    answer = await server.request("POST", "/admin/revoke", b'{"jti": "7"}' + b" " * 9000)
+    assert (answer.status, answer.json()["code"]) == (413, "too-large")
+
+
+async def test_a_topic_is_disconnected_and_others_are_not(server: Server) -> None:
+    concerned = [await server.subscribe(target) for target in ("/topics/a", "/topics?topic=b&topic=a")]
+    other = await server.subscribe("/topics/b")
+    await server.publish("a", "before")
+    answer = await server.request("POST", "/admin/disconnect", b'{"topic": "a"}')
+    assert (answer.status, answer.body) == (202, b"")
+    for stream in concerned:
+        ended = await stream.end()
+        assert b"data: before\n" in ended
+        assert re.search(rb"\n\nretry: \d+\n$", ended), "and it may come back"
+    await server.publish("b", "after")
+    assert await other.data(1) == ["after"]
+    await until(lambda: len(server.node._hub) == 1, "the two are gone")
+    assert b'broker_closes_total{reason="disconnected"} 2.0' in server.node.metrics.text()
+
+
+async def test_who_is_disconnected_misses_nothing(server: Server) -> None:
+    stream = await server.subscribe("/topics/a")
+    opening = await stream.event(1)
+    await server.request("POST", "/admin/disconnect", b'{"topic": "a"}')
+    await stream.end()
+    await server.publish("a", "meanwhile")
+    again = await server.subscribe("/topics/a", last_event_id=str(opening.id))
+    assert await again.data(1) == ["meanwhile"]
+
+
+async def test_nobody_without_a_token_is_revoked(server: Server) -> None:
+    stream = await server.subscribe("/topics/a")
+    for order in (b'{"sub": "ann"}', b'{"jti": "7", "exp": 1e12}'):
+        assert (await server.request("POST", "/admin/revoke", order)).status == 202
+    await server.publish("a", "still there")
+    assert await stream.data(1) == ["still there"]
+
+
+async def test_other_methods(server: Server) -> None:
+    for path in ("disconnect", "revoke"):
+        answer = await server.request("GET", f"/admin/{path}")
+        assert (answer.status, answer.headers["allow"]) == (405, "POST")

@@ -1,0 +1,61 @@
+"""What every answer carries, whoever gives it."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.web.serving import Server, read_head
+
+ANSWERS: dict[str, tuple[str, str, dict[str, str], int]] = {
+    "healthz": ("GET", "/healthz", {}, 200),
+    "readyz": ("GET", "/readyz", {}, 200),
+    "metrics": ("GET", "/metrics", {}, 200),
+    "page": ("GET", "/", {}, 200),
+    "page of a topic": ("GET", "/topics/news", {"accept": "text/html"}, 200),
+    "asset": ("GET", "/page/page.js", {}, 200),
+    "no asset": ("GET", "/page/none.js", {}, 404),
+    "info": ("GET", "/topics/news", {"accept": "application/json"}, 200),
+    "list": ("GET", "/topics", {"accept": "application/json"}, 200),
+    "head of a stream": ("HEAD", "/topics/news", {}, 200),
+    "publish": ("POST", "/topics/news", {}, 201),
+    "publish to several": ("POST", "/topics?topic=a&topic=b", {}, 201),
+    "streamed": ("POST", "/topics/news", {"content-type": "application/x-ndjson"}, 200),
+    "delete": ("DELETE", "/topics/news", {}, 204),
+    "bad topic": ("POST", "/topics/a..b", {}, 400),
+    "foreign page": ("POST", "/topics/news", {"origin": "https://evil.example"}, 403),
+    "foreign host": ("GET", "/healthz", {"host": "evil.example"}, 403),
+    "no route": ("GET", "/nowhere", {}, 404),
+    "no method": ("PUT", "/topics/news", {}, 405),
+    "before any route": ("GET", "/healthz", {"expect": "miracles"}, 400),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+async def test_security_headers(server: Server, name: str) -> None:
+    method, target, headers, status = ANSWERS[name]
+    answer = await server.request(method, target, **headers)
+    assert answer.status == status
+    _check(answer.headers)
+    if "html" in answer.headers.get("content-type", ""):
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+
+
+async def test_security_headers_of_a_stream(server: Server) -> None:
+    _check((await server.subscribe("/topics/news")).headers)
+
+
+async def test_security_headers_where_no_http_came(server: Server) -> None:
+    reader, _writer = await server.send(b"\x16\x03\x01 hello\r\n\r\n")
+    status, headers = await read_head(reader, versions=(b"HTTP/1.0", b"HTTP/1.1"))
+    assert status == 400
+    _check(headers)
+
+
+def _check(headers: dict[str, str]) -> None:
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert "server" not in headers, "it would tell which version to attack"
+    assert "aiohttp" not in str(headers).lower()

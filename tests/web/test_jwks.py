@@ -1,0 +1,241 @@
+"""Keys that another server publishes: it may be down, slow, huge, or taken over."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from broker.web import jwks
+from tests.minting import HMAC, Signer, signer
+from tests.web.serving import Serve, Server, until
+
+OLD, NEW = signer("ES256"), signer("EdDSA")
+
+
+class KeyServer:
+    """Serves `keys`, or whatever `answer` is; counts who asks."""
+
+    def __init__(self) -> None:
+        self.keys: object = [OLD.jwk(kid="old")]
+        self.answer: web.StreamResponse | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.asked = 0
+        self._runner: web.AppRunner | None = None
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/jwks.json"
+
+    async def start(self) -> None:
+        app = web.Application()
+        app.router.add_get("/jwks.json", self._serve)
+        app.router.add_get("/evil.json", self._evil)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+
+    async def _serve(self, request: web.Request) -> web.StreamResponse:
+        self.asked += 1
+        await self.gate.wait()
+        return self.answer or web.json_response({"keys": self.keys})
+
+    async def _evil(self, request: web.Request) -> web.StreamResponse:
+        return web.json_response({"keys": [NEW.jwk(kid="evil")]})
+
+
+@pytest.fixture
+async def key_server() -> AsyncIterator[KeyServer]:
+    server = KeyServer()
+    await server.start()
+    yield server
+    server.gate.set()
+    await server.stop()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fetches follow each other at once."""
+    monkeypatch.setattr(jwks, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(jwks, "RETRY_SECONDS", 0.02)
+
+
+async def publish(server: Server, token: str) -> int:
+    answer = await server.request("POST", "/topics/a", b"x", authorization=f"Bearer {token}")
+    return answer.status
+
+
+def token(key: Signer, kid: str | None) -> str:
+    claims = {"broker": {"publish": ["**"]}}
+    return key.sign(claims) if kid is None else key.sign(claims, kid=kid)
+
+
+async def readiness(server: Server) -> tuple[int, Any]:
+    answer = await server.request("GET", "/readyz")
+    return answer.status, answer.json()["checks"]["keys"]  # type: ignore[index]
+
+
+async def until_ready(server: Server) -> None:
+    async with asyncio.timeout(10):
+        while (await readiness(server))[0] != 200:
+            await asyncio.sleep(0.01)
+
+
+async def test_fetched_keys_verify(serve: Serve, key_server: KeyServer) -> None:
+    server = await serve(jwks_url=key_server.url)
+    await until_ready(server)
+    assert await publish(server, token(OLD, "old")) == 201
+    assert await publish(server, token(OLD, None)) == 201
+    assert await publish(server, token(NEW, "old")) == 401
+    assert await publish(server, HMAC.token(["**"])) == 401
+    assert (await server.request("POST", "/topics/a", b"x")).status == 401
+
+
+async def test_beside_keys_of_our_own(serve: Serve, key_server: KeyServer) -> None:
+    server = await serve(jwks_url=key_server.url, jwt_secrets=json.dumps([HMAC.material]))
+    await until_ready(server)
+    assert await publish(server, HMAC.token(["**"])) == 201
+    assert await publish(server, token(OLD, "old")) == 201
+
+
+async def test_a_new_key_is_fetched_when_a_token_names_it(
+    serve: Serve, key_server: KeyServer, impatient: None
+) -> None:
+    server = await serve(jwks_url=key_server.url)
+    await until_ready(server)
+    key_server.keys = [NEW.jwk(kid="new")]
+    assert await publish(server, token(NEW, "new")) == 201
+    assert await publish(server, token(OLD, "old")) == 401, "it is in the set no longer"
+
+
+async def test_unknown_keys_are_fetched_once_in_a_while(serve: Serve, key_server: KeyServer) -> None:
+    server = await serve(jwks_url=key_server.url)
+    await until_ready(server)
+    statuses = await asyncio.gather(*(publish(server, token(NEW, f"kid{n}")) for n in range(30)))
+    assert set(statuses) == {401}
+    assert key_server.asked == 1, "it was asked a moment ago"
+
+
+async def test_those_who_wait_for_a_key_wait_for_one_fetch(
+    serve: Serve, key_server: KeyServer, impatient: None
+) -> None:
+    server = await serve(jwks_url=key_server.url)
+    await until_ready(server)
+    asked = key_server.asked
+    key_server.gate.clear()
+    key_server.keys = [NEW.jwk(kid="new")]
+    waiting = [asyncio.create_task(publish(server, token(NEW, "new"))) for _ in range(20)]
+    await until(lambda: key_server.asked == asked + 1, "somebody asks")
+    assert await publish(server, token(OLD, "old")) == 201, "nobody else waits"
+    key_server.gate.set()
+    assert set(await asyncio.gather(*waiting)) == {201}
+    assert key_server.asked == asked + 1
+
+
+async def test_while_the_server_is_down_known_keys_stay(
+    serve: Serve, key_server: KeyServer, impatient: None
+) -> None:
+    server = await serve(jwks_url=key_server.url)
+    await until_ready(server)
+    await key_server.stop()
+    assert await publish(server, token(NEW, "new")) == 401
+    assert await publish(server, token(OLD, "old")) == 201
+    assert await readiness(server) == (200, "ok")
+    key_server.keys = [NEW.jwk(kid="new")]
+    await key_server.start()
+    assert await publish(server, token(NEW, "new")) == 201
+
+
+async def test_a_start_without_the_server_is_not_ready_until_it_is_there(
+    serve: Serve, key_server: KeyServer, impatient: None
+) -> None:
+    await key_server.stop()
+    server = await serve(jwks_url=key_server.url)
+    status, why = await readiness(server)
+    assert (status, "jwks_url" in why) == (503, True)
+    assert await publish(server, token(OLD, "old")) == 401
+    await key_server.start()
+    await until_ready(server)
+    assert await publish(server, token(OLD, "old")) == 201
+
+
+BAD: dict[str, object] = {
+    "no JSON": web.Response(text="<html>"),
+    "no UTF-8": web.Response(body=b"\xff\xfe"),
+    "deep": web.Response(text="[" * 100_000),
+    "a list": web.json_response([]),
+    "no keys": web.json_response({"keys": []}),
+    "keys are an object": web.json_response({"keys": {}}),
+    "keys are none": web.json_response({"keys": [1, "x", None, []]}),
+    "only secrets": web.json_response({"keys": [{"kty": "oct", "k": "AAAA" * 20, "kid": "evil"}]}),
+    "weak keys": web.json_response({"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "evil"}]}),
+    "too many": web.json_response({"keys": [NEW.jwk(kid=f"evil{n}") for n in range(33)]}),
+    "huge": web.Response(body=b'{"keys": [' + b" " * (jwks.MAX_BYTES + 1) + b"]}"),
+    "not found": web.Response(status=404),
+    "error": web.Response(status=500),
+    "redirect": web.Response(status=302, headers={"Location": "/evil.json"}),
+    "compressed": web.Response(body=b"\x1f\x8b" + b"\0" * 100, headers={"Content-Encoding": "gzip"}),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_what_is_no_good_set_changes_nothing(
+    serve: Serve, key_server: KeyServer, impatient: None, name: str
+) -> None:
+    server = await serve(jwks_url=key_server.url)
+    await until_ready(server)
+    asked, key_server.answer = key_server.asked, _fresh(BAD[name])
+    assert await publish(server, token(NEW, "evil")) == 401
+    assert key_server.asked == asked + 1
+    assert await publish(server, token(OLD, "old")) == 201
+    assert await readiness(server) == (200, "ok")
+
+
+def _fresh(answer: object) -> web.Response:
+    """An answer that can be sent: one is for one request."""
+    assert isinstance(answer, web.Response)
+    return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
+
+
+async def test_a_slow_server_is_given_up(
+    serve: Serve, key_server: KeyServer, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = await serve(jwks_url=key_server.url)
+    await until_ready(server)
+    monkeypatch.setattr(jwks, "FETCH_SECONDS", 0.1)
+    key_server.gate.clear()
+    assert await publish(server, token(NEW, "new")) == 401
+    assert await publish(server, token(OLD, "old")) == 201
+
+
+async def test_a_set_with_one_good_key_among_others(serve: Serve, key_server: KeyServer) -> None:
+    key_server.keys = [
+        {"kty": "oct", "k": "AAAA" * 20, "kid": "secret"},
+        {"kty": "new", "kid": "x"},
+        OLD.jwk(kid="encryption", use="enc"),
+        OLD.jwk(kid="old", use="sig", alg="ES256"),
+    ]
+    server = await serve(jwks_url=key_server.url)
+    await until_ready(server)
+    assert await publish(server, token(OLD, "old")) == 201
+    assert await publish(server, token(OLD, "encryption")) == 401
+
+
+async def test_it_ends_with_the_application(serve: Serve, key_server: KeyServer) -> None:
+    key_server.gate.clear()
+    server = await serve(jwks_url=key_server.url)
+    await until(lambda: key_server.asked == 1, "the fetch is underway")
+    await server.stop()
+    assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("broker keys")]

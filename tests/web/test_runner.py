@@ -1,0 +1,142 @@
+"""What a connection meets that keeps the broker waiting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from tests.web.serving import WAIT_SECONDS, Answer, Serve, Server, close, read_head, until
+
+BEGUN = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
+HEAD = b"POST /topics/news HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+NDJSON = b"Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+async def answer(reader: asyncio.StreamReader) -> Answer:
+    async with asyncio.timeout(WAIT_SECONDS):
+        status, headers = await read_head(
+            reader, (b"HTTP/1.1", b"HTTP/1.0")
+        )  # the latter where there is no whole request
+        body = await reader.readexactly(int(headers["content-length"]))
+    return Answer(status, headers, body)
+
+
+async def ended(reader: asyncio.StreamReader) -> bytes:
+    """All that still came."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        return await reader.read()
+
+
+def cuts(server: Server, why: str) -> float:
+    return server.node.metrics.registry.get_sample_value("broker_cut_requests_total", {"reason": why}) or 0
+
+
+async def test_connection_that_never_sends_is_closed_without_a_word(serve: Serve) -> None:
+    server = await serve(head_seconds=0.1)
+    reader, _ = await server.send(b"")
+    assert await ended(reader) == b""
+    assert cuts(server, "head") == 1
+
+
+@pytest.mark.parametrize("begun", [b"G", BEGUN, BEGUN + b"x\r\n"])
+async def test_head_that_comes_too_slowly_is_told_so(serve: Serve, begun: bytes) -> None:
+    server = await serve(head_seconds=0.1)
+    reader, _ = await server.send(begun)
+    told = await answer(reader)
+    assert (told.status, told.json()["code"], told.headers["connection"]) == (
+        400,
+        "invalid-parameter",
+        "close",
+    )
+    assert await ended(reader) == b""
+    assert cuts(server, "head") == 1
+
+
+async def test_head_that_trickles_is_no_better(serve: Serve) -> None:
+    server = await serve(head_seconds=0.1)
+    reader, writer = await server.send(BEGUN)
+    while cuts(server, "head") == 0:
+        writer.write(b"x")
+        await asyncio.sleep(0.01)
+    assert (await answer(reader)).status == 400
+
+
+async def test_second_head_on_a_connection_has_the_same_time(serve: Serve) -> None:
+    server = await serve(head_seconds=0.1)
+    reader, writer = await server.send(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert (await answer(reader)).status == 200
+    writer.write(BEGUN)
+    assert (await answer(reader)).status == 400
+    assert await ended(reader) == b""
+
+
+async def test_kept_connection_may_be_idle_for_longer_than_a_head(serve: Serve) -> None:
+    server = await serve(head_seconds=0.1)
+    kept, writer = await server.send(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert (await answer(kept)).status == 200
+    silent, _ = await server.send(b"")
+    assert await ended(silent) == b"", "what came later and said nothing is gone"
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert (await answer(kept)).status == 200
+
+
+async def test_streams_and_requests_being_handled_are_no_waiting_connections(serve: Serve) -> None:
+    server = await serve(head_seconds=0.1)
+    stream = await server.subscribe("/topics/news")
+    _, writer = await server.send(HEAD + NDJSON)
+    silent, _ = await server.send(b"")
+    assert await ended(silent) == b""
+    line = b'{"data": "late"}\n'
+    writer.write(b"%x\r\n%b\r\n" % (len(line), line))
+    assert await stream.data(1) == ["late"]
+    assert cuts(server, "head") == 1
+
+
+@pytest.mark.parametrize("sent", [b"", b"12345"])
+async def test_body_that_is_not_whole_in_time_is_told_so(serve: Serve, sent: bytes) -> None:
+    server = await serve(body_seconds=0.1)
+    reader, writer = await server.send(HEAD + b"Content-Length: 10\r\n\r\n" + sent)
+    told = await answer(reader)
+    assert (told.status, told.json()["code"], told.headers["connection"]) == (400, "invalid-body", "close")
+    assert cuts(server, "body") == 1
+    writer.write(b"1234567890"[len(sent) :])
+    assert await ended(reader) == b""
+    assert (await server.request("GET", "/topics/news?since=earliest", accept="application/json")).json()[
+        "events"
+    ] == 0
+
+
+async def test_streamed_body_that_pauses_too_long_is_told_how_far_it_came(serve: Serve) -> None:
+    server = await serve(stream_idle_seconds=0.1)
+    reader, _ = await server.send(HEAD + NDJSON + b'10\r\n{"data": "one"}\n\r\n')
+    told = await answer(reader)
+    assert (told.status, told.json()["code"]) == (400, "invalid-body")
+    assert (told.json()["line"], told.json()["published"]) == (2, 1)
+    assert cuts(server, "pause") == 1
+
+
+async def test_streamed_body_may_pause_for_ever_where_nothing_bounds_it(serve: Serve) -> None:
+    server = await serve(stream_idle_seconds=0, body_seconds=0.1, head_seconds=0.1)
+    reader, writer = await server.send(HEAD + NDJSON)
+    other, _ = await server.send(HEAD + b"Content-Length: 10\r\n\r\n")
+    assert (await answer(other)).status == 400
+    writer.write(b'10\r\n{"data": "one"}\n\r\n0\r\n\r\n')
+    told = await answer(reader)
+    assert (told.status, json.loads(told.body)["published"]) == (200, 1)
+
+
+async def test_connections_that_have_gone_are_not_counted(serve: Serve) -> None:
+    server = await serve(head_seconds=0.1)
+
+    def requests() -> float | None:
+        return server.node.metrics.registry.get_sample_value("broker_requests")
+
+    stream = await server.subscribe("/topics/news")
+    _, writer = await server.send(BEGUN)
+    await until(lambda: requests() == 1, "the head that began")
+    await close(writer)
+    await until(lambda: requests() == 0, "it to be gone; a stream is none")
+    await server.publish("news", "1")
+    assert await stream.data(1) == ["1"]
