@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 
 import pytest
@@ -140,3 +141,43 @@ async def test_connections_that_have_gone_are_not_counted(serve: Serve) -> None:
     await until(lambda: requests() == 0, "it to be gone; a stream is none")
     await server.publish("news", "1")
     assert await stream.data(1) == ["1"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        BEGUN,
+        HEAD + b"Content-Length: 10\r\n\r\n1",
+        HEAD + b"Connection: close\r\nContent-Length: 1\r\n\r\n1",
+    ],
+)
+async def test_nothing_of_a_connection_waits_for_the_cycle_collector(serve: Serve, sent: bytes) -> None:
+    server = await serve(head_seconds=0.1, body_seconds=0.1)
+    gc.collect()
+    gc.disable()
+    try:
+        reader, writer = await server.send(sent)
+        await ended(reader)
+        await close(writer)
+        await until(
+            lambda: server.node.metrics.registry.get_sample_value("broker_requests") == 0, "it to be gone"
+        )
+        kept = [thing for thing in gc.get_objects() if type(thing).__name__ == "_Connection"]
+    finally:
+        gc.enable()
+    assert kept == []
+
+
+async def test_nobody_waits_for_the_rest_of_a_body_whose_sender_has_left(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.web.runner.LINGER_SECONDS", 60)
+    server = await serve()
+    reader, writer = await server.send(
+        b"POST /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n\r\n1"
+    )
+    assert (await answer(reader)).status == 404
+    tasks = len(asyncio.all_tasks())
+    await close(writer)
+    await until(lambda: len(asyncio.all_tasks()) < tasks, "the end of what served it")
