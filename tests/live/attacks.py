@@ -15,6 +15,7 @@ import selectors
 import socket
 import time
 from collections.abc import Callable, Sequence
+from typing import Self
 
 from broker.descriptors import raise_limit
 from tests.live.crowd import READ_BYTES, SMALL_BUFFER_BYTES, opened
@@ -39,19 +40,30 @@ Attack = Callable[[int], None]
 """Takes the broker's port."""
 
 
-def run(attack: Attack, port: int, *, cpu: int | None = None) -> None:
-    """Run it to its end. `cpu`: the only one it runs on, where given, and then it gives way to others there."""
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as process:
-        process.submit(_run, attack, port, cpu).result()
+class Attacker:
+    """The process; a context manager. `cpu`: the only one it runs on, where given, and then it gives way to others there."""
+
+    def __init__(self, *, cpu: int | None = None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._process = concurrent.futures.ProcessPoolExecutor(1, mp_context=context)
+        self._process.submit(_settle, cpu).result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.shutdown()
+
+    def run(self, attack: Attack, port: int) -> None:
+        """Run the attack to its end; raises what it raises."""
+        self._process.submit(attack, port).result()
 
 
-def _run(attack: Attack, port: int, cpu: int | None) -> None:
+def _settle(cpu: int | None) -> None:
     raise_limit()
     if cpu is not None:
         os.sched_setaffinity(0, {cpu})
         os.nice(10)
-    attack(port)
 
 
 # Connections that keep the broker waiting
@@ -171,7 +183,7 @@ def stuck_readers(port: int) -> None:
 def replays(port: int) -> None:
     """Clients who ask for all that a topic retains, and again, in a loop."""
     _flood(port, 2 << 20)
-    mark = f"the end {os.getpid()}".encode()
+    mark = f"the end {time.time_ns()}".encode()
     with Connection(port) as connection:
         connection.send(request("POST", f"/topics/{TOPIC}", body=mark))
         assert connection.answer().status == 201
@@ -236,7 +248,8 @@ def _flood(port: int, size: int) -> None:
 
 def many_topics(port: int) -> None:
     """Events to topics that nobody ever heard of, each another one."""
-    names = (f"{os.getpid()}.{number}" for number in range(TOPICS))
+    run = time.time_ns()
+    names = (f"{run}.{number}" for number in range(TOPICS))
     with Connection(port) as connection:
         connection.send(request("POST", "/topics", NDJSON, CHUNKED))
         while block := list(itertools.islice(names, 256)):
@@ -251,7 +264,8 @@ def many_topics(port: int) -> None:
 
 def many_keys(port: int) -> None:
     """Idempotency keys, each another one; beyond their memory they are refused."""
-    names = (f"{os.getpid()}-{number}".ljust(200, "k") for number in range(KEYS))
+    run = time.time_ns()
+    names = (f"{run}-{number}".ljust(200, "k") for number in range(KEYS))
     statuses = set()
     with Connection(port) as connection:
         while block := list(itertools.islice(names, 100)):
@@ -263,3 +277,16 @@ def many_keys(port: int) -> None:
             )
             statuses |= {connection.answer().status for _ in block}
     assert statuses == {201, 429}
+
+
+ATTACKS: list[Attack] = [
+    slow_heads,
+    slow_bodies,
+    silence,
+    drops,
+    stuck_readers,
+    flood,
+    replays,
+    many_topics,
+    many_keys,
+]

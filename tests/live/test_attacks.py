@@ -10,7 +10,7 @@ import pytest
 
 from broker.descriptors import RESERVE
 from tests.live import attacks, honest
-from tests.live.attacks import Attack
+from tests.live.attacks import ATTACKS, Attack, Attacker
 from tests.live.honest import Honest
 from tests.processes import BrokerProcess, wait_for
 
@@ -28,23 +28,11 @@ GROWTH = 1.1
 OWN_REQUESTS = 2
 """Connections of the test's own: the honest publisher's, and the one that asks."""
 
-ATTACKS: list[Attack] = [
-    attacks.slow_heads,
-    attacks.slow_bodies,
-    attacks.silence,
-    attacks.drops,
-    attacks.stuck_readers,
-    attacks.flood,
-    attacks.replays,
-    attacks.many_topics,
-    attacks.many_keys,
-]
 
-
-def attacked(broker: BrokerProcess, subscribers: Honest, attack: Attack) -> None:
+def attacked(broker: BrokerProcess, subscribers: Honest, attacker: Attacker, attack: Attack) -> None:
     """Run the attack to its end, and until nothing of it is left."""
     subscribers.report()
-    attacks.run(attack, broker.port)
+    attacker.run(attack, broker.port)
     assert len(subscribers.report().seconds) > 0, "nothing was published meanwhile"
     wait_for(lambda: broker.metric("broker_requests") <= OWN_REQUESTS, "its connections to be gone", 20)
     wait_for(lambda: broker.metric("broker_subscribers") == honest.COUNT, "its streams to be gone", 20)
@@ -53,10 +41,10 @@ def attacked(broker: BrokerProcess, subscribers: Honest, attack: Attack) -> None
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_i9_nobody_else_notices_and_nothing_stays(attack: Attack) -> None:
-    with BrokerProcess(**SETTINGS) as broker, Honest(broker.port) as subscribers:
-        attacked(broker, subscribers, attack)
+    with BrokerProcess(**SETTINGS) as broker, Honest(broker.port) as subscribers, Attacker() as attacker:
+        attacked(broker, subscribers, attacker, attack)
         before = broker.resident_bytes()
-        attacked(broker, subscribers, attack)
+        attacked(broker, subscribers, attacker, attack)
         wait_for(lambda: broker.resident_bytes() <= before * GROWTH, "the memory to come back", 20)
         assert broker.metric("broker_topics") <= SETTINGS["max_topics"] + 1
         assert " WARNING " not in broker.output, broker.output
@@ -68,8 +56,9 @@ def test_descriptors_that_run_out_are_taken_from_who_has_waited_longest() -> Non
     with (
         BrokerProcess(descriptors=1000 + RESERVE) as broker,
         Honest(broker.port) as subscribers,
+        Attacker() as attacker,
     ):
-        attacks.run(attacks.more_than_there_is_room_for, broker.port)
+        attacker.run(attacks.more_than_there_is_room_for, broker.port)
         assert broker.publish(attacks.TOPIC, "afterwards")
         assert broker.metric('broker_cut_requests_total{reason="room"}') > 0
         assert len(subscribers.report().seconds) > 0
