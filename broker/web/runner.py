@@ -132,14 +132,20 @@ class _Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """As aiohttp does; and a body that stops being HTTP half-way ends for its handler, which would wait for ever."""
         super().data_received(data)
-        if not self._head_began and self._is_idle():
-            self._head_began = True
-            self._waiting.head_began(self)
+        if self._waiter is not None:
+            self._tell_of_head(self._waiter)
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             body = self.body
             if body is not None and not body.is_eof():
                 body.set_exception(web.RequestPayloadError("the body is no HTTP"))
                 body.feed_eof()  # else aiohttp would read on, to be rid of it
+
+    def _tell_of_head(self, waiter: asyncio.Future[None]) -> None:
+        if waiter.done():  # from now on it is not to be cut: aiohttp is going to handle what has come
+            self._waiting.request_came(self)
+        elif not self._head_began:
+            self._head_began = True
+            self._waiting.head_began(self)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Whether to stay open: who has sent whole requests gets its answers; who is in mid-body has left."""
@@ -183,7 +189,7 @@ class _Connection(RequestHandler):
         if self.transport is None:
             return
         _log.debug("cut a connection from %s: %s", self.peername, why)
-        if why is Cut.ANSWER:
+        if why is Cut.ANSWER or self.transport.get_write_buffer_size():
             self.transport.abort()  # to close would wait for a reader who doesn't read
         elif why is Cut.HEAD and self._head_began and self._is_idle():
             self._messages.append((_ErrInfo(400, _HeadTooSlow(), why), EMPTY_PAYLOAD))

@@ -34,7 +34,9 @@ def attacked(broker: BrokerProcess, subscribers: Honest, attacker: Attacker, att
     subscribers.report()
     attacker.run(attack, broker.port)
     assert len(subscribers.report().seconds) > 0, "nothing was published meanwhile"
-    wait_for(lambda: broker.metric("broker_requests") <= OWN_REQUESTS, "its connections to be gone", 20)
+    wait_for(
+        lambda: broker.metric("broker_request_connections") <= OWN_REQUESTS, "its connections to be gone", 20
+    )
     wait_for(lambda: broker.metric("broker_subscribers") == honest.COUNT, "its streams to be gone", 20)
 
 
