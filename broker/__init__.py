@@ -4,12 +4,12 @@ Layers; an import points down only:
 
     edge     cli, supervisor, instance, process, web.app   where settings, a concrete store, handlers and processes meet
     web      web.*                                         aiohttp handlers; call the node; know HTTP statuses
-    core     node, readings                                joins one store to one hub: watch, publish, drain
+    core     node, admission, readings                     joins one store to one hub: watch, publish, drain
     parts    hub, fanout, feeds, feed, ends,
              walk, subscriber, gate,
-             dismissals, expiries, endings | stores.*      do not know each other
-    pure     sse, log, logs, start, access, tokens,
-             revocations, metrics                          bytes and values; no asyncio, no aiohttp
+             dismissals, expiries, slices | stores.*      do not know each other
+    pure     sse, entry, log, logs, producers, start, access,
+             tokens, revocations, buckets, metrics         bytes and values; no asyncio, no aiohttp
     words    events, topics, errors, notices, hosts, keys,
              settings
 

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 
 from broker import sse
 from broker.access import Grant
-from broker.endings import Endings
 from broker.errors import Unauthorized
 from broker.events import Clock
 from broker.expiries import Expiries
 from broker.notices import Disconnect, Revoke
 from broker.revocations import Revocations
+from broker.slices import Slices
 from broker.subscriber import CloseReason, Subscriber
 
 End = Callable[[Subscriber, CloseReason, bytes, float], None]
@@ -42,7 +42,7 @@ class Dismissals:
         self._clock = clock
         self._subscribers = subscribers
         self._end = end
-        self._endings = Endings(loop.call_soon)
+        self._slices = Slices(loop.call_soon)
         self._expiries = Expiries(clock, loop.call_later, self._expired)
 
     def check(self, grant: Grant) -> None:
@@ -86,12 +86,12 @@ class Dismissals:
     def _end_where(
         self, concerns: Callable[[Subscriber], bool], reason: CloseReason, farewell: bytes
     ) -> None:
-        self._endings.order(
+        self._slices.order(
             self._subscribers(), concerns, lambda subscriber: self._end(subscriber, reason, farewell, 0.0)
         )
 
     def _expired(self, subscribers: Sequence[Subscriber]) -> None:
-        self._endings.order(subscribers, lambda _subscriber: True, self._end_expired)
+        self._slices.order(subscribers, lambda _subscriber: True, self._end_expired)
 
     def _end_expired(self, subscriber: Subscriber) -> None:
         """Who comes back by itself does so when the token is good no longer, and is refused once, not let in again."""

@@ -77,14 +77,17 @@ class FanOut:
     def begin(
         self, subscriber: Subscriber, key: FeedKey, logs: Sequence[Log], opening: bytes, now: float
     ) -> None:
-        """Make `subscriber` a reader of `logs`; write `opening` and what it lacks, as far as that is one piece."""
+        """Make `subscriber` a reader of `logs`; write `opening` and what it lacks, as far as that is one piece.
+
+        Without any log its stream ends with `opening`.
+        """
+        if not logs:
+            _write_first(subscriber, opening, now)
+            subscriber.finish(CloseReason.ENDED, b"", now)
+            return
         feed = self._feeds.join(subscriber, key, logs)
         stretch = self._stretch(feed, subscriber.cursor)
-        chunk = opening if stretch is None else opening + stretch.chunk
-        if subscriber.is_flushed():
-            subscriber.write(chunk, now)
-        else:  # an answer to a request before it on the same connection is still underway
-            subscriber.write_behind(chunk, now)
+        _write_first(subscriber, opening if stretch is None else opening + stretch.chunk, now)
         if stretch is not None:
             self._wrote(subscriber, stretch, now)
         self._settle(subscriber, subscriber.lag or Lag(now))
@@ -216,9 +219,12 @@ class FanOut:
                 continue
             stretch = self._stretch(feed, subscriber.cursor)
             subscriber.lag = None
+            notice, lag.notice = lag.notice, b""
             if stretch is not None:
-                subscriber.write(stretch.chunk, now)
+                subscriber.write(notice + stretch.chunk if notice else stretch.chunk, now)
                 self._wrote(subscriber, stretch, now)
+            elif notice:
+                subscriber.write(notice, now)
             self._settle(subscriber, lag)
 
     def _wrote(self, subscriber: Subscriber, stretch: Stretch, now: float) -> None:
@@ -256,3 +262,10 @@ class FanOut:
         if stretch is not None:  # that there is nothing is soon found, and asked after each stretch
             self._kept = feed, cursor, stretch
         return stretch
+
+
+def _write_first(subscriber: Subscriber, chunk: bytes, now: float) -> None:
+    if subscriber.is_flushed():
+        subscriber.write(chunk, now)
+    else:  # an answer to a request before it on the same connection is still underway
+        subscriber.write_behind(chunk, now)

@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from broker import sse
+from broker.entry import Entry
 from broker.events import EventId, format_id
-from broker.log import Entry, Log
+from broker.log import Log
 from broker.subscriber import Subscriber
 
 PIECE_BYTES = 64 << 10

@@ -145,6 +145,13 @@ class Hub:
         """The log of `topic` has grown by `size` bytes of frames."""
         self._fan_out.delivered_to(topic, size)
 
+    def notify(self, subscriber: Subscriber, notice: bytes) -> None:
+        """Write it a control event without an id, between two events; who lags gets the latest one when it can be written to."""
+        if subscriber.lag is None:
+            subscriber.write(notice, self._monotonic())
+        else:
+            subscriber.lag.notice = notice
+
     def detach(self, subscriber: Subscriber) -> None:
         """Take it off its feed: nothing more is written to it by fan-out."""
         feed = subscriber.feed

@@ -12,6 +12,10 @@ Three lines are drawn through a log. Entries up to `cleared_at` are gone for eve
 once they are written, and bounds how much can be on its way. Of what lies at or before `reach` only the store can tell:
 a log is a store's whole truth (the one in memory), or a copy that begins somewhere.
 
+A topic that was closed ends with its *end*: an entry behind the last event, which is none itself. It is neither trimmed nor
+counted, and stays as long as `last` is remembered. Nothing follows it, unless the topic is cleared, or its store went back:
+then the topic is open again.
+
 A hole that came about while readers were at it is an entry's `gap`: who crosses it is told in place, so nobody else has
 to tell of it.
 """
@@ -23,37 +27,14 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
 from broker import sse
+from broker.entry import Entry
 from broker.events import EventId, id_at
+from broker.producers import Producers
 from broker.topics import Retention
 
 ENTRY_OVERHEAD_BYTES = 200  # what Python needs for an entry beside its frame, measured
 
 _entry_id = attrgetter("id")
-
-
-class Entry:
-    """One event of a log: encoded once, shared by all that read it (I5).
-
-    Attributes:
-        prev: the id of the topic's entry before this one; nothing lies between them.
-        frame: the event as it goes over the wire.
-        enveloped: its envelope form, made when somebody first asks for it.
-        end: whether it ends the topic for those who are subscribed (`broker.end`).
-        gap: why whoever comes from before `prev` is told of a gap in front of this entry; None where that was no hole
-            of the log's. Such an entry may have an empty frame: then it is nothing but the gap.
-    """
-
-    __slots__ = ("end", "enveloped", "frame", "gap", "id", "prev")
-
-    def __init__(
-        self, event_id: EventId, prev: EventId, frame: bytes, *, end: bool = False, gap: str | None = None
-    ) -> None:
-        self.id = event_id
-        self.prev = prev
-        self.frame = frame
-        self.enveloped: bytes | None = None
-        self.end = end
-        self.gap = gap
 
 
 _DROPPED = Entry(0, 0, b"")
@@ -75,6 +56,9 @@ class Log:
         mute: how many entries are nothing but a gap.
         accounted: how much of `footprint` the owner of all logs has counted.
         named: whether an entry was ever appended, so that `last` is worth remembering.
+        end: the end of a topic that was closed; None while it is open.
+        lost_at: behind `end`, up to this id, the store may have lost that the topic went on; 0 where it hasn't.
+        producers: what the topic's producers have published so far; None where none has said who it is.
     """
 
     __slots__ = (
@@ -84,11 +68,14 @@ class Log:
         "bytes",
         "cleared_after",
         "cleared_at",
+        "end",
         "envelope_bytes",
         "hold",
         "last",
+        "lost_at",
         "mute",
         "named",
+        "producers",
         "reach",
         "retention",
     )
@@ -105,6 +92,9 @@ class Log:
         self.named = False
         self.cleared_after: EventId = 0
         self.cleared_at: EventId = 0
+        self.end: Entry | None = None
+        self.lost_at: EventId = 0
+        self.producers: Producers | None = None
         self._entries: list[Entry] = []
         self._start = 0
 
@@ -135,7 +125,31 @@ class Log:
         """Whether this log can tell what lies after `cursor`, as its store would."""
         return max(cursor, self.cleared_at) >= self.reach
 
+    def close(self, end_id: EventId, end_frame: bytes, prev: EventId = 0) -> None:
+        """Add the end of the topic; for a copy, `prev` is what came before it in the store."""
+        entry = Entry(end_id, max(prev, self.last), end_frame, end=True)
+        self._add(entry)
+        self.bytes -= len(end_frame)
+        self.end = entry
+
+    def lose(self, loss: EventId) -> None:
+        """A store has lost what lay before `loss`, of which nobody can tell: who comes from before it is told in its place."""
+        if self.end is None:
+            self._add(Entry(loss, loss, b"", gap="lost"))
+        else:
+            self.lost_at = loss
+
+    def reopen(self) -> None:
+        """Forget the end: the store that told of it went back behind it, or has forgotten the topic."""
+        if self.end is None:
+            return
+        self._entries.pop()
+        loss, self.end, self.lost_at = self.lost_at, None, 0
+        if loss > self.last:
+            self.lose(loss)
+
     def _add(self, entry: Entry) -> None:
+        self.reopen()
         self._entries.append(entry)
         self.bytes += len(entry.frame)
         self.mute += not entry.frame
@@ -147,23 +161,31 @@ class Log:
 
         A cursor that had seen every event before has no gap afterwards, whether or not it saw the end.
         """
-        if self.last != self.cleared_at:
-            self.cleared_after = self.last
+        seen = self.last
+        if (
+            self.end is not None
+        ):  # from now on an entry like any other, for those who are still to be written it
+            seen = max(self.end.prev, self.lost_at)
+            self.bytes += len(self.end.frame)
+            self.end, self.lost_at = None, 0
+        if seen != self.cleared_at:
+            self.cleared_after = seen
         self._add(Entry(end_id, self.last, end_frame, end=True))
         self.cleared_at = end_id
+        self.producers = None
 
     def trim(self, now: float) -> None:
         """Drop, oldest first, what retention no longer covers at `now` (seconds since 1970) and nothing holds.
 
         The newest entry stays unless it is too old, however large it is.
         """
-        if len(self._entries) == self._start:
+        newest = self._stop - 1
+        if newest < self._start:
             return
         keep = self.retention
         oldest = id_at(now - keep.seconds)
         drop = self._start
         size = self.bytes
-        newest = len(self._entries) - 1
         while drop <= newest:
             entry = self._entries[drop]
             within = (newest - drop < keep.events and size <= keep.bytes) or drop == newest
@@ -177,7 +199,12 @@ class Log:
 
     def empty(self) -> None:
         """Drop everything that nothing holds; `last` stays, so that the gap is told."""
-        self._drop_before(self._index_after(self.last if self.hold is None else self.hold))
+        self._drop_before(min(self._stop, self._index_after(self.last if self.hold is None else self.hold)))
+
+    @property
+    def _stop(self) -> int:
+        """The index behind the last entry that is not the end of the topic."""
+        return len(self._entries) - (self.end is not None)
 
     def _drop_before(self, index: int) -> None:
         entries = self._entries
@@ -198,6 +225,8 @@ class Log:
 
     def enveloped(self, topic: str, entry: Entry) -> bytes:
         """The envelope form of an entry of this log, encoded when first asked for (I5)."""
+        if entry is self.end:
+            return entry.frame
         if entry.enveloped is None:
             plain = entry.end or not entry.frame
             entry.enveloped = entry.frame if plain else sse.envelope(topic, entry.frame, entry.id)
@@ -211,17 +240,17 @@ class Log:
 
     @property
     def footprint(self) -> int:
-        """Bytes of memory that the entries take, Python's own included; an estimate."""
-        return self.bytes + self.envelope_bytes + len(self) * ENTRY_OVERHEAD_BYTES
+        """Bytes of memory that the entries take, Python's own included; an estimate. A kept end is part of the record."""
+        return self.bytes + self.envelope_bytes + (self._stop - self._start) * ENTRY_OVERHEAD_BYTES
 
     def visible(self) -> tuple[Entry | None, Entry | None, int, int]:
-        """What a reader who comes now could have: the first entry, the last, how many, and their bytes."""
-        first = self._index_after(self.cleared_at)
-        count = len(self._entries) - first
-        if not count:
+        """What a reader who comes now could have of events: the first, the last, how many, and their bytes."""
+        first, stop = self._index_after(self.cleared_at), self._stop
+        count = stop - first
+        if count <= 0:
             return None, None, 0, 0
         hidden = sum(len(entry.frame) for entry in self._entries[self._start : first])
-        return self._entries[first], self._entries[-1], count, self.bytes - hidden
+        return self._entries[first], self._entries[stop - 1], count, self.bytes - hidden
 
     def has_gap(self, cursor: EventId) -> bool:
         """Whether something of this topic lies after `cursor` that isn't here any more, or that nobody can tell of."""
@@ -252,11 +281,11 @@ class Log:
 
     def start_before(self, count: int) -> EventId:
         """The cursor from which the newest `count` events follow, or all, if there are fewer."""
-        first = self._index_after(self.cleared_at)
-        index = max(first, len(self._entries) - count)
+        first, stop = self._index_after(self.cleared_at), self._stop
+        index = max(first, stop - count)
         if self.mute:
-            events = [at for at in range(first, len(self._entries)) if self._entries[at].frame][-count:]
-            index = events[0] if events else len(self._entries)
+            events = [at for at in range(first, stop) if self._entries[at].frame][-count:]
+            index = events[0] if events else stop
         return self._entries[index].prev if index < len(self._entries) else self.last
 
     def _index_after(self, cursor: EventId) -> int:

@@ -19,7 +19,7 @@ from sortedcontainers import SortedDict
 
 from broker.events import EventId, id_at
 from broker.log import Log
-from broker.topics import RetentionRules
+from broker.topics import Retention, RetentionRules
 
 
 class Logs:
@@ -78,6 +78,15 @@ class Logs:
             self._unpinned[topic] = log
         return log
 
+    def ask(self, log: Log, seconds: float) -> None:
+        """`log` is about to grow, and is to keep that for `seconds`: heeded where it is the first of its topic, or after a DELETE."""
+        if not log.named or log.last == log.cleared_at:
+            log.retention = self._retention.asked_for(seconds)
+
+    def retain(self, topic: str, log: Log, retention: Retention | None) -> None:
+        """Have `log` keep what its first publisher has asked for; None: what all of its kind do."""
+        log.retention = retention or self._retention.of(topic)
+
     def pin(self, topic: str, now: float) -> Log:
         """The log of `topic`, kept until `unpin` was called as often; counts as a use of it."""
         log = self.open(topic, now)
@@ -120,7 +129,7 @@ class Logs:
         Somebody is about to read them, who would ask for them again and again where they are too many.
         """
         self._settle(topic, log)
-        if log:
+        if log.footprint:
             self._filled[topic] = log
             self._filled.move_to_end(topic)
         self._squeeze(spare=log)
@@ -142,7 +151,7 @@ class Logs:
         footprint = log.footprint
         self.bytes += footprint - log.accounted
         log.accounted = footprint
-        if not log:
+        if not footprint:
             self._filled.pop(topic, None)
 
     def _squeeze(self, spare: Log | None = None) -> None:

@@ -34,6 +34,22 @@ class Metrics:
         self.refused = Counter(
             "broker_refused_connects", "Streams refused, by why.", ["reason"], registry=self.registry
         )
+        self.refused_publishes = Counter(
+            "broker_refused_publishes",
+            "Publishes refused since the publisher is faster than it may be, by limit.",
+            ["limit"],
+            registry=self.registry,
+        )
+        self.slowed = Counter(
+            "broker_slowed_bodies_seconds",
+            "For how long streamed bodies were not read, since their publisher is faster than it may be.",
+            registry=self.registry,
+        )
+        self.cancels = Counter(
+            "broker_cancels",
+            "How often somebody asked here for a producer to stop, or nobody watched any more.",
+            registry=self.registry,
+        )
         self.closes = Counter(
             "broker_closes", "Streams that ended, by close reason.", ["reason"], registry=self.registry
         )

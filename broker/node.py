@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from broker import gate, notices, sse
 from broker.access import Caller, Grant
+from broker.admission import Admission, Allowances
 from broker.dismissals import Dismissals
 from broker.errors import Overloaded, Unavailable
 from broker.events import Clock, EventId, format_id
@@ -23,12 +24,15 @@ from broker.gate import Gate
 from broker.hub import Hub
 from broker.log import Log
 from broker.metrics import Metrics
-from broker.notices import Disconnect, Revoke
+from broker.notices import Cancel, Disconnect, Revoke
 from broker.readings import readings
-from broker.start import After, Malformed, Start, position
-from broker.stores.base import Receipt, Store, TopicState
+from broker.slices import Slices
+from broker.start import After, Known, Malformed, Start, has_all, position
+from broker.stores.base import PLAIN, Asked, Item, Receipt, Store, TopicState
 from broker.subscriber import CloseReason, Subscriber
 
+CANCEL_SECONDS = 10.0
+"""For so long an instance that can't be reached still hears of it."""
 DRAIN_LOOK_SECONDS = 0.05
 
 LONG_RETRY_MS = (10_000, 30_000)
@@ -57,12 +61,22 @@ class Node:
     Args:
         store: started and stopped with the node.
         clock: seconds since 1970.
+        allowances: what each caller may do at most.
 
     Attributes:
+        admission: asked before a stream is begun (`enter`; a subscriber that is gone leaves by itself), and before a publish.
+        on_cancel: called with a topic whose producer was asked to stop.
         draining: whether it is on its way out; then it takes no new subscribers.
     """
 
-    def __init__(self, store: Store, limits: Limits, metrics: Metrics, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: Store,
+        limits: Limits,
+        metrics: Metrics,
+        clock: Clock,
+        allowances: Allowances = Allowances(),  # noqa: B008 - a value that doesn't change
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.limits = limits
         self.metrics = metrics
@@ -83,7 +97,10 @@ class Node:
             slow_seconds=limits.slow_seconds,
             max_age_seconds=limits.max_age_seconds,
         )
+        self.on_cancel: Callable[[str], None] = _nobody
+        self._slices = Slices(loop.call_soon)
         self._dismissals = Dismissals(loop, clock, lambda: self._hub.subscribers, self._end)
+        self.admission = Admission(allowances, store, loop.time)
         self._gate = Gate(lambda: self._hub.backlog, self._hub.backlog_of)
         self._ticker: asyncio.Task[None] | None = None
         self._emptied = asyncio.Event()
@@ -173,23 +190,31 @@ class Node:
 
     # Publish
 
-    async def publish(self, items: Sequence[tuple[str, bytes]], key: str | None = None) -> Receipt:
-        """Publish `(topic, lines)` items, all or none; see `stores.base.Store.publish`.
+    async def publish(self, items: Sequence[Item], key: str | None = None, asked: Asked = PLAIN) -> Receipt:
+        """Publish `(topic, lines)` items, all or none, and end topics; see `stores.base.Store.publish`.
 
         Waits while too much of these topics is on its way, so that a publisher never outruns the subscribers who are up
         to date; those who lag hold nobody up (I3).
         """
         if not self._hub.backlog or self._gate.is_open({topic for topic, _ in items}):
-            receipt = await self._store.publish(items, key)
+            receipt = await self._store.publish(items, key, asked)
         else:
             try:
                 await self._gate.wait({topic for topic, _ in items})
-                receipt = await self._store.publish(items, key)
+                receipt = await self._store.publish(items, key, asked)
             finally:
                 self._gate.turn()
         if not receipt.replayed:
-            self.metrics.published.inc(len(items))
+            self.metrics.published.inc(len(items) - receipt.known)
         return receipt
+
+    async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
+        """End a topic; see `stores.base.Store.close`."""
+        return await self._store.close(topic, reason, if_last=if_last)
+
+    async def lease(self, topic: str, seconds: float | None) -> None:
+        """Have a topic end unless somebody speaks for it; see `stores.base.Store.lease`."""
+        await self._store.lease(topic, seconds)
 
     def _deliver(self, topic: str, size: int) -> bool:
         self._hub.delivered_to(topic, size)
@@ -216,6 +241,14 @@ class Node:
         """
         return await self._store.watch(topics, start)
 
+    def has_all(self, logs: Sequence[Log], start: Start) -> bool:
+        """Whether the topics of `logs` have all ended, and who starts there has seen that; to be asked as `attach` is."""
+        return isinstance(start, After) and has_all(start, logs, self._known())
+
+    def _known(self) -> Known:
+        store = self._store
+        return Known(store.born, store.last_id, store.heard_to, store.is_lost)
+
     def unwatch(self, topics: Sequence[str]) -> None:
         """Give back what `watch` took."""
         self._store.unwatch(topics)
@@ -233,23 +266,21 @@ class Node:
     ) -> Subscriber:
         """Make the connection behind `transport` a subscriber; `head` is written before everything else.
 
-        From here on the watches belong to the subscriber.
+        From here on the watches belong to the subscriber, and so does its place of `admission`.
         """
-        where = position(
-            start,
-            topics,
-            logs,
-            born=self._store.born,
-            last_id=self._store.last_id,
-            is_lost=self._store.is_lost,
-        )
+        where = position(start, topics, logs, self._known())
         resumed = isinstance(start, After | Malformed)
         (self.metrics.resumed_connects if resumed else self.metrics.first_connects).inc()
         for reason in where.gaps:
             self._gap_told(reason, 1)
         opening = head + sse.retry(self.retry_ms()) + sse.HEARTBEAT + where.preface
-        key = FeedKey(tuple(topics), enveloped, where.floors)
+        key = FeedKey(where.topics, enveloped, where.floors)
+        left_out: list[str] = []
+        if len(where.topics) != len(topics):
+            left_out = [topic for topic in topics if topic not in where.topics]
+            logs = [log for topic, log in zip(topics, logs, strict=True) if topic in where.topics]
         subscriber = self._hub.attach(transport, caller, key, logs, where.cursor, opening)
+        self._store.unwatch(left_out)
         self._dismissals.admitted(subscriber)
         return subscriber
 
@@ -264,6 +295,7 @@ class Node:
 
     def _closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
         self._dismissals.left(subscriber)
+        self.admission.leave(subscriber.caller)
         self.metrics.closes.labels(reason.value).inc()
         self.metrics.age.observe(age)
         if not len(self._hub):
@@ -305,8 +337,29 @@ class Node:
                 self._dismissals.disconnect(order)
             case Revoke() as order:
                 self._dismissals.revoke(order)
+            case Cancel(topic=topic):
+                self._cancelled(topic)
             case _:
                 _log.warning("an instance of another version says what isn't known here: %.100s", notice)
+
+    async def watched(self, topics: Collection[str]) -> set[str]:
+        """Those of `topics` that somebody watches, on any instance; at most 2 s old. Raises `Unavailable`."""
+        return {state.topic for state in await self._store.describe(list(topics)) if state.subscribers}
+
+    async def cancel(self, topic: str) -> None:
+        """Ask whoever publishes a stream to `topic` to stop, on all instances; its subscribers are told. Raises `Unavailable`."""
+        now = self.clock()
+        await self._store.tell(notices.encode(Cancel(topic, now)), now + CANCEL_SECONDS)
+        self.metrics.cancels.inc()
+
+    def _cancelled(self, topic: str) -> None:
+        self.on_cancel(topic)
+        told = sse.control("broker.cancel", {"topic": topic})
+        self._slices.order(
+            self._hub.subscribers,
+            lambda subscriber: subscriber.feed is not None and topic in subscriber.feed.key.topics,
+            lambda subscriber: self._hub.notify(subscriber, told),
+        )
 
     # Look and clear
 
@@ -326,6 +379,10 @@ class Node:
         await self._store.delete(topic)
 
 
+def _nobody(_topic: str) -> None:
+    """Nobody publishes streams here."""
+
+
 def _shown(state: TopicState) -> dict[str, object]:
     return {
         "topic": state.topic,
@@ -334,7 +391,7 @@ def _shown(state: TopicState) -> dict[str, object]:
         "bytes": state.bytes,
         "first_id": _shown_id(state.first_id),
         "last_id": _shown_id(state.last_id),
-        "closed": False,
+        "closed": state.closed,
     }
 
 

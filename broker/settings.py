@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
@@ -25,7 +26,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from broker.errors import BrokerError
 from broker.hosts import is_loopback
 from broker.keys import BadKey, Key, public_key, secret
-from broker.topics import Retention, RetentionRules, check_pattern
+from broker.topics import MAX_TOPICS_PER_REQUEST, Retention, RetentionRules, check_pattern
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -155,6 +156,32 @@ class Settings(BaseSettings):
         ge=1,
         description="open streams at most; by default what the file-descriptor limit leaves room for",
     )
+    max_connections_per_address: int = Field(
+        0, ge=0, description="open streams of one client address at most, over all instances; 0 for no limit"
+    )
+    max_connections_per_subject: int = Field(
+        0,
+        ge=0,
+        description="open streams with tokens of one subject (`sub`) at most, over all instances; 0 for no limit",
+    )
+    max_connects_per_second: float = Field(
+        0, ge=0, description="new streams a second at most, on each instance; 0 for no limit"
+    )
+    max_topics_per_connection: int = Field(
+        32, ge=1, le=MAX_TOPICS_PER_REQUEST, description="topics on one stream at most"
+    )
+    max_publishes_per_second: float = Field(
+        0,
+        ge=0,
+        description="events that one subject, or without a token one address, may publish a second on each instance; 0 for no limit",
+    )
+    max_publish_bytes_per_second: float = Field(
+        0, ge=0, description="bytes of events, likewise; 0 for no limit"
+    )
+    trusted_proxies: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = Field(
+        (),
+        description="addresses or networks of proxies that are believed where X-Forwarded-For or Forwarded say who the client is; comma-separated",
+    )
     heartbeat_seconds: float = Field(
         15, gt=0, le=LONGEST_SECONDS, description="s of silence on a stream before a heartbeat"
     )
@@ -190,6 +217,14 @@ class Settings(BaseSettings):
         {},
         description='other retention by topic pattern, the first match counts: JSON, {"orders.**": {"events": 10, "bytes": 4096, "seconds": 60}}',
     )
+    retain_max_seconds: float = Field(
+        86_400,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="s that the publisher who opens a topic may have it keep events, with ?retain=",
+    )
+    retain_events: int = Field(100_000, ge=1, description="events that such a topic keeps at most")
+    retain_bytes: int = Field(16_777_216, ge=1, description="bytes that such a topic keeps at most")
     log_memory_bytes: int = Field(
         268_435_456,
         ge=1,
@@ -213,6 +248,18 @@ class Settings(BaseSettings):
         67_108_864,
         ge=1,
         description="bytes of memory for idempotency keys; beyond it publishing with a new key is refused",
+    )
+    producer_timeout_seconds: float = Field(
+        30,
+        gt=0,
+        le=LONGEST_SECONDS,
+        description="s after which a topic ends whose producer has gone away, where it has asked for that (`end=on-disconnect`)",
+    )
+    last_viewer_seconds: float = Field(
+        0,
+        ge=0,
+        le=LONGEST_SECONDS,
+        description="s that nobody watches after which the producer of a streamed body is asked to stop; 0 for never",
     )
     drain_notice_seconds: float = Field(
         0,
@@ -269,7 +316,9 @@ class Settings(BaseSettings):
             _public_key(path)
         return value
 
-    @field_validator("allowed_hosts", "cors_origins", "anonymous", "jwt_public_keys", mode="before")
+    @field_validator(
+        "allowed_hosts", "cors_origins", "anonymous", "jwt_public_keys", "trusted_proxies", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         return (
@@ -338,6 +387,14 @@ class Settings(BaseSettings):
         """Whether tokens are looked at."""
         return bool(self.jwt_secrets or self.jwt_public_keys or self.jwks_url)
 
+    def counts_addresses(self) -> bool:
+        """Whether it matters where a client is."""
+        return bool(
+            self.max_connections_per_address
+            or self.max_publishes_per_second
+            or self.max_publish_bytes_per_second
+        )
+
     def is_open(self) -> bool:
         """Whether everybody may do everything, since nobody but this machine is asked for it."""
         return is_loopback(self.host) and not self.has_keys() and not self.anonymous
@@ -364,5 +421,8 @@ class Settings(BaseSettings):
                     ),
                 )
                 for pattern, override in self.retention_overrides.items()
+            ),
+            Retention(
+                self.retain_events, min(self.retain_bytes, self.log_memory_bytes), self.retain_max_seconds
             ),
         )

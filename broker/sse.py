@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from broker.errors import TooLarge
+from broker.errors import BrokerError, InvalidBody, TooLarge
 from broker.events import SEQUENCE_BITS, SEQUENCE_MASK, Event, EventId, format_id, id_seconds, rfc3339
 
 HEARTBEAT = b":\n"
@@ -52,6 +52,11 @@ def gap(topic: str, after: str, reason: str) -> bytes:
     return control("broker.gap", {"topic": topic, "after": after, "reason": reason})
 
 
+def end(topic: str, reason: str, event_id: EventId) -> bytes:
+    """`broker.end` (contract §3): nothing will follow on `topic`."""
+    return control("broker.end", {"topic": topic, "reason": reason}, event_id)
+
+
 def envelope(topic: str, event_frame: bytes, event_id: EventId) -> bytes:
     """The envelope form of the event that `event_frame` holds."""
     event = split(event_frame)
@@ -82,12 +87,17 @@ class Decoder:
     As the standard has it, the last event id moves on only when the event that brought it is complete: one that is cut is
     asked for again. One departure: a `retry` of more than nine digits, eleven days, is ignored.
 
+    Args:
+        max_event_bytes: bound on the lines of one event, and on a line.
+        strict: bytes that are no UTF-8 are a failure; the standard has them replaced.
+
     Attributes:
         last_event_id: the cursor; `""` before the first id.
         retry_ms: the reconnect delay last asked for, or None.
+        failure: why nothing more can be decoded; the events before were returned.
     """
 
-    def __init__(self, max_event_bytes: int = 16 << 20) -> None:
+    def __init__(self, max_event_bytes: int = 16 << 20, *, strict: bool = False) -> None:
         self.last_event_id = ""
         self.retry_ms: int | None = None
         self._max_event_bytes = max_event_bytes
@@ -96,7 +106,8 @@ class Decoder:
         self._size = 0  # bytes of the event's lines that have ended
         self._at_start = True
         self._after_cr = False  # a LF that comes next belongs to the CR before it
-        self._too_large = False
+        self.failure: BrokerError | None = None
+        self._errors = "strict" if strict else "replace"
         self._data: list[str] = []
         self._type = ""
         self._id: str | None = None
@@ -107,11 +118,17 @@ class Decoder:
         Raises:
             TooLarge: the lines of one event, or one comment, are longer than `max_event_bytes`. The events before it were
                 returned; every further call raises the same.
+            InvalidBody: the same for what is no UTF-8, where this decoder is strict.
         """
-        events = [] if self._too_large else self._events(data)
-        if self._too_large and not events:
-            raise TooLarge(f"An event of the stream is over {self._max_event_bytes} bytes.")
+        events = [] if self.failure else self._events(data)
+        if self.failure and not events:
+            raise self.failure
         return events
+
+    @property
+    def is_within_event(self) -> bool:
+        """Whether an end here would cut an event."""
+        return bool(self._data or self._type or (self._rest and not self._rest[0].startswith(b":")))
 
     def _events(self, data: bytes) -> list[Event]:
         """The events before one that is too large, if there is one."""
@@ -121,16 +138,24 @@ class Decoder:
         events: list[Event] = []
         for line in self._complete(data):
             if self._size + len(line) > self._max_event_bytes:
-                self._too_large = True
+                self._fail_too_large()
                 return events
             if line:
-                self._field(line)
+                try:
+                    self._field(line)
+                except UnicodeDecodeError:
+                    self.failure = InvalidBody("A line of the stream is not valid UTF-8.")
+                    return events
                 continue
             event = self._dispatch()
             if event is not None:
                 events.append(event)
-        self._too_large = self._size + self._rest_bytes > self._max_event_bytes
+        if self._size + self._rest_bytes > self._max_event_bytes:
+            self._fail_too_large()
         return events
+
+    def _fail_too_large(self) -> None:
+        self.failure = TooLarge(f"An event of the stream is over {self._max_event_bytes} bytes.")
 
     def _complete(self, data: bytes) -> list[bytes]:
         """The lines that end in `data`; a CR ends its line at once, whatever follows."""
@@ -158,7 +183,7 @@ class Decoder:
             return
         self._size += len(line)
         name, _, raw = line.partition(b":")
-        value = raw.removeprefix(b" ").decode("utf-8", "replace")
+        value = raw.removeprefix(b" ").decode("utf-8", self._errors)
         if name == b"data":
             self._data.append(value)
         elif name == b"event":

@@ -83,10 +83,14 @@ def from_since(text: str, now: float) -> Start:
     cursor = parse_id(text)
     if cursor is not None:
         return After(cursor, text)
+    age = age_seconds(text)
+    return Since(_time(text) if age is None else now - age)
+
+
+def age_seconds(text: str) -> int | None:
+    """The seconds of an age such as `90s`, `10m`, `2h`; None where it is none."""
     age = _AGE.fullmatch(text)
-    if age:
-        return Since(now - int(age[1]) * _AGE_SECONDS[age[2]])
-    return Since(_time(text))
+    return int(age[1]) * _AGE_SECONDS[age[2]] if age else None
 
 
 def _time(text: str) -> float:
@@ -118,47 +122,70 @@ class Position:
     """Where a subscriber begins.
 
     Attributes:
+        topics: what it reads; those are left out that ended before, and of which it has, or is told in `preface`, the end.
         cursor: from where it reads.
         floors: for each topic, from where it reads that one; empty where that is the cursor for all.
         preface: control events that come before anything else.
         gaps: the reasons of the gaps told in `preface`.
     """
 
+    topics: tuple[str, ...]
     cursor: EventId
     floors: tuple[EventId, ...]
     preface: bytes
     gaps: tuple[str, ...]
 
 
-def position(
-    start: Start,
-    topics: Sequence[str],
-    logs: Sequence[Log],
-    *,
-    born: EventId,
-    last_id: EventId,
-    is_lost: Callable[[EventId], bool],
-) -> Position:
-    """What `start` means for `logs`, those of `topics`, which reach back as far as it asks.
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the store knows, at the moment in which somebody starts.
 
-    The store was born at `born`, its last id is `last_id`; `is_lost` tells of a cursor whether it comes from a time that
-    the store has lost.
+    Attributes:
+        born: nothing is known of what was before this id.
+        last_id: its last id, as far as known here.
+        heard_to: up to here the logs lack nothing.
+        is_lost: whether a cursor comes from a time that the store has lost.
     """
+
+    born: EventId
+    last_id: EventId
+    heard_to: EventId
+    is_lost: Callable[[EventId], bool]
+
+
+def has_all(start: Start, logs: Sequence[Log], known: Known) -> bool:
+    """Whether all of `logs` are of topics that have ended, and who starts there has seen each of these ends."""
+    return isinstance(start, After) and all(_has_end(start, log, known) for log in logs)
+
+
+def _has_end(start: After, log: Log, known: Known) -> bool:
+    end, cursor = log.end, start.cursor
+    if end is None or not end.id <= cursor <= known.last_id:
+        return False
+    return cursor >= log.lost_at and not known.is_lost(cursor)
+
+
+def position(start: Start, topics: Sequence[str], logs: Sequence[Log], known: Known) -> Position:
+    """What `start` means for `logs`, those of `topics`, which reach back as far as it asks."""
     if isinstance(start, Latest):
-        opening = sse.control("broker.open", {"topics": list(topics)}, last_id)
-        return Position(last_id, (), opening, ())
+        return _latest(topics, logs, known)
     if isinstance(start, Last) and all(log.start_before(start.count) == log.last for log in logs):
-        # else a reconnect would start N back again
-        return position(Latest(), topics, logs, born=born, last_id=last_id, is_lost=is_lost)
-    gaps = [_gap(start, log, born, last_id, is_lost) for log in logs]
+        return _latest(topics, logs, known)  # else a reconnect would start N back again
+    if isinstance(start, After) and any(log.end is not None for log in logs):
+        left = [
+            (topic, log) for topic, log in zip(topics, logs, strict=True) if not _has_end(start, log, known)
+        ]
+        topics, logs = [topic for topic, _ in left], [log for _, log in left]
+    gaps = [_gap(start, log, known) for log in logs]
     preface = b"".join(
         sse.gap(topic, _cursor_text(start), reason)
         for topic, reason in zip(topics, gaps, strict=True)
         if reason is not None
     )
-    floors = tuple(_floor(start, log, last_id) for log in logs)
+    floors = tuple(_floor(start, log, known) for log in logs)
     cursor = min(floors)
     return Position(
+        tuple(topics),
         cursor,
         floors if cursor != max(floors) else (),
         preface,
@@ -166,28 +193,57 @@ def position(
     )
 
 
-def _gap(
-    start: Start, log: Log, born: EventId, last_id: EventId, is_lost: Callable[[EventId], bool]
-) -> str | None:
+def _latest(topics: Sequence[str], logs: Sequence[Log], known: Known) -> Position:
+    """New events only. Of topics that have ended the end is told: after a `broker.open` without an id, lest the reader come
+    back with a cursor behind it, and before one with an id for those that are left (I1).
+    """
+    cursor = known.heard_to
+    ends = sorted(
+        (log.end.id, topic, log.end.frame)
+        for topic, log in zip(topics, logs, strict=True)
+        if log.end is not None and log.end.id <= cursor
+    )
+    if not ends:
+        return Position(tuple(topics), cursor, (), _open(topics, cursor), ())
+    told = {topic for _, topic, _ in ends}
+    left = tuple(topic for topic in topics if topic not in told)
+    preface = _open(topics, None) + b"".join(frame for _, _, frame in ends)
+    if left:
+        preface += _open(left, cursor if cursor > ends[-1][0] else None)
+    return Position(left, cursor, (), preface, ())
+
+
+def _open(topics: Sequence[str], cursor: EventId | None) -> bytes:
+    return sse.control("broker.open", {"topics": list(topics)}, cursor)
+
+
+def _gap(start: Start, log: Log, known: Known) -> str | None:
     if isinstance(start, Malformed):
         return "unknown-id"
     if not isinstance(start, After):
         return None
-    if start.cursor > last_id:
+    if start.cursor > known.last_id:
         return "unknown-id"
-    if is_lost(start.cursor):
+    if known.is_lost(start.cursor):
         return "lost"
+    if log.end is not None and log.end.id <= start.cursor:
+        return "lost"  # what came behind the end, else it would be left out
     if not log.has_gap(start.cursor):
         return None
-    return "lost" if start.cursor < born else "trimmed"
+    return "lost" if start.cursor < known.born else "trimmed"
 
 
-def _floor(start: Start, log: Log, last_id: EventId) -> EventId:
+def _floor(start: Start, log: Log, known: Known) -> EventId:
+    floor = _floor_of_events(start, log, known)
+    return floor if log.end is None else min(floor, log.end.prev)
+
+
+def _floor_of_events(start: Start, log: Log, known: Known) -> EventId:
     match start:
         case After(cursor):
-            return log.start_after(cursor) if cursor <= last_id else last_id
+            return log.start_after(cursor) if cursor <= known.last_id else known.heard_to
         case Since(seconds):
-            return log.start_after(min(max(0, id_at(seconds) - 1), last_id))
+            return log.start_after(min(max(0, id_at(seconds) - 1), known.heard_to))
         case Last(count):
             return log.start_before(count)
         case _:

@@ -65,14 +65,16 @@ class Lag:
         pending: bytes that its peer has yet to acknowledge.
         moved_at: when that last changed.
         unanswered: nothing more is to be written to it, but a heartbeat's time has passed without an acknowledgement.
+        notice: a control event that it is to be written first, once it can be written to; the latest one.
     """
 
-    __slots__ = ("moved_at", "pending", "unanswered")
+    __slots__ = ("moved_at", "notice", "pending", "unanswered")
 
     def __init__(self, now: float, *, unanswered: bool = False) -> None:
         self.pending = -1
         self.moved_at = now
         self.unanswered = unanswered
+        self.notice = b""
 
 
 class Owner(Protocol):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from broker.errors import Forbidden, InvalidParameter, InvalidTopic
 
@@ -100,13 +100,22 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class RetentionRules:
-    """The retention of every topic: the first override whose pattern matches, else the default."""
+    """The retention of every topic: the first override whose pattern matches, else the default.
+
+    Attributes:
+        asked: what a topic keeps whose first publisher has asked for a time, but for that time.
+    """
 
     default: Retention
     overrides: Sequence[tuple[str, Retention]] = ()
+    asked: Retention = Retention(100_000, 16 << 20, 86_400)
 
     def of(self, topic: str) -> Retention:
         for pattern, retention in self.overrides:
             if matches(pattern, topic):
                 return retention
         return self.default
+
+    def asked_for(self, seconds: float) -> Retention:
+        """What a topic keeps whose first publisher has asked for `seconds`."""
+        return replace(self.asked, seconds=seconds)

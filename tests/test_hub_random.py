@@ -13,7 +13,7 @@ import pytest
 from broker import ends, fanout, feed
 from broker.events import Event
 from broker.sse import Decoder
-from broker.start import After, position
+from broker.start import After, Known, position
 from broker.subscriber import Subscriber
 from tests.hub_bench import Bench
 
@@ -74,9 +74,7 @@ class Story:
             After(cursor, ""),
             topics,
             logs,
-            born=0,
-            last_id=self.bench.last,
-            is_lost=lambda _cursor: False,
+            Known(0, self.bench.last, self.bench.last, lambda _cursor: False),
         )
         floors = where.floors or (where.cursor,) * len(logs)
         replayed = sorted(

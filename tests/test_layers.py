@@ -12,7 +12,19 @@ ROOT = Path(__file__).parent.parent / "broker"
 
 LAYERS = [
     {"events", "topics", "errors", "notices", "hosts", "keys", "settings"},
-    {"sse", "log", "logs", "start", "access", "tokens", "revocations", "metrics"},
+    {
+        "sse",
+        "entry",
+        "log",
+        "logs",
+        "producers",
+        "start",
+        "access",
+        "tokens",
+        "revocations",
+        "buckets",
+        "metrics",
+    },
     {
         "hub",
         "fanout",
@@ -24,11 +36,11 @@ LAYERS = [
         "gate",
         "dismissals",
         "expiries",
-        "endings",
+        "slices",
         "stores",
         "descriptors",
     },
-    {"node", "readings"},
+    {"node", "admission", "readings"},
     {"web"},
     {"cli", "web.app", "process", "instance", "supervisor", "__main__"},
 ]
@@ -39,8 +51,11 @@ FORBIDDEN = {
     "sse": {"asyncio", "aiohttp", "redis"},
     "log": {"asyncio", "aiohttp", "redis"},
     "logs": {"asyncio", "aiohttp", "redis"},
+    "entry": {"asyncio", "aiohttp", "redis"},
+    "producers": {"asyncio", "aiohttp", "redis"},
     "start": {"asyncio", "aiohttp", "redis"},
     "access": {"asyncio", "aiohttp", "redis"},
+    "buckets": {"asyncio", "aiohttp", "redis"},
     "revocations": {"asyncio", "aiohttp", "redis"},
     "tokens": {"asyncio", "aiohttp", "redis"},
     "metrics": {"asyncio", "aiohttp", "redis"},
@@ -124,7 +139,7 @@ def test_i6_no_redis_type_above_the_stores() -> None:
             assert not any(name.split(".")[0] == "redis" for name in imports(path)), path
 
 
-PARTS = {"hub", "fanout", "feeds", "feed", "ends", "walk", "subscriber", "dismissals", "expiries", "endings"}
+PARTS = {"hub", "fanout", "feeds", "feed", "ends", "walk", "subscriber", "dismissals", "expiries", "slices"}
 
 
 def test_hub_and_stores_do_not_know_each_other() -> None:

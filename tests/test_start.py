@@ -14,6 +14,7 @@ from broker.events import EventId, format_id, id_at, id_seconds
 from broker.log import Log
 from broker.start import (
     After,
+    Known,
     Last,
     Latest,
     Malformed,
@@ -55,7 +56,7 @@ def at(start: Start, *logs: Log, last_id: EventId | None = None) -> Position:
     """Where `start` begins in `logs`, those of the topics a, b, …"""
     last = max(log.last for log in logs) if last_id is None else last_id
     topics = "abcdefgh"[: len(logs)]
-    return position(start, topics, logs, born=BORN, last_id=last, is_lost=lambda _cursor: False)
+    return position(start, topics, logs, Known(BORN, last, last, lambda _cursor: False))
 
 
 def told(where: Position) -> list[tuple[str | None, dict[str, object], str]]:

@@ -17,6 +17,7 @@ need: `publish` works, and is imported, without aiohttp.
     backoff       how long to wait before the next attempt
     blocking      `publish`
     publishing    what the publishing side of `Client` sends, and its retries
+    streaming     `Stream`: a stream into one topic, over any number of connections
     asking        asking for a stream, once
     meaning       what an event of a stream is to who subscribed
     subscription  one subscription, over any number of connections
@@ -29,6 +30,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from broker.client.blocking import publish as publish
+from broker.client.errors import Cancelled as Cancelled
 from broker.client.errors import ClientError as ClientError
 from broker.client.errors import PublishError as PublishError
 from broker.client.errors import SubscribeError as SubscribeError
@@ -38,11 +40,13 @@ from broker.client.words import Gap as Gap
 if TYPE_CHECKING:
     from broker.client.client import Client as Client
     from broker.client.publishing import Published as Published
+    from broker.client.streaming import Stream as Stream
     from broker.client.subscription import Subscription as Subscription
 else:
     _LATER = {
         "Client": "broker.client.client",
         "Published": "broker.client.publishing",
+        "Stream": "broker.client.streaming",
         "Subscription": "broker.client.subscription",
     }
 

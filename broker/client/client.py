@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Sequence
+import contextlib
+import socket
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
@@ -10,11 +12,14 @@ from weakref import WeakSet
 import aiohttp
 
 from broker.client.address import base_url, topic_url
-from broker.client.errors import PublishError, json_object, unexpected
+from broker.client.errors import PublishError, SubscribeError, json_object, unexpected
 from broker.client.publishing import Answer, Published, Publisher, ndjson
+from broker.client.streaming import Stream
 from broker.client.subscription import Subscription
 from broker.client.words import Connection, Limits, Start
 from broker.events import Event
+
+UNACKNOWLEDGED_MS = 20_000
 
 
 class Client:
@@ -77,7 +82,7 @@ class Client:
         if self._given is not None:
             return self._given
         if self._own is None:
-            self._own = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+            self._own = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket))
         return self._own
 
     # Publish
@@ -146,6 +151,38 @@ class Client:
         members = json_object(answer.body)
         return Published(int(count), members.get("first_id"), members.get("last_id"))
 
+    def stream(self, topic: str, *, retain: str | None = None, last_viewer: str | None = None) -> Stream:
+        """A stream of events into `topic`, which ends when the stream is left:
+
+            async with client.stream("answers.7", retain="24h") as stream:
+                async for token in tokens:
+                    await stream.send(token)
+
+        After a lost connection it goes on where it was, for `patience_seconds`; nothing is published twice.
+
+        Args:
+            retain: how long the topic, if it is new, is to keep its events, as an age such as `24h`.
+            last_viewer: the age after which a stream that nobody watches is cancelled.
+
+        Raises:
+            PublishError: a name that is none; else see `Stream`.
+        """
+        given = {"retain": retain, "last_viewer": last_viewer}
+        return Stream(
+            self._session(),
+            self.url,
+            topic,
+            self._headers,
+            query={name: value for name, value in given.items() if value is not None},
+            timeout_seconds=self._timeout_seconds,
+            patience_seconds=self._patience_seconds,
+        )
+
+    async def cancel(self, topic: str) -> None:
+        """Ask whoever publishes a stream to `topic` to stop, and tell its subscribers. Raises `PublishError`."""
+        url = topic_url(PublishError, self.url, [topic]) + "/cancel"
+        await self._posts().ask(url)
+
     def _posts(self) -> Publisher:
         if self._publisher is None:
             self._publisher = Publisher(
@@ -157,6 +194,21 @@ class Client:
         return self._publisher
 
     # Subscribe
+
+    async def follow(self, topic: str) -> AsyncIterator[Event]:
+        """The events of `topic` from its first to its end, through any number of reconnects; a gap comes as a `Gap`.
+
+        Raises:
+            SubscribeError: as a `Subscription` does; and at the end, with the code `abandoned` or `deleted`, where the topic
+                was not closed by its publisher, so that what came is not all.
+        """
+        events = self.subscribe(topic, since="earliest")
+        async with contextlib.aclosing(events):
+            async for event in events:
+                yield event
+        why = events.ended.get(topic, "closed")
+        if why != "closed":
+            raise SubscribeError(why, f"{topic} has no end of its publisher's: it was {why}.")
 
     def subscribe(
         self,
@@ -192,6 +244,15 @@ class Client:
         )
         self._subscriptions.add(subscription)
         return subscription
+
+
+def _socket(info: aiohttp.AddrInfoType) -> socket.socket:
+    """One that is given up when the other side acknowledges nothing any more; else a stream would send into the void for long."""
+    family, kind, protocol, _, _ = info
+    made = socket.socket(family, kind, protocol)
+    with contextlib.suppress(OSError, AttributeError):  # not everywhere, and not on every kind
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+    return made
 
 
 def _encoded(data: str | bytes) -> bytes:

@@ -56,6 +56,10 @@ class PublishError(ClientError):
     """An event was not published, or, where the code is `unreachable`, nobody knows whether it was."""
 
 
+class Cancelled(PublishError):
+    """Somebody asked the producer of a stream to stop; what was sent before stands."""
+
+
 class SubscribeError(ClientError):
     """A subscription that can't be had, now or later."""
 

@@ -11,6 +11,7 @@ import json
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import aiohttp
 
@@ -115,6 +116,19 @@ class Publisher:
         if answer.status != 201:
             raise problem(PublishError, answer.status, answer.retry_after, answer.body)
         return answer
+
+    async def ask(self, url: str) -> None:
+        """Post nothing, to be answered 202. Raises `PublishError`."""
+        timeout = aiohttp.ClientTimeout(total=self._timeout_seconds)
+        try:
+            async with self._session.post(
+                url, headers=self._headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                answer = await read(response)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise _unreachable(url, error) from error
+        if answer.status != HTTPStatus.ACCEPTED:
+            raise problem(PublishError, answer.status, answer.retry_after, answer.body)
 
     async def stream(self, url: str, chunks: AsyncIterable[bytes]) -> Answer:
         """Post one NDJSON body, each chunk as it comes; the answer may come before its end.

@@ -15,6 +15,10 @@ from broker.events import EventId
 from broker.log import Log
 from broker.start import Start
 
+Item = tuple[str, bytes]
+"""A topic, and an event's lines (`sse.lines`)."""
+
+
 Deliver = Callable[[str, int], bool]
 """Called with a watched topic and the bytes of frames that were just appended to its log; 0 where `complete_to` alone moved.
 
@@ -27,15 +31,40 @@ Heed = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
-    """The answer to a publish: one id for each item, in the order of the items.
+class Asked:
+    """What is asked of a publish beside the events.
 
     Attributes:
+        ends: topics that end with this call, in one step with its events, or without one.
+        producer: who publishes, and the number of the first item within its stream, from 1 (see `broker.producers`); the
+            call is for one topic then.
+        retain_seconds: how long a topic that this call opens is to keep its events; ignored for one that was published to
+            before, unless it was deleted since.
+    """
+
+    ends: Sequence[str] = ()
+    producer: tuple[str, int] | None = None
+    retain_seconds: float | None = None
+
+
+PLAIN = Asked()
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The answer to a publish.
+
+    Attributes:
+        ids: one for each item that is published now, in the order of the items; where there were none, of each end.
         replayed: the idempotency key was known for every topic, nothing was published, the ids are the first ones.
+        closed: all topics that were to end have ended.
+        known: how many leading items the producer had published before; they were not published again.
     """
 
     ids: Sequence[EventId]
     replayed: bool = False
+    closed: bool = False
+    known: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +73,7 @@ class TopicState:
 
     Attributes:
         subscribers: how many watch it, on all instances.
+        closed: whether it has ended.
     """
 
     topic: str
@@ -52,6 +82,7 @@ class TopicState:
     bytes: int
     first_id: EventId | None
     last_id: EventId | None
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +124,24 @@ class Store(Protocol):
         """The highest id seen come out of the store; a cursor above it is ahead of the store."""
 
     @property
+    def heard_to(self) -> EventId:
+        """Up to here a log that `watch` just answered lacks nothing; at most `last_id`."""
+
+    @property
     def complete_to(self) -> EventId:
         """Up to here the logs of all watched topics are complete."""
 
-    async def publish(self, items: Sequence[tuple[str, bytes]], key: str | None = None) -> Receipt:
-        """Append `(topic, lines)` items in order, all or none; on return they are in the store and on their way (I7).
+    async def publish(self, items: Sequence[Item], key: str | None = None, asked: Asked = PLAIN) -> Receipt:
+        """Append `(topic, lines)` items in order, then the ends asked for, all or none; on return they are in the store and on
+        their way (I7).
 
-        With `key`, a topic that has seen the same key within `idempotency_seconds` gets nothing again.
+        With `key`, a topic that has seen the same key within `idempotency_seconds` gets nothing again, and is not ended.
+        That is looked at first, then what its producer has published, then whether a topic that is to get something has
+        ended. Ending what has ended already, without an event, is fine.
 
         Raises:
+            Closed: a topic that was to get an event has ended; nothing is published.
+            OutOfOrder: events of the producer's stream are missing before these; nothing is published.
             RateLimited: there is no room for another key.
             Unavailable: nothing is known to be in the store.
         """
@@ -128,8 +168,25 @@ class Store(Protocol):
     def written(self, topic: str) -> None:
         """What was held for the subscribers of `topic` is held no more: trim its log."""
 
+    async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
+        """End `topic` with `reason`; the id of its end, be it one that it had already.
+
+        None, and nothing is done, where it goes on: its last id is not `if_last`, of those who name one.
+        """
+
+    async def lease(self, topic: str, seconds: float | None) -> None:
+        """Have `topic` end, `abandoned`, unless it ends, is deleted, or this is called again within `seconds`; None: never.
+
+        Also if this instance is gone by then: any that shares the store sees to it, within a few seconds. Of several leases
+        the longest counts. A topic that has ended is left alone.
+
+        Raises:
+            RateLimited: there is no room for another lease.
+            Unavailable: the lease may not have been taken.
+        """
+
     async def delete(self, topic: str) -> None:
-        """Empty `topic`; those subscribed are delivered its end."""
+        """Empty `topic`, and open it again if it had ended; those subscribed are delivered its end."""
 
     async def tell(self, notice: str, until: float | None = None) -> None:
         """Have all instances heed `notice`; on return this one has, and those that can be reached are about to.
@@ -140,6 +197,12 @@ class Store(Protocol):
             RateLimited: there is no room for another one that is kept.
             Unavailable: the others are not known to hear of it; this one hasn't heeded it.
         """
+
+    def hold(self, name: str, count: int) -> None:
+        """This instance holds `count` of `name`, such as streams of an address; the others know it within a second."""
+
+    async def held_elsewhere(self, names: Sequence[str]) -> Sequence[int]:
+        """How many of each of `names` the other instances hold, at most 2 s ago. Raises `Unavailable`."""
 
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
         """What is held of each of `topics`, be it nothing; at most 2 s old."""

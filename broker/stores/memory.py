@@ -6,18 +6,20 @@ It is born when the process starts: a cursor from before is told `lost`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from broker import sse
-from broker.errors import RateLimited
+from broker.errors import Closed
 from broker.events import SEQUENCE_BITS, Clock, EventId
 from broker.log import Log
 from broker.logs import Logs
+from broker.producers import Producers
 from broker.start import Start
-from broker.stores.base import Deliver, Health, Heed, Receipt, TopicState
+from broker.stores.base import PLAIN, Asked, Deliver, Health, Heed, Item, Receipt, TopicState
+from broker.stores.keys import Keys
+from broker.stores.leases import Leases
 from broker.topics import RetentionRules
 
-KEY_OVERHEAD_BYTES = 250  # what Python needs for a remembered key beside its text, measured
 SWEEP_SHARE = 60  # a sweep looks at this fraction of the logs, so all are seen within a minute
 SWEEP_LEAST = 200
 
@@ -56,7 +58,8 @@ class MemoryStore:
             topic_memory_seconds=topic_memory_seconds,
         )
         self._watched: set[str] = set()
-        self._keys = _Keys(idempotency_seconds, max_key_bytes)
+        self._keys = Keys(idempotency_seconds, max_key_bytes)
+        self._leases = Leases()
         self._deliver: Deliver = _nobody
         self._heed: Heed = _heedless
 
@@ -68,6 +71,10 @@ class MemoryStore:
 
     @property
     def last_id(self) -> EventId:
+        return self._last
+
+    @property
+    def heard_to(self) -> EventId:
         return self._last
 
     @property
@@ -85,18 +92,68 @@ class MemoryStore:
     def _next_id(self, now: float) -> EventId:
         return max(int(now * 1000) << SEQUENCE_BITS, self._last + 1)
 
-    async def publish(self, items: Sequence[tuple[str, bytes]], key: str | None = None) -> Receipt:
-        if key is None:
+    async def publish(self, items: Sequence[Item], key: str | None = None, asked: Asked = PLAIN) -> Receipt:
+        if key is None and asked is PLAIN:
+            self._check_open({topic for topic, _ in items})
             return Receipt(self._append(items))
-        known = {topic: self._keys.get(topic, key, self._clock()) for topic, _ in items}
-        fresh = [item for item in items if known[item[0]] is None]
-        self._keys.check_room([topic for topic, _ in fresh], key)
-        for (topic, _), event_id in zip(fresh, self._append(fresh), strict=True):
-            known[topic] = event_id
-            self._keys.put(topic, key, event_id, self._clock())
-        return Receipt([event_id for event_id in known.values() if event_id is not None], replayed=not fresh)
+        return self._publish_asked(items, key, asked)
 
-    def _append(self, items: Sequence[tuple[str, bytes]]) -> list[EventId]:
+    def _publish_asked(self, items: Sequence[Item], key: str | None, asked: Asked) -> Receipt:
+        now = self._clock()
+        first = {} if key is None else {topic: self._keys.get(topic, key, now) for topic, _ in items}
+        fresh = [item for item in items if first.get(item[0]) is None]
+        known = self._known(fresh, asked)
+        fresh = fresh[known:]
+        topics = dict.fromkeys(topic for topic, _ in fresh)
+        self._check_open(topics)
+        if key is not None:
+            self._keys.check_room(list(topics), key)
+        ends = [topic for topic in asked.ends if first.get(topic) is None and not self._has_ended(topic)]
+        ids = self._append(fresh, ends, asked.retain_seconds)
+        if len(items) > known:
+            self._went_on(asked, items)
+        if key is not None:
+            for (topic, _), event_id in zip(fresh, ids, strict=True):
+                first[topic] = event_id
+                self._keys.put(topic, key, event_id, now)
+            ids = [event_id for event_id in first.values() if event_id is not None]
+        if not items:
+            ids = [self._logs.open(topic, now).last for topic in asked.ends]
+        return Receipt(
+            ids,
+            replayed=bool(first) and not fresh,
+            closed=bool(asked.ends) and all(map(self._has_ended, asked.ends)),
+            known=known,
+        )
+
+    def _check_open(self, topics: Iterable[str]) -> None:
+        ended = [topic for topic in topics if self._has_ended(topic)]
+        if ended:
+            raise Closed(ended)
+
+    def _has_ended(self, topic: str) -> bool:
+        log = self._logs.get(topic)
+        return log is not None and log.end is not None
+
+    def _known(self, items: Sequence[Item], asked: Asked) -> int:
+        """How many of `items` their producer has published before."""
+        if asked.producer is None:
+            return 0
+        log = self._logs.get(_topic_of(items, asked))
+        producers = (log.producers if log is not None else None) or Producers()
+        return producers.known(*asked.producer, len(items))
+
+    def _went_on(self, asked: Asked, items: Sequence[Item]) -> None:
+        log = self._logs.get(_topic_of(items, asked))
+        if asked.producer is not None and items and log is not None:
+            log.producers = log.producers or Producers()
+            name, first = asked.producer
+            log.producers.went_on(name, first + len(items))
+
+    def _append(
+        self, items: Sequence[Item], ends: Sequence[str] = (), retain_seconds: float | None = None
+    ) -> list[EventId]:
+        """Append `items`, then the ends of topics that are open; returns the ids of the items."""
         now = self._clock()
         event_id = self._next_id(now)
         ids = []
@@ -105,15 +162,47 @@ class MemoryStore:
         for topic, lines in items:
             if log is None or topic != log_topic:
                 log, log_topic = self._logs.open(topic, now), topic
+                if retain_seconds is not None:
+                    self._logs.ask(log, retain_seconds)
             event_frame = sse.frame(lines, event_id)
             log.append(event_id, event_frame)
             grown[topic] = grown.get(topic, 0) + len(event_frame)
             ids.append(event_id)
             event_id += 1
-        if ids:
-            self._last = ids[-1]
+        for topic in ends:
+            grown[topic] = grown.get(topic, 0) + self._end(topic, "closed", event_id, now)
+            event_id += 1
+        if grown:
+            self._last = event_id - 1
         self._settle(grown, now)
         return ids
+
+    def _end(self, topic: str, reason: str, event_id: EventId, now: float) -> int:
+        """The bytes of what ends `topic`."""
+        frame = sse.end(topic, reason, event_id)
+        self._logs.open(topic, now).close(event_id, frame)
+        self._leases.drop(topic)
+        return len(frame)
+
+    async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
+        return self._close(topic, reason, if_last)
+
+    def _close(self, topic: str, reason: str, if_last: EventId | None = None) -> EventId | None:
+        log = self._logs.get(topic)
+        if log is not None and log.end is not None:
+            return log.last
+        if if_last is not None and (log is None or log.last != if_last):
+            return None
+        now = self._clock()
+        end_id = self._last = self._next_id(now)
+        self._settle({topic: self._end(topic, reason, end_id, now)}, now)
+        return end_id
+
+    async def lease(self, topic: str, seconds: float | None) -> None:
+        if seconds is None:
+            self._leases.drop(topic)
+        elif not self._has_ended(topic):
+            self._leases.take(topic, self._clock() + seconds)
 
     def _settle(self, grown: dict[str, int], now: float) -> None:
         for topic, size in grown.items():
@@ -145,16 +234,24 @@ class MemoryStore:
 
     async def delete(self, topic: str) -> None:
         log = self._logs.get(topic)
+        self._leases.drop(topic)
         if log is None:
             return
         now = self._clock()
         self._last = self._next_id(now)
-        frame = sse.control("broker.end", {"topic": topic, "reason": "deleted"}, self._last)
+        frame = sse.end(topic, "deleted", self._last)
         log.clear(self._last, frame)
+        self._logs.retain(topic, log, None)
         self._settle({topic: len(frame)}, now)
 
     async def tell(self, notice: str, until: float | None = None) -> None:
         self._heed(notice)  # there is no other instance, and who comes later begins with nothing
+
+    def hold(self, name: str, count: int) -> None:
+        """There is no other instance that should know."""
+
+    async def held_elsewhere(self, names: Sequence[str]) -> Sequence[int]:
+        return [0] * len(names)
 
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
         return [self._describe(topic) for topic in topics]
@@ -166,7 +263,8 @@ class MemoryStore:
         self._logs.trim(topic, log, self._clock())
         first, _, count, size = log.visible()
         last_id = log.last if log.named else None
-        return TopicState(topic, watching, count, size, first.id if first else None, last_id)
+        closed = log.end is not None
+        return TopicState(topic, watching, count, size, first.id if first else None, last_id, closed)
 
     async def topics(self, after: str, limit: int) -> Sequence[str]:
         return self._logs.names_after(after, limit)
@@ -175,6 +273,8 @@ class MemoryStore:
         now = self._clock()
         self._logs.sweep(now, SWEEP_LEAST + len(self._logs) // SWEEP_SHARE)
         self._keys.sweep(now)
+        for topic in self._leases.due(now):
+            self._close(topic, "abandoned")
 
     @property
     def health(self) -> Health:
@@ -184,43 +284,8 @@ class MemoryStore:
         return {"store": "ok"}
 
 
-class _Keys:
-    """Idempotency keys by topic, with the id that each brought; the oldest first, within a bound of bytes."""
-
-    def __init__(self, seconds: float, max_bytes: int) -> None:
-        self._seconds = seconds
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._ids: dict[tuple[str, str], tuple[EventId, float]] = {}
-
-    def get(self, topic: str, key: str, now: float) -> EventId | None:
-        self.sweep(now)
-        known = self._ids.get((topic, key))
-        return None if known is None else known[0]
-
-    def check_room(self, topics: Sequence[str], key: str) -> None:
-        if self._bytes + sum(_key_bytes(topic, key) for topic in topics) > self._max_bytes:
-            raise RateLimited(
-                "Too many idempotency keys are remembered; try again later, or publish without a key.",
-                retry_after=max(1, int(self._seconds / 10)),
-            )
-
-    def put(self, topic: str, key: str, event_id: EventId, now: float) -> None:
-        self._ids[topic, key] = event_id, now
-        self._bytes += _key_bytes(topic, key)
-
-    def sweep(self, now: float) -> None:
-        """Forget keys that are old enough, and those that a clock which stepped back left far in the future."""
-        while self._ids:
-            (topic, key), (_, since) = next(iter(self._ids.items()))
-            if abs(now - since) < self._seconds:
-                return
-            del self._ids[topic, key]
-            self._bytes -= _key_bytes(topic, key)
-
-
-def _key_bytes(topic: str, key: str) -> int:
-    return len(topic) + len(key) + KEY_OVERHEAD_BYTES
+def _topic_of(items: Sequence[Item], asked: Asked) -> str:
+    return items[0][0] if items else asked.ends[0]
 
 
 def _nobody(_topic: str, _size: int) -> bool:

@@ -9,6 +9,7 @@ from time import monotonic, time
 from aiohttp import web
 
 from broker.access import ALL_TOPICS, EVERYTHING, Grant
+from broker.admission import Allowances
 from broker.descriptors import default_max_connections, usable
 from broker.events import Clock
 from broker.metrics import Metrics, Reading
@@ -19,6 +20,7 @@ from broker.stores.check import check_store
 from broker.stores.memory import MemoryStore
 from broker.tokens import Verifier
 from broker.web import admin, operate, page, publish, topics
+from broker.web.address import Addresses
 from broker.web.bodies import Bodies
 from broker.web.cors import Origins, preflights
 from broker.web.errors import errors_to_answers
@@ -26,7 +28,8 @@ from broker.web.guard import guard
 from broker.web.headers import Headers
 from broker.web.identity import ACCESS, Access
 from broker.web.jwks import KeySet
-from broker.web.keys import BODIES, HEADERS, NODE, SETTINGS, WAITING
+from broker.web.keys import BODIES, HEADERS, NODE, PRODUCING, SETTINGS, WAITING
+from broker.web.producing import Producing
 from broker.web.waiting import Waiting
 
 IDLE_SECONDS = 75.0  # between two requests on a connection; longer than proxies keep idle ones
@@ -68,11 +71,19 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     app.on_response_prepare.append(headers.complete)
 
     async def run_node(app: web.Application) -> AsyncIterator[None]:
-        app[NODE] = node = Node(_store(settings, clock), _limits(settings), metrics, clock)
+        app[NODE] = node = Node(
+            _store(settings, clock), _limits(settings), metrics, clock, _allowances(settings)
+        )
         app[WAITING] = waiting = _waiting(settings, node)
+        app[PRODUCING] = producing = Producing(node, settings.producer_timeout_seconds)
+        node.metrics.read(
+            [Reading("broker_streamed_bodies", "Open streamed bodies.", lambda: len(producing))]
+        )
         await node.start()
         waiting.start()
+        producing.start()
         yield
+        await producing.stop()
         waiting.stop()
         await node.stop()
 
@@ -93,7 +104,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
 def metrics_app(app: web.Application) -> web.Application:
     """What the port for metrics serves, of `app`, which has started: no topics, and nobody is asked for a token."""
     scraped = web.Application(middlewares=[errors_to_answers])
-    for key in (NODE, ACCESS, HEADERS, WAITING):
+    for key in (NODE, ACCESS, HEADERS, WAITING, PRODUCING):
         scraped[key] = app[key]  # type: ignore[misc]
     scraped.on_response_prepare.append(app[HEADERS].complete)
     scraped.router.add_get("/metrics", operate.metrics_for_all)
@@ -111,6 +122,7 @@ async def _let_nobody_wait(app: web.Application) -> None:
 def add_routes(router: web.UrlDispatcher) -> None:
     """All routes of contract §2 to §6."""
     router.add_post("/topics/{topic:[^/]+}", publish.publish)
+    router.add_post("/topics/{topic:[^/]+}/cancel", publish.cancel)
     router.add_get("/topics/{topic:[^/]+}", topics.topic)
     router.add_delete("/topics/{topic:[^/]+}", topics.delete)
     router.add_post("/topics", publish.publish_to_many)
@@ -125,8 +137,9 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 def _access(settings: Settings, origins: Origins, clock: Clock) -> Access:
+    addresses = Addresses(settings.trusted_proxies) if settings.counts_addresses() else None
     if settings.is_open():
-        return Access(EVERYTHING, None, None, origins, clock)
+        return Access(EVERYTHING, None, None, origins, addresses, clock)
     anonymous = Grant(
         ALL_TOPICS if "publish" in settings.anonymous else (),
         ALL_TOPICS if "subscribe" in settings.anonymous else (),
@@ -134,11 +147,11 @@ def _access(settings: Settings, origins: Origins, clock: Clock) -> Access:
     )
     keys = settings.keys()
     if not settings.has_keys():
-        return Access(anonymous, None, None, origins, clock)
+        return Access(anonymous, None, None, origins, addresses, clock)
     verifier = Verifier(keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer)
     url = settings.jwks_url
     key_set = None if url is None else KeySet(url, verifier.take, monotonic)
-    return Access(anonymous, verifier, key_set, origins, clock)
+    return Access(anonymous, verifier, key_set, origins, addresses, clock)
 
 
 def _waiting(settings: Settings, node: Node) -> Waiting:
@@ -185,6 +198,16 @@ def _redis(settings: Settings, url: str, clock: Clock) -> Store:
         max_key_bytes=settings.idempotency_memory_bytes,
     )
     return store.RedisStore(address.parse(url), settings.retention(), limits, clock=clock)
+
+
+def _allowances(settings: Settings) -> Allowances:
+    return Allowances(
+        max_connections_per_address=settings.max_connections_per_address,
+        max_connections_per_subject=settings.max_connections_per_subject,
+        max_connects_per_second=settings.max_connects_per_second,
+        max_publishes_per_second=settings.max_publishes_per_second,
+        max_publish_bytes_per_second=settings.max_publish_bytes_per_second,
+    )
 
 
 def _limits(settings: Settings) -> Limits:

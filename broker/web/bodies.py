@@ -11,14 +11,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
-from broker.errors import InvalidBody, Unavailable
+from broker.errors import BrokerError, InvalidBody, Unavailable
 from broker.web.waiting import Cut
 
 RETRY_SECONDS = 2
 
 T = TypeVar("T")
+
+
+class Interrupt:
+    """Lets somebody else break off what waits for a body, with an error for whoever sends it."""
+
+    def __init__(self) -> None:
+        self.error: BrokerError | None = None
+        self.wait: asyncio.Timeout | None = None
+
+    def raise_(self, error: BrokerError) -> None:
+        """Have the wait that is underway, or the next one, raise `error`; the first one counts."""
+        self.error = self.error or error
+        if self.wait is not None:
+            self.wait.reschedule(0)
 
 
 class Bodies:
@@ -41,7 +56,7 @@ class Bodies:
             f"The body was not whole within {body_seconds:g} s; send less at once, or send it as a stream."
         )
         self._stream_idle_seconds = stream_idle_seconds or None
-        self._late_piece = f"Nothing came for {stream_idle_seconds:g} s; a streamed body that pauses sends an empty line now and then."
+        self._late_piece = f"Nothing came for {stream_idle_seconds:g} s; a streamed body that pauses sends an empty line, or a comment, now and then."
 
     async def whole(self, read: Callable[[], Awaitable[T]]) -> T:
         """What `read` returns, which reads the body to its end.
@@ -52,13 +67,27 @@ class Bodies:
         """
         return await self._wait(read, self._body_seconds, Cut.BODY, self._late_body)
 
-    async def piece(self, read: Callable[[], Awaitable[T]]) -> T:
-        """What `read` returns, which reads what comes next of a streamed body; raises as `whole` does."""
-        return await self._wait(read, self._stream_idle_seconds, Cut.PAUSE, self._late_piece)
+    async def piece(self, read: Callable[[], Awaitable[T]], interrupt: Interrupt) -> T:
+        """What `read` returns, which reads what comes next of a streamed body; raises as `whole` does, or by `interrupt`."""
+        return await self._wait(read, self._stream_idle_seconds, Cut.PAUSE, self._late_piece, interrupt)
 
-    async def _wait(self, read: Callable[[], Awaitable[T]], seconds: float | None, why: Cut, late: str) -> T:
+    async def pause(self, seconds: float, interrupt: Interrupt) -> None:
+        """Read nothing of a streamed body for so long. Raises `Unavailable` as `whole` does, or by `interrupt`."""
+        await self._wait(partial(asyncio.sleep, seconds), None, Cut.PAUSE, "", interrupt)
+
+    async def _wait(
+        self,
+        read: Callable[[], Awaitable[T]],
+        seconds: float | None,
+        why: Cut,
+        late: str,
+        interrupt: Interrupt | None = None,
+    ) -> T:
+        interrupt = interrupt or Interrupt()
+        if interrupt.error is not None:
+            raise interrupt.error
         if not self._stopped:
-            wait = asyncio.timeout(seconds)
+            wait = interrupt.wait = asyncio.timeout(seconds)
             try:
                 async with wait:
                     self._waits.add(wait)
@@ -66,10 +95,13 @@ class Bodies:
             except TimeoutError:
                 if not wait.expired():
                     raise
+                if interrupt.error is not None:
+                    raise interrupt.error from None
                 if not self._stopped:
                     self._on_cut(why)
                     raise InvalidBody(late) from None
             finally:
+                interrupt.wait = None
                 self._waits.discard(wait)
         raise Unavailable(
             "This instance is shutting down and takes no more of the body; send the rest again in a moment.",

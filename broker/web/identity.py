@@ -15,6 +15,7 @@ from broker.errors import Forbidden
 from broker.events import Clock
 from broker.tokens import UnknownKey, Verifier
 from broker.web.access_log import PARAMETER
+from broker.web.address import Addresses
 from broker.web.cors import Origins
 from broker.web.guard import is_own_origin
 from broker.web.jwks import KeySet
@@ -32,6 +33,7 @@ class Access:
         verifier: of the tokens that come; None where there are no keys, and a token is nothing.
         key_set: fetches the verifier's further keys.
         origins: those whose pages may change something by a cookie.
+        addresses: tells where callers are; None where nobody wants to know.
         clock: seconds since 1970.
     """
 
@@ -41,24 +43,27 @@ class Access:
         verifier: Verifier | None,
         key_set: KeySet | None,
         origins: Origins,
+        addresses: Addresses | None,
         clock: Clock,
     ) -> None:
         self.key_set = key_set
         self._anybody = Caller(anonymous)
+        self._addresses = addresses
         self._verifier = verifier
         self._origins = origins
         self._clock = clock
 
     async def caller(self, request: web.Request) -> Caller:
         """See `caller_of`."""
-        if self._verifier is None:
-            return self._anybody
-        token = self._token(request)
-        if token is None:
-            return self._anybody
-        grant = await self._grant(self._verifier, token)
-        request.app[NODE].check_good(grant)
-        return Caller(grant)
+        token = None if self._verifier is None else self._token(request)
+        if token is None or self._verifier is None:
+            if self._addresses is None:
+                return self._anybody
+            grant = self._anybody.grant
+        else:
+            grant = await self._grant(self._verifier, token)
+            request.app[NODE].check_good(grant)
+        return Caller(grant, "" if self._addresses is None else self._addresses.of(request))
 
     async def _grant(self, verifier: Verifier, token: str) -> Grant:
         try:

@@ -6,7 +6,7 @@ from aiohttp import hdrs, web
 
 from broker.metrics import CONTENT_TYPE
 from broker.web.identity import ACCESS, caller_of
-from broker.web.keys import NODE
+from broker.web.keys import NODE, PRODUCING
 
 _FRESH = {"Cache-Control": "no-store"}
 
@@ -19,6 +19,7 @@ async def healthz(_request: web.Request) -> web.Response:
 async def readyz(request: web.Request) -> web.Response:
     """200 while events would arrive, else 503; each check says why."""
     checks = dict(request.app[NODE].checks())
+    checks["producing"] = request.app[PRODUCING].check
     key_set = request.app[ACCESS].key_set
     if key_set is not None:
         checks["keys"] = key_set.check

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aiohttp import hdrs, web
 
 from broker import sse
-from broker.errors import InvalidParameter, Unavailable
+from broker.access import Caller
+from broker.errors import InvalidParameter, RateLimited, Unavailable
+from broker.log import Log
 from broker.node import Node
-from broker.start import Latest, Start, from_cursor, from_last, from_since
+from broker.start import After, Latest, Start, from_cursor, from_last, from_since
 from broker.topics import check_topic
 from broker.web import handover
 from broker.web.accept import names_stream
 from broker.web.answers import head_lines, http_date
 from broker.web.identity import caller_of
-from broker.web.keys import NODE
+from broker.web.keys import NODE, SETTINGS
 
 HEADERS = {
     "Content-Type": "text/event-stream",
@@ -21,6 +25,7 @@ HEADERS = {
     "X-Accel-Buffering": "no",
 }
 _VARYING = HEADERS | {"Vary": "Accept"}
+_NOTHING_MORE = {"Cache-Control": "no-store", "Vary": "Accept"}
 _HEAD = (
     "HTTP/1.1 200 OK\r\n" + "".join(f"{k}: {v}\r\n" for k, v in HEADERS.items()) + "Connection: close\r\n"
 ).encode()
@@ -31,25 +36,36 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
     node = request.app[NODE]
     for topic in topics:
         check_topic(topic)
+    most = request.app[SETTINGS].max_topics_per_connection
+    if len(topics) > most:
+        node.metrics.refused.labels("max_topics_per_connection").inc()
+        raise InvalidParameter(f"At most {most} topics go on one stream; open another for the rest.")
     caller = await caller_of(request)
     caller.grant.check_subscribe(topics)
     start = _start(request, node)
     enveloped = _enveloped(request)
-    if request.method == hdrs.METH_HEAD:
+    is_head = request.method == hdrs.METH_HEAD
+    if is_head and not isinstance(start, After):
         return web.Response(headers=_VARYING)
     try:
         node.check_room()
-        logs = await node.watch(topics, start)
-    except Unavailable as error:
+        logs = await _begin(node, caller, topics, start)
+    except (Unavailable, RateLimited) as error:
+        node.metrics.refused.labels(str(error.extra.get("limit", error.code))).inc()
         if names_stream(request.headers.get(hdrs.ACCEPT, "")):
-            node.metrics.refused.labels(error.code).inc()
             return _come_back(node)
         raise
+    is_over = node.has_all(logs, start)
+    if is_over or is_head:
+        node.unwatch(topics)
+        node.admission.leave(caller)
+        return web.Response(status=204, headers=_NOTHING_MORE) if is_over else web.Response(headers=_VARYING)
     try:
         node.check_good(caller.grant)  # which may have changed meanwhile
         transport = handover.take(request)
     except BaseException:
         node.unwatch(topics)
+        node.admission.leave(caller)
         raise
     node.attach(
         transport,
@@ -61,6 +77,16 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
         enveloped=enveloped,
     )
     return handover.GONE
+
+
+async def _begin(node: Node, caller: Caller, topics: Sequence[str], start: Start) -> Sequence[Log]:
+    """A place for one more stream of `caller`, and the logs that it reads. Raises `Unavailable` or `RateLimited`."""
+    await node.admission.enter(caller)
+    try:
+        return await node.watch(topics, start)
+    except BaseException:
+        node.admission.leave(caller)
+        raise
 
 
 def _come_back(node: Node) -> web.Response:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from time import time
 from typing import Protocol
 
@@ -105,6 +105,7 @@ class RedisBench:
         for _ in range(5):
             self.store.sweep()
         await self.store._operations.forget()
+        await self.store._operations.end_abandoned()
 
 
 def with_offset(texts: Scripts) -> Scripts:
@@ -116,13 +117,7 @@ def with_offset(texts: Scripts) -> Scripts:
         after = f"{before}time[1] = time[1] + (call('GET', '{OFFSET}') or 0)\n"
         return script_of(script.name, script.text.replace(before, after))
 
-    return Scripts(
-        moved(texts.publish),
-        moved(texts.read),
-        moved(texts.delete),
-        moved(texts.describe),
-        moved(texts.forget),
-    )
+    return Scripts(*(moved(getattr(texts, field.name)) for field in fields(texts)))
 
 
 def script_of(name: str, text: str) -> Script:

@@ -2,61 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 
 from broker import sse
 from broker.errors import RateLimited
 from broker.start import After, Latest, Since
-from tests.contract.benches import Bench, MemoryBench, RedisBench
-from tests.redis_servers import Server
-from tests.stores.conftest import PROGRAMS, find_program
-
-
-def item(topic: str, data: str) -> tuple[str, bytes]:
-    return topic, sse.lines(data.encode())
-
-
-class Delivered:
-    """What a store delivered, as (topic, bytes)."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, int]] = []
-
-    def __call__(self, topic: str, size: int) -> bool:
-        self.calls.append((topic, size))
-        return True
-
-
-@pytest.fixture
-def delivered() -> Delivered:
-    return Delivered()
-
-
-@pytest.fixture
-def heeded() -> list[str]:
-    return []
-
-
-@pytest.fixture(params=["memory", *PROGRAMS])
-async def store(
-    request: pytest.FixtureRequest, tmp_path: Path, delivered: Delivered, heeded: list[str]
-) -> AsyncIterator[Bench]:
-    """Each store in turn, with a small retention."""
-    if request.param == "memory":
-        memory = MemoryBench()
-        await memory.store.start(delivered, heeded.append)
-        yield memory
-        await memory.store.stop()
-        return
-    with Server(tmp_path / "0", find_program(request.param)) as server:
-        redis = RedisBench(server)
-        await redis.store.start(delivered, heeded.append)
-        yield redis
-        await redis.store.stop()
-        redis.close()
+from tests.contract.benches import Bench
+from tests.contract.conftest import Delivered, item
 
 
 async def test_ids_strictly_increase_over_all_topics(store: Bench) -> None:
@@ -121,6 +73,12 @@ async def test_a_log_with_a_reader_is_not_trimmed_before_it_is_written(store: Be
     log.hold = log.last
     store.store.written("a")
     assert len(log) == 10
+
+
+async def test_what_is_held_here_is_held_nowhere_else(store: Bench) -> None:
+    store.store.hold("address 203.0.113.7", 2)
+    assert await store.store.held_elsewhere(["address 203.0.113.7", "other"]) == [0, 0]
+    store.store.hold("address 203.0.113.7", 0)
 
 
 async def test_delete(store: Bench, delivered: Delivered) -> None:

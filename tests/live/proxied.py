@@ -46,7 +46,7 @@ class Front:
 
 
 class Stream:
-    """One stream, asked for as EventSource does; a context manager.
+    """One stream, asked for as EventSource does, from the address `source`; a context manager.
 
     Attributes:
         body: all that came so far, without the chunks' frames.
@@ -55,9 +55,15 @@ class Stream:
     """
 
     def __init__(
-        self, port: int, target: str, headers: Mapping[str, str] = STREAM, *, seconds: float = WAIT_SECONDS
+        self,
+        port: int,
+        target: str,
+        headers: Mapping[str, str] = STREAM,
+        *,
+        seconds: float = WAIT_SECONDS,
+        source: str = HOST,
     ) -> None:
-        self._connection = http.client.HTTPConnection(HOST, port, timeout=seconds)
+        self._connection = http.client.HTTPConnection(HOST, port, timeout=seconds, source_address=(source, 0))
         self._connection.request("GET", target, headers=dict(headers))
         self.answer = self._connection.getresponse()
         self.body = b""

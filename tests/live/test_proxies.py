@@ -21,7 +21,7 @@ from broker.client import Client, Gap
 from tests.live.conftest import Behind
 from tests.live.proxied import STREAM, Front, Stream, Swallower
 from tests.live.proxies import DEPLOY, NAMES, PROXIES, ProxyProcess, substituted
-from tests.live.raw import JSON, NDJSON, Answer, Connection, chunked, exchange, request
+from tests.live.raw import HOST, JSON, NDJSON, Answer, Connection, chunked, exchange, request
 from tests.processes import BrokerProcess, wait_for
 
 BEAT_SECONDS = 0.05
@@ -412,3 +412,20 @@ def test_no_log_has_a_token(behind: Behind, tmp_path: Path) -> None:
     exchange(front.port, request("GET", target, "Accept: text/event-stream"))
     log = front.proxy.output + "".join(path.read_text() for path in tmp_path.rglob("*.log"))
     assert "s3cret" not in log
+
+
+# Limits
+
+
+def test_clients_are_told_apart_by_what_the_proxy_says_of_them(behind: Behind) -> None:
+    front = behind(max_connections_per_address=1, trusted_proxies=HOST)
+    with (
+        Stream(front.port, "/topics/a", source="127.0.0.2") as one,
+        Stream(front.port, "/topics/a", source="127.0.0.3") as other,
+    ):
+        one.opened()
+        other.opened()
+        forged = {**STREAM, "X-Forwarded-For": "203.0.113.7"}
+        with Stream(front.port, "/topics/a", forged, source="127.0.0.2") as refused:
+            assert refused.answer.status == 200, "anything else is final to an EventSource"
+            assert re.fullmatch(rb"retry: \d{5}\n", refused.rest())

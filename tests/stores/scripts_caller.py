@@ -13,8 +13,8 @@ from broker.events import EventId, format_id, parse_id
 from broker.stores.redis.scripts import Script, load
 
 PREFIX = "broker:{b}:"
-STATE, NAMES, USED, KEYS, KEY_AGE = (
-    f"{PREFIX}{name}" for name in ("state", "names", "used", "keys", "keyage")
+STATE, NAMES, USED, KEYS, KEY_AGE, LEASES = (
+    f"{PREFIX}{name}" for name in ("state", "names", "used", "keys", "keyage", "leases")
 )
 SCRIPTS = load()
 DAY_MS = 86_400_000
@@ -51,8 +51,12 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Published:
+    """`ids` are those of the entries that were published, or what else the status tells."""
+
     status: int
     ids: list[EventId]
+    known: int = 0
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,8 @@ class Read:
     last: EventId | None
     cleared_at: EventId | None
     cleared_after: EventId | None
+    end: str
+    retention: str
     more: bool
     entries: list[Entry]
 
@@ -83,6 +89,7 @@ class Described:
     bytes: int
     first: EventId | None
     last: EventId | None
+    closed: bool = False
 
 
 class Caller:
@@ -123,8 +130,11 @@ class Caller:
         key: str = "",
         key_ms: int = 300_000,
         max_key_bytes: int = 1 << 20,
+        ends: Sequence[str] = (),
+        producer: tuple[str, int] | None = None,
+        retention: str = "",
     ) -> Published:
-        topics = list(dict.fromkeys(topic for topic, _ in items))
+        topics = list(dict.fromkeys((*(topic for topic, _ in items), *ends)))
         arguments: list[Any] = [f"n{next(_nonces)}" if nonce is None else nonce]
         arguments += ["" if retry_since is None else format_id(retry_since), key, key_ms, max_key_bytes]
         arguments.append(len(topics))
@@ -137,8 +147,28 @@ class Caller:
         keys = [STATE, NAMES, USED, KEYS, KEY_AGE]
         for topic in topics:
             keys += [log_key(topic), rec_key(topic)]
-        status, *ids = self.call(SCRIPTS.publish, keys, arguments)
-        return Published(status, [to_id(text) for text in ids])
+        if ends or producer or retention:
+            keys.append(LEASES)
+            arguments += [*(producer or ("", 0)), retention, *(topics.index(topic) + 1 for topic in ends)]
+        status, known, closed, *ids = self.call(SCRIPTS.publish, keys, arguments)
+        shown = [one if isinstance(one, int) else to_id(one) for one in ids]
+        return Published(status, shown, known, bool(closed))
+
+    def close(
+        self, topic: str, reason: str = "closed", *, if_last: EventId | None = None, if_due: bool = False
+    ) -> EventId | None:
+        keys = [STATE, NAMES, USED, LEASES, log_key(topic), rec_key(topic)]
+        last = "" if if_last is None else format_id(if_last)
+        (end,) = self.call(SCRIPTS.close, keys, [topic, channel(topic), reason, last, int(if_due)])
+        return _maybe(end)
+
+    def lease(self, topic: str, ms: int | None, *, most: int = 100) -> bool:
+        keys = [STATE, LEASES, rec_key(topic)]
+        (taken,) = self.call(SCRIPTS.lease, keys, [topic, "" if ms is None else ms, most])
+        return bool(taken)
+
+    def due(self) -> list[str]:
+        return [name.decode() for name in self.call(SCRIPTS.due, [STATE, LEASES], [100])]
 
     def read(
         self,
@@ -166,7 +196,7 @@ class Caller:
         return answer
 
     def delete(self, topic: str) -> EventId | None:
-        keys = [STATE, NAMES, USED, log_key(topic), rec_key(topic)]
+        keys = [STATE, NAMES, USED, LEASES, log_key(topic), rec_key(topic)]
         (end,) = self.call(SCRIPTS.delete, keys, [topic, channel(topic)])
         return _maybe(end)
 
@@ -176,8 +206,8 @@ class Caller:
             keys += [log_key(topic), rec_key(topic)]
         values = self.call(SCRIPTS.describe, keys, [len(topics), *[max_age_ms] * len(topics)])
         return [
-            Described(events, size, _maybe(first), _maybe(last))
-            for events, size, first, last in _groups(values, 4)
+            Described(events, size, _maybe(first), _maybe(last), bool(closed))
+            for events, size, first, last, closed in _groups(values, 5)
         ]
 
     def forget(self, *, max_topics: int = 1000, most: int = 100) -> int:
@@ -204,9 +234,17 @@ def age(client: Redis, topic: str, ms: int) -> None:
 
 
 def _read(answer: list[Any]) -> Read:
-    last, cleared_at, cleared_after, more, *flat = answer
+    last, cleared_at, cleared_after, end, retention, more, *flat = answer
     entries = [Entry(to_id(event_id), to_id(prev), lines) for event_id, prev, lines in _groups(flat, 3)]
-    return Read(_maybe(last), _maybe(cleared_at), _maybe(cleared_after), bool(more), entries)
+    return Read(
+        _maybe(last),
+        _maybe(cleared_at),
+        _maybe(cleared_after),
+        end.decode(),
+        retention.decode(),
+        bool(more),
+        entries,
+    )
 
 
 def _maybe(text: bytes) -> EventId | None:

@@ -10,13 +10,19 @@ import pytest
 
 from broker import sse
 from broker.events import EventId
-from broker.start import After, Last, Latest, Since, position
+from broker.start import After, Known, Last, Latest, Since, position
+from broker.stores.base import Store
 from tests.contract.benches import RedisBench
 from tests.stores.conftest import StartServer
 from tests.stores.way import Way
 from tests.web.serving import until
 
 MAX_ID = (1 << 128) - 1
+
+
+def known(store: Store) -> Known:
+    return Known(store.born, store.last_id, store.heard_to, store.is_lost)
+
 
 StartBench = Callable[..., Awaitable[RedisBench]]
 
@@ -108,9 +114,7 @@ async def test_who_asks_for_what_was_before_a_copy_began_gets_it(start_bench: St
             start,
             ["a"],
             [log],
-            born=bench.store.born,
-            last_id=bench.store.last_id,
-            is_lost=bench.store.is_lost,
+            known(bench.store),
         )
         assert ([entry.id for entry in log.after(where.cursor)], where.gaps) == (expected, ())
         log.empty()
@@ -137,8 +141,6 @@ async def test_cursors_of_any_age(start_bench: StartBench) -> None:
             start = After(cursor, "")
             for topics in (["a"], ["a", "b"]):
                 logs = await store.watch(topics, start)
-                where = position(
-                    start, topics, logs, born=store.born, last_id=store.last_id, is_lost=store.is_lost
-                )
+                where = position(start, topics, logs, known(store))
                 assert set(where.gaps) == set(gaps), (cursor, topics)
                 store.unwatch(topics)

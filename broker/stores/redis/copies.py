@@ -17,10 +17,11 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 
 from broker import sse
+from broker.entry import Entry
 from broker.events import Clock, EventId, id_at, id_seconds
-from broker.log import Entry, Log
+from broker.log import Log
 from broker.logs import Logs
-from broker.stores.redis.messages import UNKNOWN, Arrival, Facts, Held
+from broker.stores.redis.messages import UNKNOWN, Arrival, End, Facts, Held
 
 BUFFER_BYTES = 4 << 20
 
@@ -213,8 +214,10 @@ class Copies:
 
     def _append(self, copy: Copy, arrival: Arrival) -> None:
         if arrival.end:
-            self._clear(copy, arrival.prev, arrival.end)
+            self._end(copy, arrival)
             return
+        if arrival.retention is not None:
+            copy.log.retention = arrival.retention
         log, prev, tail = copy.log, arrival.prev, copy.tail
         for event_id, frame in arrival.entries:
             if event_id > tail:
@@ -230,9 +233,26 @@ class Copies:
             if copy.log.last > self.complete_to.value:
                 self._held_back[copy.topic] = copy.log.last
 
-    def _clear(self, copy: Copy, prev: EventId, end: EventId) -> None:
-        frame = sse.control("broker.end", {"topic": copy.topic, "reason": "deleted"}, end)
+    def _end(self, copy: Copy, arrival: Arrival) -> None:
+        if arrival.reason == "deleted":
+            self._clear(copy, arrival.end)
+        else:
+            self._close(copy, End(arrival.end, arrival.prev, arrival.reason))
+
+    def _close(self, copy: Copy, end: End) -> None:
+        """The topic has ended. Where that lies behind what was read, the store went back to it: then it ends after the loss."""
+        log = copy.log
+        self._mark(copy, end.id if end.id > log.last else self.facts.losses[-1])
+        end_id = max(end.id, log.last)
+        frame = sse.end(copy.topic, end.reason, end_id)
+        log.close(end_id, frame, end.prev)
+        copy.tail = max(copy.tail, end.id)
+        self._grown(copy, len(frame))
+
+    def _clear(self, copy: Copy, end: EventId) -> None:
+        frame = sse.end(copy.topic, "deleted", end)
         copy.log.clear(end, frame)
+        self._logs.retain(copy.topic, copy.log, None)
         copy.tail = end
         self._grown(copy, len(frame))
 
@@ -253,6 +273,8 @@ class Copies:
         """The first of what the store holds of a topic, `last` being the store's last id: all after `after`."""
         log = copy.log
         log.cleared_at, log.cleared_after = held.cleared_at, held.cleared_after
+        if held.end is not None:  # it comes in any case, so that it is known who has it
+            after = min(after, held.end.prev)
         copy.marked = max(after, facts.born)
         if held.last is None:
             forgotten = id_at(id_seconds(last) - self._topic_memory_seconds)
@@ -262,12 +284,16 @@ class Copies:
         log.named = True
         log.reach = after
         copy.tail = max(after, held.cleared_at)
-        log.last = held.entries[0][1] if held.entries else held.last
+        before = held.last if held.end is None else held.end.prev
+        log.last = held.entries[0][1] if held.entries else before
 
     def go_on(self, copy: Copy, held: Held, facts: Facts) -> None:
         """What the store holds behind a copy's tail."""
         self.learn(facts)
         before = copy.log.footprint
+        self._logs.retain(copy.topic, copy.log, held.retention)
+        if copy.log.end is not None and (held.end is None or held.end.id > copy.log.end.id):
+            copy.log.reopen()
         if held.cleared_at > copy.tail and not copy.was_live:
             copy.log.cleared_at, copy.log.cleared_after = held.cleared_at, held.cleared_after
             copy.tail = held.cleared_at
@@ -277,7 +303,7 @@ class Copies:
             gap = "trimmed" if held.cleared_after > copy.tail else None
             if gap is not None and held.cleared_after > copy.log.last:
                 copy.log.append_after(held.cleared_after, held.cleared_after, b"", gap)
-            self._clear(copy, held.cleared_after, held.cleared_at)
+            self._clear(copy, held.cleared_at)
         for event_id, prev, frame in held.entries:
             if event_id <= copy.tail:
                 continue
@@ -286,7 +312,9 @@ class Copies:
             copy.log.append_after(prev, event_id, frame, None if joins else "trimmed")
             copy.tail = event_id
         if held.last is not None and not held.more:
-            self._reach_last(copy, held.last)
+            self._reach_last(copy, held.last if held.end is None else held.end.prev)
+            if held.end is not None and copy.log.end is None:
+                self._close(copy, held.end)
         self._grown(copy, max(0, copy.log.footprint - before))
 
     def _reach_last(self, copy: Copy, last: EventId) -> None:
@@ -364,7 +392,7 @@ class Copies:
             if copy.marked < loss <= upto:
                 copy.marked = loss
                 if loss > copy.log.last:
-                    copy.log.append_after(loss, loss, b"", "lost")
+                    copy.log.lose(loss)
                     self._grown(copy, 0)
 
 

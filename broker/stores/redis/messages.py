@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from broker import sse
 from broker.events import SEQUENCE_BITS, EventId
+from broker.topics import Retention
 
 Appended = tuple[EventId, bytes]
 """An entry's id, and its frame."""
@@ -23,10 +24,12 @@ class Arrival(NamedTuple):
         epoch: of the facts that the store knew.
         prev: the topic's id before.
         entries: with ids that increase; for an end, nothing.
-        end: the id of the end (DELETE), or 0.
+        end: the id of the end, or 0.
         size: bytes of the frames.
         said: up to here everything, of whatever topic, was said with this or before. A call for several topics says
             each on its own, so `last` may lie behind ids of which nothing was said yet.
+        reason: of an end; `deleted` is a DELETE.
+        retention: what the topic keeps, where its first publisher has asked for that.
     """
 
     epoch: int
@@ -35,6 +38,8 @@ class Arrival(NamedTuple):
     end: EventId
     size: int
     said: EventId
+    reason: str = ""
+    retention: Retention | None = None
 
     @property
     def last(self) -> EventId:
@@ -54,9 +59,15 @@ def heard(data: bytes) -> Arrival | Probe:
     kind, epoch, *rest = head.split(b" ")
     if kind == b"E":
         return _arrival(int(epoch), rest, body)
+    if kind == b"F":
+        age, events, size, *rest = rest
+        return _arrival(int(epoch), rest, body)._replace(retention=_retention(age, events, size))
     if kind == b"D":
         prev, end = rest
-        return Arrival(int(epoch), to_id(prev), (), to_id(end), 0, to_id(end))
+        return Arrival(int(epoch), to_id(prev), (), to_id(end), 0, to_id(end), "deleted")
+    if kind == b"C":
+        prev, end, reason = rest
+        return Arrival(int(epoch), to_id(prev), (), to_id(end), 0, to_id(end), reason.decode())
     if kind == b"P":
         (last,) = rest
         return Probe(int(epoch), to_id(last))
@@ -81,6 +92,10 @@ def _arrival(epoch: int, fields: Sequence[bytes], body: bytes) -> Arrival:
         entries.append((event_id, frame))
         begin, total = end, total + len(frame)
     return Arrival(epoch, to_id(prev), entries, 0, total, said_to)
+
+
+def _retention(age_ms: bytes, events: bytes, size: bytes) -> Retention:
+    return Retention(int(events), int(size), int(age_ms) / 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +137,22 @@ def facts(epoch: int, reply: Sequence[bytes]) -> Facts:
     return Facts(epoch, to_id(born), to_id(floor), tuple(sorted(losses)), tuple(unsure))
 
 
+class End(NamedTuple):
+    """That a topic has ended: the id of the end, and the topic's id before it."""
+
+    id: EventId
+    prev: EventId
+    reason: str
+
+
 class Held(NamedTuple):
     """What a read answers of one topic.
 
     Attributes:
         last: its last id, or None where there is no record of it.
         cleared_at, cleared_after: see `Log`; 0 where it was never cleared.
+        end: where it has ended.
+        retention: what it keeps, where its first publisher has asked for that.
         more: whether entries are left behind those given.
         entries: `(id, prev, frame)`, oldest first.
     """
@@ -135,13 +160,15 @@ class Held(NamedTuple):
     last: EventId | None
     cleared_at: EventId
     cleared_after: EventId
+    end: End | None
+    retention: Retention | None
     more: bool
     entries: Sequence[tuple[EventId, EventId, bytes]]
 
 
 def held(reply: Sequence[bytes]) -> Held:
     """One topic's part of a read's answer."""
-    last, cleared_at, cleared_after, more, *flat = reply
+    last, cleared_at, cleared_after, end, retention, more, *flat = reply
     entries = []
     for at in range(0, len(flat), 3):
         event_id = to_id(flat[at])
@@ -150,9 +177,16 @@ def held(reply: Sequence[bytes]) -> Held:
         to_id(last) if last else None,
         to_id(cleared_at) if cleared_at else 0,
         to_id(cleared_after) if cleared_after else 0,
+        _end(end) if end else None,
+        _retention(*retention.split(b" ")) if retention else None,
         bool(int(more)),
         entries,
     )
+
+
+def _end(text: bytes) -> End:
+    event_id, prev, reason = text.split(b" ")
+    return End(to_id(event_id), to_id(prev), reason.decode())
 
 
 def to_id(text: bytes) -> EventId:

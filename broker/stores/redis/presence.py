@@ -1,4 +1,4 @@
-"""How many subscribers each topic has, over all instances.
+"""How many of something there are under a name, over all instances: subscribers of a topic, streams of an address.
 
 Rules: numbers that are looked at, never relied on. Each instance writes its own, what has changed once a second, under a key
 that goes when the instance does; the numbers of all are added up by who asks.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -24,12 +25,20 @@ FAREWELL_SECONDS = 0.5
 
 
 class Presence:
-    """See the module."""
+    """See the module.
 
-    def __init__(self, names: Names, calls: Calls) -> None:
+    Args:
+        kind: what is counted, as part of the keys.
+    """
+
+    def __init__(self, names: Names, calls: Calls, kind: str = "subs") -> None:
         self._names = names
         self._calls = calls
-        self._own = names.key("subs", names.instance)
+        self._kind = kind
+        self._instances = names.key("instances") if kind == "subs" else names.key("instances", kind)
+        self._own = names.key(kind, names.instance)
+        self._neighbours: Sequence[str] = ()
+        self._neighbours_at = -math.inf
         self._counts: dict[str, int] = {}
         self._changed: set[str] = set()
         self._written: set[str] = set()
@@ -58,7 +67,7 @@ class Presence:
         while True:
             await asyncio.sleep(PERIOD_SECONDS)
             due = loop.time() - self._renewed_at >= RENEW_SECONDS
-            if not due and not self._changed:
+            if not self._changed and not (due and self._written):
                 continue
             changed, self._changed = self._changed, set()
             try:
@@ -81,7 +90,7 @@ class Presence:
             await self._calls.command("HSET", self._own, *pairs)
         if here:
             await self._calls.command("PEXPIRE", self._own, LIFE_MS)
-            await self._calls.command("SADD", self._names.key("instances"), self._names.instance)
+            await self._calls.command("SADD", self._instances, self._names.instance)
         for at in range(0, len(gone), TOPICS_A_COMMAND):
             some = gone[at : at + TOPICS_A_COMMAND]
             await self._calls.command("HDEL", self._own, *some)
@@ -89,26 +98,37 @@ class Presence:
 
     async def _renew(self) -> bool:
         """Whether what was written is still there."""
-        await self._calls.command("SADD", self._names.key("instances"), self._names.instance)
+        await self._calls.command("SADD", self._instances, self._names.instance)
         return bool(await self._calls.command("PEXPIRE", self._own, LIFE_MS))
 
     async def leave(self) -> None:
         """Take back what was written; where that can't be done it goes by itself."""
         with contextlib.suppress(Unavailable):
             await self._calls.command("DEL", self._own, seconds=FAREWELL_SECONDS)
-            await self._calls.command(
-                "SREM", self._names.key("instances"), self._names.instance, seconds=FAREWELL_SECONDS
-            )
+            await self._calls.command("SREM", self._instances, self._names.instance, seconds=FAREWELL_SECONDS)
 
     async def counts(self, topics: Sequence[str]) -> Sequence[int]:
         """Subscribers of each of `topics`, everywhere; at most two periods old."""
         total: Counter[str] = Counter()
         for instance in await self._others():
-            key = self._names.key("subs", instance)
-            found = await self._calls.command("HMGET", key, *topics)
-            for topic, count in zip(topics, found, strict=True):
-                total[topic] += int(count or 0)
+            await self._add(total, instance, topics)
         return [total[topic] + self._counts.get(topic, 0) for topic in topics]
+
+    async def counts_elsewhere(self, names: Sequence[str]) -> Sequence[int]:
+        """The same on the other instances alone; which those are is asked for once a second."""
+        now = asyncio.get_running_loop().time()
+        if now - self._neighbours_at > PERIOD_SECONDS:
+            self._neighbours_at = now
+            self._neighbours = await self._others()
+        total: Counter[str] = Counter()
+        for instance in self._neighbours:
+            await self._add(total, instance, names)
+        return [total[name] for name in names]
+
+    async def _add(self, total: Counter[str], instance: str, names: Sequence[str]) -> None:
+        found = await self._calls.command("HMGET", self._names.key(self._kind, instance), *names)
+        for name, count in zip(names, found, strict=True):
+            total[name] += int(count or 0)
 
     async def topics(self) -> set[str]:
         """Those that have subscribers somewhere."""
@@ -116,18 +136,18 @@ class Presence:
         for instance in await self._others():
             found.update(
                 name.decode()
-                for name in await self._calls.command("HKEYS", self._names.key("subs", instance))
+                for name in await self._calls.command("HKEYS", self._names.key(self._kind, instance))
             )
         return found
 
     async def _others(self) -> Sequence[str]:
         """The instances beside this one that have subscribers; who has gone without a word is struck off."""
-        members = await self._calls.command("SMEMBERS", self._names.key("instances"))
+        members = await self._calls.command("SMEMBERS", self._instances)
         others = [name.decode() for name in members if name.decode() != self._names.instance]
         alive = []
         for instance in others:
-            if await self._calls.command("EXISTS", self._names.key("subs", instance)):
+            if await self._calls.command("EXISTS", self._names.key(self._kind, instance)):
                 alive.append(instance)
             else:
-                await self._calls.command("SREM", self._names.key("instances"), instance)
+                await self._calls.command("SREM", self._instances, instance)
         return alive

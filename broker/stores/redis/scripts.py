@@ -3,7 +3,8 @@
 Rules: text only; knows no client and no connection. What a script takes and answers stands at the head of its file.
 
 Each is atomic, and all begin alike: `state.lua` opens the store's state (its last id, whether the server went back) and
-stands in front of every other text, as `keys.lua` does where idempotency keys are needed: a script can't call another.
+stands in front of every other text, as `keys.lua` does where idempotency keys are needed, and `ends.lua` where topics end: a
+script can't call another.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ class Scripts:
     delete: Script
     describe: Script
     forget: Script
+    close: Script
+    lease: Script
+    due: Script
 
 
 def load() -> Scripts:
@@ -42,9 +46,12 @@ def load() -> Scripts:
         return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
     return Scripts(
-        publish=script("publish", "keys"),
+        publish=script("publish", "ends", "keys"),
         read=script("read"),
         delete=script("delete"),
         describe=script("describe"),
         forget=script("forget", "keys"),
+        close=script("close", "ends"),
+        lease=script("lease"),
+        due=script("due"),
     )

@@ -20,7 +20,7 @@ from broker.events import Clock, EventId
 from broker.log import Log
 from broker.logs import Logs
 from broker.start import Start
-from broker.stores.base import Deliver, Health, Heed, Receipt, TopicState
+from broker.stores.base import PLAIN, Asked, Deliver, Health, Heed, Item, Receipt, TopicState
 from broker.stores.redis.address import Address
 from broker.stores.redis.calls import Calls, Seen
 from broker.stores.redis.copies import Copies, Copy
@@ -76,6 +76,7 @@ class RedisStore:
         self._heed: Heed = _heedless
         self._tasks = Tasks()
         self._forgot_at = time.monotonic()
+        self._ending: asyncio.Task[None] | None = None
         self._probed_at = 0.0
         self._lag_seconds = 0.0
         self._mended = 0
@@ -124,6 +125,7 @@ class RedisStore:
             self._tasks.spawn,
         )
         self._presence = Presence(self._names, self._calls)
+        self._holding = Presence(self._names, self._calls, "held")
         self._notices = Notices(self._names, self._calls, clock, lambda notice: self._heed(notice))
         self._operations = Operations(
             self._names,
@@ -165,6 +167,7 @@ class RedisStore:
             *(one.run() for one in calls),
             self._listener.run(),
             self._presence.run(),
+            self._holding.run(),
             self._probe(),
         ):
             self._tasks.spawn(owned)
@@ -185,10 +188,12 @@ class RedisStore:
     async def stop(self) -> None:
         self._deliver, self._heed = _nobody, _heedless
         await self._presence.leave()
+        await self._holding.leave()
         await self._tasks.stop()
 
     def _linked(self, link: Link) -> None:
         self._presence.write_all()
+        self._holding.write_all()
         if self._run_id != link.run_id:
             _warn_of(link.info)
         self._run_id = link.run_id
@@ -298,14 +303,24 @@ class RedisStore:
         return self._seen.value
 
     @property
+    def heard_to(self) -> EventId:
+        return self._copies.heard_to.value
+
+    @property
     def complete_to(self) -> EventId:
         return self._copies.complete_to.value
 
     def is_lost(self, cursor: EventId) -> bool:
         return self._copies.facts.is_lost(cursor)
 
-    async def publish(self, items: Sequence[tuple[str, bytes]], key: str | None = None) -> Receipt:
-        return await self._operations.publish(items, key)
+    async def publish(self, items: Sequence[Item], key: str | None = None, asked: Asked = PLAIN) -> Receipt:
+        return await self._operations.publish(items, key, asked)
+
+    async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
+        return await self._operations.close(topic, reason, if_last)
+
+    async def lease(self, topic: str, seconds: float | None) -> None:
+        await self._operations.lease(topic, seconds)
 
     async def delete(self, topic: str) -> None:
         await self._operations.delete(topic)
@@ -325,6 +340,8 @@ class RedisStore:
         self._logs.sweep(self._clock(), SWEEP_LEAST + len(self._logs) // SWEEP_SHARE)
         self._watching.sweep()
         self._notices.sweep()
+        if not self._calls.problem and (self._ending is None or self._ending.done()):
+            self._ending = self._tasks.spawn(self._operations.end_abandoned())
         if time.monotonic() - self._forgot_at >= FORGET_SECONDS and not self._calls.problem:
             self._forgot_at = time.monotonic()
             self._tasks.spawn(self._operations.forget())
@@ -334,6 +351,12 @@ class RedisStore:
         self._heed(notice)
 
     # Look
+
+    def hold(self, name: str, count: int) -> None:
+        self._holding.note(name, count)
+
+    async def held_elsewhere(self, names: Sequence[str]) -> Sequence[int]:
+        return await self._holding.counts_elsewhere(names)
 
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
         return await self._operations.describe(topics)

@@ -98,8 +98,12 @@ class Watching:
             if not copy.is_live:
                 self._filling.make_live(copy, _hint(start))
         several = len(copies) > 1
-        ahead = isinstance(start, After) and start.cursor > self._seen.value
+        cursor = start.cursor if isinstance(start, After) else 0
+        ahead = cursor > self._copies.heard_to.value
         last = await self._filling.sync() if several or ahead or isinstance(start, Latest) else 0
+        # Who begins at an id must be told of an end at or before it; what comes later than that would be too late.
+        level = self._copies.complete_to if several else self._copies.heard_to
+        due = min(last, cursor) if ahead and not several else last
         for _ in range(WATCH_LOOKS):
             waiting = next((copy for copy in copies if not copy.is_live), None)
             if waiting is not None:
@@ -111,9 +115,9 @@ class Watching:
             if short is not None:
                 await self._filling.extend(short, self._need(short, start))
                 continue
-            if not several or self._copies.complete_to.value >= last:
+            if level.value >= due:
                 return
-            await self._copies.complete_to.reached(last)
+            await level.reached(due)
         raise TimeoutError
 
     def _need(self, copy: Copy, start: Start) -> EventId:

@@ -3,8 +3,8 @@
 -- KEYS     state; then per topic: log, rec
 -- ARGV[5]  number of topics; then per topic: max age in ms
 --
--- Reply    last, epoch; then per topic four values: number of entries, bytes of their frames, first id or "", the
---          topic's last id or "".
+-- Reply    last, epoch; then per topic five values: number of entries, bytes of their frames, first id or "", the
+--          topic's last id or "", 1 if it has ended, else 0.
 
 -- The oldest entry that is not too old. It is looked at before anything is dropped: so looking on writes nothing.
 local function oldest_of(log, kept_from)
@@ -18,22 +18,24 @@ end
 
 local function describe(topic)
   local log, rec = KEYS[2 * topic], KEYS[2 * topic + 1]
-  local known = open_record(rec, 'z')
+  local known = open_record(rec, 'z', 'e', 'r')
   if not known then
-    return 0, 0, '', ''
+    return 0, 0, '', '', 0
   end
+  local has_ended = known[4] and 1 or 0
+  local max_age = known[5] and known[5]:match('^%d+') or ARGV[5 + topic]
   local last = known[1] .. '-' .. known[2]
-  local oldest = oldest_of(log, math.max(0, now - ARGV[5 + topic]))
+  local oldest = oldest_of(log, math.max(0, now - max_age))
   if not oldest then
-    return 0, 0, '', last
+    return 0, 0, '', last, has_ended
   end
   local id, z, lines = oldest[1], oldest[2][4], oldest[2][6]
-  return call('XLEN', log), known[3] - z + #lines + #id + 6, id, last
+  return call('XLEN', log), known[3] - z + #lines + #id + 6, id, last, has_ended
 end
 
 local answer = { format(last_ms, last_n), tonumber(epoch) }
 for topic = 1, tonumber(ARGV[5]) do
-  local at = 4 * topic - 2
-  answer[at + 1], answer[at + 2], answer[at + 3], answer[at + 4] = describe(topic)
+  local at = 5 * topic - 3
+  answer[at + 1], answer[at + 2], answer[at + 3], answer[at + 4], answer[at + 5] = describe(topic)
 end
 return answer

@@ -1,6 +1,6 @@
--- Append events to their topics' logs and publish them to whoever watches these topics: all of them or none.
+-- Append events to their topics' logs and publish them to whoever watches these topics, and end topics: all of it or nothing.
 --
--- KEYS      state, names, used, keys, keyage; then per topic: log, rec
+-- KEYS      state, names, used, keys, keyage; then per topic: log, rec; then, where more is asked for: leases
 -- ARGV[5]   nonce of the call, which its entries keep
 -- ARGV[6]   "" or, for a retry, an id after which the entries of the first try would be
 -- ARGV[7]   idempotency key or ""; with a key, at most one entry a topic
@@ -8,20 +8,28 @@
 -- ARGV[9]   bound on the bytes of all keys
 -- ARGV[10]  number of topics; then per topic: name, channel, max events, max bytes, max age in ms
 -- then      number of entries; then per entry: number of its topic (from 1), lines
+-- then      where more is asked for: name of the producer or "", the number of the first entry in its stream; "" or the
+--           retention "<max age in ms> <max events> <max bytes>" of a topic that this call opens; the numbers of the
+--           topics that end. A producer goes with one topic and no key.
 --
--- Reply     last, epoch, status, an id per entry. Status 0: published; 1: the key was known, nothing is published, these
---           are the first ids; 2: no room for another key, nothing is done, no ids.
+-- Reply     last, epoch, status, known, closed, an id per entry but for the first `known`; where there is no entry, an id per
+--           end. Status 0: published; 1: the key was known, nothing is published, these are the first ids; and where nothing
+--           is done, 2: no room for another key; 3: the topics with the numbers that follow have ended; 4: entries of the
+--           producer are missing, and the number that is expected follows. known: how many leading entries the producer
+--           had published before; closed: 1 where all topics that were to end have ended.
 --
 -- names, used   zsets of topics: scores 0; ms of the topic's last entry (late by up to TOUCH_MS)
 -- log           a stream of p "<id of the topic's entry before> <nonce>", z bytes of all entries up to this one, l lines
 -- rec           a hash that outlives the log: ms, n (the topic's last id), z (of the last entry), ca, cb (delete.lua);
 --               a, b (ms of the oldest entry, and z before it, as they were when last looked at: neither is too high);
---               t (ms when expiries were last set)
+--               t (ms when expiries were last set); e (ends.lua); r, the retention that its first publisher asked for;
+--               p "<producer> <number of its next entry>;…", who published last at the end
 --
 -- Message   "E <epoch> <prev> <ms> <n> <said> <count> <offset> <size> …\n" and the lines of all entries: the id of each
 --           is <ms>-<n + offset>, its lines have <size> bytes; prev is the topic's id before the first. Ids of one call
 --           have one ms and count on by one, whatever the topic; each topic has a message of its own. So one may name
 --           ids behind others of which the next message tells: all before <ms>-<n + said> are told of with this one.
+--           Of a topic with r it is "F <epoch> <r> <prev> …". The ends have the ids after those of the entries.
 
 local EXPIRED_KEYS_A_CALL = 20
 
@@ -29,13 +37,26 @@ local nonce, key = ARGV[5], ARGV[7]
 local topic_count = tonumber(ARGV[10])
 local entries_at = 11 + 5 * topic_count
 local entry_count = tonumber(ARGV[entries_at])
+local asked_at = entries_at + 2 * entry_count + 1
+local has_more = ARGV[asked_at] ~= nil
 
 local function frame_bytes(id, lines)
   return #lines + #id + 6 -- "id: ", and two LF
 end
 
-local function reply(status, ids)
-  return { format(last_ms, last_n), tonumber(epoch), status, unpack(ids) }
+-- `ids` are those of all entries, of which the first `known` were published before.
+local function reply(status, ids, known)
+  local first, is_closed = 1 + (known or 0), 0
+  if has_more then
+    local ends = {}
+    for at = asked_at + 3, #ARGV do
+      local rec = open_record(KEYS[5 + 2 * ARGV[at]], 'e')
+      ends[#ends + 1] = rec and rec[3] and rec[3]:match('^%S+') or nil
+    end
+    is_closed = ends[1] and #ends == #ARGV - asked_at - 2 and 1 or 0
+    ids = status == 0 and entry_count == 0 and ends or ids
+  end
+  return { format(last_ms, last_n), tonumber(epoch), status, known or 0, is_closed, unpack(ids, first, #ids) }
 end
 
 local function topic_of(entry)
@@ -70,27 +91,12 @@ local function find_first_try()
   end
 end
 
--- What stands for the last id of a topic of which nothing is known: it may have had an entry at or before it.
-local function unknown_last(next_ms)
-  local known = call('HMGET', KEYS[1], 'born', 'floor')
-  local ms, n = next_ms - ARGV[4], 0
-  if is_before(last_ms, last_n, ms, n) then
-    ms, n = last_ms, last_n
-  end
-  for index = 1, 2 do
-    local other_ms, other_n = parse(known[index])
-    if is_before(ms, n, other_ms, other_n) then
-      ms, n = other_ms, other_n
-    end
-  end
-  return format(ms, n)
-end
-
--- A topic before its next entry: its last id, z, a, b, t, which is nil if it is new.
+-- A topic before its next entry: its last id, z, a, b, t, which is nil if it is new, r, e.
 local function open_topic(topic, next_ms)
-  local rec = open_record(KEYS[5 + 2 * topic], 'z', 'a', 'b', 't')
+  local rec = open_record(KEYS[5 + 2 * topic], 'z', 'a', 'b', 't', 'r', 'e')
   if rec then
-    return { rec[1] .. '-' .. rec[2], tonumber(rec[3]), tonumber(rec[4]), tonumber(rec[5]), tonumber(rec[6]) }
+    local z, a, b, t = tonumber(rec[3]), tonumber(rec[4]), tonumber(rec[5]), tonumber(rec[6])
+    return { rec[1] .. '-' .. rec[2], z, a, b, t, rec[7], rec[8] }
   end
   return { unknown_last(next_ms), 0, next_ms, 0 }
 end
@@ -122,10 +128,19 @@ end
 local function append(topic, entries, offsets, said, ms, first_n, record)
   local at = 6 + 5 * topic
   local log, rec = KEYS[4 + 2 * topic], KEYS[5 + 2 * topic]
-  local prev, z, oldest_ms, before, touched = unpack(record, 1, 5)
+  local prev, z, oldest_ms, before, touched, retention = unpack(record, 1, 6)
   if not touched then -- new, so what is there under its keys is of a store that is gone
     call('DEL', log, rec)
     call('ZADD', KEYS[2], 0, ARGV[at])
+  end
+  if has_more and (touched or 0) == 0 and ARGV[asked_at + 2] ~= '' then
+    retention = ARGV[asked_at + 2]
+    call('HSET', rec, 'r', retention)
+  end
+  local max_events, max_bytes, max_age, kind = ARGV[at + 2], ARGV[at + 3], ARGV[at + 4], 'E ' .. epoch
+  if retention then
+    max_age, max_events, max_bytes = retention:match('^(%d+) (%d+) (%d+)$')
+    kind = 'F ' .. epoch .. ' ' .. retention
   end
 
   local ms_text = ('%d'):format(ms)
@@ -142,8 +157,9 @@ local function append(topic, entries, offsets, said, ms, first_n, record)
   end
   call('HSET', rec, 'ms', ms_text, 'n', n, 'z', z)
 
-  call('XTRIM', log, 'MAXLEN', ARGV[at + 2])
-  local max_bytes, kept_from = tonumber(ARGV[at + 3]), math.max(0, now - ARGV[at + 4])
+  call('XTRIM', log, 'MAXLEN', max_events)
+  max_bytes = tonumber(max_bytes)
+  local kept_from = math.max(0, now - max_age)
   local is_looked_at = oldest_ms < kept_from or z - before > max_bytes
   if is_looked_at then
     call('XTRIM', log, 'MINID', kept_from)
@@ -157,18 +173,22 @@ local function append(topic, entries, offsets, said, ms, first_n, record)
     local used = math.max(now, ms)
     call('HSET', rec, 't', now)
     call('ZADD', KEYS[3], used, ARGV[at])
-    call('PEXPIREAT', log, used + math.min(ARGV[at + 4], ARGV[4]) + SLACK_MS)
+    call('PEXPIREAT', log, used + math.min(max_age, ARGV[4]) + SLACK_MS)
     call('PEXPIREAT', rec, used + ARGV[4] + SLACK_MS)
   end
-  local head = table.concat({ 'E', epoch, prev, ms_text, first_n, said, #entries, table.concat(sizes, ' ') }, ' ')
+  local head = table.concat({ kind, prev, ms_text, first_n, said, #entries, table.concat(sizes, ' ') }, ' ')
   call('PUBLISH', ARGV[at + 1], head .. '\n' .. table.concat(lines))
 end
 
--- Give ids to the entries that have none; answers the entries by topic, how far each id lies after ms-n, and how many.
-local function give_ids(ids, ms, n)
+-- Give ids to the entries after the first `known` that have none; answers the entries by topic, how far each id lies after
+-- ms-n, and how many.
+local function give_ids(ids, known, ms, n)
   local entries, offsets, given = {}, {}, 0
   for topic = 1, topic_count do
     entries[topic] = {}
+  end
+  for entry = 1, known do
+    ids[entry] = ''
   end
   for entry = 1, entry_count do
     if not ids[entry] then
@@ -193,28 +213,70 @@ local function offsets_said(entries, offsets, given)
   return said
 end
 
-local function publish(ids)
+local find_ending, end_topics
+if has_more then
+  -- The topics that are to end with this call, by number: not those that have ended, nor those whose key was known.
+  function find_ending(records, replayed)
+    local ending = {}
+    for at = asked_at + 3, #ARGV do
+      local topic = tonumber(ARGV[at])
+      if not records[topic][7] and not replayed[topic] then
+        ending[#ending + 1] = topic
+      end
+    end
+    return ending
+  end
+
+  function end_topics(ending, entries, ids, records, ms, first_n)
+    local leases = KEYS[6 + 2 * topic_count]
+    for index, topic in ipairs(ending) do
+      local own, at, record = entries[topic], 6 + 5 * topic, records[topic]
+      local last = own[#own]
+      local log, rec = KEYS[4 + 2 * topic], KEYS[5 + 2 * topic]
+      local is_new = not last and not record[5]
+      local prev, n = last and ids[last] or record[1], first_n + index - 1
+      end_topic(ARGV[at], ARGV[at + 1], leases, log, rec, is_new, prev, ms, n, 'closed')
+    end
+  end
+end
+
+-- Publish the entries that have no id in `ids`, but for the first `known`; `replayed` are topics whose key was known.
+local function publish(ids, known, replayed)
   local ms, n = next_id()
-  local entries, offsets, given = give_ids(ids, ms, n)
-  local said, records = offsets_said(entries, offsets, given), {}
+  local entries, offsets, given = give_ids(ids, known, ms, n)
+  local said, records, closed = offsets_said(entries, offsets, given), {}, {}
   for topic = 1, topic_count do
     records[topic] = open_topic(topic, ms)
+    if records[topic][7] and entries[topic][1] then
+      closed[#closed + 1] = topic
+    end
+  end
+  if closed[1] then
+    return reply(3, closed)
+  end
+  local ending = has_more and find_ending(records, replayed) or {}
+  if given + #ending == 0 then
+    return reply(0, ids, known)
   end
   -- Where memory is full, a server refuses a script's first command that writes, no later one. So this is the first.
-  call('HSET', KEYS[1], 'ms', ms, 'n', n + given - 1)
-  last_ms, last_n = ms, n + given - 1
+  last_ms, last_n = ms, n + given + #ending - 1
+  call('HSET', KEYS[1], 'ms', last_ms, 'n', last_n)
   for topic = 1, topic_count do
     if entries[topic][1] then
       append(topic, entries[topic], offsets, said[topic], ms, n, records[topic])
     end
   end
-  return reply(0, ids)
+  if ending[1] then
+    end_topics(ending, entries, ids, records, ms, n + given)
+  end
+  return reply(0, ids, known)
 end
 
--- What the key means for each entry, by number: `ids` that it brought at first, and `fresh` members where it is new.
+-- What the key means for each entry, by number: `ids` that it brought at first, and `fresh` members where it is new. By
+-- topic, `replayed` is not nil where it brought one.
 -- `dropped` are members that count no more, `bytes` what all keys then need; `is_own`: an id is of this call's first try.
 local function look_up_key()
-  local found = { ids = {}, fresh = {}, dropped = find_expired_keys(EXPIRED_KEYS_A_CALL), is_own = false }
+  local found = { ids = {}, fresh = {}, replayed = {}, dropped = find_expired_keys(EXPIRED_KEYS_A_CALL), is_own = false }
   local is_dropped = {}
   for _, member in ipairs(found.dropped) do
     is_dropped[member] = true
@@ -223,6 +285,7 @@ local function look_up_key()
     local member = ARGV[6 + 5 * topic_of(entry)] .. ' ' .. key
     local id, by, is_there = find_key(member, ARGV[8])
     found.ids[entry] = id
+    found.replayed[tonumber(topic_of(entry))] = id
     found.is_own = found.is_own or by == nonce
     if not id then
       found.fresh[entry] = member
@@ -246,16 +309,63 @@ local function publish_once()
     drop_keys(found.dropped)
     return reply(2, {})
   end
-  local answer = publish(found.ids)
+  local answer = publish(found.ids, 0, found.replayed)
   drop_keys(found.dropped)
+  if answer[3] ~= 0 then
+    return answer
+  end
   for entry, member in pairs(found.fresh) do
     keep_key(member, found.ids[entry], nonce, ARGV[8])
   end
   return answer
 end
 
+local is_in_order, count_known_then, publish_in_order = has_more and ARGV[asked_at] ~= '', nil, nil
+if is_in_order then
+  -- What the producer is known for: the others' "<name> <next>", and the number of its own next entry.
+  local function find_producer(name)
+    local rec, others, expected = open_record(KEYS[7], 'p'), {}, 1
+    for other, following in (rec and rec[3] or ''):gmatch('([^;%s]+) (%d+)') do
+      if other == name then
+        expected = tonumber(following)
+      else
+        others[#others + 1] = other .. ' ' .. following
+      end
+    end
+    return others, expected
+  end
+
+  -- How many of the leading entries the first try of this call found published before, `last` being its last entry's id.
+  function count_known_then(last)
+    local ending, own = ' ' .. nonce, 0
+    for _, found in ipairs(call('XREVRANGE', KEYS[6], last, '(' .. ARGV[6], 'COUNT', entry_count)) do
+      own = own + (found[2][2]:sub(-#ending) == ending and 1 or 0)
+    end
+    return entry_count - own
+  end
+
+  function publish_in_order()
+    local MOST_PRODUCERS = 16
+    local name, first = ARGV[asked_at], tonumber(ARGV[asked_at + 1])
+    local others, expected = find_producer(name)
+    if first > expected then
+      return reply(4, { expected })
+    end
+    local known = math.min(entry_count, expected - first)
+    local answer = publish({}, known, {})
+    if answer[3] == 0 and known < entry_count then
+      others[#others + 1] = name .. ' ' .. ('%d'):format(first + entry_count)
+      call('HSET', KEYS[7], 'p', table.concat(others, ';', math.max(1, #others - MOST_PRODUCERS + 1)))
+    end
+    return answer
+  end
+end
+
 if key ~= '' then -- which tells a retry too
   return publish_once()
 end
 local ids = ARGV[6] ~= '' and find_first_try()
-return ids and reply(0, ids) or publish({})
+if ids then
+  return reply(0, ids, is_in_order and count_known_then(ids[entry_count]) or 0)
+end
+return is_in_order and publish_in_order() or publish({}, 0, {})

@@ -6,8 +6,9 @@
 -- ARGV[7]  number of topics; then per topic: after (an id, exclusive; "$" for no entries), upto (an id, inclusive, or
 --          "+"), max age in ms
 --
--- Reply    last, epoch, born, floor, rewinds; then an array per topic: its last id or "", ca or "", cb or "", more (1
---          where the answer was full before the last entry), and for each entry its id, the id before it, its lines.
+-- Reply    last, epoch, born, floor, rewinds; then an array per topic: its last id or "", ca or "", cb or "", e or "",
+--          r or "", more (1 where the answer was full before the last entry), and for each entry its id, the id before
+--          it, its lines.
 -- Message  "P <epoch> <last>", after all that was published before.
 
 local room, is_empty = tonumber(ARGV[6]), true
@@ -50,13 +51,15 @@ end
 local function read(topic)
   local log, rec = KEYS[2 * topic], KEYS[2 * topic + 1]
   local after, upto, max_age = unpack(ARGV, 5 + 3 * topic, 7 + 3 * topic)
-  local known = open_record(rec, 'ca', 'cb')
+  local known = open_record(rec, 'ca', 'cb', 'e', 'r')
   if not known then
-    return { '', '', '', 0 }
+    return { '', '', '', '', '', 0 }
   end
-  local answer = { known[1] .. '-' .. known[2], known[3] or '', known[4] or '', 0 }
+  local retention = known[6] or ''
+  local answer = { known[1] .. '-' .. known[2], known[3] or '', known[4] or '', known[5] or '', retention, 0 }
+  max_age = retention:match('^%d+') or max_age
   if after ~= '$' and is_short_of(after, tonumber(known[1]), tonumber(known[2])) then
-    answer[4] = fill(answer, log, start_after(after, max_age), upto) and 1 or 0
+    answer[6] = fill(answer, log, start_after(after, max_age), upto) and 1 or 0
   end
   return answer
 end

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from broker import endings
-from broker.endings import Endings
+from broker import slices
+from broker.slices import Slices
 from broker.subscriber import CloseReason
 from tests.hub_bench import Bench
 
 
 async def test_many_end_in_slices_and_each_once(bench: Bench) -> None:
-    count = endings.SLICE_ENDS * 2 + 10
+    count = slices.SLICE_ACTS * 2 + 10
     subscribers = [await bench.subscribe("a" if index % 2 else "b") for index in range(count)]
     turns: list[Callable[[], None]] = []
     ended: list[object] = []
-    orders = Endings(turns.append)
+    orders = Slices(turns.append)
     orders.order(subscribers, lambda subscriber: True, ended.append)
-    assert len(ended) == endings.SLICE_ENDS
+    assert len(ended) == slices.SLICE_ACTS
     orders.order(subscribers[:3], lambda subscriber: True, ended.append)
     while turns:
         before = len(ended)
         turns.pop(0)()
-        assert len(ended) - before <= endings.SLICE_ENDS
+        assert len(ended) - before <= slices.SLICE_ACTS
     assert ended == [*subscribers, *subscribers[:3]], "as nobody has really ended them"
 
 
 async def test_only_those_concerned_and_still_there(bench: Bench) -> None:
     kept, left, gone = [await bench.subscribe(topic) for topic in ("a", "b", "b")]
     turns: list[Callable[[], None]] = []
-    orders = Endings(turns.append)
+    orders = Slices(turns.append)
     bench.hub.finish(gone, CloseReason.ENDED)
     orders.order(
         bench.hub.subscribers,

@@ -1,0 +1,51 @@
+"""Does something to many subscribers at once: in slices, so that the loop still accepts and answers meanwhile.
+
+Rules: to whom, and what, is said by whoever calls.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from broker.subscriber import Subscriber
+
+SLICE_VISITS = 4000
+SLICE_ACTS = 200  # a system call or two each: some 4 ms
+
+Act = Callable[[Subscriber], None]
+
+
+class Slices:
+    """See the module.
+
+    Args:
+        call_soon: schedules a callable for the loop's next turn.
+    """
+
+    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self._call_soon = call_soon
+        self._orders: deque[tuple[Iterator[Subscriber], Callable[[Subscriber], bool], Act]] = deque()
+
+    def order(
+        self, subscribers: Iterable[Subscriber], concerns: Callable[[Subscriber], bool], act: Act
+    ) -> None:
+        """Call `act` with each of `subscribers`, which doesn't change, whose stream is open then and whom it `concerns`."""
+        self._orders.append((iter(subscribers), concerns, act))
+        if len(self._orders) == 1:
+            self._slice()
+
+    def _slice(self) -> None:
+        visits, acts = SLICE_VISITS, SLICE_ACTS
+        while self._orders and visits and acts:
+            subscribers, concerns, act = self._orders[0]
+            subscriber = next(subscribers, None)
+            if subscriber is None:
+                self._orders.popleft()
+                continue
+            visits -= 1
+            if subscriber.feed is not None and concerns(subscriber):
+                acts -= 1
+                act(subscriber)
+        if self._orders:
+            self._call_soon(self._slice)

@@ -1,0 +1,32 @@
+-- Have a topic end unless somebody speaks for it in time.
+--
+-- KEYS     state, leases, rec
+-- ARGV[5]  the topic
+-- ARGV[6]  for how long, in ms; "" for no lease any more
+-- ARGV[7]  leases at most
+--
+-- Reply    last, epoch, 1; 0 where there is no room for another lease.
+
+local topic, leases = ARGV[5], KEYS[2]
+
+local function lease()
+  if ARGV[6] == '' then
+    call('ZREM', leases, topic)
+    return 1
+  end
+  local known = open_record(KEYS[3], 'e')
+  if known and known[3] then
+    return 1
+  end
+  local expiry, before = now + ARGV[6], call('ZSCORE', leases, topic)
+  if not before and call('ZCARD', leases) >= tonumber(ARGV[7]) then
+    return 0
+  end
+  if not before or tonumber(before) < expiry then
+    call('ZADD', leases, expiry, topic)
+  end
+  return 1
+end
+
+local is_taken = lease()
+return { format(last_ms, last_n), tonumber(epoch), is_taken }

@@ -1,0 +1,143 @@
+"""A body of JSON lines as events (contract §2): one object a line, with `data`, and perhaps `event` and `topic`.
+
+Rules: bytes in, `(topic, lines)` items out, lazily, so that what comes before a bad line is published. No I/O.
+"""
+
+from __future__ import annotations
+
+import json
+import json.scanner
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NoReturn, cast
+
+from broker import sse
+from broker.access import Grant
+from broker.errors import InvalidBody, InvalidParameter, InvalidTopic, TooLarge
+from broker.stores.base import Item
+from broker.topics import check_publishable, check_type
+
+MOST_GRANTED = 1000  # topics of one body that are known to be allowed
+LINES_A_PAUSE = 128
+LINE_FACTOR = 6  # a character of data may be written as \u00XX
+LINE_SLACK_BYTES = 4096  # for the rest of a line's JSON
+
+
+class Lines:
+    """One body.
+
+    Args:
+        topic: where its events go; None takes it from each line, which `grant` must then allow.
+    """
+
+    def __init__(self, topic: str | None, grant: Grant, max_event_bytes: int) -> None:
+        self._topic = topic
+        self._grant = grant
+        self._granted: set[str] = set()
+        self._max_event_bytes = max_event_bytes
+        self._max_line_bytes = LINE_FACTOR * max_event_bytes + LINE_SLACK_BYTES
+        self._rest: list[bytes] = []
+        self._rest_bytes = 0
+        self._done = 0
+
+    def where(self) -> Mapping[str, object]:
+        """For an error's answer: the number of the line, from 1."""
+        return {"line": self._done + 1}
+
+    def items(self, data: bytes) -> Iterator[Item | None]:
+        """What `data` completes. Raises a `BrokerError` at the first line that is bad."""
+        first, *more = data.split(b"\n")
+        if more:
+            yield from self._line(b"".join((*self._rest, first)))
+            for line in more[:-1]:
+                yield from self._line(line)
+            self._rest, self._rest_bytes, first = [], 0, more[-1]
+        if first:
+            self._rest.append(first)
+            self._rest_bytes += len(first)
+        if self._rest_bytes > self._max_line_bytes:
+            self._too_long()
+
+    def end(self) -> Iterator[Item | None]:
+        """The last line needs no line end."""
+        if self._rest:
+            yield from self._line(b"".join(self._rest))
+
+    def _line(self, line: bytes) -> Iterator[Item | None]:
+        line = line.strip()
+        if line:
+            yield self._item(line)
+        elif self._done % LINES_A_PAUSE == 0:
+            yield None
+        self._done += 1
+
+    def _item(self, line: bytes) -> Item:
+        if len(line) > self._max_line_bytes:
+            self._too_long()
+        value = _object(line)
+        try:
+            data = _data(value)
+        except UnicodeEncodeError:
+            raise InvalidBody("The line's data has a lone surrogate; data is Unicode text.") from None
+        if len(data) > self._max_event_bytes:
+            raise TooLarge(
+                f"An event's data is at most {self._max_event_bytes} bytes; send it in parts, or a reference to it."
+            )
+        event_type = value.get("event")
+        if event_type is not None:
+            if not isinstance(event_type, str):
+                raise InvalidParameter("'event' is a string.")
+            check_type(event_type)
+        return self._topic or self._granted_topic(value), sse.lines(data, event_type)
+
+    def _granted_topic(self, value: Mapping[str, Any]) -> str:
+        topic = value.get("topic")
+        if not isinstance(topic, str):
+            raise InvalidTopic("Each line names its 'topic'.")
+        if topic not in self._granted:
+            self._grant.check_publish((check_publishable(topic),))
+            if len(self._granted) < MOST_GRANTED:
+                self._granted.add(topic)
+        return topic
+
+    def _too_long(self) -> NoReturn:
+        raise TooLarge(f"The line is over {self._max_line_bytes} bytes.")
+
+
+def _refuse_constant(_name: str) -> NoReturn:
+    raise ValueError("no JSON")
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+_scan: Callable[[str, int], tuple[Any, int]] = json.scanner.make_scanner(cast("Any", _decoder))
+_compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    try:
+        text = line.decode()
+        value, end = _scan(text, 0)
+    except UnicodeDecodeError:
+        raise InvalidBody("The line is not valid UTF-8.") from None
+    except RecursionError:
+        raise InvalidBody("The line's JSON is nested too deep.") from None
+    except (ValueError, StopIteration):
+        raise InvalidBody("The line is not JSON.") from None
+    if end != len(text) or type(value) is not dict:
+        raise InvalidBody('The line is not one JSON object; send {"data": …} on each line.')
+    return value
+
+
+def _data(value: dict[str, Any]) -> bytes:
+    if "data" not in value:
+        raise InvalidBody("The line's object has no 'data'.")
+    data = value["data"]
+    if isinstance(data, str):
+        return data.encode()
+    try:
+        return _compact(data).encode()
+    except RecursionError:
+        raise InvalidBody("The line's JSON is nested too deep.") from None
+    except UnicodeEncodeError:
+        raise
+    except ValueError:
+        raise InvalidBody("The line has a number that JSON can't write.") from None

@@ -1,0 +1,282 @@
+"""Streams into a topic, and following one: whole and once, whatever is cut; ended, cancelled, abandoned."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from time import time
+from typing import Literal
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from broker.client import Cancelled, Client, Gap, PublishError, SubscribeError, streaming
+from broker.settings import Settings
+from tests.minting import HMAC, SECRET
+from tests.web.serving import Serve, Server, until
+
+Direction = Literal["up", "down"]
+Cuts = Sequence[tuple[Direction, int]]
+
+
+class Cutter:
+    """A proxy in front of `port`: its n-th connection is reset after so many bytes in a direction; later ones are whole."""
+
+    def __init__(self, port: int, cuts: Cuts) -> None:
+        self._port = port
+        self._cuts = deque(cuts)
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.url = ""
+        self.connections = 0
+
+    async def __aenter__(self) -> Cutter:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        direction, most = self._cuts.popleft() if self._cuts else ("up", -1)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            writer.transport.abort()
+            return
+        up, down = [
+            asyncio.create_task(self._carry(source, target, most if direction == way else -1))
+            for way, source, target in (("up", reader, far_writer), ("down", far_reader, writer))
+        ]
+        self._tasks |= {up, down}
+        await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
+        for task in (up, down):
+            task.cancel()
+            self._tasks.discard(task)
+        writer.transport.abort()
+        far_writer.transport.abort()
+
+    @staticmethod
+    async def _carry(source: asyncio.StreamReader, target: asyncio.StreamWriter, most: int) -> None:
+        carried = 0
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                if most >= 0:
+                    data = data[: most - carried]
+                carried += len(data)
+                target.write(data)
+                await target.drain()
+                if carried == most:
+                    return
+            if most < 0:
+                target.write_eof()
+                await asyncio.Event().wait()  # the other way goes on
+
+
+@contextlib.asynccontextmanager
+async def broker(**given_settings: object) -> AsyncIterator[Server]:
+    """One in this loop, whose clients come back at once."""
+    server = Server(Settings.model_validate({"retry_min_ms": 0, "retry_max_ms": 10, **given_settings}), time)
+    await server.start()
+    yield server
+    await server.stop()
+
+
+async def followed(client: Client, topic: str) -> list[str]:
+    """The data of all its events, from the first to the end."""
+    return [event.data async for event in client.follow(topic)]
+
+
+async def test_what_is_sent_is_followed_from_the_start_to_the_end(server: Server) -> None:
+    async with Client(server.url) as client:
+        early = asyncio.create_task(followed(client, "a"))
+        async with client.stream("a", retain="24h") as stream:
+            for number in range(100):
+                await stream.send(str(number), event="token" if number % 2 else None)
+        texts = [str(number) for number in range(100)]
+        assert await early == texts
+        assert await followed(client, "a") == texts, "also by who comes afterwards"
+        info = await server.request("GET", "/topics/a", accept="application/json")
+        assert info.json()["closed"] is True
+
+
+async def test_a_token_is_out_before_the_next_one_is_sent(server: Server) -> None:
+    async with Client(server.url) as client, client.stream("a") as stream:
+        events = client.follow("a")
+        for number in range(10):
+            await stream.send(str(number))
+            assert (await anext(events)).data == str(number)
+        await events.aclose()  # type: ignore[attr-defined]
+
+
+TOKENS = [f"{number}:" + "x" * (number * 37 % 400) for number in range(60)]
+
+CUTS = st.lists(st.tuples(st.sampled_from(["up", "down"]), st.integers(1, 30_000)), max_size=4)
+
+
+@given(CUTS, CUTS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_whatever_is_cut_every_viewer_has_the_text_once_whole_and_ended(sent: Cuts, seen: Cuts) -> None:
+    async def scenario() -> None:
+        async with (
+            broker() as server,
+            Cutter(server.port, sent) as up,
+            Cutter(server.port, seen) as down,
+            Client(up.url) as producer,
+            Client(down.url, max_delay_seconds=0.1) as one,
+            Client(server.url) as other,
+            asyncio.timeout(60),
+        ):
+            viewers = [asyncio.create_task(followed(client, "a")) for client in (one, other)]
+            async with producer.stream("a") as stream:
+                for token in TOKENS:
+                    await stream.send(token)
+                    await asyncio.sleep(0)
+            for viewer in viewers:
+                assert await viewer == TOKENS
+
+    asyncio.run(scenario())
+
+
+async def test_it_goes_on_after_the_broker_was_restarted_where_the_store_persists(server: Server) -> None:
+    """Here the store is the same: what restarts is the way to it."""
+    async with Cutter(server.port, [("up", 700), ("down", 1), ("up", 900)]) as way, Client(way.url) as client:
+        async with client.stream("a") as stream:
+            for token in TOKENS:
+                await stream.send(token)
+        assert way.connections >= 4
+        assert await followed(client, "a") == TOKENS
+
+
+# Ends that are none in order
+
+
+async def test_cancel_is_raised_and_what_was_sent_is_the_text(server: Server) -> None:
+    async with Client(server.url) as client:
+        viewer = asyncio.create_task(followed(client, "a"))
+        sent = 0
+        with pytest.raises(Cancelled):
+            async with client.stream("a") as stream:
+                while True:
+                    await stream.send(str(sent))
+                    sent += 1
+                    if sent == 20:
+                        await client.cancel("a")
+                    await asyncio.sleep(0.001)
+        text = await asyncio.wait_for(viewer, 10)
+        assert text[:20] == [str(number) for number in range(20)]
+        info = await server.request("GET", "/topics/a", accept="application/json")
+        assert info.json()["closed"] is True
+
+
+async def test_cancel_reaches_a_producer_that_thinks(server: Server) -> None:
+    async with Client(server.url) as client:
+        with pytest.raises(Cancelled):
+            async with client.stream("a") as stream:
+                await stream.send("x")
+                await until(lambda: server.node.metrics.published._value.get() == 1, "it is out")
+                await client.cancel("a")
+                await asyncio.wait_for(stream.cancelled(), 10)
+                await stream.send("never")
+
+
+async def test_an_error_of_the_producer_leaves_no_end_that_looks_whole(serve: Serve) -> None:
+    async with broker(producer_timeout_seconds=0.5) as server, Client(server.url) as client:
+        viewer = asyncio.create_task(followed(client, "a"))
+        with pytest.raises(ZeroDivisionError):
+            async with client.stream("a") as stream:
+                await stream.send("x")
+                await until(lambda: server.node.metrics.published._value.get() == 1, "it is out")
+                raise ZeroDivisionError
+        with pytest.raises(SubscribeError) as caught:
+            await asyncio.wait_for(viewer, 20)
+        assert caught.value.code == "abandoned"
+
+
+async def test_what_outgrew_the_retention_is_a_gap_and_told(serve: Serve) -> None:
+    server = await serve(retention_events=5)
+    async with Client(server.url) as client:
+        async with client.stream("a") as stream:
+            for number in range(20):
+                await stream.send(str(number))
+        events = [event async for event in client.follow("a")]
+        assert [event.data for event in events if not isinstance(event, Gap)] == [
+            str(number) for number in range(15, 20)
+        ]
+
+
+async def test_a_closed_topic_is_refused(server: Server) -> None:
+    async with Client(server.url) as client:
+        async with client.stream("a") as stream:
+            await stream.send("x")
+        with pytest.raises(PublishError) as caught:
+            async with client.stream("a") as stream:
+                await stream.send("more")
+        assert (caught.value.status, caught.value.code) == (409, "closed")
+
+
+async def test_an_empty_stream_closes(server: Server) -> None:
+    async with Client(server.url) as client:
+        async with client.stream("a"):
+            pass
+        assert await followed(client, "a") == []
+
+
+async def test_a_broker_that_stays_away_is_told_after_a_while(server: Server) -> None:
+    async with Client("http://127.0.0.1:9", patience_seconds=0.3) as client:
+        with pytest.raises(PublishError) as caught:
+            async with client.stream("a") as stream:
+                for _ in range(1000):
+                    await stream.send("x" * 1000)
+        assert caught.value.code == "unreachable"
+
+
+async def test_what_is_kept_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "MOST_KEPT_BYTES", 5000)
+    async with Client(server.url) as client:
+        async with client.stream("a") as stream:
+            for number in range(500):
+                await stream.send(str(number))
+                assert stream._kept_bytes <= 5000 + streaming.UNSENT_BYTES
+                await asyncio.sleep(0)
+        assert len(await followed(client, "a")) == 500
+
+
+async def test_a_stream_needs_the_right(serve: Serve) -> None:
+    server = await serve(jwt_secrets=[SECRET])
+    async with Client(server.url, token=HMAC.token(["a"], ["a"])) as client:
+        async with client.stream("a") as stream:
+            await stream.send("x")
+        assert await followed(client, "a") == ["x"]
+    async with Client(server.url, token=HMAC.token(["b"])) as client:
+        with pytest.raises(PublishError) as caught:
+            async with client.stream("a") as stream:
+                await stream.send("x")
+        assert caught.value.code == "forbidden"
+
+
+async def test_a_broker_that_never_answers_is_given_up() -> None:
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(65536):
+                pass
+        writer.close()
+
+    silent = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    async with Client(url, timeout_seconds=0.2, patience_seconds=0.5) as client:
+        with pytest.raises(PublishError) as caught:
+            async with asyncio.timeout(10), client.stream("a") as stream:
+                await stream.send("x")
+        assert caught.value.code == "unreachable"
+    silent.close()
+    await silent.wait_closed()

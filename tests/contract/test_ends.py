@@ -1,0 +1,343 @@
+"""Topics that end (`stores/base.py`): what every store promises of ends, leases, producers, and retention asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from broker import sse
+from broker.errors import Closed, OutOfOrder
+from broker.events import EventId
+from broker.start import After, Known, Last, Latest, Since, Start, has_all, position
+from broker.stores.base import Asked, Receipt, TopicState
+from tests.contract.benches import Bench
+from tests.contract.conftest import Delivered, item
+
+
+async def state(bench: Bench, topic: str = "a") -> TopicState:
+    return (await bench.store.describe([topic]))[0]
+
+
+async def end(bench: Bench, *data: str, topic: str = "a") -> Receipt:
+    return await bench.store.publish([item(topic, text) for text in data], None, Asked(ends=[topic]))
+
+
+async def seen(bench: Bench, start: Start, *topics: str) -> tuple[list[tuple[EventId, bool]], Sequence[str]]:
+    """What somebody is written who starts there now: ids, and whether each is an end; and the gaps told at the start."""
+    names = topics or ("a",)
+    logs = await bench.store.watch(names, start)
+    store = bench.store
+    where = position(start, names, logs, Known(store.born, store.last_id, store.heard_to, store.is_lost))
+    floors = where.floors or (where.cursor,) * len(logs)
+    read = [
+        (entry.id, entry.end)
+        for topic, floor in zip(where.topics, floors, strict=False)
+        for entry in logs[names.index(topic)].after(floor)
+    ]
+    store.unwatch(names)
+    return sorted(read), where.gaps
+
+
+async def has_seen_all(bench: Bench, cursor: EventId, *topics: str) -> bool:
+    start = After(cursor, "")
+    asked = topics or ("a",)
+    logs = await bench.store.watch(asked, start)
+    store = bench.store
+    known = Known(store.born, store.last_id, store.heard_to, store.is_lost)
+    bench.store.unwatch(asked)
+    return has_all(start, logs, known)
+
+
+async def test_events_and_the_end_are_one_step(store: Bench, delivered: Delivered) -> None:
+    (log,) = await store.store.watch(["a"], Latest())
+    before = log.last
+    receipt = await end(store, "1", "2")
+    await store.settle()
+    assert (receipt.closed, len(receipt.ids)) == (True, 2)
+    *events, last = log.after(before)
+    assert [entry.id for entry in events] == list(receipt.ids)
+    assert last.end
+    assert last is log.end
+    assert last.prev == receipt.ids[-1]
+    assert last.id == store.store.last_id
+    assert last.frame == sse.end("a", "closed", last.id)
+    assert sum(size for _, size in delivered.calls) >= sum(len(entry.frame) for entry in (*events, last))
+    shown = await state(store)
+    assert (shown.closed, shown.events, shown.last_id) == (True, 2, last.id)
+
+
+async def test_a_topic_that_has_ended_takes_nothing_more(store: Bench) -> None:
+    await end(store, "1")
+    last = store.store.last_id
+    for items, asked in (
+        ([item("a", "2")], Asked()),
+        ([item("b", "1"), item("a", "2")], Asked()),
+        ([item("a", "2")], Asked(ends=["a"])),
+        ([item("b", "1"), item("a", "2")], Asked(ends=["b"])),
+    ):
+        with pytest.raises(Closed) as caught:
+            await store.store.publish(items, None, asked)
+        assert list(caught.value.topics) == ["a"]
+    with pytest.raises(Closed):
+        await store.store.publish([item("a", "2")], "key")
+    assert store.store.last_id == last
+    assert not (await state(store, "b")).closed
+
+
+async def test_ending_without_an_event_and_again_is_fine(store: Bench) -> None:
+    (event,) = (await store.store.publish([item("a", "1")])).ids
+    first = await end(store)
+    assert first.closed
+    (end_id,) = first.ids
+    assert end_id > event
+    assert await end(store) == first
+    assert await store.store.close("a", "abandoned") == end_id
+    assert await seen(store, After(event, "")) == ([(end_id, True)], ())
+
+
+async def test_a_topic_that_never_was_can_end(store: Bench) -> None:
+    receipt = await end(store)
+    assert await seen(store, Since(0)) == ([(receipt.ids[0], True)], ())
+    assert (await state(store)).closed
+    assert await store.store.topics("", 10) == ["a"]
+    with pytest.raises(Closed):
+        await store.store.publish([item("a", "1")])
+    await store.store.delete("a")
+    assert (await store.store.publish([item("a", "1")])).ids
+    assert (await state(store)).events == 1
+
+
+async def test_several_topics_end_together(store: Bench) -> None:
+    await end(store, topic="c")
+    receipt = await store.store.publish([item("a", "1"), item("b", "2")], None, Asked(ends=["a", "b", "c"]))
+    assert receipt.closed
+    read, gaps = await seen(store, Since(0), "a", "b", "c")
+    assert [is_end for _, is_end in read] == [True, False, False, True, True]
+    assert [event_id for event_id, is_end in read if not is_end] == list(receipt.ids)
+    assert gaps == ()
+    assert await has_seen_all(store, store.store.last_id, "a", "b", "c")
+
+
+async def test_only_the_topics_named_end(store: Bench) -> None:
+    await store.store.publish([item("a", "1"), item("b", "2")], None, Asked(ends=["a"]))
+    assert [one.closed for one in await store.store.describe(["a", "b", "c"])] == [True, False, False]
+
+
+async def test_who_has_the_end_lacks_nothing(store: Bench) -> None:
+    (event,) = (await end(store, "1")).ids
+    end_id = store.store.last_id
+    assert not await has_seen_all(store, event)
+    assert await has_seen_all(store, end_id)
+    assert not await has_seen_all(store, end_id + 1), "ahead of the store"
+    assert not await has_seen_all(store, end_id, "a", "b"), "the other one goes on"
+    (later,) = (await store.store.publish([item("b", "1")])).ids
+    assert await has_seen_all(store, later)
+    assert await seen(store, After(later, ""), "a", "b") == ([], ())
+
+
+@pytest.mark.parametrize("start", [Since(0), Since(4e9), Last(3), Last(1), After(1 << 127, "")])
+async def test_the_end_is_told_wherever_one_starts(store: Bench, start: Start) -> None:
+    await end(store, "1", "2", "3")
+    end_id = store.store.last_id
+    read, _ = await seen(store, start)
+    assert read[-1] == (end_id, True)
+    assert len(read) == {Since(0): 4, Last(3): 4, Last(1): 2}.get(start, 1)
+
+
+async def test_the_end_outlives_the_events_as_long_as_the_record(store: Bench) -> None:
+    ids = (await end(store, *map(str, range(30)))).ids
+    end_id = store.store.last_id
+    assert (await state(store)).events == 10, "the end takes nothing from what is kept"
+    store.advance(61)
+    await store.sweep()
+    assert (await state(store)).events == 0
+    assert await seen(store, After(ids[-1], "")) == ([(end_id, True)], ())
+    assert await seen(store, After(ids[-2], "")) == ([(end_id, True)], ("trimmed",))
+    assert await has_seen_all(store, end_id)
+    store.advance(3605)
+    await store.sweep()
+    assert not (await state(store)).closed
+    assert (await store.store.publish([item("a", "1")])).ids
+
+
+async def test_delete_opens_the_name_anew(store: Bench) -> None:
+    (event,) = (await end(store, "1")).ids
+    end_id = store.store.last_id
+    await store.store.delete("a")
+    assert not (await state(store)).closed
+    for cursor, told in ((end_id, ()), (event, ()), (event - 1, ("trimmed",))):
+        assert await seen(store, After(cursor, "")) == ([], told)
+    again = await end(store, "2")
+    await store.settle()
+    for cursor in (event, end_id):
+        read, gaps = await seen(store, After(cursor, ""))
+        assert (read, gaps) == ([(again.ids[0], False), (store.store.last_id, True)], ())
+
+
+async def test_those_who_watch_are_told_of_the_end_and_then_of_a_new_one(store: Bench) -> None:
+    (log,) = await store.store.watch(["a"], Latest())
+    log.hold = before = log.last
+    await end(store, "1")
+    await store.store.delete("a")
+    await end(store, "2")
+    await store.settle()
+    assert [entry.end for entry in log.after(before)] == [False, True, True, False, True]
+
+
+async def test_a_repeated_key_is_answered_before_the_topic_is_seen_to_have_ended(store: Bench) -> None:
+    first = await store.store.publish([item("a", "1")], "key", Asked(ends=["a"]))
+    again = await store.store.publish([item("a", "1")], "key", Asked(ends=["a"]))
+    assert (first.closed, first.replayed, again.closed, again.replayed) == (True, False, True, True)
+    assert list(again.ids) == list(first.ids)
+
+
+async def test_a_repeated_key_ends_nothing_that_its_first_call_left_open(store: Bench) -> None:
+    await store.store.publish([item("a", "1")], "key")
+    again = await store.store.publish([item("a", "1"), item("b", "1")], "key", Asked(ends=["a", "b"]))
+    assert (again.replayed, again.closed) == (False, False)
+    assert [one.closed for one in await store.store.describe(["a", "b"])] == [False, True]
+
+
+async def test_close_only_what_has_not_moved_on(store: Bench) -> None:
+    assert await store.store.close("a", "abandoned", if_last=1) is None
+    (first,) = (await store.store.publish([item("a", "1")])).ids
+    (second,) = (await store.store.publish([item("a", "2")])).ids
+    assert await store.store.close("a", "abandoned", if_last=first) is None
+    assert not (await state(store)).closed
+    end_id = await store.store.close("a", "abandoned", if_last=second)
+    assert end_id == store.store.last_id
+    (log,) = await store.store.watch(["a"], Since(0))
+    assert log.end is not None
+    assert b'"reason":"abandoned"' in log.end.frame
+
+
+# Leases
+
+
+async def test_a_topic_is_abandoned_unless_its_lease_is_renewed(store: Bench) -> None:
+    await store.store.publish([item("a", "1")])
+    for topic in ("a", "never-published", "renewed", "given-up", "deleted"):
+        await store.store.lease(topic, 10)
+    await store.store.lease("renewed", 30)
+    await store.store.lease("renewed", 5)
+    await store.store.lease("given-up", None)
+    await store.store.delete("deleted")
+    store.advance(11)
+    await store.sweep()
+    names = ("a", "never-published", "renewed", "given-up", "deleted")
+    assert [one.closed for one in await store.store.describe(names)] == [True, True, False, False, False]
+    (log,) = await store.store.watch(["a"], Since(0))
+    assert log.end is not None
+    assert b'"reason":"abandoned"' in log.end.frame
+    store.advance(20)
+    await store.sweep()
+    assert (await state(store, "renewed")).closed
+
+
+async def test_the_lease_of_a_topic_that_has_ended_is_over(store: Bench) -> None:
+    await store.store.lease("a", 10)
+    await end(store, "1")
+    await store.store.lease("a", 10)
+    await store.store.delete("a")
+    await store.store.publish([item("a", "2")])
+    store.advance(11)
+    await store.sweep()
+    assert not (await state(store)).closed
+
+
+# Producers
+
+
+async def produce(bench: Bench, first: int, *data: str, ends: bool = False, name: str = "p") -> Receipt:
+    asked = Asked(["a"] if ends else [], (name, first))
+    return await bench.store.publish([item("a", text) for text in data], None, asked)
+
+
+async def test_a_repeated_part_counts_once(store: Bench) -> None:
+    first = await produce(store, 1, "1", "2", "3")
+    again = await produce(store, 2, "2", "3", "4", "5")
+    assert (first.known, len(first.ids), again.known, len(again.ids)) == (0, 3, 2, 2)
+    assert (await produce(store, 1, "1", "2")) == Receipt([], known=2)
+    assert (await state(store)).events == 5
+    assert (await produce(store, 6, "6")).known == 0
+
+
+async def test_a_hole_is_refused_with_what_is_expected(store: Bench) -> None:
+    await produce(store, 1, "1", "2")
+    last = store.store.last_id
+    for first, name, expected in ((4, "p", 3), (2, "other", 1)):
+        with pytest.raises(OutOfOrder) as caught:
+            await produce(store, first, "x", name=name)
+        assert caught.value.extra == {"expected": expected}
+    with pytest.raises(OutOfOrder):
+        await produce(store, 4, ends=True)
+    assert store.store.last_id == last
+    assert not (await state(store)).closed
+
+
+async def test_producers_of_one_topic_count_each_for_itself(store: Bench) -> None:
+    await produce(store, 1, "1", name="p")
+    await produce(store, 1, "1", "2", name="q")
+    assert (await produce(store, 2, "2", name="p")).known == 0
+    assert (await produce(store, 3, "3", name="q")).known == 0
+    assert (await state(store)).events == 5
+
+
+async def test_the_producer_that_published_longest_ago_is_forgotten(store: Bench) -> None:
+    for number in range(16):
+        await produce(store, 1, "1", name=f"p{number}")
+    await produce(store, 2, "2", name="p0")
+    await produce(store, 1, "1", name="one-more")
+    assert (await produce(store, 2, "2", name="p0")).known == 1
+    with pytest.raises(OutOfOrder):
+        await produce(store, 2, "2", name="p1")
+
+
+async def test_what_was_ended_may_be_repeated_but_not_continued(store: Bench) -> None:
+    await produce(store, 1, "1", "2", ends=True)
+    again = await produce(store, 1, "1", "2", ends=True)
+    assert (again.known, list(again.ids), again.closed) == (2, [], True)
+    assert (await produce(store, 3, ends=True)).closed
+    with pytest.raises(Closed):
+        await produce(store, 3, "3")
+    await store.store.delete("a")
+    assert (await produce(store, 1, "1")).known == 0
+
+
+# Retention asked for
+
+
+async def retain(bench: Bench, seconds: float, *data: str) -> Receipt:
+    return await bench.store.publish([item("a", text) for text in data], None, Asked(retain_seconds=seconds))
+
+
+async def test_the_first_publish_decides_what_its_topic_keeps(store: Bench) -> None:
+    (log,) = await store.store.watch(["a"], Latest())
+    first = await retain(store, 600, *map(str, range(30)))
+    await store.store.publish([item("a", "x")])
+    await retain(store, 1, "y")
+    await store.settle()
+    store.advance(500)
+    await store.sweep()
+    store.store.written("a")
+    assert (await state(store)).events == 32
+    assert len(log) == 32
+    assert (await seen(store, After(first.ids[0], "")))[1] == ()
+    store.advance(101)
+    assert (await state(store)).events == 0
+
+
+async def test_what_was_published_to_before_keeps_what_it_kept(store: Bench) -> None:
+    await store.store.publish([item("a", "0")])
+    await retain(store, 600, "1")
+    store.advance(61)
+    assert (await state(store)).events == 0
+    await store.store.delete("a")
+    await retain(store, 600, "2")
+    store.advance(61)
+    assert (await state(store)).events == 1
+    await store.store.delete("a")
+    await store.store.publish([item("a", "3")])
+    store.advance(61)
+    assert (await state(store)).events == 0

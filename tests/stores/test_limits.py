@@ -1,0 +1,214 @@
+"""Limits by address, subject and time: on one broker with its store in memory, and over two that share a server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from time import time
+from typing import Any
+
+import pytest
+
+from broker.settings import Settings
+from tests.minting import HMAC
+from tests.redis_servers import Server as Redis
+from tests.web.serving import Server, Stream, until
+
+Brokers = Sequence[Server]
+Start = Callable[..., Awaitable[Brokers]]
+
+CONVERGED_SECONDS = 5.0
+PROXY = {"trusted_proxies": "127.0.0.1"}
+
+
+@pytest.fixture(params=["memory", "shared"])
+async def start(request: pytest.FixtureRequest, shared_server: Redis) -> AsyncIterator[Start]:
+    """Starts one broker in memory, or two that share a server, with the limits given."""
+    settings: dict[str, Any] = {"jwt_secrets": json.dumps([HMAC.material]), "anonymous": "publish,subscribe"}
+    if request.param == "shared":
+        with shared_server.client() as client:
+            client.flushall()
+        settings["redis_url"] = shared_server.url
+    made: list[Server] = []
+
+    async def begin(**limits: Any) -> Brokers:
+        for _ in range(1 if request.param == "memory" else 2):
+            made.append(Server(Settings.model_validate(settings | limits), time))
+            await made[-1].start()
+        return made
+
+    yield begin
+    for server in made:
+        await server.stop()
+
+
+def bearer(**claims: Any) -> dict[str, str]:
+    return {"authorization": f"Bearer {HMAC.token(['**'], ['**'], admin=True, **claims)}"}
+
+
+async def is_let_in(server: Server, **headers: str) -> Stream | None:
+    """The stream of an EventSource, or None where it is refused as such a one can bear."""
+    stream = await server.subscribe("/topics/a", **headers)
+    assert stream.status == 200
+    while b"\n:\n" not in stream.raw and await stream.more():
+        pass
+    if b"\n:\n" in stream.raw:
+        return stream
+    found = re.fullmatch(rb"retry: (\d+)\n", stream.raw)
+    assert found
+    assert int(found[1]) >= 10_000
+    return None
+
+
+async def metric(server: Server, name: str) -> float:
+    text = (await server.request("GET", "/metrics", **bearer())).body.decode()
+    found = re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+async def converge(attempt: Callable[[], Awaitable[object]]) -> None:
+    """Try until it comes true: within 2 s, and some for a slow machine."""
+    async with asyncio.timeout(CONVERGED_SECONDS):
+        while not await attempt():
+            await asyncio.sleep(0.05)
+
+
+HOLDERS: dict[str, tuple[dict[str, Any], dict[str, str], dict[str, str]]] = {
+    "address": (
+        {"max_connections_per_address": 3, **PROXY},
+        {"x_forwarded_for": "203.0.113.7"},
+        {"x_forwarded_for": "203.0.113.8"},
+    ),
+    "subject": ({"max_connections_per_subject": 3}, bearer(sub="ann"), bearer(sub="bob")),
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+async def test_connections_of_one_holder_are_counted(start: Start, holder: str) -> None:
+    limits, mine, others = HOLDERS[holder]
+    brokers = await start(**limits)
+    first, last = brokers[0], brokers[-1]
+    held = [await is_let_in(first, **mine) for _ in range(3)]
+    assert all(held)
+    assert await is_let_in(first, **mine) is None, "exactly, on one instance"
+
+    async def is_refused() -> bool:
+        stream = await is_let_in(last, **mine)
+        if stream is not None:
+            await stream.close()
+        return stream is None
+
+    await converge(is_refused)
+    assert await is_let_in(last, **others), "nobody else is concerned"
+    label = f'broker_refused_connects_total{{reason="max_connections_per_{holder}"}}'
+    assert await metric(first, label) >= 1
+    answer = await last.request("GET", "/topics/a", accept="*/*", **mine)
+    assert (answer.status, answer.json()["code"]) == (429, "rate-limited")
+    assert int(answer.headers["retry-after"]) > 0
+    assert held[0] is not None
+    await held[0].close()
+
+    async def is_back() -> bool:
+        return await is_let_in(last, **mine) is not None
+
+    await converge(is_back)
+
+
+async def test_who_is_refused_or_leaves_early_holds_nothing(start: Start) -> None:
+    (server, *_) = await start(max_connections_per_address=2)
+    for _ in range(5):
+        answer = await server.request("HEAD", "/topics/a", accept="text/event-stream")
+        assert answer.status == 200
+        _, writer = await server.send(b"GET /topics/a HTTP/1.1\r\nHost: x\r\n\r\n")
+        writer.transport.abort()
+    await until(lambda: not server.node.admission._held, "all are gone")
+    assert await is_let_in(server)
+    assert await is_let_in(server)
+    assert await is_let_in(server) is None
+
+
+async def test_what_a_client_says_of_itself_is_not_believed(start: Start) -> None:
+    (server, *_) = await start(max_connections_per_address=1)
+    assert await is_let_in(server, x_forwarded_for="203.0.113.7")
+    assert await is_let_in(server, x_forwarded_for="203.0.113.8", forwarded="for=203.0.113.9") is None
+
+
+async def test_new_streams_a_second(start: Start) -> None:
+    (server, *_) = await start(max_connects_per_second=5)
+    let_in = [await is_let_in(server) for _ in range(12)]
+    assert 5 <= sum(stream is not None for stream in let_in) <= 8
+    assert await metric(server, 'broker_refused_connects_total{reason="max_connects_per_second"}') >= 4
+
+    async def is_back() -> bool:
+        return await is_let_in(server) is not None
+
+    await converge(is_back)
+
+
+async def test_topics_on_one_stream(start: Start) -> None:
+    (server, *_) = await start(max_topics_per_connection=2)
+    answer = await server.request("GET", "/topics?topic=a&topic=b&topic=c", accept="text/event-stream")
+    assert (answer.status, answer.json()["code"]) == (400, "invalid-parameter")
+    assert (await server.subscribe("/topics?topic=a&topic=b")).status == 200
+    assert await metric(server, 'broker_refused_connects_total{reason="max_topics_per_connection"}') == 1
+
+
+async def test_events_a_second(start: Start) -> None:
+    (server, *_) = await start(max_publishes_per_second=5, **PROXY)
+    statuses = []
+    for _ in range(20):
+        answer = await server.request("POST", "/topics/a", b"x")
+        statuses.append(answer.status)
+    assert 5 <= statuses.count(201) <= 8
+    assert answer.status == 429
+    assert (answer.json()["code"], answer.json()["limit"]) == ("rate-limited", "max_publishes_per_second")
+    assert int(answer.headers["retry-after"]) >= 1
+    assert (await server.request("POST", "/topics/a", b"x", x_forwarded_for="203.0.113.7")).status == 201
+    assert (await server.request("POST", "/topics/a", b"x", **bearer(sub="ann"))).status == 201
+    assert await metric(server, 'broker_refused_publishes_total{limit="max_publishes_per_second"}') >= 10
+
+
+async def test_bytes_a_second_and_an_event_that_is_larger(start: Start) -> None:
+    (server, *_) = await start(max_publish_bytes_per_second=1000)
+    assert (await server.request("POST", "/topics/a", b"x" * 5000)).status == 201, "or it could never be"
+    answer = await server.request("POST", "/topics/a", b"x")
+    assert (answer.status, answer.json()["limit"]) == (429, "max_publish_bytes_per_second")
+    assert int(answer.headers["retry-after"]) >= 4
+
+
+async def test_several_topics_are_as_many_events(start: Start) -> None:
+    (server, *_) = await start(max_publishes_per_second=5)
+    assert (await server.request("POST", "/topics?topic=a&topic=b&topic=c", b"x")).status == 201
+    assert (await server.request("POST", "/topics?topic=a&topic=b&topic=c", b"x")).status == 201
+    assert (await server.request("POST", "/topics?topic=a&topic=b&topic=c", b"x")).status == 429
+
+
+async def test_a_streamed_body_is_slowed_down_and_not_cut(start: Start) -> None:
+    (server, *_) = await start(max_publishes_per_second=100)
+    body = b"".join(b'{"data": "%d"}\n' % number for number in range(300))
+    began = asyncio.get_running_loop().time()
+    answer = await server.request("POST", "/topics/a", body, content_type="application/x-ndjson")
+    took = asyncio.get_running_loop().time() - began
+    assert (answer.status, answer.json()["published"]) == (200, 300)
+    assert took >= 1.5, "as the rate says, less what one holds and the last batch"
+    assert await metric(server, "broker_slowed_bodies_seconds_total") >= 1.5
+
+
+async def test_a_slowed_body_does_not_hold_up_the_end(start: Start) -> None:
+    (server, *_) = await start(max_publishes_per_second=1, drain_seconds=0)
+    reader, writer = await server.send(
+        b"POST /topics/a HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    line = b'{"data": 1}\n' * 100
+    writer.write(b"%x\r\n%b\r\n" % (len(line), line))
+    watching = await server.subscribe("/topics/a?since=earliest")
+    await watching.data(100)
+    async with asyncio.timeout(5):
+        await server.node.drain()
+        stopping = asyncio.ensure_future(server._runner.cleanup())
+        answer = await reader.read(2000)
+        await stopping
+    assert b'"published": 100' in answer
+    assert answer.startswith(b"HTTP/1.1 503 ")
