@@ -244,7 +244,7 @@ class FanOut:
         if feed is None or subscriber.lag is not None:
             return
         end = feed.end(self._complete_to())
-        if self._stretch(feed, subscriber.cursor) is not None:
+        if feed.lacks(subscriber.cursor, end):
             subscriber.lag = lag
             self._behind.append(subscriber)
             self._schedule()

@@ -102,6 +102,11 @@ class Feed:
     def _logs(self) -> Iterator[tuple[Log, EventId]]:
         return zip(self.logs, self.key.floors or (0,) * len(self.logs), strict=True)
 
+    def lacks(self, cursor: EventId, up_to: EventId) -> bool:
+        """Whether `piece_after` has something for a subscriber at `cursor`; costs next to nothing."""
+        first = next(self._entries(cursor), None)
+        return first is not None and first[2].id <= up_to
+
     def piece_after(self, cursor: EventId, up_to: EventId) -> Piece | None:
         """The next piece for a subscriber at `cursor`, or None; nothing in it is newer than `up_to`."""
         frames: list[bytes] = []
@@ -147,7 +152,7 @@ class Feed:
         if len(self.logs) == 1:
             (log,) = self.logs
             (topic,) = self.key.topics
-            return ((topic, log, entry) for entry in log.after(max(cursor, *self.key.floors, 0)))
+            return _reader(topic, log, max(cursor, *self.key.floors, 0))
         readers = [
             _reader(topic, log, max(cursor, floor))
             for topic, (log, floor) in zip(self.key.topics, self._logs(), strict=True)
