@@ -29,7 +29,7 @@ from broker.subscriber import CloseReason, Lag, Subscriber, write_each
 
 SLICE_WRITES = 200  # about 2 ms
 MOVE_WRITES = 4  # so many writes cost what it costs to take one off topics that have ended
-PIECES_PER_TURN = 50  # to those who are behind
+PIECES_PER_TURN = 5  # to those who are behind; about 1 ms
 
 
 class FanOut:

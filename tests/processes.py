@@ -35,13 +35,17 @@ def wait_for(condition: Callable[[], object], what: str, seconds: float = 10) ->
 class BrokerProcess:
     """`broker serve` with the given settings, as `name=value`; a context manager.
 
+    Not a setting is `descriptors`: how many it may have, where that is what a test is about.
+
     Attributes:
         url: such as `http://127.0.0.1:40123`; the same after a restart.
         output: all it printed so far.
     """
 
     def __init__(self, **settings: object) -> None:
+        descriptors = settings.pop("descriptors", None)
         self._settings = {"port": 0, **settings}
+        self._limited = [] if descriptors is None else ["prlimit", f"--nofile={descriptors}:{descriptors}"]
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self.output = ""
@@ -75,7 +79,7 @@ class BrokerProcess:
         self.output = ""
         flags = [f"--{name.replace('_', '-')}={_flag(value)}" for name, value in self._settings.items()]
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "broker", "serve", *flags],
+            [*self._limited, sys.executable, "-m", "broker", "serve", *flags],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -42,7 +42,7 @@ def held(log: Log, cursor: EventId = 0) -> list[EventId]:
 
 @dataclass
 class Past:
-    """An event as the model remembers it, long after the log forgot it."""
+    """An event, or an end, as the model remembers it, long after the log forgot it."""
 
     id: EventId
     prev: EventId
@@ -73,8 +73,18 @@ class LogAgainstList(RuleBasedStateMachine):
         """What a reader who comes now can have."""
         return [past for past in self.kept if past.id > self.cleared_at]
 
+    @property
+    def is_closed(self) -> bool:
+        return bool(self.history) and self.history[-1].end and self.history[-1].id > self.cleared_at
+
+    @property
+    def counted(self) -> list[Past]:
+        """What is kept, less the end of a topic that was closed: that is no event, stays, and takes nothing."""
+        return self.kept[:-1] if self.is_closed else self.kept
+
     # What happens to a log
 
+    @precondition(lambda self: not self.is_closed)
     @rule(ms=st.integers(0, 20_000), n=st.integers(0, 2), size=st.sampled_from([0, 1, 50, 120, 500]))
     def append(self, ms: int, n: int, size: int) -> None:
         event_id = max(self.log.last + 1, id_at(self.now)) + (ms << SEQUENCE_BITS) + n
@@ -88,8 +98,8 @@ class LogAgainstList(RuleBasedStateMachine):
         self.now += seconds
         self.log.trim(self.now)
         oldest = id_at(self.now - self.retention.seconds)
-        while self.kept:
-            kept, eldest = self.kept, self.kept[0]
+        while self.counted:
+            kept, eldest = self.counted, self.counted[0]
             size = sum(past.size for past in kept)
             over = len(kept) > self.retention.events or size > self.retention.bytes
             wanted = eldest.id >= oldest and eldest.id > self.cleared_at and (not over or len(kept) == 1)
@@ -100,11 +110,19 @@ class LogAgainstList(RuleBasedStateMachine):
     @rule()
     def empty(self) -> None:
         self.log.empty()
-        while self.kept and not self.is_held(self.kept[0]):
+        while self.counted and not self.is_held(self.counted[0]):
             self.first += 1
 
     def is_held(self, past: Past) -> bool:
         return self.log.hold is not None and past.id > self.log.hold
+
+    @precondition(lambda self: not self.is_closed)
+    @rule()
+    def close(self) -> None:
+        end_id = self.log.last + 1
+        data = sse.end("a", "closed", end_id)
+        self.history.append(Past(end_id, self.log.last, len(data), end=True))
+        self.log.close(end_id, data)
 
     @rule()
     def clear(self) -> None:
@@ -127,7 +145,8 @@ class LogAgainstList(RuleBasedStateMachine):
         entry = list(self.log.after(0))[index]
         text = self.log.enveloped("a", entry)
         assert self.log.enveloped("a", entry) is text, "I5: encoded once"
-        self.kept[index].envelope = len(text)
+        if self.kept[index] in self.counted:
+            self.kept[index].envelope = len(text)
 
     # What must hold whatever happened
 
@@ -143,20 +162,21 @@ class LogAgainstList(RuleBasedStateMachine):
         assert len(self.log) == len(self.kept)
         assert self.log.last == (self.history[-1].id if self.history else self.began)
         assert self.log.named == bool(self.history)
+        assert (self.log.end is not None) == self.is_closed
 
     @invariant()
     def counts_its_bytes(self) -> None:
-        frames, envelopes = (sum(past.size for past in self.kept), sum(past.envelope for past in self.kept))
+        frames = sum(past.size for past in self.counted)
+        envelopes = sum(past.envelope for past in self.counted)
         assert (self.log.bytes, self.log.envelope_bytes) == (frames, envelopes)
-        assert self.log.footprint == frames + envelopes + len(self.kept) * ENTRY_OVERHEAD_BYTES
+        assert self.log.footprint == frames + envelopes + len(self.counted) * ENTRY_OVERHEAD_BYTES
 
     @invariant()
     def shows_what_a_newcomer_can_have(self) -> None:
         first, last, count, size = self.log.visible()
-        assert (count, size) == (len(self.seen), sum(past.size for past in self.seen))
-        assert (first and first.id, last and last.id) == (
-            (self.seen[0].id, self.seen[-1].id) if self.seen else (None, None)
-        )
+        seen = self.seen[:-1] if self.is_closed else self.seen
+        assert (count, size) == (len(seen), sum(past.size for past in seen))
+        assert (first and first.id, last and last.id) == ((seen[0].id, seen[-1].id) if seen else (None, None))
 
     @invariant()
     def tells_of_every_gap_and_of_no_other(self) -> None:
@@ -182,7 +202,10 @@ class LogAgainstList(RuleBasedStateMachine):
     def starts_a_reader_so_many_events_back(self) -> None:
         for count in range(len(self.seen) + 3):
             start = self.log.start_before(count)
-            assert held(self.log, start) == [past.id for past in self.seen][-count or len(self.history) + 1 :]
+            wanted = count + self.is_closed
+            assert (
+                held(self.log, start) == [past.id for past in self.seen][-wanted or len(self.history) + 1 :]
+            )
             assert not self.log.is_past(start)
 
 
@@ -271,3 +294,70 @@ def test_envelope_holds_the_same_event() -> None:
     (entry,) = log.after(0)
     text = log.enveloped("a", entry)
     assert sse.split(text).id == sse.split(entry.frame).id
+
+
+# Ends
+
+
+def closed(count: int, retention: Retention = FOREVER) -> Log:
+    """A log of `count` events and the end of their topic."""
+    log = filled(count, retention)
+    log.close(log.last + 1, sse.end("a", "closed", log.last + 1))
+    return log
+
+
+def gaps(log: Log, cursor: EventId) -> list[tuple[EventId, str]]:
+    return [(entry.id, entry.gap) for entry in log.after(cursor) if entry.gap is not None]
+
+
+def test_the_end_stays_whatever_goes() -> None:
+    log = closed(3, Retention(events=1, bytes=1, seconds=1))
+    end = log.last
+    log.trim(id_seconds(end) + 100_000)
+    log.empty()
+    assert held(log) == [end]
+    assert (log.footprint, log.visible()) == (0, (None, None, 0, 0))
+    assert not log.has_gap(ids(3)[-1])
+    assert log.has_gap(ids(3)[-2])
+
+
+def test_a_log_that_grows_behind_its_end_is_open_again() -> None:
+    log = closed(1)
+    log.hold = START
+    end, event = log.last, log.last + SECOND
+    log.append_after(end, event, frame(event))
+    assert (log.end, held(log)) == (None, [*ids(1), event])
+    assert log.bytes == 2 * len(frame(event))
+
+
+def test_what_is_lost_behind_an_end_is_remembered_until_the_topic_goes_on() -> None:
+    log = closed(1)
+    end, loss = log.last, log.last + SECOND
+    log.lose(loss)
+    assert (log.lost_at, gaps(log, 0), log.last) == (loss, [], end)
+    log.reopen()
+    assert (log.end, gaps(log, 0), log.last) == (None, [(loss, "lost")], loss)
+    log.reopen()
+    assert log.last == loss
+
+
+def test_who_was_not_told_of_a_loss_behind_the_end_has_a_gap_after_a_delete() -> None:
+    log = closed(1)
+    loss = log.last + SECOND
+    log.lose(loss)
+    log.clear(loss + 1, b"end")
+    assert log.has_gap(loss - 1)
+    assert not log.has_gap(loss)
+
+
+def test_those_who_are_still_to_be_written_get_the_end_before_the_topic_was_deleted() -> None:
+    log = closed(2)
+    log.hold = START
+    end = log.last
+    log.clear(end + SECOND, b"end")
+    assert held(log) == [*ids(2), end, end + SECOND]
+    assert log.end is None
+    log.hold = None
+    log.trim(id_seconds(log.last))
+    assert (held(log), log.bytes) == ([], 0)
+    assert not log.has_gap(ids(2)[-1])

@@ -65,6 +65,8 @@ class LogsAgainstMemory(RuleBasedStateMachine):
     )
     def publish(self, topic: str, size: int, count: int) -> None:
         log = self.logs.open(topic, self.now)
+        if log.end is not None:
+            return  # the store refuses it
         for _ in range(count):
             event_id = self.next_id()
             log.append(event_id, sse.frame(sse.lines(b"x" * size), event_id))
@@ -72,6 +74,15 @@ class LogsAgainstMemory(RuleBasedStateMachine):
         self.published_to[topic] = log
         self.logs.appended(topic, log, self.now)
         self.within_bounds()
+
+    @rule(topic=st.sampled_from(TOPICS))
+    def close(self, topic: str) -> None:
+        log = self.logs.open(topic, self.now)
+        if log.end is None:
+            end_id = self.next_id()
+            log.close(end_id, sse.end(topic, "closed", end_id))
+            self.logs.appended(topic, log, self.now)
+            self.within_bounds()
 
     @rule(topic=st.sampled_from(TOPICS))
     def delete(self, topic: str) -> None:
@@ -303,3 +314,16 @@ def test_a_page_of_names_does_not_look_at_all_of_them() -> None:
     CountedName.compared = 0
     assert every.names_after("t2499", 3) == ["t2500", "t2501", "t2502"]
     assert CountedName.compared < 100
+
+
+def test_ends_take_nothing_from_the_bytes_of_all_and_go_with_their_records() -> None:
+    every = logs(max_bytes=1000, max_topics=5)
+    for n, topic in enumerate(TOPICS):
+        append(every, topic, id_at(NOW) + 10 * n, NOW)
+        log = every.open(topic, NOW)
+        log.close(log.last + 1, b"x" * 900)
+        every.appended(topic, log, NOW)
+    assert every.bytes <= 1000
+    assert names(every) == TOPICS[-5:]
+    assert all(log is not None and log.end is not None for log in map(every.get, TOPICS[-5:]))
+    assert every.floor >= id_at(NOW) + 10 * (len(TOPICS) - 6) + 1

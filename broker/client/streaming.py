@@ -68,6 +68,7 @@ class Stream:
         self._unsent_bytes = 0
         self._finishing = False
         self._moved = asyncio.Event()
+        self._limit: asyncio.Timeout | None = None  # of the request; from the body's end on
         self._task: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -167,6 +168,8 @@ class Stream:
                 self._unsent_bytes -= len(chunk)
                 self._moved.set()
             if self._finishing:
+                if self._limit is not None:
+                    self._limit.reschedule(asyncio.get_running_loop().time() + self._timeout_seconds)
                 return
             self._moved.clear()
             await self._moved.wait()
@@ -174,16 +177,20 @@ class Stream:
     async def _answer(
         self, url: str, body: AsyncIterator[bytes] | bytes, headers: Mapping[str, str], wanted: HTTPStatus
     ) -> Answer:
-        allowed = await authorization(self._token)
+        headers = {**headers, **await authorization(self._token)}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_seconds)
         try:
-            async with self._session.post(
-                url, data=body, headers={**headers, **allowed}, timeout=timeout, allow_redirects=False
-            ) as response:
-                async with asyncio.timeout(self._timeout_seconds):
-                    answer = await read(response)
+            async with asyncio.timeout(self._timeout_seconds if isinstance(body, bytes) else None) as limit:
+                self._limit = limit
+                async with self._session.post(
+                    url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+                ) as response:
+                    async with asyncio.timeout(self._timeout_seconds):
+                        answer = await read(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise PublishError(UNREACHABLE, f"No answer from {url}: {reason(error)}.") from error
+        finally:
+            self._limit = None
         if answer.status != wanted:
             kind = Cancelled if b'"cancelled"' in answer.body and answer.status == 409 else PublishError
             raise problem(kind, answer.status, answer.retry_after, answer.body)

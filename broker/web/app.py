@@ -174,7 +174,9 @@ def _waiting(settings: Settings, node: Node) -> Waiting:
         idle_seconds=IDLE_SECONDS,
         answer_seconds=settings.slow_seconds,
     )
-    node.metrics.read([Reading("broker_requests", "Connections that are no streams.", lambda: waiting.count)])
+    node.metrics.read(
+        [Reading("broker_request_connections", "Connections that are no streams.", lambda: waiting.count)]
+    )
     return waiting
 
 

@@ -52,7 +52,11 @@ class Bodies:
         self._waits: set[asyncio.Timeout] = set()
         self._on_cut = on_cut
         self._body_seconds = body_seconds
+        self._late_body = (
+            f"The body was not whole within {body_seconds:g} s; send less at once, or send it as a stream."
+        )
         self._stream_idle_seconds = stream_idle_seconds or None
+        self._late_piece = f"Nothing came for {stream_idle_seconds:g} s; a streamed body that pauses sends an empty line, or a comment, now and then."
 
     async def whole(self, read: Callable[[], Awaitable[T]]) -> T:
         """What `read` returns, which reads the body to its end.
@@ -61,15 +65,11 @@ class Bodies:
             InvalidBody: it was not whole in time.
             Unavailable: `stop` was called. What had arrived and was not read is lost.
         """
-        seconds = self._body_seconds
-        late = f"The body was not whole within {seconds:g} s; send less at once, or as a stream."
-        return await self._wait(read, seconds, Cut.BODY, late)
+        return await self._wait(read, self._body_seconds, Cut.BODY, self._late_body)
 
     async def piece(self, read: Callable[[], Awaitable[T]], interrupt: Interrupt) -> T:
         """What `read` returns, which reads what comes next of a streamed body; raises as `whole` does, or by `interrupt`."""
-        seconds = self._stream_idle_seconds
-        late = f"Nothing came for {seconds} s; a streamed body that pauses sends an empty line now and then."
-        return await self._wait(read, seconds, Cut.PAUSE, late, interrupt)
+        return await self._wait(read, self._stream_idle_seconds, Cut.PAUSE, self._late_piece, interrupt)
 
     async def pause(self, seconds: float, interrupt: Interrupt) -> None:
         """Read nothing of a streamed body for so long. Raises `Unavailable` as `whole` does, or by `interrupt`."""

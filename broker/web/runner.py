@@ -24,6 +24,7 @@ from broker.web.keys import WAITING
 from broker.web.waiting import Cut, Waiting
 
 HALF_CLOSED_CHECK_SECONDS = 0.05
+LINGER_SECONDS = 2  # for who was answered within its body, so that it can read that before it is cut off
 HURRY_SECONDS = 0.1  # aiohttp takes them twice, and 0 for ever
 
 _log = logging.getLogger("broker")
@@ -38,6 +39,7 @@ class Runner(web.AppRunner):
 
     async def _make_server(self) -> web.Server:
         self._kwargs |= {"auto_decompress": False, "tcp_keepalive": False, "keepalive_timeout": 0}
+        self._kwargs["lingering_time"] = LINGER_SECONDS
         self._kwargs["access_log_class"] = AccessLog
         return _Server(await super()._make_server(), self.app)
 
@@ -104,12 +106,12 @@ class _Connection(RequestHandler):
         body: that of the request being handled, or of the last one.
     """
 
-    __slots__ = ("_head_began", "_waiting", "body", "half_closed")
+    __slots__ = ("_answered", "_head_began", "_waiting", "body", "half_closed")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.half_closed = False
         self.body: StreamReader | None = None
-        self._head_began = False
+        self._head_began = self._answered = False
         self._waiting: Waiting = cast("_Server", self._manager).waiting
         super().connection_made(transport)
         self._keepalive_handle = _NO_TIMER
@@ -119,18 +121,31 @@ class _Connection(RequestHandler):
         if self._manager is not None:
             self._waiting.closed(self)
         super().connection_lost(exc)
+        body, self.body = self.body, None  # each knows the other, and would wait for the cycle collector
+        if body is None or self._current_request is not None:  # aiohttp has told the handler
+            return
+        if self._answered:
+            body.feed_eof()  # else aiohttp would wait for the rest of it
+        else:  # its handler is about to begin
+            body.set_exception(ConnectionResetError("left before its request was handled"))
 
     def data_received(self, data: bytes) -> None:
         """As aiohttp does; and a body that stops being HTTP half-way ends for its handler, which would wait for ever."""
         super().data_received(data)
-        if not self._head_began and self._is_idle():
-            self._head_began = True
-            self._waiting.head_began(self)
+        if self._waiter is not None:
+            self._tell_of_head(self._waiter)
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             body = self.body
             if body is not None and not body.is_eof():
                 body.set_exception(web.RequestPayloadError("the body is no HTTP"))
                 body.feed_eof()  # else aiohttp would read on, to be rid of it
+
+    def _tell_of_head(self, waiter: asyncio.Future[None]) -> None:
+        if waiter.done():  # from now on it is not to be cut: aiohttp is going to handle what has come
+            self._waiting.request_came(self)
+        elif not self._head_began:
+            self._head_began = True
+            self._waiting.head_began(self)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Whether to stay open: who has sent whole requests gets its answers; who is in mid-body has left."""
@@ -153,7 +168,7 @@ class _Connection(RequestHandler):
     def request_came(self, body: StreamReader) -> None:
         """It is going to be handled."""
         self.body = body
-        self._head_began = False
+        self._head_began = self._answered = False
         self._waiting.request_came(self)
 
     async def finish_response(
@@ -164,6 +179,7 @@ class _Connection(RequestHandler):
             return await super().finish_response(request, resp, start_time)
         self._waiting.answer_began(self)
         finished = await super().finish_response(request, resp, start_time)
+        self._answered = True
         if self._manager is not None:
             self._waiting.answered(self)
         return finished
@@ -173,7 +189,7 @@ class _Connection(RequestHandler):
         if self.transport is None:
             return
         _log.debug("cut a connection from %s: %s", self.peername, why)
-        if why is Cut.ANSWER:
+        if why is Cut.ANSWER or self.transport.get_write_buffer_size():
             self.transport.abort()  # to close would wait for a reader who doesn't read
         elif why is Cut.HEAD and self._head_began and self._is_idle():
             self._messages.append((_ErrInfo(400, _HeadTooSlow(), why), EMPTY_PAYLOAD))

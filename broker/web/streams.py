@@ -28,6 +28,7 @@ EVENT_STREAM = "text/event-stream"
 KINDS = frozenset({NDJSON, EVENT_STREAM})
 
 BATCH_ITEMS = 128
+BATCH_TOPICS = 32  # where each names its topic: a new one costs several times what an event does
 BATCH_BYTES = 256 << 10
 
 
@@ -121,6 +122,7 @@ class _Run:
     async def publish(self, items: Iterator[Item | None]) -> None:
         """Publish `items`; raises at the first bad one, after those before it are published."""
         self._node.check_good(self._caller.grant)
+        most = BATCH_ITEMS if self._topic is not None else BATCH_TOPICS
         batch: list[Item] = []
         size = 0
         try:
@@ -130,7 +132,7 @@ class _Run:
                     continue
                 batch.append(item)
                 size += len(item[1])
-                if len(batch) >= BATCH_ITEMS or size >= BATCH_BYTES:
+                if len(batch) >= most or size >= BATCH_BYTES:
                     full, batch, size = batch, [], 0
                     await self._flush(full)
                     await asyncio.sleep(0)

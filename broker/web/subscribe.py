@@ -11,7 +11,7 @@ from broker.access import Caller
 from broker.errors import InvalidParameter, RateLimited, Unavailable
 from broker.log import Log
 from broker.node import Node
-from broker.start import Latest, Start, from_cursor, from_last, from_since
+from broker.start import After, Latest, Start, from_cursor, from_last, from_since
 from broker.topics import check_topic
 from broker.web import handover
 from broker.web.accept import names_stream
@@ -44,7 +44,8 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
     caller.grant.check_subscribe(topics)
     start = _start(request, node)
     enveloped = _enveloped(request)
-    if request.method == hdrs.METH_HEAD:
+    is_head = request.method == hdrs.METH_HEAD
+    if is_head and not isinstance(start, After):
         return web.Response(headers=_VARYING)
     try:
         node.check_room()
@@ -54,10 +55,11 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
         if names_stream(request.headers.get(hdrs.ACCEPT, "")):
             return _come_back(node)
         raise
-    if node.has_all(logs, start):
+    is_over = node.has_all(logs, start)
+    if is_over or is_head:
         node.unwatch(topics)
         node.admission.leave(caller)
-        return web.Response(status=204, headers=_NOTHING_MORE)
+        return web.Response(status=204, headers=_NOTHING_MORE) if is_over else web.Response(headers=_VARYING)
     try:
         node.check_good(caller.grant)  # which may have changed meanwhile
         transport = handover.take(request)

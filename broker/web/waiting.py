@@ -136,6 +136,18 @@ class Waiting:
             self._cut(longest, Cut.ROOM)
 
     def _sweep(self) -> None:
+        done = False
+        try:
+            done = self._slice()
+        finally:  # a defect with one connection is not everybody's (I9)
+            self._timer = (
+                self._loop.call_later(self._period, self._sweep)
+                if done
+                else self._loop.call_soon(self._sweep)
+            )
+
+    def _slice(self) -> bool:
+        """Whether nobody is left whose time is up."""
         now = self._loop.time()
         left = SLICE_CUTS
         for why, table, seconds in self._kinds:
@@ -145,9 +157,7 @@ class Waiting:
                     break
                 self._cut(connection, why)
                 left -= 1
-        self._timer = (
-            self._loop.call_later(self._period, self._sweep) if left else self._loop.call_soon(self._sweep)
-        )
+        return left > 0
 
     def _cut(self, connection: Connection, why: Cut) -> None:
         self._forget(connection)

@@ -262,3 +262,21 @@ async def test_a_stream_needs_the_right(serve: Serve) -> None:
             async with client.stream("a") as stream:
                 await stream.send("x")
         assert caught.value.code == "forbidden"
+
+
+async def test_a_broker_that_never_answers_is_given_up() -> None:
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(65536):
+                pass
+        writer.close()
+
+    silent = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+    async with Client(url, timeout_seconds=0.2, patience_seconds=0.5) as client:
+        with pytest.raises(PublishError) as caught:
+            async with asyncio.timeout(10), client.stream("a") as stream:
+                await stream.send("x")
+        assert caught.value.code == "unreachable"
+    silent.close()
+    await silent.wait_closed()

@@ -212,6 +212,99 @@ def test_the_newest_events_are_counted_without_the_gaps_between(bench: Bench) ->
     assert (copy.log.mute, copy.log.start_before(2)) == (0, at(6))
 
 
+def ends(copy: Copy, after: EventId = 0) -> list[EventId]:
+    return [entry.id - id_at(NOW) for entry in copy.log.after(after) if entry.end]
+
+
+def close(bench: Bench, topic: str, step: int, prev: EventId, epoch: int = 1) -> None:
+    bench.copies.arrived(topic, Arrival(epoch, prev, (), at(step), 0, at(step), "closed"))
+
+
+def test_an_end_is_heard(bench: Bench) -> None:
+    copy = bench.read("a", (1, 0))
+    close(bench, "a", 2, prev=at(1))
+    assert (ends(copy), copy.tail, bench.holes) == ([2], at(2), [])
+    assert copy.log.end is not None
+    assert bench.delivered == ["a"] * len(bench.delivered) != []
+
+
+def test_an_end_that_was_missed_is_read(bench: Bench) -> None:
+    copy = bench.read("a", (1, 0))
+    bench.copies.break_off(copy)
+    bench.copies.go_on(copy, held((2, 1), end=(3, 2)), FACTS)
+    assert bench.copies.go_live(copy, at(3))
+    assert (steps(copy), ends(copy), gaps(copy)) == ([1, 2, 3], [3], [])
+
+
+@pytest.mark.parametrize("after", [0, 1, 2, 9])
+def test_a_copy_has_the_end_wherever_it_begins(bench: Bench, after: int) -> None:
+    copy = bench.copies.open("a")
+    page = held(*[(1, 0)] * (after < 1), end=(2, 1))
+    bench.copies.begin(copy, at(after), page, FACTS, at(9))
+    bench.copies.go_on(copy, page, FACTS)
+    assert bench.copies.go_live(copy, at(9))
+    assert ends(copy) == [2]
+    assert copy.log.reaches(at(after))
+    assert not copy.log.has_gap(at(max(after, 1)))
+
+
+def test_an_end_of_a_page_that_is_not_the_last_waits(bench: Bench) -> None:
+    copy = bench.copies.open("a")
+    first = held((1, 0), end=(3, 2), more=True)
+    bench.copies.begin(copy, at(0), first, FACTS, at(3))
+    bench.copies.go_on(copy, first, FACTS)
+    assert ends(copy) == []
+    bench.copies.go_on(copy, held((2, 1), end=(3, 2)), FACTS)
+    assert (steps(copy), ends(copy)) == ([1, 2, 3], [3])
+
+
+def test_what_is_lost_before_an_end_is_told_before_it(bench: Bench) -> None:
+    copy = bench.read("a", (1, 0))
+    bench.copies.break_off(copy)
+    facts = Facts(2, BORN, BORN, (BORN, at(5)), ())
+    bench.copies.go_on(copy, held(end=(7, 1)), facts)
+    assert bench.copies.go_live(copy, at(7))
+    assert [(entry.id, entry.gap, entry.end) for entry in copy.log.after(at(1))] == [
+        (at(5), "lost", False),
+        (at(7), None, True),
+    ]
+
+
+def test_what_is_lost_behind_an_end_is_no_entry(bench: Bench) -> None:
+    copy = bench.read("a", (1, 0))
+    close(bench, "a", 2, prev=at(1))
+    bench.copies.learn(Facts(2, BORN, BORN, (BORN, at(5)), ()))
+    assert (ends(copy), gaps(copy), copy.log.lost_at) == ([2], [], at(5))
+
+
+def test_a_topic_whose_end_the_store_has_lost_is_open_again(bench: Bench) -> None:
+    copy = bench.read("a", (1, 0))
+    close(bench, "a", 3, prev=at(1))
+    bench.copies.break_off(copy)
+    facts = Facts(2, BORN, BORN, (BORN, at(5)), ())
+    bench.copies.go_on(copy, held((1, 0), (6, 1)), facts)
+    assert bench.copies.go_live(copy, at(6))
+    assert (steps(copy), ends(copy), gaps(copy)) == ([1, 6], [], ["lost"])
+    assert copy.log.end is None
+
+
+def test_a_topic_that_had_ended_where_the_store_went_back_to_ends_after_the_loss(bench: Bench) -> None:
+    copy = bench.read("a", (1, 0))
+    bench.hear("a", 4, prev=at(1))
+    bench.copies.break_off(copy)
+    facts = Facts(2, BORN, BORN, (BORN, at(5)), ())
+    bench.copies.go_on(copy, held(end=(2, 1)), facts)
+    assert bench.copies.go_live(copy, at(5))
+    assert [(entry.id, entry.gap, entry.end) for entry in copy.log.after(at(4))] == [
+        (at(5), "lost", False),
+        (at(5), None, True),
+    ]
+    bench.copies.break_off(copy)
+    bench.copies.go_on(copy, held(end=(2, 1)), facts)
+    assert bench.copies.go_live(copy, at(5))
+    assert ends(copy) == [5]
+
+
 async def test_who_waited_for_a_level_in_vain_is_forgotten() -> None:
     level = Level()
     for _ in range(100):
@@ -239,6 +332,10 @@ async def test_who_waited_for_a_level_in_vain_is_forgotten() -> None:
         b"E x 0-0 5 1 1 1 0 8\ndata: x\n",
         b"D 1 0-0\n",
         b"D 1 0-0 x-y\n",
+        b"C 1 0-0 5-0\n",
+        b"C 1 0-0 x closed\n",
+        b"F 1 2 3 0-0 5 1 1 1 0 8\ndata: x\n",
+        b"F 1 2 3\n",
         b"P 1\n",
         b"P 1 5-0 6-0\n",
         b"Q 1 5-0\n",

@@ -180,3 +180,70 @@ async def test_starts_in_time_and_by_number_reach_into_the_store(pair: Pair) -> 
         assert await stream.data(10 - first) == [str(number) for number in range(first, 10)]
         assert len(stream.events) == 10 - first
     await live.close()
+
+
+async def end(broker: Server, topic: str, data: str = "") -> None:
+    answer = await broker.request("POST", f"/topics/{topic}?end=true", data.encode())
+    assert (answer.status, answer.json().get("closed")) == (201, True), answer
+
+
+async def test_ended_on_one_is_ended_on_the_other(pair: Pair) -> None:
+    one, other = pair
+    streams = [await other.subscribe(target) for target in ("/topics/a", "/topics/a?envelope=json")]
+    both = await other.subscribe("/topics?topic=a&topic=b")
+    await one.publish("a", "1", "?retain=2h")
+    await end(one, "a", "2")
+    for stream in streams:
+        await stream.end()
+        assert [event.type for event in stream.events] == ["broker.open", None, None, "broker.end"]
+    await both.until(lambda: any(event.type == "broker.end" for event in both.events))
+    await one.publish("b", "goes on")
+    assert (await both.data(3))[-1] == "goes on"
+    cursor = streams[0].events[-1].id
+    for broker in pair:
+        back = await broker.request("GET", "/topics/a", accept="text/event-stream", last_event_id=cursor)
+        assert (back.status, back.body) == (204, b"")
+        assert (await broker.request("POST", "/topics/a", b"3")).status == 409
+        assert (await info(broker, "a"))["closed"] is True
+        late = await broker.subscribe("/topics/a")
+        await late.end()
+        assert [event.type for event in late.events] == ["broker.open", "broker.end"]
+    await other.request("DELETE", "/topics/a")
+    assert (await one.request("POST", "/topics/a", b"3")).status == 201
+
+
+async def test_no_reader_waits_for_an_end_that_was_told_while_it_came(pair: Pair) -> None:
+    """Wherever its cursor comes from, and however far the other instance has heard."""
+    one, other = pair
+    for number in range(60):
+        topic = f"t{number}"
+        before = await one.publish(topic, "1")
+        ending = asyncio.ensure_future(end(one, topic))
+        streams = await asyncio.gather(
+            other.subscribe(f"/topics/{topic}"),
+            one.subscribe(f"/topics/{topic}"),
+            other.subscribe(f"/topics/{topic}", Last_Event_ID=before),
+            other.subscribe(f"/topics/{topic}?since=earliest"),
+            other.subscribe(f"/topics/{topic}?since=0s"),
+        )
+        await ending
+        for stream in streams:
+            await stream.end()
+            assert stream.events[-1].type == "broker.end"
+        cursor = streams[0].events[-1].id
+        back = await other.request("GET", f"/topics/{topic}", accept="*/*", last_event_id=cursor)
+        assert back.status == 204
+
+
+async def test_who_closes_is_told_at_once_to_stop_on_the_other(pair: Pair) -> None:
+    """The cursor may reach an instance before the end does."""
+    one, other = pair
+    for number in range(40):
+        topic = f"t{number}"
+        stream = await other.subscribe(f"/topics/{topic}")
+        await stream.event(1)
+        answer = await one.request("POST", f"/topics/{topic}?end=true", b"")
+        cursor = str(answer.json()["id"])
+        back = await other.request("GET", f"/topics/{topic}", accept="*/*", last_event_id=cursor)
+        assert back.status == 204
+        await stream.end()

@@ -73,10 +73,10 @@ def wait_for_tick(client: Redis) -> None:
 def client(shared_server: Server) -> Iterator[Redis]:
     """A client of an empty server."""
     with shared_server.client() as client:
-        client.config_set("maxmemory", 0)
-        client.config_set("min-replicas-to-write", 0)
         client.flushall()
         yield client
+        client.config_set("maxmemory", 0)  # others use the server after this
+        client.config_set("min-replicas-to-write", 0)
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import socket
 
 import pytest
 
@@ -131,7 +133,7 @@ async def test_connections_that_have_gone_are_not_counted(serve: Serve) -> None:
     server = await serve(head_seconds=0.1)
 
     def requests() -> float | None:
-        return server.node.metrics.registry.get_sample_value("broker_requests")
+        return server.node.metrics.registry.get_sample_value("broker_request_connections")
 
     stream = await server.subscribe("/topics/news")
     _, writer = await server.send(BEGUN)
@@ -140,3 +142,79 @@ async def test_connections_that_have_gone_are_not_counted(serve: Serve) -> None:
     await until(lambda: requests() == 0, "it to be gone; a stream is none")
     await server.publish("news", "1")
     assert await stream.data(1) == ["1"]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        BEGUN,
+        HEAD + b"Content-Length: 10\r\n\r\n1",
+        HEAD + b"Connection: close\r\nContent-Length: 1\r\n\r\n1",
+    ],
+)
+async def test_nothing_of_a_connection_waits_for_the_cycle_collector(serve: Serve, sent: bytes) -> None:
+    server = await serve(head_seconds=0.1, body_seconds=0.1)
+    gc.collect()
+    gc.disable()
+    try:
+        reader, writer = await server.send(sent)
+        await ended(reader)
+        await close(writer)
+        await until(
+            lambda: server.node.metrics.registry.get_sample_value("broker_request_connections") == 0,
+            "it to be gone",
+        )
+        kept = [thing for thing in gc.get_objects() if type(thing).__name__ == "_Connection"]
+    finally:
+        gc.enable()
+    assert kept == []
+
+
+async def test_nobody_waits_for_the_rest_of_a_body_whose_sender_has_left(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.web.runner.LINGER_SECONDS", 60)
+    server = await serve()
+    reader, writer = await server.send(
+        b"POST /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n\r\n1"
+    )
+    assert (await answer(reader)).status == 404
+    tasks = len(asyncio.all_tasks())
+    await close(writer)
+    await until(lambda: len(asyncio.all_tasks()) < tasks, "the end of what served it")
+
+
+async def test_answers_that_nobody_takes_end_their_connection(serve: Serve) -> None:
+    server = await serve(slow_seconds=0.2)
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(sock, ("127.0.0.1", server.port))
+        await loop.sock_sendall(sock, b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 30 * 30)
+        await until(lambda: cuts(server, "answer") == 1, "the answer that is not taken")
+        await until(
+            lambda: server.node.metrics.registry.get_sample_value("broker_request_connections") == 0,
+            "it to be gone",
+        )
+
+
+async def test_who_comes_when_there_is_no_more_room_takes_the_place_of_who_has_waited_longest(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker.web.app.usable", lambda: 3)
+    server = await serve()
+    stream = await server.subscribe("/topics/news")
+    silent, _ = await server.send(b"")
+    _, writer = await server.send(HEAD + NDJSON)
+    await until(
+        lambda: server.node.metrics.registry.get_sample_value("broker_request_connections") == 2,
+        "both to be there",
+    )
+    answered = await server.request("GET", "/healthz")
+    assert answered.status == 200
+    assert await ended(silent) == b""
+    assert cuts(server, "room") == 1
+    writer.write(b'14\r\n{"data": "goes on"}\n\r\n')
+    assert await stream.data(1) == ["goes on"]

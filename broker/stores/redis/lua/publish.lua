@@ -44,21 +44,16 @@ local function frame_bytes(id, lines)
   return #lines + #id + 6 -- "id: ", and two LF
 end
 
-local function find_end(topic)
-  local rec = open_record(KEYS[5 + 2 * topic], 'e')
-  return rec and rec[3] and rec[3]:match('^%S+') or nil
-end
-
 -- `ids` are those of all entries, of which the first `known` were published before.
 local function reply(status, ids, known)
   local first, is_closed = 1 + (known or 0), 0
   if has_more then
-    is_closed = ARGV[asked_at + 3] and 1 or 0
     local ends = {}
     for at = asked_at + 3, #ARGV do
-      ends[#ends + 1] = find_end(ARGV[at])
+      local rec = open_record(KEYS[5 + 2 * ARGV[at]], 'e')
+      ends[#ends + 1] = rec and rec[3] and rec[3]:match('^%S+') or nil
     end
-    is_closed = #ends == #ARGV - asked_at - 2 and is_closed or 0
+    is_closed = ends[1] and #ends == #ARGV - asked_at - 2 and 1 or 0
     ids = status == 0 and entry_count == 0 and ends or ids
   end
   return { format(last_ms, last_n), tonumber(epoch), status, known or 0, is_closed, unpack(ids, first, #ids) }
@@ -218,27 +213,30 @@ local function offsets_said(entries, offsets, given)
   return said
 end
 
--- The topics that are to end with this call, by number: not those that have ended, nor those whose key was known.
-local function find_ending(records, replayed)
-  local ending = {}
-  for at = asked_at + 3, #ARGV do
-    local topic = tonumber(ARGV[at])
-    if not records[topic][7] and not replayed[topic] then
-      ending[#ending + 1] = topic
+local find_ending, end_topics
+if has_more then
+  -- The topics that are to end with this call, by number: not those that have ended, nor those whose key was known.
+  function find_ending(records, replayed)
+    local ending = {}
+    for at = asked_at + 3, #ARGV do
+      local topic = tonumber(ARGV[at])
+      if not records[topic][7] and not replayed[topic] then
+        ending[#ending + 1] = topic
+      end
     end
+    return ending
   end
-  return ending
-end
 
-local function end_topics(ending, entries, ids, records, ms, first_n)
-  local leases = KEYS[6 + 2 * topic_count]
-  for index, topic in ipairs(ending) do
-    local own, at, record = entries[topic], 6 + 5 * topic, records[topic]
-    local last = own[#own]
-    local log, rec = KEYS[4 + 2 * topic], KEYS[5 + 2 * topic]
-    local is_new = not last and not record[5]
-    local prev, n = last and ids[last] or record[1], first_n + index - 1
-    end_topic(ARGV[at], ARGV[at + 1], leases, log, rec, is_new, prev, ms, n, 'closed')
+  function end_topics(ending, entries, ids, records, ms, first_n)
+    local leases = KEYS[6 + 2 * topic_count]
+    for index, topic in ipairs(ending) do
+      local own, at, record = entries[topic], 6 + 5 * topic, records[topic]
+      local last = own[#own]
+      local log, rec = KEYS[4 + 2 * topic], KEYS[5 + 2 * topic]
+      local is_new = not last and not record[5]
+      local prev, n = last and ids[last] or record[1], first_n + index - 1
+      end_topic(ARGV[at], ARGV[at + 1], leases, log, rec, is_new, prev, ms, n, 'closed')
+    end
   end
 end
 
@@ -322,48 +320,50 @@ local function publish_once()
   return answer
 end
 
--- What the producer is known for: the others' "<name> <next>", and the number of its own next entry.
-local function find_producer(name)
-  local rec, others, expected = open_record(KEYS[7], 'p'), {}, 1
-  for other, following in (rec and rec[3] or ''):gmatch('([^;%s]+) (%d+)') do
-    if other == name then
-      expected = tonumber(following)
-    else
-      others[#others + 1] = other .. ' ' .. following
+local is_in_order, count_known_then, publish_in_order = has_more and ARGV[asked_at] ~= '', nil, nil
+if is_in_order then
+  -- What the producer is known for: the others' "<name> <next>", and the number of its own next entry.
+  local function find_producer(name)
+    local rec, others, expected = open_record(KEYS[7], 'p'), {}, 1
+    for other, following in (rec and rec[3] or ''):gmatch('([^;%s]+) (%d+)') do
+      if other == name then
+        expected = tonumber(following)
+      else
+        others[#others + 1] = other .. ' ' .. following
+      end
     end
+    return others, expected
   end
-  return others, expected
-end
 
--- How many of the leading entries the first try of this call found published before, `last` being its last entry's id.
-local function count_known_then(last)
-  local ending, own = ' ' .. nonce, 0
-  for _, found in ipairs(call('XREVRANGE', KEYS[6], last, '(' .. ARGV[6], 'COUNT', entry_count)) do
-    own = own + (found[2][2]:sub(-#ending) == ending and 1 or 0)
+  -- How many of the leading entries the first try of this call found published before, `last` being its last entry's id.
+  function count_known_then(last)
+    local ending, own = ' ' .. nonce, 0
+    for _, found in ipairs(call('XREVRANGE', KEYS[6], last, '(' .. ARGV[6], 'COUNT', entry_count)) do
+      own = own + (found[2][2]:sub(-#ending) == ending and 1 or 0)
+    end
+    return entry_count - own
   end
-  return entry_count - own
-end
 
-local function publish_in_order()
-  local MOST_PRODUCERS = 16
-  local name, first = ARGV[asked_at], tonumber(ARGV[asked_at + 1])
-  local others, expected = find_producer(name)
-  if first > expected then
-    return reply(4, { expected })
+  function publish_in_order()
+    local MOST_PRODUCERS = 16
+    local name, first = ARGV[asked_at], tonumber(ARGV[asked_at + 1])
+    local others, expected = find_producer(name)
+    if first > expected then
+      return reply(4, { expected })
+    end
+    local known = math.min(entry_count, expected - first)
+    local answer = publish({}, known, {})
+    if answer[3] == 0 and known < entry_count then
+      others[#others + 1] = name .. ' ' .. ('%d'):format(first + entry_count)
+      call('HSET', KEYS[7], 'p', table.concat(others, ';', math.max(1, #others - MOST_PRODUCERS + 1)))
+    end
+    return answer
   end
-  local known = math.min(entry_count, expected - first)
-  local answer = publish({}, known, {})
-  if answer[3] == 0 and known < entry_count then
-    others[#others + 1] = name .. ' ' .. ('%d'):format(first + entry_count)
-    call('HSET', KEYS[7], 'p', table.concat(others, ';', math.max(1, #others - MOST_PRODUCERS + 1)))
-  end
-  return answer
 end
 
 if key ~= '' then -- which tells a retry too
   return publish_once()
 end
-local is_in_order = has_more and ARGV[asked_at] ~= ''
 local ids = ARGV[6] ~= '' and find_first_try()
 if ids then
   return reply(0, ids, is_in_order and count_known_then(ids[entry_count]) or 0)

@@ -1,0 +1,60 @@
+"""A language model that needs no key and no network: it answers at a steady pace, and the same question always alike.
+
+It speaks OpenAI's protocol: `POST /v1/chat/completions` with `stream: true` answers server-sent events, a
+`chat.completion.chunk` a token, and `[DONE]` at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Sequence
+
+from aiohttp import web
+
+TOKENS_PER_SECOND = web.AppKey("tokens_per_second", float)
+PARAGRAPHS = 10
+SENTENCE = "This answer is written into a topic of its own, and whoever reads it may come and go: nothing is lost, nothing comes twice. "
+
+
+def answer_to(question: str) -> Sequence[str]:
+    """The tokens of the answer; joined they are its text."""
+    paragraphs = [f"{number}. {SENTENCE}\n" for number in range(1, PARAGRAPHS + 1)]
+    return re.findall(r"\s*\S+|\s+$", f"You said “{question}”.\n" + "".join(paragraphs))
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    """Answer the last message, token by token."""
+    asked = await request.json()
+    if not asked.get("stream"):
+        raise web.HTTPBadRequest(text="Only answers that are streamed are given here.")
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
+    await response.prepare(request)
+    pause = 1 / request.app[TOKENS_PER_SECOND]
+    for token in answer_to(str(asked["messages"][-1]["content"])):
+        await response.write(_chunk({"content": token}, None))
+        await asyncio.sleep(pause)
+    await response.write(_chunk({}, "stop"))
+    await response.write(b"data: [DONE]\n\n")
+    return response
+
+
+def _chunk(delta: dict[str, str], finish_reason: str | None) -> bytes:
+    chunk = {
+        "id": "chatcmpl-local",
+        "object": "chat.completion.chunk",
+        "created": int(time.time()),
+        "model": "local",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}],
+    }
+    return f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n".encode()
+
+
+def create_app(tokens_per_second: float = 50.0) -> web.Application:
+    """The model as an application."""
+    app = web.Application()
+    app[TOKENS_PER_SECOND] = tokens_per_second
+    app.router.add_post("/v1/chat/completions", completions)
+    return app

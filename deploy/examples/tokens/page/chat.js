@@ -1,0 +1,74 @@
+// The answer's topic is in this page's address: a refresh, or another tab, reads it from the start again.
+//
+// An EventSource comes back by itself after the event it saw last, so that nothing is shown twice. Where the browser gives it
+// up, it is opened again behind that event.
+
+const $ = (id) => document.getElementById(id);
+const broker = document.querySelector("meta[name=broker]").content;
+const AGAIN_MS = 2000;
+
+let source = null;
+let cursor = "";
+
+function say(state, words) {
+  $("state").dataset.state = state;
+  $("state").textContent = words;
+  $("stop").hidden = state !== "writing";
+}
+
+function show(topic) {
+  $("question").textContent = $("answer").textContent = cursor = "";
+  say("writing", "…");
+  follow(topic);
+}
+
+function follow(topic) {
+  source?.close();
+  const start = cursor ? `lastEventId=${cursor}` : "since=earliest";
+  source = new EventSource(`${broker}/topics/${topic}?${start}`);
+  source.onopen = () => say("writing", "The answer is being written.");
+  source.onerror = () => {
+    say("writing", "Connecting again …");
+    if (source.readyState === EventSource.CLOSED) setTimeout(() => topic === current() && follow(topic), AGAIN_MS);
+  };
+  source.onmessage = (event) => {
+    cursor = event.lastEventId;
+    if (event.data !== "[DONE]") $("answer").append(JSON.parse(event.data).choices?.[0]?.delta?.content ?? "");
+  };
+  hear("prompt", (event) => ($("question").textContent = event.data));
+  hear("failure", (event) => $("answer").append(` [${JSON.parse(event.data).message}]`)); // "error" is the browser's own
+  hear("broker.cancel", () => say("stopping", "Stopping …"));
+  hear("broker.gap", () => $("answer").append(" [something is missing here] "));
+  hear("broker.end", (event) => {
+    source.close();
+    const { reason } = JSON.parse(event.data);
+    say(reason, reason === "closed" ? "Done." : "The answer was broken off.");
+  });
+}
+
+function hear(type, told) {
+  source.addEventListener(type, (event) => {
+    if (event.lastEventId) cursor = event.lastEventId;
+    told(event);
+  });
+}
+
+const current = () => location.hash.slice(1);
+
+async function ask() {
+  const answer = await fetch("/chat", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ prompt: $("prompt").value }),
+  });
+  if (!answer.ok) return say("failed", await answer.text());
+  location.hash = (await answer.json()).topic; // and so it is shown
+}
+
+$("ask").addEventListener("submit", (event) => {
+  event.preventDefault();
+  ask().catch(() => say("failed", "The server can't be reached."));
+});
+$("stop").addEventListener("click", () => fetch(`/chat/${current()}/stop`, { method: "POST" }));
+addEventListener("hashchange", () => show(current()));
+if (current()) show(current());

@@ -1,0 +1,95 @@
+"""The command `python -m tests.bench.attacks`: how long honest subscribers wait for their events while somebody attacks.
+
+Rules: attacks and subscribers are those of tests/live; this pins, repeats and prints. The broker has a CPU of its own; the
+subscribers share the other with the attacker, who gives way to them, so that what is measured is the broker's waiting and
+not theirs. Both figures of a ratio come from one broker, one directly after the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.bench.peers.__main__ import machine
+from tests.bench.peers.loads import TIMES
+from tests.bench.peers.servers import Broker, running
+from tests.live import attacks
+from tests.live.attacks import ATTACKS, Attack
+from tests.live.honest import COUNT, Honest
+
+SERVE = (
+    "--head-seconds=5",
+    "--body-seconds=5",
+    "--slow-seconds=5",
+    "--max-topics=2000",
+    "--idempotency-memory-bytes=1048576",
+)
+USUAL_SECONDS = 6.0
+LEAST_SECONDS = 6.0
+QUANTILES = (0.5, 0.95)
+Latencies = tuple[list[float], list[float]]
+"""As usual, and while attacked."""
+
+
+def once(attack: Attack) -> Latencies:
+    """Seconds from publish until the last subscriber had the event."""
+    cpus = sorted(os.sched_getaffinity(0))
+    with contextlib.ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        server = stack.enter_context(running(Broker("broker", *SERVE), cpus[0], cpus[1], directory))
+        stack.callback(os.sched_setaffinity, 0, cpus)
+        port = urlsplit(server.url).port
+        assert port is not None
+        subscribers = stack.enter_context(Honest(port, cpu=cpus[1]))
+        attacker = stack.enter_context(attacks.Attacker(cpu=cpus[1]))
+        subscribers.report()
+        time.sleep(USUAL_SECONDS)
+        usual = subscribers.report().seconds
+        ends = time.monotonic() + LEAST_SECONDS
+        while time.monotonic() < ends:
+            attacker.run(attack, port)
+        return usual, subscribers.report().seconds
+
+
+def shown(rounds: Sequence[Latencies]) -> str:
+    """Each quantile as usual, attacked, and their ratio; medians of the rounds."""
+    cells = []
+    for quantile in QUANTILES:
+        pairs = [(at(usual, quantile), at(attacked, quantile)) for usual, attacked in rounds]
+        usual, attacked = (statistics.median(side) * 1000 for side in zip(*pairs, strict=True))
+        ratio = statistics.median(attacked / usual for usual, attacked in pairs)
+        cells.append(f"{usual:.1f} ms | {attacked:.1f} ms ({ratio:.2f} {TIMES})")
+    return " | ".join(cells)
+
+
+def at(values: Sequence[float], quantile: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(quantile * len(values)))]
+
+
+def main() -> int:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.attacks", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=[attack.__name__ for attack in ATTACKS])
+    args = parser.parse_args()
+    if len(os.sched_getaffinity(0)) < 2:
+        print("attacks: needs two CPUs, one for the broker and one for everybody else", file=sys.stderr)
+        return 1
+    print(f"| attack | p50 to all {COUNT} | attacked | p95 | attacked |\n|---|---|---|---|---|")
+    for attack in ATTACKS:
+        if not args.only or attack.__name__ in args.only:
+            print(f"| {attack.__name__} | {shown([once(attack) for _ in range(args.rounds)])} |", flush=True)
+    print(f"\n{machine()}; median of {args.rounds}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Five hundred subscribers who do nothing wrong, in a process of their own: whatever is done to the broker, they miss nothing.
+
+An event is published to a topic of theirs, the next one once all of them have the last. So it is also known how long each
+took to reach the last of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from typing import Self
+
+from tests.live.crowd import GoodReaders
+from tests.live.raw import HOST, WAIT_SECONDS
+
+TOPIC = "honest"
+COUNT = 500
+EVENT_BYTES = 200
+PAUSE_SECONDS = 0.05
+READY_SECONDS = 60
+TRIES = 10
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the subscribers saw since the last report.
+
+    Attributes:
+        seconds: for each event in turn, from its publisher's beginning to send it until the last subscriber had it.
+    """
+
+    seconds: list[float]
+
+
+class Honest:
+    """See the module; a context manager. `cpu`: the only one they run on, where given."""
+
+    def __init__(self, port: int, *, count: int = COUNT, cpu: int | None = None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_follow, args=(theirs, port, count, cpu), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._process.start()
+        self._receive()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.join(READY_SECONDS)
+        self._process.close()
+        self._pipe.close()
+
+    def report(self) -> Report:
+        """What they saw since the last one. Fails unless all had everything, once and in order, and none was cut off."""
+        with contextlib.suppress(BrokenPipeError):  # what they died of has come
+            self._pipe.send("report")
+        return self._receive()
+
+    def _receive(self) -> Report:
+        assert self._pipe.poll(READY_SECONDS), "the honest subscribers don't answer"
+        received = self._pipe.recv()
+        assert isinstance(received, Report), received
+        return received
+
+
+def _follow(pipe: Pipe, port: int, count: int, cpu: int | None) -> None:
+    try:
+        if cpu is not None:
+            os.sched_setaffinity(0, {cpu})
+        with GoodReaders(port, TOPIC, count) as readers:
+            publish = _publisher(port)
+            pipe.send(Report([]))
+            published: list[str] = []
+            seconds: list[float] = []
+            while True:
+                if pipe.poll(PAUSE_SECONDS):
+                    pipe.recv()
+                    assert readers.data == published, "in order, once, all of it"
+                    assert len(set(readers.ids)) == len(published)
+                    pipe.send(Report(seconds))
+                    seconds = []
+                published.append(f"{len(published)} ".ljust(EVENT_BYTES, "x"))
+                began = time.monotonic()
+                publish(published[-1])
+                readers.catch_up(len(published))
+                seconds.append(time.monotonic() - began)
+    except Exception:  # told where the test is
+        pipe.send(traceback.format_exc())
+
+
+def _publisher(port: int) -> Callable[[str], None]:
+    connection = http.client.HTTPConnection(HOST, port, timeout=WAIT_SECONDS)
+
+    def publish(data: str) -> None:
+        """Publish it, on a new connection where the old one was closed meanwhile, as any client must."""
+        for left in reversed(range(TRIES)):
+            try:
+                connection.request("POST", f"/topics/{TOPIC}", data)
+                answer = connection.getresponse()
+                body = answer.read()
+                break
+            except ConnectionError:  # it was never handled: who is being answered isn't cut
+                connection.close()
+                if not left:
+                    raise
+        assert answer.status == 201, (answer.status, body)
+
+    return publish

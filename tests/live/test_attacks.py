@@ -1,0 +1,68 @@
+"""What somebody who means no good does to a broker costs nobody else anything, and nothing of it stays.
+
+Each attack comes twice: the first time the allocator takes what it needs, the second time nothing more is to be taken.
+How long others wait for their events meanwhile is measured by `tests/bench/attacks.py`.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.descriptors import RESERVE
+from tests.live import attacks, honest
+from tests.live.attacks import ATTACKS, Attack, Attacker
+from tests.live.honest import Honest
+from tests.processes import BrokerProcess, wait_for
+
+SETTINGS = {
+    "head_seconds": 1,
+    "body_seconds": 1,
+    "slow_seconds": 1,
+    "heartbeat_seconds": 1,
+    "retention_events": 5000,
+    "max_topics": 2000,
+    "idempotency_seconds": 1,
+    "idempotency_memory_bytes": 1 << 20,
+}
+GROWTH = 1.1
+OWN_REQUESTS = 2
+"""Connections of the test's own: the honest publisher's, and the one that asks."""
+
+
+def attacked(broker: BrokerProcess, subscribers: Honest, attacker: Attacker, attack: Attack) -> None:
+    """Run the attack to its end, and until nothing of it is left."""
+    subscribers.report()
+    attacker.run(attack, broker.port)
+    assert len(subscribers.report().seconds) > 0, "nothing was published meanwhile"
+    wait_for(
+        lambda: broker.metric("broker_request_connections") <= OWN_REQUESTS, "its connections to be gone", 20
+    )
+    wait_for(lambda: broker.metric("broker_subscribers") == honest.COUNT, "its streams to be gone", 20)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_i9_nobody_else_notices_and_nothing_stays(attack: Attack) -> None:
+    with BrokerProcess(**SETTINGS) as broker, Honest(broker.port) as subscribers, Attacker() as attacker:
+        attacked(broker, subscribers, attacker, attack)
+        before = broker.resident_bytes()
+        attacked(broker, subscribers, attacker, attack)
+        wait_for(lambda: broker.resident_bytes() <= before * GROWTH, "the memory to come back", 20)
+        assert broker.metric("broker_topics") <= SETTINGS["max_topics"] + 1
+        assert " WARNING " not in broker.output, broker.output
+        assert " ERROR " not in broker.output, broker.output
+
+
+def test_descriptors_that_run_out_are_taken_from_who_has_waited_longest() -> None:
+    """More connections than there is room for: streams stay, and there is always room for one more request."""
+    with (
+        BrokerProcess(descriptors=1000 + RESERVE) as broker,
+        Honest(broker.port) as subscribers,
+        Attacker() as attacker,
+    ):
+        attacker.run(attacks.more_than_there_is_room_for, broker.port)
+        assert broker.publish(attacks.TOPIC, "afterwards")
+        assert broker.metric('broker_cut_requests_total{reason="room"}') > 0
+        assert len(subscribers.report().seconds) > 0
+        assert broker.metric("broker_subscribers") == honest.COUNT
+        assert " ERROR " not in broker.output, broker.output

@@ -1,0 +1,253 @@
+"""Topics that end, whatever goes wrong: nobody is told to stop who may lack something, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from broker.events import format_id, parse_id
+from tests.stores.brokers import StartBroker, gaps, until_ready
+from tests.stores.conftest import StartServer
+from tests.stores.test_faults_lost import Older
+from tests.stores.way import Way
+from tests.web.serving import Server, Stream, until
+
+
+async def end(broker: Server, topic: str, data: str = "") -> str:
+    """End a topic; the id of its end."""
+    answer = await broker.request("POST", f"/topics/{topic}?end=true", data.encode())
+    assert (answer.status, answer.json().get("closed")) == (201, True), answer
+    return str((await broker.request("POST", f"/topics/{topic}?end=true", b"")).json()["id"])
+
+
+async def about(broker: Server, topic: str = "a") -> dict[str, Any]:
+    return (await broker.request("GET", f"/topics/{topic}", accept="application/json")).json()
+
+
+async def status(broker: Server, cursor: str, target: str = "/topics/a") -> int:
+    """204, or 200 of a stream that is left at once."""
+    stream = await broker.subscribe(target, Last_Event_ID=cursor)
+    await stream.close()
+    return stream.status
+
+
+def kinds(stream: Stream) -> list[str | None]:
+    return [event.type for event in stream.events if event.type != "broker.open"]
+
+
+async def test_an_end_that_the_store_has_lost_is_no_end(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    server = start_server()
+    one, other = await start_broker(server.url), await start_broker(server.url)
+    await one.publish("a", "1")
+    older = Older(server)
+    cursor = await end(one, "a", "2")
+    for broker in (one, other):
+        assert await status(broker, cursor) == 204
+    waiting = await other.subscribe("/topics?topic=a&topic=b", Last_Event_ID=cursor)
+    older.load()
+    await until_ready(one, other)
+    for broker in (one, other, await start_broker(server.url)):
+        back = await broker.subscribe("/topics/a", Last_Event_ID=cursor)
+        await back.event(1)
+        assert (back.status, gaps(back)) == (200, ["lost"])
+        assert (await about(broker))["closed"] is False
+        await back.close()
+    new = await one.publish("a", "3")
+    for broker in (one, other):
+        stream = await broker.subscribe("/topics/a?since=earliest")
+        while not any(event.id == new for event in stream.events):
+            assert await stream.more()
+        assert "broker.end" not in kinds(stream)
+    await one.publish("b", "x")
+    await waiting.data(1)
+    assert (await end(one, "a")) > cursor
+
+
+async def test_a_cursor_of_the_lost_time_is_told_before_the_end(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    """The topic may have been deleted, and have gone on, in the time that is lost."""
+    server = start_server()
+    one, other = await start_broker(server.url), await start_broker(server.url)
+    end_id = await end(one, "a", "1")
+    older = Older(server)
+    lost = await one.publish("b", "lost")
+    seen = await other.subscribe("/topics/b?since=earliest")
+    await seen.data(1)
+    older.load()
+    await until_ready(one, other)
+    new = await one.publish("b", "new")
+    await seen.data(2)
+    for broker in (one, other, await start_broker(server.url)):
+        for cursor in (end_id, lost):
+            back = await broker.subscribe("/topics/a", Last_Event_ID=cursor)
+            assert back.status == 200
+            await back.end()
+            assert (kinds(back), gaps(back)) == (["broker.gap", "broker.end"], ["lost"])
+        assert await status(broker, new) == 204
+
+
+async def test_a_clean_restart_keeps_the_end(start_server: StartServer, start_broker: StartBroker) -> None:
+    server = start_server()
+    one, other = await start_broker(server.url), await start_broker(server.url)
+    before = await one.publish("a", "1")
+    cursor = await end(one, "a", "2")
+    server.restart(keep_data=True)
+    await until_ready(one, other)
+    for broker in (one, other, await start_broker(server.url)):
+        assert await status(broker, cursor) == 204
+        stream = await broker.subscribe("/topics/a", Last_Event_ID=before)
+        await stream.end()
+        assert [(event.type, event.data) for event in stream.events[:1]] == [(None, "2")]
+        assert kinds(stream) == [None, "broker.end"]
+
+
+async def test_a_store_that_came_back_empty_tells_lost_and_not_to_stop(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    server = start_server()
+    one = await start_broker(server.url)
+    cursor = await end(one, "a", "1")
+    with server.client() as client:
+        client.flushall()
+    for broker in (one, await start_broker(server.url)):
+        back = await broker.subscribe("/topics/a", Last_Event_ID=cursor)
+        await back.event(1)
+        assert (back.status, gaps(back)) == (200, ["lost"])
+
+
+async def test_ended_while_an_instance_heard_nothing(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    server = start_server()
+    async with Way(server) as way:
+        one, other = await start_broker(server.url), await start_broker(way.url)
+        alone = await other.subscribe("/topics/a")
+        both = await other.subscribe("/topics?topic=a&topic=b")
+        await one.publish("a", "1")
+        for stream in (alone, both):
+            assert await stream.data(1) == ["1"]
+        way.close()
+        await one.publish("a", "2")
+        cursor = await end(one, "a", "3")
+        way.open()
+        await alone.end()
+        assert kinds(alone) == [None, None, None, "broker.end"]
+        assert alone.events[-1].id == cursor
+        await one.publish("b", "4")
+        assert await both.data(4) == ["1", "2", "3", "4"]
+        assert kinds(both) == [None, None, None, "broker.end", None]
+        assert await status(other, cursor) == 204
+
+
+async def test_deleted_and_ended_anew_while_an_instance_heard_nothing(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    server = start_server()
+    async with Way(server) as way:
+        one, other = await start_broker(server.url), await start_broker(way.url)
+        first = await end(one, "a", "1")
+        assert await status(other, first) == 204
+        way.close()
+        await one.request("DELETE", "/topics/a")
+        second = await end(one, "a", "2")
+        way.open()
+        await until_ready(other)
+        back = await other.subscribe("/topics/a", Last_Event_ID=first)
+        await back.end()
+        assert ([event.data for event in back.published()], gaps(back)) == (["2"], [])
+        assert back.events[-1].id == second
+        assert await status(other, second) == 204
+
+
+async def test_the_store_went_back_to_where_the_topic_had_ended(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    """It was deleted and used again in the time that is lost; those who read it then are told of both."""
+    server = start_server()
+    one, other = await start_broker(server.url), await start_broker(server.url)
+    await end(one, "a", "1")
+    older = Older(server)
+    await one.request("DELETE", "/topics/a")
+    streams = [await broker.subscribe("/topics/a") for broker in (one, other)]
+    cursor = await one.publish("a", "2")
+    for stream in streams:
+        assert await stream.data(1) == ["2"]
+    older.load()
+    for stream in streams:
+        await stream.end()
+        assert kinds(stream) == [None, "broker.gap", "broker.end"]
+    assert await status(one, streams[0].events[-1].id) == 204
+    back = await other.subscribe("/topics/a", Last_Event_ID=cursor)
+    await back.end()
+    assert kinds(back) == ["broker.gap", "broker.end"]
+
+
+async def test_whoever_lives_ends_what_a_dead_instance_spoke_for(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    server = start_server()
+    dead, alive = await start_broker(server.url), await start_broker(server.url)
+    stream = await alive.subscribe("/topics/a")
+    await dead.publish("a", "1")
+    await dead.node.lease("a", 0.3)
+    await dead.stop()
+    await stream.end()
+    assert kinds(stream) == [None, "broker.end"]
+    assert json.loads(stream.events[-1].data)["reason"] == "abandoned"
+
+
+async def test_a_publish_whose_answer_was_lost_is_not_refused_for_its_own_end(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    server = start_server()
+    async with Way(server) as way:
+        one = await start_broker(way.url)
+        for number in range(12):
+            topic = f"t{number}"
+            way.cut_after(40 + 130 * number)
+            answer = await one.request("POST", f"/topics/{topic}?end=true", b"x" * 500)
+            assert (answer.status, answer.json().get("closed")) == (201, True), (number, answer)
+            shown = await about(one, topic)
+            assert (shown["events"], shown["closed"]) == (1, True)
+
+
+async def test_a_producers_answer_that_was_lost_is_counted_once(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    server = start_server()
+    body = b"".join(b'{"data": "%d"}\n' % number for number in range(4))
+    own = {"content_type": "application/x-ndjson", "broker_producer": "p", "broker_sequence": "1"}
+    async with Way(server) as way:
+        one = await start_broker(way.url)
+        for number in range(12):
+            target = f"/topics/t{number}"
+            way.cut_after(40 + 130 * number)
+            answer = await one.request("POST", f"{target}?end=true", body, **own)
+            assert answer.status == 200, answer
+            assert (answer.json()["published"], answer.json()["known"]) == (4, 0)
+            again = await one.request("POST", f"{target}?end=true", body, **own)
+            assert (again.json()["published"], again.json()["known"]) == (0, 4)
+            assert (await about(one, f"t{number}"))["events"] == 4
+
+
+async def test_a_record_that_is_forgotten_takes_its_end_with_it(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    server = start_server()
+    one = await start_broker(server.url, max_topics=1)
+    cursor = await end(one, "a", "1")
+    later = await one.publish("b", "x")
+    await one.node._store._operations.forget()  # type: ignore[attr-defined]
+    with server.client() as client:
+        await until(lambda: not client.exists("broker:{b}:rec:a"), "the topic is forgotten")
+    assert (await about(one))["closed"] is False
+    stream = await one.subscribe("/topics/a", Last_Event_ID=later)
+    await one.publish("a", "2")
+    assert await stream.data(1) == ["2"]
+    assert gaps(stream) == []
+    back = await one.subscribe("/topics/a", Last_Event_ID=format_id((parse_id(cursor) or 0) - 1))
+    assert await back.data(1) == ["2"]
+    assert gaps(back) == ["trimmed"]
