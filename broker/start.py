@@ -162,7 +162,7 @@ def _has_end(start: After, log: Log, known: Known) -> bool:
     end, cursor = log.end, start.cursor
     if end is None or not end.id <= cursor <= known.last_id:
         return False
-    return cursor >= log.lost_at and not known.is_lost(cursor)
+    return cursor >= max(known.born, log.lost_at) and not known.is_lost(cursor)
 
 
 def position(start: Start, topics: Sequence[str], logs: Sequence[Log], known: Known) -> Position:

@@ -24,6 +24,7 @@ from broker.start import (
     from_cursor,
     from_last,
     from_since,
+    has_all,
     position,
 )
 from broker.topics import Retention
@@ -281,3 +282,80 @@ def test_from_any_cursor_on_everything_or_a_gap_that_is_true(
     wanted = sorted(entry.id for log in logs for entry in log.after(id_of(cursor)))
     assert delivered(where, *logs) == wanted
     assert id_seconds(where.cursor) <= max(id_seconds(last_id), NOW + cursor)
+
+
+# Topics that have ended
+
+
+def closed_log(*times: float) -> Log:
+    """A log with events at these seconds after `NOW`, whose topic ended right after the last."""
+    log = log_of(*times)
+    log.close(log.last + 1, sse.end("a", "closed", log.last + 1))
+    return log
+
+
+def known_at(last_id: EventId, *, born: EventId = BORN, lost: EventId = 0) -> Known:
+    return Known(born, last_id, last_id, lambda cursor: cursor == lost)
+
+
+def test_new_events_only_of_topics_of_which_some_have_ended() -> None:
+    """I1: no cursor is given behind which the end of an earlier topic would lie."""
+    ended, live, later = closed_log(1), log_of(2), closed_log(3)
+    where = at(Latest(), ended, live, later, last_id=id_of(5))
+    assert told(where) == [
+        ("broker.open", {"topics": ["a", "b", "c"]}, ""),
+        ("broker.end", {"topic": "a", "reason": "closed"}, format_id(id_of(1) + 1)),
+        ("broker.end", {"topic": "a", "reason": "closed"}, format_id(id_of(3) + 1)),
+        ("broker.open", {"topics": ["b"]}, format_id(id_of(5))),
+    ]
+    assert (where.topics, where.cursor) == (("b",), id_of(5))
+    assert at(Latest(), ended, last_id=id_of(5)).topics == ()
+
+
+def test_an_end_that_is_not_heard_of_yet_is_no_past() -> None:
+    ended = closed_log(1)
+    where = position(Latest(), "a", [ended], Known(BORN, id_of(5), id_of(1), lambda _cursor: False))
+    assert (where.topics, where.cursor) == (("a",), id_of(1))
+    assert delivered(where, ended) == [id_of(1) + 1]
+
+
+@pytest.mark.parametrize(
+    "start", [Since(0), Since(NOW + 900), Last(1), Malformed("x"), after(900), after(0.5)]
+)
+def test_the_end_is_delivered_wherever_one_starts(start: Start) -> None:
+    ended = closed_log(1, 2)
+    assert delivered(at(start, ended), ended)[-1] == ended.last
+
+
+def test_who_has_the_end_is_left_out_of_that_topic() -> None:
+    ended, live = closed_log(1), log_of(2, 3)
+    where = at(after(2), ended, live)
+    assert (where.topics, where.cursor, where.floors, where.preface) == (("b",), id_of(2), (), b"")
+    assert not has_all(after(2), [ended, live], known_at(id_of(3)))
+    assert has_all(after(2), [ended], known_at(id_of(3)))
+
+
+@pytest.mark.parametrize(
+    ("known", "lost_at"),
+    [
+        (known_at(id_of(1.5)), 0),  # ahead
+        (known_at(id_of(9), lost=id_of(2)), 0),
+        (known_at(id_of(9)), id_of(3)),
+        (known_at(id_of(9), born=id_of(4)), 0),
+    ],
+    ids=["ahead", "of the lost time", "before a loss", "before the store was born"],
+)
+def test_a_cursor_that_may_lack_something_behind_the_end_gets_a_gap_and_the_end(
+    known: Known, lost_at: EventId
+) -> None:
+    ended = closed_log(1)
+    ended.lost_at = lost_at
+    assert not has_all(after(2), [ended], known)
+    where = position(after(2), "a", [ended], known)
+    assert len(where.gaps) == 1
+    assert delivered(where, ended) == [ended.last]
+
+
+@pytest.mark.parametrize("start", [Latest(), Since(0), Last(1), Malformed("x")])
+def test_only_a_cursor_can_have_the_end(start: Start) -> None:
+    assert not has_all(start, [closed_log(1)], known_at(id_of(9)))

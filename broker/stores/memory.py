@@ -60,6 +60,7 @@ class MemoryStore:
         self._watched: set[str] = set()
         self._keys = Keys(idempotency_seconds, max_key_bytes)
         self._leases = Leases()
+        self._has_ends = False  # whether a topic has ever ended here: most brokers needn't look for one
         self._deliver: Deliver = _nobody
         self._heed: Heed = _heedless
 
@@ -94,7 +95,8 @@ class MemoryStore:
 
     async def publish(self, items: Sequence[Item], key: str | None = None, asked: Asked = PLAIN) -> Receipt:
         if key is None and asked is PLAIN:
-            self._check_open({topic for topic, _ in items})
+            if self._has_ends:
+                self._check_open({topic for topic, _ in items})
             return Receipt(self._append(items))
         return self._publish_asked(items, key, asked)
 
@@ -127,7 +129,8 @@ class MemoryStore:
         )
 
     def _check_open(self, topics: Iterable[str]) -> None:
-        ended = [topic for topic in topics if self._has_ended(topic)]
+        find = self._logs.get
+        ended = [topic for topic in topics if (log := find(topic)) is not None and log.end is not None]
         if ended:
             raise Closed(ended)
 
@@ -179,6 +182,7 @@ class MemoryStore:
 
     def _end(self, topic: str, reason: str, event_id: EventId, now: float) -> int:
         """The bytes of what ends `topic`."""
+        self._has_ends = True
         frame = sse.end(topic, reason, event_id)
         self._logs.open(topic, now).close(event_id, frame)
         self._leases.drop(topic)

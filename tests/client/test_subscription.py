@@ -127,6 +127,30 @@ async def test_deleted_topic_ends_the_iteration(client: Client, broker: BrokerPr
         assert events.ended == {"a": "deleted", "b": "deleted"}
 
 
+async def test_closed_topic_ends_the_iteration_and_so_does_having_its_end(
+    client: Client, broker: BrokerProcess
+) -> None:
+    broker.publish("a", "1")
+    broker.publish("a", "2", end="true")
+    events = client.subscribe("a", since="earliest")
+    assert [received.data for received in await rest(events)] == ["1", "2"]
+    assert events.ended == {"a": "closed"}
+    again = client.subscribe("a", cursor=events.cursor)
+    assert (await rest(again), again.ended) == ([], {})
+    late = client.subscribe("a")
+    await late.connect()
+    assert (await rest(late), late.ended) == ([], {"a": "closed"})
+
+
+async def test_one_of_two_topics_had_ended_before(client: Client, broker: BrokerProcess) -> None:
+    broker.publish("a", "1", end="true")
+    async with client.subscribe("a", "b") as events:
+        assert events.ended == {"a": "closed"}
+        assert events.cursor
+        first = await client.publish("b", "goes on")
+        assert [received.id for received in await take(events, 1)] == [first]
+
+
 async def test_one_client_holds_more_subscriptions_than_aiohttp_would(client: Client) -> None:
     async with contextlib.AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(client.subscribe("a")) for _ in range(120)]

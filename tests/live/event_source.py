@@ -11,7 +11,7 @@ from tests.live.node import Told
 
 WITHIN_MS = 20_000
 CONTROL = ("broker.open", "broker.gap", "broker.end")
-CONNECTING, OPEN = 0, 1
+CONNECTING, OPEN, CLOSED = 0, 1, 2
 
 FOLLOW = """([url, types, withCredentials]) => {
     const source = new EventSource(url, {withCredentials}), told = [];

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import pytest
 from playwright.async_api import Browser, Page
 
-from tests.live.event_source import CONNECTING, CONTROL, OPEN, Source
+from tests.live.event_source import CLOSED, CONNECTING, CONTROL, OPEN, Source
 from tests.live.node import Told
 from tests.live.proxy import FRAME_BYTES, CuttingProxy, cut_events
 from tests.processes import BrokerProcess, wait_for
@@ -217,3 +217,38 @@ async def test_closed_source_is_noticed(page: Page, broker: BrokerProcess) -> No
     await source.close()
     wait_for(lambda: broker.metric("broker_subscribers") == 0, "the broker to notice")
     assert broker.metric('broker_closes_total{reason="client"}') == 1
+
+
+async def test_event_source_stops_when_it_has_the_end(page: Page, brisk: BrokerProcess) -> None:
+    brisk.publish("answer", "1")
+    await _on(page, brisk.url)
+    source = await Source.follow(page, "/topics/answer?since=earliest")
+    await source.wait_for_events(1)
+    brisk.publish("answer", "2", end="true")
+    await source.wait_for(f"source.readyState == {CLOSED}")
+    events = await source.events()
+    assert [event.type for event in events] == ["message", "message", "broker.end"]
+    assert json.loads(events[-1].data or "") == {"topic": "answer", "reason": "closed"}
+    again = await Source.follow(page, f"/topics/answer?lastEventId={events[-1].id}")
+    await again.wait_for(f"source.readyState == {CLOSED}")
+    assert await again.events() == []
+
+
+async def test_event_source_that_comes_too_late_stops_too(page: Page, brisk: BrokerProcess) -> None:
+    brisk.publish("answer", "1", end="true")
+    await _on(page, brisk.url)
+    source = await Source.follow(page, "/topics/answer")
+    await source.wait_for(f"source.readyState == {CLOSED}")
+    assert [event.type for event in await source.events()] == ["broker.open", "broker.end"]
+
+
+async def test_event_source_of_two_topics_of_which_one_has_ended(page: Page, brisk: BrokerProcess) -> None:
+    brisk.publish("a", "1", end="true")
+    await _on(page, brisk.url)
+    source = await Source.follow(page, "/topics?topic=a&topic=b")
+    await source.wait_for_events(3)
+    brisk.publish("b", "goes on")
+    events = await source.wait_for_events(4)
+    assert [event.type for event in events] == ["broker.open", "broker.end", "broker.open", "message"]
+    brisk.publish("b", "", end="true")
+    await source.wait_for(f"source.readyState == {CLOSED}")

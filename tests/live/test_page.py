@@ -233,6 +233,18 @@ async def test_deleted_topic_shows_its_end_and_stays_watched(page: Page, broker_
     await expect(page.locator("#rows .gap")).to_have_count(0)
 
 
+async def test_closed_topic_ends_the_stream_for_good(page: Page, broker_url: str) -> None:
+    await open_live(page, f"{broker_url}/topics/news")
+    await publish(page, f"{broker_url}/topics/news", "before")
+    await publish(page, f"{broker_url}/topics/news?end=true", "last")
+    await expect_state(page, "ended")
+    await expect(page.locator("#rows .event .data")).to_have_text(["last", "before"])
+    await expect(page.locator("#rows .end .title")).to_have_text("End of news")
+
+    await page.reload()
+    await expect_state(page, "ended")
+
+
 async def test_rows_are_bounded_and_the_dropped_are_counted(page: Page, broker_url: str) -> None:
     await open_live(page, f"{broker_url}/topics/news")
     lines = "".join(json.dumps({"data": f"n{n}"}) + "\n" for n in range(600))

@@ -10,7 +10,8 @@ import pytest
 from broker.events import EventId, id_at
 from broker.feed import Feed, FeedKey
 from broker.logs import Logs
-from broker.stores.redis.copies import Copies, Copy, Level
+from broker.stores.redis.copied import Copy, Level
+from broker.stores.redis.copies import Copies
 from broker.stores.redis.messages import Arrival, End, Facts, Held, heard
 from broker.topics import Retention, RetentionRules
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from broker.errors import Unavailable
 from broker.events import EventId, format_id
 from broker.stores.redis.calls import Calls
-from broker.stores.redis.copies import Copies, Copy
+from broker.stores.redis.copied import Copy
+from broker.stores.redis.copies import Copies
 from broker.stores.redis.link import Reply
 from broker.stores.redis.listener import Listener
 from broker.stores.redis.messages import Facts, Held, facts, held, to_id

@@ -23,7 +23,8 @@ from broker.start import Start
 from broker.stores.base import PLAIN, Asked, Deliver, Health, Heed, Item, Receipt, TopicState
 from broker.stores.redis.address import Address
 from broker.stores.redis.calls import Calls, Seen
-from broker.stores.redis.copies import Copies, Copy
+from broker.stores.redis.copied import Copy
+from broker.stores.redis.copies import Copies
 from broker.stores.redis.filling import AGAIN_SECONDS, Filling
 from broker.stores.redis.link import Link
 from broker.stores.redis.listener import Listener
@@ -34,13 +35,13 @@ from broker.stores.redis.operations import Limits, Operations
 from broker.stores.redis.presence import Presence
 from broker.stores.redis.scripts import Scripts, load
 from broker.stores.redis.tasks import Tasks
+from broker.stores.redis.upkeep import Upkeep
 from broker.stores.redis.watching import Watching
 from broker.topics import RetentionRules
 
 PROBE_SECONDS = 1.0
 DEAF_SECONDS = 2.0
 START_SECONDS = 5.0
-FORGET_SECONDS = 10.0
 SWEEP_SHARE = 60
 SWEEP_LEAST = 200
 
@@ -75,8 +76,6 @@ class RedisStore:
         self._deliver: Deliver = _nobody
         self._heed: Heed = _heedless
         self._tasks = Tasks()
-        self._forgot_at = time.monotonic()
-        self._ending: asyncio.Task[None] | None = None
         self._probed_at = 0.0
         self._lag_seconds = 0.0
         self._mended = 0
@@ -136,6 +135,7 @@ class RedisStore:
             writes=self._writes,
             presence=self._presence,
         )
+        self._upkeep = Upkeep(self._operations, self._tasks.spawn)
         self._watching = Watching(
             self._names,
             self._seen,
@@ -340,11 +340,8 @@ class RedisStore:
         self._logs.sweep(self._clock(), SWEEP_LEAST + len(self._logs) // SWEEP_SHARE)
         self._watching.sweep()
         self._notices.sweep()
-        if not self._calls.problem and (self._ending is None or self._ending.done()):
-            self._ending = self._tasks.spawn(self._operations.end_abandoned())
-        if time.monotonic() - self._forgot_at >= FORGET_SECONDS and not self._calls.problem:
-            self._forgot_at = time.monotonic()
-            self._tasks.spawn(self._operations.forget())
+        if not self._calls.problem:
+            self._upkeep.sweep()
 
     async def tell(self, notice: str, until: float | None = None) -> None:
         await self._notices.tell(notice, until)

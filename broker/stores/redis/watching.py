@@ -14,7 +14,8 @@ from broker.events import EventId, id_at
 from broker.log import Log
 from broker.start import After, Last, Latest, Since, Start
 from broker.stores.redis.calls import Seen
-from broker.stores.redis.copies import Copies, Copy
+from broker.stores.redis.copied import Copy
+from broker.stores.redis.copies import Copies
 from broker.stores.redis.filling import Filling, settled
 from broker.stores.redis.listener import Listener
 from broker.stores.redis.names import Names
@@ -100,6 +101,7 @@ class Watching:
         several = len(copies) > 1
         cursor = start.cursor if isinstance(start, After) else 0
         ahead = cursor > self._copies.heard_to.value
+        asked_by = self._ears
         last = await self._filling.sync() if several or ahead or isinstance(start, Latest) else 0
         # Who begins at an id must be told of an end at or before it; what comes later than that would be too late.
         level = self._copies.complete_to if several else self._copies.heard_to
@@ -117,8 +119,17 @@ class Watching:
                 continue
             if level.value >= due:
                 return
+            if self._ears != asked_by:  # that the store's last id was said, nobody here has heard
+                asked_by = self._ears
+                await self._filling.sync()
+                continue
             await level.reached(due)
         raise TimeoutError
+
+    @property
+    def _ears(self) -> int:
+        """Which connection hears what is said now; 0 for none."""
+        return self._listener.generation if self._listener.is_ready else 0
 
     def _need(self, copy: Copy, start: Start) -> EventId:
         """From where on the copy must tell the truth."""
