@@ -77,7 +77,8 @@ def watch(pipe: Connection, port: int, run: str, answers: int) -> None:
         for _ in range(VIEWERS):
             sock = socket.create_connection(("127.0.0.1", port))
             sock.sendall(
-                b"GET /topics/%b.%d?since=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n" % (run.encode(), answer)
+                b"GET /topics/%b.%d?since=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                % (run.encode(), answer)
             )
             sock.setblocking(False)
             poll.register(sock, select.EPOLLIN)
