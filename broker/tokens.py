@@ -30,6 +30,8 @@ EARLY_SECONDS = 5.0
 MOST_REMEMBERED = 4096
 MOST_REMEMBERED_BYTES = 8 << 20
 MAX_PATTERNS = 1000
+MAX_NAME = 1000
+"""Characters of `sub` and `jti`: by a longer one nobody could be disconnected or revoked."""
 
 _OPTIONS: Any = {
     "verify_signature": True,
@@ -185,15 +187,29 @@ def _patterns(rights: Mapping[str, Any], name: str) -> tuple[str, ...]:
 
 def _text(claims: Mapping[str, Any], name: str) -> str | None:
     value = claims.get(name)
-    if value is not None and not isinstance(value, str):
-        _refuse(f"The token's {name!r} is no text.")
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME or not _is_utf8(value):
+        _refuse(f"The token's {name!r} is no text of 1 to {MAX_NAME} characters.")
     return value
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether it can leave this process: JSON may escape half of a character (RFC 8259 §8.2)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        _refuse(f"The token's {name!r} is no time.")
-    return float(value)
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    except OverflowError:  # an integer that no float holds
+        pass
+    _refuse(f"The token's {name!r} is no time.")

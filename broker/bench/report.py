@@ -87,7 +87,11 @@ class Result:
 
     def as_json(self) -> dict[str, Any]:
         """All of it as values that JSON knows."""
-        return asdict(self)
+        members = asdict(self)
+        members["load"]["headers"] = [
+            line.partition(":")[0] for line in self.load.headers
+        ]  # not their secrets
+        return members
 
     def warnings(self) -> list[str]:
         """What a reader of the figures must know."""

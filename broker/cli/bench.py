@@ -21,6 +21,7 @@ from broker.bench.conduct import Progress, measure
 from broker.bench.plan import BenchError, Load
 from broker.bench.plot import svg
 from broker.bench.report import Result, text
+from broker.cli import remote
 
 EXAMPLES = """\
 examples:
@@ -56,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="'NAME: VALUE'",
         help="sent with every request; may be given again",
     )
+    remote.add_token(parser)
     add(
         "--subscribers",
         type=int,
@@ -162,7 +164,8 @@ def run(args: argparse.Namespace) -> int:
 def load_of(args: argparse.Namespace) -> Load:
     """The load that the arguments ask for."""
     given = {name: getattr(args, name) for name in Load.__dataclass_fields__}
-    return Load(**given | {"headers": tuple(args.headers)})
+    authorization = () if args.token is None else (f"Authorization: Bearer {args.token}",)
+    return Load(**given | {"headers": (*args.headers, *authorization)})
 
 
 def plot(result: Result) -> str:

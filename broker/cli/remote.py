@@ -22,6 +22,11 @@ def add_broker(parser: argparse.ArgumentParser) -> None:
         metavar="URL",
         help=f"where the broker is (default: BROKER_URL of the environment, else {DEFAULT_URL})",
     )
+    add_token(parser)
+
+
+def add_token(parser: argparse.ArgumentParser) -> None:
+    """`--token`, by default `BROKER_TOKEN` of the environment."""
     parser.add_argument(
         "--token",
         type=_argument(_header),

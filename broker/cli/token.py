@@ -22,7 +22,7 @@ from broker.cli.serve import one_line
 from broker.errors import InvalidTopic, Unauthorized
 from broker.keys import HMAC_LEAST_BYTES, BadKey, public_key, secret
 from broker.settings import Settings
-from broker.tokens import Verifier
+from broker.tokens import MAX_NAME, Verifier
 from broker.topics import check_pattern
 
 EPILOG = """\
@@ -58,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"topics that may be {what}; may be given again",
         )
     parser.add_argument("--admin", action="store_true", help="whether it is an operator's")
-    parser.add_argument("--sub", type=remote.text, help="whom it is for")
-    parser.add_argument("--jti", type=remote.text, help="its own id, by which it can be revoked")
+    parser.add_argument("--sub", type=_name, help="whom it is for")
+    parser.add_argument("--jti", type=_name, help="its own id, by which it can be revoked")
     parser.add_argument(
         "--expires",
         type=_duration,
@@ -81,6 +81,12 @@ def _pattern(text: str) -> str:
         return check_pattern(text)
     except InvalidTopic as error:
         raise argparse.ArgumentTypeError(error.detail) from None
+
+
+def _name(text: str) -> str:
+    if not 1 <= len(text) <= MAX_NAME:
+        raise argparse.ArgumentTypeError(f"a name is 1 to {MAX_NAME} characters")
+    return remote.text(text)
 
 
 def _duration(text: str) -> int | None:
@@ -200,7 +206,7 @@ def _shown(seconds: float, now: float) -> str:
     try:
         moment = datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
     except (OverflowError, ValueError, OSError):
-        moment = str(seconds)
+        return f"{seconds} (no time that a calendar has)"
     away = abs(seconds - now)
     return f"{moment} ({away:,.0f} s {'ago' if seconds < now else 'from now'})"
 

@@ -13,6 +13,7 @@ need: `publish` works, and is imported, without aiohttp.
 
     errors        what can go wrong, and the reading of a problem
     address       URLs
+    credentials   the token, or who gives it
     words         values of a subscription: `Gap`, `Connection`
     backoff       how long to wait before the next attempt
     blocking      `publish`

@@ -12,6 +12,7 @@ from weakref import WeakSet
 import aiohttp
 
 from broker.client.address import base_url, topic_url
+from broker.client.credentials import Token
 from broker.client.errors import PublishError, SubscribeError, json_object, unexpected
 from broker.client.publishing import Answer, Published, Publisher, ndjson
 from broker.client.streaming import Stream
@@ -27,7 +28,8 @@ class Client:
 
     Args:
         url: `http[s]://host[:port][/path]`.
-        token: for `Authorization: Bearer`.
+        token: for `Authorization: Bearer`; or an async function that gives one, called before each request: a stream that
+            ends with its token goes on with the next.
         session: for other TLS or proxy settings; it stays the caller's to close. Mind its connector's limit: each
             subscription holds a connection.
         timeout_seconds: for one attempt to publish, and for connecting a subscription.
@@ -44,7 +46,7 @@ class Client:
         self,
         url: str,
         *,
-        token: str | None = None,
+        token: Token | None = None,
         session: aiohttp.ClientSession | None = None,
         timeout_seconds: float = 10.0,
         patience_seconds: float = 30.0,
@@ -53,7 +55,7 @@ class Client:
         max_event_bytes: int = 16 << 20,
     ) -> None:
         self.url = base_url(url)
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._token = token
         self._given = session
         self._own: aiohttp.ClientSession | None = None
         self._timeout_seconds = timeout_seconds
@@ -172,7 +174,7 @@ class Client:
             self._session(),
             self.url,
             topic,
-            self._headers,
+            self._token,
             query={name: value for name, value in given.items() if value is not None},
             timeout_seconds=self._timeout_seconds,
             patience_seconds=self._patience_seconds,
@@ -187,7 +189,7 @@ class Client:
         if self._publisher is None:
             self._publisher = Publisher(
                 self._session(),
-                self._headers,
+                self._token,
                 timeout_seconds=self._timeout_seconds,
                 patience_seconds=self._patience_seconds,
             )
@@ -239,7 +241,7 @@ class Client:
             distinct,
             Start.of(since=since, last=last, cursor=cursor),
             limits=self._limits,
-            headers=self._headers,
+            token=self._token,
             on_change=on_change,
         )
         self._subscriptions.add(subscription)

@@ -40,7 +40,9 @@ def meaning(event: Event, topic: str | None) -> Event | Ended | None:
 def _control(event: Event, kind: str) -> Event | Ended | None:
     value = json_object(event.data)
     match kind:
-        case "broker.open":
+        case (
+            "broker.open" | "broker.expired"
+        ):  # after the latter the broker says by 401 whether the token is to blame
             return None
         case "broker.end":
             return Ended(_text(value, "topic"), _text(value, "reason"))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 
 import aiohttp
 
 from broker.client.backoff import Backoff
+from broker.client.credentials import Token, authorization
 from broker.client.errors import MAX_ANSWER_BYTES, UNREACHABLE, PublishError, problem, reason
 from broker.events import Event
 
@@ -56,7 +57,7 @@ class Publisher:
 
     Args:
         session: of whom the connections are.
-        headers: sent with every request.
+        token: sent with every request.
         timeout_seconds: for one attempt.
         patience_seconds: for an event with all its retries; 0 tries once, and makes no key.
     """
@@ -64,13 +65,13 @@ class Publisher:
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        headers: Mapping[str, str],
+        token: Token | None,
         *,
         timeout_seconds: float,
         patience_seconds: float,
     ) -> None:
         self._session = session
-        self._headers = headers
+        self._token = token
         self._timeout_seconds = timeout_seconds
         self._patience_seconds = patience_seconds
         self._keyless_until = 0.0  # loop time; the broker has no room for keys before
@@ -102,7 +103,7 @@ class Publisher:
             await asyncio.sleep(seconds)
 
     async def _attempt(self, url: str, data: bytes, key: str | None) -> Answer:
-        headers = {**self._headers, "Content-Type": "text/plain; charset=utf-8"}
+        headers = {**await authorization(self._token), "Content-Type": "text/plain; charset=utf-8"}
         if key is not None:
             headers["Idempotency-Key"] = key
         timeout = aiohttp.ClientTimeout(total=self._timeout_seconds)
@@ -119,10 +120,11 @@ class Publisher:
 
     async def ask(self, url: str) -> None:
         """Post nothing, to be answered 202. Raises `PublishError`."""
+        headers = await authorization(self._token)
         timeout = aiohttp.ClientTimeout(total=self._timeout_seconds)
         try:
             async with self._session.post(
-                url, headers=self._headers, timeout=timeout, allow_redirects=False
+                url, headers=headers, timeout=timeout, allow_redirects=False
             ) as response:
                 answer = await read(response)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -137,7 +139,7 @@ class Publisher:
             PublishError: with the members `line` and `published` where the broker tells.
             Exception: what `chunks` raises; the body is cut then.
         """
-        headers = {**self._headers, "Content-Type": "application/x-ndjson"}
+        headers = {**await authorization(self._token), "Content-Type": "application/x-ndjson"}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_seconds)
         loop = asyncio.get_running_loop()
         try:

@@ -21,12 +21,14 @@ import aiohttp
 
 from broker.client.address import topic_url
 from broker.client.backoff import Backoff
+from broker.client.credentials import Token, authorization
 from broker.client.errors import UNREACHABLE, Cancelled, PublishError, problem, reason
 from broker.client.publishing import FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS, Answer, read
 
 MOST_KEPT_BYTES = 16 << 20
 UNSENT_BYTES = 64 << 10
 NAME_BYTES = 12
+_PLAIN = {"Content-Type": "text/plain; charset=utf-8"}
 
 
 class Stream:
@@ -43,7 +45,7 @@ class Stream:
         session: aiohttp.ClientSession,
         base: str,
         topic: str,
-        headers: Mapping[str, str],
+        token: Token | None,
         *,
         query: Mapping[str, str],
         timeout_seconds: float,
@@ -52,12 +54,11 @@ class Stream:
         self._session = session
         self._url = topic_url(PublishError, base, [topic], {**query, "end": "on-disconnect"})
         self._end_url = topic_url(PublishError, base, [topic], {"end": "true"})
+        self._token = token
         self._headers = {
-            **headers,
             "Content-Type": "application/x-ndjson",
             "Broker-Producer": secrets.token_urlsafe(NAME_BYTES),
         }
-        self._plain_headers = {**headers, "Content-Type": "text/plain; charset=utf-8"}
         self._timeout_seconds = timeout_seconds
         self._patience_seconds = patience_seconds
         self._kept: deque[bytes] = deque()
@@ -132,7 +133,7 @@ class Stream:
 
     async def _close(self) -> None:
         """End the topic with what there is. Raises `PublishError`."""
-        await self._answer(self._end_url, b"", self._plain_headers, HTTPStatus.CREATED)
+        await self._answer(self._end_url, b"", _PLAIN, HTTPStatus.CREATED)
 
     # The request, again and again until it has ended well
 
@@ -176,6 +177,7 @@ class Stream:
     async def _answer(
         self, url: str, body: AsyncIterator[bytes] | bytes, headers: Mapping[str, str], wanted: HTTPStatus
     ) -> Answer:
+        headers = {**headers, **await authorization(self._token)}
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_seconds)
         try:
             async with asyncio.timeout(self._timeout_seconds if isinstance(body, bytes) else None) as limit:

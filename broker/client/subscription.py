@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -21,6 +21,7 @@ import aiohttp
 from broker.client.address import topic_url
 from broker.client.asking import ask
 from broker.client.backoff import Backoff
+from broker.client.credentials import Token, authorization
 from broker.client.errors import SubscribeError, reason, unexpected
 from broker.client.meaning import Ended, meaning
 from broker.client.words import Connection, Limits, Start
@@ -33,6 +34,7 @@ FIRST_DELAY_SECONDS = 3.0
 
 ACCEPT = "*/*"
 """Not `text/event-stream`: then the broker refuses as it must refuse a browser, with no reason and a long delay."""
+_HEADERS = {"Accept": ACCEPT, "Accept-Encoding": "identity"}
 
 
 class _Stream:
@@ -53,7 +55,8 @@ class Subscription(AsyncIterator[Event]):
     context manager it is connected on entry, and closed on exit.
 
     Each event has its topic. Events whose type starts with `broker.` are the broker's own: `broker.gap` comes as a `Gap`,
-    `broker.cancel` as it is; `broker.open` and `broker.end` are not handed out.
+    `broker.cancel` as it is; `broker.open`, `broker.end` and `broker.expired` are not handed out; after the latter a
+    fixed token is refused, and whoever gives a fresh one is asked for it.
 
     Not for two tasks at once, but for `close`.
 
@@ -73,7 +76,7 @@ class Subscription(AsyncIterator[Event]):
         start: Start,
         *,
         limits: Limits,
-        headers: Mapping[str, str],
+        token: Token | None,
         on_change: Callable[[Connection], None] | None = None,
     ) -> None:
         topic_url(SubscribeError, base, topics)
@@ -83,7 +86,7 @@ class Subscription(AsyncIterator[Event]):
         self._topics = tuple(topics)
         self._start = start
         self._limits = limits
-        self._headers = {"Accept": ACCEPT, "Accept-Encoding": "identity", **headers}
+        self._token = token
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
         self._begun = self._loop.time()
@@ -169,9 +172,11 @@ class Subscription(AsyncIterator[Event]):
         await self._wait()
         if self._over.is_set():
             return
-        cursor = {"Last-Event-ID": self._read_to} if self._read_to else {}
+        headers = {**_HEADERS, **await authorization(self._token)}
+        if self._read_to:
+            headers["Last-Event-ID"] = self._read_to
         try:
-            response = await ask(self._session, self._url(), self._headers | cursor, self._limits)
+            response = await ask(self._session, self._url(), headers, self._limits)
         except SubscribeError as refusal:
             self._refused(refusal)
             return

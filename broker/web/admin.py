@@ -14,12 +14,12 @@ from typing import NoReturn
 from aiohttp import web
 
 from broker.errors import InvalidBody, TooLarge
+from broker.tokens import MAX_NAME
 from broker.topics import check_topic
 from broker.web.identity import caller_of
 from broker.web.keys import BODIES, NODE
 
 MAX_BODY_BYTES = 8192
-MAX_NAME = 1000
 
 
 async def disconnect(request: web.Request) -> web.Response:

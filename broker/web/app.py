@@ -12,6 +12,7 @@ from broker.access import ALL_TOPICS, EVERYTHING, Grant
 from broker.admission import Allowances
 from broker.descriptors import default_max_connections, usable
 from broker.events import Clock
+from broker.hosts import is_loopback
 from broker.metrics import Metrics, Reading
 from broker.node import Limits, Node
 from broker.settings import BadSetting, Settings
@@ -102,8 +103,17 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
 
 
 def metrics_app(app: web.Application) -> web.Application:
-    """What the port for metrics serves, of `app`, which has started: no topics, and nobody is asked for a token."""
-    scraped = web.Application(middlewares=[errors_to_answers])
+    """What the port for metrics serves, of `app`, which has started: no topics, and nobody is asked for a token.
+
+    On a loopback address that port is open to this machine, so that the rule of contract §5 on Host holds there, keys or not.
+    """
+    settings = app[SETTINGS]
+    guarded = guard(
+        loopback_only=is_loopback(settings.host),
+        allowed_hosts=settings.allowed_hosts,
+        origins=Origins(()),
+    )
+    scraped = web.Application(middlewares=[errors_to_answers, guarded])
     for key in (NODE, ACCESS, HEADERS, WAITING, PRODUCING):
         scraped[key] = app[key]  # type: ignore[misc]
     scraped.on_response_prepare.append(app[HEADERS].complete)

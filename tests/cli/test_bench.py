@@ -23,6 +23,8 @@ from broker import cli
 from broker.bench import BenchError, Load, Result, answers, marks, measure, plan, tally
 from broker.bench.plot import svg
 from broker.bench.report import text
+from tests.minting import HMAC
+from tests.web.serving import Serve
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -201,6 +203,36 @@ async def test_json_and_plot(url: str, capsys: pytest.CaptureFixture[str], tmp_p
     assert said["cost"] is None
     assert "publishing" in err
     assert ElementTree.fromstring(picture.read_text(encoding="utf-8")).tag.endswith("svg")
+
+
+async def test_the_token_goes_with_every_request_and_not_into_the_report(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = await serve(jwt_secrets=json.dumps([HMAC.material]))
+    target = f"{server.url}/topics/bench"
+    token = HMAC.token(["bench"], ["bench"])
+    words = [
+        "bench",
+        "--subscribers",
+        "2",
+        "--rate",
+        "50",
+        "--duration",
+        "0.3",
+        "--processes",
+        "2",
+        "--json",
+        "--url",
+    ]
+    monkeypatch.delenv("BROKER_TOKEN", raising=False)
+    assert await asyncio.to_thread(cli.main, [*words, target]) == 1
+    assert "401" in capsys.readouterr().err
+    assert await asyncio.to_thread(cli.main, [*words, target, "--token", token]) == 0
+    monkeypatch.setenv("BROKER_TOKEN", token)
+    assert await asyncio.to_thread(cli.main, [*words, target]) == 0
+    out, err = capsys.readouterr()
+    assert out.count('"Authorization"') == 2
+    assert token not in out + err
 
 
 async def test_no_event_stream_is_one_line(

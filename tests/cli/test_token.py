@@ -96,6 +96,8 @@ def test_a_new_secret_is_one_that_the_broker_takes_and_each_is_another() -> None
         (("--expires", "soon"), SECRETS, "--expires"),
         (("--expires", "0s"), SECRETS, "--expires"),
         (("--explain", "x", "--new-secret"), SECRETS, "--new-secret"),
+        (("--sub", ""), SECRETS, "--sub"),
+        (("--jti", "x" * 1001), SECRETS, "--jti"),
         (("--key", "/nowhere.pem"), {}, "/nowhere.pem"),
         ((), {"BROKER_JWT_SECRETS": '["hush"]'}, "jwt_secrets"),
         ((), {"BROKER_JWT_SECRETS": "hush"}, "jwt_secrets"),
@@ -169,3 +171,9 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
     done = token("--explain", HMAC.token(sub="\x1b[31m\u202e"), **SECRETS)
     assert "\x1b" not in done.stdout
     assert "\u202e" not in done.stdout
+
+
+@pytest.mark.parametrize("seconds", [10**400, 1e300, -1e300], ids=["integer", "late", "early"])
+def test_a_time_that_no_calendar_has_is_shown_all_the_same(seconds: float) -> None:
+    done = token("--explain", HMAC.sign({"iat": seconds}), **SECRETS)
+    assert ("no time that a calendar has" in done.stdout, done.stderr) == (True, "")
