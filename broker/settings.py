@@ -127,7 +127,7 @@ class Settings(BaseSettings):
         None,
         ge=0,
         le=65535,
-        description="TCP port on which /metrics, /healthz and /readyz need no token; worker n has the n-th from there on",
+        description="TCP port on which /metrics, /healthz and /readyz need no token, by plain HTTP; worker n has the n-th from there on",
     )
     data: Path | None = Field(
         None,

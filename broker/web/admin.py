@@ -20,6 +20,7 @@ from broker.web.identity import caller_of
 from broker.web.keys import BODIES, NODE
 
 MAX_BODY_BYTES = 8192
+MAX_TIME = 253_402_300_800  # the year 10,000
 
 
 async def disconnect(request: web.Request) -> web.Response:
@@ -54,7 +55,9 @@ async def _order(
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME:
         raise InvalidBody(f"{named[0]!r} is a string of 1 to {MAX_NAME} characters.")
     expires = order.get("exp")
-    if expires is not None and (isinstance(expires, bool) or not isinstance(expires, int | float)):
+    if expires is not None and (
+        isinstance(expires, bool) or not isinstance(expires, int | float) or not 0 <= expires <= MAX_TIME
+    ):
         raise InvalidBody("'exp' is a number, seconds since 1970.")
     return named[0], value, expires
 

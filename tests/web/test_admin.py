@@ -34,7 +34,9 @@ async def test_bad_orders(server: Server, path: str, name: str) -> None:
     assert await stream.data(1) == ["still there"]
 
 
-@pytest.mark.parametrize("expires", [b'"soon"', b"true", b"[]", b"Infinity", b"NaN"])
+@pytest.mark.parametrize(
+    "expires", [b'"soon"', b"true", b"[]", b"Infinity", b"NaN", b"-1", b"1" + b"0" * 400]
+)
 async def test_bad_expiry(server: Server, expires: bytes) -> None:
     answer = await server.request("POST", "/admin/revoke", b'{"jti": "7", "exp": %b}' % expires)
     assert (answer.status, answer.json()["code"]) == (400, "invalid-body")
@@ -78,7 +80,7 @@ async def test_who_is_disconnected_misses_nothing(server: Server) -> None:
 
 async def test_nobody_without_a_token_is_revoked(server: Server) -> None:
     stream = await server.subscribe("/topics/a")
-    for order in (b'{"sub": "ann"}', b'{"jti": "7", "exp": 1e12}'):
+    for order in (b'{"sub": "ann"}', b'{"jti": "7", "exp": 1e11}'):
         assert (await server.request("POST", "/admin/revoke", order)).status == 202
     await server.publish("a", "still there")
     assert await stream.data(1) == ["still there"]
