@@ -155,8 +155,8 @@ class _Run:
 
     def _asked(self) -> Asked:
         wish = self._wish
-        if wish.producer is None and wish.retain_seconds is None:
-            return PLAIN
+        if wish.producer is None and (wish.retain_seconds is None or self._last_id is not None):
+            return PLAIN  # the topic's first event decides how long it is kept
         name, first = wish.producer or ("", 1)
         at = (name, first + self.published + self._known) if name else None
         return Asked(producer=at, retain_seconds=wish.retain_seconds)

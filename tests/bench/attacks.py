@@ -31,6 +31,7 @@ SERVE = (
     "--slow-seconds=5",
     "--max-topics=2000",
     "--idempotency-memory-bytes=1048576",
+    "--idempotency-seconds=1",
 )
 USUAL_SECONDS = 6.0
 LEAST_SECONDS = 6.0

@@ -276,7 +276,8 @@ def many_keys(port: int) -> None:
                 )
             )
             statuses |= {connection.answer().status for _ in block}
-    assert statuses == {201, 429}
+    assert statuses <= {201, 429}
+    assert 429 in statuses
 
 
 ATTACKS: list[Attack] = [

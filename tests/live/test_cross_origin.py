@@ -15,6 +15,7 @@ from playwright.async_api import Browser, Page
 
 from tests.live.event_source import OPEN, Source
 from tests.live.node import Told
+from tests.minting import HMAC
 from tests.processes import BrokerProcess, wait_for
 
 CLOSED = 2
@@ -128,6 +129,31 @@ async def test_fetch_with_preflight_and_exposed_headers(page: Page, origin: str)
         }"""
         assert "data: {}" in await page.evaluate(replay, [url, "1-0"])
         assert (await _fetch(page, url, method="DELETE"))["status"] == 204
+
+
+async def test_a_cookie_goes_with_credentials_and_with_a_named_origin(chromium: Browser, origin: str) -> None:
+    """On the broker's own host, at another port: another origin of the same site, as pages of one domain are."""
+    origin = origin.replace("localhost", "127.0.0.1")
+    context = await chromium.new_context()
+    token = HMAC.token(["news"], ["news"])
+    await context.add_cookies([{"name": "broker_token", "value": token, "url": origin, "httpOnly": True}])
+    page = await context.new_page()
+    await page.goto(origin)
+    for allowed in (origin, "*"):
+        with BrokerProcess(cors_origins=allowed, jwt_secrets=[HMAC.material]) as broker:
+            url = f"{broker.url}/topics/news"
+            bare = await Source.follow(page, url)
+            await bare.wait_for(f"source.readyState == {CLOSED}")
+            source = await Source.follow(page, url, credentials=True)
+            post = {"method": "POST", "body": "x", "credentials": "include"}
+            if allowed == "*":
+                await source.wait_for(f"source.readyState == {CLOSED}")
+                assert await _fetch(page, url, **post) == {"error": "TypeError"}
+                continue
+            await source.wait_for_events(1)
+            assert (await _fetch(page, url, **post))["status"] == 201
+            assert (await source.wait_for_events(2))[1].data == "x"
+            assert (await _fetch(page, url, method="POST", body="x"))["status"] == 401
 
 
 async def _fetch(page: Page, url: str, **options: Any) -> dict[str, Any]:

@@ -44,6 +44,11 @@ ROUTES = {
         b'{"topic": "orders.1", "data": 1}\n',
         content_type="application/x-ndjson",
     ),
+    "publish a stream": Route(
+        "POST", "/topics/orders.1", "publish", 200, b"data: 1\n\n", content_type="text/event-stream"
+    ),
+    "end": Route("POST", "/topics/orders.1?end=true", "publish", 201),
+    "cancel": Route("POST", "/topics/orders.1/cancel", "publish", 202),
     "subscribe": Route("GET", "/topics/orders.1", "subscribe", 200, accept="text/event-stream"),
     "subscribe to several": Route(
         "GET", "/topics?topic=orders.1&topic=orders.2", "subscribe", 200, accept="text/event-stream"

@@ -1,0 +1,158 @@
+"""What is piped in comes out unharmed: the parsers that applications use read the relayed stream as the original.
+
+The relay adds to it: ids, a reconnect delay, heartbeats, and `broker.end`, which none of the parsers takes for something of the
+answer's; the terminal chunk of the data (`[DONE]`, `message_stop`) is the answer's, and not the end of the topic.
+"""
+
+from __future__ import annotations
+
+import http.client
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import anthropic
+import httpx
+import httpx2  # the one that both services' libraries are made of
+import httpx_sse
+import openai
+import pytest
+
+from tests.live import formats
+from tests.live.raw import HOST
+from tests.processes import BrokerProcess
+
+EVENT_STREAM = {"Content-Type": "text/event-stream"}
+CUTS = (1, 7, 1000, None)
+"""How large the pieces are that the body comes in; None for a random size each."""
+
+ANSWERS = {
+    "openai": formats.openai(),
+    "openai with CRLF": formats.openai(end="\r\n"),
+    "anthropic": formats.anthropic(),
+    "anthropic that fails": formats.anthropic(fails=True),
+    "vercel": formats.vercel(),
+    "unusual": formats.unusual(),
+}
+
+
+@pytest.fixture(scope="module")
+def broker() -> Iterator[BrokerProcess]:
+    with BrokerProcess() as process:
+        yield process
+
+
+def pieces(body: bytes, size: int | None) -> Iterator[bytes]:
+    chance = random.Random(7)
+    while body:
+        cut = size or chance.randint(1, 60)
+        yield body[:cut]
+        body = body[cut:]
+
+
+def relayed(broker: BrokerProcess, name: str, body: bytes, size: int | None) -> bytes:
+    """The topic's whole stream, after `body` was piped into it, and ended it, in pieces of `size`."""
+    topic = "".join(char if char.isalnum() else "-" for char in f"{name}-{size}")
+    connection = http.client.HTTPConnection(HOST, broker.port, timeout=30)
+    target = f"/topics/{topic}?end=true"
+    connection.request("POST", target, pieces(body, size), EVENT_STREAM, encode_chunked=True)
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.read()
+    answer.read()
+    connection.request("GET", f"/topics/{topic}?since=earliest", headers={"Accept": "text/event-stream"})
+    stream = connection.getresponse().read()
+    connection.close()
+    assert b"event: broker.end\n" in stream
+    return stream
+
+
+def by_httpx_sse(stream: bytes) -> Sequence[tuple[str, str]]:
+    """Type and data of each event but for the broker's own."""
+    response = httpx.Response(200, headers=EVENT_STREAM, content=stream)
+    events = httpx_sse.EventSource(response).iter_sse()
+    return [
+        (event.event, event.data) for event in events if not event.event.startswith("broker.") and event.data
+    ]
+
+
+@pytest.mark.parametrize("size", CUTS)
+@pytest.mark.parametrize("name", ANSWERS)
+def test_httpx_sse_reads_the_relayed_stream_as_the_original(
+    broker: BrokerProcess, name: str, size: int | None
+) -> None:
+    original = ANSWERS[name]
+    assert by_httpx_sse(relayed(broker, name, original, size)) == by_httpx_sse(
+        original.removeprefix(b"\xef\xbb\xbf")
+    )
+
+
+def client_answered_with(stream: bytes) -> httpx2.Client:
+    """A client whose every request is answered by `stream`."""
+    return httpx2.Client(
+        transport=httpx2.MockTransport(
+            lambda _request: httpx2.Response(200, headers=EVENT_STREAM, content=stream)
+        )
+    )
+
+
+def by_openai(stream: bytes) -> Sequence[Mapping[str, Any]]:
+    """The chunks that openai-python makes of it."""
+    client = openai.OpenAI(
+        api_key="none", base_url="http://model/v1", http_client=client_answered_with(stream)
+    )
+    chunks = client.chat.completions.create(
+        model="gpt-x", messages=[{"role": "user", "content": "Hello"}], stream=True
+    )
+    return [chunk.model_dump() for chunk in chunks]
+
+
+@pytest.mark.parametrize("size", CUTS)
+@pytest.mark.parametrize("name", ["openai", "openai with CRLF"])
+def test_openai_python_reads_the_relayed_stream_as_the_original(
+    broker: BrokerProcess, name: str, size: int | None
+) -> None:
+    original = by_openai(ANSWERS[name])
+    assert by_openai(relayed(broker, "o" + name, ANSWERS[name], size)) == original
+    text = "".join(chunk["choices"][0]["delta"]["content"] or "" for chunk in original)
+    assert text == "".join(formats.TEXT)
+
+
+def by_anthropic(stream: bytes) -> tuple[Sequence[Mapping[str, Any]], str]:
+    """The events that anthropic's library makes of it, and what it raises at the end."""
+    client = anthropic.Anthropic(
+        api_key="none", base_url="http://model", http_client=client_answered_with(stream), max_retries=0
+    )
+    events = client.messages.create(
+        model="claude-x", max_tokens=100, messages=[{"role": "user", "content": "Hello"}], stream=True
+    )
+    found: list[Mapping[str, Any]] = []
+    try:
+        found.extend(event.model_dump() for event in events)
+    except anthropic.APIStatusError as error:
+        return found, str(error.body)
+    return found, ""
+
+
+@pytest.mark.parametrize("size", CUTS)
+@pytest.mark.parametrize("name", ["anthropic", "anthropic that fails"])
+def test_anthropics_library_reads_the_relayed_stream_as_the_original(
+    broker: BrokerProcess, name: str, size: int | None
+) -> None:
+    """But for one thing: it hands out every event, also of types that it doesn't know, such as `broker.end` at the end."""
+    events, failure = by_anthropic(ANSWERS[name])
+    found, why = by_anthropic(relayed(broker, "a" + name, ANSWERS[name], size))
+    assert (found[: len(events)], why) == (events, failure)
+    assert [event["type"] for event in found[len(events) :]] == ([] if failure else [None])
+    assert ("Overloaded" in failure) is ("fails" in name), "an error in the stream is passed through"
+    assert len(events) >= len(formats.TEXT)
+
+
+def test_the_terminal_chunk_of_the_data_is_not_the_end(broker: BrokerProcess) -> None:
+    """After `[DONE]` the topic is open, until its producer ends it."""
+    connection = http.client.HTTPConnection(HOST, broker.port, timeout=30)
+    for _ in range(2):
+        connection.request("POST", "/topics/open", formats.openai(), EVENT_STREAM)
+        assert connection.getresponse().read()
+    connection.request("GET", "/topics/open", headers={"Accept": "application/json"})
+    assert b'"closed": false' in connection.getresponse().read()
+    connection.close()
