@@ -63,6 +63,12 @@ class Bench:
         self.hub.delivered_to(topic, len(frame))
         return self.last
 
+    def close(self, topic: str) -> None:
+        self.last += 1
+        frame = sse.end(topic, "closed", self.last)
+        self.log(topic).close(self.last, frame)
+        self.hub.delivered_to(topic, len(frame))
+
     def delete(self, topic: str) -> None:
         self.last += 1
         frame = sse.control("broker.end", {"topic": topic}, self.last)

@@ -13,7 +13,7 @@ import pytest
 from broker import ends, fanout, feed
 from broker.events import Event
 from broker.sse import Decoder
-from broker.start import After, Known, position
+from broker.start import After, Known, has_all, position
 from broker.subscriber import Subscriber
 from tests.hub_bench import Bench
 
@@ -45,8 +45,8 @@ class Story:
         self.told: dict[Subscriber, Told] = {}
 
     async def step(self) -> None:
-        steps = [self.publish, self.delete, self.subscribe, self.turn, self.read, self.leave]
-        (chosen,) = self.chance.choices(steps, [35, 7, 18, 25, 10, 5])
+        steps = [self.publish, self.close, self.delete, self.subscribe, self.turn, self.read, self.leave]
+        (chosen,) = self.chance.choices(steps, [35, 5, 7, 18, 25, 10, 5])
         await chosen()
 
     def note(self, topic: str, *, end: bool = False) -> None:
@@ -57,8 +57,16 @@ class Story:
 
     async def publish(self) -> None:
         topic = self.chance.choice(TOPICS)
+        if self.bench.log(topic).end is not None:
+            return  # the store refuses it
         self.bench.publish(topic, b"x" * self.chance.choice(SIZES))
         self.note(topic)
+
+    async def close(self) -> None:
+        topic = self.chance.choice(TOPICS)
+        if self.bench.log(topic).end is None:
+            self.bench.close(topic)
+            self.note(topic, end=True)
 
     async def delete(self) -> None:
         topic = self.chance.choice(TOPICS)
@@ -70,18 +78,19 @@ class Story:
         topics = tuple(self.chance.sample(TOPICS, self.chance.choice([1, 2, 2, 3])))
         cursor = self.chance.choice([self.bench.last, self.chance.randint(0, self.bench.last)])
         logs = [self.bench.log(topic) for topic in topics]
-        where = position(
-            After(cursor, ""),
-            topics,
-            logs,
-            Known(0, self.bench.last, self.bench.last, lambda _cursor: False),
-        )
+        start = After(cursor, "")
+        known = Known(0, self.bench.last, self.bench.last, lambda _cursor: False)
+        if has_all(start, logs, known):
+            return
+        where = position(start, topics, logs, known)
+        logs = [self.bench.log(topic) for topic in where.topics]
         floors = where.floors or (where.cursor,) * len(logs)
         replayed = sorted(
             entry.id for log, floor in zip(logs, floors, strict=True) for entry in log.after(floor)
         )
-        subscriber = await self.bench.subscribe(*topics, cursor=where.cursor, floors=where.floors)
-        self.told[subscriber] = Told(topics, Decoder(), replayed)
+        going_on = tuple(topic for topic in where.topics if self.bench.log(topic).end is None)
+        subscriber = await self.bench.subscribe(*where.topics, cursor=where.cursor, floors=where.floors)
+        self.told[subscriber] = Told(going_on, Decoder(), replayed)
 
     async def turn(self) -> None:
         self.bench.turn()
