@@ -41,7 +41,8 @@ class Example:
         output: all it printed.
     """
 
-    def __init__(self, *flags: str) -> None:
+    def __init__(self, *flags: str, **variables: str) -> None:
+        self._environment = environment() | variables
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = ""
@@ -49,7 +50,7 @@ class Example:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
+            self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self._environment
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -238,6 +239,16 @@ async def test_one_command_runs_all_of_it_and_one_ctrl_c_ends_it(
         assert example.interrupt() == 0
         assert not alive(broker)
     assert "Traceback" not in example.output
+
+
+async def test_a_model_that_is_not_there_is_told_on_the_page(
+    context: BrowserContext, flags: list[str]
+) -> None:
+    nowhere = f"http://127.0.0.1:{free_port()}/v1"
+    with Example(*flags, OPENAI_BASE_URL=nowhere) as example:
+        page = await ask(context, example, until_tokens=0)
+        await expect(page.locator('#state[data-state="failed"]')).to_have_text("The answer was broken off.")
+        await expect(page.locator("#answer")).to_contain_text("The model failed: ")
 
 
 async def test_ctrl_c_in_mid_answer_ends_all_of_it(context: BrowserContext, flags: list[str]) -> None:

@@ -76,6 +76,8 @@ async def broker(port: int, data: Path, chat_port: int) -> AsyncIterator[str]:
         else:
             keeper.cancel()
             await asyncio.wait((keeper,))
+            if not keeper.cancelled():
+                keeper.result()  # it ended by itself: why, is told
 
 
 async def _started(port: int, flags: Sequence[str], stdout: int | None) -> Process:
