@@ -76,13 +76,17 @@ class CuttingProxy:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.cut_all()
+        for thread in self._threads:
+            thread.join(JOIN_SECONDS)
+            assert not thread.is_alive()
+
+    def cut_all(self) -> None:
+        """Cut all that is open, now; what comes next is carried."""
         with self._lock:
             for sock in self._open:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join(JOIN_SECONDS)
-            assert not thread.is_alive()
 
     @property
     def cuts_left(self) -> int:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -18,6 +18,7 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from tests.live.proxies import free_port
+from tests.live.proxy import CuttingProxy
 from tests.processes import BrokerProcess, wait_for
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "tokens"
@@ -36,6 +37,7 @@ class Example:
 
     Attributes:
         url: where the chat is.
+        command: as it is started.
         output: all it printed.
     """
 
@@ -43,14 +45,11 @@ class Example:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = ""
-        self._command = [sys.executable, str(EXAMPLE / "run.py"), "--port", str(self.port), *flags]
+        self.command = [sys.executable, str(EXAMPLE / "run.py"), "--port", str(self.port), *flags]
 
     def __enter__(self) -> Self:
-        kept = {
-            name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "BROKER_"))
-        }
         self._process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=kept
+            self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment()
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -64,6 +63,12 @@ class Example:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self.output += line
+
+    def broker_pid(self) -> int:
+        """The process of the broker that it started."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        (pid,) = (int(child) for child in children)
+        return pid
 
     def interrupt(self) -> int:
         """Ctrl-C; the exit status."""
@@ -79,6 +84,15 @@ class Example:
         self._process.stdout.close()
 
 
+def environment() -> dict[str, str]:
+    """Without what would change the example."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "BROKER_"))}
+
+
+def alive(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
 @contextmanager
 def chatting(tmp_path: Path, *flags: str, persists: bool = False) -> Iterator[tuple[Example, BrokerProcess]]:
     """The chat, and the broker that it uses, whose clients come back soon."""
@@ -87,7 +101,7 @@ def chatting(tmp_path: Path, *flags: str, persists: bool = False) -> Iterator[tu
     if persists:
         settings |= {"data": tmp_path / "data", "drain_seconds": 0.2}
     with BrokerProcess(**settings) as broker:
-        example._command += ["--broker", broker.url]
+        example.command += ["--broker", broker.url]
         with example:
             yield example, broker
 
@@ -157,24 +171,35 @@ async def test_stop(context: BrowserContext, tmp_path: Path) -> None:
         assert TEXT.startswith(texts[0])
         assert len(texts[0]) < len(TEXT)
         assert broker.metric("broker_streamed_bodies") == 0
+        assert "Traceback" not in example.output
 
 
-async def test_network_off_and_on(context: BrowserContext, tmp_path: Path) -> None:
-    with chatting(tmp_path) as (example, broker):
+async def test_network_off_and_on(context: BrowserContext) -> None:
+    """Chromium's own switch lets a stream go on that is open already, so this is cut besides."""
+    with (
+        BrokerProcess(retry_min_ms=50, retry_max_ms=100, cors_origins="*") as broker,
+        CuttingProxy(broker.port) as line,
+        Example("--broker", line.url) as example,
+    ):
         page = await ask(context, example)
         devtools = await context.new_cdp_session(page)
         await devtools.send("Network.enable")
         nothing = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
         await devtools.send("Network.emulateNetworkConditions", {"offline": True, **nothing})
+        line.cut_all()
+        await expect(page.locator("#state")).to_have_text("Connecting again …")
+        shown = await page.locator("#answer").text_content()
         published = broker.metric("broker_published_events_total")
         await until(lambda: broker.metric("broker_published_events_total") > published + 30)
+        assert await page.locator("#answer").text_content() == shown
+        assert shown != TEXT
         await devtools.send("Network.emulateNetworkConditions", {"offline": False, **nothing})
         await is_complete(page)
 
 
-async def until(condition: object) -> None:
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not condition():  # type: ignore[operator]
+        while not condition():
             await asyncio.sleep(0.05)
 
 
@@ -196,24 +221,60 @@ async def test_broker_restarted_in_between(context: BrowserContext, tmp_path: Pa
         await is_complete(late)
 
 
-def lines_of(text: str) -> Sequence[str]:
-    return [line for line in text.splitlines() if line]
+@pytest.fixture
+def flags(tmp_path: Path) -> list[str]:
+    """For the one command, so that it meets nobody else's broker."""
+    return ["--broker-port", str(free_port()), "--data", str(tmp_path / "data")]
 
 
 async def test_one_command_runs_all_of_it_and_one_ctrl_c_ends_it(
-    context: BrowserContext, tmp_path: Path
+    context: BrowserContext, flags: list[str]
 ) -> None:
-    flags = (
-        "--broker-port",
-        str(free_port()),
-        "--data",
-        str(tmp_path / "data"),
-        "--tokens-per-second",
-        "2000",
-    )
-    with Example(*flags) as example:
+    with Example(*flags, "--tokens-per-second", "2000") as example:
         page = await ask(context, example)
         await is_complete(page)
         assert re.search(r"chat: http://127\.0\.0\.1:\d+ \(the broker: http://", example.output)
+        broker = example.broker_pid()
         assert example.interrupt() == 0
+        assert not alive(broker)
     assert "Traceback" not in example.output
+
+
+async def test_ctrl_c_in_mid_answer_ends_all_of_it(context: BrowserContext, flags: list[str]) -> None:
+    with Example(*flags) as example:
+        await ask(context, example)
+        broker = example.broker_pid()
+        assert example.interrupt() == 0
+        assert not alive(broker)
+    assert "Traceback" not in example.output
+
+
+async def test_one_command_starts_a_broker_again_that_was_killed(
+    context: BrowserContext, flags: list[str]
+) -> None:
+    with Example(*flags) as example:
+        page = await ask(context, example)
+        killed = example.broker_pid()
+        os.kill(killed, signal.SIGKILL)
+        await is_complete(page)
+        assert example.broker_pid() != killed
+        assert example.interrupt() == 0
+
+
+async def test_a_page_by_the_name_localhost_may_read_the_broker(
+    context: BrowserContext, flags: list[str]
+) -> None:
+    with Example(*flags, "--tokens-per-second", "2000") as example:
+        example.url = f"http://localhost:{example.port}"
+        await is_complete(await ask(context, example))
+
+
+def test_a_broker_that_cannot_start_ends_the_command(flags: list[str]) -> None:
+    with Example(*flags) as example:
+        other = [*example.command[:2], "--port", str(free_port()), *flags[:2], "--data", flags[3] + "-other"]
+        ended = subprocess.run(
+            other, capture_output=True, text=True, timeout=START_SECONDS, env=environment()
+        )
+        assert ended.returncode == 1
+        assert "the broker did not start" in ended.stderr
+        assert "Traceback" not in ended.stderr

@@ -7,6 +7,7 @@ It speaks OpenAI's protocol: `POST /v1/chat/completions` with `stream: true` ans
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -26,19 +27,23 @@ def answer_to(question: str) -> Sequence[str]:
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
-    """Answer the last message, token by token."""
+    """Answer the last message, token by token, until whoever asked has left."""
     asked = await request.json()
     if not asked.get("stream"):
         raise web.HTTPBadRequest(text="Only answers that are streamed are given here.")
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(request)
-    pause = 1 / request.app[TOKENS_PER_SECOND]
-    for token in answer_to(str(asked["messages"][-1]["content"])):
+    with contextlib.suppress(ConnectionResetError):  # a stop is no error
+        await _say(response, answer_to(str(asked["messages"][-1]["content"])), request.app[TOKENS_PER_SECOND])
+    return response
+
+
+async def _say(response: web.StreamResponse, tokens: Sequence[str], per_second: float) -> None:
+    for token in tokens:
         await response.write(_chunk({"content": token}, None))
-        await asyncio.sleep(pause)
+        await asyncio.sleep(1 / per_second)
     await response.write(_chunk({}, "stop"))
     await response.write(b"data: [DONE]\n\n")
-    return response
 
 
 def _chunk(delta: dict[str, str], finish_reason: str | None) -> bytes:

@@ -3,6 +3,8 @@
     python deploy/examples/tokens/run.py
 
 With OPENAI_BASE_URL (such as https://api.openai.com/v1), OPENAI_API_KEY and OPENAI_MODEL it asks that model instead.
+
+Rules: the broker is a process of its own, as in production, and is started again when it ends: kill it in mid-answer.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import sys
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import chat
 import model
@@ -26,6 +29,7 @@ from aiohttp import web
 HOST = "127.0.0.1"
 DATA = Path.home() / ".cache" / "sse-broker-example"
 START_SECONDS = 30
+AGAIN_SECONDS = 1
 
 
 def arguments() -> argparse.Namespace:
@@ -56,23 +60,46 @@ async def serving(app: web.Application, port: int) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def broker(port: int, data: Path, origin: str) -> AsyncIterator[str]:
-    """A broker in a process of its own, whose events outlive it where the extra `embedded` is installed."""
-    command = [sys.executable, "-m", "broker", "serve", "--port", str(port), "--drain-seconds", "1"]
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        "--cors-origins",
-        origin,
-        *_kept_in(data),
-        stdout=asyncio.subprocess.PIPE,
-        start_new_session=True,
-    )
+async def broker(port: int, data: Path, chat_port: int) -> AsyncIterator[str]:
+    """A broker that is started again when it ends, and whose events outlive it where the extra `embedded` is installed."""
+    origins = f"http://{HOST}:{chat_port},http://localhost:{chat_port}"  # a person may type either
+    flags = ("--cors-origins", origins, "--drain-seconds", "1", *_kept_in(data))
+    process = await _started(port, flags, asyncio.subprocess.PIPE)
+    keeper = None
     try:
-        yield await _announced(process)
+        url = await _announced(process)
+        keeper = asyncio.create_task(_kept_running(process, urlsplit(url).port or port, flags))
+        yield url
     finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGTERM)
-        await process.wait()
+        if keeper is None:
+            await _end(process)
+        else:
+            keeper.cancel()
+            await asyncio.wait((keeper,))
+
+
+async def _started(port: int, flags: Sequence[str], stdout: int | None) -> Process:
+    command = (sys.executable, "-m", "broker", "serve", "--port", str(port), *flags)
+    # a session of its own: Ctrl-C is for this process, which ends the broker last
+    return await asyncio.create_subprocess_exec(*command, stdout=stdout, start_new_session=True)
+
+
+async def _kept_running(process: Process, port: int, flags: Sequence[str]) -> None:
+    """Start the broker again, at the same port, whenever it has ended; cancelled, end it."""
+    try:
+        while True:
+            status = await process.wait()
+            print(f"the broker has ended ({status}) and is started again", flush=True)
+            await asyncio.sleep(AGAIN_SECONDS)
+            process = await _started(port, flags, None)
+    finally:
+        await _end(process)
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        process.terminate()
+    await process.wait()
 
 
 def _kept_in(data: Path) -> Sequence[str]:
@@ -86,8 +113,9 @@ def _kept_in(data: Path) -> Sequence[str]:
 async def _announced(process: Process) -> str:
     """The address that a broker says it listens on, once it does."""
     assert process.stdout is not None
-    async with asyncio.timeout(START_SECONDS):
-        line = (await process.stdout.readline()).decode()
+    line = ""
+    with contextlib.suppress(TimeoutError):
+        line = (await asyncio.wait_for(process.stdout.readline(), START_SECONDS)).decode()
     if "listening on " not in line:
         raise SystemExit("the broker did not start; what is wrong stands above")
     return line.partition("listening on ")[2].partition(",")[0]
@@ -101,9 +129,8 @@ async def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     async with contextlib.AsyncExitStack() as stack:
-        origin = f"http://{HOST}:{args.port}"
         broker_url = args.broker or await stack.enter_async_context(
-            broker(args.broker_port, args.data, origin)
+            broker(args.broker_port, args.data, args.port)
         )
         base_url = os.environ.get("OPENAI_BASE_URL")
         if base_url is None:

@@ -9,6 +9,7 @@ const AGAIN_MS = 2000;
 
 let source = null;
 let cursor = "";
+let failed = false;
 
 function say(state, words) {
   $("state").dataset.state = state;
@@ -18,6 +19,7 @@ function say(state, words) {
 
 function show(topic) {
   $("question").textContent = $("answer").textContent = cursor = "";
+  failed = false;
   say("writing", "…");
   follow(topic);
 }
@@ -36,13 +38,17 @@ function follow(topic) {
     if (event.data !== "[DONE]") $("answer").append(JSON.parse(event.data).choices?.[0]?.delta?.content ?? "");
   };
   hear("prompt", (event) => ($("question").textContent = event.data));
-  hear("failure", (event) => $("answer").append(` [${JSON.parse(event.data).message}]`)); // "error" is the browser's own
+  hear("failure", (event) => { // not "error", which is the browser's own
+    failed = true;
+    $("answer").append(` [${JSON.parse(event.data).message}]`);
+  });
   hear("broker.cancel", () => say("stopping", "Stopping …"));
   hear("broker.gap", () => $("answer").append(" [something is missing here] "));
   hear("broker.end", (event) => {
     source.close();
     const { reason } = JSON.parse(event.data);
-    say(reason, reason === "closed" ? "Done." : "The answer was broken off.");
+    const complete = reason === "closed" && !failed;
+    say(failed ? "failed" : reason, complete ? "Done." : "The answer was broken off.");
   });
 }
 
@@ -69,6 +75,9 @@ $("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   ask().catch(() => say("failed", "The server can't be reached."));
 });
-$("stop").addEventListener("click", () => fetch(`/chat/${current()}/stop`, { method: "POST" }));
+$("stop").addEventListener("click", async () => {
+  const answer = await fetch(`/chat/${current()}/stop`, { method: "POST" }).catch(() => null);
+  if (!answer?.ok) $("state").textContent = "It can't be stopped just now; try again."; // the button stays
+});
 addEventListener("hashchange", () => show(current()));
 if (current()) show(current());
