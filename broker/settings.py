@@ -182,6 +182,10 @@ class Settings(BaseSettings):
         (),
         description="addresses or networks of proxies that are believed where X-Forwarded-For or Forwarded say who the client is; comma-separated",
     )
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] | None = Field(
+        None,
+        description="the header that the trusted proxies write, x-forwarded-for or forwarded; by default either, and neither where both come and disagree",
+    )
     heartbeat_seconds: float = Field(
         15, gt=0, le=LONGEST_SECONDS, description="s of silence on a stream before a heartbeat"
     )

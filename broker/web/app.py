@@ -147,7 +147,11 @@ def add_routes(router: web.UrlDispatcher) -> None:
 
 
 def _access(settings: Settings, origins: Origins, clock: Clock) -> Access:
-    addresses = Addresses(settings.trusted_proxies) if settings.counts_addresses() else None
+    addresses = (
+        Addresses(settings.trusted_proxies, settings.forwarded_header)
+        if settings.counts_addresses()
+        else None
+    )
     if settings.is_open():
         return Access(EVERYTHING, None, None, origins, addresses, clock)
     anonymous = Grant(

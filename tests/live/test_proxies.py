@@ -418,14 +418,14 @@ def test_no_log_has_a_token(behind: Behind, tmp_path: Path) -> None:
 
 
 def test_clients_are_told_apart_by_what_the_proxy_says_of_them(behind: Behind) -> None:
-    front = behind(max_connections_per_address=1, trusted_proxies=HOST)
+    front = behind(max_connections_per_address=1, trusted_proxies=HOST, forwarded_header="x-forwarded-for")
     with (
         Stream(front.port, "/topics/a", source="127.0.0.2") as one,
         Stream(front.port, "/topics/a", source="127.0.0.3") as other,
     ):
         one.opened()
         other.opened()
-        forged = {**STREAM, "X-Forwarded-For": "203.0.113.7"}
+        forged = {**STREAM, "X-Forwarded-For": "203.0.113.7", "Forwarded": "for=203.0.113.8"}
         with Stream(front.port, "/topics/a", forged, source="127.0.0.2") as refused:
             assert refused.answer.status == 200, "anything else is final to an EventSource"
             assert re.fullmatch(rb"retry: \d{5}\n", refused.rest())

@@ -1,6 +1,6 @@
 """How many of something there are under a name, over all instances: subscribers of a topic, streams of an address.
 
-Rules: numbers that are looked at, never relied on. Each instance writes its own, what has changed once a second, under a key
+Rules: numbers that are looked at, never relied on. Each instance writes its own, what has changed twice a second, under a key
 that goes when the instance does; the numbers of all are added up by who asks.
 """
 
@@ -39,6 +39,7 @@ class Presence:
         self._own = names.key(kind, names.instance)
         self._neighbours: Sequence[str] = ()
         self._neighbours_at = -math.inf
+        self._looking: asyncio.Task[None] | None = None
         self._counts: dict[str, int] = {}
         self._changed: set[str] = set()
         self._written: set[str] = set()
@@ -116,14 +117,25 @@ class Presence:
 
     async def counts_elsewhere(self, names: Sequence[str]) -> Sequence[int]:
         """The same on the other instances alone; which those are is asked for once a second."""
-        now = asyncio.get_running_loop().time()
-        if now - self._neighbours_at > PERIOD_SECONDS:
-            self._neighbours_at = now
-            self._neighbours = await self._others()
+        if asyncio.get_running_loop().time() - self._neighbours_at > PERIOD_SECONDS:
+            await self._look_around()
         total: Counter[str] = Counter()
-        for instance in self._neighbours:
-            await self._add(total, instance, names)
+        await asyncio.gather(*(self._add(total, instance, names) for instance in self._neighbours))
         return [total[name] for name in names]
+
+    async def _look_around(self) -> None:
+        """One look for all who want one at the same time; raises `Unavailable` for each of them."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+            self._looking.add_done_callback(_looked)
+        await asyncio.shield(self._looking)
+
+    async def _look(self) -> None:
+        try:
+            self._neighbours = await self._others()
+            self._neighbours_at = asyncio.get_running_loop().time()
+        finally:
+            self._looking = None
 
     async def _add(self, total: Counter[str], instance: str, names: Sequence[str]) -> None:
         found = await self._calls.command("HMGET", self._names.key(self._kind, instance), *names)
@@ -151,3 +163,9 @@ class Presence:
             else:
                 await self._calls.command("SREM", self._instances, instance)
         return alive
+
+
+def _looked(look: asyncio.Task[None]) -> None:
+    """Whoever waits for it hears how it failed; if nobody does any more, nobody needs to."""
+    if not look.cancelled():
+        look.exception()
