@@ -46,7 +46,7 @@ def openai(*, end: str = "\n") -> bytes:
     return start + f": keep-alive{end}{end}".encode() + tokens + chunk({}, "stop") + _event("[DONE]", end=end)
 
 
-def anthropic(*, fails: bool = False) -> bytes:
+def anthropic(*, end: str = "\n", fails: bool = False) -> bytes:
     """Typed events; `ping` in between, and, where it `fails`, an `error` in the stream."""
     message: dict[str, object] = {
         "id": "msg_1",
@@ -76,7 +76,7 @@ def anthropic(*, fails: bool = False) -> bytes:
             {**delta, "usage": {"output_tokens": 15}},
             {"type": "message_stop"},
         ]
-    return b"".join(_event(value, str(value["type"])) for value in events)
+    return b"".join(_event(value, str(value["type"]), end=end) for value in events)
 
 
 def vercel() -> bytes:

@@ -1,7 +1,9 @@
 """What is piped in comes out unharmed: the parsers that applications use read the relayed stream as the original.
 
-The relay adds to it: ids, a reconnect delay, heartbeats, and `broker.end`, which none of the parsers takes for something of the
-answer's; the terminal chunk of the data (`[DONE]`, `message_stop`) is the answer's, and not the end of the topic.
+The relay adds to it: ids, a reconnect delay, heartbeats, and the broker's own events, of which a stream that starts at
+`earliest` has but `broker.end` as a rule. The services' libraries look at the data and hardly at the type: openai-python hands out
+the broker's events before `[DONE]` as chunks without choices, and stops there; anthropic's, all of them as events without a type.
+The terminal chunk of the data (`[DONE]`, `message_stop`) is the answer's, and not the end of the topic.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import openai
 import pytest
 
 from tests.live import formats
-from tests.live.raw import HOST
+from tests.live.raw import HOST, Connection, exchange, request
 from tests.processes import BrokerProcess
 
 EVENT_STREAM = {"Content-Type": "text/event-stream"}
@@ -30,6 +32,7 @@ ANSWERS = {
     "openai": formats.openai(),
     "openai with CRLF": formats.openai(end="\r\n"),
     "anthropic": formats.anthropic(),
+    "anthropic with CRLF": formats.anthropic(end="\r\n"),
     "anthropic that fails": formats.anthropic(fails=True),
     "vercel": formats.vercel(),
     "unusual": formats.unusual(),
@@ -117,6 +120,39 @@ def test_openai_python_reads_the_relayed_stream_as_the_original(
     assert text == "".join(formats.TEXT)
 
 
+def followed_live(broker: BrokerProcess, topic: str, body: bytes) -> bytes:
+    """The stream of who was there before the answer began, and when its producer was asked to stop meanwhile."""
+    with Connection(broker.port) as viewer, Connection(broker.port) as producer:
+        viewer.send(request("GET", f"/topics/{topic}", "Accept: text/event-stream"))
+        viewer.until(b"\r\n\r\n")
+        stream = viewer.until(b"event: broker.open\n")
+        assert exchange(broker.port, request("POST", f"/topics/{topic}/cancel", body=b"")).status == 202
+        stream += viewer.until(b"event: broker.cancel\n")
+        producer.send(
+            request("POST", f"/topics/{topic}?end=true", "Content-Type: text/event-stream", body=body)
+        )
+        assert producer.answer().status == 200
+        return stream + viewer.rest()
+
+
+def test_openai_python_hands_out_the_brokers_own_events_as_chunks_without_choices(
+    broker: BrokerProcess,
+) -> None:
+    stream = followed_live(broker, "live.openai", formats.openai())
+    opened, cancelled, *answer = by_openai(stream)
+    assert opened["choices"] is cancelled["choices"] is None
+    assert (opened["topics"], cancelled["topic"]) == (["live.openai"], "live.openai")
+    assert answer == by_openai(formats.openai())
+
+
+def test_openai_python_that_meets_the_end_without_done_is_handed_it_too(broker: BrokerProcess) -> None:
+    """Where the model's service was cut there is no `[DONE]`, and the end says that nothing will follow."""
+    cut = formats.openai().removesuffix(b"data: [DONE]\n\n")
+    *answer, last = by_openai(relayed(broker, "cut", cut, None))
+    assert answer == by_openai(cut)
+    assert (last["choices"], last["reason"]) == (None, "closed")
+
+
 def by_anthropic(stream: bytes) -> tuple[Sequence[Mapping[str, Any]], str]:
     """The events that anthropic's library makes of it, and what it raises at the end."""
     client = anthropic.Anthropic(
@@ -134,7 +170,7 @@ def by_anthropic(stream: bytes) -> tuple[Sequence[Mapping[str, Any]], str]:
 
 
 @pytest.mark.parametrize("size", CUTS)
-@pytest.mark.parametrize("name", ["anthropic", "anthropic that fails"])
+@pytest.mark.parametrize("name", ["anthropic", "anthropic with CRLF", "anthropic that fails"])
 def test_anthropics_library_reads_the_relayed_stream_as_the_original(
     broker: BrokerProcess, name: str, size: int | None
 ) -> None:
