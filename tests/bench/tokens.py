@@ -60,7 +60,7 @@ class Outcome:
         p50: in seconds, as `p99`.
         cpu: the broker's, in seconds for each write of a token and each delivery.
         busy: how much of its core the broker took.
-        load: how much of the other core producers and viewers took.
+        load: how much of the other core producers and viewers took, viewers until their last byte: a little too much.
         other: how much of it anybody else did, the store's server among them.
         wrong: viewers who were not sent the text as it was piped in, or not its end.
     """
