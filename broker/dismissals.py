@@ -67,7 +67,7 @@ class Dismissals:
         def concerns(subscriber: Subscriber) -> bool:
             if order.topic is None:
                 return subscriber.caller.grant.subject == order.subject
-            return subscriber.feed is not None and order.topic in subscriber.feed.key.topics
+            return subscriber.reads(order.topic)
 
         self._end_where(concerns, CloseReason.DISCONNECTED, b"")
 

@@ -70,6 +70,11 @@ class Feeds:
         known = self._topics.get(topic)
         return known.subscribers if known is not None else 0
 
+    def subscribers_of(self, topic: str) -> Sequence[Subscriber]:
+        """Those who are subscribed to `topic` here, at this moment."""
+        known = self._topics.get(topic)
+        return [one for feed in known.feeds for one in feed.subscribers] if known is not None else ()
+
     def backlog_of(self, topic: str) -> int:
         """The same for one topic."""
         known = self._topics.get(topic)

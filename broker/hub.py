@@ -114,6 +114,10 @@ class Hub:
         """All of them, at this moment."""
         return tuple(self._seats)
 
+    def subscribers_of(self, topic: str) -> Sequence[Subscriber]:
+        """Those of `topic`, at this moment."""
+        return self._feeds.subscribers_of(topic)
+
     def walk(self) -> None:
         """Look at every subscriber, in slices: heartbeats to the silent, the end for those who are stuck."""
         self._walk.begin()

@@ -99,6 +99,7 @@ class Node:
         )
         self.on_cancel: Callable[[str], None] = _nobody
         self._slices = Slices(loop.call_soon)
+        self._cancelling: set[str] = set()  # topics whose subscribers are being told
         self._dismissals = Dismissals(loop, clock, lambda: self._hub.subscribers, self._end)
         self.admission = Admission(allowances, store, loop.time)
         self._gate = Gate(lambda: self._hub.backlog, self._hub.backlog_of)
@@ -353,12 +354,17 @@ class Node:
         self.metrics.cancels.inc()
 
     def _cancelled(self, topic: str) -> None:
+        """Break the bodies off, and tell the subscribers; who asks again while they are being told asks for the same (I4)."""
         self.on_cancel(topic)
+        if topic in self._cancelling:
+            return
+        self._cancelling.add(topic)
         told = sse.control("broker.cancel", {"topic": topic})
         self._slices.order(
-            self._hub.subscribers,
-            lambda subscriber: subscriber.feed is not None and topic in subscriber.feed.key.topics,
+            self._hub.subscribers_of(topic),
+            lambda subscriber: subscriber.reads(topic),
             lambda subscriber: self._hub.notify(subscriber, told),
+            lambda: self._cancelling.discard(topic),
         )
 
     # Look and clear

@@ -15,6 +15,12 @@ SLICE_ACTS = 200  # a system call or two each: some 4 ms
 
 Act = Callable[[Subscriber], None]
 
+_Order = tuple[Iterator[Subscriber], Callable[[Subscriber], bool], Act, Callable[[], None]]
+
+
+def _nothing() -> None:
+    """Nobody waits for it."""
+
 
 class Slices:
     """See the module.
@@ -25,23 +31,35 @@ class Slices:
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
         self._call_soon = call_soon
-        self._orders: deque[tuple[Iterator[Subscriber], Callable[[Subscriber], bool], Act]] = deque()
+        self._orders: deque[_Order] = deque()
+
+    def __len__(self) -> int:
+        """How many orders are underway."""
+        return len(self._orders)
 
     def order(
-        self, subscribers: Iterable[Subscriber], concerns: Callable[[Subscriber], bool], act: Act
+        self,
+        subscribers: Iterable[Subscriber],
+        concerns: Callable[[Subscriber], bool],
+        act: Act,
+        on_done: Callable[[], None] = _nothing,
     ) -> None:
-        """Call `act` with each of `subscribers`, which doesn't change, whose stream is open then and whom it `concerns`."""
-        self._orders.append((iter(subscribers), concerns, act))
+        """Call `act` with each of `subscribers`, which doesn't change, whose stream is open then and whom it `concerns`.
+
+        `on_done` is called after the last one.
+        """
+        self._orders.append((iter(subscribers), concerns, act, on_done))
         if len(self._orders) == 1:
             self._slice()
 
     def _slice(self) -> None:
         visits, acts = SLICE_VISITS, SLICE_ACTS
         while self._orders and visits and acts:
-            subscribers, concerns, act = self._orders[0]
+            subscribers, concerns, act, on_done = self._orders[0]
             subscriber = next(subscribers, None)
             if subscriber is None:
                 self._orders.popleft()
+                on_done()
                 continue
             visits -= 1
             if subscriber.feed is not None and concerns(subscriber):

@@ -136,6 +136,10 @@ class Subscriber(asyncio.Protocol):
         plain = transport.get_extra_info("sslcontext") is None
         self._socket: int = transport.get_extra_info("socket").fileno() if plain else _NO_SOCKET
 
+    def reads(self, topic: str) -> bool:
+        """Whether `topic` is one of those that it is still written."""
+        return self.feed is not None and topic in self.feed.key.topics
+
     def write(self, chunk: bytes, now: float) -> None:
         """Send `chunk`, whole; afterwards this subscriber may be lagging. Only while it is not.
 

@@ -18,6 +18,7 @@ from broker.tokens import MAX_NAME
 from broker.topics import check_topic
 from broker.web.identity import caller_of
 from broker.web.keys import BODIES, NODE
+from broker.web.ndjson import refuse_constant
 
 MAX_BODY_BYTES = 8192
 MAX_TIME = 253_402_300_800  # the year 10,000
@@ -82,16 +83,12 @@ async def _body(request: web.Request) -> bytes:
 
 def _object(body: bytes) -> dict[str, object]:
     try:
-        order = json.loads(body, parse_constant=_refuse_constant)
+        order = json.loads(body, parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         raise InvalidBody("The body is not JSON.") from None
     if not isinstance(order, dict):
         raise InvalidBody("The body is not a JSON object.")
     return order
-
-
-def _refuse_constant(_name: str) -> NoReturn:
-    raise ValueError("Infinity and NaN are no JSON")
 
 
 def _malformed(names: Collection[str]) -> NoReturn:

@@ -152,20 +152,23 @@ def _access(settings: Settings, origins: Origins, clock: Clock) -> Access:
         if settings.counts_addresses()
         else None
     )
+    verifier, key_set = None, None
+    if settings.has_keys():
+        verifier = Verifier(settings.keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+    if verifier is not None and settings.jwks_url is not None:
+        key_set = KeySet(settings.jwks_url, verifier.take, monotonic)
+    return Access(_anonymous(settings), verifier, key_set, origins, addresses, clock)
+
+
+def _anonymous(settings: Settings) -> Grant:
+    """What may be done without a token."""
     if settings.is_open():
-        return Access(EVERYTHING, None, None, origins, addresses, clock)
-    anonymous = Grant(
+        return EVERYTHING
+    return Grant(
         ALL_TOPICS if "publish" in settings.anonymous else (),
         ALL_TOPICS if "subscribe" in settings.anonymous else (),
         anonymous=True,
     )
-    keys = settings.keys()
-    if not settings.has_keys():
-        return Access(anonymous, None, None, origins, addresses, clock)
-    verifier = Verifier(keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer)
-    url = settings.jwks_url
-    key_set = None if url is None else KeySet(url, verifier.take, monotonic)
-    return Access(anonymous, verifier, key_set, origins, addresses, clock)
 
 
 def _waiting(settings: Settings, node: Node) -> Waiting:

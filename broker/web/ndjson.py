@@ -103,11 +103,12 @@ class Lines:
         raise TooLarge(f"The line is over {self._max_line_bytes} bytes.")
 
 
-def _refuse_constant(_name: str) -> NoReturn:
+def refuse_constant(_name: str) -> NoReturn:
+    """For `parse_constant`: Infinity and NaN are no JSON (RFC 8259 §6)."""
     raise ValueError("no JSON")
 
 
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+_decoder = json.JSONDecoder(parse_constant=refuse_constant)
 _scan: Callable[[str, int], tuple[Any, int]] = json.scanner.make_scanner(cast("Any", _decoder))
 _compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from broker import slices
+from broker.web import producing as web_producing
+from broker.web.keys import PRODUCING
 from tests.web.serving import WAIT_SECONDS, Answer, Serve, Server, read_head, until
 
 NDJSON = "application/x-ndjson"
@@ -105,8 +108,6 @@ async def test_a_cut_body_publishes_nothing_of_the_event_that_was_cut(server: Se
 
 
 def producing(server: Server) -> Any:
-    from broker.web.keys import PRODUCING
-
     return server._runner.app[PRODUCING]
 
 
@@ -409,3 +410,34 @@ async def test_by_default_it_goes_on_unwatched(server: Server) -> None:
 async def test_readiness_has_a_check(server: Server) -> None:
     answer = await server.request("GET", "/readyz")
     assert answer.json()["checks"]["producing"] == "ok"  # type: ignore[index]
+
+
+# Bounds
+
+
+async def test_i4_however_often_a_producer_is_asked_to_stop_its_readers_are_told_by_one_order(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slices, "SLICE_ACTS", 1)
+    streams = [await server.subscribe("/topics/a") for _ in range(5)]
+    other = await server.subscribe("/topics/b")
+    for _ in range(50):
+        await server.node.cancel("a")  # which waits for nothing in memory: no turn of the loop is between
+    assert len(server.node._slices) == 1
+    await until(lambda: not len(server.node._slices), "all are told")
+    await server.node.cancel("a")
+    for stream in streams:
+        while stream.raw.count(b"event: broker.cancel") < 2:
+            assert await stream.more()
+    await server.publish("b", "x")
+    await other.data(1)
+    assert b"broker.cancel" not in other.raw
+
+
+async def test_i4_topics_that_were_cancelled_are_remembered_within_a_bound(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web_producing, "MOST_CANCELLED", 3)
+    for number in range(10):
+        assert (await server.request("POST", f"/topics/t{number}/cancel")).status == 202
+    assert list(producing(server)._cancelled) == ["t7", "t8", "t9"]
