@@ -6,14 +6,13 @@ through the node.
 
 from __future__ import annotations
 
-from asyncio import AbstractEventLoop
 from collections.abc import Callable, Sequence
 
 from broker import sse
 from broker.access import Grant
 from broker.errors import Unauthorized
 from broker.events import Clock
-from broker.expiries import Expiries
+from broker.expiries import CallLater, Expiries
 from broker.notices import Disconnect, Revoke
 from broker.revocations import Revocations
 from broker.slices import Slices
@@ -26,6 +25,8 @@ class Dismissals:
     """See the module.
 
     Args:
+        slices: by which many streams end.
+        call_later: schedules a callable, in seconds from now.
         clock: seconds since 1970.
         subscribers: all that are there at the moment.
         end: ends a stream, for a reason; the bytes are an event that is the last one, and for so many seconds its client is
@@ -36,14 +37,19 @@ class Dismissals:
     """
 
     def __init__(
-        self, loop: AbstractEventLoop, clock: Clock, subscribers: Callable[[], Sequence[Subscriber]], end: End
+        self,
+        slices: Slices,
+        call_later: CallLater,
+        clock: Clock,
+        subscribers: Callable[[], Sequence[Subscriber]],
+        end: End,
     ) -> None:
         self.revocations = Revocations()
         self._clock = clock
         self._subscribers = subscribers
         self._end = end
-        self._slices = Slices(loop.call_soon)
-        self._expiries = Expiries(clock, loop.call_later, self._expired)
+        self._slices = slices
+        self._expiries = Expiries(clock, call_later, self._expired)
 
     def check(self, grant: Grant) -> None:
         """Raises `Unauthorized` where what lets a caller in has been revoked, or has expired, since it was looked at."""

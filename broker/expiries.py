@@ -22,6 +22,8 @@ EARLY_MOST_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 LEAST_WAIT_SECONDS = 0.01
 
+CallLater = Callable[[float, Callable[[], None]], TimerHandle]
+
 _Key = tuple[float, int]
 
 
@@ -37,7 +39,7 @@ class Expiries:
     def __init__(
         self,
         clock: Clock,
-        call_later: Callable[[float, Callable[[], None]], TimerHandle],
+        call_later: CallLater,
         on_expired: Callable[[Sequence[Subscriber]], None],
     ) -> None:
         self._clock = clock

@@ -100,7 +100,9 @@ class Node:
         self.on_cancel: Callable[[str], None] = _nobody
         self._slices = Slices(loop.call_soon)
         self._cancelling: set[str] = set()  # topics whose subscribers are being told
-        self._dismissals = Dismissals(loop, clock, lambda: self._hub.subscribers, self._end)
+        self._dismissals = Dismissals(
+            self._slices, loop.call_later, clock, lambda: self._hub.subscribers, self._end
+        )
         self.admission = Admission(allowances, store, loop.time)
         self._gate = Gate(lambda: self._hub.backlog, self._hub.backlog_of)
         self._ticker: asyncio.Task[None] | None = None
@@ -154,7 +156,9 @@ class Node:
         return {
             **self._store.checks(),
             "heartbeats": "ok" if alive else "stopped",
-            "fan-out": "ok" if self._hub.failure is None else "failed; restart this instance",
+            "fan-out": "ok"
+            if not (self._hub.failure or self._slices.failure)
+            else "failed; restart this instance",
             "accepting": "draining" if self.draining else "ok",
         }
 

@@ -5,6 +5,7 @@ Rules: to whom, and what, is said by whoever calls.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
@@ -12,6 +13,8 @@ from broker.subscriber import Subscriber
 
 SLICE_VISITS = 4000
 SLICE_ACTS = 200  # a system call or two each: some 4 ms
+
+_log = logging.getLogger("broker")
 
 Act = Callable[[Subscriber], None]
 
@@ -27,9 +30,13 @@ class Slices:
 
     Args:
         call_soon: schedules a callable for the loop's next turn.
+
+    Attributes:
+        failure: the last defect that was met.
     """
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+        self.failure: Exception | None = None
         self._call_soon = call_soon
         self._orders: deque[_Order] = deque()
 
@@ -64,6 +71,13 @@ class Slices:
             visits -= 1
             if subscriber.feed is not None and concerns(subscriber):
                 acts -= 1
-                act(subscriber)
+                self._act(act, subscriber)
         if self._orders:
             self._call_soon(self._slice)
+
+    def _act(self, act: Act, subscriber: Subscriber) -> None:
+        try:
+            act(subscriber)
+        except Exception as failure:  # a defect with one connection is not everybody's (I9)
+            _log.exception("a slice met a defect; this instance is not ready any more")
+            self.failure = failure

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from broker import slices
 from broker.slices import Slices
 from broker.subscriber import CloseReason
@@ -38,3 +40,21 @@ async def test_only_those_concerned_and_still_there(bench: Bench) -> None:
     )
     assert (kept.feed is not None, left.feed) == (True, None)
     assert not turns
+
+
+async def test_a_defect_with_one_of_them_is_not_everybodys(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, good = [await bench.subscribe("a") for _ in range(2)]
+    reached: list[object] = []
+
+    def act(subscriber: object) -> None:
+        if subscriber is bad:
+            raise ZeroDivisionError
+        reached.append(subscriber)
+
+    orders, done = Slices(lambda _turn: None), []
+    orders.order([bad, good], lambda subscriber: True, act, lambda: done.append("done"))
+    assert (reached, done) == ([good], ["done"])
+    assert isinstance(orders.failure, ZeroDivisionError)
+    assert "met a defect" in caplog.text
