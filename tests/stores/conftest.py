@@ -103,6 +103,14 @@ def shared_server(program: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture
+def empty_server(shared_server: Server) -> Server:
+    """The same, with nothing in it."""
+    with shared_server.client() as client:
+        client.flushall()
+    return shared_server
+
+
+@pytest.fixture
 async def start_broker() -> AsyncIterator[StartBroker]:
     """Starts brokers in this loop, on the given server; they are gone after the test."""
     brokers: list[serving.Server] = []

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 
 import pytest
 
-from broker.settings import Settings
 from tests.redis_servers import Server as Redis
+from tests.stores.brokers import StartBroker
 from tests.web.serving import Server
 
 COUNTS_SECONDS = 2.0
@@ -20,18 +19,10 @@ Pair = tuple[Server, Server]
 
 
 @pytest.fixture
-async def pair(shared_server: Redis) -> AsyncIterator[Pair]:
+async def pair(empty_server: Redis, start_broker: StartBroker) -> Pair:
     """Two brokers on one server that is empty."""
-    with shared_server.client() as client:
-        client.flushall()
-    made = []
-    for _ in range(2):
-        broker = Server(Settings(redis_url=shared_server.url, idempotency_memory_bytes=20_000), time)
-        made.append(broker)
-        await broker.start()
-    yield made[0], made[1]
-    for broker in made:
-        await broker.stop()
+    given = {"idempotency_memory_bytes": 20_000}
+    return await start_broker(empty_server.url, **given), await start_broker(empty_server.url, **given)
 
 
 async def info(broker: Server, topic: str) -> dict[str, Any]:

@@ -24,13 +24,11 @@ PROXY = {"trusted_proxies": "127.0.0.1"}
 
 
 @pytest.fixture(params=["memory", "shared"])
-async def start(request: pytest.FixtureRequest, shared_server: Redis) -> AsyncIterator[Start]:
+async def start(request: pytest.FixtureRequest, empty_server: Redis) -> AsyncIterator[Start]:
     """Starts one broker in memory, or two that share a server, with the limits given."""
     settings: dict[str, Any] = {"jwt_secrets": json.dumps([HMAC.material]), "anonymous": "publish,subscribe"}
     if request.param == "shared":
-        with shared_server.client() as client:
-            client.flushall()
-        settings["redis_url"] = shared_server.url
+        settings["redis_url"] = empty_server.url
     made: list[Server] = []
 
     async def begin(**limits: Any) -> Brokers:

@@ -33,13 +33,11 @@ StartInstance = Callable[[], Awaitable[Instance]]
 
 
 @pytest.fixture
-async def start_instance(shared_server: Server) -> AsyncIterator[StartInstance]:
-    with shared_server.client() as client:
-        client.flushall()
+async def start_instance(empty_server: Server) -> AsyncIterator[StartInstance]:
     started: list[Instance] = []
 
     async def start() -> Instance:
-        instance = Instance(shared_server)
+        instance = Instance(empty_server)
         started.append(instance)
         await instance.start()
         return instance

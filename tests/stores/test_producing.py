@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from time import time
 from typing import Any
 
 import pytest
 
-from broker.settings import Settings
 from tests.redis_servers import Server as Redis
+from tests.stores.brokers import StartBroker
 from tests.web.serving import Server, until
 from tests.web.test_streams import Body, events, info, producing
 
@@ -20,18 +18,10 @@ SECONDS = 10
 
 
 @pytest.fixture
-async def pair(shared_server: Redis) -> AsyncIterator[Pair]:
-    """Two brokers on one server that is empty, from which a producer is soon given up."""
-    with shared_server.client() as client:
-        client.flushall()
-    made = []
-    for _ in range(2):
-        given = {"redis_url": shared_server.url, "producer_timeout_seconds": 1, "drain_seconds": 0}
-        made.append(Server(Settings.model_validate(given), time))
-        await made[-1].start()
-    yield made[0], made[1]
-    for broker in made:
-        await broker.stop()
+async def pair(empty_server: Redis, start_broker: StartBroker) -> Pair:
+    """Two brokers on one server that is empty, by which a producer is soon given up."""
+    given = {"producer_timeout_seconds": 1, "drain_seconds": 0}
+    return await start_broker(empty_server.url, **given), await start_broker(empty_server.url, **given)
 
 
 async def until_closed(server: Server, topic: str = "a") -> dict[str, Any]:

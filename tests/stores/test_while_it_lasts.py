@@ -23,13 +23,11 @@ Start = Callable[[], Awaitable[Server]]
 
 
 @pytest.fixture(params=["memory", "shared"])
-async def start_one(request: pytest.FixtureRequest, shared_server: Redis) -> AsyncIterator[Start]:
+async def start_one(request: pytest.FixtureRequest, empty_server: Redis) -> AsyncIterator[Start]:
     """Starts brokers that know each other; with the store in memory there can be only one."""
     settings: dict[str, object] = {"jwt_secrets": json.dumps([HMAC.material])}
     if request.param == "shared":
-        with shared_server.client() as client:
-            client.flushall()
-        settings["redis_url"] = shared_server.url
+        settings["redis_url"] = empty_server.url
     made: list[Server] = []
 
     async def start() -> Server:
