@@ -63,6 +63,14 @@ class Bench:
         self.hub.delivered_to(topic, len(frame))
         return self.last
 
+    def publish_after_gap(self, topic: str, data: bytes, prev: int) -> int:
+        """Publish an event whose predecessor `prev` this instance has never seen: what lay before it is lost."""
+        self.last = prev + 1
+        frame = sse.frame(sse.lines(data), self.last)
+        self.log(topic).append_after(prev, self.last, frame, gap="lost")
+        self.hub.delivered_to(topic, len(frame))
+        return self.last
+
     def close(self, topic: str) -> None:
         self.last += 1
         frame = sse.end(topic, "closed", self.last)

@@ -412,6 +412,18 @@ async def test_many_with_the_same_ends_are_written_the_same_bytes(
     assert sum(written for _, written in sent) == SLICE_WRITES
 
 
+async def test_a_gap_is_told_only_to_a_cursor_that_lies_before_it(bench: Bench) -> None:
+    """The gap's entry follows 3: a cursor at 3 has missed nothing."""
+    bench.publish("a", b"1")
+    before, at = await bench.subscribe("a", cursor=2), await bench.subscribe("a", cursor=3)
+    bench.publish_after_gap("a", b"5", prev=3)
+    bench.run()
+    event = b"data: 5\nid: 0-4\n\n"
+    assert bench.read(before) == sse.gap("a", "0-2", "lost") + event
+    assert bench.read(at) == event
+    assert bench.gaps == ["lost"]
+
+
 async def test_those_with_the_same_cursor_are_written_together_on_several_topics_too(bench: Bench) -> None:
     first = [await bench.subscribe("a", "b") for _ in range(5)]
     bench.publish("a", b"1")
