@@ -11,9 +11,9 @@ import uvloop
 
 from broker.settings import Settings
 from broker.subscriber import CloseReason
-from tests.hub_bench import Bench
-from tests.processes import BrokerProcess
-from tests.web.serving import Clock, Serve, Server
+from tests.support.broker_process import BrokerProcess
+from tests.support.hub_harness import Bench
+from tests.support.local_broker import Clock, Serve, Server
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from broker.feed import PIECE_BYTES
 from broker.sse import Decoder
 from broker.subscriber import CloseReason, Subscriber, write_each
 from broker.topics import Retention
-from tests.hub_bench import Bench
+from tests.support.hub_harness import Bench
 
 
 def data(*texts: bytes) -> list[bytes]:

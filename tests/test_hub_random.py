@@ -15,7 +15,7 @@ from broker.events import Event
 from broker.sse import Decoder
 from broker.start import After, Known, has_all, position
 from broker.subscriber import Subscriber
-from tests.hub_bench import Bench
+from tests.support.hub_harness import Bench
 
 TOPICS = ["a", "b", "c"]
 STEPS = 100

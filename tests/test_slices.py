@@ -9,7 +9,7 @@ import pytest
 from broker import slices
 from broker.slices import Slices
 from broker.subscriber import CloseReason
-from tests.hub_bench import Bench
+from tests.support.hub_harness import Bench
 
 
 async def test_many_end_in_slices_and_each_once(bench: Bench) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from broker import sse
-from tests.contract.benches import Bench, MemoryBench, RedisBench
-from tests.redis_servers import Server
 from tests.stores.conftest import PROGRAMS, find_program
+from tests.support.redis_servers import Server
+from tests.support.store_harness import Bench, MemoryBench, RedisBench
 
 
 def item(topic: str, data: str) -> tuple[str, bytes]:

@@ -11,8 +11,8 @@ from broker.errors import Closed, OutOfOrder
 from broker.events import EventId
 from broker.start import After, Known, Last, Latest, Since, Start, has_all, position
 from broker.stores.base import Asked, Receipt, TopicState
-from tests.contract.benches import Bench
 from tests.contract.conftest import Delivered, item
+from tests.support.store_harness import Bench
 
 
 async def state(bench: Bench, topic: str = "a") -> TopicState:

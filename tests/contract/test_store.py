@@ -9,9 +9,9 @@ import pytest
 from broker import sse
 from broker.errors import RateLimited
 from broker.start import After, Latest, Since
-from tests.contract.benches import Bench
 from tests.contract.conftest import Delivered, item
-from tests.web.serving import WAIT_SECONDS
+from tests.support.store_harness import Bench
+from tests.support.waiting import WAIT_SECONDS
 
 
 async def test_ids_strictly_increase_over_all_topics(store: Bench) -> None:

@@ -8,10 +8,11 @@ import socket
 
 import pytest
 
-from tests.live.raw import NDJSON, RESET_ON_CLOSE, Connection, chunked, exchange, request
+from tests.live.control_client import Witness, kept
 from tests.live.test_bad_input import assert_problem, head_of_post, post
-from tests.live.witness import Witness, kept
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import NDJSON, RESET_ON_CLOSE, Connection, chunked, exchange, request
+from tests.support.waiting import wait_for
 
 MAX_EVENT_BYTES = 40_000
 SETTINGS = {"max_event_bytes": MAX_EVENT_BYTES}

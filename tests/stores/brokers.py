@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 from broker.events import parse_id
-from tests.web.serving import Server, Stream
+from tests.support.local_broker import Server, Stream
 
 PUBLISH_SECONDS = 5.0
 RECOVERY_SECONDS = 2.0

@@ -11,7 +11,7 @@ from broker import fanout, gate
 from broker.settings import Settings
 from broker.stores.redis.link import READ_BYTES
 from tests.stores.conftest import StartServer
-from tests.web.serving import Server, Stream
+from tests.support.local_broker import Server, Stream
 
 EVENTS, EVENT_BYTES, BATCH = 400, 10_000, 20
 SUBSCRIBERS = 40

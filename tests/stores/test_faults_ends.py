@@ -9,8 +9,9 @@ from broker.events import format_id, parse_id
 from tests.stores.brokers import StartBroker, gaps, until_ready
 from tests.stores.conftest import StartServer
 from tests.stores.test_faults_lost import Older
-from tests.stores.way import Way
-from tests.web.serving import Server, Stream, until
+from tests.support.local_broker import Server, Stream
+from tests.support.tcp_proxy import Way
+from tests.support.waiting import until
 
 
 async def end(broker: Server, topic: str, data: str = "") -> str:

@@ -8,12 +8,13 @@ import pytest
 
 from broker.events import EventId, parse_id
 from broker.stores.redis.scripts import load
-from tests.contract.benches import OFFSET, with_offset
-from tests.redis_servers import Server
 from tests.stores.brokers import Publisher, StartBroker, gaps, has, numbers, until_ready
 from tests.stores.conftest import StartSentinel, StartServer
-from tests.stores.way import Way
-from tests.web.serving import Stream, until
+from tests.support.local_broker import Stream
+from tests.support.redis_servers import Server
+from tests.support.store_harness import OFFSET, with_offset
+from tests.support.tcp_proxy import Way
+from tests.support.waiting import until
 
 BOTH = "/topics?topic=a&topic=b"
 LOST = {4, 5, 6}

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from broker.settings import Settings
-from tests.minting import HMAC
-from tests.redis_servers import Server as Redis
-from tests.web.serving import Server, Stream, until
+from tests.support.local_broker import Server, Stream
+from tests.support.redis_servers import Server as Redis
+from tests.support.tokens import HMAC
+from tests.support.waiting import until
 
 Brokers = Sequence[Server]
 Start = Callable[..., Awaitable[Brokers]]

@@ -9,9 +9,9 @@ import pytest
 
 from broker.errors import RateLimited
 from broker.stores.redis import notices
-from tests.contract.benches import RedisBench
-from tests.redis_servers import Server
-from tests.web.serving import until
+from tests.support.redis_servers import Server
+from tests.support.store_harness import RedisBench
+from tests.support.waiting import until
 
 
 class Instance:

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.redis_servers import Server as Redis
 from tests.stores.brokers import StartBroker
-from tests.web.serving import Server, until
+from tests.support.local_broker import Server
+from tests.support.redis_servers import Server as Redis
+from tests.support.waiting import until
 from tests.web.test_streams import Body, events, info, producing
 
 Pair = tuple[Server, Server]

@@ -12,10 +12,10 @@ from broker import sse
 from broker.events import EventId
 from broker.start import After, Known, Last, Latest, Since, position
 from broker.stores.base import Store
-from tests.contract.benches import RedisBench
 from tests.stores.conftest import StartServer
-from tests.stores.way import Way
-from tests.web.serving import until
+from tests.support.store_harness import RedisBench
+from tests.support.tcp_proxy import Way
+from tests.support.waiting import until
 
 MAX_ID = (1 << 128) - 1
 

@@ -11,9 +11,10 @@ from time import time
 import pytest
 
 from broker.settings import Settings
-from tests.minting import HMAC
-from tests.redis_servers import Server as Redis
-from tests.web.serving import Answer, Server, Stream, until
+from tests.support.local_broker import Answer, Server, Stream
+from tests.support.redis_servers import Server as Redis
+from tests.support.tokens import HMAC
+from tests.support.waiting import until
 
 ADMIN = HMAC.token(["**"], ["**"], admin=True)
 FAREWELL = rb'event: broker\.expired\ndata: \{"reason":"(\w+)"\}\n\nretry: \d+\n$'

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from broker.events import format_id, parse_id
-from tests.web.serving import Answer, Clock, Serve, Server, Stream, until
+from tests.support.local_broker import Answer, Clock, Serve, Server, Stream
+from tests.support.waiting import until
 
 NDJSON = "application/x-ndjson"
 

@@ -19,7 +19,8 @@ from broker.web.app import create_app
 from broker.web.handover import SEND_BUFFER_BYTES
 from broker.web.keys import NODE
 from broker.web.runner import Runner
-from tests.web.serving import Serve, Server, close, read_head, until
+from tests.support.local_broker import Serve, Server, close, read_head
+from tests.support.waiting import until
 
 
 def subscribers(server: Server) -> int:

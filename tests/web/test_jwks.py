@@ -11,8 +11,9 @@ import pytest
 from aiohttp import web
 
 from broker.web import jwks
-from tests.minting import HMAC, Signer, signer
-from tests.web.serving import Serve, Server, until
+from tests.support.local_broker import Serve, Server
+from tests.support.tokens import HMAC, Signer, signer
+from tests.support.waiting import until
 
 OLD, NEW = signer("ES256"), signer("EdDSA")
 

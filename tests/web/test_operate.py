@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from tests.web.serving import Serve, Server, read_head, until
+from tests.support.local_broker import Serve, Server, read_head
+from tests.support.waiting import until
 
 
 async def test_health_and_readiness(server: Server) -> None:

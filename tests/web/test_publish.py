@@ -9,7 +9,8 @@ import socket
 
 import pytest
 
-from tests.web.serving import Answer, Clock, Serve, Server, read_head, until
+from tests.support.local_broker import Answer, Clock, Serve, Server, read_head
+from tests.support.waiting import until
 
 NDJSON = "application/x-ndjson"
 

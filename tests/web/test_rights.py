@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.minting import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, signer
-from tests.web.serving import Answer, Clock, Serve, Server
+from tests.support.local_broker import Answer, Clock, Serve, Server
+from tests.support.tokens import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, signer
 
 KEYS = json.dumps([OTHER_SECRET, SECRET])
 """Two, as while one replaces the other."""

@@ -9,7 +9,8 @@ import socket
 
 import pytest
 
-from tests.web.serving import WAIT_SECONDS, Answer, Serve, Server, close, read_head, until
+from tests.support.local_broker import Answer, Serve, Server, close, read_head
+from tests.support.waiting import WAIT_SECONDS, until
 
 BEGUN = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
 HEAD = b"POST /topics/news HTTP/1.1\r\nHost: 127.0.0.1\r\n"

@@ -11,7 +11,8 @@ import pytest
 from broker import slices
 from broker.web import producing as web_producing
 from broker.web.keys import PRODUCING
-from tests.web.serving import WAIT_SECONDS, Answer, Serve, Server, read_head, until
+from tests.support.local_broker import Answer, Serve, Server, read_head
+from tests.support.waiting import WAIT_SECONDS, until
 
 NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"

@@ -8,7 +8,8 @@ import re
 import pytest
 
 from broker.events import format_id, id_at, parse_id, rfc3339
-from tests.web.serving import Clock, Serve, Server, Stream, until
+from tests.support.local_broker import Clock, Serve, Server, Stream
+from tests.support.waiting import until
 
 GAP = "broker.gap"
 

@@ -19,8 +19,7 @@ from broker.sse import Decoder
 from broker.web.app import create_app
 from broker.web.keys import NODE
 from broker.web.runner import Runner
-
-WAIT_SECONDS = 10
+from tests.support.waiting import WAIT_SECONDS
 
 
 class Clock:
@@ -188,14 +187,6 @@ async def read_head(
     lines = head.decode().split("\r\n")
     headers = dict(line.split(": ", 1) for line in lines[1:] if line)
     return int(lines[0].split()[1]), {name.lower(): value for name, value in headers.items()}
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Let the loop run until `condition()` holds; fail, naming `what`, after a while."""
-    async with asyncio.timeout(WAIT_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.005)
-    assert condition(), what
 
 
 async def close(writer: asyncio.StreamWriter) -> None:

@@ -15,8 +15,9 @@ from broker.stores.redis.operations import Limits
 from broker.stores.redis.scripts import Script, Scripts, load
 from broker.stores.redis.store import RedisStore
 from broker.topics import Retention, RetentionRules
-from tests.redis_servers import Server
-from tests.web.serving import WAIT_SECONDS, Clock
+from tests.support.local_broker import Clock
+from tests.support.redis_servers import Server
+from tests.support.waiting import WAIT_SECONDS
 
 KEEP = RetentionRules(Retention(10, 10_000, 60))
 OFFSET = "test:offset"
