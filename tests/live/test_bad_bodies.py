@@ -329,7 +329,7 @@ def test_ambiguous_framing_is_refused_and_nothing_behind_it_is_a_request(
         hidden = post(f"/topics/hidden.{topic}", body=b"hidden")
         connection.send(request("POST", f"/topics/{topic}", *headers) + b"0\r\n\r\n" + hidden)
         answer = connection.answer()
-        assert answer.status == 400, answer.head
+        assert answer.status == 400, answer
         assert answer.json()["code"] in ("invalid-parameter", "invalid-body")
         assert answer.headers["connection"] == "close"
         assert connection.rest() == b""
@@ -364,7 +364,7 @@ def test_bad_chunk_is_answered_also_when_it_comes_late(
         else:
             connection.send(bad)
         answer = connection.answer()
-    assert answer.status == 400, answer.head
+    assert answer.status == 400, answer
     assert answer.json()["code"] in ("invalid-parameter", "invalid-body")
     assert answer.headers["connection"] == "close"
     assert kept(server.port, topic) == ([(None, "one")] if late and lines else [])

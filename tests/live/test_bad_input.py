@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("nobody_else_is_disturbed")
 
 def assert_problem(answer: Answer, status: int, code: str) -> dict[str, object]:
     """Fail unless it is the problem that the contract wants; returns its members."""
-    assert answer.status == status, answer.head + answer.body
+    assert answer.status == status, answer
     assert answer.headers["content-type"].startswith("application/problem+json")
     problem = answer.json()
     assert isinstance(problem, dict)

@@ -10,7 +10,7 @@ from broker.events import EventId, parse_id
 from broker.stores.redis.scripts import load
 from tests.stores.brokers import Publisher, StartBroker, gaps, has, numbers, until_ready
 from tests.stores.conftest import StartSentinel, StartServer
-from tests.support.local_broker import Stream
+from tests.support.event_stream import AsyncStream
 from tests.support.redis_servers import Server
 from tests.support.store_harness import OFFSET, with_offset
 from tests.support.tcp_proxy import Way
@@ -42,7 +42,7 @@ class Older:
         self._server.start()
 
 
-async def both_have(stream: Stream, publisher: Publisher) -> None:
+async def both_have(stream: AsyncStream, publisher: Publisher) -> None:
     await has(stream, publisher)
     assert set(gaps(stream)) == {"lost"}
 
@@ -252,7 +252,7 @@ async def test_sentinel_promotes_a_replica_without_the_last_writes(
     assert gaps(back) == ["lost"]
 
 
-async def has_last(stream: Stream, publisher: Publisher) -> None:
+async def has_last(stream: AsyncStream, publisher: Publisher) -> None:
     await stream.until(lambda: numbers(stream)[-1:] == [publisher.number])
 
 

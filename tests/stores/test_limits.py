@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from broker.settings import Settings
-from tests.support.local_broker import Server, Stream
+from tests.support.event_stream import AsyncStream
+from tests.support.local_broker import Server
 from tests.support.redis_servers import Server as Redis
 from tests.support.tokens import HMAC
 from tests.support.waiting import until
@@ -47,15 +48,15 @@ def bearer(**claims: Any) -> dict[str, str]:
     return {"authorization": f"Bearer {HMAC.token(['**'], ['**'], admin=True, **claims)}"}
 
 
-async def is_let_in(server: Server, **headers: str) -> Stream | None:
+async def is_let_in(server: Server, **headers: str) -> AsyncStream | None:
     """The stream of an EventSource, or None where it is refused as such a one can bear."""
     stream = await server.subscribe("/topics/a", **headers)
     assert stream.status == 200
-    while b"\n:\n" not in stream.raw and await stream.more():
+    while b"\n:\n" not in stream.body and await stream.more():
         pass
-    if b"\n:\n" in stream.raw:
+    if b"\n:\n" in stream.body:
         return stream
-    found = re.fullmatch(rb"retry: (\d+)\n", stream.raw)
+    found = re.fullmatch(rb"retry: (\d+)\n", stream.body)
     assert found
     assert int(found[1]) >= 10_000
     return None

@@ -59,7 +59,7 @@ async def test_cancel_reaches_the_producer_on_the_other_instance(pair: Pair) -> 
     answer = await body.answer()
     assert (answer.status, answer.json()["code"]) == (409, "cancelled")
     for stream in streams:
-        while b"broker.cancel" not in stream.raw:
+        while b"broker.cancel" not in stream.body:
             assert await stream.more()
 
 

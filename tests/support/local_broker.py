@@ -1,25 +1,21 @@
-"""The whole application in the test's own loop, and a raw client for its streams."""
+"""A broker in the test's own loop: the whole application, on a loopback port."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from time import time
 
 from aiohttp import web
 
-from broker.events import Event
 from broker.node import Node
 from broker.settings import Settings
-from broker.sse import Decoder
 from broker.web.app import create_app
 from broker.web.keys import NODE
 from broker.web.runner import Runner
-from tests.support.waiting import WAIT_SECONDS
+from tests.support.event_stream import AsyncStream
+from tests.support.http import HOST, Answer, close, read_answer
 
 
 class Clock:
@@ -30,74 +26,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-@dataclass
-class Answer:
-    """A whole HTTP answer."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    def json(self) -> dict[str, object]:
-        value = json.loads(self.body)
-        assert isinstance(value, dict)
-        return value
-
-
-@dataclass
-class Stream:
-    """An open stream: what came of it, raw and decoded.
-
-    Attributes:
-        raw: all bytes after the head.
-        events: all of it that are events.
-    """
-
-    status: int
-    headers: dict[str, str]
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    raw: bytes = b""
-    events: list[Event] = field(default_factory=list)
-    decoder: Decoder = field(default_factory=Decoder)
-
-    async def more(self) -> bool:
-        """Read what comes next; False at the end."""
-        async with asyncio.timeout(WAIT_SECONDS):
-            data = await self.reader.read(1 << 20)
-        self.raw += data
-        self.events += self.decoder.feed(data)
-        return bool(data)
-
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Read on until `condition()` holds; fail at the end of the stream or after a while."""
-        while not condition():
-            assert await self.more(), f"the stream ended: {self.raw[-500:]!r}"
-
-    async def event(self, count: int) -> Event:
-        """The `count`-th event, from 1; read on until it is there."""
-        await self.until(lambda: len(self.events) >= count)
-        return self.events[count - 1]
-
-    async def data(self, count: int) -> list[str]:
-        """The data of the first `count` events that are not the broker's own."""
-        await self.until(lambda: len(self.published()) >= count)
-        return [event.data for event in self.published()]
-
-    def published(self) -> list[Event]:
-        """Those events that somebody published."""
-        return [event for event in self.events if not (event.type or "").startswith("broker.")]
-
-    async def end(self) -> bytes:
-        """Read to the end; all bytes after the head."""
-        while await self.more():
-            pass
-        return self.raw
-
-    async def close(self) -> None:
-        await close(self.writer)
 
 
 class Server:
@@ -113,7 +41,7 @@ class Server:
 
     async def start(self) -> None:
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        await web.TCPSite(self._runner, HOST, 0).start()
         self.port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
@@ -131,11 +59,11 @@ class Server:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{HOST}:{self.port}"
 
     async def send(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A new connection, with `request` sent."""
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        reader, writer = await asyncio.open_connection(HOST, self.port)
         self._open.append(writer)
         writer.write(request)
         await writer.drain()
@@ -144,17 +72,14 @@ class Server:
     async def request(self, method: str, target: str, body: bytes = b"", /, **headers: str) -> Answer:
         """One request on a connection of its own; `_` in a header's name is sent as `-`."""
         fields = {
-            "host": f"127.0.0.1:{self.port}",
+            "host": f"{HOST}:{self.port}",
             "connection": "close",
             "content-length": str(len(body)),
             **headers,
         }
         head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
         reader, writer = await self.send(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode() + body)
-        async with asyncio.timeout(WAIT_SECONDS):
-            status, answered = await read_head(reader)
-            length = int(answered.get("content-length", 0)) if method != "HEAD" else 0
-            answer = Answer(status, answered, await reader.readexactly(length))
+        answer = await read_answer(reader, has_body=method != "HEAD")
         await close(writer)
         return answer
 
@@ -164,33 +89,14 @@ class Server:
         assert answer.status == 201, answer
         return str(answer.json()["id"])
 
-    async def subscribe(self, target: str, **headers: str) -> Stream:
+    async def subscribe(self, target: str, **headers: str) -> AsyncStream:
         """Open a stream; `target` such as `/topics/news?since=earliest`."""
-        fields = {"host": f"127.0.0.1:{self.port}", "accept": "text/event-stream", **headers}
+        fields = {"host": f"{HOST}:{self.port}", "accept": "text/event-stream", **headers}
         head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
-        reader, writer = await self.send(f"GET {target} HTTP/1.1\r\n{head}\r\n".encode())
-        async with asyncio.timeout(WAIT_SECONDS):
-            status, answered = await read_head(reader)
-        return Stream(status, answered, reader, writer)
+        stream = AsyncStream(*await self.send(f"GET {target} HTTP/1.1\r\n{head}\r\n".encode()))
+        await stream.until(lambda: stream.status)
+        return stream
 
 
 Serve = Callable[..., Awaitable[Server]]
 """Starts a broker with the settings given."""
-
-
-async def read_head(
-    reader: asyncio.StreamReader, versions: tuple[bytes, ...] = (b"HTTP/1.1",)
-) -> tuple[int, dict[str, str]]:
-    """Status and headers, their names in lower case."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    assert head.startswith(versions), head
-    lines = head.decode().split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines[1:] if line)
-    return int(lines[0].split()[1]), {name.lower(): value for name, value in headers.items()}
-
-
-async def close(writer: asyncio.StreamWriter) -> None:
-    """Close a connection, whoever was first to do so."""
-    writer.close()
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()

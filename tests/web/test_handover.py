@@ -19,7 +19,8 @@ from broker.web.app import create_app
 from broker.web.handover import SEND_BUFFER_BYTES
 from broker.web.keys import NODE
 from broker.web.runner import Runner
-from tests.support.local_broker import Serve, Server, close, read_head
+from tests.support.http import close, read_head
+from tests.support.local_broker import Serve, Server
 from tests.support.waiting import until
 
 
@@ -134,7 +135,7 @@ async def test_who_left_before_the_handler_ran_leaves_nothing(server: Server) ->
     await server.publish("other", "x")
     await until(lambda: subscribers(server) == 0 and not server.subscribers_of("news"), "nobody is left")
     answer = await server.request("GET", "/topics", accept="application/json")
-    assert [topic["topic"] for topic in answer.json()["topics"]] == ["other"]  # type: ignore[attr-defined]
+    assert [topic["topic"] for topic in answer.json()["topics"]] == ["other"]
 
 
 async def test_who_shut_the_sending_side_down_with_the_request_has_left(server: Server) -> None:

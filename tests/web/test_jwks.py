@@ -85,7 +85,7 @@ def token(key: Signer, kid: str | None) -> str:
 
 async def readiness(server: Server) -> tuple[int, Any]:
     answer = await server.request("GET", "/readyz")
-    return answer.status, answer.json()["checks"]["keys"]  # type: ignore[index]
+    return answer.status, answer.json()["checks"]["keys"]
 
 
 async def until_ready(server: Server) -> None:
