@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 import uvloop
 
+from broker.fanout.subscriber import CloseReason
 from broker.settings import Settings
-from broker.subscriber import CloseReason
 from tests.support.broker_process import BrokerProcess
 from tests.support.hub_harness import Bench
 from tests.support.local_broker import Clock, Serve, Server

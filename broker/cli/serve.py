@@ -12,9 +12,9 @@ import uvloop
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from broker.process import StartError, relax_collector, set_up
+from broker.process.setup import StartError, relax_collector, set_up
 from broker.settings import BadSetting, Settings
-from broker.stores.check import check_store
+from broker.stores.redis.check import check_store
 
 SOMAXCONN_LEAST = 4096
 
@@ -69,7 +69,7 @@ def _refuse(why: str, status: int) -> int:
 
 def _supervisor(settings: Settings) -> Coroutine[object, object, None]:
     """It is imported apart from the instance: it needs nothing of what its workers load."""
-    from broker.supervisor.run import run
+    from broker.process.supervisor import run
 
     return run(
         settings,
@@ -80,7 +80,7 @@ def _supervisor(settings: Settings) -> Coroutine[object, object, None]:
 
 
 def _instance(settings: Settings) -> Coroutine[object, object, None]:
-    from broker.instance import serve
+    from broker.process.instance import serve
 
     relax_collector()
     return serve(

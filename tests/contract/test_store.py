@@ -8,7 +8,7 @@ import pytest
 
 from broker import sse
 from broker.errors import RateLimited
-from broker.start import After, Latest, Since
+from broker.log.start import After, Latest, Since
 from tests.contract.conftest import Delivered, item
 from tests.support.store_harness import Bench
 from tests.support.waiting import WAIT_SECONDS

@@ -9,10 +9,10 @@ from time import time
 
 from aiohttp import web
 
-from broker.node import Node
+from broker.node.node import Node
+from broker.process.app import create_app
 from broker.settings import Settings
-from broker.web.app import create_app
-from broker.web.keys import NODE
+from broker.web.app_keys import NODE
 from broker.web.runner import Runner
 from tests.support.event_stream import AsyncStream
 from tests.support.http import HOST, Answer, close, read_answer
