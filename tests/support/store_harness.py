@@ -34,7 +34,7 @@ LIMITS = CommandLimits(
 )
 
 
-class Bench(Protocol):
+class StoreHarness(Protocol):
     """A store under test."""
 
     @property
@@ -50,7 +50,7 @@ class Bench(Protocol):
         """Have the store drop what became too old."""
 
 
-class MemoryBench:
+class MemoryStoreHarness:
     """The store in memory: nothing of it waits."""
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class MemoryBench:
             self.store.sweep()
 
 
-class RedisBench:
+class RedisStoreHarness:
     """The store in a server whose scripts read their time with an offset that the test sets."""
 
     def __init__(self, server: Server, **limits: object) -> None:
