@@ -58,6 +58,12 @@ class Server:
         return self.node._hub._feeds.count(topic)
 
     @property
+    def requesting(self) -> int:
+        """How many connections are open that are not streams."""
+        assert self._runner.server is not None
+        return len(self._runner.server.connections)
+
+    @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
 
