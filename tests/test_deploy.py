@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.settings_guide import GUIDE, ROW, flags, rewritten
-from tests.web.serving import Server
+from tests.support.local_broker import Server
+from tests.support.settings_guide import GUIDE, ROW, flags, rewritten
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 
@@ -37,4 +37,4 @@ def test_every_setting_has_a_row() -> None:
 
 
 def test_every_row_says_what_the_help_says() -> None:
-    assert rewritten(GUIDE.read_text()) == GUIDE.read_text(), "run: python -m tests.settings_guide"
+    assert rewritten(GUIDE.read_text()) == GUIDE.read_text(), "run: python -m tests.support.settings_guide"

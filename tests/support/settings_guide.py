@@ -1,6 +1,6 @@
 """The tables of `deploy/guides/settings.md`, which repeat the description of every setting.
 
-python -m tests.settings_guide    # write the descriptions into the guide again, after one has changed
+python -m tests.support.settings_guide    # write the descriptions into the guide again, after one has changed
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from broker.cli.serve import describe
 from broker.settings import Settings
 
-GUIDE = Path(__file__).parent.parent / "deploy" / "guides" / "settings.md"
+GUIDE = Path(__file__).parents[2] / "deploy" / "guides" / "settings.md"
 ROW = re.compile(r"^\| `--([a-z-]+)` \| .* \|$", re.MULTILINE)
 
 
