@@ -12,9 +12,9 @@ import uvloop
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from broker.process.check_store import check_store
 from broker.process.setup import StartError, relax_collector, set_up
 from broker.settings import BadSetting, Settings
-from broker.stores.redis.check import check_store
 
 SOMAXCONN_LEAST = 4096
 
