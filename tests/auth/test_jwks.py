@@ -9,7 +9,7 @@ import pytest
 
 from broker.auth.jwks import MAX_KEYS, key_from_jwk, parse_jwk_set
 from broker.auth.keys import RSA_ALGORITHMS, BadKey
-from tests.minting import ASYMMETRIC, signer
+from tests.support.tokens import ASYMMETRIC, signer
 
 
 @pytest.mark.parametrize("algorithm", ASYMMETRIC)

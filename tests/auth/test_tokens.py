@@ -18,7 +18,7 @@ from broker.auth.jwks import key_from_jwk
 from broker.auth.keys import VerificationKey, public_key, secret
 from broker.auth.tokens import MAX_TOKEN_CHARS, NOT_BEFORE_LEEWAY_SECONDS, UnknownKey, Verifier
 from broker.errors import Unauthorized
-from tests.minting import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, signer
+from tests.support.tokens import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, signer
 
 NOW = 1_800_000_000.0
 

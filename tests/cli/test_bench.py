@@ -23,8 +23,8 @@ from broker import cli
 from broker.bench import BenchError, Load, Result, answers, marks, measure, plan, tally
 from broker.bench.plot import svg
 from broker.bench.report import text
-from tests.minting import HMAC
-from tests.web.serving import Serve
+from tests.support.local_broker import Serve
+from tests.support.tokens import HMAC
 
 pytestmark = pytest.mark.timeout(60)
 
