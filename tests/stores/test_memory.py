@@ -1,0 +1,53 @@
+"""The store in memory, where it promises more than other stores: nothing waits, so nothing comes late."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.events import format_id, id_at
+from broker.log.start import Latest
+from tests.contract.conftest import Delivered, item
+from tests.support.store_harness import MemoryStoreHarness
+
+
+@pytest.fixture
+def memory() -> MemoryStoreHarness:
+    """One that isn't started."""
+    return MemoryStoreHarness()
+
+
+async def test_ids_of_one_moment_are_numbered(memory: MemoryStoreHarness) -> None:
+    memory.advance(1)
+    first = id_at(memory.clock.now)
+    assert (await memory.store.publish([item("a", "1")])).ids == [first]
+    assert (await memory.store.publish([item("a", "2"), item("b", "3")])).ids == [first + 1, first + 2]
+    assert format_id(first + 2).endswith("-2")
+
+
+async def test_nothing_is_delivered_before_the_start_and_after_the_stop(memory: MemoryStoreHarness) -> None:
+    delivered, heeded = Delivered(), list[str]()
+    await memory.store.watch(["a"], Latest())
+    await memory.store.publish([item("a", "before")])
+    await memory.store.tell("before")
+    await memory.store.start(delivered, heeded.append)
+    await memory.store.publish([item("a", "1")])
+    await memory.store.tell("1")
+    await memory.store.stop()
+    await memory.store.publish([item("a", "after")])
+    await memory.store.tell("after")
+    assert (len(delivered.calls), heeded) == (1, ["1"])
+
+
+async def test_who_watches_no_more_is_delivered_nothing(memory: MemoryStoreHarness) -> None:
+    delivered, heeded = Delivered(), list[str]()
+    await memory.store.start(delivered, heeded.append)
+    await memory.store.watch(["a"], Latest())
+    await memory.store.publish([item("a", "1")])
+    memory.store.unwatch(["a"])
+    await memory.store.publish([item("a", "2")])
+    assert len(delivered.calls) == 1
+
+
+def test_it_can_always_be_used(memory: MemoryStoreHarness) -> None:
+    assert memory.store.checks() == {"store": "ok"}
+    assert memory.store.health.connected
