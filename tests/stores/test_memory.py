@@ -48,6 +48,8 @@ async def test_who_watches_no_more_is_delivered_nothing(memory: MemoryStoreHarne
     assert len(delivered.calls) == 1
 
 
-def test_it_can_always_be_used(memory: MemoryStoreHarness) -> None:
+async def test_it_counts_topics_and_can_always_be_used(memory: MemoryStoreHarness) -> None:
+    await memory.store.publish([item("a", "1"), item("b", "2"), item("a", "3")])
+    assert (memory.store.name, memory.store.topic_count) == ("memory", 2)
     assert memory.store.checks() == {"store": "ok"}
     assert memory.store.health.connected
