@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import sys
 import time
@@ -56,7 +57,7 @@ class Recorder:
     def file_changes(self) -> int:
         """How many calls are in another file than the call before them."""
         files = [file for file, _ in self.calls]
-        return sum(before != file for before, file in zip(files, files[1:], strict=False))
+        return sum(before != file for before, file in itertools.pairwise(files))
 
 
 async def record(settings: Settings) -> Recorder:
