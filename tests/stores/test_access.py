@@ -15,20 +15,20 @@ import trustme
 from redis import Redis
 
 from broker.node.commands import Disconnect, encode
-from tests.stores.brokers import StartBroker, gaps, numbers, until_ready
+from tests.stores.brokers import StartBroker, numbers, until_ready
 from tests.stores.conftest import StartServer, find_program
 from tests.support.local_broker import Server as Broker
 from tests.support.redis_servers import Server
 from tests.support.tcp_proxy import Way
 from tests.support.waiting import until
 
-README = Path(__file__).parents[2] / "deploy" / "README.md"
+GUIDE = Path(__file__).parents[2] / "deploy" / "guides" / "many-instances.md"
 PASSWORD = "s3cret-of-the-test"
 
 
 def acl(*without: str) -> list[str]:
-    """The line of deploy/README.md, less some words."""
-    (line,) = re.findall(r"^ACL SETUSER .*$", README.read_text(), re.MULTILINE)
+    """The line of the guide, less some words."""
+    (line,) = re.findall(r"^ACL SETUSER .*$", GUIDE.read_text(), re.MULTILINE)
     words = line.replace(">PASSWORD", f">{PASSWORD}").split(" ")
     assert set(without) <= set(words)
     return [word for word in words if word not in without]
@@ -279,7 +279,7 @@ async def test_two_brokers_on_one_server_know_nothing_of_each_other(
     await one.publish("only", "x")
     await other.publish("a", "15")
     await streams[1].until(lambda: numbers(streams[1])[-1] == 15)
-    assert gaps(streams[1]) == []
+    assert streams[1].gaps() == []
     listed = (await other.request("GET", "/topics", Accept="application/json")).json()["topics"]
     assert isinstance(listed, list)
     assert sorted(topic["topic"] for topic in listed) == ["a", "b", "k"]
