@@ -129,7 +129,7 @@ class RateLimits:
 
     def _hold(self, name: str, change: int) -> None:
         self._held[name] += change
-        self._counters.set(name, self._held[name])
+        self._counters.set_count(name, self._held[name])
         if not self._held[name]:
             del self._held[name]
 

@@ -217,7 +217,7 @@ class Broadcast(Protocol):
 class Counters(Protocol):
     """Counts over all instances, such as the streams of an address."""
 
-    def set(self, name: str, count: int) -> None:
+    def set_count(self, name: str, count: int) -> None:
         """Set this instance's count of `name`. The others see it within a second."""
 
     async def counts_elsewhere(self, names: Sequence[str]) -> Sequence[int]:

@@ -144,7 +144,7 @@ class _StreamedPublish:
     async def _flush(self, batch: list[Item]) -> None:
         if not batch:
             return
-        receipt = await self._node.publish(batch, asked=self._asked())
+        receipt = await self._node.publish(batch, options=self._asked())
         self._known += receipt.known
         if receipt.ids:
             self._first_id = receipt.ids[0] if self._first_id is None else self._first_id
@@ -172,7 +172,7 @@ class _StreamedPublish:
         """After the body's clean end: end the topic, where that was asked for."""
         if self._wish.ends and self._topic is not None:
             asked = PublishOptions(ends=(self._topic,), retain_seconds=self._wish.retain_seconds)
-            self._closed = (await self._node.publish([], asked=asked)).closed
+            self._closed = (await self._node.publish([], options=asked)).closed
 
     def result(self) -> dict[str, object]:
         """Members of every answer."""

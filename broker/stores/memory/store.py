@@ -26,7 +26,7 @@ class NoOtherInstances:
     async def send(self, command: str, until: float | None = None) -> None:
         self._logs.owner.on_broadcast(command)
 
-    def set(self, name: str, count: int) -> None:
+    def set_count(self, name: str, count: int) -> None:
         """Nobody else asks for it."""
 
     async def counts_elsewhere(self, names: Sequence[str]) -> Sequence[int]:

@@ -45,7 +45,7 @@ class Counters:
         self._written: set[str] = set()
         self._renewed_at = -RENEW_SECONDS
 
-    def set(self, name: str, count: int) -> None:
+    def set_count(self, name: str, count: int) -> None:
         """How many there are here now."""
         if count:
             self._counts[name] = count
