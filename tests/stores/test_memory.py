@@ -6,8 +6,8 @@ import pytest
 
 from broker.events import format_id, id_at
 from broker.log.start import Latest
-from tests.contract.conftest import Delivered, item
-from tests.support.store_harness import MemoryStoreHarness
+from tests.contract.conftest import item
+from tests.support.store_harness import MemoryStoreHarness, RecordingOwner
 
 
 @pytest.fixture
@@ -19,37 +19,37 @@ def memory() -> MemoryStoreHarness:
 async def test_ids_of_one_moment_are_numbered(memory: MemoryStoreHarness) -> None:
     memory.advance(1)
     first = id_at(memory.clock.now)
-    assert (await memory.store.publish([item("a", "1")])).ids == [first]
-    assert (await memory.store.publish([item("a", "2"), item("b", "3")])).ids == [first + 1, first + 2]
+    assert (await memory.store.topics.publish([item("a", "1")])).ids == [first]
+    assert (await memory.store.topics.publish([item("a", "2"), item("b", "3")])).ids == [first + 1, first + 2]
     assert format_id(first + 2).endswith("-2")
 
 
 async def test_nothing_is_delivered_before_the_start_and_after_the_stop(memory: MemoryStoreHarness) -> None:
-    delivered, heeded = Delivered(), list[str]()
-    await memory.store.watch(["a"], Latest())
-    await memory.store.publish([item("a", "before")])
-    await memory.store.tell("before")
-    await memory.store.start(delivered, heeded.append)
-    await memory.store.publish([item("a", "1")])
-    await memory.store.tell("1")
+    owner = RecordingOwner()
+    await memory.store.logs.watch(["a"], Latest())
+    await memory.store.topics.publish([item("a", "before")])
+    await memory.store.broadcast.send("before")
+    await memory.store.start(owner)
+    await memory.store.topics.publish([item("a", "1")])
+    await memory.store.broadcast.send("1")
     await memory.store.stop()
-    await memory.store.publish([item("a", "after")])
-    await memory.store.tell("after")
-    assert (len(delivered.calls), heeded) == (1, ["1"])
+    await memory.store.topics.publish([item("a", "after")])
+    await memory.store.broadcast.send("after")
+    assert (len(owner.deliveries), owner.commands) == (1, ["1"])
 
 
 async def test_who_watches_no_more_is_delivered_nothing(memory: MemoryStoreHarness) -> None:
-    delivered, heeded = Delivered(), list[str]()
-    await memory.store.start(delivered, heeded.append)
-    await memory.store.watch(["a"], Latest())
-    await memory.store.publish([item("a", "1")])
-    memory.store.unwatch(["a"])
-    await memory.store.publish([item("a", "2")])
-    assert len(delivered.calls) == 1
+    owner = RecordingOwner()
+    await memory.store.start(owner)
+    await memory.store.logs.watch(["a"], Latest())
+    await memory.store.topics.publish([item("a", "1")])
+    memory.store.logs.unwatch(["a"])
+    await memory.store.topics.publish([item("a", "2")])
+    assert len(owner.deliveries) == 1
 
 
 async def test_it_counts_topics_and_can_always_be_used(memory: MemoryStoreHarness) -> None:
-    await memory.store.publish([item("a", "1"), item("b", "2"), item("a", "3")])
-    assert (memory.store.name, memory.store.topic_count) == ("memory", 2)
+    await memory.store.topics.publish([item("a", "1"), item("b", "2"), item("a", "3")])
+    assert (memory.store.name, memory.store.stats.topics) == ("memory", 2)
     assert memory.store.checks() == {"store": "ok"}
-    assert memory.store.health.connected
+    assert memory.store.stats.connected
