@@ -223,7 +223,7 @@ async def test_key_of_the_callers_own_is_never_dropped() -> None:
 
 async def test_without_a_key_a_refused_connection_is_tried_again(broker: BrokerProcess) -> None:
     async with Client(broker.url) as client:
-        client._posts()._keyless_until = float("inf")
+        client._make_publisher()._keyless_until = float("inf")
         await asyncio.to_thread(broker.kill)
         publishing = asyncio.create_task(client.publish("a", "x"))
         await asyncio.to_thread(broker.start)

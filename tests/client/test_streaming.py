@@ -241,12 +241,12 @@ async def test_a_broker_that_stays_away_is_told_after_a_while(server: Server) ->
 
 
 async def test_what_is_kept_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "MOST_KEPT_BYTES", 5000)
+    monkeypatch.setattr(streaming, "MAX_KEPT_BYTES", 5000)
     async with Client(server.url) as client:
         async with client.stream("a") as stream:
             for number in range(500):
                 await stream.send(str(number))
-                assert stream._kept_bytes <= 5000 + streaming.UNSENT_BYTES
+                assert stream._kept_bytes <= 5000 + streaming.MAX_UNSENT_BYTES
                 await asyncio.sleep(0)
         assert len(await followed(client, "a")) == 500
 

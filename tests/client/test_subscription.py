@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.client import Client, Connection, Gap, SubscribeError, Subscription
-from broker.client.words import Start
+from broker.client.types import StartOptions
 from broker.events import Event
 from tests.client.servers import (
     OPENING,
@@ -319,7 +319,7 @@ async def test_silent_connection_is_given_up() -> None:
         changes: list[Connection] = []
         assert len(await rest(client.subscribe("a", on_change=changes.append))) == 1
         assert [change.why for change in changes if not change.up] == [
-            "nothing came for 0.2 s",
+            "no data for 0.2 s",
             "no answer: it took too long",
         ]
 
@@ -633,11 +633,11 @@ async def test_cancelled_connecting_goes_on() -> None:
 
 
 def test_age_grows_while_nothing_came() -> None:
-    assert Start(since="10m").query(0.5) == {"since": "10m"}
-    assert Start(since="10m").query(2.5) == {"since": "603s"}
-    assert Start(since="earliest").query(100) == {"since": "earliest"}
-    assert Start(last=3).query(100) == {"last": "3"}
-    assert Start().query(100) == {}
+    assert StartOptions(since="10m").query(0.5) == {"since": "10m"}
+    assert StartOptions(since="10m").query(2.5) == {"since": "603s"}
+    assert StartOptions(since="earliest").query(100) == {"since": "earliest"}
+    assert StartOptions(last=3).query(100) == {"last": "3"}
+    assert StartOptions().query(100) == {}
 
 
 def test_gap_is_an_event_and_subscription_an_iterator() -> None:
