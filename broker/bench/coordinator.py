@@ -1,11 +1,11 @@
-"""Leads a run: takes its processes through the phases and makes a Result of what they tell.
+"""Leads the processes through the phases of a run, and computes the Result.
 
-Rules: the only place that knows the order of things. It talks with its processes by pipe and with the person by a
-Progress; it makes no load itself but unstamped events before anything is measured.
+Rules: the only module that knows the order of the phases. It exchanges messages with its processes and shows progress. It makes
+no load itself, except events without a time stamp before anything is measured.
 
-The phases: look (is it there, is it SSE), prepare (topics to keep alive, events to replay), connect, warm up, publish,
-drain (until all that is expected has come, or nothing more comes), collect. The server's CPU time for publishing and
-delivering is that from the end of warming up to the end of draining.
+The phases: check the server, prepare (topics to keep alive, events to replay), connect, warm up, publish, drain (until all
+expected deliveries have come, or no more come), collect. The server's CPU time for publishing and delivering is measured from
+the end of the warm-up to the end of the drain.
 """
 
 from __future__ import annotations
@@ -13,192 +13,198 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
-from broker.bench import machine, outcome, plan, visit
-from broker.bench.crew import Crew
+from broker.bench import plan, preflight, proc, results
 from broker.bench.plan import BenchError, Load, Target
-from broker.bench.readers import read
-from broker.bench.report import Result
-from broker.bench.words import Connecting, Counted, Readings, Started, Task, Writings
-from broker.bench.writers import write
+from broker.bench.processes import ProcessGroup
+from broker.bench.publishers import run_publishers
+from broker.bench.results import LoadResults, Result
+from broker.bench.subscribers import run_subscribers
+from broker.bench.types import (
+    ConnectProgress,
+    CountingStarted,
+    DeliveryCount,
+    Progress,
+    PublisherResult,
+    PublisherShare,
+    SubscriberResult,
+)
+from broker.descriptors import raise_limit
 
-WARM_TOPICS = 100
+MAX_WARM_UP_TOPICS = 100
 SETTLE_SECONDS = 0.5
 QUIET_SECONDS = 2.0
-STANDSTILL_SECONDS = 30.0
-PATIENCE_SECONDS = 90.0
+STALL_SECONDS = 30.0
+PUBLISHER_EXTRA_SECONDS = 90.0
 TICK_SECONDS = 0.25
 
 
-class Progress(Protocol):
-    """Who is told how far it is."""
+class _NoProgress:
+    def begin(self, title: str, total: float | None) -> None: ...
 
-    def phase(self, title: str, total: float) -> None:
-        """A phase begins; `total` is what `advance` will come to."""
-
-    def advance(self, done: float) -> None:
-        """So much of the phase is done."""
-
-
-class Silent:
-    """Tells nobody."""
-
-    def phase(self, title: str, total: float) -> None: ...
-
-    def advance(self, done: float) -> None: ...
+    def update(self, done: float) -> None: ...
 
 
 def measure(load: Load, progress: Progress | None = None) -> Result:
-    """Put `load` on its server and report. Raises BenchError where that cannot be done; leaves no process behind."""
+    """Run the load. Raises BenchError if that is impossible; leaves no process behind."""
     load.check()
-    at, to = plan.target(load.url, load), plan.target(load.publish_url or load.url, load)
-    plan.raise_file_limit()
-    with Crew() as readers, Crew() as writers:
-        return Run(load, at, to, readers, writers, progress or Silent()).measure()
+    subscribe_target = plan.resolve(load.url, load)
+    publish_target = plan.resolve(load.publish_url or load.url, load)
+    raise_limit()
+    with ProcessGroup() as subscribers, ProcessGroup() as publishers:
+        run = Run(load, subscribe_target, publish_target, subscribers, publishers, progress or _NoProgress())
+        return run.measure()
 
 
 @dataclass(slots=True)
 class Run:
-    """One run, from the first look to the Result."""
+    """One run, from the first check to the Result."""
 
     load: Load
-    at: Target
-    to: Target
-    readers: Crew
-    writers: Crew
+    subscribe_target: Target
+    publish_target: Target
+    subscribers: ProcessGroup
+    publishers: ProcessGroup
     progress: Progress
-    peak: int = 0
+    peak_memory: int = field(default=0, init=False)
 
     def measure(self) -> Result:
-        """All phases in their order."""
+        """Go through all phases."""
         cursors = self.prepare()
-        looks = [self.look()]
+        samples = [self.sample()]
         for share in plan.shares(self.load):
-            self.readers.start(read, self.load, self.at, share, cursors)
+            self.subscribers.start(run_subscribers, self.load, self.subscribe_target, share, cursors)
         self.connect()
-        looks.append(self.look())
-        began = time.monotonic()
+        samples.append(self.sample())
+        start = time.monotonic()
         if self.load.publishes:
-            self.start_writers()
+            self.start_publishers()
             self.warm_up()
-            looks.append(self.look())
-            began = time.monotonic()
+            samples.append(self.sample())
+            start = time.monotonic()
             self.publish()
             self.drain()
-            looks.append(self.look())
-        seconds = time.monotonic() - began
-        return outcome.result(self.load, self.collect(), looks, self.peak, seconds)
+            samples.append(self.sample())
+        seconds = time.monotonic() - start
+        return results.compute(self.load, self.collect(), samples, self.peak_memory, seconds)
 
-    def look(self) -> machine.Sample | None:
-        """The server's cost so far, if its process is known."""
-        return machine.sample(self.load.server_pid) if self.load.server_pid else None
+    def sample(self) -> proc.Sample | None:
+        """The server's CPU time and memory now, if its process is known."""
+        return proc.sample(self.load.server_pid) if self.load.server_pid else None
 
     def prepare(self) -> dict[int, str]:
-        """See that the server does what will be asked of it; publish what must be there before. Returns the cursors."""
+        """Check the server, and publish the events that the run needs. Returns the cursors to reconnect with, by topic."""
         load = self.load
         if load.subscribers + load.stuck:
-            visit.check_stream(self.at)
+            preflight.check_stream(self.subscribe_target)
         if load.publishes or load.replay:
-            visit.publish(self.to, load.size, (0,))
+            preflight.publish(self.publish_target, load.size, (0,))
         if load.alive_topics:
-            self.progress.phase("topics to keep alive", load.alive_topics)
-            visit.publish(self.to, load.size, range(load.alive_topics))
+            self.progress.begin("topics to keep alive", load.alive_topics)
+            preflight.publish(self.publish_target, load.size, range(load.alive_topics))
         if not load.replay:
             return {}
-        cursors = {topic: visit.cursor(self.at, self.to, load.size, topic) for topic in range(load.topics)}
-        visit.publish(self.to, load.size, (topic for topic in range(load.topics) for _ in range(load.replay)))
+        cursors = {
+            topic: preflight.find_cursor(self.subscribe_target, self.publish_target, load.size, topic)
+            for topic in range(load.topics)
+        }
+        replayed = (topic for topic in range(load.topics) for _ in range(load.replay))
+        preflight.publish(self.publish_target, load.size, replayed)
         return cursors
 
     def connect(self) -> None:
-        """Wait until all subscribers are in or refused. Raises BenchError if none is, or nothing moves any more."""
+        """Wait until all subscribers are connected or refused. Raises BenchError if none connects, or on a stall."""
         total = self.load.subscribers + self.load.stuck
         if not total:
             return
-        self.progress.phase("connecting", total)
-        settled = self.wait_while_moving(
-            lambda: sum(told.connected + told.refused for told in self.readers.last(Connecting)),
-            total,
-            STANDSTILL_SECONDS,
-        )
-        told = self.readers.all_told(Connecting, STANDSTILL_SECONDS)
-        if not sum(one.connected for one in told):
-            raise BenchError(
-                f"{self.at.where()}: no subscriber got a stream: {next((t.refusal for t in told if t.refusal), 'no answer')}"
-            )
+        self.progress.begin("connecting", total)
+        settled = self.wait_while_counting(self.settled, total, STALL_SECONDS)
+        reports = self.subscribers.wait_for_all(ConnectProgress, STALL_SECONDS)
+        url = self.subscribe_target.url()
+        if not sum(report.connected for report in reports):
+            refusal = next((report.refusal for report in reports if report.refusal), "no response")
+            raise BenchError(f"{url}: no subscriber got a stream: {refusal}")
         if settled < total:
-            raise BenchError(f"{self.at.where()}: only {settled:,} of {total:,} subscribers were answered")
+            raise BenchError(f"{url}: only {settled:,} of {total:,} subscribers got a response")
         time.sleep(SETTLE_SECONDS)
 
-    def start_writers(self) -> None:
-        """Start the publishing processes: one beside subscribers, else as many as there are CPUs to spare."""
+    def settled(self) -> int:
+        """How many subscribers are connected or refused."""
+        return sum(report.connected + report.refused for report in self.subscribers.last(ConnectProgress))
+
+    def delivered(self) -> int:
+        return sum(report.delivered for report in self.subscribers.last(DeliveryCount))
+
+    def start_publishers(self) -> None:
+        """Start one publishing process beside subscribers; without subscribers, one for each spare CPU."""
         load = self.load
         spare = max(1, len(os.sched_getaffinity(0)) - 1)
         processes = 1 if load.subscribers else min(load.processes or spare, load.publishers)
         for n in range(processes):
             publishers = load.publishers // processes + (n < load.publishers % processes)
-            self.writers.start(write, load, self.to, Task(publishers, load.rate / processes, load.duration))
+            share = PublisherShare(publishers, load.rate / processes, load.duration)
+            self.publishers.start(run_publishers, load, self.publish_target, share)
 
     def warm_up(self) -> None:
-        """One event to each topic (the first hundred), seen through to the subscribers; then count from nothing."""
-        topics = range(min(self.load.topics, WARM_TOPICS))
-        visit.publish(self.to, self.load.size, topics)
-        if not self.readers.hands:
+        """Publish one event to each topic (at most 100), wait for the deliveries, and set all counts to zero."""
+        topics = range(min(self.load.topics, MAX_WARM_UP_TOPICS))
+        preflight.publish(self.publish_target, self.load.size, topics)
+        if not len(self.subscribers):
             return
-        self.wait_while_moving(
-            self.delivered, sum(plan.fan_out(self.load, topic) for topic in topics), QUIET_SECONDS
-        )
-        self.readers.tell("start")
-        self.readers.all_told(Started, STANDSTILL_SECONDS)
-
-    def delivered(self) -> int:
-        return sum(told.delivered for told in self.readers.last(Counted))
+        expected = sum(plan.fan_out(self.load, topic) for topic in topics)
+        self.wait_while_counting(self.delivered, expected, QUIET_SECONDS)
+        self.subscribers.send("start")
+        self.subscribers.wait_for_all(CountingStarted, STALL_SECONDS)
 
     def publish(self) -> None:
-        """Let the publishers work until they have told all."""
-        self.writers.tell("start")
-        self.progress.phase("publishing", self.load.duration)
-        began = time.monotonic()
-        while len(self.writers.last(Writings)) < len(self.writers.hands):
-            if time.monotonic() - began > self.load.duration + PATIENCE_SECONDS:
-                raise BenchError(f"{self.to.where()}: the publishers do not come to an end")
+        """Let the publishers work until all have sent their results. Raises BenchError if that takes too long."""
+        self.publishers.send("start")
+        self.progress.begin("publishing", self.load.duration)
+        start = time.monotonic()
+        while len(self.publishers.last(PublisherResult)) < len(self.publishers):
+            if time.monotonic() - start > self.load.duration + PUBLISHER_EXTRA_SECONDS:
+                raise BenchError(f"{self.publish_target.url()}: the publishers do not finish")
             self.tick()
-            self.progress.advance(min(self.load.duration, time.monotonic() - began))
+            self.progress.update(min(self.load.duration, time.monotonic() - start))
 
     def drain(self) -> None:
-        """Wait for what has been published to arrive."""
-        expected = sum(told.expected for told in self.writers.last(Writings))
+        """Wait for the deliveries of the published events."""
+        expected = sum(result.expected for result in self.publishers.last(PublisherResult))
         if expected:
-            self.progress.phase("draining", expected)
-            self.wait_while_moving(self.delivered, expected, QUIET_SECONDS, self.load.drain)
+            self.progress.begin("draining", expected)
+            self.wait_while_counting(self.delivered, expected, QUIET_SECONDS, self.load.drain)
         if self.load.stuck:
             time.sleep(SETTLE_SECONDS)
             self.tick()
 
     def tick(self) -> None:
-        """A moment of listening."""
-        self.writers.listen(TICK_SECONDS)
-        self.readers.listen(0)
+        """Receive messages for a moment, and measure the memory that stuck subscribers occupy."""
+        self.publishers.receive(TICK_SECONDS)
+        self.subscribers.receive(0)
         if self.load.stuck and self.load.server_pid:
-            self.peak = max(self.peak, machine.sample(self.load.server_pid).memory)
+            self.peak_memory = max(self.peak_memory, proc.sample(self.load.server_pid).memory)
 
-    def wait_while_moving(
-        self, count: Callable[[], int], until: int, quiet: float, longest: float = float("inf")
+    def wait_while_counting(
+        self, count: Callable[[], int], target: int, quiet_seconds: float, max_seconds: float = float("inf")
     ) -> int:
-        """Listen to the readers until `count` reaches `until`, stands still for `quiet` seconds, or `longest` is over."""
-        began = moved = time.monotonic()
-        seen = count()
-        while seen < until and time.monotonic() < min(moved + quiet, began + longest):
-            self.readers.listen(TICK_SECONDS)
-            now = count()
-            if now != seen:
-                seen, moved = now, time.monotonic()
-                self.progress.advance(seen)
-        return seen
+        """Receive the subscribers' messages until `count` reaches `target`. Returns the last count.
 
-    def collect(self) -> outcome.Told:
-        """All that the processes have to tell; the readers end with this."""
-        self.readers.tell("stop")
-        readings = self.readers.all_told(Readings, STANDSTILL_SECONDS)
-        return outcome.Told(self.readers.last(Connecting), readings, self.writers.last(Writings))
+        Gives up when the count has not changed for `quiet_seconds`, or after `max_seconds`.
+        """
+        start = changed_at = time.monotonic()
+        last = count()
+        while last < target and time.monotonic() < min(changed_at + quiet_seconds, start + max_seconds):
+            self.subscribers.receive(TICK_SECONDS)
+            now = count()
+            if now != last:
+                last, changed_at = now, time.monotonic()
+                self.progress.update(last)
+        return last
+
+    def collect(self) -> LoadResults:
+        """The results of all processes; the subscribers stop."""
+        self.subscribers.send("stop")
+        subscribers = self.subscribers.wait_for_all(SubscriberResult, STALL_SECONDS)
+        connecting = self.subscribers.last(ConnectProgress)
+        return LoadResults(connecting, subscribers, self.publishers.last(PublisherResult))

@@ -1,8 +1,8 @@
-"""Ages in nanoseconds, gathered at the speed of a dictionary, read as an HDR histogram.
+"""Counts latencies in a dictionary, and computes their percentiles with an HDR histogram.
 
-Rules: no sockets, no clock. HdrHistogram in Python takes microseconds for each value; a load generator has no such time.
-So ages are rounded down to 11 significant bits (0.1 %, no more than the histogram's three digits lose anyway), counted by
-that value, and handed over once, a value and its count at a time.
+Rules: no sockets, no clock. The Python HdrHistogram takes microseconds for each value, too long for a load generator. Latencies
+are therefore rounded down to 11 significant bits (0.1 %, the precision of the histogram's three digits) and counted in a
+dictionary. At the end the histogram gets each value with its count.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from dataclasses import dataclass
 
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 
-LONGEST_US = 3_600_000_000
+MAX_US = 3_600_000_000
 BITS = 11
 
-Tally = dict[int, int]
-"""How often each rounded age (ns) was seen."""
+Counts = dict[int, int]
+"""How often each rounded latency (ns) occurred."""
 
 
-def add(tally: Tally, age_ns: int, count: int) -> None:
-    """Count an age `count` times."""
-    shift = age_ns.bit_length() - BITS
-    key = age_ns if shift <= 0 else age_ns >> shift << shift
-    tally[key] = tally.get(key, 0) + count
+def add(counts: Counts, latency_ns: int, count: int) -> None:
+    """Count a latency `count` times."""
+    shift = latency_ns.bit_length() - BITS
+    key = latency_ns if shift <= 0 else latency_ns >> shift << shift
+    counts[key] = counts.get(key, 0) + count
 
 
-def merge(into: Tally, other: Mapping[int, int]) -> None:
-    """Add all of `other` to `into`."""
-    for age_ns, count in other.items():
-        into[age_ns] = into.get(age_ns, 0) + count
+def merge(into: Counts, other: Mapping[int, int]) -> None:
+    """Add `other` to `into`."""
+    for latency_ns, count in other.items():
+        into[latency_ns] = into.get(latency_ns, 0) + count
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Percentiles in milliseconds; `count` is the number of events they stand for. `curve`: (percentile, ms), rising."""
+    """Percentiles in milliseconds; `count` is the number of events they stand for."""
 
     count: int
     mean: float
@@ -43,36 +43,21 @@ class Latency:
     p99: float
     p999: float
     max: float
-    curve: tuple[tuple[float, float], ...]
 
 
-NO_LATENCY = Latency(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, ())
+NO_LATENCY = Latency(0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
-def latency(tally: Tally) -> Latency:
-    """Read the tally through an HDR histogram of three digits, 1 µs to one hour."""
-    if not tally:
+def latency(counts: Counts) -> Latency:
+    """The percentiles, with three significant digits, between 1 µs and one hour."""
+    if not counts:
         return NO_LATENCY
-    histogram = HdrHistogram(1, LONGEST_US, 3)
-    for age_ns, count in tally.items():
-        histogram.record_value(min(max(1, age_ns // 1000), LONGEST_US), count)
-    p50, p90, p99, p999, top = (ms(histogram, p) for p in (50.0, 90.0, 99.0, 99.9, 100.0))
-    total = int(histogram.get_total_count())
+    histogram = HdrHistogram(1, MAX_US, 3)
+    for latency_ns, count in counts.items():
+        histogram.record_value(min(max(1, latency_ns // 1000), MAX_US), count)
+    p50, p90, p99, p999, top = (
+        int(histogram.get_value_at_percentile(percentile)) / 1000
+        for percentile in (50.0, 90.0, 99.0, 99.9, 100.0)
+    )
     mean = round(float(histogram.get_mean_value()) / 1000, 3)
-    return Latency(total, mean, p50, p90, p99, p999, top, curve(histogram, total))
-
-
-def ms(histogram: HdrHistogram, percentile: float) -> float:
-    """The age in ms below or at which `percentile` of all events lie."""
-    return int(histogram.get_value_at_percentile(percentile)) / 1000
-
-
-def curve(histogram: HdrHistogram, total: int) -> tuple[tuple[float, float], ...]:
-    """Points for a plot over the number of nines: ten to each halving of what is left, as far as the count carries."""
-    points: list[tuple[float, float]] = []
-    left = 1.0
-    while left * total >= 1:
-        percentile = 100 * (1 - left)
-        points.append((round(percentile, 6), ms(histogram, percentile)))
-        left *= 2**-0.1
-    return (*points, (100.0, ms(histogram, 100.0)))
+    return Latency(int(histogram.get_total_count()), mean, p50, p90, p99, p999, top)

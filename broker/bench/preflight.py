@@ -1,6 +1,6 @@
-"""What has to be done by hand before the load: is it there, is it SSE, publish a little, learn an event's id.
+"""Checks the server before the load: it responses, it streams SSE, it takes events. Also publishes first events, and finds cursors.
 
-Rules: blocking sockets, a timeout on everything, every failure a BenchError of one line. Nothing here is measured.
+Rules: blocking sockets, each call with a time limit; every failure is a BenchError of one line. Nothing here is measured.
 """
 
 from __future__ import annotations
@@ -9,52 +9,52 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 
-from broker.bench import marks
-from broker.bench.answers import answer_end, error_text, is_event_stream, is_success, status_line
+from broker.bench import stamps
 from broker.bench.plan import BenchError, Target
+from broker.bench.responses import error_text, is_event_stream, is_success, response_end, status_line
 
-SECONDS = 10.0
-SIDE_BY_SIDE = 32
+TIMEOUT_SECONDS = 10.0
+PARALLEL = 32
 
 
-def connect(at: Target) -> socket.socket:
-    """A connection to the server. Raises BenchError if there is none to be had."""
+def connect(target: Target) -> socket.socket:
+    """Connect to the server. Raises BenchError."""
     try:
-        return socket.create_connection((at.host, at.port), SECONDS)
+        return socket.create_connection((target.host, target.port), TIMEOUT_SECONDS)
     except OSError as error:
-        raise BenchError(f"{at.where()}: cannot connect: {error_text(error)}") from None
+        raise BenchError(f"{target.url()}: cannot connect: {error_text(error)}") from None
 
 
-def receive(sock: socket.socket, at: Target) -> bytes:
-    """The next bytes; empty if the server has closed."""
+def receive(sock: socket.socket, target: Target) -> bytes:
+    """The next bytes; empty if the server has closed the connection. Raises BenchError."""
     try:
         return sock.recv(65536)
     except TimeoutError:
-        raise BenchError(f"{at.where()}: no answer within {SECONDS:.0f} s") from None
+        raise BenchError(f"{target.url()}: no response within {TIMEOUT_SECONDS:.0f} s") from None
     except OSError as error:
-        raise BenchError(f"{at.where()}: {error_text(error)}") from None
+        raise BenchError(f"{target.url()}: {error_text(error)}") from None
 
 
-def subscribe(at: Target, topic: int) -> tuple[socket.socket, bytes]:
-    """A subscriber's socket and what came behind the head. Raises BenchError if the answer is no event stream."""
-    sock = connect(at)
-    sock.sendall(at.head("GET", topic, "Accept: text/event-stream"))
-    answer = b""
-    while b"\r\n\r\n" not in answer:
-        part = receive(sock, at)
-        answer += part
-        if not part:
+def subscribe(target: Target, topic: int) -> tuple[socket.socket, bytes]:
+    """Subscribe; return the socket and the bytes after the head. Raises BenchError if the response is not an event stream."""
+    sock = connect(target)
+    sock.sendall(target.head("GET", topic, "Accept: text/event-stream"))
+    response = b""
+    while b"\r\n\r\n" not in response:
+        data = receive(sock, target)
+        response += data
+        if not data:
             break
-    head, _, rest = answer.partition(b"\r\n\r\n")
+    head, _, rest = response.partition(b"\r\n\r\n")
     if not is_event_stream(head):
         sock.close()
-        said = status_line(head) if head.startswith(b"HTTP/") else "no HTTP answer"
-        raise BenchError(f"{at.where(topic)}: not an event stream: {said}{content_type(head)}")
+        status = status_line(head) if head.startswith(b"HTTP/") else "no HTTP response"
+        raise BenchError(f"{target.url(topic)}: not an event stream: {status}{content_type(head)}")
     return sock, rest
 
 
 def content_type(head: bytes) -> str:
-    """The content type, put so that it can follow a status."""
+    """The content type after a comma and a blank; empty if there is none."""
     for line in head.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
         if name.lower() == b"content-type":
@@ -62,64 +62,66 @@ def content_type(head: bytes) -> str:
     return ""
 
 
-def check_stream(at: Target) -> None:
-    """Raise BenchError unless a subscriber would be served."""
-    sock, _ = subscribe(at, 0)
+def check_stream(target: Target) -> None:
+    """Raise BenchError if the server does not accept a subscriber."""
+    sock, _ = subscribe(target, 0)
     sock.close()
 
 
-def publish(at: Target, size: int, topics: Iterable[int]) -> None:
-    """Publish one unstamped event to each of `topics`, a few side by side. Raises BenchError if one is not answered 2xx."""
-    body = marks.data(size, 0)
+def publish(target: Target, size: int, topics: Iterable[int]) -> None:
+    """Publish one event without a time stamp to each of `topics`. Raises BenchError if a status is not 2xx."""
+    body = stamps.data(size, 0)
     more = ("Content-Type: text/plain", f"Content-Length: {size}")
-    sockets = [connect(at) for _ in range(SIDE_BY_SIDE)]
+    sockets = [connect(target) for _ in range(PARALLEL)]
     numbers = iter(topics)
     try:
         while batch := list(zip(sockets, numbers, strict=False)):
             for sock, topic in batch:
-                sock.sendall(at.head("POST", topic, *more) + body)
+                sock.sendall(target.head("POST", topic, *more) + body)
             for sock, topic in batch:
-                check_published(sock, at, topic)
+                check_published(sock, target, topic)
     finally:
         for sock in sockets:
             sock.close()
 
 
-def check_published(sock: socket.socket, at: Target, topic: int) -> None:
-    """Read one answer to a POST."""
-    answer = b""
-    while not answer_end(answer):
-        part = receive(sock, at)
-        answer += part
-        if not part:
+def check_published(sock: socket.socket, target: Target, topic: int) -> None:
+    """Read the response to one POST. Raises BenchError if its status is not 2xx."""
+    response = b""
+    while not response_end(response):
+        data = receive(sock, target)
+        response += data
+        if not data:
             break
-    if not is_success(answer):
+    if not is_success(response):
         raise BenchError(
-            f"{at.where(topic)}: publishing is answered {status_line(answer) or 'with a closed connection'}"
+            f"{target.url(topic)}: the response to publishing is {status_line(response) or 'a closed connection'}"
         )
 
 
-def cursor(at: Target, to: Target, size: int, topic: int) -> str:
-    """Publish one event and return the id under which a subscriber gets it. Raises BenchError if it has none."""
-    sock, rest = subscribe(at, topic)
+def find_cursor(target: Target, publish_target: Target, size: int, topic: int) -> str:
+    """Publish one event and return the id with which a subscriber gets it. Raises BenchError if it has no id."""
+    sock, rest = subscribe(target, topic)
     with closing(sock):
-        publish(to, size, (topic,))
-        for event in events(sock, at, rest):
-            if marks.MARK not in event:
+        publish(publish_target, size, (topic,))
+        for event in events(sock, target, rest):
+            if stamps.MARK not in event:
                 continue
             for line in event.splitlines():
                 if line.startswith(b"id:"):
                     return line[3:].strip().decode("latin-1")
             break
-    raise BenchError(f"{at.where(topic)}: its events have no id, so nobody can reconnect by it")
+    raise BenchError(
+        f"{target.url(topic)}: its events have no ids, so subscribers cannot reconnect after one"
+    )
 
 
-def events(sock: socket.socket, at: Target, rest: bytes) -> Iterator[bytes]:
-    """The events of a stream, raw, until the server closes."""
+def events(sock: socket.socket, target: Target, rest: bytes) -> Iterator[bytes]:
+    """The undecoded events of a stream, until the server closes it."""
     while True:
-        *whole, rest = rest.replace(b"\r\n", b"\n").split(b"\n\n")
-        yield from whole
-        part = receive(sock, at)
-        if not part:
+        *complete, rest = rest.replace(b"\r\n", b"\n").split(b"\n\n")
+        yield from complete
+        data = receive(sock, target)
+        if not data:
             return
-        rest += part
+        rest += data

@@ -1,11 +1,11 @@
-"""What /proc knows of the server and of the kernel: CPU time, resident memory, memory held in sockets.
+"""CPU time and memory from /proc: a server's, and the kernel's for sockets.
 
-Rules: reads /proc of Linux and nothing else. A server that is gone raises BenchError; a child of it that ends takes its
-CPU time along. The slab's file may be read by root only: elsewhere it is -1 and left out.
+Rules: reads only /proc, on Linux. A server that has exited raises BenchError; the CPU time of a child that exits is lost. Only
+root may read the slab's file; for others its figure is -1 and left out.
 
-CPU time is the scheduler's own sum in nanoseconds (`schedstat`), over all threads of the process and of its descendants.
-On loopback the kernel delivers in the sender's time: what a server costs includes the peer's receiving TCP, for all alike.
-Socket memory is that of the whole machine and of both ends of a connection; only differences mean something.
+CPU time is the scheduler's sum in nanoseconds (`schedstat`) over all threads of the process and its descendants. On loopback
+the kernel delivers on the sender's CPU time: a server's cost includes the peer's receiving TCP, for every server alike. Socket
+memory covers the whole machine and both ends of a connection; only differences are meaningful.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SOCKET_CACHES = frozenset(("TCP", "TCPv6", "sock_inode_cache", "request_sock_TCP
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One look: CPU time in ns, the rest in bytes. `slab` is -1 where it may not be read."""
+    """One reading: CPU time in ns, the rest in bytes. `slab` is -1 if it cannot be read."""
 
     cpu_ns: int
     resident: int
@@ -32,20 +32,20 @@ class Sample:
 
     @property
     def memory(self) -> int:
-        """All of it that a reader who does not read can hold on to."""
+        """All memory that a subscriber can occupy by not reading."""
         return self.resident + self.tcp + max(0, self.slab)
 
 
 def sample(pid: int) -> Sample:
-    """Look at process `pid`, its descendants and the kernel's sockets. Raises BenchError if there is no such process."""
+    """Measure process `pid`, its descendants and the kernel's sockets. Raises BenchError if there is no such process."""
     if not (PROC / str(pid)).exists():
-        raise BenchError(f"--server-pid {pid}: there is no such process (any more)")
+        raise BenchError(f"--server-pid {pid}: there is no such process")
     family = descendants(pid)
     return Sample(sum(map(cpu_ns, family)), sum(map(resident, family)), tcp_bytes(), slab_bytes())
 
 
-def words(path: Path) -> list[str]:
-    """The words of a file of a process or thread; none if it ended while we looked."""
+def read_fields(path: Path) -> list[str]:
+    """The fields of a file of a process or thread; empty if it has exited."""
     try:
         return path.read_text(encoding="utf-8").split()
     except (FileNotFoundError, ProcessLookupError):
@@ -53,11 +53,12 @@ def words(path: Path) -> list[str]:
 
 
 def descendants(pid: int) -> list[int]:
-    """`pid` and all processes below it."""
+    """`pid` and its descendants."""
     children: dict[int, list[int]] = {}
     for entry in PROC.iterdir():
-        # The fourth field; the second may hold blanks, so it is found behind the name's closing parenthesis.
-        fields = " ".join(words(entry / "stat")).rpartition(")")[2].split() if entry.name.isdigit() else []
+        # the fourth field; the second, the name, may contain blanks and ends with a parenthesis
+        stat = read_fields(entry / "stat") if entry.name.isdigit() else []
+        fields = " ".join(stat).rpartition(")")[2].split()
         if fields:
             children.setdefault(int(fields[1]), []).append(int(entry.name))
     family = [pid]
@@ -67,29 +68,29 @@ def descendants(pid: int) -> list[int]:
 
 
 def cpu_ns(pid: int) -> int:
-    """The CPU time of all threads that live."""
-    # glob, because it yields nothing where iterdir would raise: for a process that has just ended.
-    seen = [words(path) for path in (PROC / str(pid)).glob("task/*/schedstat")]
-    return sum(int(fields[0]) for fields in seen if fields)
+    """The CPU time of all live threads of a process."""
+    # glob yields nothing for a process that has just exited; iterdir would raise
+    threads = [read_fields(path) for path in (PROC / str(pid)).glob("task/*/schedstat")]
+    return sum(int(fields[0]) for fields in threads if fields)
 
 
 def resident(pid: int) -> int:
-    """Its pages in RAM. Rss, not Pss: that of a Python server would change with every Python that starts or ends beside it."""
-    fields = words(PROC / str(pid) / "statm")
+    """The resident memory of a process. Rss, not Pss: Pss changes when another Python starts or exits."""
+    fields = read_fields(PROC / str(pid) / "statm")
     return int(fields[1]) * PAGE if fields else 0
 
 
 def tcp_bytes() -> int:
-    """What the buffers of all TCP sockets of this machine take."""
+    """The memory of the buffers of all TCP sockets."""
     for line in (PROC / "net/sockstat").read_text().splitlines():
-        words = line.split()
-        if words[0] == "TCP:":
-            return int(words[words.index("mem") + 1]) * PAGE
+        fields = line.split()
+        if fields[0] == "TCP:":
+            return int(fields[fields.index("mem") + 1]) * PAGE
     return 0
 
 
 def slab_bytes() -> int:
-    """What the socket objects themselves take; buffers are in `tcp_bytes` already, with their headers."""
+    """The memory of the socket objects themselves; `tcp_bytes` has their buffers. -1 if it cannot be read."""
     try:
         lines = (PROC / "slabinfo").read_text().splitlines()
     except PermissionError:

@@ -1,7 +1,7 @@
-"""The processes of a run and the pipes to them.
+"""The processes of a run, and the pipes to them.
 
-Rules: knows how to start, hear, tell and end processes; not what they do. A process that fails raises BenchError: the run
-is void. One that has told all and left is fine.
+Rules: knows how to start processes, exchange messages with them and end them; not what they do. A process that fails raises
+BenchError, because the run is void. A process that has sent its result may exit.
 """
 
 from __future__ import annotations
@@ -11,102 +11,106 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from broker.bench.plan import BenchError
+from broker.bench.types import Command
 
-TOLD = TypeVar("TOLD")
-END_SECONDS = 5.0
+MESSAGE = TypeVar("MESSAGE")
+EXIT_SECONDS = 5.0
 
 
 @dataclass(slots=True, eq=False)
-class Hand:
-    """One process, and the last that it told of each kind."""
+class LoadProcess:
+    """One process, and its last message of each type."""
 
     process: BaseProcess
-    pipe: Connection
-    told: dict[type[Any], Any] = field(default_factory=dict)
-    has_left: bool = False
+    pipe: Pipe
+    messages: dict[type[Any], Any] = field(default_factory=dict)
+    has_exited: bool = False
 
 
-class Crew:
-    """Processes that do the same kind of work. A context manager: whatever happens, none is left behind."""
+class ProcessGroup:
+    """Processes that do the same work. A context manager that ends them."""
 
     def __init__(self) -> None:
-        self.hands: list[Hand] = []
+        self._processes: list[LoadProcess] = []
+
+    def __len__(self) -> int:
+        return len(self._processes)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
-        for hand in self.hands:
-            hand.pipe.close()
+        for one in self._processes:
+            one.pipe.close()
             if kind is not None:
-                hand.process.terminate()
-        for hand in self.hands:
-            hand.process.join(END_SECONDS)
-            if hand.process.is_alive():
-                hand.process.kill()
-                hand.process.join()
+                one.process.terminate()
+        for one in self._processes:
+            one.process.join(EXIT_SECONDS)
+            if one.process.is_alive():
+                one.process.kill()
+                one.process.join()
 
     def start(self, work: Callable[..., None], *arguments: Any) -> None:
-        """Start one more process: `work(pipe, *arguments)`, in a fresh interpreter."""
+        """Start a process that calls `work(pipe, *arguments)` in a new interpreter."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=undisturbed, args=(work, theirs, *arguments), daemon=True)
+        process = context.Process(target=_run, args=(work, theirs, *arguments), daemon=True)
         process.start()
         theirs.close()
-        self.hands.append(Hand(process, ours))
+        self._processes.append(LoadProcess(process, ours))
 
-    def tell(self, word: str) -> None:
-        """Say one word to all."""
-        for hand in self.hands:
+    def send(self, command: Command) -> None:
+        """Send a command to all processes."""
+        for one in self._processes:
             try:
-                hand.pipe.send(word)
+                one.pipe.send(command)
             except OSError:
-                raise ended(hand) from None
+                raise _exited(one) from None
 
-    def listen(self, seconds: float) -> None:
-        """Take in what is told, until the first news or for so long."""
-        pipes = {hand.pipe: hand for hand in self.hands if not hand.has_left}
-        if not pipes:
+    def receive(self, seconds: float) -> None:
+        """Wait up to `seconds` for a message, and take all messages that are there."""
+        by_pipe = {one.pipe: one for one in self._processes if not one.has_exited}
+        if not by_pipe:
             time.sleep(seconds)
-        for pipe in wait(list(pipes), seconds):
-            hand = pipes[pipe]  # type: ignore[index]
+        for pipe in wait(list(by_pipe), seconds):
+            one = by_pipe[pipe]  # type: ignore[index]
             try:
-                while hand.pipe.poll():
-                    news = hand.pipe.recv()
-                    hand.told[type(news)] = news
+                while one.pipe.poll():
+                    message = one.pipe.recv()
+                    one.messages[type(message)] = message
             except EOFError:
-                hand.has_left = True
-                hand.process.join(END_SECONDS)
-                if hand.process.exitcode:
-                    raise ended(hand) from None
+                one.has_exited = True
+                one.process.join(EXIT_SECONDS)
+                if one.process.exitcode:
+                    raise _exited(one) from None
 
-    def last(self, kind: type[TOLD]) -> list[TOLD]:
-        """The last of this kind from each that has told one."""
-        return [hand.told[kind] for hand in self.hands if kind in hand.told]
+    def last(self, kind: type[MESSAGE]) -> list[MESSAGE]:
+        """The last message of type `kind` of each process that has sent one."""
+        return [one.messages[kind] for one in self._processes if kind in one.messages]
 
-    def all_told(self, kind: type[TOLD], seconds: float) -> list[TOLD]:
-        """Wait until each has told one of this kind. Raises BenchError when that takes longer than `seconds`."""
+    def wait_for_all(self, kind: type[MESSAGE], seconds: float) -> list[MESSAGE]:
+        """Wait until each process has sent a message of type `kind`. Raises BenchError after `seconds`."""
         deadline = time.monotonic() + seconds
-        while len(self.last(kind)) < len(self.hands):
+        while len(self.last(kind)) < len(self):
             if time.monotonic() > deadline:
-                raise BenchError(f"a load process has not told what it should for {seconds:.0f} s")
-            self.listen(0.1)
+                raise BenchError(f"a load process did not answer for {seconds:.0f} s")
+            self.receive(0.1)
         return self.last(kind)
 
 
-def ended(hand: Hand) -> BenchError:
-    """The error for a process that has gone."""
-    hand.process.join(END_SECONDS)
-    return BenchError(f"a load process has ended too early (exit status {hand.process.exitcode}); see above")
+def _exited(one: LoadProcess) -> BenchError:
+    one.process.join(EXIT_SECONDS)
+    return BenchError(f"a load process exited too early (exit status {one.process.exitcode}); see above")
 
 
-def undisturbed(work: Callable[..., None], pipe: Connection, *arguments: Any) -> None:
-    """Do the work; Ctrl-C is for the process that started this one, which then closes the pipe."""
+def _run(work: Callable[..., None], pipe: Pipe, *arguments: Any) -> None:
+    """Do the work and ignore Ctrl-C: the parent handles it, and closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     work(pipe, *arguments)

@@ -1,7 +1,7 @@
-"""One streamed body: NDJSON lines, made up front, sent as fast as the server takes them.
+"""One streamed body of NDJSON lines, prepared in advance and sent as fast as the server takes them.
 
-Rules: one connection, one request; backpressure is TCP's. The lines carry no stamp, since they are made before they are
-sent: such a run measures events published and delivered, not their age.
+Rules: one connection, one request; backpressure is TCP's. The lines carry no time stamp, because they are made before they are
+sent: such a run measures how many events are published and delivered, not their latency.
 """
 
 from __future__ import annotations
@@ -12,63 +12,65 @@ import json
 import time
 from dataclasses import dataclass
 
-from broker.bench import marks
-from broker.bench.answers import error_text, is_success, status_line
+from broker.bench import stamps
 from broker.bench.plan import Load, Target
+from broker.bench.responses import error_text, is_success, status_line
 
-ANSWER_SECONDS = 30.0
-BLOCK_BYTES = 64 * 1024
+RESPONSE_SECONDS = 30.0
+CHUNK_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
-    """What came of one body; `failure` is empty where it was answered 2xx."""
+class StreamResult:
+    """How many events one body published; `failure` is empty if the status was 2xx."""
 
     published: int
     failure: str
 
 
-def block(size: int) -> tuple[bytes, int]:
-    """A chunk of a chunked body, full of lines with `size` bytes of data, and how many they are."""
-    line = json.dumps({"data": marks.data(size, 0).decode()}).encode() + b"\n"
-    lines = max(1, BLOCK_BYTES // len(line))
+def chunk_of(size: int) -> tuple[bytes, int]:
+    """A chunk of a chunked body, full of lines with `size` bytes of data; and the number of its lines."""
+    line = json.dumps({"data": stamps.data(size, 0).decode()}).encode() + b"\n"
+    lines = max(1, CHUNK_BYTES // len(line))
     return b"%x\r\n%b\r\n" % (lines * len(line), line * lines), lines
 
 
-async def publish(load: Load, at: Target, seconds: float) -> Body:
-    """Stream lines for so long, end the body, and wait for its answer."""
+async def publish(load: Load, target: Target, seconds: float) -> StreamResult:
+    """Stream lines for `seconds`, end the body, and wait for the response."""
     try:
-        sent, answer = await exchange(load, at, seconds)
+        sent, response = await exchange(load, target, seconds)
     except TimeoutError:
-        return Body(0, "no answer to the streamed body")
+        return StreamResult(0, "no response to the streamed body")
     except OSError as error:
-        return Body(0, error_text(error))
-    if not is_success(answer):
-        return Body(published(answer, 0), status_line(answer) or "closed without an answer")
-    return Body(published(answer, sent), "")
+        return StreamResult(0, error_text(error))
+    if not is_success(response):
+        return StreamResult(
+            published_count(response, 0), status_line(response) or "closed without a response"
+        )
+    return StreamResult(published_count(response, sent), "")
 
 
-async def exchange(load: Load, at: Target, seconds: float) -> tuple[int, bytes]:
-    """How many lines were sent, and the answer."""
-    chunk, lines = block(load.size)
+async def exchange(load: Load, target: Target, seconds: float) -> tuple[int, bytes]:
+    """Send the request; return the number of lines and the response."""
+    chunk, lines = chunk_of(load.size)
     sent = 0
-    reader, writer = await asyncio.open_connection(at.host, at.port)
+    reader, writer = await asyncio.open_connection(target.host, target.port)
     with contextlib.closing(writer):
         more = ("Content-Type: application/x-ndjson", "Transfer-Encoding: chunked", "Connection: close")
-        writer.write(at.head("POST", 0, *more))
+        writer.write(target.head("POST", 0, *more))
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             writer.write(chunk)
             sent += lines
             await writer.drain()
         writer.write(b"0\r\n\r\n")
-        return sent, await asyncio.wait_for(reader.read(), ANSWER_SECONDS)
+        return sent, await asyncio.wait_for(reader.read(), RESPONSE_SECONDS)
 
 
-def published(answer: bytes, otherwise: int) -> int:
-    """The answer's own `published`, where its body is JSON that has one."""
+def published_count(response: bytes, default: int) -> int:
+    """`published` in the JSON of a response, or `default` if it has none."""
     try:
-        said = json.loads(answer.partition(b"\r\n\r\n")[2])
+        body = json.loads(response.partition(b"\r\n\r\n")[2])
     except ValueError:
-        return otherwise
-    return int(said["published"]) if isinstance(said, dict) and "published" in said else otherwise
+        return default
+    return int(body["published"]) if isinstance(body, dict) and "published" in body else default

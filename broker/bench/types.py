@@ -1,4 +1,4 @@
-"""What the processes of a run are told and tell, through their pipes.
+"""The messages between the coordinator and its processes.
 
 Rules: frozen values of plain fields, small enough to be pickled ten times a second. Times are CLOCK_MONOTONIC in ns.
 """
@@ -6,13 +6,27 @@ Rules: frozen values of plain fields, small enough to be pickled ten times a sec
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
-from broker.bench.tally import Tally
+from broker.bench.histogram import Counts
+
+Command = Literal["start", "stop"]
+"""To a process: count deliveries, or publish, from now on; stop and send the result."""
+
+
+class Progress(Protocol):
+    """Shows the user how far a run is."""
+
+    def begin(self, title: str, total: float | None) -> None:
+        """A phase starts; `total` is the final value of `update`."""
+
+    def update(self, done: float) -> None:
+        """So much of the phase is done."""
 
 
 @dataclass(frozen=True, slots=True)
-class Connecting:
-    """How far connecting is; `refusal` is the first reason that was given."""
+class ConnectProgress:
+    """How many subscribers are connected or refused; `refusal` is the reason of the first refusal."""
 
     connected: int
     refused: int
@@ -23,31 +37,31 @@ class Connecting:
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """What was delivered before is forgotten."""
+class CountingStarted:
+    """The process has set its counts to zero."""
 
 
 @dataclass(frozen=True, slots=True)
-class Counted:
-    """How many events have been delivered since "start"."""
+class DeliveryCount:
+    """How many events were delivered since "start"."""
 
     delivered: int
 
 
 @dataclass(frozen=True, slots=True)
-class Readings:
-    """All that a reading process has to tell at the end."""
+class SubscriberResult:
+    """The result of a process full of subscribers."""
 
     delivered: int
-    ages: Tally
+    latencies: Counts
     last_ns: int
     closed: int
     cpu_ns: int
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """What one publishing process takes on: `publishers` connections, `rate` events a second (0: unpaced)."""
+class PublisherShare:
+    """The load of one publishing process: `publishers` connections, `rate` events a second (0: unpaced)."""
 
     publishers: int
     rate: float
@@ -55,17 +69,19 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """How many events have been answered 2xx."""
+class PublishedCount:
+    """How many events were answered with 2xx."""
 
     published: int
 
 
 @dataclass(frozen=True, slots=True)
-class Writings:
-    """All that a publishing process has to tell at the end. `expected`: deliveries that its events must lead to.
+class PublisherResult:
+    """The result of a publishing process.
 
-    `unanswered` events may or may not have been published.
+    Attributes:
+        expected: how many deliveries its events must lead to.
+        unanswered: how many events may or may not have been published.
     """
 
     published: int
@@ -75,5 +91,5 @@ class Writings:
     unanswered: int
     first_ns: int
     last_ns: int
-    ages: Tally
+    latencies: Counts
     cpu_ns: int
