@@ -35,10 +35,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from broker.client import Client as Client
+    from broker.process.app import create_app as create_app
     from broker.settings import Settings as Settings
-    from broker.web.app import create_app as create_app
 else:
-    _LATER = {"Client": "broker.client", "Settings": "broker.settings", "create_app": "broker.web.app"}
+    _LATER = {"Client": "broker.client", "Settings": "broker.settings", "create_app": "broker.process.app"}
 
     def __getattr__(name: str) -> object:
         """The public names, each imported when it is asked for: a publisher doesn't pay for the server."""

@@ -72,16 +72,16 @@ class Metrics:
             "broker_gaps", "Gaps told to subscribers, by reason.", ["reason"], registry=self.registry
         )
 
-    def read(self, readings: Iterable[Reading]) -> None:
-        """Show, whenever somebody asks for the metrics, what `readings` say then."""
-        self.registry.register(_Readings(tuple(readings)))
+    def read(self, gauges: Iterable[Gauge]) -> None:
+        """Show, whenever somebody asks for the metrics, what `gauges` say then."""
+        self.registry.register(_Gauges(tuple(gauges)))
 
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
-class Reading:
+class Gauge:
     """A number that is asked for when needed: a counter where `counts`, else a gauge."""
 
     def __init__(self, name: str, text: str, value: Callable[[], float], *, counts: bool = False) -> None:
@@ -95,9 +95,9 @@ class Reading:
         return family(self._name, self._text, value=self._value())
 
 
-class _Readings(Collector):
-    def __init__(self, readings: tuple[Reading, ...]) -> None:
-        self._readings = readings
+class _Gauges(Collector):
+    def __init__(self, gauges: tuple[Gauge, ...]) -> None:
+        self._readings = gauges
 
     def collect(self) -> Iterable[Metric]:
         return [reading.metric() for reading in self._readings]

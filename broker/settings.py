@@ -23,9 +23,9 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from broker.auth.keys import BadKey, Key, public_key, secret
 from broker.errors import BrokerError
 from broker.hosts import is_loopback
-from broker.keys import BadKey, Key, public_key, secret
 from broker.topics import MAX_TOPICS_PER_REQUEST, Retention, RetentionRules, check_pattern
 
 _PORTS = {"http": 80, "https": 443}

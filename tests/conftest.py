@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import pytest
 import uvloop
 
+from broker.fanout.subscriber import CloseReason
 from broker.settings import Settings
-from broker.subscriber import CloseReason
 from tests.hub_bench import Bench
 from tests.processes import BrokerProcess
 from tests.web.serving import Clock, Serve, Server

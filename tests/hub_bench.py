@@ -7,12 +7,12 @@ import socket
 from collections.abc import Sequence
 
 from broker import sse
-from broker.access import ANYBODY
-from broker.feed import FeedKey
-from broker.hub import Hub
-from broker.log import Log
+from broker.auth.grants import ANYBODY
+from broker.fanout.feed import FeedKey
+from broker.fanout.hub import Hub
+from broker.fanout.subscriber import CloseReason, Subscriber
+from broker.log.log import Log
 from broker.sse import Decoder
-from broker.subscriber import CloseReason, Subscriber
 from broker.topics import Retention
 
 KEEP = Retention(1_000_000, 1 << 30, 1e9)

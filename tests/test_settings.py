@@ -11,8 +11,8 @@ import pytest
 from pydantic import ValidationError
 
 from broker.cli.serve import describe
+from broker.process.worker_protocol import Orders
 from broker.settings import Settings
-from broker.supervisor.orders import Orders
 from broker.topics import Retention
 
 README = Path(__file__).parent.parent / "README.md"

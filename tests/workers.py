@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.processes import BrokerProcess
 
-WORKER = "broker.supervisor.worker"
+WORKER = "broker.process.worker"
 SERVER = "valkey-server"
 
 

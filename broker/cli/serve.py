@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from broker.cli.common import setting_error_text
-from broker.process import StartError, relax_collector, set_up
+from broker.process.setup import StartError, relax_collector, set_up
 from broker.settings import BadSetting, Settings
-from broker.stores.check import check_store
+from broker.stores.redis.check import check_store
 
 MIN_SOMAXCONN = 4096
 
@@ -72,7 +72,7 @@ def _fail(reason: str, status: int) -> int:
 
 def _supervisor(settings: Settings) -> Coroutine[object, object, None]:
     # imported here, because it needs nothing of what its workers load
-    from broker.supervisor.run import run
+    from broker.process.supervisor import run
 
     return run(
         settings,
@@ -83,7 +83,7 @@ def _supervisor(settings: Settings) -> Coroutine[object, object, None]:
 
 
 def _instance(settings: Settings) -> Coroutine[object, object, None]:
-    from broker.instance import serve
+    from broker.process.instance import serve
 
     relax_collector()
     return serve(

@@ -15,13 +15,13 @@ from typing import Any
 import jwt
 from pydantic import ValidationError
 
-from broker.access import Grant
+from broker.auth.grants import Grant
+from broker.auth.keys import HMAC_LEAST_BYTES, BadKey, public_key, secret
+from broker.auth.tokens import MAX_NAME, Verifier
 from broker.cli import common
 from broker.durations import parse_duration
 from broker.errors import InvalidTopic, Unauthorized
-from broker.keys import HMAC_LEAST_BYTES, BadKey, public_key, secret
 from broker.settings import Settings
-from broker.tokens import MAX_NAME, Verifier
 from broker.topics import check_pattern
 
 EPILOG = """\

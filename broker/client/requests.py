@@ -13,14 +13,7 @@ from http import HTTPStatus
 
 import aiohttp
 
-from broker.client.errors import (
-    MAX_RESPONSE_BYTES,
-    UNREACHABLE,
-    Cancelled,
-    PublishError,
-    problem,
-    reason,
-)
+from broker.client.errors import MAX_RESPONSE_BYTES, UNREACHABLE, Cancelled, PublishError, problem, reason
 
 TEXT = {"Content-Type": "text/plain; charset=utf-8"}
 NDJSON = {"Content-Type": "application/x-ndjson"}

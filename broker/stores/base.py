@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from broker.events import EventId
-from broker.log import Log
-from broker.start import Start
+from broker.log.log import Log
+from broker.log.start import Start
 
 Item = tuple[str, bytes]
 """A topic, and an event's lines (`sse.lines`)."""
@@ -26,12 +26,12 @@ False: so much is on its way to subscribers that the store is to bring no more f
 """
 
 
-Heed = Callable[[str], None]
+OnBroadcast = Callable[[str], None]
 """Called once with each notice that another instance, or this one, has told all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PublishOptions:
     """What is asked of a publish beside the events.
 
     Attributes:
@@ -47,7 +47,7 @@ class Asked:
     retain_seconds: float | None = None
 
 
-PLAIN = Asked()
+PLAIN = PublishOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +113,8 @@ class Store(Protocol):
     def born(self) -> EventId:
         """Nothing before this id is known; a cursor before it may have lost anything."""
 
-    async def start(self, deliver: Deliver, heed: Heed) -> None:
-        """Begin to deliver to `deliver`, and to hand notices to `heed`. Raises `Unavailable` where the store can't be reached."""
+    async def start(self, deliver: Deliver, on_broadcast: OnBroadcast) -> None:
+        """Begin to deliver to `deliver`, and to hand notices to `on_broadcast`. Raises `Unavailable` where the store can't be reached."""
 
     async def stop(self) -> None:
         """Give back what `start` took; no delivery after it."""
@@ -124,14 +124,16 @@ class Store(Protocol):
         """The highest id seen come out of the store; a cursor above it is ahead of the store."""
 
     @property
-    def heard_to(self) -> EventId:
+    def received_to(self) -> EventId:
         """Up to here a log that `watch` just answered lacks nothing; at most `last_id`."""
 
     @property
     def complete_to(self) -> EventId:
         """Up to here the logs of all watched topics are complete."""
 
-    async def publish(self, items: Sequence[Item], key: str | None = None, asked: Asked = PLAIN) -> Receipt:
+    async def publish(
+        self, items: Sequence[Item], key: str | None = None, asked: PublishOptions = PLAIN
+    ) -> Receipt:
         """Append `(topic, lines)` items in order, then the ends asked for, all or none; on return they are in the store and on
         their way (I7).
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 from broker import sse
 from broker.errors import Closed
 from broker.events import SEQUENCE_BITS, Clock, EventId
-from broker.log import Log
-from broker.logs import Logs
-from broker.producers import Producers
-from broker.start import Start
-from broker.stores.base import PLAIN, Asked, Deliver, Health, Heed, Item, Receipt, TopicState
-from broker.stores.keys import Keys
+from broker.log.log import Log
+from broker.log.producers import ProducerSequences
+from broker.log.start import Start
+from broker.log.table import LogTable
+from broker.stores.base import PLAIN, Deliver, Health, Item, OnBroadcast, PublishOptions, Receipt, TopicState
+from broker.stores.idempotency import IdempotencyKeys
 from broker.stores.leases import Leases
 from broker.topics import RetentionRules
 
@@ -29,7 +29,7 @@ class MemoryStore:
 
     Args:
         clock: seconds since 1970; may step back, ids don't.
-        max_log_bytes, max_topics, topic_memory_seconds: see `Logs`.
+        max_log_bytes, max_topics, topic_memory_seconds: see `LogTable`.
         idempotency_seconds: how long a key is remembered.
         max_key_bytes: bound on the memory of all keys.
     """
@@ -50,7 +50,7 @@ class MemoryStore:
         self._clock = clock
         self.born: EventId = int(clock() * 1000) << SEQUENCE_BITS
         self._last: EventId = self.born
-        self._logs = Logs(
+        self._logs = LogTable(
             self.born,
             retention,
             max_bytes=max_log_bytes,
@@ -58,24 +58,24 @@ class MemoryStore:
             topic_memory_seconds=topic_memory_seconds,
         )
         self._watched: set[str] = set()
-        self._keys = Keys(idempotency_seconds, max_key_bytes)
+        self._keys = IdempotencyKeys(idempotency_seconds, max_key_bytes)
         self._leases = Leases()
         self._has_ends = False  # whether a topic has ever ended here: most brokers needn't look for one
         self._deliver: Deliver = _nobody
-        self._heed: Heed = _heedless
+        self._on_broadcast: OnBroadcast = _heedless
 
-    async def start(self, deliver: Deliver, heed: Heed) -> None:
-        self._deliver, self._heed = deliver, heed
+    async def start(self, deliver: Deliver, on_broadcast: OnBroadcast) -> None:
+        self._deliver, self._on_broadcast = deliver, on_broadcast
 
     async def stop(self) -> None:
-        self._deliver, self._heed = _nobody, _heedless
+        self._deliver, self._on_broadcast = _nobody, _heedless
 
     @property
     def last_id(self) -> EventId:
         return self._last
 
     @property
-    def heard_to(self) -> EventId:
+    def received_to(self) -> EventId:
         return self._last
 
     @property
@@ -93,14 +93,16 @@ class MemoryStore:
     def _next_id(self, now: float) -> EventId:
         return max(int(now * 1000) << SEQUENCE_BITS, self._last + 1)
 
-    async def publish(self, items: Sequence[Item], key: str | None = None, asked: Asked = PLAIN) -> Receipt:
+    async def publish(
+        self, items: Sequence[Item], key: str | None = None, asked: PublishOptions = PLAIN
+    ) -> Receipt:
         if key is None and asked is PLAIN:
             if self._has_ends:
                 self._check_open({topic for topic, _ in items})
             return Receipt(self._append(items))
         return self._publish_asked(items, key, asked)
 
-    def _publish_asked(self, items: Sequence[Item], key: str | None, asked: Asked) -> Receipt:
+    def _publish_asked(self, items: Sequence[Item], key: str | None, asked: PublishOptions) -> Receipt:
         now = self._clock()
         first = {} if key is None else {topic: self._keys.get(topic, key, now) for topic, _ in items}
         fresh = [item for item in items if first.get(item[0]) is None]
@@ -138,18 +140,18 @@ class MemoryStore:
         log = self._logs.get(topic)
         return log is not None and log.end is not None
 
-    def _known(self, items: Sequence[Item], asked: Asked) -> int:
+    def _known(self, items: Sequence[Item], asked: PublishOptions) -> int:
         """How many of `items` their producer has published before."""
         if asked.producer is None:
             return 0
         log = self._logs.get(_topic_of(items, asked))
-        producers = (log.producers if log is not None else None) or Producers()
+        producers = (log.producers if log is not None else None) or ProducerSequences()
         return producers.known(*asked.producer, len(items))
 
-    def _went_on(self, asked: Asked, items: Sequence[Item]) -> None:
+    def _went_on(self, asked: PublishOptions, items: Sequence[Item]) -> None:
         log = self._logs.get(_topic_of(items, asked))
         if asked.producer is not None and items and log is not None:
-            log.producers = log.producers or Producers()
+            log.producers = log.producers or ProducerSequences()
             name, first = asked.producer
             log.producers.went_on(name, first + len(items))
 
@@ -249,7 +251,7 @@ class MemoryStore:
         self._settle({topic: len(frame)}, now)
 
     async def tell(self, notice: str, until: float | None = None) -> None:
-        self._heed(notice)  # there is no other instance, and who comes later begins with nothing
+        self._on_broadcast(notice)  # there is no other instance, and who comes later begins with nothing
 
     def hold(self, name: str, count: int) -> None:
         """There is no other instance that should know."""
@@ -288,7 +290,7 @@ class MemoryStore:
         return {"store": "ok"}
 
 
-def _topic_of(items: Sequence[Item], asked: Asked) -> str:
+def _topic_of(items: Sequence[Item], asked: PublishOptions) -> str:
     return items[0][0] if items else asked.ends[0]
 
 

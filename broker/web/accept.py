@@ -6,28 +6,28 @@ import enum
 from functools import lru_cache
 
 
-class Form(enum.Enum):
+class Representation(enum.Enum):
     STREAM = "text/event-stream"
     JSON = "application/json"
     HTML = "text/html"
 
 
 @lru_cache(maxsize=512)
-def form_of(accept: str) -> Form:
+def form_of(accept: str) -> Representation:
     """JSON where it is named and the stream isn't; HTML where nothing is preferred to it; else the stream."""
     weights = _weights(accept)
-    if Form.STREAM.value in weights:
-        return Form.STREAM
-    html = weights.get(Form.HTML.value, 0)
+    if Representation.STREAM.value in weights:
+        return Representation.STREAM
+    html = weights.get(Representation.HTML.value, 0)
     if html and html >= max(weights.values()):
-        return Form.HTML
-    return Form.JSON if Form.JSON.value in weights else Form.STREAM
+        return Representation.HTML
+    return Representation.JSON if Representation.JSON.value in weights else Representation.STREAM
 
 
 @lru_cache(maxsize=512)
 def names_stream(accept: str) -> bool:
     """Whether it is a browser's EventSource, or says so: it must get a 200, for anything else is final to it."""
-    return Form.STREAM.value in _weights(accept)
+    return Representation.STREAM.value in _weights(accept)
 
 
 def _weights(accept: str) -> dict[str, float]:

@@ -13,11 +13,11 @@ from typing import NoReturn
 
 from aiohttp import web
 
+from broker.auth.tokens import MAX_NAME
 from broker.errors import InvalidBody, TooLarge
-from broker.tokens import MAX_NAME
 from broker.topics import check_topic
+from broker.web.app_keys import BODIES, NODE
 from broker.web.identity import caller_of
-from broker.web.keys import BODIES, NODE
 from broker.web.ndjson import refuse_constant
 
 MAX_BODY_BYTES = 8192

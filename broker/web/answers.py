@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
-from broker.web.keys import HEADERS
+from broker.web.app_keys import HEADERS
 
 _HEAD = (
     b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: %d\r\nDate: %b\r\n%b%b\r\n%b"

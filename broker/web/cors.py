@@ -23,7 +23,7 @@ PREFLIGHT_SECONDS = 7200
 """How long a browser may remember a preflight; Chromium remembers none for longer."""
 
 
-class Origins:
+class AllowedOrigins:
     """Those whose pages are let in.
 
     Args:
@@ -56,7 +56,7 @@ class Origins:
         return found
 
 
-def preflights(origins: Origins) -> Middleware:
+def preflights(origins: AllowedOrigins) -> Middleware:
     """The middleware that answers what browsers ask before a request that no form could send (Fetch §4.8).
 
     It carries no token, so it is answered before anybody looks for one.

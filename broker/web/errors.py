@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler
 
 from broker.errors import BrokerError, RateLimited, Unauthorized, Unavailable
 from broker.web import handover
-from broker.web.keys import NODE
+from broker.web.app_keys import NODE
 
 STATUS = {
     "invalid-topic": 400,
@@ -35,7 +35,7 @@ STATUS = {
     "overloaded": 503,
 }
 
-_log = logging.getLogger("broker")
+_logger = logging.getLogger("broker")
 
 
 def problem(code: str, detail: str, extra: dict[str, object] | None = None) -> web.Response:
@@ -95,7 +95,7 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
     except ConnectionError:  # the other side has left; there is nobody to answer
         return handover.leave(request)
     except Exception:
-        _log.exception("defect in the handler of %s %s", request.method, request.rel_url.raw_path[:200])
+        _logger.exception("defect in the handler of %s %s", request.method, request.rel_url.raw_path[:200])
         response = problem("internal", "The broker has a defect here; its log says more.")
     is_cut = not request.content.is_eof() or request.content.exception() is not None
     if (

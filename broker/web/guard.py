@@ -16,12 +16,12 @@ from aiohttp.typedefs import Handler, Middleware
 
 from broker.errors import Forbidden
 from broker.hosts import is_loopback
-from broker.web.cors import Origins
+from broker.web.cors import AllowedOrigins
 
 _CHANGING = frozenset({hdrs.METH_POST, hdrs.METH_DELETE, hdrs.METH_PUT, hdrs.METH_PATCH})
 
 
-def guard(*, loopback_only: bool, allowed_hosts: Collection[str], origins: Origins) -> Middleware:
+def guard(*, loopback_only: bool, allowed_hosts: Collection[str], origins: AllowedOrigins) -> Middleware:
     """The middleware; `loopback_only` where the broker listens on a loopback address and is open to all there."""
     hosts = frozenset(host.lower() for host in allowed_hosts)
 
@@ -50,7 +50,7 @@ def _without_port(host: str) -> str:
     return name if colon and port.isdigit() and (not name.count(":") or name.endswith("]")) else host.lower()
 
 
-def _check_origin(request: web.Request, origins: Origins) -> None:
+def _check_origin(request: web.Request, origins: AllowedOrigins) -> None:
     origin = request.headers.get(hdrs.ORIGIN)
     if origins.allow(origin):
         return

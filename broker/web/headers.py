@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from aiohttp import hdrs, web
 
-from broker.web.cors import Origins
+from broker.web.cors import AllowedOrigins
 
 SECURITY = {
     "X-Content-Type-Options": "nosniff",
@@ -18,10 +18,10 @@ SECURITY = {
 }
 
 
-class Headers:
+class ResponseHeaders:
     """Those of one application."""
 
-    def __init__(self, origins: Origins) -> None:
+    def __init__(self, origins: AllowedOrigins) -> None:
         self._origins = origins
         self._plain: dict[str, bytes] = {}
 

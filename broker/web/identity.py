@@ -10,22 +10,22 @@ from __future__ import annotations
 
 from aiohttp import hdrs, web
 
-from broker.access import Caller, Grant
+from broker.auth.grants import Caller, Grant
+from broker.auth.tokens import UnknownKey, Verifier
 from broker.errors import Forbidden
 from broker.events import Clock
-from broker.tokens import UnknownKey, Verifier
 from broker.web.access_log import PARAMETER
-from broker.web.address import Addresses
-from broker.web.cors import Origins
+from broker.web.app_keys import NODE
+from broker.web.client_address import ClientAddresses
+from broker.web.cors import AllowedOrigins
 from broker.web.guard import is_own_origin
 from broker.web.jwks import KeySet
-from broker.web.keys import NODE
 
 COOKIE = "broker_token"
 _SCHEME = "bearer"
 
 
-class Access:
+class Authenticator:
     """How callers are told apart.
 
     Args:
@@ -42,8 +42,8 @@ class Access:
         anonymous: Grant,
         verifier: Verifier | None,
         key_set: KeySet | None,
-        origins: Origins,
-        addresses: Addresses | None,
+        origins: AllowedOrigins,
+        addresses: ClientAddresses | None,
         clock: Clock,
     ) -> None:
         self.key_set = key_set
@@ -97,7 +97,7 @@ class Access:
             )
 
 
-ACCESS = web.AppKey("access", Access)
+ACCESS = web.AppKey("access", Authenticator)
 
 
 async def caller_of(request: web.Request) -> Caller:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import aiohttp
 
-from broker.keys import BadKey, Key, from_jwk
+from broker.auth.keys import BadKey, Key, from_jwk
 
 REFRESH_SECONDS = 300.0
 LEAST_SECONDS = 30.0
@@ -25,7 +25,7 @@ FETCH_SECONDS = 5.0
 MAX_BYTES = 256 << 10
 MAX_KEYS = 32
 
-_log = logging.getLogger("broker")
+_logger = logging.getLogger("broker")
 
 
 class KeySet:
@@ -101,7 +101,7 @@ class KeySet:
     def _fail(self, why: str) -> None:
         if why != self._failure:  # not each time
             kept = "those that are known stay" if self._has_keys else "no token can be verified"
-            _log.warning("jwks_url: %s; %s", why, kept)
+            _logger.warning("jwks_url: %s; %s", why, kept)
         self._failure = why
 
     async def _read(self) -> bytes:

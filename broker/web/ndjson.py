@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn, cast
 
 from broker import sse
-from broker.access import Grant
+from broker.auth.grants import Grant
 from broker.errors import InvalidBody, InvalidParameter, InvalidTopic, TooLarge
 from broker.stores.base import Item
 from broker.topics import check_publishable, check_type
@@ -22,7 +22,7 @@ LINE_FACTOR = 6  # a character of data may be written as \u00XX
 LINE_SLACK_BYTES = 4096  # for the rest of a line's JSON
 
 
-class Lines:
+class NdjsonBody:
     """One body.
 
     Args:

@@ -10,18 +10,17 @@ from typing import NoReturn
 from aiohttp import hdrs, web
 
 from broker import sse
-from broker.access import Caller
+from broker.auth.grants import Caller
 from broker.errors import InvalidBody, InvalidParameter, RateLimited, TooLarge
 from broker.events import format_id
-from broker.node import Node
+from broker.node.node import Node
 from broker.stores.base import Receipt
 from broker.topics import check_publishable, check_type
 from broker.web.answers import Created
-from broker.web.asked import asked_with_event
+from broker.web.app_keys import BODIES, NODE, SETTINGS
 from broker.web.identity import caller_of
-from broker.web.keys import BODIES, NODE, SETTINGS
-from broker.web.query import check_escapes, topics_of
-from broker.web.streams import EVENT_STREAM, KINDS, publish_stream
+from broker.web.publish_options import asked_with_event, check_escapes, topics_of
+from broker.web.publish_stream import EVENT_STREAM, KINDS, publish_stream
 
 _KEY = re.compile(r"[!-~]{1,200}")
 

@@ -19,15 +19,15 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from broker.web.access_log import AccessLog, redact
+from broker.web.app_keys import WAITING
+from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
 from broker.web.errors import problem
-from broker.web.keys import WAITING
-from broker.web.waiting import Cut, Waiting
 
 HALF_CLOSED_CHECK_SECONDS = 0.05
 LINGER_SECONDS = 2  # for who was answered within its body, so that it can read that before it is cut off
 HURRY_SECONDS = 0.1  # aiohttp takes them twice, and 0 for ever
 
-_log = logging.getLogger("broker")
+_logger = logging.getLogger("broker")
 
 
 class Runner(web.AppRunner):
@@ -112,7 +112,7 @@ class _Connection(RequestHandler):
         self.half_closed = False
         self.body: StreamReader | None = None
         self._head_began = self._answered = False
-        self._waiting: Waiting = cast("_Server", self._manager).waiting
+        self._waiting: ConnectionTimeouts = cast("_Server", self._manager).waiting
         super().connection_made(transport)
         self._keepalive_handle = _NO_TIMER
         self._waiting.opened(self)
@@ -184,14 +184,14 @@ class _Connection(RequestHandler):
             self._waiting.answered(self)
         return finished
 
-    def cut(self, why: Cut) -> None:
+    def cut(self, why: TimeoutReason) -> None:
         """Close; who has sent a part of a head is told why."""
         if self.transport is None:
             return
-        _log.debug("cut a connection from %s: %s", self.peername, why)
-        if why is Cut.ANSWER or self.transport.get_write_buffer_size():
+        _logger.debug("cut a connection from %s: %s", self.peername, why)
+        if why is TimeoutReason.ANSWER or self.transport.get_write_buffer_size():
             self.transport.abort()  # to close would wait for a reader who doesn't read
-        elif why is Cut.HEAD and self._head_began and self._is_idle():
+        elif why is TimeoutReason.HEAD and self._head_began and self._is_idle():
             self._messages.append((_ErrInfo(400, _HeadTooSlow(), why), EMPTY_PAYLOAD))
             self._waiter.set_result(None)  # type: ignore[union-attr]
         else:
@@ -214,9 +214,9 @@ class _Connection(RequestHandler):
     ) -> web.StreamResponse:
         """The answer where no handler ran: the request was no HTTP, or too long."""
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            _log.error("defect outside of the handlers", exc_info=exc)
+            _logger.error("defect outside of the handlers", exc_info=exc)
             return _closing(problem("internal", "The broker has a defect here; its log says more."))
-        _log.debug("not an HTTP request from %s: %s", request.remote, redact(repr(exc)))
+        _logger.debug("not an HTTP request from %s: %s", request.remote, redact(repr(exc)))
         return _closing(problem("invalid-parameter", _DETAILS.get(type(exc), "This is not HTTP.")))
 
 

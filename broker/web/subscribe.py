@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from aiohttp import hdrs, web
 
 from broker import sse
-from broker.access import Caller
+from broker.auth.grants import Caller
 from broker.errors import InvalidParameter, RateLimited, Unavailable
-from broker.log import Log
-from broker.node import Node
-from broker.start import After, Latest, Start, from_cursor, from_last, from_since
+from broker.log.log import Log
+from broker.log.start import After, Latest, Start, from_cursor, from_last, from_since
+from broker.node.node import Node
 from broker.topics import check_topic
 from broker.web import handover
 from broker.web.accept import names_stream
 from broker.web.answers import head_lines, http_date
+from broker.web.app_keys import NODE, SETTINGS
 from broker.web.identity import caller_of
-from broker.web.keys import NODE, SETTINGS
 
 HEADERS = {
     "Content-Type": "text/event-stream",

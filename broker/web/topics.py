@@ -6,11 +6,11 @@ from aiohttp import hdrs, web
 
 from broker.errors import InvalidParameter
 from broker.topics import check_publishable, check_topic
-from broker.web.accept import Form, form_of
+from broker.web.accept import Representation, form_of
+from broker.web.app_keys import NODE
 from broker.web.identity import caller_of
-from broker.web.keys import NODE
 from broker.web.page import page
-from broker.web.query import topics_of
+from broker.web.publish_options import topics_of
 from broker.web.subscribe import subscribe
 
 MAX_PAGE = 1000
@@ -21,10 +21,10 @@ async def topic(request: web.Request) -> web.StreamResponse:
     """One topic, as the request's Accept asks for it."""
     name = request.match_info["topic"]
     form = form_of(request.headers.get(hdrs.ACCEPT, ""))
-    if form is Form.STREAM:
+    if form is Representation.STREAM:
         return await subscribe(request, (name,))
     check_topic(name)
-    if form is Form.HTML:
+    if form is Representation.HTML:
         return page()
     (await caller_of(request)).grant.check_subscribe((name,))
     return web.json_response(await request.app[NODE].describe(name), headers=_FRESH)
@@ -32,7 +32,7 @@ async def topic(request: web.Request) -> web.StreamResponse:
 
 async def topics(request: web.Request) -> web.StreamResponse:
     """Several topics as one stream, or the list of those there are."""
-    if "topic" in request.query or form_of(request.headers.get(hdrs.ACCEPT, "")) is not Form.JSON:
+    if "topic" in request.query or form_of(request.headers.get(hdrs.ACCEPT, "")) is not Representation.JSON:
         return await subscribe(request, topics_of(request))
     (await caller_of(request)).grant.check_admin()
     limit = _limit(request.query.get("limit", "100"))

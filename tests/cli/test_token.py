@@ -12,7 +12,7 @@ from time import time
 import jwt
 import pytest
 
-from broker.keys import secret
+from broker.auth.keys import secret
 from tests.minting import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, signer
 
 SECRETS = {"BROKER_JWT_SECRETS": json.dumps([SECRET, OTHER_SECRET])}

@@ -11,7 +11,7 @@ from typing import Protocol
 from broker.stores.base import Store
 from broker.stores.memory import MemoryStore
 from broker.stores.redis.address import parse
-from broker.stores.redis.operations import Limits
+from broker.stores.redis.commands import CommandLimits
 from broker.stores.redis.scripts import Script, Scripts, load
 from broker.stores.redis.store import RedisStore
 from broker.topics import Retention, RetentionRules
@@ -21,7 +21,7 @@ from tests.web.serving import WAIT_SECONDS, Clock
 KEEP = RetentionRules(Retention(10, 10_000, 60))
 OFFSET = "test:offset"
 
-LIMITS = Limits(
+LIMITS = CommandLimits(
     prefix="broker:",
     failover_margin_ms=10_000,
     wait_replicas=0,
@@ -99,7 +99,7 @@ class RedisBench:
     async def settle(self) -> None:
         async with asyncio.timeout(WAIT_SECONDS):
             last = await self.store._filling.sync()
-            await self.store._copies.heard_to.reached(last)
+            await self.store._copies.received_to.reached(last)
 
     async def sweep(self) -> None:
         for _ in range(5):

@@ -9,8 +9,8 @@ import pytest
 from broker import sse
 from broker.errors import Closed, OutOfOrder
 from broker.events import EventId
-from broker.start import After, Known, Last, Latest, Since, Start, has_all, position
-from broker.stores.base import Asked, Receipt, TopicState
+from broker.log.start import After, Last, Latest, Since, Start, StoreState, has_all, position
+from broker.stores.base import PublishOptions, Receipt, TopicState
 from tests.contract.benches import Bench
 from tests.contract.conftest import Delivered, item
 
@@ -20,7 +20,7 @@ async def state(bench: Bench, topic: str = "a") -> TopicState:
 
 
 async def end(bench: Bench, *data: str, topic: str = "a") -> Receipt:
-    return await bench.store.publish([item(topic, text) for text in data], None, Asked(ends=[topic]))
+    return await bench.store.publish([item(topic, text) for text in data], None, PublishOptions(ends=[topic]))
 
 
 async def seen(bench: Bench, start: Start, *topics: str) -> tuple[list[tuple[EventId, bool]], Sequence[str]]:
@@ -28,7 +28,9 @@ async def seen(bench: Bench, start: Start, *topics: str) -> tuple[list[tuple[Eve
     names = topics or ("a",)
     logs = await bench.store.watch(names, start)
     store = bench.store
-    where = position(start, names, logs, Known(store.born, store.last_id, store.heard_to, store.is_lost))
+    where = position(
+        start, names, logs, StoreState(store.born, store.last_id, store.received_to, store.is_lost)
+    )
     floors = where.floors or (where.cursor,) * len(logs)
     read = [
         (entry.id, entry.end)
@@ -44,7 +46,7 @@ async def has_seen_all(bench: Bench, cursor: EventId, *topics: str) -> bool:
     asked = topics or ("a",)
     logs = await bench.store.watch(asked, start)
     store = bench.store
-    known = Known(store.born, store.last_id, store.heard_to, store.is_lost)
+    known = StoreState(store.born, store.last_id, store.received_to, store.is_lost)
     bench.store.unwatch(asked)
     return has_all(start, logs, known)
 
@@ -71,10 +73,10 @@ async def test_a_topic_that_has_ended_takes_nothing_more(store: Bench) -> None:
     await end(store, "1")
     last = store.store.last_id
     for items, asked in (
-        ([item("a", "2")], Asked()),
-        ([item("b", "1"), item("a", "2")], Asked()),
-        ([item("a", "2")], Asked(ends=["a"])),
-        ([item("b", "1"), item("a", "2")], Asked(ends=["b"])),
+        ([item("a", "2")], PublishOptions()),
+        ([item("b", "1"), item("a", "2")], PublishOptions()),
+        ([item("a", "2")], PublishOptions(ends=["a"])),
+        ([item("b", "1"), item("a", "2")], PublishOptions(ends=["b"])),
     ):
         with pytest.raises(Closed) as caught:
             await store.store.publish(items, None, asked)
@@ -110,7 +112,9 @@ async def test_a_topic_that_never_was_can_end(store: Bench) -> None:
 
 async def test_several_topics_end_together(store: Bench) -> None:
     await end(store, topic="c")
-    receipt = await store.store.publish([item("a", "1"), item("b", "2")], None, Asked(ends=["a", "b", "c"]))
+    receipt = await store.store.publish(
+        [item("a", "1"), item("b", "2")], None, PublishOptions(ends=["a", "b", "c"])
+    )
     assert receipt.closed
     read, gaps = await seen(store, Since(0), "a", "b", "c")
     assert [is_end for _, is_end in read] == [True, False, False, True, True]
@@ -120,7 +124,7 @@ async def test_several_topics_end_together(store: Bench) -> None:
 
 
 async def test_only_the_topics_named_end(store: Bench) -> None:
-    await store.store.publish([item("a", "1"), item("b", "2")], None, Asked(ends=["a"]))
+    await store.store.publish([item("a", "1"), item("b", "2")], None, PublishOptions(ends=["a"]))
     assert [one.closed for one in await store.store.describe(["a", "b", "c"])] == [True, False, False]
 
 
@@ -186,15 +190,17 @@ async def test_those_who_watch_are_told_of_the_end_and_then_of_a_new_one(store: 
 
 
 async def test_a_repeated_key_is_answered_before_the_topic_is_seen_to_have_ended(store: Bench) -> None:
-    first = await store.store.publish([item("a", "1")], "key", Asked(ends=["a"]))
-    again = await store.store.publish([item("a", "1")], "key", Asked(ends=["a"]))
+    first = await store.store.publish([item("a", "1")], "key", PublishOptions(ends=["a"]))
+    again = await store.store.publish([item("a", "1")], "key", PublishOptions(ends=["a"]))
     assert (first.closed, first.replayed, again.closed, again.replayed) == (True, False, True, True)
     assert list(again.ids) == list(first.ids)
 
 
 async def test_a_repeated_key_ends_nothing_that_its_first_call_left_open(store: Bench) -> None:
     await store.store.publish([item("a", "1")], "key")
-    again = await store.store.publish([item("a", "1"), item("b", "1")], "key", Asked(ends=["a", "b"]))
+    again = await store.store.publish(
+        [item("a", "1"), item("b", "1")], "key", PublishOptions(ends=["a", "b"])
+    )
     assert (again.replayed, again.closed) == (False, False)
     assert [one.closed for one in await store.store.describe(["a", "b"])] == [False, True]
 
@@ -250,7 +256,7 @@ async def test_the_lease_of_a_topic_that_has_ended_is_over(store: Bench) -> None
 
 
 async def produce(bench: Bench, first: int, *data: str, ends: bool = False, name: str = "p") -> Receipt:
-    asked = Asked(["a"] if ends else [], (name, first))
+    asked = PublishOptions(["a"] if ends else [], (name, first))
     return await bench.store.publish([item("a", text) for text in data], None, asked)
 
 
@@ -309,7 +315,9 @@ async def test_what_was_ended_may_be_repeated_but_not_continued(store: Bench) ->
 
 
 async def retain(bench: Bench, seconds: float, *data: str) -> Receipt:
-    return await bench.store.publish([item("a", text) for text in data], None, Asked(retain_seconds=seconds))
+    return await bench.store.publish(
+        [item("a", text) for text in data], None, PublishOptions(retain_seconds=seconds)
+    )
 
 
 async def test_the_first_publish_decides_what_its_topic_keeps(store: Bench) -> None:

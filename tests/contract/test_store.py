@@ -8,7 +8,7 @@ import pytest
 
 from broker import sse
 from broker.errors import RateLimited
-from broker.start import After, Latest, Since
+from broker.log.start import After, Latest, Since
 from tests.contract.benches import Bench
 from tests.contract.conftest import Delivered, item
 from tests.web.serving import WAIT_SECONDS

@@ -128,7 +128,7 @@ class GoodReaders:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Gauge:
     """What a bad reader got after its first event.
 
     Attributes:
@@ -168,12 +168,12 @@ class BadReaders:
         self._process.close()
         self._pipe.close()
 
-    def read_to_the_end(self) -> tuple[list[Reading], list[Reading]]:
+    def read_to_the_end(self) -> tuple[list[Gauge], list[Gauge]]:
         """Let all read as fast as they can until they are cut off; what the stuck and the slow ones got in all."""
         self._pipe.send("hurry")
-        readings = self._receive()
-        assert isinstance(readings, list)
-        return readings[: self._stuck], readings[self._stuck :]
+        gauges = self._receive()
+        assert isinstance(gauges, list)
+        return gauges[: self._stuck], gauges[self._stuck :]
 
     def _receive(self) -> object:
         assert self._pipe.poll(2 * GRACE_SECONDS), "the bad readers don't answer"
@@ -194,7 +194,7 @@ def _read_badly(pipe: Pipe, port: int, topic: str, stuck: int, slow: int, bytes_
 
 
 class _Reader:
-    """One bad reader; see `Reading`."""
+    """One bad reader; see `Gauge`."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -216,10 +216,10 @@ class _Reader:
         if not data:
             self.ended = "end"
 
-    def reading(self) -> Reading:
+    def reading(self) -> Gauge:
         received = self._received
         whole = not received or received.endswith(b"\n\n")
-        return Reading(len(received), hashlib.sha256(received).digest(), whole, self.ended)
+        return Gauge(len(received), hashlib.sha256(received).digest(), whole, self.ended)
 
 
 def _read_to_the_end(readers: Sequence[_Reader]) -> None:

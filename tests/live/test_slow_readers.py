@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from broker.feed import PIECE_BYTES
-from broker.gate import TOPIC_BYTES
-from broker.log import ENTRY_OVERHEAD_BYTES
+from broker.fanout.backpressure import TOPIC_BYTES
+from broker.fanout.feed import PIECE_BYTES
+from broker.log.log import ENTRY_OVERHEAD_BYTES
 from broker.web.handover import SEND_BUFFER_BYTES
-from tests.live.crowd import SMALL_BUFFER_BYTES, BadReaders, GoodReaders, Reading, Stream
+from tests.live.crowd import SMALL_BUFFER_BYTES, BadReaders, Gauge, GoodReaders, Stream
 from tests.live.raw import HOST
 from tests.processes import BrokerProcess, wait_for
 
@@ -141,7 +141,7 @@ def test_i3_i4_slow_readers_among_good_ones() -> None:
                 goes_on_or_is_told_of_the_gap(broker, good, reading)
 
 
-def goes_on_or_is_told_of_the_gap(broker: BrokerProcess, good: GoodReaders, reading: Reading) -> None:
+def goes_on_or_is_told_of_the_gap(broker: BrokerProcess, good: GoodReaders, reading: Gauge) -> None:
     """I2: who reconnects with the last id it has gets the rest, or the gap and then what is still there."""
     seen = good.stream[: reading.size].count(b"\n\n")
     cursor = good.ids[seen - 1]

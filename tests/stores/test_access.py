@@ -14,7 +14,7 @@ import pytest
 import trustme
 from redis import Redis
 
-from broker.notices import Disconnect, encode
+from broker.node.commands import Disconnect, encode
 from tests.redis_servers import Server
 from tests.stores.brokers import StartBroker, gaps, numbers, until_ready
 from tests.stores.conftest import StartServer, find_program

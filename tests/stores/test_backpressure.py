@@ -7,7 +7,7 @@ from time import time
 
 import pytest
 
-from broker import fanout, gate
+from broker.fanout import backpressure, fanout
 from broker.settings import Settings
 from broker.stores.redis.link import READ_BYTES
 from tests.stores.conftest import StartServer
@@ -27,7 +27,7 @@ async def test_i4_what_is_heard_is_bounded_by_what_is_fanned_out(
     await other.start()
     try:
         streams = [await other.subscribe("/topics/a") for _ in range(SUBSCRIBERS)]
-        monkeypatch.setattr(gate, "ALL_BYTES", 500_000)
+        monkeypatch.setattr(backpressure, "ALL_BYTES", 500_000)
         monkeypatch.setattr(fanout, "SLICE_WRITES", 2)  # much slower than what is heard
         most, pauses = 0, 0
         done = asyncio.Event()
@@ -48,7 +48,7 @@ async def test_i4_what_is_heard_is_bounded_by_what_is_fanned_out(
         await looking
         assert pauses
         at_once = (
-            gate.ALL_BYTES + 2 * READ_BYTES
+            backpressure.ALL_BYTES + 2 * READ_BYTES
         )  # what was read before it stopped, and one message that had begun
         assert most <= at_once < EVENTS * EVENT_BYTES / 3
         assert await ready(other)

@@ -84,7 +84,7 @@ def caller(client: Redis) -> Caller:
     return Caller(client)
 
 
-class Listener:
+class PubSubReader:
     """All that is said on the broker's channels."""
 
     def __init__(self, client: Redis) -> None:
@@ -110,8 +110,8 @@ class Listener:
 
 
 @pytest.fixture
-def listener(client: Redis) -> Iterator[Listener]:
-    listener = Listener(client)
+def listener(client: Redis) -> Iterator[PubSubReader]:
+    listener = PubSubReader(client)
     yield listener
     listener.close()
 
@@ -179,7 +179,7 @@ def test_prev_names_the_entry_before(caller: Caller) -> None:
     assert first == [first[0], first[0] + 1, first[0] + 2]
 
 
-def test_messages(caller: Caller, listener: Listener) -> None:
+def test_messages(caller: Caller, listener: PubSubReader) -> None:
     caller.read()
     born = format_id(caller.born)
     ids = caller.publish(("a", b"data: 1\n"), ("b", b"data: x\n"), ("a", b"event: t\ndata: 22\n")).ids
@@ -196,7 +196,7 @@ def test_messages(caller: Caller, listener: Listener) -> None:
     assert listener.heard() == [(channel("a"), head.encode() + "data: ü\n".encode())]
 
 
-def test_a_full_batch_is_one_message(caller: Caller, listener: Listener) -> None:
+def test_a_full_batch_is_one_message(caller: Caller, listener: PubSubReader) -> None:
     ids = caller.publish(*[("a", b"data: %d\n" % number) for number in range(128)]).ids
     assert ids == list(range(ids[0], ids[0] + 128))
     assert caller.read_one("a").ids == ids
@@ -211,7 +211,7 @@ def test_a_full_batch_is_one_message(caller: Caller, listener: Listener) -> None
     [("ab", [1, 2]), ("aba", [1, 3]), ("abab", [1, 4]), ("aabb", [2, 4]), ("abca", [1, 2, 4])],
 )
 def test_each_message_of_a_call_says_how_far_all_is_told(
-    caller: Caller, listener: Listener, topics: str, said: list[int]
+    caller: Caller, listener: PubSubReader, topics: str, said: list[int]
 ) -> None:
     caller.publish(*[(topic, LINES) for topic in topics])
     assert [int(message.split(b" ")[5]) for _, message in listener.heard()] == said
@@ -377,7 +377,7 @@ def test_any_cursor_can_be_read_after(caller: Caller) -> None:
     assert (read.last, read.cleared_at, read.cleared_after, read.entries) == (None, None, None, [])
 
 
-def test_probe_comes_after_what_was_published_before(caller: Caller, listener: Listener) -> None:
+def test_probe_comes_after_what_was_published_before(caller: Caller, listener: PubSubReader) -> None:
     caller.publish(("a", LINES))
     caller.read(probe="broker:0:_probe:1")
     assert [name for name, _ in listener.heard()] == [channel("a"), "broker:0:_probe:1"]
@@ -391,7 +391,7 @@ def test_probe_comes_after_what_was_published_before(caller: Caller, listener: L
 # Delete
 
 
-def test_delete(caller: Caller, listener: Listener, client: Redis) -> None:
+def test_delete(caller: Caller, listener: PubSubReader, client: Redis) -> None:
     ids = caller.publish(("a", LINES), ("a", LINES)).ids
     listener.heard()
     end = caller.delete("a")
@@ -414,7 +414,7 @@ def test_delete(caller: Caller, listener: Listener, client: Redis) -> None:
     assert client.pttl(rec_key("a")) > 7 * DAY_MS
 
 
-def test_deleting_what_never_was(caller: Caller, listener: Listener, client: Redis) -> None:
+def test_deleting_what_never_was(caller: Caller, listener: PubSubReader, client: Redis) -> None:
     caller.read()
     last = caller.seen
     assert caller.delete("a") is None
@@ -426,7 +426,7 @@ def test_deleting_what_never_was(caller: Caller, listener: Listener, client: Red
 # Once only
 
 
-def test_a_key_counts_once_a_topic(caller: Caller, listener: Listener) -> None:
+def test_a_key_counts_once_a_topic(caller: Caller, listener: PubSubReader) -> None:
     first = caller.publish(("a", LINES), ("b", LINES), key="k")
     assert first.status == 0
     listener.heard()
@@ -482,7 +482,7 @@ def test_a_key_of_a_clock_that_was_far_ahead_counts_no_more(caller: Caller, clie
 # Retries
 
 
-def test_a_retry_finds_what_its_first_try_did(caller: Caller, listener: Listener) -> None:
+def test_a_retry_finds_what_its_first_try_did(caller: Caller, listener: PubSubReader) -> None:
     since = caller.publish(("a", LINES)).ids[0]
     items = [("a", b"data: 1\n"), ("b", b"data: 2\n"), ("a", b"data: 3\n")]
     first = caller.publish(*items, nonce="mine")
@@ -794,7 +794,7 @@ def test_who_only_looks_writes_nothing(caller: Caller, client: Redis) -> None:
 
 
 def test_where_memory_is_full_a_publish_fails_as_a_whole(
-    caller: Caller, client: Redis, listener: Listener
+    caller: Caller, client: Redis, listener: PubSubReader
 ) -> None:
     caller.publish(("a", LINES), key="old")
     (state, log) = client.hgetall(STATE), client.xrange(log_key("a"))

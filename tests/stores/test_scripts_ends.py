@@ -23,7 +23,7 @@ from tests.stores.scripts_caller import (
     log_key,
     rec_key,
 )
-from tests.stores.test_scripts import LINES, Listener, caller, client, listener
+from tests.stores.test_scripts import LINES, PubSubReader, caller, client, listener
 
 __all__ = ["caller", "client", "listener"]
 
@@ -40,7 +40,7 @@ def test_each_has_its_own_text_and_is_called_by_its_sha(client: Redis) -> None:
 
 
 def test_the_ends_have_the_ids_after_all_entries_and_are_told_after_them(
-    caller: Caller, listener: Listener
+    caller: Caller, listener: PubSubReader
 ) -> None:
     done = caller.publish(("a", LINES), ("b", LINES), ("a", LINES), ends=["b", "a"])
     first, second, third = done.ids
@@ -62,7 +62,7 @@ def test_the_ends_have_the_ids_after_all_entries_and_are_told_after_them(
     assert caller.read_one("a").ids == [first, third], "the end is no entry"
 
 
-def test_nothing_is_done_where_one_of_the_topics_has_ended(caller: Caller, listener: Listener) -> None:
+def test_nothing_is_done_where_one_of_the_topics_has_ended(caller: Caller, listener: PubSubReader) -> None:
     caller.publish(("b", LINES), ends=["b"])
     before = caller.seen
     listener.heard()
@@ -73,7 +73,7 @@ def test_nothing_is_done_where_one_of_the_topics_has_ended(caller: Caller, liste
     assert [caller.read_one(topic).last for topic in ("a", "c")] == [None, None]
 
 
-def test_a_retry_finds_its_own_end(caller: Caller, listener: Listener) -> None:
+def test_a_retry_finds_its_own_end(caller: Caller, listener: PubSubReader) -> None:
     since = caller.seen
     first = caller.publish(("a", LINES), ("b", LINES), nonce="mine", ends=["a", "b"])
     listener.heard()
@@ -85,7 +85,7 @@ def test_a_retry_finds_its_own_end(caller: Caller, listener: Listener) -> None:
     assert caller.publish(("c", LINES), key="k", nonce="keyed", ends=["c"], retry_since=since) == keyed
 
 
-def test_a_retry_of_an_end_alone_gets_its_id(caller: Caller, listener: Listener) -> None:
+def test_a_retry_of_an_end_alone_gets_its_id(caller: Caller, listener: PubSubReader) -> None:
     since = caller.seen
     first = caller.publish(nonce="mine", ends=["a"])
     assert caller.publish(nonce="mine", ends=["a"], retry_since=since) == first
@@ -138,7 +138,7 @@ def test_delete_of_an_ended_topic_hides_no_event_that_was_seen(caller: Caller) -
     assert (answer.cleared_at, answer.cleared_after) == (again, event), "no event came between"
 
 
-def test_close(caller: Caller, listener: Listener) -> None:
+def test_close(caller: Caller, listener: PubSubReader) -> None:
     assert caller.close("a", "abandoned", if_last=5) is None
     (event,) = caller.publish(("a", LINES)).ids
     assert caller.close("a", "abandoned", if_last=event - 1) is None
@@ -183,7 +183,7 @@ def test_leases_have_a_bound_and_none_is_taken_of_what_has_ended(caller: Caller,
     assert client.zcard(LEASES) == 0
 
 
-def test_the_first_publish_decides_what_its_topic_keeps(caller: Caller, listener: Listener) -> None:
+def test_the_first_publish_decides_what_its_topic_keeps(caller: Caller, listener: PubSubReader) -> None:
     asked = "7200000 3 100000"
     caller.publish(("a", LINES), retention=asked)
     caller.publish(("a", LINES), retention="1 1 1")

@@ -10,7 +10,7 @@ import pytest
 
 from broker import sse
 from broker.events import EventId
-from broker.start import After, Known, Last, Latest, Since, position
+from broker.log.start import After, Last, Latest, Since, StoreState, position
 from broker.stores.base import Store
 from tests.contract.benches import RedisBench
 from tests.stores.conftest import StartServer
@@ -20,8 +20,8 @@ from tests.web.serving import until
 MAX_ID = (1 << 128) - 1
 
 
-def known(store: Store) -> Known:
-    return Known(store.born, store.last_id, store.heard_to, store.is_lost)
+def known(store: Store) -> StoreState:
+    return StoreState(store.born, store.last_id, store.received_to, store.is_lost)
 
 
 StartBench = Callable[..., Awaitable[RedisBench]]

@@ -13,11 +13,11 @@ from time import time
 from aiohttp import web
 
 from broker.events import Event
-from broker.node import Node
+from broker.node.node import Node
+from broker.process.app import create_app
 from broker.settings import Settings
 from broker.sse import Decoder
-from broker.web.app import create_app
-from broker.web.keys import NODE
+from broker.web.app_keys import NODE
 from broker.web.runner import Runner
 
 WAIT_SECONDS = 10

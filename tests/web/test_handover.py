@@ -13,11 +13,11 @@ import trustme
 from aiohttp import web
 
 from broker import sse
-from broker.node import Node
+from broker.node.node import Node
+from broker.process.app import create_app
 from broker.settings import Settings
-from broker.web.app import create_app
+from broker.web.app_keys import NODE
 from broker.web.handover import SEND_BUFFER_BYTES
-from broker.web.keys import NODE
 from broker.web.runner import Runner
 from tests.web.serving import Serve, Server, close, read_head, until
 

@@ -17,26 +17,26 @@ from collections.abc import Callable, Mapping, Sequence
 
 from broker.errors import Unavailable
 from broker.events import Clock, EventId
-from broker.log import Log
-from broker.logs import Logs
-from broker.start import Start
-from broker.stores.base import PLAIN, Asked, Deliver, Health, Heed, Item, Receipt, TopicState
+from broker.log.log import Log
+from broker.log.start import Start
+from broker.log.table import LogTable
+from broker.stores.base import PLAIN, Deliver, Health, Item, OnBroadcast, PublishOptions, Receipt, TopicState
 from broker.stores.redis.address import Address
-from broker.stores.redis.calls import Calls, Seen
-from broker.stores.redis.copied import Copy
-from broker.stores.redis.copies import Copies
-from broker.stores.redis.filling import AGAIN_SECONDS, Filling
+from broker.stores.redis.broadcast import RedisBroadcast
+from broker.stores.redis.catch_up import AGAIN_SECONDS, CatchUp
+from broker.stores.redis.commands import CommandLimits, Commands
+from broker.stores.redis.counters import Counters
+from broker.stores.redis.housekeeping import Housekeeping
 from broker.stores.redis.link import Link
-from broker.stores.redis.listener import Listener
 from broker.stores.redis.messages import Probe, heard
 from broker.stores.redis.names import Names
-from broker.stores.redis.notices import Notices
-from broker.stores.redis.operations import Limits, Operations
-from broker.stores.redis.presence import Presence
+from broker.stores.redis.pubsub import PubSubReader
+from broker.stores.redis.replica import TopicReplica
+from broker.stores.redis.replicas import Replicas
+from broker.stores.redis.script_pipeline import ScriptPipeline, Seen
 from broker.stores.redis.scripts import Scripts, load
-from broker.stores.redis.tasks import Tasks
-from broker.stores.redis.upkeep import Upkeep
-from broker.stores.redis.watching import Watching
+from broker.stores.redis.task_owner import TaskOwner
+from broker.stores.redis.watches import Watches
 from broker.topics import RetentionRules
 
 PROBE_SECONDS = 1.0
@@ -45,7 +45,7 @@ START_SECONDS = 5.0
 SWEEP_SHARE = 60
 SWEEP_LEAST = 200
 
-_log = logging.getLogger("broker")
+_logger = logging.getLogger("broker")
 
 
 class RedisStore:
@@ -60,7 +60,7 @@ class RedisStore:
         self,
         address: Address,
         retention: RetentionRules,
-        limits: Limits,
+        limits: CommandLimits,
         *,
         clock: Clock,
         texts: Scripts | None = None,
@@ -74,8 +74,8 @@ class RedisStore:
         self._notice_channel = self._names.notice_channel.encode()
         self._scripts = texts or load()
         self._deliver: Deliver = _nobody
-        self._heed: Heed = _heedless
-        self._tasks = Tasks()
+        self._on_broadcast: OnBroadcast = _heedless
+        self._tasks = TaskOwner()
         self._probed_at = 0.0
         self._lag_seconds = 0.0
         self._mended = 0
@@ -83,7 +83,7 @@ class RedisStore:
         self._is_disturbed = False
         self._flowing = asyncio.Event()
         self._flowing.set()
-        self._logs = Logs(
+        self._logs = LogTable(
             0,
             retention,
             max_bytes=limits.max_log_bytes,
@@ -98,22 +98,22 @@ class RedisStore:
             if limits.wait_replicas
             else self._calls
         )
-        self._listener = Listener(
+        self._listener = PubSubReader(
             address,
             (self._names.probe_channel, self._names.notice_channel),
             flowing=self._flowing,
             on_message=self._heard,
             on_ready=self._listening,
-            on_lost=self._deaf,
+            on_lost=self._disconnected,
         )
-        self._copies = Copies(
+        self._copies = Replicas(
             self._logs,
             clock,
             topic_memory_seconds=limits.topic_memory_seconds,
             deliver=self._delivered,
             on_hole=self._mend,
         )
-        self._filling = Filling(
+        self._filling = CatchUp(
             self._names,
             self._scripts.read,
             self._calls,
@@ -123,10 +123,12 @@ class RedisStore:
             self._flowing,
             self._tasks.spawn,
         )
-        self._presence = Presence(self._names, self._calls)
-        self._holding = Presence(self._names, self._calls, "held")
-        self._notices = Notices(self._names, self._calls, clock, lambda notice: self._heed(notice))
-        self._operations = Operations(
+        self._presence = Counters(self._names, self._calls)
+        self._holding = Counters(self._names, self._calls, "held")
+        self._notices = RedisBroadcast(
+            self._names, self._calls, clock, lambda notice: self._on_broadcast(notice)
+        )
+        self._operations = Commands(
             self._names,
             self._scripts,
             retention,
@@ -135,8 +137,8 @@ class RedisStore:
             writes=self._writes,
             presence=self._presence,
         )
-        self._upkeep = Upkeep(self._operations, self._tasks.spawn)
-        self._watching = Watching(
+        self._upkeep = Housekeeping(self._operations, self._tasks.spawn)
+        self._watching = Watches(
             self._names,
             self._seen,
             self._copies,
@@ -147,8 +149,8 @@ class RedisStore:
         )
         self._run_id = ""
 
-    def _make_calls(self, on_link: Callable[[Link], None], *, wait_replicas: int) -> Calls:
-        return Calls(
+    def _make_calls(self, on_link: Callable[[Link], None], *, wait_replicas: int) -> ScriptPipeline:
+        return ScriptPipeline(
             self._address,
             self._seen,
             margin_ms=self._limits.failover_margin_ms,
@@ -159,9 +161,9 @@ class RedisStore:
 
     # Life
 
-    async def start(self, deliver: Deliver, heed: Heed) -> None:
+    async def start(self, deliver: Deliver, on_broadcast: OnBroadcast) -> None:
         """Begin; a server that can't be reached yet is waited for a while, then this instance isn't ready until it is."""
-        self._deliver, self._heed = deliver, heed
+        self._deliver, self._on_broadcast = deliver, on_broadcast
         calls = dict.fromkeys((self._calls, self._writes))
         for owned in (
             *(one.run() for one in calls),
@@ -177,16 +179,16 @@ class RedisStore:
                     await one.wait_connected()
                 await self._filling.sync()
         except TimeoutError:
-            _log.warning("starting without the store: %s", self._problem())
+            _logger.warning("starting without the store: %s", self._problem())
         except Unavailable as error:
             if self._calls.refused:
                 why = f"{self._address.shown} lets nobody in: {self._calls.problem}"
                 await self.stop()
                 raise Unavailable(why) from None
-            _log.warning("starting without the store: %s", error.detail)
+            _logger.warning("starting without the store: %s", error.detail)
 
     async def stop(self) -> None:
-        self._deliver, self._heed = _nobody, _heedless
+        self._deliver, self._on_broadcast = _nobody, _heedless
         await self._presence.leave()
         await self._holding.leave()
         await self._tasks.stop()
@@ -218,7 +220,7 @@ class RedisStore:
                 continue
             try:
                 async with asyncio.timeout(DEAF_SECONDS):
-                    await self._copies.heard_to.reached(last)
+                    await self._copies.received_to.reached(last)
                 self._probed_at = time.monotonic()
                 self._lag_seconds = self._probed_at - began
             except TimeoutError:
@@ -236,7 +238,9 @@ class RedisStore:
             topic = channel[len(self._names.channel_prefix) :].decode()
         except ValueError:
             if not self._is_disturbed:
-                _log.warning("somebody else publishes to our channels: %r was said on %r", data[:50], channel)
+                _logger.warning(
+                    "somebody else publishes to our channels: %r was said on %r", data[:50], channel
+                )
             self._is_disturbed = True
             return
         self._seen.note(said.last)
@@ -244,7 +248,7 @@ class RedisStore:
             self._copies.heard(said.last, said.epoch)
             return
         self._copies.arrived(topic, said)
-        if said.last > self._copies.heard_to.value:
+        if said.last > self._copies.received_to.value:
             self._ask_for(said.last)
 
     def _ask_for(self, last: EventId) -> None:
@@ -255,7 +259,7 @@ class RedisStore:
 
     def _ask(self) -> None:
         last, self._asked_for = self._asked_for, 0
-        if last > self._copies.heard_to.value:
+        if last > self._copies.received_to.value:
             self._tasks.spawn(self._hear_all())
 
     async def _hear_all(self) -> None:
@@ -275,9 +279,9 @@ class RedisStore:
             self._mend(copy)
         self._tasks.spawn(self._catch_up(self._listener.generation))
 
-    def _deaf(self) -> None:
-        self._copies.deaf()
-        self._notices.deaf()
+    def _disconnected(self) -> None:
+        self._copies.disconnected()
+        self._notices.disconnected()
 
     async def _catch_up(self, generation: int) -> None:
         while generation == self._listener.generation and self._listener.is_ready:
@@ -288,7 +292,7 @@ class RedisStore:
             else:
                 return
 
-    def _mend(self, copy: Copy) -> None:
+    def _mend(self, copy: TopicReplica) -> None:
         self._mended += copy.was_live
         self._filling.make_live(copy, copy.tail)
 
@@ -303,8 +307,8 @@ class RedisStore:
         return self._seen.value
 
     @property
-    def heard_to(self) -> EventId:
-        return self._copies.heard_to.value
+    def received_to(self) -> EventId:
+        return self._copies.received_to.value
 
     @property
     def complete_to(self) -> EventId:
@@ -313,7 +317,9 @@ class RedisStore:
     def is_lost(self, cursor: EventId) -> bool:
         return self._copies.facts.is_lost(cursor)
 
-    async def publish(self, items: Sequence[Item], key: str | None = None, asked: Asked = PLAIN) -> Receipt:
+    async def publish(
+        self, items: Sequence[Item], key: str | None = None, asked: PublishOptions = PLAIN
+    ) -> Receipt:
         return await self._operations.publish(items, key, asked)
 
     async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
@@ -345,7 +351,7 @@ class RedisStore:
 
     async def tell(self, notice: str, until: float | None = None) -> None:
         await self._notices.tell(notice, until)
-        self._heed(notice)
+        self._on_broadcast(notice)
 
     # Look
 
@@ -380,8 +386,8 @@ class RedisStore:
 
     def checks(self) -> dict[str, str]:
         silent = time.monotonic() - self._probed_at > PROBE_SECONDS + 2 * DEAF_SECONDS
-        deaf = silent and self._flowing.is_set()
-        listening = "nothing is heard of what is published" if deaf else "ok"
+        disconnected = silent and self._flowing.is_set()
+        listening = "nothing is heard of what is published" if disconnected else "ok"
         return {
             "store": self._calls.problem or self._writes.problem or "ok",
             "channels": self._listener.problem or listening,
@@ -403,9 +409,11 @@ def _warn_of(info: Mapping[str, str]) -> None:
     """Say what of the server's configuration loses events."""
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
-        _log.warning("the store's maxmemory-policy is %s: it will evict logs; set it to noeviction", policy)
+        _logger.warning(
+            "the store's maxmemory-policy is %s: it will evict logs; set it to noeviction", policy
+        )
     if info.get("aof_enabled") == "0":
-        _log.warning("the store has no append-only file: its restart loses events; set appendonly to yes")
+        _logger.warning("the store has no append-only file: its restart loses events; set appendonly to yes")
 
 
 def _nobody(_topic: str, _size: int) -> bool:

@@ -1,0 +1,1 @@
+"""From the logs to the sockets: feeds, subscribers, and the hub that joins them."""

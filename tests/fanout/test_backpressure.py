@@ -1,0 +1,85 @@
+"""Publishers wait in order, for their own topic, and nobody starves."""
+
+from __future__ import annotations
+
+import asyncio
+
+from broker.fanout.backpressure import ALL_BYTES, TOPIC_BYTES, Backpressure
+
+
+class Way:
+    """What is on its way, by topic; a publish adds to it."""
+
+    def __init__(self) -> None:
+        self.bytes: dict[str, int] = {}
+        self.published: list[str] = []
+        self.gate = Backpressure(lambda: sum(self.bytes.values()), lambda topic: self.bytes.get(topic, 0))
+
+    async def publish(self, name: str, *topics: str, size: int = TOPIC_BYTES + 1) -> None:
+        if not self.gate.is_open(topics):
+            await self.gate.wait(topics)
+        for topic in topics:
+            self.bytes[topic] = self.bytes.get(topic, 0) + size
+        self.published.append(name)
+        self.gate.turn()
+
+    async def written(self, topic: str) -> None:
+        self.bytes[topic] = 0
+        self.gate.turn()
+        await asyncio.sleep(0)
+
+
+async def start(*publishes: object) -> list[asyncio.Task[None]]:
+    tasks = [asyncio.ensure_future(publish) for publish in publishes]  # type: ignore[call-overload]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_first_come_first_served_and_one_at_a_time() -> None:
+    way = Way()
+    await way.publish("first", "a")
+    tasks = await start(*(way.publish(name, "a") for name in "123"))
+    assert way.published == ["first"]
+    for count in (2, 3, 4):
+        await way.written("a")
+        tasks += await start(way.publish(f"late {count}", "a"))
+        assert way.published == ["first", "1", "2", "3"][:count]
+        assert way.bytes["a"] == TOPIC_BYTES + 1
+    for _ in range(3):
+        await way.written("a")
+    await asyncio.gather(*tasks)
+    assert way.published[4:] == ["late 2", "late 3", "late 4"]
+
+
+async def test_a_busy_topic_holds_up_nobody_elses_publishers() -> None:
+    way = Way()
+    await way.publish("first", "busy")
+    tasks = await start(way.publish("waits", "busy"), way.publish("waits, too", "busy", "quiet"))
+    async with asyncio.timeout(5):
+        await way.publish("passes", "other")
+    assert way.published == ["first", "passes"]
+    await way.written("busy")
+    await way.written("busy")
+    await asyncio.gather(*tasks)
+
+
+async def test_all_together_have_a_bound() -> None:
+    way = Way()
+    way.bytes = {f"t{number}": TOPIC_BYTES for number in range(ALL_BYTES // TOPIC_BYTES + 1)}
+    (task,) = await start(way.publish("waits", "other", size=1))
+    assert not way.published
+    await way.written("t0")
+    await task
+
+
+async def test_who_gives_up_leaves_nothing() -> None:
+    way = Way()
+    await way.publish("first", "a")
+    given_up, waiting = await start(way.publish("gives up", "a"), way.publish("waits", "a"))
+    given_up.cancel()
+    await asyncio.sleep(0)
+    await way.written("a")
+    await waiting
+    assert way.published == ["first", "waits"]
+    await way.written("a")
+    assert way.gate.is_open(["a"])

@@ -1,0 +1,148 @@
+"""Fan-out against a list: whatever is published, deleted, subscribed, read and left in whatever order, between any two turns
+of the loop, each subscriber gets its topics' events, once and in order, each topic up to its end, and nothing is left over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from broker.events import Event
+from broker.fanout import fanout, feed
+from broker.fanout.subscriber import Subscriber
+from broker.log.start import After, StoreState, has_all, position
+from broker.sse import Decoder
+from tests.hub_bench import Bench
+
+TOPICS = ["a", "b", "c"]
+STEPS = 100
+SIZES = [1, 10, 300, 30_000]  # bytes; the last one makes its readers lag
+
+
+@dataclass
+class Told:
+    """What a subscriber was sent, and what it is to be sent."""
+
+    topics: tuple[str, ...]
+    decoder: Decoder
+    wanted: list[int]
+    events: list[Event] = field(default_factory=list)
+
+    @property
+    def ids(self) -> list[int]:
+        return [int(event.id.split("-")[1]) for event in self.events]
+
+
+class Story:
+    """A random run over a bench."""
+
+    def __init__(self, bench: Bench, chance: random.Random) -> None:
+        self.bench = bench
+        self.chance = chance
+        self.told: dict[Subscriber, Told] = {}
+
+    async def step(self) -> None:
+        steps = [self.publish, self.close, self.delete, self.subscribe, self.turn, self.read, self.leave]
+        (chosen,) = self.chance.choices(steps, [35, 5, 7, 18, 25, 10, 5])
+        await chosen()
+
+    def note(self, topic: str, *, end: bool = False) -> None:
+        for told in self.told.values():
+            if topic in told.topics:
+                told.wanted.append(self.bench.last)
+                told.topics = tuple(one for one in told.topics if not (end and one == topic))
+
+    async def publish(self) -> None:
+        topic = self.chance.choice(TOPICS)
+        if self.bench.log(topic).end is not None:
+            return  # the store refuses it
+        self.bench.publish(topic, b"x" * self.chance.choice(SIZES))
+        self.note(topic)
+
+    async def close(self) -> None:
+        topic = self.chance.choice(TOPICS)
+        if self.bench.log(topic).end is None:
+            self.bench.close(topic)
+            self.note(topic, end=True)
+
+    async def delete(self) -> None:
+        topic = self.chance.choice(TOPICS)
+        self.bench.log(topic)
+        self.bench.delete(topic)
+        self.note(topic, end=True)
+
+    async def subscribe(self) -> None:
+        topics = tuple(self.chance.sample(TOPICS, self.chance.choice([1, 2, 2, 3])))
+        cursor = self.chance.choice([self.bench.last, self.chance.randint(0, self.bench.last)])
+        logs = [self.bench.log(topic) for topic in topics]
+        start = After(cursor, "")
+        known = StoreState(0, self.bench.last, self.bench.last, lambda _cursor: False)
+        if has_all(start, logs, known):
+            return
+        where = position(start, topics, logs, known)
+        logs = [self.bench.log(topic) for topic in where.topics]
+        floors = where.floors or (where.cursor,) * len(logs)
+        replayed = sorted(
+            entry.id for log, floor in zip(logs, floors, strict=True) for entry in log.after(floor)
+        )
+        going_on = tuple(topic for topic in where.topics if self.bench.log(topic).end is None)
+        subscriber = await self.bench.subscribe(*where.topics, cursor=where.cursor, floors=where.floors)
+        self.told[subscriber] = Told(going_on, Decoder(), replayed)
+
+    async def turn(self) -> None:
+        self.bench.turn()
+
+    def take(self, subscriber: Subscriber) -> int:
+        told, data = self.told[subscriber], self.bench.read(subscriber)
+        told.events += told.decoder.feed(data)
+        return len(data)
+
+    async def read(self) -> None:
+        if self.told:
+            self.take(self.chance.choice(list(self.told)))
+        await asyncio.sleep(0)
+
+    async def leave(self) -> None:
+        if self.told:
+            subscriber = self.chance.choice(list(self.told))
+            self.bench.far.pop(subscriber).close()
+            del self.told[subscriber]
+        await asyncio.sleep(0)
+
+    async def quiet(self) -> None:
+        """Let everybody read until nothing comes any more."""
+        silent = 0
+        async with asyncio.timeout(20):
+            while silent < 30:
+                self.bench.run()
+                await asyncio.sleep(0.001 if silent % 10 == 9 else 0)
+                moved = sum(self.take(subscriber) for subscriber in self.told)
+                lagging = any(one.lag is not None and one.feed is not None for one in self.told)
+                silent = 0 if moved or lagging else silent + 1
+
+
+@pytest.mark.parametrize("seed", [*range(100), random.randrange(1 << 32)], ids=lambda seed: f"seed {seed}")
+async def test_i1_i2_each_gets_its_events_once_in_order_and_to_the_end(
+    bench: Bench, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chance = random.Random(seed)
+    monkeypatch.setattr(fanout, "SLICE_WRITES", 3)
+    monkeypatch.setattr(fanout, "PIECES_PER_TURN", 2)
+    piece_bytes = chance.choice([500, 64 << 10])
+    for module in (feed, feed):
+        monkeypatch.setattr(module, "PIECE_BYTES", piece_bytes)
+    story = Story(bench, chance)
+    for _ in range(STEPS):
+        await story.step()
+    await story.quiet()
+    for subscriber, told in story.told.items():
+        if subscriber.feed is None and subscriber.lag is not None:  # the log moved past it: the walk ends it
+            assert told.ids == told.wanted[: len(told.ids)]
+        else:
+            assert told.ids == told.wanted
+    assert bench.hub.backlog == 0
+    for log in bench.logs.values():
+        assert log.hold in (None, log.last), "nothing is held that has been written"

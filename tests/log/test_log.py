@@ -1,0 +1,363 @@
+"""One topic's log against a plain list that forgets nothing: what is held, what was lost, and where a reader joins on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from broker import sse
+from broker.events import SEQUENCE_BITS, EventId, id_at, id_seconds
+from broker.log.log import ENTRY_OVERHEAD_BYTES, Log
+from broker.topics import Retention
+
+START = 1_763_791_200_000 << SEQUENCE_BITS
+SECOND = 1000 << SEQUENCE_BITS
+FOREVER = Retention(events=1000, bytes=1 << 20, seconds=3600)
+
+
+def frame(event_id: EventId, data: bytes = b"x") -> bytes:
+    return sse.frame(sse.lines(data), event_id)
+
+
+def filled(count: int, retention: Retention = FOREVER) -> Log:
+    """A log with `count` events, a second apart, the first a second after `START`."""
+    log = Log(START, retention)
+    for event_id in ids(count):
+        log.append(event_id, frame(event_id))
+    return log
+
+
+def ids(count: int) -> list[EventId]:
+    return [START + n * SECOND for n in range(1, count + 1)]
+
+
+def held(log: Log, cursor: EventId = 0) -> list[EventId]:
+    return [entry.id for entry in log.after(cursor)]
+
+
+@dataclass
+class Past:
+    """An event, or an end, as the model remembers it, long after the log forgot it."""
+
+    id: EventId
+    prev: EventId
+    size: int
+    end: bool
+    envelope: int = 0
+
+
+class LogAgainstList(RuleBasedStateMachine):
+    """`history` has all that ever was, `first` is the index of the oldest that must still be held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history: list[Past] = []
+        self.first = 0
+        self.began = START
+        self.now = id_seconds(START)
+        self.cleared_at: EventId = 0
+        self.retention = Retention(events=5, bytes=400, seconds=30)
+        self.log = Log(self.began, self.retention)
+
+    @property
+    def kept(self) -> list[Past]:
+        return self.history[self.first :]
+
+    @property
+    def seen(self) -> list[Past]:
+        """What a reader who comes now can have."""
+        return [past for past in self.kept if past.id > self.cleared_at]
+
+    @property
+    def is_closed(self) -> bool:
+        return bool(self.history) and self.history[-1].end and self.history[-1].id > self.cleared_at
+
+    @property
+    def counted(self) -> list[Past]:
+        """What is kept, less the end of a topic that was closed: that is no event, stays, and takes nothing."""
+        return self.kept[:-1] if self.is_closed else self.kept
+
+    # What happens to a log
+
+    @precondition(lambda self: not self.is_closed)
+    @rule(ms=st.integers(0, 20_000), n=st.integers(0, 2), size=st.sampled_from([0, 1, 50, 120, 500]))
+    def append(self, ms: int, n: int, size: int) -> None:
+        event_id = max(self.log.last + 1, id_at(self.now)) + (ms << SEQUENCE_BITS) + n
+        self.now = max(self.now, id_seconds(event_id))
+        data = frame(event_id, b"x" * size)
+        self.history.append(Past(event_id, self.log.last, len(data), end=False))
+        self.log.append(event_id, data)
+
+    @rule(seconds=st.sampled_from([0, 1, 10, 29, 31, 4000]))
+    def trim(self, seconds: int) -> None:
+        self.now += seconds
+        self.log.trim(self.now)
+        oldest = id_at(self.now - self.retention.seconds)
+        while self.counted:
+            kept, eldest = self.counted, self.counted[0]
+            size = sum(past.size for past in kept)
+            over = len(kept) > self.retention.events or size > self.retention.bytes
+            wanted = eldest.id >= oldest and eldest.id > self.cleared_at and (not over or len(kept) == 1)
+            if wanted or self.is_held(eldest):
+                break
+            self.first += 1
+
+    @rule()
+    def empty(self) -> None:
+        self.log.empty()
+        while self.counted and not self.is_held(self.counted[0]):
+            self.first += 1
+
+    def is_held(self, past: Past) -> bool:
+        return self.log.hold is not None and past.id > self.log.hold
+
+    @precondition(lambda self: not self.is_closed)
+    @rule()
+    def close(self) -> None:
+        end_id = self.log.last + 1
+        data = sse.end("a", "closed", end_id)
+        self.history.append(Past(end_id, self.log.last, len(data), end=True))
+        self.log.close(end_id, data)
+
+    @rule()
+    def clear(self) -> None:
+        end_id = self.log.last + 1
+        data = sse.control("broker.end", {"topic": "a", "reason": "deleted"}, end_id)
+        self.history.append(Past(end_id, self.log.last, len(data), end=True))
+        self.log.clear(end_id, data)
+        self.cleared_at = end_id
+
+    @rule(move=st.data())
+    def hold(self, move: Any) -> None:
+        """A hub holds from the newest on, and only ever moves its hold forward, or lets go."""
+        places = [self.log.last, None, *(past.id for past in self.kept if past.id > (self.log.hold or 0))]
+        self.log.hold = move.draw(st.sampled_from(places), label="hold")
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data())
+    def envelope(self, data: Any) -> None:
+        index = data.draw(st.integers(0, len(self.kept) - 1), label="which")
+        entry = list(self.log.after(0))[index]
+        text = self.log.enveloped("a", entry)
+        assert self.log.enveloped("a", entry) is text, "I5: encoded once"
+        if self.kept[index] in self.counted:
+            self.kept[index].envelope = len(text)
+
+    # What must hold whatever happened
+
+    def cursors(self) -> list[EventId]:
+        around = {self.began, *(past.id for past in self.history[-40:])}
+        return sorted({0, *around, *(at - 1 for at in around), *(at + 1 for at in around)})
+
+    @invariant()
+    def holds_the_same(self) -> None:
+        assert [(entry.id, entry.prev, entry.end) for entry in self.log.after(0)] == [
+            (past.id, past.prev, past.end) for past in self.kept
+        ]
+        assert len(self.log) == len(self.kept)
+        assert self.log.last == (self.history[-1].id if self.history else self.began)
+        assert self.log.named == bool(self.history)
+        assert (self.log.end is not None) == self.is_closed
+
+    @invariant()
+    def counts_its_bytes(self) -> None:
+        frames = sum(past.size for past in self.counted)
+        envelopes = sum(past.envelope for past in self.counted)
+        assert (self.log.bytes, self.log.envelope_bytes) == (frames, envelopes)
+        assert self.log.footprint == frames + envelopes + len(self.counted) * ENTRY_OVERHEAD_BYTES
+
+    @invariant()
+    def shows_what_a_newcomer_can_have(self) -> None:
+        first, last, count, size = self.log.visible()
+        seen = self.seen[:-1] if self.is_closed else self.seen
+        assert (count, size) == (len(seen), sum(past.size for past in seen))
+        assert (first and first.id, last and last.id) == ((seen[0].id, seen[-1].id) if seen else (None, None))
+
+    @invariant()
+    def tells_of_every_gap_and_of_no_other(self) -> None:
+        """I2. Only events can be missed: who has not seen the end of a topic that is open again lacks nothing."""
+        seen, kept = {past.id for past in self.seen}, {past.id for past in self.kept}
+        for cursor in self.cursors():
+            unknown = cursor < self.began
+            missed = any(past.id > cursor and past.id not in seen and not past.end for past in self.history)
+            assert self.log.has_gap(cursor) == (unknown or missed), cursor
+            cut = any(past.id > cursor and past.id not in kept for past in self.history)
+            assert self.log.is_past(cursor) == (unknown or cut), cursor
+
+    @invariant()
+    def starts_a_reader_where_nothing_is_skipped(self) -> None:
+        for cursor in self.cursors():
+            start = self.log.start_after(cursor)
+            assert start >= cursor
+            assert not self.log.has_gap(start)
+            assert not self.log.is_past(start)
+            assert held(self.log, start) == [past.id for past in self.seen if past.id > cursor]
+
+    @invariant()
+    def starts_a_reader_so_many_events_back(self) -> None:
+        for count in range(len(self.seen) + 3):
+            start = self.log.start_before(count)
+            wanted = count + self.is_closed
+            assert (
+                held(self.log, start) == [past.id for past in self.seen][-wanted or len(self.history) + 1 :]
+            )
+            assert not self.log.is_past(start)
+
+
+LogAgainstList.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLogAgainstList = LogAgainstList.TestCase
+
+
+@pytest.mark.parametrize(
+    ("retention", "left"),
+    [
+        (Retention(events=3, bytes=1 << 20, seconds=3600), 3),
+        (Retention(events=1, bytes=1 << 20, seconds=3600), 1),
+        (Retention(events=1000, bytes=2 * len(frame(START)), seconds=3600), 2),
+        (Retention(events=1000, bytes=1, seconds=3600), 1),
+        (Retention(events=1000, bytes=1 << 20, seconds=4.5), 5),
+    ],
+)
+def test_tightest_bound_rules(retention: Retention, left: int) -> None:
+    log = filled(10, retention)
+    log.trim(id_seconds(log.last))
+    assert held(log) == ids(10)[-left:]
+
+
+def test_newest_event_stays_however_large_until_it_is_too_old() -> None:
+    log = Log(START, Retention(events=10, bytes=10, seconds=5))
+    log.append(START + SECOND, frame(START + SECOND, b"x" * 1000))
+    log.trim(id_seconds(START + 2 * SECOND))
+    assert len(log) == 1
+    log.trim(id_seconds(START + 7 * SECOND))
+    assert len(log) == 0
+
+
+def test_silence_longer_than_retention_is_no_gap() -> None:
+    log = filled(1)
+    seen = log.last
+    log.trim(id_seconds(seen) + 100_000)
+    assert not len(log)
+    assert not log.has_gap(seen)
+    assert log.has_gap(seen - 1)
+
+
+def test_what_is_on_its_way_is_not_trimmed() -> None:
+    log = filled(10, Retention(events=1, bytes=1, seconds=1))
+    log.hold = ids(10)[3]
+    log.trim(id_seconds(log.last) + 100)
+    log.empty()
+    assert held(log) == ids(10)[4:]
+
+
+def test_clear_hides_from_newcomers_what_subscribers_are_still_to_be_written() -> None:
+    log = filled(3)
+    log.hold = START
+    end = log.last + SECOND
+    log.clear(end, sse.control("broker.end", {"topic": "a", "reason": "deleted"}, end))
+    assert held(log) == [*ids(3), end]
+    assert log.visible() == (None, None, 0, 0)
+    assert held(log, log.start_after(0)) == held(log, log.start_before(10)) == []
+
+
+@pytest.mark.parametrize("events_between", [0, 1])
+def test_cleared_twice_is_a_gap_only_for_who_missed_an_event(events_between: int) -> None:
+    log = filled(2)
+    for _ in range(2):
+        log.clear(log.last + 1, b"end")
+        for _ in range(events_between):
+            log.append(log.last + 1, frame(log.last + 1))
+    seen_all_of_the_first = ids(2)[-1]
+    assert log.has_gap(seen_all_of_the_first) == bool(events_between)
+    assert log.has_gap(seen_all_of_the_first - 1)
+
+
+def test_readers_of_the_envelope_form_take_nothing_from_what_is_kept_for_replay() -> None:
+    """I9: somebody's GET doesn't shorten what others can have; I4: but its memory is counted."""
+    log = filled(10, Retention(events=10, bytes=10 * len(frame(START)), seconds=3600))
+    before = log.footprint
+    envelopes = [log.enveloped("a", entry) for entry in log.after(0)]
+    log.trim(id_seconds(log.last))
+    assert held(log) == ids(10)
+    assert log.footprint == before + sum(map(len, envelopes))
+    log.empty()
+    assert log.footprint == 0
+
+
+def test_envelope_holds_the_same_event() -> None:
+    log = filled(1)
+    (entry,) = log.after(0)
+    text = log.enveloped("a", entry)
+    assert sse.split(text).id == sse.split(entry.frame).id
+
+
+# Ends
+
+
+def closed(count: int, retention: Retention = FOREVER) -> Log:
+    """A log of `count` events and the end of their topic."""
+    log = filled(count, retention)
+    log.close(log.last + 1, sse.end("a", "closed", log.last + 1))
+    return log
+
+
+def gaps(log: Log, cursor: EventId) -> list[tuple[EventId, str]]:
+    return [(entry.id, entry.gap) for entry in log.after(cursor) if entry.gap is not None]
+
+
+def test_the_end_stays_whatever_goes() -> None:
+    log = closed(3, Retention(events=1, bytes=1, seconds=1))
+    end = log.last
+    log.trim(id_seconds(end) + 100_000)
+    log.empty()
+    assert held(log) == [end]
+    assert (log.footprint, log.visible()) == (0, (None, None, 0, 0))
+    assert not log.has_gap(ids(3)[-1])
+    assert log.has_gap(ids(3)[-2])
+
+
+def test_a_log_that_grows_behind_its_end_is_open_again() -> None:
+    log = closed(1)
+    log.hold = START
+    end, event = log.last, log.last + SECOND
+    log.append_after(end, event, frame(event))
+    assert (log.end, held(log)) == (None, [*ids(1), event])
+    assert log.bytes == 2 * len(frame(event))
+
+
+def test_what_is_lost_behind_an_end_is_remembered_until_the_topic_goes_on() -> None:
+    log = closed(1)
+    end, loss = log.last, log.last + SECOND
+    log.lose(loss)
+    assert (log.lost_at, gaps(log, 0), log.last) == (loss, [], end)
+    log.reopen()
+    assert (log.end, gaps(log, 0), log.last) == (None, [(loss, "lost")], loss)
+    log.reopen()
+    assert log.last == loss
+
+
+def test_who_was_not_told_of_a_loss_behind_the_end_has_a_gap_after_a_delete() -> None:
+    log = closed(1)
+    loss = log.last + SECOND
+    log.lose(loss)
+    log.clear(loss + 1, b"end")
+    assert log.has_gap(loss - 1)
+    assert not log.has_gap(loss)
+
+
+def test_those_who_are_still_to_be_written_get_the_end_before_the_topic_was_deleted() -> None:
+    log = closed(2)
+    log.hold = START
+    end = log.last
+    log.clear(end + SECOND, b"end")
+    assert held(log) == [*ids(2), end, end + SECOND]
+    assert log.end is None
+    log.hold = None
+    log.trim(id_seconds(log.last))
+    assert (held(log), log.bytes) == ([], 0)
+    assert not log.has_gap(ids(2)[-1])

@@ -1,0 +1,30 @@
+"""What instances tell each other, as text."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.node.commands import Cancel, Disconnect, Notice, Revoke, decode, encode
+
+
+@pytest.mark.parametrize(
+    "notice",
+    [
+        Disconnect(1.5, subject="ann\n\u2028"),
+        Disconnect(1.5, topic="news"),
+        Revoke(2.0, 3.0, token_id="7"),
+        Revoke(2.5, 3.0, subject="ann"),
+        Cancel("news", 3.0),
+    ],
+)
+def test_decode_reads_what_encode_wrote(notice: Notice) -> None:
+    text = encode(notice)
+    assert decode(text) == notice
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "1", "null", "[]", "{}", '{"do": "fly"}', '{"do": []}', '{"do": "cancel", "x": 1}']
+)
+def test_what_another_version_says_is_nothing(text: str) -> None:
+    assert decode(text) is None

@@ -1,0 +1,128 @@
+"""Streams end a little before their token does, each at another moment."""
+
+from __future__ import annotations
+
+from asyncio import TimerHandle
+from collections.abc import Callable, Sequence
+from typing import cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.fanout.subscriber import Subscriber
+from broker.node.evictions import EARLY_MOST_SECONDS, Expiries
+
+BEGIN = 1_000_000.0
+
+
+class Timer:
+    """What `call_later` gives back."""
+
+    def __init__(self, at: float, run: Callable[[], None]) -> None:
+        self.at = at
+        self.run = run
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Bench:
+    """Expiries in a time that the test moves; who is told of is let go."""
+
+    def __init__(self) -> None:
+        self.now = BEGIN
+        self.timers: list[Timer] = []
+        self.gone: dict[object, float] = {}
+        self.expiries = Expiries(lambda: self.now, self._call_later, self._expired)
+
+    def _call_later(self, delay: float, run: Callable[[], None]) -> TimerHandle:
+        self.timers.append(Timer(self.now + delay, run))
+        return cast("TimerHandle", self.timers[-1])
+
+    def _expired(self, subscribers: Sequence[Subscriber]) -> None:
+        self.gone |= dict.fromkeys(subscribers, self.now)
+
+    def add(self, seconds: float) -> Subscriber:
+        subscriber = cast("Subscriber", object())
+        self.expiries.add(subscriber, BEGIN + seconds)
+        return subscriber
+
+    def run(self, seconds: float) -> None:
+        """Let time pass: a look each second, and what the timers ask for between."""
+        end, look = self.now + seconds, self.now + 1
+        while self.now < end:
+            self.timers = [timer for timer in self.timers if not timer.cancelled]
+            timer = min(self.timers, key=lambda timer: timer.at, default=None)
+            if timer is not None and timer.at <= look:
+                self.timers.remove(timer)
+                self.now = max(self.now, timer.at)
+                timer.run()
+            else:
+                self.now, look = look, look + 1
+                self.expiries.look()
+
+
+@given(st.lists(st.floats(0.5, 60), min_size=1, max_size=20))
+def test_each_ends_before_its_time_and_no_more_than_a_tenth_of_it(seconds: list[float]) -> None:
+    bench = Bench()
+    lives = {bench.add(life): life for life in seconds}
+    bench.run(62)
+    assert bench.gone.keys() == lives.keys()
+    for subscriber, life in lives.items():
+        assert 0.9 * life - 1e-3 <= bench.gone[subscriber] - BEGIN <= life
+    assert len(bench.expiries) == 0
+    assert not [timer for timer in bench.timers if not timer.cancelled], "nothing is left to look for"
+
+
+def test_those_of_the_same_time_are_spread() -> None:
+    bench = Bench()
+    for _ in range(500):
+        bench.add(100)
+    bench.run(100)
+    moments = sorted(bench.gone.values())
+    assert moments[-1] - moments[0] > 5
+    assert len({round(moment, 1) for moment in moments}) > 40
+
+
+def test_a_token_for_a_month_is_not_cut_by_days() -> None:
+    bench = Bench()
+    month = 30 * 86_400
+    subscriber = bench.add(month)
+    bench.now = BEGIN + month - EARLY_MOST_SECONDS - 1
+    bench.expiries.look()
+    assert subscriber not in bench.gone
+    bench.run(EARLY_MOST_SECONDS + 1)
+    assert bench.gone[subscriber] <= BEGIN + month
+
+
+def test_who_has_left_is_forgotten() -> None:
+    bench = Bench()
+    subscriber = bench.add(10)
+    bench.expiries.remove(subscriber)
+    bench.expiries.remove(subscriber)
+    assert len(bench.expiries) == 0
+    bench.run(20)
+    assert not bench.gone
+
+
+def test_a_token_that_is_over_already_ends_at_once() -> None:
+    bench = Bench()
+    subscriber = bench.add(-5)
+    bench.expiries.look()
+    assert subscriber in bench.gone
+
+
+def test_a_clock_that_is_set_forward_ends_them_at_the_next_look() -> None:
+    bench = Bench()
+    subscriber = bench.add(3600)
+    bench.now += 3600
+    bench.expiries.look()
+    assert subscriber in bench.gone
+
+
+def test_nothing_is_timed_after_the_stop() -> None:
+    bench = Bench()
+    bench.add(0.5)
+    bench.expiries.stop()
+    assert all(timer.cancelled for timer in bench.timers)

@@ -1,0 +1,57 @@
+"""The sockets of the port."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import closing
+
+import pytest
+
+from broker.process.listeners import Listeners
+from broker.process.setup import StartError
+
+
+def ports(listeners: Listeners, workers: int) -> set[int]:
+    return {sock.getsockname()[1] for worker in range(workers) for sock in listeners.of(worker)}
+
+
+def test_a_free_port_is_one_for_all() -> None:
+    with closing(Listeners("127.0.0.1", 0, 3)) as listeners:
+        (port,) = ports(listeners, 3)
+        assert port
+
+
+def test_every_address_of_a_name_has_a_socket_of_the_same_port() -> None:
+    addresses = {entry[4][0] for entry in socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)}
+    with closing(Listeners("localhost", 0, 2)) as listeners:
+        assert len(ports(listeners, 2)) == 1
+        for worker in range(2):
+            assert {sock.getsockname()[0] for sock in listeners.of(worker)} == addresses
+
+
+def test_a_renewed_socket_has_the_same_port_and_nobody_who_waited() -> None:
+    with closing(Listeners("127.0.0.1", 0, 1)) as listeners:
+        (former,) = listeners.of(0)
+        former.listen()
+        where = former.getsockname()
+        with socket.create_connection(where, timeout=5) as waiting:
+            listeners.renew(0)
+            (sock,) = listeners.of(0)
+            assert sock.getsockname() == where
+            with pytest.raises(ConnectionResetError):
+                waiting.recv(1)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(where, timeout=5)
+
+
+def test_a_port_that_somebody_shares_is_taken() -> None:
+    with closing(Listeners("127.0.0.1", 0, 1)) as listeners:
+        (sock,) = listeners.of(0)
+        sock.listen()
+        with pytest.raises(StartError, match="can't listen"):
+            Listeners("127.0.0.1", sock.getsockname()[1], 2)
+
+
+def test_an_address_of_another_machine_is_refused() -> None:
+    with pytest.raises(StartError, match=r"can't listen on 192\.0\.2\.1"):
+        Listeners("192.0.2.1", 0, 1)

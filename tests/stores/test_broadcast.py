@@ -1,0 +1,99 @@
+"""What one instance tells all, whoever can't hear it at the moment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from time import time
+
+import pytest
+
+from broker.errors import RateLimited
+from broker.stores.redis import broadcast
+from tests.contract.benches import RedisBench
+from tests.redis_servers import Server
+from tests.web.serving import until
+
+
+class Instance:
+    """A store, and what it was told."""
+
+    def __init__(self, server: Server) -> None:
+        self.bench = RedisBench(server)
+        self.heeded: list[str] = []
+
+    async def start(self) -> None:
+        await self.bench.store.start(lambda _topic, _size: True, self.heeded.append)
+        await until(lambda: self.bench.store.checks()["notices"] == "ok", "the notices are read")
+
+    async def tell(self, notice: str, until: float | None = None) -> None:
+        await self.bench.store.tell(notice, until)
+
+
+StartInstance = Callable[[], Awaitable[Instance]]
+
+
+@pytest.fixture
+async def start_instance(empty_server: Server) -> AsyncIterator[StartInstance]:
+    started: list[Instance] = []
+
+    async def start() -> Instance:
+        instance = Instance(empty_server)
+        started.append(instance)
+        await instance.start()
+        return instance
+
+    yield start
+    for instance in started:
+        await instance.bench.store.stop()
+        instance.bench.close()
+
+
+async def test_all_instances_heed_it_once(start_instance: StartInstance) -> None:
+    one, other = await start_instance(), await start_instance()
+    await one.tell("a")
+    await one.tell("b", time() + 60)
+    await until(lambda: other.heeded == ["a", "b"], "both are heeded")
+    assert one.heeded == ["a", "b"]
+
+
+async def test_who_begins_later_heeds_what_is_kept(start_instance: StartInstance) -> None:
+    one = await start_instance()
+    await one.tell("passing")
+    await one.tell("over", time() - 1)
+    await one.tell("kept", time() + 60)
+    assert (await start_instance()).heeded == ["kept"]
+
+
+async def test_who_was_deaf_heeds_what_is_kept(start_instance: StartInstance, shared_server: Server) -> None:
+    one, other = await start_instance(), await start_instance()
+    with shared_server.client() as client:
+        client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    await one.tell("kept", time() + 60)
+    await until(lambda: other.heeded == ["kept"], "it is heeded")
+    assert one.heeded == ["kept"]
+
+
+async def test_a_store_that_lost_it_gets_it_again(
+    start_instance: StartInstance, shared_server: Server
+) -> None:
+    one = await start_instance()
+    await one.tell("kept", time() + 60)
+    with shared_server.client() as client:
+        client.flushall()
+        client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        await until(lambda: client.zcard("broker:{b}:notices") == 1, "it is there again")
+    assert (await start_instance()).heeded == ["kept"]
+    assert one.heeded == ["kept"]
+
+
+async def test_no_more_is_kept_than_there_is_room_for(
+    start_instance: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await start_instance()
+    monkeypatch.setattr(broadcast, "MOST_KEPT", 2)
+    await one.tell("a", time() + 60)
+    await one.tell("b", time() - 60)
+    await one.tell("c", time() + 60)
+    with pytest.raises(RateLimited):
+        await one.tell("d", time() + 60)
+    assert one.heeded == ["a", "b", "c"]

@@ -1,0 +1,114 @@
+"""Streamed bodies over two brokers that share a server: who publishes on one is reached from the other (contract §2)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.redis_servers import Server as Redis
+from tests.stores.brokers import StartBroker
+from tests.web.serving import Server, until
+from tests.web.test_publish_stream import Body, events, info, producing
+
+Pair = tuple[Server, Server]
+
+SECONDS = 10
+
+
+@pytest.fixture
+async def pair(empty_server: Redis, start_broker: StartBroker) -> Pair:
+    """Two brokers on one server that is empty, by which a producer is soon given up."""
+    given = {"producer_timeout_seconds": 1, "drain_seconds": 0}
+    return await start_broker(empty_server.url, **given), await start_broker(empty_server.url, **given)
+
+
+async def until_closed(server: Server, topic: str = "a") -> dict[str, Any]:
+    async with asyncio.timeout(SECONDS):
+        while not (state := await info(server, topic))["closed"]:
+            await asyncio.sleep(0.05)
+    return state
+
+
+async def test_a_piped_answer_is_read_on_the_other_instance_and_ends_there(pair: Pair) -> None:
+    one, other = pair
+    stream = await other.subscribe("/topics/a?since=earliest")
+    body = await Body.open(one, "/topics/a?end=true&retain=1h")
+    for number in range(10):
+        await body.send(events(str(number)))
+        assert (await stream.data(number + 1))[-1] == str(number)
+    assert (await body.end()).json()["closed"] is True
+    assert b'"reason":"closed"' in await stream.end()
+    last = str(stream.events[-1].id)
+    for server in pair:
+        again = await server.request("GET", "/topics/a", accept="text/event-stream", last_event_id=last)
+        assert again.status == 204
+        assert (await server.request("POST", "/topics/a", b"more")).status == 409
+
+
+async def test_cancel_reaches_the_producer_on_the_other_instance(pair: Pair) -> None:
+    one, other = pair
+    streams = [await server.subscribe("/topics/a?since=earliest") for server in pair]
+    body = await Body.open(one)
+    await body.send(events("x"))
+    for stream in streams:
+        await stream.data(1)
+    assert (await other.request("POST", "/topics/a/cancel")).status == 202
+    answer = await body.answer()
+    assert (answer.status, answer.json()["code"]) == (409, "cancelled")
+    for stream in streams:
+        while b"broker.cancel" not in stream.raw:
+            assert await stream.more()
+
+
+async def test_a_producer_goes_on_on_the_other_instance(pair: Pair) -> None:
+    one, other = pair
+    stream = await other.subscribe("/topics/a")
+    body = await Body.open(one, broker_producer="p", broker_sequence="1")
+    await body.send(events("1", "2"))
+    await stream.data(2)
+    body.cut()
+    body = await Body.open(other, "/topics/a?end=true", broker_producer="p", broker_sequence="1")
+    await body.send(events("1", "2", "3"))
+    answer = await body.end()
+    assert (answer.json()["published"], answer.json()["known"], answer.json()["closed"]) == (1, 2, True)
+    await stream.end()
+    assert [event.data for event in stream.published()] == ["1", "2", "3"]
+
+
+async def test_a_topic_is_abandoned_also_where_the_producers_instance_has_gone(pair: Pair) -> None:
+    one, other = pair
+    stream = await other.subscribe("/topics/a?since=earliest")
+    body = await Body.open(one, "/topics/a?end=on-disconnect")
+    await body.send(events("x"))
+    await stream.data(1)
+    body.cut()
+    await one.stop()
+    async with asyncio.timeout(SECONDS):
+        assert b'"reason":"abandoned"' in await stream.end()
+    await until_closed(other)
+
+
+async def test_while_the_body_is_open_its_topic_is_spoken_for(pair: Pair) -> None:
+    one, other = pair
+    body = await Body.open(one, "/topics/a?end=on-disconnect")
+    await body.send(events("x"))
+    await asyncio.sleep(4)  # several times as long as a producer may be away
+    assert (await info(other))["closed"] is False
+    assert (await body.end()).json()["closed"] is True
+
+
+async def test_a_viewer_on_the_other_instance_is_one(pair: Pair) -> None:
+    one, other = pair
+    stream = await other.subscribe("/topics/a?since=earliest")
+    body = await Body.open(one, "/topics/a?last_viewer=2s")
+    await body.send(events("x"))
+    await stream.data(1)
+    await asyncio.sleep(4)
+    assert len(producing(one)) == 1
+    await stream.close()
+    await until(lambda: other.subscribers_of("a") == 0, "it has left")
+    async with asyncio.timeout(SECONDS):
+        answer = await body.answer()
+    assert (answer.status, answer.json()["code"]) == (409, "cancelled")

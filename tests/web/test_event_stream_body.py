@@ -1,0 +1,101 @@
+"""A piped event stream is read as the standard says (WHATWG HTML §9.2.6), cut anywhere."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker.errors import BrokerError, InvalidBody, InvalidParameter, TooLarge
+from broker.sse import Decoder
+from broker.web.event_stream_body import SLICE_BYTES, EventStreamBody
+
+READ = {
+    b"data: a\n\n": [("a", None)],
+    b"data:a\r\rdata:b\r\n\r\ndata: c\n\n": [("a", None), ("b", None), ("c", None)],
+    b"\xef\xbb\xbfdata: a\n\n": [("a", None)],
+    b"event: token\nid: 7\nretry: 5\ndata: x\ndata: y\n\n": [("x\ny", "token")],
+    b": hello\n\ndata: a\n\n:\n\n": [("a", None)],
+    b"data\n\n": [("", None)],
+    b"data:\n\n": [("", None)],
+    b"data:  two blanks\n\n": [(" two blanks", None)],
+    b"event: only\n\ndata: a\n\n": [("a", None)],
+    b"foo: bar\ndata: a\n\n": [("a", None)],
+    b"data: [DONE]\n\n": [("[DONE]", None)],
+    b'event: ping\ndata: {"type": "ping"}\n\n': [('{"type": "ping"}', "ping")],
+    "data: Grüße 🎈\u2028\u0085\n\n".encode(): [("Grüße 🎈\u2028\u0085", None)],
+    b"data: a\n\n: trailing comment": [("a", None)],
+    b"": [],
+    b"\n\n\n": [],
+}
+
+
+def read(pieces: Iterable[bytes], max_event_bytes: int = 1000) -> list[tuple[str, str | None]]:
+    """Data and type of what a body brings that comes in these pieces."""
+    piped = EventStreamBody("a", max_event_bytes)
+    items = [item for piece in pieces for item in piped.items(piece)]
+    items += list(piped.end())
+    decoder = Decoder()
+    found = []
+    for item in items:
+        if item is not None:
+            topic, lines = item
+            assert topic == "a"
+            (event,) = decoder.feed(lines + b"\n")
+            found.append((event.data, event.type))
+    return found
+
+
+@pytest.mark.parametrize("body", READ, ids=repr)
+def test_the_standards_line_ends_and_fields(body: bytes) -> None:
+    assert read([body]) == READ[body]
+    assert read(bytes([byte]) for byte in body) == READ[body], "one byte at a time"
+
+
+@given(st.sampled_from(list(READ)), st.sampled_from(list(READ)), st.lists(st.integers(0, 200)))
+def test_cut_anywhere(one: bytes, other: bytes, cuts: list[int]) -> None:
+    body = (one if one.endswith((b"\n", b"\r")) else b"") + other.removeprefix(b"\xef\xbb\xbf")
+    places = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
+    assert read(body[a:b] for a, b in itertools.pairwise(places)) == read([body])
+
+
+@pytest.mark.parametrize(
+    "body", [b"data: a", b"data: a\n", b"event: x\n", b"da", b"data: a\r\n", b"data: a\n\ndata: b\n"]
+)
+def test_an_end_within_an_event_is_told(body: bytes) -> None:
+    piped = EventStreamBody("a", 1000)
+    list(piped.items(body))
+    with pytest.raises(InvalidBody):
+        list(piped.end())
+
+
+BAD: dict[bytes, type[BrokerError]] = {
+    b"data: \xff\n\n": InvalidBody,
+    b"event: \xc3\ndata: a\n\n": InvalidBody,
+    b"event: broker.end\ndata: a\n\n": InvalidParameter,
+    b"event: " + b"x" * 101 + b"\ndata: a\n\n": InvalidParameter,
+    b"data: " + b"x" * 1001 + b"\n\n": TooLarge,
+    b"data: " + b"x" * 20_000: TooLarge,
+    b": " + b"x" * 20_000: TooLarge,
+    b"data: x\n" * 3000: TooLarge,
+}
+
+
+@pytest.mark.parametrize("body", BAD, ids=lambda body: repr(body[:30]))
+def test_what_is_no_event_is_told_after_those_before_it(body: bytes) -> None:
+    piped = EventStreamBody("a", 1000)
+    found: list[object] = []
+    with pytest.raises(BAD[body]):
+        found.extend(piped.items(b"data: before\n\n" + body))
+    assert [item for item in found if item is not None] == [("a", b"data: before\n")]
+
+
+def test_a_comment_that_is_no_utf8_is_nobodys_business() -> None:
+    assert read([b": \xff\ndata: a\n\n"]) == [("a", None)]
+
+
+def test_many_comments_let_others_have_their_turn() -> None:
+    assert list(EventStreamBody("a", 1000).items(b":\n" * SLICE_BYTES)).count(None) >= 1
