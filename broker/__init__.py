@@ -1,19 +1,16 @@
 """sse-broker: publish events to topics over HTTP; subscribers follow them as server-sent events.
 
-Layers; an import points down only:
+The folders are layers. An import points down only, and folders beside each other don't import each other:
 
-    edge     cli, supervisor, instance, process, web.app   where settings, a concrete store, handlers and processes meet
-    web      web.*                                         aiohttp handlers; call the node; know HTTP statuses
-    core     node, admission, readings                     joins one store to one hub: watch, publish, drain
-    parts    hub, fanout, feeds, feed, ends,
-             walk, subscriber, gate,
-             dismissals, expiries, slices | stores.*      do not know each other
-    pure     sse, entry, log, logs, producers, start, access,
-             tokens, revocations, buckets, metrics         bytes and values; no asyncio, no aiohttp
-    words    events, topics, errors, notices, hosts, keys,
-             settings
+    process, cli        an instance, the supervisor and its workers; the commands. Settings, a concrete store
+                        and the HTTP handlers meet here
+    web                 HTTP: requests, answers, statuses. Calls the node
+    node                one store and one hub joined: publish, watch, drain; limits and evictions
+    fanout | stores     from logs to sockets | where events are kept and given their ids
+    log | auth          the bounded log of a topic | grants, tokens, keys. Values only, no I/O
+    the root            words that all use: events, topics, errors, sse, metrics, settings, ...
 
-Beside them, and used by the command line only: `client` and `bench`, which talk to a broker from outside.
+`client` and `bench` talk to a broker over HTTP. Only the commands use them.
 
 Invariants; the code that upholds one names it, and each has a test of its name:
 

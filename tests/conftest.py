@@ -11,9 +11,9 @@ import uvloop
 
 from broker.fanout.subscriber import CloseReason
 from broker.settings import Settings
-from tests.hub_bench import Bench
-from tests.processes import BrokerProcess
-from tests.web.serving import Clock, Serve, Server
+from tests.support.broker_process import BrokerProcess
+from tests.support.hub_harness import HubHarness
+from tests.support.local_broker import Clock, Serve, Server
 
 
 @pytest.fixture
@@ -57,9 +57,9 @@ async def server(serve: Serve) -> Server:
 
 
 @pytest.fixture
-async def bench(request: pytest.FixtureRequest) -> AsyncIterator[Bench]:
+async def harness(request: pytest.FixtureRequest) -> AsyncIterator[HubHarness]:
     """A hub, with `max_age_seconds` where the test gives one; nothing may stay in it of who has left."""
-    made = Bench(getattr(request, "param", 0))
+    made = HubHarness(getattr(request, "param", 0))
     yield made
     for subscriber in made.hub.subscribers:
         made.hub.cut(subscriber, CloseReason.DRAINING)

@@ -18,10 +18,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from broker.settings import Settings
-from tests.dockerfile import ROOT, Instruction, Stage, build, instructions
 from tests.live.proxies import NAMES, free_port
-from tests.live.raw import exchange, request
-from tests.processes import wait_for
+from tests.support.dockerfile import ROOT, Instruction, Stage, build, instructions
+from tests.support.http import exchange, request
+from tests.support.waiting import wait_for
 
 SECONDS = 30
 COMPOSE = ROOT / "deploy" / "compose.yaml"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.web.serving import Server
+from tests.support.local_broker import Server
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 

@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from broker.cli.common import setting_error_text
+from broker.process.check_store import check_store
 from broker.process.setup import StartError, relax_collector, set_up
 from broker.settings import BadSetting, Settings
-from broker.stores.redis.check import check_store
 
 MIN_SOMAXCONN = 4096
 

@@ -16,10 +16,10 @@ from broker.hosts import is_loopback
 from broker.metrics import Gauge, Metrics
 from broker.node.limits import RateLimitSettings
 from broker.node.node import Node, StreamPolicy
+from broker.process.check_store import check_store
 from broker.settings import BadSetting, Settings
 from broker.stores.base import Store
 from broker.stores.memory import MemoryStore
-from broker.stores.redis.check import check_store
 from broker.web import admin, monitoring, page, publish, topics
 from broker.web.app_keys import BODIES, HEADERS, NODE, PRODUCING, SETTINGS, WAITING
 from broker.web.body_reader import BodyReader

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from trustme import CA
 
 from broker.auth.keys import RSA_ALGORITHMS, BadKey, from_jwk, public_key, secret
-from tests.minting import ASYMMETRIC, Signer, signer
+from tests.support.tokens import ASYMMETRIC, Signer, signer
 
 
 @pytest.mark.parametrize(

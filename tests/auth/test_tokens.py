@@ -17,7 +17,7 @@ from broker.auth.grants import Grant
 from broker.auth.keys import Key, from_jwk, public_key, secret
 from broker.auth.tokens import EARLY_SECONDS, MAX_TOKEN_BYTES, UnknownKey, Verifier
 from broker.errors import Unauthorized
-from tests.minting import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, signer
+from tests.support.tokens import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, signer
 
 NOW = 1_800_000_000.0
 

@@ -23,7 +23,7 @@ from tests.bench.peers.loads import TIMES
 from tests.bench.peers.servers import Broker, running
 from tests.live import attacks
 from tests.live.attacks import ATTACKS, Attack
-from tests.live.honest import COUNT, Honest
+from tests.live.control_crowd import COUNT, Honest
 
 SERVE = (
     "--head-seconds=5",

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 from broker.descriptors import raise_limit
 from tests.bench.peers.__main__ import machine
 from tests.bench.peers.servers import Broker, Running, running
-from tests.redis_servers import Server, valkey
+from tests.support.redis_servers import Server, valkey
 
 VIEWERS = 3
 TOKENS_PER_SECOND = 50

@@ -11,7 +11,7 @@ import threading
 from types import TracebackType
 from typing import IO, Self
 
-from tests.processes import wait_for
+from tests.support.waiting import wait_for
 
 STOP_SECONDS = 30
 

@@ -9,8 +9,8 @@ import socket
 import pytest
 
 from broker import cli
-from tests.minting import HMAC
-from tests.web.serving import Serve, Server
+from tests.support.local_broker import Serve, Server
+from tests.support.tokens import HMAC
 
 SMALL_LOAD = ("bench", "--subscribers=2", "--rate=50", "--duration=0.3", "--processes=2", "--json")
 

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli.following import following
-from tests.processes import BrokerProcess, wait_for
-from tests.redis_servers import valkey
-from tests.workers import data_server, descendants, is_running, workers
+from tests.support.broker_process import BrokerProcess
+from tests.support.process_tree import data_server, descendants, is_running, workers
+from tests.support.redis_servers import valkey
+from tests.support.waiting import wait_for
 
 SOON = {"retry_min_ms": 10, "retry_max_ms": 50, "drain_seconds": 0.5}
 

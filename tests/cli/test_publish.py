@@ -13,7 +13,8 @@ import pytest
 
 from broker.sse import Decoder
 from tests.cli.commands import Command, environment, run
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.waiting import wait_for
 
 ID = rb"\d+-\d+"
 

@@ -15,9 +15,10 @@ import trustme
 
 from broker.sse import Decoder
 from tests.live.proxies import free_port
-from tests.live.raw import NDJSON, Connection, exchange, request
-from tests.minting import HMAC
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import NDJSON, Connection, exchange, request
+from tests.support.tokens import HMAC
+from tests.support.waiting import wait_for
 
 CHUNKED = "Transfer-Encoding: chunked"
 AT_ONCE_SECONDS = 3  # a bound, not a measure: who waits for others takes 10

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cli.commands import Command, environment, run
-from tests.processes import BrokerProcess
+from tests.support.broker_process import BrokerProcess
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import jwt
 import pytest
 
 from broker.auth.keys import secret
-from tests.minting import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, signer
+from tests.support.tokens import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, signer
 
 SECRETS = {"BROKER_JWT_SECRETS": json.dumps([SECRET, OTHER_SECRET])}
 

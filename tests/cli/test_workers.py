@@ -21,11 +21,12 @@ from broker.sse import Decoder
 from tests.cli.following import following
 from tests.cli.test_serve import rest, subscribe
 from tests.live.proxies import free_port
-from tests.live.raw import exchange, request
-from tests.minting import HMAC
-from tests.processes import BrokerProcess, wait_for
-from tests.redis_servers import Server, valkey
-from tests.workers import descendants, is_running, worker_of, workers
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import exchange, request
+from tests.support.process_tree import descendants, is_running, worker_of, workers
+from tests.support.redis_servers import Server, valkey
+from tests.support.tokens import HMAC
+from tests.support.waiting import wait_for
 
 SOON = {"retry_min_ms": 10, "retry_max_ms": 50, "drain_seconds": 0.5}
 

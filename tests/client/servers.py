@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
-from tests.live.raw import RESET_ON_CLOSE
+from tests.support.http import RESET_ON_CLOSE
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 OPENING = b"retry: 10\n:\n"

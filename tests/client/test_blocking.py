@@ -16,7 +16,7 @@ import trustme
 from broker.client import PublishError, publish
 from broker.sse import Decoder
 from tests.client.servers import answer, problem
-from tests.processes import BrokerProcess
+from tests.support.broker_process import BrokerProcess
 
 
 def events_of(broker: BrokerProcess, topic: str, count: int) -> list[tuple[str, str | None, str]]:

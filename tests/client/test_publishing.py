@@ -21,7 +21,7 @@ from tests.client.servers import (
     take,
     until,
 )
-from tests.processes import BrokerProcess
+from tests.support.broker_process import BrokerProcess
 
 CREATED = answer("201 Created", b'{"topic": "a", "id": "5-0"}', "Content-Type: application/json")
 

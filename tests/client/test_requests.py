@@ -9,8 +9,8 @@ import pytest
 
 from broker.client import Client, PublishError, SubscribeError
 from tests.client.servers import ScriptedServer, answer, problem, rest, take
-from tests.minting import HMAC
-from tests.web.serving import Serve, Server
+from tests.support.local_broker import Serve, Server
+from tests.support.tokens import HMAC
 
 ADMIN = HMAC.token(admin=True)
 CREATED = answer("201 Created", b'{"topic": "a", "id": "1-0"}', "Content-Type: application/json")

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from broker.client import Cancelled, Client, Gap, PublishError, SubscribeError, streaming
 from broker.settings import Settings
-from tests.minting import HMAC, SECRET
-from tests.web.serving import Serve, Server, until
+from tests.support.local_broker import Serve, Server
+from tests.support.tokens import HMAC, SECRET
+from tests.support.waiting import until
 
 Direction = Literal["up", "down"]
 Cuts = Sequence[tuple[Direction, int]]

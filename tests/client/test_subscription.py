@@ -30,7 +30,7 @@ from tests.client.servers import (
     then_stay,
     until,
 )
-from tests.processes import BrokerProcess
+from tests.support.broker_process import BrokerProcess
 
 END = b'event: broker.end\ndata: {"topic":"a","reason":"closed"}\nid: 99-0\n\n'
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from broker import sse
-from tests.contract.benches import Bench, MemoryBench, RedisBench
-from tests.redis_servers import Server
 from tests.stores.conftest import PROGRAMS, find_program
+from tests.support.redis_servers import Server
+from tests.support.store_harness import MemoryStoreHarness, RedisStoreHarness, StoreHarness
 
 
 def item(topic: str, data: str) -> tuple[str, bytes]:
@@ -41,16 +41,16 @@ def heeded() -> list[str]:
 @pytest.fixture(params=["memory", *PROGRAMS])
 async def store(
     request: pytest.FixtureRequest, tmp_path: Path, delivered: Delivered, heeded: list[str]
-) -> AsyncIterator[Bench]:
+) -> AsyncIterator[StoreHarness]:
     """Each store in turn, with a small retention."""
     if request.param == "memory":
-        memory = MemoryBench()
+        memory = MemoryStoreHarness()
         await memory.store.start(delivered, heeded.append)
         yield memory
         await memory.store.stop()
         return
     with Server(tmp_path / "0", find_program(request.param)) as server:
-        redis = RedisBench(server)
+        redis = RedisStoreHarness(server)
         await redis.store.start(delivered, heeded.append)
         yield redis
         await redis.store.stop()

@@ -11,23 +11,27 @@ from broker.errors import Closed, OutOfOrder
 from broker.events import EventId
 from broker.log.start import After, Last, Latest, Since, Start, StoreState, has_all, position
 from broker.stores.base import PublishOptions, Receipt, TopicState
-from tests.contract.benches import Bench
 from tests.contract.conftest import Delivered, item
+from tests.support.store_harness import StoreHarness
 
 
-async def state(bench: Bench, topic: str = "a") -> TopicState:
-    return (await bench.store.describe([topic]))[0]
+async def state(harness: StoreHarness, topic: str = "a") -> TopicState:
+    return (await harness.store.describe([topic]))[0]
 
 
-async def end(bench: Bench, *data: str, topic: str = "a") -> Receipt:
-    return await bench.store.publish([item(topic, text) for text in data], None, PublishOptions(ends=[topic]))
+async def end(harness: StoreHarness, *data: str, topic: str = "a") -> Receipt:
+    return await harness.store.publish(
+        [item(topic, text) for text in data], None, PublishOptions(ends=[topic])
+    )
 
 
-async def seen(bench: Bench, start: Start, *topics: str) -> tuple[list[tuple[EventId, bool]], Sequence[str]]:
+async def seen(
+    harness: StoreHarness, start: Start, *topics: str
+) -> tuple[list[tuple[EventId, bool]], Sequence[str]]:
     """What somebody is written who starts there now: ids, and whether each is an end; and the gaps told at the start."""
     names = topics or ("a",)
-    logs = await bench.store.watch(names, start)
-    store = bench.store
+    logs = await harness.store.watch(names, start)
+    store = harness.store
     where = position(
         start, names, logs, StoreState(store.born, store.last_id, store.received_to, store.is_lost)
     )
@@ -41,17 +45,17 @@ async def seen(bench: Bench, start: Start, *topics: str) -> tuple[list[tuple[Eve
     return sorted(read), where.gaps
 
 
-async def has_seen_all(bench: Bench, cursor: EventId, *topics: str) -> bool:
+async def has_seen_all(harness: StoreHarness, cursor: EventId, *topics: str) -> bool:
     start = After(cursor, "")
     asked = topics or ("a",)
-    logs = await bench.store.watch(asked, start)
-    store = bench.store
+    logs = await harness.store.watch(asked, start)
+    store = harness.store
     known = StoreState(store.born, store.last_id, store.received_to, store.is_lost)
-    bench.store.unwatch(asked)
+    harness.store.unwatch(asked)
     return has_all(start, logs, known)
 
 
-async def test_events_and_the_end_are_one_step(store: Bench, delivered: Delivered) -> None:
+async def test_events_and_the_end_are_one_step(store: StoreHarness, delivered: Delivered) -> None:
     (log,) = await store.store.watch(["a"], Latest())
     before = log.last
     receipt = await end(store, "1", "2")
@@ -69,7 +73,7 @@ async def test_events_and_the_end_are_one_step(store: Bench, delivered: Delivere
     assert (shown.closed, shown.events, shown.last_id) == (True, 2, last.id)
 
 
-async def test_a_topic_that_has_ended_takes_nothing_more(store: Bench) -> None:
+async def test_a_topic_that_has_ended_takes_nothing_more(store: StoreHarness) -> None:
     await end(store, "1")
     last = store.store.last_id
     for items, asked in (
@@ -87,7 +91,7 @@ async def test_a_topic_that_has_ended_takes_nothing_more(store: Bench) -> None:
     assert not (await state(store, "b")).closed
 
 
-async def test_ending_without_an_event_and_again_is_fine(store: Bench) -> None:
+async def test_ending_without_an_event_and_again_is_fine(store: StoreHarness) -> None:
     (event,) = (await store.store.publish([item("a", "1")])).ids
     first = await end(store)
     assert first.closed
@@ -98,7 +102,7 @@ async def test_ending_without_an_event_and_again_is_fine(store: Bench) -> None:
     assert await seen(store, After(event, "")) == ([(end_id, True)], ())
 
 
-async def test_a_topic_that_never_was_can_end(store: Bench) -> None:
+async def test_a_topic_that_never_was_can_end(store: StoreHarness) -> None:
     receipt = await end(store)
     assert await seen(store, Since(0)) == ([(receipt.ids[0], True)], ())
     assert (await state(store)).closed
@@ -110,7 +114,7 @@ async def test_a_topic_that_never_was_can_end(store: Bench) -> None:
     assert (await state(store)).events == 1
 
 
-async def test_several_topics_end_together(store: Bench) -> None:
+async def test_several_topics_end_together(store: StoreHarness) -> None:
     await end(store, topic="c")
     receipt = await store.store.publish(
         [item("a", "1"), item("b", "2")], None, PublishOptions(ends=["a", "b", "c"])
@@ -123,12 +127,12 @@ async def test_several_topics_end_together(store: Bench) -> None:
     assert await has_seen_all(store, store.store.last_id, "a", "b", "c")
 
 
-async def test_only_the_topics_named_end(store: Bench) -> None:
+async def test_only_the_topics_named_end(store: StoreHarness) -> None:
     await store.store.publish([item("a", "1"), item("b", "2")], None, PublishOptions(ends=["a"]))
     assert [one.closed for one in await store.store.describe(["a", "b", "c"])] == [True, False, False]
 
 
-async def test_who_has_the_end_lacks_nothing(store: Bench) -> None:
+async def test_who_has_the_end_lacks_nothing(store: StoreHarness) -> None:
     (event,) = (await end(store, "1")).ids
     end_id = store.store.last_id
     assert not await has_seen_all(store, event)
@@ -141,7 +145,7 @@ async def test_who_has_the_end_lacks_nothing(store: Bench) -> None:
 
 
 @pytest.mark.parametrize("start", [Since(0), Since(4e9), Last(3), Last(1), After(1 << 127, "")])
-async def test_the_end_is_told_wherever_one_starts(store: Bench, start: Start) -> None:
+async def test_the_end_is_told_wherever_one_starts(store: StoreHarness, start: Start) -> None:
     await end(store, "1", "2", "3")
     end_id = store.store.last_id
     read, _ = await seen(store, start)
@@ -149,7 +153,7 @@ async def test_the_end_is_told_wherever_one_starts(store: Bench, start: Start) -
     assert len(read) == {Since(0): 4, Last(3): 4, Last(1): 2}.get(start, 1)
 
 
-async def test_the_end_outlives_the_events_as_long_as_the_record(store: Bench) -> None:
+async def test_the_end_outlives_the_events_as_long_as_the_record(store: StoreHarness) -> None:
     ids = (await end(store, *map(str, range(30)))).ids
     end_id = store.store.last_id
     assert (await state(store)).events == 10, "the end takes nothing from what is kept"
@@ -165,7 +169,7 @@ async def test_the_end_outlives_the_events_as_long_as_the_record(store: Bench) -
     assert (await store.store.publish([item("a", "1")])).ids
 
 
-async def test_delete_opens_the_name_anew(store: Bench) -> None:
+async def test_delete_opens_the_name_anew(store: StoreHarness) -> None:
     (event,) = (await end(store, "1")).ids
     end_id = store.store.last_id
     await store.store.delete("a")
@@ -179,7 +183,7 @@ async def test_delete_opens_the_name_anew(store: Bench) -> None:
         assert (read, gaps) == ([(again.ids[0], False), (store.store.last_id, True)], ())
 
 
-async def test_those_who_watch_are_told_of_the_end_and_then_of_a_new_one(store: Bench) -> None:
+async def test_those_who_watch_are_told_of_the_end_and_then_of_a_new_one(store: StoreHarness) -> None:
     (log,) = await store.store.watch(["a"], Latest())
     log.hold = before = log.last
     await end(store, "1")
@@ -189,14 +193,14 @@ async def test_those_who_watch_are_told_of_the_end_and_then_of_a_new_one(store: 
     assert [entry.end for entry in log.after(before)] == [False, True, True, False, True]
 
 
-async def test_a_repeated_key_is_answered_before_the_topic_is_seen_to_have_ended(store: Bench) -> None:
+async def test_a_repeated_key_is_answered_before_the_topic_is_seen_to_have_ended(store: StoreHarness) -> None:
     first = await store.store.publish([item("a", "1")], "key", PublishOptions(ends=["a"]))
     again = await store.store.publish([item("a", "1")], "key", PublishOptions(ends=["a"]))
     assert (first.closed, first.replayed, again.closed, again.replayed) == (True, False, True, True)
     assert list(again.ids) == list(first.ids)
 
 
-async def test_a_repeated_key_ends_nothing_that_its_first_call_left_open(store: Bench) -> None:
+async def test_a_repeated_key_ends_nothing_that_its_first_call_left_open(store: StoreHarness) -> None:
     await store.store.publish([item("a", "1")], "key")
     again = await store.store.publish(
         [item("a", "1"), item("b", "1")], "key", PublishOptions(ends=["a", "b"])
@@ -205,7 +209,7 @@ async def test_a_repeated_key_ends_nothing_that_its_first_call_left_open(store: 
     assert [one.closed for one in await store.store.describe(["a", "b"])] == [False, True]
 
 
-async def test_close_only_what_has_not_moved_on(store: Bench) -> None:
+async def test_close_only_what_has_not_moved_on(store: StoreHarness) -> None:
     assert await store.store.close("a", "abandoned", if_last=1) is None
     (first,) = (await store.store.publish([item("a", "1")])).ids
     (second,) = (await store.store.publish([item("a", "2")])).ids
@@ -221,7 +225,7 @@ async def test_close_only_what_has_not_moved_on(store: Bench) -> None:
 # Leases
 
 
-async def test_a_topic_is_abandoned_unless_its_lease_is_renewed(store: Bench) -> None:
+async def test_a_topic_is_abandoned_unless_its_lease_is_renewed(store: StoreHarness) -> None:
     await store.store.publish([item("a", "1")])
     for topic in ("a", "never-published", "renewed", "given-up", "deleted"):
         await store.store.lease(topic, 10)
@@ -241,7 +245,7 @@ async def test_a_topic_is_abandoned_unless_its_lease_is_renewed(store: Bench) ->
     assert (await state(store, "renewed")).closed
 
 
-async def test_the_lease_of_a_topic_that_has_ended_is_over(store: Bench) -> None:
+async def test_the_lease_of_a_topic_that_has_ended_is_over(store: StoreHarness) -> None:
     await store.store.lease("a", 10)
     await end(store, "1")
     await store.store.lease("a", 10)
@@ -255,12 +259,14 @@ async def test_the_lease_of_a_topic_that_has_ended_is_over(store: Bench) -> None
 # Producers
 
 
-async def produce(bench: Bench, first: int, *data: str, ends: bool = False, name: str = "p") -> Receipt:
+async def produce(
+    harness: StoreHarness, first: int, *data: str, ends: bool = False, name: str = "p"
+) -> Receipt:
     asked = PublishOptions(["a"] if ends else [], (name, first))
-    return await bench.store.publish([item("a", text) for text in data], None, asked)
+    return await harness.store.publish([item("a", text) for text in data], None, asked)
 
 
-async def test_a_repeated_part_counts_once(store: Bench) -> None:
+async def test_a_repeated_part_counts_once(store: StoreHarness) -> None:
     first = await produce(store, 1, "1", "2", "3")
     again = await produce(store, 2, "2", "3", "4", "5")
     assert (first.known, len(first.ids), again.known, len(again.ids)) == (0, 3, 2, 2)
@@ -269,7 +275,7 @@ async def test_a_repeated_part_counts_once(store: Bench) -> None:
     assert (await produce(store, 6, "6")).known == 0
 
 
-async def test_a_hole_is_refused_with_what_is_expected(store: Bench) -> None:
+async def test_a_hole_is_refused_with_what_is_expected(store: StoreHarness) -> None:
     await produce(store, 1, "1", "2")
     last = store.store.last_id
     for first, name, expected in ((4, "p", 3), (2, "other", 1)):
@@ -282,7 +288,7 @@ async def test_a_hole_is_refused_with_what_is_expected(store: Bench) -> None:
     assert not (await state(store)).closed
 
 
-async def test_producers_of_one_topic_count_each_for_itself(store: Bench) -> None:
+async def test_producers_of_one_topic_count_each_for_itself(store: StoreHarness) -> None:
     await produce(store, 1, "1", name="p")
     await produce(store, 1, "1", "2", name="q")
     assert (await produce(store, 2, "2", name="p")).known == 0
@@ -290,7 +296,7 @@ async def test_producers_of_one_topic_count_each_for_itself(store: Bench) -> Non
     assert (await state(store)).events == 5
 
 
-async def test_the_producer_that_published_longest_ago_is_forgotten(store: Bench) -> None:
+async def test_the_producer_that_published_longest_ago_is_forgotten(store: StoreHarness) -> None:
     for number in range(16):
         await produce(store, 1, "1", name=f"p{number}")
     await produce(store, 2, "2", name="p0")
@@ -300,7 +306,7 @@ async def test_the_producer_that_published_longest_ago_is_forgotten(store: Bench
         await produce(store, 2, "2", name="p1")
 
 
-async def test_what_was_ended_may_be_repeated_but_not_continued(store: Bench) -> None:
+async def test_what_was_ended_may_be_repeated_but_not_continued(store: StoreHarness) -> None:
     await produce(store, 1, "1", "2", ends=True)
     again = await produce(store, 1, "1", "2", ends=True)
     assert (again.known, list(again.ids), again.closed) == (2, [], True)
@@ -314,13 +320,13 @@ async def test_what_was_ended_may_be_repeated_but_not_continued(store: Bench) ->
 # Retention asked for
 
 
-async def retain(bench: Bench, seconds: float, *data: str) -> Receipt:
-    return await bench.store.publish(
+async def retain(harness: StoreHarness, seconds: float, *data: str) -> Receipt:
+    return await harness.store.publish(
         [item("a", text) for text in data], None, PublishOptions(retain_seconds=seconds)
     )
 
 
-async def test_the_first_publish_decides_what_its_topic_keeps(store: Bench) -> None:
+async def test_the_first_publish_decides_what_its_topic_keeps(store: StoreHarness) -> None:
     (log,) = await store.store.watch(["a"], Latest())
     first = await retain(store, 600, *map(str, range(30)))
     await store.store.publish([item("a", "x")])
@@ -336,7 +342,7 @@ async def test_the_first_publish_decides_what_its_topic_keeps(store: Bench) -> N
     assert (await state(store)).events == 0
 
 
-async def test_what_was_published_to_before_keeps_what_it_kept(store: Bench) -> None:
+async def test_what_was_published_to_before_keeps_what_it_kept(store: StoreHarness) -> None:
     await store.store.publish([item("a", "0")])
     await retain(store, 600, "1")
     store.advance(61)

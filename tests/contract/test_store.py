@@ -9,12 +9,12 @@ import pytest
 from broker import sse
 from broker.errors import RateLimited
 from broker.log.start import After, Latest, Since
-from tests.contract.benches import Bench
 from tests.contract.conftest import Delivered, item
-from tests.web.serving import WAIT_SECONDS
+from tests.support.store_harness import StoreHarness
+from tests.support.waiting import WAIT_SECONDS
 
 
-async def test_ids_strictly_increase_over_all_topics(store: Bench) -> None:
+async def test_ids_strictly_increase_over_all_topics(store: StoreHarness) -> None:
     ids: list[int] = []
     for step in (0, 1, -10, 0, 5):
         store.advance(step)
@@ -24,7 +24,7 @@ async def test_ids_strictly_increase_over_all_topics(store: Bench) -> None:
     assert ids[0] > store.store.born
 
 
-async def test_watched_log_grows_and_is_delivered(store: Bench, delivered: Delivered) -> None:
+async def test_watched_log_grows_and_is_delivered(store: StoreHarness, delivered: Delivered) -> None:
     await store.store.publish([item("a", "before")])
     assert delivered.calls == []
     (log,) = await store.store.watch(["a"], Since(0))
@@ -37,7 +37,9 @@ async def test_watched_log_grows_and_is_delivered(store: Bench, delivered: Deliv
     assert store.store.complete_to >= ids[-1]
 
 
-async def test_a_topic_is_watched_until_every_watch_is_taken_back(store: Bench, delivered: Delivered) -> None:
+async def test_a_topic_is_watched_until_every_watch_is_taken_back(
+    store: StoreHarness, delivered: Delivered
+) -> None:
     (log,) = await store.store.watch(["a"], Latest())
     assert (await store.store.watch(["a"], Latest()))[0] is log
     store.store.unwatch(["a"])
@@ -46,7 +48,7 @@ async def test_a_topic_is_watched_until_every_watch_is_taken_back(store: Bench, 
     assert len(delivered.calls) == 1
 
 
-async def test_prev_names_the_entry_before(store: Bench) -> None:
+async def test_prev_names_the_entry_before(store: StoreHarness) -> None:
     (log,) = await store.store.watch(["a"], Latest())
     before = log.last
     ids = (await store.store.publish([item("a", "1"), item("b", "x"), item("a", "2")])).ids
@@ -54,7 +56,7 @@ async def test_prev_names_the_entry_before(store: Bench) -> None:
     assert [entry.prev for entry in log.after(before)] == [before, ids[0]]
 
 
-async def test_retention(store: Bench) -> None:
+async def test_retention(store: StoreHarness) -> None:
     await store.store.publish([item("a", str(number)) for number in range(30)])
     assert (await store.store.describe(["a"]))[0].events == 10
     await store.store.publish([item("a", "x" * 4000) for _ in range(5)])
@@ -66,7 +68,7 @@ async def test_retention(store: Bench) -> None:
     assert state.last_id == store.store.last_id
 
 
-async def test_a_log_with_a_reader_is_not_trimmed_before_it_is_written(store: Bench) -> None:
+async def test_a_log_with_a_reader_is_not_trimmed_before_it_is_written(store: StoreHarness) -> None:
     (log,) = await store.store.watch(["a"], Latest())
     log.hold = log.last
     start = log.last
@@ -78,13 +80,13 @@ async def test_a_log_with_a_reader_is_not_trimmed_before_it_is_written(store: Be
     assert len(log) == 10
 
 
-async def test_what_is_held_here_is_held_nowhere_else(store: Bench) -> None:
+async def test_what_is_held_here_is_held_nowhere_else(store: StoreHarness) -> None:
     store.store.hold("address 203.0.113.7", 2)
     assert await store.store.held_elsewhere(["address 203.0.113.7", "other"]) == [0, 0]
     store.store.hold("address 203.0.113.7", 0)
 
 
-async def test_delete(store: Bench, delivered: Delivered) -> None:
+async def test_delete(store: StoreHarness, delivered: Delivered) -> None:
     (log,) = await store.store.watch(["a"], Latest())
     log.hold = log.last
     (last,) = (await store.store.publish([item("a", "1")])).ids
@@ -101,12 +103,12 @@ async def test_delete(store: Bench, delivered: Delivered) -> None:
     assert not log.has_gap(last)
 
 
-async def test_deleting_what_never_was(store: Bench) -> None:
+async def test_deleting_what_never_was(store: StoreHarness) -> None:
     await store.store.delete("a")
     assert await store.store.topics("", 10) == []
 
 
-async def test_topics(store: Bench) -> None:
+async def test_topics(store: StoreHarness) -> None:
     for name in ("c", "a", "b"):
         await store.store.publish([item(name, "1")])
     await store.store.watch(["d"], Latest())
@@ -116,7 +118,7 @@ async def test_topics(store: Bench) -> None:
     assert await store.store.topics("c", 10) == []
 
 
-async def test_topics_that_come_and_go_between_pages_move_no_other(store: Bench) -> None:
+async def test_topics_that_come_and_go_between_pages_move_no_other(store: StoreHarness) -> None:
     for name in "bdfhj":
         await store.store.publish([item(name, "1")])
     await store.store.watch(["e"], Latest())
@@ -128,7 +130,7 @@ async def test_topics_that_come_and_go_between_pages_move_no_other(store: Bench)
     assert await store.store.topics("e", 1) == ["f"], "a page begins also after a name that is gone"
 
 
-async def test_key_counts_once_a_topic(store: Bench) -> None:
+async def test_key_counts_once_a_topic(store: StoreHarness) -> None:
     first = await store.store.publish([item("a", "1"), item("b", "1")], "key")
     assert not first.replayed
     again = await store.store.publish([item("a", "1"), item("b", "1")], "key")
@@ -144,7 +146,7 @@ async def test_key_counts_once_a_topic(store: Bench) -> None:
     assert not (await store.store.publish([item("a", "1")], "key")).replayed
 
 
-async def test_keys_have_a_bound_and_a_refused_one_publishes_nothing(store: Bench) -> None:
+async def test_keys_have_a_bound_and_a_refused_one_publishes_nothing(store: StoreHarness) -> None:
     published = 0
     with pytest.raises(RateLimited):
         for number in range(1000):
@@ -157,7 +159,7 @@ async def test_keys_have_a_bound_and_a_refused_one_publishes_nothing(store: Benc
     assert store.store.last_id == last
 
 
-async def test_sweep_drops_what_became_too_old(store: Bench) -> None:
+async def test_sweep_drops_what_became_too_old(store: StoreHarness) -> None:
     names = [f"t{number:02}" for number in range(50)]
     for name in names:
         await store.store.publish([item(name, "1")])
@@ -173,7 +175,7 @@ async def test_sweep_drops_what_became_too_old(store: Bench) -> None:
     assert await store.store.topics("", 100) == ["t00"], "somebody watches it"
 
 
-async def test_what_lies_behind_a_cursor_is_there_however_far_back(store: Bench) -> None:
+async def test_what_lies_behind_a_cursor_is_there_however_far_back(store: StoreHarness) -> None:
     ids = [(await store.store.publish([item("a", str(number))])).ids[0] for number in range(9)]
     for cursor in (ids[-1], ids[4], ids[6], ids[0], store.store.born):
         (log,) = await store.store.watch(["a"], After(cursor, ""))
@@ -181,7 +183,7 @@ async def test_what_lies_behind_a_cursor_is_there_however_far_back(store: Bench)
         assert not log.has_gap(cursor)
 
 
-async def test_what_was_trimmed_is_a_gap(store: Bench) -> None:
+async def test_what_was_trimmed_is_a_gap(store: StoreHarness) -> None:
     ids = [(await store.store.publish([item("a", str(number))])).ids[0] for number in range(30)]
     for cursor, has_gap in ((ids[-1], False), (ids[19], False), (ids[18], True), (ids[0], True)):
         (log,) = await store.store.watch(["a"], After(cursor, ""))
@@ -189,7 +191,7 @@ async def test_what_was_trimmed_is_a_gap(store: Bench) -> None:
         assert [entry.id for entry in log.after(cursor)] == [one for one in ids[20:] if one > cursor]
 
 
-async def test_a_silent_topic_has_no_gap_and_a_trimmed_one_still_tells(store: Bench) -> None:
+async def test_a_silent_topic_has_no_gap_and_a_trimmed_one_still_tells(store: StoreHarness) -> None:
     ids = (await store.store.publish([item("a", "1"), item("a", "2")])).ids
     store.advance(61)
     (log,) = await store.store.watch(["a", "b"][:1], After(ids[0], ""))
@@ -204,34 +206,34 @@ async def test_a_silent_topic_has_no_gap_and_a_trimmed_one_still_tells(store: Be
     assert not log.has_gap(ids[1])
 
 
-async def test_a_watch_that_starts_now_begins_after_what_was_answered(store: Bench) -> None:
+async def test_a_watch_that_starts_now_begins_after_what_was_answered(store: StoreHarness) -> None:
     (before,) = (await store.store.publish([item("a", "1")])).ids
     await store.store.watch(["a"], Latest())
     assert store.store.last_id >= before
 
 
-async def test_several_topics_are_complete_up_to_what_was_answered(store: Bench) -> None:
+async def test_several_topics_are_complete_up_to_what_was_answered(store: StoreHarness) -> None:
     ids = (await store.store.publish([item("a", "1"), item("b", "2")])).ids
     logs = await store.store.watch(["a", "b"], Since(0))
     assert store.store.complete_to >= ids[-1]
     assert [[entry.id for entry in log.after(0)] for log in logs] == [[ids[0]], [ids[1]]]
 
 
-async def test_subscribers_are_counted(store: Bench) -> None:
+async def test_subscribers_are_counted(store: StoreHarness) -> None:
     await store.store.watch(["a"], Latest())
     await store.store.watch(["a", "b"], Latest())
     store.store.unwatch(["b"])
     assert [state.subscribers for state in await store.store.describe(["a", "b", "c"])] == [2, 0, 0]
 
 
-async def test_checks_are_ok(store: Bench) -> None:
+async def test_checks_are_ok(store: StoreHarness) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         while set(store.store.checks().values()) != {"ok"}:  # its listener may still be on its way
             await asyncio.sleep(0.01)
 
 
 @pytest.mark.parametrize("until", [None, 4_000_000_000.0])
-async def test_who_tells_heeds_once(store: Bench, heeded: list[str], until: float | None) -> None:
+async def test_who_tells_heeds_once(store: StoreHarness, heeded: list[str], until: float | None) -> None:
     await store.store.tell('{"do": "something"}', until)
     await store.settle()
     assert heeded == ['{"do": "something"}']

@@ -9,12 +9,12 @@ import pytest
 from broker.fanout import batches
 from broker.fanout.batches import BatchRunner
 from broker.fanout.subscriber import CloseReason
-from tests.hub_bench import Bench
+from tests.support.hub_harness import HubHarness
 
 
-async def test_many_end_in_slices_and_each_once(bench: Bench) -> None:
+async def test_many_end_in_slices_and_each_once(harness: HubHarness) -> None:
     count = batches.SLICE_ACTS * 2 + 10
-    subscribers = [await bench.subscribe("a" if index % 2 else "b") for index in range(count)]
+    subscribers = [await harness.subscribe("a" if index % 2 else "b") for index in range(count)]
     turns: list[Callable[[], None]] = []
     ended: list[object] = []
     orders = BatchRunner(turns.append)
@@ -28,24 +28,24 @@ async def test_many_end_in_slices_and_each_once(bench: Bench) -> None:
     assert ended == [*subscribers, *subscribers[:3]], "as nobody has really ended them"
 
 
-async def test_only_those_concerned_and_still_there(bench: Bench) -> None:
-    kept, left, gone = [await bench.subscribe(topic) for topic in ("a", "b", "b")]
+async def test_only_those_concerned_and_still_there(harness: HubHarness) -> None:
+    kept, left, gone = [await harness.subscribe(topic) for topic in ("a", "b", "b")]
     turns: list[Callable[[], None]] = []
     orders = BatchRunner(turns.append)
-    bench.hub.finish(gone, CloseReason.ENDED)
+    harness.hub.finish(gone, CloseReason.ENDED)
     orders.order(
-        bench.hub.subscribers,
+        harness.hub.subscribers,
         lambda subscriber: subscriber.feed is not None and "b" in subscriber.feed.key.topics,
-        lambda subscriber: bench.hub.finish(subscriber, CloseReason.DISCONNECTED),
+        lambda subscriber: harness.hub.finish(subscriber, CloseReason.DISCONNECTED),
     )
     assert (kept.feed is not None, left.feed) == (True, None)
     assert not turns
 
 
 async def test_a_defect_with_one_of_them_is_not_everybodys(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    harness: HubHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bad, good = [await bench.subscribe("a") for _ in range(2)]
+    bad, good = [await harness.subscribe("a") for _ in range(2)]
     reached: list[object] = []
 
     def act(subscriber: object) -> None:

@@ -19,7 +19,8 @@ from typing import Self
 
 from broker.descriptors import raise_limit
 from tests.live.crowd import READ_BYTES, SMALL_BUFFER_BYTES, opened
-from tests.live.raw import HOST, NDJSON, RESET_ON_CLOSE, WAIT_SECONDS, Connection, chunked, request
+from tests.support.http import HOST, NDJSON, RESET_ON_CLOSE, Connection, chunked, request
+from tests.support.waiting import WAIT_SECONDS
 
 TOPIC = "abused"
 SLOW = 1000

@@ -21,7 +21,7 @@ import aiohttp
 
 from broker.events import Event, EventId, parse_id
 from broker.sse import Decoder
-from tests.live.raw import HOST
+from tests.support.http import HOST
 
 CONNECT_SECONDS = 30
 PATIENCE_SECONDS = 0.5

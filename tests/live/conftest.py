@@ -16,12 +16,13 @@ from typing import Any, Protocol
 import pytest
 from playwright.async_api import Browser, async_playwright
 
+from tests.live.control_client import STREAMS, Witness
 from tests.live.node import MODULES
 from tests.live.proxied import Front
 from tests.live.proxies import PROXIES, ProxyProcess
-from tests.live.witness import STREAMS, Witness
-from tests.processes import BrokerProcess, wait_for
-from tests.redis_servers import Server, redis
+from tests.support.broker_process import BrokerProcess
+from tests.support.redis_servers import Server, redis
+from tests.support.waiting import wait_for
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",  # as root there is none

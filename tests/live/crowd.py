@@ -18,7 +18,8 @@ from typing import Self
 
 from broker.events import Event
 from broker.sse import Decoder
-from tests.live.raw import HOST, WAIT_SECONDS
+from tests.support.http import HOST
+from tests.support.waiting import WAIT_SECONDS
 
 READ_BYTES = 1 << 18
 SMALL_BUFFER_BYTES = 2048

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.processes import wait_for
+from tests.support.waiting import wait_for
 
 MODULES = Path(__file__).parents[2] / ".cache" / "node" / "node_modules"
 _SCRIPT = Path(__file__).with_name("follow.mjs")

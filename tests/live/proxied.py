@@ -16,8 +16,9 @@ from typing import Self
 from broker.events import Event
 from broker.sse import Decoder
 from tests.live.proxies import ProxyProcess
-from tests.live.raw import HOST, WAIT_SECONDS
-from tests.processes import BrokerProcess
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import HOST
+from tests.support.waiting import WAIT_SECONDS
 
 STREAM = {"Accept": "text/event-stream"}
 """What EventSource asks with."""

@@ -23,8 +23,8 @@ from typing import ClassVar, Self
 
 import trustme
 
-from tests.live.raw import HOST, exchange, request
-from tests.processes import wait_for
+from tests.support.http import HOST, exchange, request
+from tests.support.waiting import wait_for
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 NAMES = ("broker-1", "broker-2", "broker-3")

@@ -9,10 +9,11 @@ from __future__ import annotations
 import pytest
 
 from broker.descriptors import RESERVE
-from tests.live import attacks, honest
+from tests.live import attacks, control_crowd
 from tests.live.attacks import ATTACKS, Attack, Attacker
-from tests.live.honest import Honest
-from tests.processes import BrokerProcess, wait_for
+from tests.live.control_crowd import Honest
+from tests.support.broker_process import BrokerProcess
+from tests.support.waiting import wait_for
 
 SETTINGS = {
     "head_seconds": 1,
@@ -37,7 +38,7 @@ def attacked(broker: BrokerProcess, subscribers: Honest, attacker: Attacker, att
     wait_for(
         lambda: broker.metric("broker_request_connections") <= OWN_REQUESTS, "its connections to be gone", 20
     )
-    wait_for(lambda: broker.metric("broker_subscribers") == honest.COUNT, "its streams to be gone", 20)
+    wait_for(lambda: broker.metric("broker_subscribers") == control_crowd.COUNT, "its streams to be gone", 20)
 
 
 @pytest.mark.timeout(180)
@@ -64,5 +65,5 @@ def test_descriptors_that_run_out_are_taken_from_who_has_waited_longest() -> Non
         assert broker.publish(attacks.TOPIC, "afterwards")
         assert broker.metric('broker_cut_requests_total{reason="room"}') > 0
         assert len(subscribers.report().seconds) > 0
-        assert broker.metric("broker_subscribers") == honest.COUNT
+        assert broker.metric("broker_subscribers") == control_crowd.COUNT
         assert " ERROR " not in broker.output, broker.output

@@ -8,10 +8,11 @@ import socket
 
 import pytest
 
-from tests.live.raw import NDJSON, RESET_ON_CLOSE, Connection, chunked, exchange, request
+from tests.live.control_client import Witness, kept
 from tests.live.test_bad_input import assert_problem, head_of_post, post
-from tests.live.witness import Witness, kept
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import NDJSON, RESET_ON_CLOSE, Connection, chunked, exchange, request
+from tests.support.waiting import wait_for
 
 MAX_EVENT_BYTES = 40_000
 SETTINGS = {"max_event_bytes": MAX_EVENT_BYTES}
@@ -328,7 +329,7 @@ def test_ambiguous_framing_is_refused_and_nothing_behind_it_is_a_request(
         hidden = post(f"/topics/hidden.{topic}", body=b"hidden")
         connection.send(request("POST", f"/topics/{topic}", *headers) + b"0\r\n\r\n" + hidden)
         answer = connection.answer()
-        assert answer.status == 400, answer.head
+        assert answer.status == 400, answer
         assert answer.json()["code"] in ("invalid-parameter", "invalid-body")
         assert answer.headers["connection"] == "close"
         assert connection.rest() == b""
@@ -363,7 +364,7 @@ def test_bad_chunk_is_answered_also_when_it_comes_late(
         else:
             connection.send(bad)
         answer = connection.answer()
-    assert answer.status == 400, answer.head
+    assert answer.status == 400, answer
     assert answer.json()["code"] in ("invalid-parameter", "invalid-body")
     assert answer.headers["connection"] == "close"
     assert kept(server.port, topic) == ([(None, "one")] if late and lines else [])

@@ -7,10 +7,11 @@ import socket
 
 import pytest
 
-from tests.live.raw import JSON, NDJSON, RESET_ON_CLOSE, Connection, chunked, exchange, request
+from tests.live.control_client import kept
 from tests.live.test_bad_input import post
-from tests.live.witness import kept
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import JSON, NDJSON, RESET_ON_CLOSE, Connection, chunked, exchange, request
+from tests.support.waiting import wait_for
 
 MANY = 500
 HEARTBEAT_SECONDS = 1.0

@@ -10,9 +10,10 @@ import urllib.request
 import pytest
 
 from broker.sse import Decoder
-from tests.live.raw import JSON, NDJSON, Answer, Connection, exchange, request
-from tests.live.witness import ABUSED, kept
-from tests.processes import BrokerProcess, wait_for
+from tests.live.control_client import ABUSED, kept
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import JSON, NDJSON, Answer, Connection, exchange, request
+from tests.support.waiting import wait_for
 
 MAX_EVENT_BYTES = 10_000
 KEY_MEMORY_BYTES = 20_000
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("nobody_else_is_disturbed")
 
 def assert_problem(answer: Answer, status: int, code: str) -> dict[str, object]:
     """Fail unless it is the problem that the contract wants; returns its members."""
-    assert answer.status == status, answer.head + answer.body
+    assert answer.status == status, answer
     assert answer.headers["content-type"].startswith("application/problem+json")
     problem = answer.json()
     assert isinstance(problem, dict)

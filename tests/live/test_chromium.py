@@ -12,8 +12,9 @@ from playwright.async_api import Browser, Page
 
 from tests.live.event_source import CLOSED, CONNECTING, CONTROL, OPEN, Source
 from tests.live.node import Told
-from tests.live.proxy import FRAME_BYTES, CuttingProxy, cut_events
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.cutting_proxy import FRAME_BYTES, CuttingProxy, cut_events
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture

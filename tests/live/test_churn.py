@@ -20,8 +20,9 @@ import pytest
 from broker.events import EventId
 from tests.live.churn import Follower, Note, Published, Publisher, all_of, judge, number
 from tests.live.crowd import Stream
-from tests.live.raw import JSON, NDJSON, exchange, request
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import JSON, NDJSON, exchange, request
+from tests.support.waiting import wait_for
 
 SCALE = float(os.environ.get("TEST_SCALE", "1"))
 FOLLOWERS = max(20, int(500 * SCALE))

@@ -15,8 +15,9 @@ from playwright.async_api import Browser, Page
 
 from tests.live.event_source import OPEN, Source
 from tests.live.node import Told
-from tests.minting import HMAC
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.tokens import HMAC
+from tests.support.waiting import wait_for
 
 CLOSED = 2
 

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.waiting import wait_for
 
 SECONDS = 20
 ID = rb"\d{13}-\d+"

@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from broker.client import Client
 from broker.events import Event
-from tests.processes import BrokerProcess
+from tests.support.broker_process import BrokerProcess
 
 sys.path.append(str(Path(__file__).parents[2] / "deploy" / "examples" / "tokens"))
 import chat

@@ -18,8 +18,9 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from tests.live.proxies import free_port
-from tests.live.proxy import CuttingProxy
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.cutting_proxy import CuttingProxy
+from tests.support.waiting import wait_for
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "tokens"
 QUESTION = "Why “this”, & why now?"

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Page, Route
 
-from tests.live.proxy import FRAME_BYTES, ID_LINE_END, CuttingProxy, cut_events
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.cutting_proxy import FRAME_BYTES, ID_LINE_END, CuttingProxy, cut_events
+from tests.support.waiting import wait_for
 
 WITHIN_MS = 60_000
 

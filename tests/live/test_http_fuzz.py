@@ -19,10 +19,10 @@ from broker.errors import BrokerError
 from broker.sse import Decoder
 from broker.topics import check_publishable, check_topic, check_type
 from broker.web.errors import STATUS
-from tests.live.raw import JSON, NDJSON, Connection, chunked, exchange, request
+from tests.live.control_client import ABUSED, kept
 from tests.live.test_bad_input import post
-from tests.live.witness import ABUSED, kept
-from tests.processes import BrokerProcess
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import JSON, NDJSON, Connection, chunked, exchange, request
 
 SETTINGS = {"max_event_bytes": 5000, "log_memory_bytes": 16 << 20}
 FUZZ = settings(

@@ -11,8 +11,9 @@ import time
 import pytest
 
 from tests.live.node import NodeClient, Told
-from tests.live.proxy import DATA_LINE_BYTES, FRAME_BYTES, ID_LINE_END, CuttingProxy, cut_events
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.cutting_proxy import DATA_LINE_BYTES, FRAME_BYTES, ID_LINE_END, CuttingProxy, cut_events
+from tests.support.waiting import wait_for
 
 V2, V3 = "eventsource-v2", "eventsource"
 CONTROL = ("broker.open", "broker.gap", "broker.end")

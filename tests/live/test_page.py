@@ -9,8 +9,8 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, Request, expect
 
 from broker.client import blocking
-from tests.minting import HMAC
-from tests.processes import BrokerProcess
+from tests.support.broker_process import BrokerProcess
+from tests.support.tokens import HMAC
 
 WITHIN_MS = 10_000
 HOSTILE = '<img src="/page/ran" onerror="window.ran = true"><script>window.ran = true</script>'

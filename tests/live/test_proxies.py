@@ -21,8 +21,9 @@ from broker.client import Client, Gap
 from tests.live.conftest import Behind
 from tests.live.proxied import STREAM, Front, Stream, Swallower
 from tests.live.proxies import DEPLOY, NAMES, PROXIES, ProxyProcess, substituted
-from tests.live.raw import HOST, JSON, NDJSON, Answer, Connection, chunked, exchange, request
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import HOST, JSON, NDJSON, Answer, Connection, chunked, exchange, request
+from tests.support.waiting import wait_for
 
 BEAT_SECONDS = 0.05
 MAX_EVENT_BYTES = 262_144

@@ -21,8 +21,9 @@ from aiohttp import ClientConnectionError
 from aiohttp_sse_client2.client import EventSource, MessageEvent
 from httpx_sse import ServerSentEvent, aconnect_sse, connect_sse
 
-from tests.live.proxy import FRAME_BYTES, CuttingProxy, cut_events
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.cutting_proxy import FRAME_BYTES, CuttingProxy, cut_events
+from tests.support.waiting import wait_for
 
 SECONDS = 20
 

@@ -18,9 +18,10 @@ from broker.events import EventId
 from tests.live.churn import Follower, Published, all_of, judge, number
 from tests.live.conftest import Behind
 from tests.live.proxied import Front
-from tests.live.raw import exchange, request
 from tests.live.rolling import Insistent, Viewer
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import exchange, request
+from tests.support.waiting import wait_for
 
 SCALE = float(os.environ.get("TEST_SCALE", "1"))
 VIEWERS = max(20, int(2000 * SCALE))

@@ -19,8 +19,9 @@ from broker.fanout.feed import PIECE_BYTES
 from broker.log.log import ENTRY_OVERHEAD_BYTES
 from broker.web.handover import SEND_BUFFER_BYTES
 from tests.live.crowd import SMALL_BUFFER_BYTES, BadReaders, Gauge, GoodReaders, Stream
-from tests.live.raw import HOST
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import HOST
+from tests.support.waiting import wait_for
 
 SCALE = float(os.environ.get("TEST_SCALE", "1"))
 GOOD, STUCK, SLOW = (max(20, int(count * SCALE)) for count in (1000, 200, 200))

@@ -21,8 +21,8 @@ import openai
 import pytest
 
 from tests.live import formats
-from tests.live.raw import HOST, Connection, exchange, request
-from tests.processes import BrokerProcess
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import HOST, Connection, exchange, request
 
 EVENT_STREAM = {"Content-Type": "text/event-stream"}
 CUTS = (1, 7, 1000, None)

@@ -16,9 +16,10 @@ from playwright.async_api import Browser, Page, expect
 
 from broker.client import publish
 from tests.live.proxies import free_port
-from tests.live.raw import exchange, request
-from tests.minting import HMAC
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import exchange, request
+from tests.support.tokens import HMAC
+from tests.support.waiting import wait_for
 
 README = Path(__file__).parents[2] / "README.md"
 MAX_LINES = 40

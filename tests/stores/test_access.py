@@ -15,12 +15,12 @@ import trustme
 from redis import Redis
 
 from broker.node.commands import Disconnect, encode
-from tests.redis_servers import Server
 from tests.stores.brokers import StartBroker, gaps, numbers, until_ready
 from tests.stores.conftest import StartServer, find_program
-from tests.stores.way import Way
-from tests.web.serving import Server as Broker
-from tests.web.serving import until
+from tests.support.local_broker import Server as Broker
+from tests.support.redis_servers import Server
+from tests.support.tcp_proxy import Way
+from tests.support.waiting import until
 
 README = Path(__file__).parents[2] / "deploy" / "README.md"
 PASSWORD = "s3cret-of-the-test"

@@ -11,7 +11,8 @@ from broker.fanout import backpressure, fanout
 from broker.settings import Settings
 from broker.stores.redis.link import READ_BYTES
 from tests.stores.conftest import StartServer
-from tests.web.serving import Server, Stream
+from tests.support.event_stream import AsyncStream
+from tests.support.local_broker import Server
 
 EVENTS, EVENT_BYTES, BATCH = 400, 10_000, 20
 SUBSCRIBERS = 40
@@ -57,7 +58,7 @@ async def test_i4_what_is_heard_is_bounded_by_what_is_fanned_out(
         await other.stop()
 
 
-async def whole(stream: Stream) -> None:
+async def whole(stream: AsyncStream) -> None:
     data = await stream.data(EVENTS)
     assert [text.split()[0] for text in data] == [str(number) for number in range(EVENTS)]
     assert len(stream.events) == EVENTS + 1, "and broker.open"

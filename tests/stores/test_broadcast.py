@@ -9,24 +9,24 @@ import pytest
 
 from broker.errors import RateLimited
 from broker.stores.redis import broadcast
-from tests.contract.benches import RedisBench
-from tests.redis_servers import Server
-from tests.web.serving import until
+from tests.support.redis_servers import Server
+from tests.support.store_harness import RedisStoreHarness
+from tests.support.waiting import until
 
 
 class Instance:
     """A store, and what it was told."""
 
     def __init__(self, server: Server) -> None:
-        self.bench = RedisBench(server)
+        self.harness = RedisStoreHarness(server)
         self.heeded: list[str] = []
 
     async def start(self) -> None:
-        await self.bench.store.start(lambda _topic, _size: True, self.heeded.append)
-        await until(lambda: self.bench.store.checks()["notices"] == "ok", "the notices are read")
+        await self.harness.store.start(lambda _topic, _size: True, self.heeded.append)
+        await until(lambda: self.harness.store.checks()["notices"] == "ok", "the notices are read")
 
     async def tell(self, notice: str, until: float | None = None) -> None:
-        await self.bench.store.tell(notice, until)
+        await self.harness.store.tell(notice, until)
 
 
 StartInstance = Callable[[], Awaitable[Instance]]
@@ -44,8 +44,8 @@ async def start_instance(empty_server: Server) -> AsyncIterator[StartInstance]:
 
     yield start
     for instance in started:
-        await instance.bench.store.stop()
-        instance.bench.close()
+        await instance.harness.store.stop()
+        instance.harness.close()
 
 
 async def test_all_instances_heed_it_once(start_instance: StartInstance) -> None:

@@ -16,7 +16,7 @@ from broker.events import EventId, format_id
 from tests.live.churn import Follower, Published, all_of, judge, number
 from tests.stores.brokers import StartBroker, until_ready
 from tests.stores.conftest import StartServer
-from tests.web.serving import Server
+from tests.support.local_broker import Server
 
 SCALE = float(os.environ.get("TEST_SCALE", "1"))
 FOLLOWERS = max(20, int(200 * SCALE))

@@ -21,8 +21,8 @@ from tests.stores.brokers import (
     until_ready,
 )
 from tests.stores.conftest import StartSentinel, StartServer
-from tests.stores.way import Way
-from tests.web.serving import until
+from tests.support.tcp_proxy import Way
+from tests.support.waiting import until
 
 
 async def test_what_one_takes_the_other_delivers(

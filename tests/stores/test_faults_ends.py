@@ -9,8 +9,10 @@ from broker.events import format_id, parse_id
 from tests.stores.brokers import StartBroker, gaps, until_ready
 from tests.stores.conftest import StartServer
 from tests.stores.test_faults_lost import Older
-from tests.stores.way import Way
-from tests.web.serving import Server, Stream, until
+from tests.support.event_stream import AsyncStream
+from tests.support.local_broker import Server
+from tests.support.tcp_proxy import Way
+from tests.support.waiting import until
 
 
 async def end(broker: Server, topic: str, data: str = "") -> str:
@@ -31,7 +33,7 @@ async def status(broker: Server, cursor: str, target: str = "/topics/a") -> int:
     return stream.status
 
 
-def kinds(stream: Stream) -> list[str | None]:
+def kinds(stream: AsyncStream) -> list[str | None]:
     return [event.type for event in stream.events if event.type != "broker.open"]
 
 

@@ -8,12 +8,13 @@ import pytest
 
 from broker.events import EventId, parse_id
 from broker.stores.redis.scripts import load
-from tests.contract.benches import OFFSET, with_offset
-from tests.redis_servers import Server
 from tests.stores.brokers import Publisher, StartBroker, gaps, has, numbers, until_ready
 from tests.stores.conftest import StartSentinel, StartServer
-from tests.stores.way import Way
-from tests.web.serving import Stream, until
+from tests.support.event_stream import AsyncStream
+from tests.support.redis_servers import Server
+from tests.support.store_harness import OFFSET, with_offset
+from tests.support.tcp_proxy import Way
+from tests.support.waiting import until
 
 BOTH = "/topics?topic=a&topic=b"
 LOST = {4, 5, 6}
@@ -41,7 +42,7 @@ class Older:
         self._server.start()
 
 
-async def both_have(stream: Stream, publisher: Publisher) -> None:
+async def both_have(stream: AsyncStream, publisher: Publisher) -> None:
     await has(stream, publisher)
     assert set(gaps(stream)) == {"lost"}
 
@@ -251,7 +252,7 @@ async def test_sentinel_promotes_a_replica_without_the_last_writes(
     assert gaps(back) == ["lost"]
 
 
-async def has_last(stream: Stream, publisher: Publisher) -> None:
+async def has_last(stream: AsyncStream, publisher: Publisher) -> None:
     await stream.until(lambda: numbers(stream)[-1:] == [publisher.number])
 
 

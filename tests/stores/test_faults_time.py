@@ -12,8 +12,6 @@ from time import monotonic
 import pytest
 
 from tests.live.crowd import Stream as ProcessStream
-from tests.processes import BrokerProcess, wait_for
-from tests.redis_servers import Server
 from tests.stores.brokers import (
     RECOVERY_SECONDS,
     Publisher,
@@ -25,8 +23,10 @@ from tests.stores.brokers import (
     until_ready,
 )
 from tests.stores.conftest import StartServer
-from tests.stores.way import Way
-from tests.web.serving import until
+from tests.support.broker_process import BrokerProcess
+from tests.support.redis_servers import Server
+from tests.support.tcp_proxy import Way
+from tests.support.waiting import until, wait_for
 
 STOPPED_SECONDS = 4
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.redis_servers import Server as Redis
 from tests.stores.brokers import StartBroker
-from tests.web.serving import Server
+from tests.support.local_broker import Server
+from tests.support.redis_servers import Server as Redis
 
 COUNTS_SECONDS = 2.0
 

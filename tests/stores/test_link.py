@@ -9,7 +9,7 @@ from redis.asyncio.connection import AbstractConnection
 
 from broker.stores.redis.address import Address, parse
 from broker.stores.redis.link import open_link
-from tests.redis_servers import Server
+from tests.support.redis_servers import Server
 
 
 @dataclass

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.redis_servers import Server as Redis
 from tests.stores.brokers import StartBroker
-from tests.web.serving import Server, until
+from tests.support.local_broker import Server
+from tests.support.redis_servers import Server as Redis
+from tests.support.waiting import until
 from tests.web.test_publish_stream import Body, events, info, producing
 
 Pair = tuple[Server, Server]
@@ -58,7 +59,7 @@ async def test_cancel_reaches_the_producer_on_the_other_instance(pair: Pair) -> 
     answer = await body.answer()
     assert (answer.status, answer.json()["code"]) == (409, "cancelled")
     for stream in streams:
-        while b"broker.cancel" not in stream.raw:
+        while b"broker.cancel" not in stream.body:
             assert await stream.more()
 
 

@@ -10,9 +10,9 @@ from redis import Redis
 from redis.exceptions import AuthenticationError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from tests.processes import wait_for
-from tests.redis_servers import Server
 from tests.stores.conftest import StartSentinel, StartServer, find_program
+from tests.support.redis_servers import Server
+from tests.support.waiting import wait_for
 
 
 def test_a_restart_keeps_all_or_nothing(start_server: StartServer) -> None:

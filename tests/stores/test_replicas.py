@@ -30,7 +30,7 @@ def frame(event_id: EventId) -> bytes:
     return b"data: %d\n\n" % event_id
 
 
-class Bench:
+class Harness:
     """Copies, and what was asked of those around them."""
 
     def __init__(self) -> None:
@@ -104,96 +104,96 @@ def gaps(copy: TopicReplica, after: EventId = 0) -> list[str]:
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench()
+def harness() -> Harness:
+    return Harness()
 
 
-def test_i2_a_call_for_several_topics_is_not_complete_before_its_last_message(bench: Bench) -> None:
+def test_i2_a_call_for_several_topics_is_not_complete_before_its_last_message(harness: Harness) -> None:
     """Ids 1 and 3 are a's, 2 is b's: who reads both is not written 3 before b's message came."""
-    one, other = bench.read("a"), bench.read("b")
-    bench.copies.heard(at(0), 1)
+    one, other = harness.read("a"), harness.read("b")
+    harness.copies.heard(at(0), 1)
     both = Feed(FeedKey(("a", "b"), False), [one.log, other.log], at(0))
     messages = [
         heard(b"E 1 0-0 %d 1 1 2 0 8 2 8\ndata: 1\ndata: 3\n" % (NOW * 1000)),
         heard(b"E 1 0-0 %d 1 3 1 1 8\ndata: 2\n" % (NOW * 1000)),
     ]
     assert isinstance(messages[0], Arrival) and isinstance(messages[1], Arrival)
-    bench.copies.arrived("a", messages[0])
-    assert both.end(bench.copies.complete_to.value) == at(1)
-    bench.copies.arrived("b", messages[1])
-    assert both.end(bench.copies.complete_to.value) == at(3)
+    harness.copies.arrived("a", messages[0])
+    assert both.end(harness.copies.complete_to.value) == at(1)
+    harness.copies.arrived("b", messages[1])
+    assert both.end(harness.copies.complete_to.value) == at(3)
     piece = both.piece_after(at(0), at(3))
     assert piece is not None and piece.chunk.count(b"data:") == 3
 
 
-def test_what_was_held_back_is_delivered_once_it_is_complete(bench: Bench) -> None:
-    bench.read("a")
-    bench.copies.heard(at(0), 1)
-    bench.hear("a", 1, 3, prev=at(0), said=1)
-    bench.delivered.clear()
-    bench.copies.heard(at(3), 1)
-    assert bench.delivered == ["a"]
+def test_what_was_held_back_is_delivered_once_it_is_complete(harness: Harness) -> None:
+    harness.read("a")
+    harness.copies.heard(at(0), 1)
+    harness.hear("a", 1, 3, prev=at(0), said=1)
+    harness.delivered.clear()
+    harness.copies.heard(at(3), 1)
+    assert harness.delivered == ["a"]
 
 
-def test_i2_new_facts_are_learned_before_anybody_is_complete_behind_them(bench: Bench) -> None:
+def test_i2_new_facts_are_learned_before_anybody_is_complete_behind_them(harness: Harness) -> None:
     """A probe of a new epoch may be heard before the answer that tells what was lost."""
-    copy = bench.read("a")
-    bench.copies.heard(at(1), 1)
-    bench.copies.heard(at(9), 2)
-    assert bench.copies.complete_to.value == at(1)
-    bench.copies.learn(Facts(2, BORN, BORN, (BORN, at(5)), ()))
-    assert bench.copies.complete_to.value == at(9)
+    copy = harness.read("a")
+    harness.copies.heard(at(1), 1)
+    harness.copies.heard(at(9), 2)
+    assert harness.copies.complete_to.value == at(1)
+    harness.copies.learn(Facts(2, BORN, BORN, (BORN, at(5)), ()))
+    assert harness.copies.complete_to.value == at(9)
     assert gaps(copy) == ["lost"]
 
 
-def test_i2_a_loss_is_told_of_a_topic_of_which_the_store_knows_nothing(bench: Bench) -> None:
+def test_i2_a_loss_is_told_of_a_topic_of_which_the_store_knows_nothing(harness: Harness) -> None:
     """Its record is lost too; the copy began behind the loss, and somebody comes back with a cursor from before."""
     facts = Facts(2, BORN, BORN, (BORN, at(5)), ())
-    copy = bench.read("a", after=at(9), upto=9, facts=facts)
+    copy = harness.read("a", after=at(9), upto=9, facts=facts)
     assert copy.log.reaches(at(2))
     assert gaps(copy, after=at(2)) == ["lost"]
     assert gaps(copy, after=at(9)) == []
 
 
-def test_i2_a_delete_between_two_pages_of_the_first_read_hides_what_was_read(bench: Bench) -> None:
-    copy = bench.copies.open("a")
+def test_i2_a_delete_between_two_pages_of_the_first_read_hides_what_was_read(harness: Harness) -> None:
+    copy = harness.copies.open("a")
     first = held((1, 0), (2, 1), more=True)
-    bench.copies.begin(copy, at(0), first, FACTS, at(3))
-    bench.copies.go_on(copy, first, FACTS)
-    bench.copies.go_on(copy, held((5, 4), cleared=(4, 3)), FACTS)
-    assert bench.copies.go_live(copy, at(5))
+    harness.copies.begin(copy, at(0), first, FACTS, at(3))
+    harness.copies.go_on(copy, first, FACTS)
+    harness.copies.go_on(copy, held((5, 4), cleared=(4, 3)), FACTS)
+    assert harness.copies.go_live(copy, at(5))
     assert copy.log.visible()[2] == 1
     assert steps(copy, copy.log.start_after(0)) == [5]
     assert copy.log.has_gap(at(2))
     assert not copy.log.has_gap(at(3))
 
 
-def test_no_gap_where_the_floor_rises_under_a_live_copy(bench: Bench) -> None:
+def test_no_gap_where_the_floor_rises_under_a_live_copy(harness: Harness) -> None:
     """Its record was given up with others; nothing of this topic was missed, for its channel was heard all the time."""
-    copy = bench.read("a", (1, 0))
-    bench.copies.heard(at(1), 1)
-    bench.hear("a", 9, prev=at(7), epoch=2)
-    assert bench.holes == [copy]
+    copy = harness.read("a", (1, 0))
+    harness.copies.heard(at(1), 1)
+    harness.hear("a", 9, prev=at(7), epoch=2)
+    assert harness.holes == [copy]
     facts = Facts(2, BORN, at(7), (BORN,), ())
-    bench.copies.go_on(copy, held((9, 7)), facts)
-    assert bench.copies.go_live(copy, at(9))
+    harness.copies.go_on(copy, held((9, 7)), facts)
+    assert harness.copies.go_live(copy, at(9))
     assert (steps(copy), gaps(copy)) == ([1, 9], [])
 
 
-def test_no_gap_in_a_topic_unknown_for_longer_than_is_remembered(bench: Bench) -> None:
+def test_no_gap_in_a_topic_unknown_for_longer_than_is_remembered(harness: Harness) -> None:
     """What stands for its last id rises with time, and nothing else was heard yet."""
-    copy = bench.read("a", upto=0, facts=Facts(1, id_at(1), id_at(1), (id_at(1),), ()))
-    bench.hear("a", 1, prev=id_at(NOW - MEMORY_SECONDS + 0.5))
-    assert bench.holes == []
+    copy = harness.read("a", upto=0, facts=Facts(1, id_at(1), id_at(1), (id_at(1),), ()))
+    harness.hear("a", 1, prev=id_at(NOW - MEMORY_SECONDS + 0.5))
+    assert harness.holes == []
     assert (steps(copy), gaps(copy)) == ([1], [])
 
 
-def test_i2_what_was_lost_is_told_of_each_topic_of_a_connection(bench: Bench) -> None:
-    logs = [bench.read(topic).log for topic in "abc"]
-    bench.copies.heard(at(1), 1)
-    bench.copies.learn(Facts(2, BORN, BORN, (BORN, at(5)), ()))
+def test_i2_what_was_lost_is_told_of_each_topic_of_a_connection(harness: Harness) -> None:
+    logs = [harness.read(topic).log for topic in "abc"]
+    harness.copies.heard(at(1), 1)
+    harness.copies.learn(Facts(2, BORN, BORN, (BORN, at(5)), ()))
     for topic in "abc":
-        bench.hear(topic, *[6], prev=at(0), epoch=2)
+        harness.hear(topic, *[6], prev=at(0), epoch=2)
     feed = Feed(FeedKey(("a", "b", "c"), False), logs, at(0))
     piece = feed.piece_after(at(1), at(5))
     assert piece is not None
@@ -202,10 +202,10 @@ def test_i2_what_was_lost_is_told_of_each_topic_of_a_connection(bench: Bench) ->
     assert feed.piece_after(at(5), at(5)) is None
 
 
-def test_the_newest_events_are_counted_without_the_gaps_between(bench: Bench) -> None:
-    copy = bench.read("a", (1, 0), (2, 1), (3, 2))
-    bench.copies.learn(Facts(2, BORN, BORN, (BORN, at(5)), ()))
-    bench.hear("a", 6, prev=at(3), epoch=2)
+def test_the_newest_events_are_counted_without_the_gaps_between(harness: Harness) -> None:
+    copy = harness.read("a", (1, 0), (2, 1), (3, 2))
+    harness.copies.learn(Facts(2, BORN, BORN, (BORN, at(5)), ()))
+    harness.hear("a", 6, prev=at(3), epoch=2)
     starts = [copy.log.start_before(count) for count in (1, 2, 3, 9)]
     assert [steps(copy, start) for start in starts] == [[6], [3, 6], [2, 3, 6], [1, 2, 3, 6]]
     assert copy.log.gap_entries == 1
@@ -217,92 +217,92 @@ def ends(copy: TopicReplica, after: EventId = 0) -> list[EventId]:
     return [entry.id - id_at(NOW) for entry in copy.log.after(after) if entry.end]
 
 
-def close(bench: Bench, topic: str, step: int, prev: EventId, epoch: int = 1) -> None:
-    bench.copies.arrived(topic, Arrival(epoch, prev, (), at(step), 0, at(step), "closed"))
+def close(harness: Harness, topic: str, step: int, prev: EventId, epoch: int = 1) -> None:
+    harness.copies.arrived(topic, Arrival(epoch, prev, (), at(step), 0, at(step), "closed"))
 
 
-def test_an_end_is_heard(bench: Bench) -> None:
-    copy = bench.read("a", (1, 0))
-    close(bench, "a", 2, prev=at(1))
-    assert (ends(copy), copy.tail, bench.holes) == ([2], at(2), [])
+def test_an_end_is_heard(harness: Harness) -> None:
+    copy = harness.read("a", (1, 0))
+    close(harness, "a", 2, prev=at(1))
+    assert (ends(copy), copy.tail, harness.holes) == ([2], at(2), [])
     assert copy.log.end is not None
-    assert bench.delivered == ["a"] * len(bench.delivered) != []
+    assert harness.delivered == ["a"] * len(harness.delivered) != []
 
 
-def test_an_end_that_was_missed_is_read(bench: Bench) -> None:
-    copy = bench.read("a", (1, 0))
-    bench.copies.break_off(copy)
-    bench.copies.go_on(copy, held((2, 1), end=(3, 2)), FACTS)
-    assert bench.copies.go_live(copy, at(3))
+def test_an_end_that_was_missed_is_read(harness: Harness) -> None:
+    copy = harness.read("a", (1, 0))
+    harness.copies.break_off(copy)
+    harness.copies.go_on(copy, held((2, 1), end=(3, 2)), FACTS)
+    assert harness.copies.go_live(copy, at(3))
     assert (steps(copy), ends(copy), gaps(copy)) == ([1, 2, 3], [3], [])
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 9])
-def test_a_copy_has_the_end_wherever_it_begins(bench: Bench, after: int) -> None:
-    copy = bench.copies.open("a")
+def test_a_copy_has_the_end_wherever_it_begins(harness: Harness, after: int) -> None:
+    copy = harness.copies.open("a")
     page = held(*[(1, 0)] * (after < 1), end=(2, 1))
-    bench.copies.begin(copy, at(after), page, FACTS, at(9))
-    bench.copies.go_on(copy, page, FACTS)
-    assert bench.copies.go_live(copy, at(9))
+    harness.copies.begin(copy, at(after), page, FACTS, at(9))
+    harness.copies.go_on(copy, page, FACTS)
+    assert harness.copies.go_live(copy, at(9))
     assert ends(copy) == [2]
     assert copy.log.reaches(at(after))
     assert not copy.log.has_gap(at(max(after, 1)))
 
 
-def test_an_end_of_a_page_that_is_not_the_last_waits(bench: Bench) -> None:
-    copy = bench.copies.open("a")
+def test_an_end_of_a_page_that_is_not_the_last_waits(harness: Harness) -> None:
+    copy = harness.copies.open("a")
     first = held((1, 0), end=(3, 2), more=True)
-    bench.copies.begin(copy, at(0), first, FACTS, at(3))
-    bench.copies.go_on(copy, first, FACTS)
+    harness.copies.begin(copy, at(0), first, FACTS, at(3))
+    harness.copies.go_on(copy, first, FACTS)
     assert ends(copy) == []
-    bench.copies.go_on(copy, held((2, 1), end=(3, 2)), FACTS)
+    harness.copies.go_on(copy, held((2, 1), end=(3, 2)), FACTS)
     assert (steps(copy), ends(copy)) == ([1, 2, 3], [3])
 
 
-def test_what_is_lost_before_an_end_is_told_before_it(bench: Bench) -> None:
-    copy = bench.read("a", (1, 0))
-    bench.copies.break_off(copy)
+def test_what_is_lost_before_an_end_is_told_before_it(harness: Harness) -> None:
+    copy = harness.read("a", (1, 0))
+    harness.copies.break_off(copy)
     facts = Facts(2, BORN, BORN, (BORN, at(5)), ())
-    bench.copies.go_on(copy, held(end=(7, 1)), facts)
-    assert bench.copies.go_live(copy, at(7))
+    harness.copies.go_on(copy, held(end=(7, 1)), facts)
+    assert harness.copies.go_live(copy, at(7))
     assert [(entry.id, entry.gap, entry.end) for entry in copy.log.after(at(1))] == [
         (at(5), "lost", False),
         (at(7), None, True),
     ]
 
 
-def test_what_is_lost_behind_an_end_is_no_entry(bench: Bench) -> None:
-    copy = bench.read("a", (1, 0))
-    close(bench, "a", 2, prev=at(1))
-    bench.copies.learn(Facts(2, BORN, BORN, (BORN, at(5)), ()))
+def test_what_is_lost_behind_an_end_is_no_entry(harness: Harness) -> None:
+    copy = harness.read("a", (1, 0))
+    close(harness, "a", 2, prev=at(1))
+    harness.copies.learn(Facts(2, BORN, BORN, (BORN, at(5)), ()))
     assert (ends(copy), gaps(copy), copy.log.lost_at) == ([2], [], at(5))
 
 
-def test_a_topic_whose_end_the_store_has_lost_is_open_again(bench: Bench) -> None:
-    copy = bench.read("a", (1, 0))
-    close(bench, "a", 3, prev=at(1))
-    bench.copies.break_off(copy)
+def test_a_topic_whose_end_the_store_has_lost_is_open_again(harness: Harness) -> None:
+    copy = harness.read("a", (1, 0))
+    close(harness, "a", 3, prev=at(1))
+    harness.copies.break_off(copy)
     facts = Facts(2, BORN, BORN, (BORN, at(5)), ())
-    bench.copies.go_on(copy, held((1, 0), (6, 1)), facts)
-    assert bench.copies.go_live(copy, at(6))
+    harness.copies.go_on(copy, held((1, 0), (6, 1)), facts)
+    assert harness.copies.go_live(copy, at(6))
     assert (steps(copy), ends(copy), gaps(copy)) == ([1, 6], [], ["lost"])
     assert copy.log.end is None
 
 
-def test_a_topic_that_had_ended_where_the_store_went_back_to_ends_after_the_loss(bench: Bench) -> None:
-    copy = bench.read("a", (1, 0))
-    bench.hear("a", 4, prev=at(1))
-    bench.copies.break_off(copy)
+def test_a_topic_that_had_ended_where_the_store_went_back_to_ends_after_the_loss(harness: Harness) -> None:
+    copy = harness.read("a", (1, 0))
+    harness.hear("a", 4, prev=at(1))
+    harness.copies.break_off(copy)
     facts = Facts(2, BORN, BORN, (BORN, at(5)), ())
-    bench.copies.go_on(copy, held(end=(2, 1)), facts)
-    assert bench.copies.go_live(copy, at(5))
+    harness.copies.go_on(copy, held(end=(2, 1)), facts)
+    assert harness.copies.go_live(copy, at(5))
     assert [(entry.id, entry.gap, entry.end) for entry in copy.log.after(at(4))] == [
         (at(5), "lost", False),
         (at(5), None, True),
     ]
-    bench.copies.break_off(copy)
-    bench.copies.go_on(copy, held(end=(2, 1)), facts)
-    assert bench.copies.go_live(copy, at(5))
+    harness.copies.break_off(copy)
+    harness.copies.go_on(copy, held(end=(2, 1)), facts)
+    assert harness.copies.go_live(copy, at(5))
     assert ends(copy) == [5]
 
 

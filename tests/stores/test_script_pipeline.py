@@ -16,10 +16,10 @@ from broker.stores.redis.address import parse
 from broker.stores.redis.link import LinkLost, open_link
 from broker.stores.redis.script_pipeline import MAX_QUEUED_BYTES, ScriptPipeline, Seen
 from broker.stores.redis.scripts import Script
-from tests.contract.benches import script_of
-from tests.redis_servers import Server
 from tests.stores.conftest import StartServer
-from tests.web.serving import until
+from tests.support.redis_servers import Server
+from tests.support.store_harness import script_of
+from tests.support.waiting import until
 
 INFO = b"role:master\r\nrun_id:1234\r\nloading:0\r\n"
 KILOBYTE = b"x" * 1024

@@ -13,8 +13,6 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
 from broker.events import EventId, format_id
-from tests.processes import wait_for
-from tests.redis_servers import Server
 from tests.stores.conftest import StartServer
 from tests.stores.scripts_caller import (
     DAY_MS,
@@ -35,6 +33,8 @@ from tests.stores.scripts_caller import (
     rec_key,
     to_id,
 )
+from tests.support.redis_servers import Server
+from tests.support.waiting import wait_for
 
 MARGIN_MS = 10_000
 ALL_SCRIPTS = [SCRIPTS.publish, SCRIPTS.read, SCRIPTS.delete, SCRIPTS.describe, SCRIPTS.forget]

@@ -9,7 +9,6 @@ from redis import Redis
 from redis.exceptions import OutOfMemoryError
 
 from broker.events import EventId, format_id
-from tests.processes import wait_for
 from tests.stores.scripts_caller import (
     DAY_MS,
     LEASES,
@@ -24,6 +23,7 @@ from tests.stores.scripts_caller import (
     rec_key,
 )
 from tests.stores.test_scripts import LINES, PubSubReader, caller, client, listener
+from tests.support.waiting import wait_for
 
 __all__ = ["caller", "client", "listener"]
 

@@ -12,10 +12,10 @@ from broker import sse
 from broker.events import EventId
 from broker.log.start import After, Last, Latest, Since, StoreState, position
 from broker.stores.base import Store
-from tests.contract.benches import RedisBench
 from tests.stores.conftest import StartServer
-from tests.stores.way import Way
-from tests.web.serving import until
+from tests.support.store_harness import RedisStoreHarness
+from tests.support.tcp_proxy import Way
+from tests.support.waiting import until
 
 MAX_ID = (1 << 128) - 1
 
@@ -24,49 +24,49 @@ def known(store: Store) -> StoreState:
     return StoreState(store.born, store.last_id, store.received_to, store.is_lost)
 
 
-StartBench = Callable[..., Awaitable[RedisBench]]
+StartHarness = Callable[..., Awaitable[RedisStoreHarness]]
 
 
 @pytest.fixture
-async def start_bench(start_server: StartServer) -> AsyncIterator[StartBench]:
+async def start_harness(start_server: StartServer) -> AsyncIterator[StartHarness]:
     """Starts stores on one server."""
     server = start_server()
-    benches: list[RedisBench] = []
+    harnesses: list[RedisStoreHarness] = []
 
-    async def start(**limits: Any) -> RedisBench:
-        bench = RedisBench(server, **limits)
-        benches.append(bench)
-        await bench.store.start(lambda _topic, _size: True, lambda _notice: None)
-        return bench
+    async def start(**limits: Any) -> RedisStoreHarness:
+        harness = RedisStoreHarness(server, **limits)
+        harnesses.append(harness)
+        await harness.store.start(lambda _topic, _size: True, lambda _notice: None)
+        return harness
 
     yield start
-    for bench in benches:
-        await bench.store.stop()
-        bench.close()
+    for harness in harnesses:
+        await harness.store.stop()
+        harness.close()
 
 
-async def publish(bench: RedisBench, *topics: str, size: int = 10) -> list[EventId]:
-    receipt = await bench.store.publish([(topic, sse.lines(b"x" * size)) for topic in topics])
+async def publish(harness: RedisStoreHarness, *topics: str, size: int = 10) -> list[EventId]:
+    receipt = await harness.store.publish([(topic, sse.lines(b"x" * size)) for topic in topics])
     return list(receipt.ids)
 
 
 async def test_a_topic_larger_than_the_memory_for_logs_can_be_read_all_the_same(
-    start_bench: StartBench,
+    start_harness: StartHarness,
 ) -> None:
-    bench = await start_bench(max_log_bytes=1000)
-    ids = await publish(bench, *["a"] * 8, size=500)
+    harness = await start_harness(max_log_bytes=1000)
+    ids = await publish(harness, *["a"] * 8, size=500)
     for start in (Since(0), After(ids[2], ""), After(ids[0], ""), Last(8)):
-        (log,) = await bench.store.watch(["a"], start)
+        (log,) = await harness.store.watch(["a"], start)
         cursor = start.cursor if isinstance(start, After) else 0
         assert [entry.id for entry in log.after(cursor)] == [one for one in ids if one > cursor]
-        bench.store.unwatch(["a"])
-        other = await publish(bench, "b", size=500)
-        await bench.store.watch(["b"], After(other[0] - 1, ""))
-        bench.store.unwatch(["b"])
+        harness.store.unwatch(["a"])
+        other = await publish(harness, "b", size=500)
+        await harness.store.watch(["b"], After(other[0] - 1, ""))
+        harness.store.unwatch(["b"])
 
 
-async def test_no_gap_when_topics_are_given_up_under_who_watches_them(start_bench: StartBench) -> None:
-    one, other = await start_bench(max_topics=3), await start_bench()
+async def test_no_gap_when_topics_are_given_up_under_who_watches_them(start_harness: StartHarness) -> None:
+    one, other = await start_harness(max_topics=3), await start_harness()
     (log,) = await other.store.watch(["a"], Latest())
     log.hold = log.last
     (first,) = await publish(one, "a")
@@ -82,8 +82,8 @@ async def test_what_a_refused_subscriber_asked_for_does_not_stay(start_server: S
     """While the server is gone, each who comes names topics that nobody has written down."""
     server = start_server()
     async with Way(server) as way:
-        bench = RedisBench(server)
-        store = bench.store
+        harness = RedisStoreHarness(server)
+        store = harness.store
         await store.start(lambda _topic, _size: True, lambda _notice: None)
         way.close()
         store._calls._link.abort("gone")  # type: ignore[union-attr]
@@ -94,13 +94,13 @@ async def test_what_a_refused_subscriber_asked_for_does_not_stay(start_server: S
         assert (len(store._copies), len(store._copies._held_back)) == (0, 0)
         await asyncio.sleep(0)
         await store.stop()
-        bench.close()
+        harness.close()
 
 
-async def test_who_asks_for_what_was_before_a_copy_began_gets_it(start_bench: StartBench) -> None:
+async def test_who_asks_for_what_was_before_a_copy_began_gets_it(start_harness: StartHarness) -> None:
     """Whatever was asked first, and whatever the log has lost since: the store is asked for the rest."""
-    bench = await start_bench()
-    ids = await publish(bench, *["a"] * 9)
+    harness = await start_harness()
+    ids = await publish(harness, *["a"] * 9)
     for start, expected in (
         (Latest(), []),
         (After(ids[6], ""), ids[7:]),
@@ -109,27 +109,27 @@ async def test_who_asks_for_what_was_before_a_copy_began_gets_it(start_bench: St
         (Since(0), ids),
         (Last(100), ids),
     ):
-        (log,) = await bench.store.watch(["a"], start)
+        (log,) = await harness.store.watch(["a"], start)
         where = position(
             start,
             ["a"],
             [log],
-            known(bench.store),
+            known(harness.store),
         )
         assert ([entry.id for entry in log.after(where.cursor)], where.gaps) == (expected, ())
         log.empty()
         assert not log
 
 
-async def test_cursors_of_any_age(start_bench: StartBench) -> None:
+async def test_cursors_of_any_age(start_harness: StartHarness) -> None:
     """Before the store was born, before what is remembered, at and behind its last id, and no id of any store."""
-    bench = await start_bench()
-    ids = await publish(bench, *["a"] * 3)
-    bench.advance(3700)  # the record of the topic is given up, and its events are too old
-    await bench.store._operations.forget()
-    (after,) = await publish(bench, "b")
-    other = await start_bench()
-    for store in (bench.store, other.store):
+    harness = await start_harness()
+    ids = await publish(harness, *["a"] * 3)
+    harness.advance(3700)  # the record of the topic is given up, and its events are too old
+    await harness.store._operations.forget()
+    (after,) = await publish(harness, "b")
+    other = await start_harness()
+    for store in (harness.store, other.store):
         for cursor, gaps in (
             (0, ("lost",)),
             (store.born - 1, ("lost",)),

@@ -11,9 +11,12 @@ from time import time
 import pytest
 
 from broker.settings import Settings
-from tests.minting import HMAC
-from tests.redis_servers import Server as Redis
-from tests.web.serving import Answer, Server, Stream, until
+from tests.support.event_stream import AsyncStream
+from tests.support.http import Answer
+from tests.support.local_broker import Server
+from tests.support.redis_servers import Server as Redis
+from tests.support.tokens import HMAC
+from tests.support.waiting import until
 
 ADMIN = HMAC.token(["**"], ["**"], admin=True)
 FAREWELL = rb'event: broker\.expired\ndata: \{"reason":"(\w+)"\}\n\nretry: \d+\n$'
@@ -47,7 +50,7 @@ async def brokers(start_one: Start) -> Brokers:
     return [await start_one() for _ in range(2 if start_one.is_shared else 1)]  # type: ignore[attr-defined]
 
 
-async def follow(server: Server, token: str, target: str = "/topics/a") -> Stream:
+async def follow(server: Server, token: str, target: str = "/topics/a") -> AsyncStream:
     stream = await server.subscribe(target, authorization=f"Bearer {token}")
     assert stream.status == 200
     await stream.event(1)
@@ -67,10 +70,10 @@ async def status(server: Server, token: str) -> int:
     return answer.status
 
 
-async def ended_by(stream: Stream) -> str:
+async def ended_by(stream: AsyncStream) -> str:
     """Why it says that its token is good no longer."""
     found = re.search(FAREWELL, await stream.end())
-    assert found, stream.raw
+    assert found, stream.body
     return found[1].decode()
 
 
@@ -82,7 +85,7 @@ async def test_a_stream_ends_with_its_token_and_not_after_it(brokers: Brokers) -
     lasting = await follow(server, HMAC.token(subscribe=["a"]))
     for stream in streams:
         assert await ended_by(stream) == "expired"
-        assert time() + int(stream.raw.split(b"retry: ")[-1]) / 1000 >= until_then, (
+        assert time() + int(stream.body.split(b"retry: ")[-1]) / 1000 >= until_then, (
             "it comes back to be refused"
         )
     await server.publish("a", "still there", authorization=f"Bearer {ADMIN}")

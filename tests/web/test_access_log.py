@@ -8,7 +8,8 @@ import pytest
 
 from broker.settings import Settings
 from broker.web.access_log import redact
-from tests.web.serving import Clock, Server, read_head
+from tests.support.http import read_head
+from tests.support.local_broker import Clock, Server
 
 REDACTED = {
     "/topics/a?access_token=secret": "/topics/a?access_token=…",

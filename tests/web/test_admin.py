@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from tests.web.serving import Server, until
+from tests.support.local_broker import Server
+from tests.support.waiting import until
 
 BAD_BODIES = {
     "empty": b"",

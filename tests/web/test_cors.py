@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.web.cors import AllowedOrigins
-from tests.web.serving import Serve, Server
+from tests.support.local_broker import Serve, Server
 
 PAGE = "https://app.example"
 STRANGER = "https://evil.example"

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 
 from broker.events import format_id, parse_id
-from tests.web.serving import Answer, Clock, Serve, Server, Stream, until
+from tests.support.event_stream import AsyncStream
+from tests.support.http import Answer
+from tests.support.local_broker import Clock, Serve, Server
+from tests.support.waiting import until
 
 NDJSON = "application/x-ndjson"
 
@@ -36,7 +39,7 @@ async def get(server: Server, target: str, **headers: str) -> Answer:
     return await server.request("GET", target, accept="text/event-stream", **headers)
 
 
-def told(stream: Stream) -> list[tuple[str | None, str, str]]:
+def told(stream: AsyncStream) -> list[tuple[str | None, str, str]]:
     """Type, topic or data, and id."""
     shown = []
     for event in stream.events:
@@ -278,7 +281,7 @@ async def test_new_events_only_of_topics_of_which_some_have_ended(server: Server
     kinds = [(kind, what) for kind, what, _ in told(stream)]
     assert kinds[:2] == [("broker.open", "a,b,c"), ("broker.end", "bclosed")]
     assert kinds[2:] == [("broker.end", "aclosed"), ("broker.open", "c"), (None, "new")]
-    assert b'"a","b","c"]}\n\nevent: broker.end' in stream.raw
+    assert b'"a","b","c"]}\n\nevent: broker.end' in stream.body
     ids = [parse_id(event.id) or 0 for event in stream.events[1:]]
     assert ids == sorted({*ids} - {0}), "strictly increasing"
     assert stream.events[-1].id == new
@@ -288,7 +291,7 @@ async def test_the_end_that_is_the_stores_last_id_is_the_cursor_of_the_rest(serv
     await end(server, "a", "x")
     stream = await server.subscribe("/topics?topic=a&topic=b")
     await stream.event(3)
-    assert b'data: {"topics":["b"]}\n\n' in stream.raw
+    assert b'data: {"topics":["b"]}\n\n' in stream.body
     assert stream.events[2].id == stream.events[1].id, "none of its own"
     await server.publish("b", "new")
     assert await stream.data(1) == ["new"]

@@ -19,7 +19,9 @@ from broker.settings import Settings
 from broker.web.app_keys import NODE
 from broker.web.handover import SEND_BUFFER_BYTES
 from broker.web.runner import Runner
-from tests.web.serving import Serve, Server, close, read_head, until
+from tests.support.http import close, read_head
+from tests.support.local_broker import Serve, Server
+from tests.support.waiting import until
 
 
 def subscribers(server: Server) -> int:
@@ -133,7 +135,7 @@ async def test_who_left_before_the_handler_ran_leaves_nothing(server: Server) ->
     await server.publish("other", "x")
     await until(lambda: subscribers(server) == 0 and not server.subscribers_of("news"), "nobody is left")
     answer = await server.request("GET", "/topics", accept="application/json")
-    assert [topic["topic"] for topic in answer.json()["topics"]] == ["other"]  # type: ignore[attr-defined]
+    assert [topic["topic"] for topic in answer.json()["topics"]] == ["other"]
 
 
 async def test_who_shut_the_sending_side_down_with_the_request_has_left(server: Server) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.web.serving import Server, read_head
+from tests.support.http import read_head
+from tests.support.local_broker import Server
 
 ANSWERS: dict[str, tuple[str, str, dict[str, str], int]] = {
     "healthz": ("GET", "/healthz", {}, 200),

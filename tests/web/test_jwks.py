@@ -11,8 +11,9 @@ import pytest
 from aiohttp import web
 
 from broker.web import jwks
-from tests.minting import HMAC, Signer, signer
-from tests.web.serving import Serve, Server, until
+from tests.support.local_broker import Serve, Server
+from tests.support.tokens import HMAC, Signer, signer
+from tests.support.waiting import until
 
 OLD, NEW = signer("ES256"), signer("EdDSA")
 
@@ -84,7 +85,7 @@ def token(key: Signer, kid: str | None) -> str:
 
 async def readiness(server: Server) -> tuple[int, Any]:
     answer = await server.request("GET", "/readyz")
-    return answer.status, answer.json()["checks"]["keys"]  # type: ignore[index]
+    return answer.status, answer.json()["checks"]["keys"]
 
 
 async def until_ready(server: Server) -> None:

@@ -7,7 +7,9 @@ import re
 
 import pytest
 
-from tests.web.serving import Serve, Server, read_head, until
+from tests.support.http import read_head
+from tests.support.local_broker import Serve, Server
+from tests.support.waiting import until
 
 
 async def test_health_and_readiness(server: Server) -> None:
@@ -21,7 +23,7 @@ async def test_readiness_fails_while_draining_and_browsers_are_sent_elsewhere(se
     draining = asyncio.ensure_future(server.node.drain())
     await until(lambda: server.node.draining, "draining")
     answer = await server.request("GET", "/readyz")
-    assert (answer.status, answer.json()["checks"]["accepting"]) == (503, "draining")  # type: ignore[index]
+    assert (answer.status, answer.json()["checks"]["accepting"]) == (503, "draining")
     browser = await server.subscribe("/topics/news")
     assert re.fullmatch(rb"retry: \d+\n", await browser.end())
     other = await server.request("GET", "/topics/news", accept="*/*")

@@ -9,7 +9,9 @@ import socket
 
 import pytest
 
-from tests.web.serving import Answer, Clock, Serve, Server, read_head, until
+from tests.support.http import Answer, read_head
+from tests.support.local_broker import Clock, Serve, Server
+from tests.support.waiting import until
 
 NDJSON = "application/x-ndjson"
 
@@ -292,7 +294,7 @@ async def test_same_key_on_several_topics(server: Server) -> None:
     assert again.headers["idempotency-replayed"] == "true"
     wider = await server.request("POST", "/topics?topic=b&topic=c", b"1", idempotency_key="k")
     assert "idempotency-replayed" not in wider.headers
-    assert wider.json()["ids"]["b"] == first.json()["ids"]["b"]  # type: ignore[index]
+    assert wider.json()["ids"]["b"] == first.json()["ids"]["b"]
     assert await kept(server, "b") == [(None, "1")]
 
 

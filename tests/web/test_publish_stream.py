@@ -11,7 +11,9 @@ import pytest
 from broker.fanout import batches
 from broker.web import producers
 from broker.web.app_keys import PRODUCING
-from tests.web.serving import WAIT_SECONDS, Answer, Serve, Server, read_head, until
+from tests.support.http import Answer, read_answer
+from tests.support.local_broker import Serve, Server
+from tests.support.waiting import until
 
 NDJSON = "application/x-ndjson"
 EVENTS = "text/event-stream"
@@ -47,9 +49,7 @@ class Body:
         return await self.answer()
 
     async def answer(self) -> Answer:
-        async with asyncio.timeout(WAIT_SECONDS):
-            status, headers = await read_head(self._reader)
-            return Answer(status, headers, await self._reader.readexactly(int(headers["content-length"])))
+        return await read_answer(self._reader)
 
     def cut(self) -> None:
         self._writer.transport.abort()
@@ -92,7 +92,7 @@ async def test_types_pass_and_ids_are_the_brokers(server: Server) -> None:
     (event,) = stream.published()
     assert (event.type, event.data) == ("token", "x")
     assert event.id != "1-1"
-    assert b"retry: 1\n" not in stream.raw
+    assert b"retry: 1\n" not in stream.body
 
 
 @pytest.mark.parametrize("kind", FORMS)
@@ -185,7 +185,7 @@ async def test_an_empty_body_with_end_closes_without_a_further_event(server: Ser
 
 async def test_one_event_and_the_end_in_one_step_to_several_topics(server: Server) -> None:
     answer = await server.request("POST", "/topics?topic=a&topic=b&end=true", b"last")
-    assert (answer.status, answer.json()["closed"], set(answer.json()["ids"])) == (201, True, {"a", "b"})  # type: ignore[call-overload]
+    assert (answer.status, answer.json()["closed"], set(answer.json()["ids"])) == (201, True, {"a", "b"})
     assert [(await info(server, topic))["closed"] for topic in "ab"] == [True, True]
     refused = await server.request("POST", "/topics?topic=b&topic=c", b"x")
     assert (refused.status, refused.json()["topics"]) == (409, ["b"])
@@ -329,13 +329,13 @@ async def test_cancel_reaches_the_producer_at_once_and_the_subscribers(server: S
     answer = await body.answer()
     assert (answer.status, answer.json()["code"], answer.json()["published"]) == (409, "cancelled", 1)
     assert answer.headers["connection"] == "close"
-    await stream.until(lambda: b"broker.cancel" in stream.raw)
-    assert stream.raw.endswith(b'event: broker.cancel\ndata: {"topic":"a"}\n\n'), "without an id"
+    await stream.until(lambda: b"broker.cancel" in stream.body)
+    assert stream.body.endswith(b'event: broker.cancel\ndata: {"topic":"a"}\n\n'), "without an id"
     await server.publish("a", "the topic goes on")
     assert (await stream.data(2))[-1] == "the topic goes on"
     await server.publish("b", "x")
     await other.data(1)
-    assert b"broker.cancel" not in other.raw
+    assert b"broker.cancel" not in other.body
 
 
 async def test_leaving_is_not_cancelling(server: Server) -> None:
@@ -379,10 +379,10 @@ async def test_a_slow_reader_is_told_once_it_reads(serve: Serve) -> None:
     await until(lambda: server.node._hub.lagging == 1, "it lags")
     for _ in range(3):
         await server.request("POST", "/topics/a/cancel")
-    await stream.until(lambda: b"broker.cancel" in stream.raw)
+    await stream.until(lambda: b"broker.cancel" in stream.body)
     await server.publish("a", "last")
-    await stream.until(lambda: b"data: last\n" in stream.raw)
-    assert stream.raw.count(b"event: broker.cancel") == 1
+    await stream.until(lambda: b"data: last\n" in stream.body)
+    assert stream.body.count(b"event: broker.cancel") == 1
     assert all(event.data for event in stream.events), "no event was torn"
 
 
@@ -409,7 +409,7 @@ async def test_by_default_it_goes_on_unwatched(server: Server) -> None:
 
 async def test_readiness_has_a_check(server: Server) -> None:
     answer = await server.request("GET", "/readyz")
-    assert answer.json()["checks"]["producing"] == "ok"  # type: ignore[index]
+    assert answer.json()["checks"]["producing"] == "ok"
 
 
 # Bounds
@@ -427,11 +427,11 @@ async def test_i4_however_often_a_producer_is_asked_to_stop_its_readers_are_told
     await until(lambda: not len(server.node._slices), "all are told")
     await server.node.cancel("a")
     for stream in streams:
-        while stream.raw.count(b"event: broker.cancel") < 2:
+        while stream.body.count(b"event: broker.cancel") < 2:
             assert await stream.more()
     await server.publish("b", "x")
     await other.data(1)
-    assert b"broker.cancel" not in other.raw
+    assert b"broker.cancel" not in other.body
 
 
 async def test_i4_topics_that_were_cancelled_are_remembered_within_a_bound(

@@ -9,7 +9,9 @@ import socket
 
 import pytest
 
-from tests.web.serving import WAIT_SECONDS, Answer, Serve, Server, close, read_head, until
+from tests.support.http import Answer, close, read_answer
+from tests.support.local_broker import Serve, Server
+from tests.support.waiting import WAIT_SECONDS, until
 
 BEGUN = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
 HEAD = b"POST /topics/news HTTP/1.1\r\nHost: 127.0.0.1\r\n"
@@ -17,12 +19,8 @@ NDJSON = b"Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\
 
 
 async def answer(reader: asyncio.StreamReader) -> Answer:
-    async with asyncio.timeout(WAIT_SECONDS):
-        status, headers = await read_head(
-            reader, (b"HTTP/1.1", b"HTTP/1.0")
-        )  # the latter where there is no whole request
-        body = await reader.readexactly(int(headers["content-length"]))
-    return Answer(status, headers, body)
+    """The next answer: HTTP/1.0 if the request was incomplete."""
+    return await read_answer(reader, (b"HTTP/1.1", b"HTTP/1.0"))
 
 
 async def ended(reader: asyncio.StreamReader) -> bytes:

@@ -8,7 +8,9 @@ import re
 import pytest
 
 from broker.events import format_id, id_at, parse_id, rfc3339
-from tests.web.serving import Clock, Serve, Server, Stream, until
+from tests.support.event_stream import AsyncStream
+from tests.support.local_broker import Clock, Serve, Server
+from tests.support.waiting import until
 
 GAP = "broker.gap"
 
@@ -17,7 +19,7 @@ async def publish_many(server: Server, topic: str, *data: str) -> list[str]:
     return [await server.publish(topic, text) for text in data]
 
 
-def gaps(stream: Stream) -> list[dict[str, str]]:
+def gaps(stream: AsyncStream) -> list[dict[str, str]]:
     return [json.loads(event.data) for event in stream.events if event.type == GAP]
 
 
@@ -33,7 +35,7 @@ async def test_head_and_first_bytes(server: Server) -> None:
     assert "transfer-encoding" not in stream.headers
     await stream.event(1)
     opening = re.fullmatch(
-        rb'retry: (\d+)\n:\nevent: broker.open\ndata: {"topics":\["news"\]}\nid: (\d+-\d+)\n\n', stream.raw
+        rb'retry: (\d+)\n:\nevent: broker.open\ndata: {"topics":\["news"\]}\nid: (\d+-\d+)\n\n', stream.body
     )
     assert opening
     assert 2000 <= int(opening[1]) <= 5000
@@ -41,8 +43,8 @@ async def test_head_and_first_bytes(server: Server) -> None:
 
 async def test_bytes_of_events(server: Server) -> None:
     stream = await server.subscribe("/topics/news?since=earliest")
-    await stream.until(lambda: stream.raw.endswith(b"\n:\n"))
-    before = len(stream.raw)
+    await stream.until(lambda: stream.body.endswith(b"\n:\n"))
+    before = len(stream.body)
     ids = [
         await server.publish("news", "one\r\ntwo\rthree\nfour\u2028five\u0085six"),
         await server.publish("news", ""),
@@ -50,7 +52,7 @@ async def test_bytes_of_events(server: Server) -> None:
         await server.publish("news", "ends\n"),
     ]
     await stream.until(lambda: len(stream.events) == 4)
-    assert stream.raw[before:].decode() == (
+    assert stream.body[before:].decode() == (
         f"data: one\ndata: two\ndata: three\ndata: four\u2028five\u0085six\nid: {ids[0]}\n\n"
         f"data: \nid: {ids[1]}\n\n"
         f"event: a type\ndata:  spaced\nid: {ids[2]}\n\n"
@@ -62,7 +64,7 @@ async def test_retry_is_random_per_connection(server: Server) -> None:
     streams = [await server.subscribe("/topics/news") for _ in range(8)]
     for stream in streams:
         await stream.event(1)
-    assert len({stream.decoder.retry_ms for stream in streams}) > 1
+    assert len({stream.retry_ms for stream in streams}) > 1
 
 
 async def test_cursor_header_goes_on_without_hole_or_double(server: Server) -> None:
@@ -300,7 +302,7 @@ async def test_envelope(server: Server, clock: Clock) -> None:
     stream = await server.subscribe("/topics?topic=a&topic=b&since=earliest&envelope=json")
     typed, plain = [await stream.event(1), await stream.event(2)]
     assert typed.type is None
-    assert b"event:" not in stream.raw
+    assert b"event:" not in stream.body
     assert json.loads(typed.data) == {
         "topic": "a",
         "id": event_id,
@@ -388,8 +390,8 @@ def _count(server: Server) -> int:
 async def test_heartbeat_after_silence_is_two_bytes(serve: Serve) -> None:
     server = await serve(heartbeat_seconds=0.1)
     stream = await server.subscribe("/topics/news?since=earliest")
-    await stream.until(lambda: stream.raw.count(b":\n") >= 4)
-    assert re.fullmatch(rb"retry: \d+\n(:\n)+", stream.raw)
+    await stream.until(lambda: stream.body.count(b":\n") >= 4)
+    assert re.fullmatch(rb"retry: \d+\n(:\n)+", stream.body)
     assert not stream.events
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.web.serving import Clock, Serve, Server, until
+from tests.support.local_broker import Clock, Serve, Server
+from tests.support.waiting import until
 
 JSON = "application/json"
 

@@ -23,7 +23,7 @@ from broker.bench import Load, Result, measure
 from broker.bench.proc import sample
 from tests.bench.peers.__main__ import machine
 from tests.bench.peers.servers import Broker, Running, running
-from tests.redis_servers import Server, valkey
+from tests.support.redis_servers import Server, valkey
 
 TOPICS = 10_000
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import selectors
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+from tests.support.waiting import WAIT_SECONDS
+
 HOST = "127.0.0.1"
-WAIT_SECONDS = 20
 READ_BYTES = 1 << 16
 NDJSON = "Content-Type: application/x-ndjson"
 JSON = "Accept: application/json"
@@ -23,15 +25,16 @@ RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 @dataclass(frozen=True)
 class Answer:
-    """An HTTP answer; header names in lower case, the last of a name counts."""
+    """A whole HTTP answer; header names are in lower case, and the last header of a name counts."""
 
     status: int
     headers: dict[str, str]
     body: bytes
-    head: bytes
 
-    def json(self) -> Any:
-        return json.loads(self.body)
+    def json(self) -> dict[str, Any]:
+        value = json.loads(self.body)
+        assert isinstance(value, dict)
+        return value
 
 
 def request(method: str, target: str | bytes, *headers: str | bytes, body: bytes | None = None) -> bytes:
@@ -46,6 +49,42 @@ def request(method: str, target: str | bytes, *headers: str | bytes, body: bytes
 def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
     """A body in chunks; an empty one is left out, for it would be the last."""
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks if chunk) + end
+
+
+def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
+    """The status and the headers of an answer, whose head may end with its blank line."""
+    first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
+    protocol, status, _ = first.split(" ", 2)
+    assert protocol in ("HTTP/1.1", "HTTP/1.0"), first
+    headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+    return int(status), headers
+
+
+async def read_head(
+    reader: asyncio.StreamReader, versions: tuple[bytes, ...] = (b"HTTP/1.1",)
+) -> tuple[int, dict[str, str]]:
+    """The status and the headers of the next answer, whose version must be one of these."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(versions), head
+    return parse_head(head)
+
+
+async def read_answer(
+    reader: asyncio.StreamReader, versions: tuple[bytes, ...] = (b"HTTP/1.1",), *, has_body: bool = True
+) -> Answer:
+    """The next whole answer; one to HEAD has no body."""
+    status, headers = await read_head(reader, versions)
+    length = int(headers.get("content-length", 0)) if has_body else 0
+    async with asyncio.timeout(WAIT_SECONDS):
+        return Answer(status, headers, await reader.readexactly(length))
+
+
+async def close(writer: asyncio.StreamWriter) -> None:
+    """Close a connection, whichever side was first to do so."""
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 def _bytes(text: str | bytes) -> bytes:
@@ -132,15 +171,12 @@ class Connection:
     def answer(self) -> Answer:
         """The next whole answer."""
         head = self.until(b"\r\n\r\n")
-        first, *lines = head.decode("latin-1").split("\r\n")[:-2]
-        protocol, status, _ = first.split(" ", 2)
-        assert protocol in ("HTTP/1.1", "HTTP/1.0"), first
-        headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+        status, headers = parse_head(head)
         length = int(headers.get("content-length", 0))
         while len(self.received) < length:
             assert self.more(), f"ended within the body: {head!r} {self.received!r}"
         body, self.received = self.received[:length], self.received[length:]
-        return Answer(int(status), headers, body, head)
+        return Answer(status, headers, body)
 
     def rest(self) -> bytes:
         """All that still comes until the other side ends the connection."""

@@ -15,8 +15,9 @@ from broker.stores.redis.commands import CommandLimits
 from broker.stores.redis.scripts import Script, Scripts, load
 from broker.stores.redis.store import RedisStore
 from broker.topics import Retention, RetentionRules
-from tests.redis_servers import Server
-from tests.web.serving import WAIT_SECONDS, Clock
+from tests.support.local_broker import Clock
+from tests.support.redis_servers import Server
+from tests.support.waiting import WAIT_SECONDS
 
 KEEP = RetentionRules(Retention(10, 10_000, 60))
 OFFSET = "test:offset"
@@ -33,7 +34,7 @@ LIMITS = CommandLimits(
 )
 
 
-class Bench(Protocol):
+class StoreHarness(Protocol):
     """A store under test."""
 
     @property
@@ -49,7 +50,7 @@ class Bench(Protocol):
         """Have the store drop what became too old."""
 
 
-class MemoryBench:
+class MemoryStoreHarness:
     """The store in memory: nothing of it waits."""
 
     def __init__(self) -> None:
@@ -75,7 +76,7 @@ class MemoryBench:
             self.store.sweep()
 
 
-class RedisBench:
+class RedisStoreHarness:
     """The store in a server whose scripts read their time with an offset that the test sets."""
 
     def __init__(self, server: Server, **limits: object) -> None:

@@ -10,7 +10,7 @@ import os
 import socket
 from pathlib import Path
 
-from tests.processes import BrokerProcess
+from tests.support.broker_process import BrokerProcess
 
 WORKER = "broker.process.worker"
 SERVER = "valkey-server"

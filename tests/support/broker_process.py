@@ -12,24 +12,15 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.waiting import wait_for
+
 START_SECONDS = 20
 STOP_SECONDS = 30
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 10) -> None:
-    """Return once `condition()` is true; fail, naming `what`, after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.01)
 
 
 class BrokerProcess:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
-from tests.redis_servers import LOOPBACK, Server
+from tests.support.redis_servers import LOOPBACK, Server
 
 
 @dataclass(eq=False)

@@ -18,7 +18,8 @@ from multiprocessing.connection import Connection as Pipe
 from typing import Self
 
 from tests.live.crowd import GoodReaders
-from tests.live.raw import HOST, WAIT_SECONDS
+from tests.support.http import HOST
+from tests.support.waiting import WAIT_SECONDS
 
 TOPIC = "honest"
 COUNT = 500

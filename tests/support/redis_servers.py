@@ -19,7 +19,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.processes import wait_for
+from tests.support.waiting import wait_for
 
 START_SECONDS = 20
 STOP_SECONDS = 20

@@ -1,4 +1,4 @@
-"""A hub on a bench: real sockets, and a loop that the test turns."""
+"""A hub with real sockets, and a loop that the test turns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEEP = Retention(1_000_000, 1 << 30, 1e9)
 BUFFER = 16 << 10
 
 
-class Bench:
+class HubHarness:
     """A hub, its logs, and the far ends of its subscribers' connections.
 
     Time is the test's (`now`); what the hub schedules runs when the test calls `turn`.

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from tests.live.raw import RESET_ON_CLOSE
+from tests.support.http import RESET_ON_CLOSE
 
 JOIN_SECONDS = 10
 

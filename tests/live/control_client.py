@@ -14,8 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from broker.sse import Decoder
-from tests.live.raw import HOST, JSON, Connection, exchange, request
-from tests.processes import BrokerProcess, wait_for
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import HOST, JSON, Connection, exchange, request
+from tests.support.waiting import wait_for
 
 TOPIC = "witness"
 ABUSED = "abused"

@@ -1,0 +1,108 @@
+"""A broker in the test's own loop: the whole application, on a loopback port."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from time import time
+
+from aiohttp import web
+
+from broker.node.node import Node
+from broker.process.app import create_app
+from broker.settings import Settings
+from broker.web.app_keys import NODE
+from broker.web.runner import Runner
+from tests.support.event_stream import AsyncStream
+from tests.support.http import HOST, Answer, close, read_answer
+
+
+class Clock:
+    """A time that only a test moves."""
+
+    def __init__(self, now: float | None = None) -> None:
+        self.now = time() if now is None else now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Server:
+    """A broker on a free loopback port."""
+
+    def __init__(
+        self, settings: Settings, clock: Callable[[], float], access_log: logging.Logger | None = None
+    ) -> None:
+        app = create_app(settings, clock=clock)
+        self._runner = Runner(app, access_log=access_log, shutdown_timeout=1)
+        self._open: list[asyncio.StreamWriter] = []
+        self.port = 0
+
+    async def start(self) -> None:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, HOST, 0).start()
+        self.port = self._runner.addresses[0][1]
+
+    async def stop(self) -> None:
+        for writer in self._open:
+            await close(writer)
+        await self._runner.cleanup()
+
+    @property
+    def node(self) -> Node:
+        return self._runner.app[NODE]
+
+    def subscribers_of(self, topic: str) -> int:
+        """How many are subscribed to a topic here."""
+        return self.node._hub._feeds.count(topic)
+
+    @property
+    def requesting(self) -> int:
+        """How many connections are open that are not streams."""
+        assert self._runner.server is not None
+        return len(self._runner.server.connections)
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    async def send(self, request: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A new connection, with `request` sent."""
+        reader, writer = await asyncio.open_connection(HOST, self.port)
+        self._open.append(writer)
+        writer.write(request)
+        await writer.drain()
+        return reader, writer
+
+    async def request(self, method: str, target: str, body: bytes = b"", /, **headers: str) -> Answer:
+        """One request on a connection of its own; `_` in a header's name is sent as `-`."""
+        fields = {
+            "host": f"{HOST}:{self.port}",
+            "connection": "close",
+            "content-length": str(len(body)),
+            **headers,
+        }
+        head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
+        reader, writer = await self.send(f"{method} {target} HTTP/1.1\r\n{head}\r\n".encode() + body)
+        answer = await read_answer(reader, has_body=method != "HEAD")
+        await close(writer)
+        return answer
+
+    async def publish(self, topic: str, data: str, query: str = "", **headers: str) -> str:
+        """Publish one event; its id."""
+        answer = await self.request("POST", f"/topics/{topic}{query}", data.encode(), **headers)
+        assert answer.status == 201, answer
+        return str(answer.json()["id"])
+
+    async def subscribe(self, target: str, **headers: str) -> AsyncStream:
+        """Open a stream; `target` such as `/topics/news?since=earliest`."""
+        fields = {"host": f"{HOST}:{self.port}", "accept": "text/event-stream", **headers}
+        head = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
+        stream = AsyncStream(*await self.send(f"GET {target} HTTP/1.1\r\n{head}\r\n".encode()))
+        await stream.until(lambda: stream.status)
+        return stream
+
+
+Serve = Callable[..., Awaitable[Server]]
+"""Starts a broker with the settings given."""
