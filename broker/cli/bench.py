@@ -98,9 +98,10 @@ def run(args: argparse.Namespace) -> int:
         from broker.bench import BenchError, Load, measure
         from broker.bench.report import text
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.startswith("broker"):
+        package = (error.name or "broker").partition(".")[0]
+        if package == "broker":
             raise
-        common.say("bench", f"the package {error.name} is missing: {INSTALL}")
+        common.say("bench", f"the package {package} is missing: {INSTALL}")
         return 1
     fields = {name: getattr(args, name) for name in Load.__dataclass_fields__}
     authorization = () if args.token is None else (f"Authorization: Bearer {args.token}",)

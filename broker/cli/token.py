@@ -16,8 +16,8 @@ import jwt
 from pydantic import ValidationError
 
 from broker.auth.grants import Grant
-from broker.auth.keys import HMAC_LEAST_BYTES, BadKey, public_key, secret
-from broker.auth.tokens import MAX_NAME, Verifier
+from broker.auth.keys import MIN_SECRET_BYTES, BadKey, public_key, secret
+from broker.auth.tokens import MAX_CLAIM_CHARS, Verifier
 from broker.cli import common
 from broker.durations import parse_duration
 from broker.errors import InvalidTopic, Unauthorized
@@ -84,8 +84,8 @@ def _pattern(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    if not 1 <= len(text) <= MAX_NAME:
-        raise argparse.ArgumentTypeError(f"a name has 1 to {MAX_NAME} characters")
+    if not 1 <= len(text) <= MAX_CLAIM_CHARS:
+        raise argparse.ArgumentTypeError(f"a name has 1 to {MAX_CLAIM_CHARS} characters")
     return common.text(text)
 
 
@@ -148,7 +148,7 @@ def _signing_key(path: Path | None, settings: Settings) -> tuple[Any, str]:
             "For a new secret, run: broker token --new-secret"
         )
     text = settings.jwt_secrets[0].get_secret_value()
-    return text, next(name for name in HMAC_LEAST_BYTES if name in secret(text).algorithms)
+    return text, next(name for name in MIN_SECRET_BYTES if name in secret(text).algorithms)
 
 
 def _private_key(path: Path) -> tuple[Any, str]:

@@ -8,7 +8,7 @@ from time import monotonic, time
 
 from aiohttp import web
 
-from broker.auth.grants import ALL_TOPICS, EVERYTHING, Grant
+from broker.auth.grants import ALL_TOPICS, FULL_ACCESS, Grant
 from broker.auth.tokens import Verifier
 from broker.descriptors import default_max_connections, usable
 from broker.events import Clock
@@ -154,14 +154,14 @@ def _access(settings: Settings, origins: AllowedOrigins, clock: Clock) -> Authen
     if settings.has_keys():
         verifier = Verifier(settings.keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
     if verifier is not None and settings.jwks_url is not None:
-        key_set = KeySet(settings.jwks_url, verifier.take, monotonic)
+        key_set = KeySet(settings.jwks_url, verifier.set_fetched_keys, monotonic)
     return Authenticator(_anonymous(settings), verifier, key_set, origins, addresses, clock)
 
 
 def _anonymous(settings: Settings) -> Grant:
     """What may be done without a token."""
     if settings.is_open():
-        return EVERYTHING
+        return FULL_ACCESS
     return Grant(
         ALL_TOPICS if "publish" in settings.anonymous else (),
         ALL_TOPICS if "subscribe" in settings.anonymous else (),

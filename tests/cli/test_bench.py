@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+from pathlib import Path
 
 import pytest
 
 from broker import cli
+from tests.cli.commands import run, without
 from tests.support.local_broker import Serve, Server
 from tests.support.tokens import HMAC
 
@@ -56,3 +58,12 @@ async def test_an_unreachable_server_is_reported_in_one_line(capsys: pytest.Capt
     error = capsys.readouterr().err
     assert "cannot connect: Connection refused" in error
     assert error.count("\n") == 1
+
+
+def test_without_its_packages_it_says_how_to_install_them(tmp_path: Path) -> None:
+    done = run("", "bench", variables=without(tmp_path, "hdrh"))
+    assert (done.returncode, done.stdout) == (1, b"")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(b"broker bench: the package hdrh is missing")
+    assert b"pip install '.[bench]'" in line
+    assert run("", "bench", "--help", variables=without(tmp_path, "hdrh", "rich")).returncode == 0

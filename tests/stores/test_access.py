@@ -22,13 +22,13 @@ from tests.support.redis_servers import Server
 from tests.support.tcp_proxy import Way
 from tests.support.waiting import until
 
-README = Path(__file__).parents[2] / "deploy" / "README.md"
+GUIDE = Path(__file__).parents[2] / "deploy" / "guides" / "many-instances.md"
 PASSWORD = "s3cret-of-the-test"
 
 
 def acl(*without: str) -> list[str]:
-    """The line of deploy/README.md, less some words."""
-    (line,) = re.findall(r"^ACL SETUSER .*$", README.read_text(), re.MULTILINE)
+    """The line of the guide, less some words."""
+    (line,) = re.findall(r"^ACL SETUSER .*$", GUIDE.read_text(), re.MULTILINE)
     words = line.replace(">PASSWORD", f">{PASSWORD}").split(" ")
     assert set(without) <= set(words)
     return [word for word in words if word not in without]
