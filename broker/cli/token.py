@@ -46,14 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `broker token`."""
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    for name, verb in {"publish": "publish", "subscribe": "subscribe"}.items():
+    for name, action in {"publish": "publishing", "subscribe": "subscribing"}.items():
         parser.add_argument(
             f"--{name}",
             type=_pattern,
             action="append",
             default=[],
             metavar="PATTERN",
-            help=f"allow to {verb} to these topics; repeatable",
+            help=f"allow {action} to these topics; repeatable",
         )
     parser.add_argument("--admin", action="store_true", help="allow everything that operators may do")
     parser.add_argument("--sub", type=_name, help="subject: the user")
@@ -195,7 +195,7 @@ def _explain(token: str, settings: Settings) -> int:
     except Unauthorized as error:
         print(f"REFUSED: {error.detail}")
         return 1
-    print("ACCEPTED; it allows to:", *_grant_lines(grant), sep="\n  ")
+    print("ACCEPTED. The bearer may:", *_grant_lines(grant), sep="\n  ")
     return 0
 
 
@@ -215,5 +215,5 @@ def _grant_lines(grant: Grant) -> Sequence[str]:
         if patterns
     ]
     if grant.admin:
-        lines.append("do what operators may do: list, delete, disconnect, revoke, metrics")
+        lines.append("do everything that operators may: list, delete, disconnect, revoke, metrics")
     return lines or ["nothing"]

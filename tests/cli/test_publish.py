@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
-import urllib.request
 from pathlib import Path
 
 import pytest
 
-from broker.sse import Decoder
 from tests.cli.commands import Command, run, run_shell, without
 from tests.support.broker_process import BrokerProcess
+from tests.support.event_stream import Stream
+from tests.support.http import JSON, exchange, request
 from tests.support.waiting import wait_for
 
 ID = rb"\d+-\d+"
@@ -19,15 +18,9 @@ ID = rb"\d+-\d+"
 
 def kept(broker: BrokerProcess, topic: str) -> list[tuple[str, str | None]]:
     """Data and type of the events that a topic keeps."""
-    described = urllib.request.Request(f"{broker.url}/topics/{topic}", headers={"Accept": "application/json"})
-    with urllib.request.urlopen(described, timeout=30) as answer:
-        count = json.loads(answer.read())["events"]
-    events: list[tuple[str, str | None]] = []
-    decoder = Decoder()
-    with urllib.request.urlopen(f"{broker.url}/topics/{topic}?since=earliest", timeout=30) as stream:
-        while len(events) < count:
-            events += [(event.data, event.type) for event in decoder.feed(stream.read1(65536))]
-    return events
+    count = exchange(broker.port, request("GET", f"/topics/{topic}", JSON)).json()["events"]
+    with Stream(broker.port, f"/topics/{topic}?since=earliest") as stream:
+        return [(event.data, event.type) for event in stream.wait_for_events(count)]
 
 
 def test_one_event_is_published_and_its_id_printed(broker: BrokerProcess) -> None:

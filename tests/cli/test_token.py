@@ -115,10 +115,10 @@ def test_a_token_is_explained() -> None:
         assert '"sub": "ann"' in done.stdout
         assert "valid until: " in done.stdout
         assert done.stdout.splitlines()[-4:] == [
-            "ACCEPTED; it allows to:",
+            "ACCEPTED. The bearer may:",
             "  publish to orders.*",
             "  subscribe to **",
-            "  do what operators may do: list, delete, disconnect, revoke, metrics",
+            "  do everything that operators may: list, delete, disconnect, revoke, metrics",
         ]
         assert SECRET not in done.stdout
 

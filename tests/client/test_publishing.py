@@ -19,9 +19,9 @@ from tests.client.servers import (
     rest,
     stay,
     take,
-    until,
 )
 from tests.support.broker_process import BrokerProcess
+from tests.support.waiting import until
 
 CREATED = answer("201 Created", b'{"topic": "a", "id": "5-0"}', "Content-Type: application/json")
 

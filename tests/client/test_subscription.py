@@ -28,9 +28,9 @@ from tests.client.servers import (
     stay,
     take,
     then_stay,
-    until,
 )
 from tests.support.broker_process import BrokerProcess
+from tests.support.waiting import until
 
 END = b'event: broker.end\ndata: {"topic":"a","reason":"closed"}\nid: 99-0\n\n'
 
