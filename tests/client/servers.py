@@ -13,9 +13,11 @@ from typing import Literal, Self, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.support.http import RESET_ON_CLOSE
+from tests.support.waiting import until
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 OPENING = b"retry: 10\n:\n"
+END = b'event: broker.end\ndata: {"topic":"a","reason":"closed"}\nid: 99-0\n\n'
 WAIT_SECONDS = 20
 _T = TypeVar("_T")
 
@@ -31,6 +33,10 @@ def problem(status: str, code: str, *headers: str, **extra: object) -> bytes:
     members = "".join(f', "{name}": {value}' for name, value in extra.items())
     body = f'{{"title": "T", "status": {status[:3]}, "detail": "Because.", "code": "{code}"{members}}}'
     return answer(status, body.encode(), "Content-Type: application/problem+json", *headers)
+
+
+CREATED = answer("201 Created", b'{"topic": "a", "id": "5-0"}', "Content-Type: application/json")
+"""The response to one event."""
 
 
 def event(event_id: str, data: str = "x") -> bytes:
@@ -276,3 +282,8 @@ async def rest(events: AsyncIterator[_T]) -> list[_T]:
     """All of `events`, which have to end."""
     async with asyncio.timeout(WAIT_SECONDS):
         return [event async for event in events]
+
+
+async def wait_for_leave(server: ScriptedServer) -> None:
+    """Return once the server's only client has left."""
+    await until(lambda: server.visits[0].reader.at_eof(), "the connection is closed")
