@@ -98,7 +98,7 @@ async def work(one: Broker, other: Broker, way: Way) -> None:
     await asyncio.sleep(1.5)  # presence is written twice a second
     for name in ("", "/a"):
         assert (await one.request("GET", f"/topics{name}", Accept="application/json")).status == 200
-    await one.node._store.tell(encode(Disconnect(0, topic="nobody")), time() + 1)
+    await one.node._store.broadcast.send(encode(Disconnect(0, topic="nobody")), time() + 1)
     await replay.close()
     await until(lambda: not other.subscribers_of("b"), "it has left")
     assert (await one.request("DELETE", "/topics/a")).status == 204
