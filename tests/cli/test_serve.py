@@ -13,9 +13,9 @@ import trustme
 
 from broker.sse import Decoder
 from tests.cli.commands import run
-from tests.live.proxies import free_port
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import NDJSON, Connection, exchange, request
+from tests.support.ports import free_port
 from tests.support.tokens import HMAC
 from tests.support.waiting import wait_for
 
