@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -553,6 +554,39 @@ async def test_a_drained_subscriber_gets_the_end_of_its_topic_first(harness: Hub
     assert harness.read(subscriber) == sse.end("a", "closed", 1)
     await harness.closing()
     assert harness.closed == [CloseReason.ENDED]
+
+
+async def test_what_ends_a_stream_comes_after_what_the_transport_still_holds(harness: HubHarness) -> None:
+    harness.publish("a", b"x" * 100_000)
+    subscriber = await harness.subscribe("a", cursor=0)
+    data = harness.read(subscriber)  # so that the socket has room again, and the transport doesn't know
+    harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
+    async with asyncio.timeout(10):
+        while not harness.closed:
+            data += harness.read(subscriber)
+            harness.hub.walk()
+            await asyncio.sleep(0)
+    data += harness.read(subscriber)
+    assert data == sse.frame(sse.lines(b"x" * 100_000), 1) + sse.retry(1)
+
+
+async def test_i4_a_connection_that_is_cut_is_reset_so_that_the_kernel_keeps_nothing_for_it(
+    harness: HubHarness,
+) -> None:
+    subscriber = await until_the_kernel_holds_bytes(harness)
+    harness.hub.cut(subscriber, CloseReason.SLOW)
+    await harness.closing()
+    with pytest.raises(ConnectionResetError):
+        harness.read(subscriber)
+
+
+async def test_who_is_gone_already_has_left_and_was_not_ended(harness: HubHarness) -> None:
+    subscriber = await harness.subscribe("a")
+    harness.far[subscriber].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    harness.far[subscriber].close()
+    harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
+    await harness.closing()
+    assert harness.closed == [CloseReason.CLIENT]
 
 
 async def until_the_kernel_holds_bytes(harness: HubHarness) -> Subscriber:
