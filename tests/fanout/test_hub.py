@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from broker import sse
-from broker.fanout import fanout
-from broker.fanout.fanout import MOVE_WRITES, SLICE_WRITES
+from broker.fanout import fanout, feed
+from broker.fanout.fanout import MOVE_WRITES, PIECES_PER_TURN, SLICE_WRITES
 from broker.fanout.feed import PIECE_BYTES
 from broker.fanout.subscriber import CloseReason, Subscriber, write_each
 from broker.sse import Decoder
@@ -452,6 +452,49 @@ async def test_a_loss_that_several_topics_share_is_told_of_each(harness: HubHarn
     gaps = sse.gap("a", "0-0", "lost") + sse.gap("b", "0-0", "lost")
     assert harness.read(subscriber) == gaps + b"data: 2\nid: 0-2\n\n"
     assert (harness.gaps, harness.hub.delivered) == (["lost", "lost"], 1)
+
+
+def text_of(frame_bytes: int, event_id: int) -> bytes:
+    """The data of an event whose frame has so many bytes."""
+    return b"x" * (frame_bytes - len(sse.frame(sse.lines(b""), event_id)))
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_a_piece_is_filled_to_the_last_byte_and_no_further(harness: HubHarness, more: int) -> None:
+    first = sse.frame(sse.lines(b"x"), 1)
+    harness.publish("a", b"x")
+    harness.publish("a", text_of(PIECE_BYTES - len(first) + more, 2))
+    subscriber = await harness.subscribe("a", cursor=0)
+    assert subscriber.cursor == 2 - more
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_a_piece_behind_the_end_of_a_topic_is_filled_likewise(harness: HubHarness, more: int) -> None:
+    harness.close("a")
+    harness.publish("b", text_of(PIECE_BYTES - len(sse.end("a", "closed", 1)) + more, 2))
+    subscriber = await harness.subscribe("a", "b", cursor=0)
+    assert subscriber.cursor == 2 - more
+
+
+async def test_i2_no_piece_ends_within_a_loss_that_several_topics_share(harness: HubHarness) -> None:
+    """Its entries have one id: whoever had only some of them could not be told of the others by its cursor."""
+    harness.publish("a", text_of(PIECE_BYTES - len(sse.gap("a", "0-1", "lost")), 1))
+    harness.lose("a", "b")
+    await harness.subscribe("a", "b", cursor=0)
+    assert harness.gaps == ["lost", "lost"]
+
+
+async def test_i3_a_turn_brings_only_a_few_replays_on(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PIECE_BYTES", 1)
+    for _ in range(3):
+        harness.publish("a", b"x")
+    subscribers = [await harness.subscribe("a", cursor=0) for _ in range(PIECES_PER_TURN * 2)]
+    harness.turn()
+    assert [one.cursor for one in subscribers] == [2] * PIECES_PER_TURN + [1] * PIECES_PER_TURN
+    harness.run()
+    assert {one.cursor for one in subscribers} == {3}
 
 
 async def test_those_with_the_same_cursor_are_written_together_on_several_topics_too(
