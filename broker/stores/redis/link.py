@@ -68,15 +68,25 @@ class Link:
         while True:
             if flowing is not None:
                 await flowing.wait()
-            try:
-                data = await self._reader.read(READ_BYTES)
-            except _GONE as error:
-                raise LinkLost(self._aborted or str(error)) from None
-            if not data:
-                raise LinkLost(self._aborted or "the server closed the connection")
-            parser.feed(data)
+            parser.feed(await self._receive())
             while (reply := self._next(parser)) is not _NOTHING:
                 on_reply(reply)
+
+    async def read_one(self) -> Reply:
+        """The next reply, while no other is due. Raises `LinkLost`."""
+        parser = hiredis.Reader(notEnoughData=_NOTHING, replyError=ServerError)
+        while (reply := self._next(parser)) is _NOTHING:
+            parser.feed(await self._receive())
+        return reply
+
+    async def _receive(self) -> bytes:
+        try:
+            data = await self._reader.read(READ_BYTES)
+        except _GONE as error:
+            raise LinkLost(self._aborted or str(error)) from None
+        if not data:
+            raise LinkLost(self._aborted or "the server closed the connection")
+        return data
 
     @staticmethod
     def _next(parser: hiredis.Reader) -> Reply:
