@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from broker.auth.keys import BadKey, Key, public_key, secret
+from broker.auth.keys import BadKey, VerificationKey, public_key, secret
 from broker.errors import BrokerError
 from broker.hosts import is_loopback
 from broker.topics import MAX_TOPICS_PER_REQUEST, Retention, RetentionRules, check_pattern
@@ -68,7 +68,7 @@ def _origin(text: str) -> str:
     )
 
 
-def _public_key(path: Path) -> Key:
+def _public_key(path: Path) -> VerificationKey:
     """The key in a file. Raises `BadKey`."""
     try:
         return public_key(path.read_bytes())
@@ -403,7 +403,7 @@ class Settings(BaseSettings):
         """Whether everybody may do everything, since nobody but this machine is asked for it."""
         return is_loopback(self.host) and not self.has_keys() and not self.anonymous
 
-    def keys(self) -> Sequence[Key]:
+    def keys(self) -> Sequence[VerificationKey]:
         """Those of `jwt_secrets` and `jwt_public_keys`, read anew. Raises `BadKey`."""
         return [
             *(secret(text.get_secret_value()) for text in self.jwt_secrets),

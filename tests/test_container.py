@@ -190,12 +190,12 @@ def test_compose_file_starts_the_brokers_that_nginx_asks(compose: Any) -> None:
     assert len(addresses) == len(NAMES)
 
 
-def test_compose_file_mounts_files_that_there_are_or_the_readme_tells_of(compose: Any) -> None:
-    readme = (ROOT / "deploy" / "README.md").read_text()
+def test_compose_file_mounts_files_that_exist_or_that_the_guide_makes(compose: Any) -> None:
+    guide = (ROOT / "deploy" / "guides" / "operating.md").read_text()
     sources = {volume.split(":")[0] for volume in compose["services"]["nginx"]["volumes"]}
     assert "./nginx.conf" in sources
     for source in sources:
-        assert (ROOT / "deploy" / source).exists() or source.removeprefix("./") in readme
+        assert (ROOT / "deploy" / source).exists() or source.removeprefix("./") in guide
 
 
 def test_store_of_the_compose_file_keeps_what_it_took(compose: Any) -> None:

@@ -1,4 +1,4 @@
-"""What operators are given names what there is: every metric has an alert or a line that says what it means."""
+"""The guides are true and complete: every metric has an alert or a line that explains it, every setting a row."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from tests.support.local_broker import Server
+from tests.support.settings_guide import GUIDE, ROW, flags, rewritten
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 
@@ -17,7 +18,7 @@ LEFT_OUT = {
 
 
 async def test_every_metric_has_a_meaning(server: Server) -> None:
-    texts = (DEPLOY / "alerts.yml").read_text() + (DEPLOY / "README.md").read_text()
+    texts = (DEPLOY / "alerts.yml").read_text() + (DEPLOY / "guides" / "operating.md").read_text()
     metrics = {family.name for family in server.node.metrics.registry.collect()}
     assert len(metrics) > 10
     for metric in metrics:
@@ -29,3 +30,11 @@ async def test_alerts_name_metrics_that_there_are(server: Server) -> None:
     names |= {family.name + "_total" for family in server.node.metrics.registry.collect()}
     for metric in set(re.findall(r"\bbroker_[a-z_]+", (DEPLOY / "alerts.yml").read_text())):
         assert metric in names or metric == "broker_connection_age_seconds", metric
+
+
+def test_every_setting_has_a_row() -> None:
+    assert set(ROW.findall(GUIDE.read_text())) == set(flags())
+
+
+def test_every_row_says_what_the_help_says() -> None:
+    assert rewritten(GUIDE.read_text()) == GUIDE.read_text(), "run: python -m tests.support.settings_guide"

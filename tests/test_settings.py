@@ -1,21 +1,16 @@
-"""Settings: what flags and environment give, and that help and README tell the same."""
+"""Settings: what flags and environment give, and that the help has all of them."""
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from broker.cli.serve import describe
 from broker.process.worker_protocol import Orders
 from broker.settings import Settings
 from broker.topics import Retention
-
-README = Path(__file__).parent.parent / "README.md"
 
 
 def serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -27,17 +22,6 @@ def serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
     )
-
-
-def test_every_setting_is_in_the_readmes_table() -> None:
-    rows = dict(re.findall(r"^\| `--([a-z-]+)` \| (.*) \|$", README.read_text(), re.MULTILINE))
-    for name, field in Settings.model_fields.items():
-        flag = name.replace("_", "-")
-        assert flag in rows, f"--{flag} is missing in the README's table"
-        assert rows[flag] == describe(field).replace("%%", "%").replace("|", "\\|"), (
-            f"the README's line of --{flag} is not true"
-        )
-    assert set(rows) == {name.replace("_", "-") for name in Settings.model_fields}
 
 
 def test_every_setting_is_in_the_help() -> None:

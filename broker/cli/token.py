@@ -17,8 +17,8 @@ import jwt
 from pydantic import ValidationError
 
 from broker.auth.grants import Grant
-from broker.auth.keys import HMAC_LEAST_BYTES, BadKey, public_key, secret
-from broker.auth.tokens import MAX_NAME, Verifier
+from broker.auth.keys import MIN_SECRET_BYTES, BadKey, public_key, secret
+from broker.auth.tokens import MAX_CLAIM_CHARS, Verifier
 from broker.cli import remote
 from broker.cli.serve import one_line
 from broker.errors import InvalidTopic, Unauthorized
@@ -84,8 +84,8 @@ def _pattern(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    if not 1 <= len(text) <= MAX_NAME:
-        raise argparse.ArgumentTypeError(f"a name is 1 to {MAX_NAME} characters")
+    if not 1 <= len(text) <= MAX_CLAIM_CHARS:
+        raise argparse.ArgumentTypeError(f"a name is 1 to {MAX_CLAIM_CHARS} characters")
     return remote.text(text)
 
 
@@ -146,7 +146,7 @@ def _signer(path: Path | None, settings: Settings) -> tuple[Any, str]:
             "A new secret: broker token --new-secret"
         )
     text = settings.jwt_secrets[0].get_secret_value()
-    return text, next(name for name in HMAC_LEAST_BYTES if name in secret(text).algorithms)
+    return text, next(name for name in MIN_SECRET_BYTES if name in secret(text).algorithms)
 
 
 def _private_key(path: Path) -> tuple[Any, str]:

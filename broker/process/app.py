@@ -8,7 +8,7 @@ from time import monotonic, time
 
 from aiohttp import web
 
-from broker.auth.grants import ALL_TOPICS, EVERYTHING, Grant
+from broker.auth.grants import ALL_TOPICS, FULL_ACCESS, Grant
 from broker.auth.tokens import Verifier
 from broker.descriptors import default_max_connections, usable
 from broker.events import Clock
@@ -154,14 +154,14 @@ def _access(settings: Settings, origins: AllowedOrigins, clock: Clock) -> Authen
     if settings.has_keys():
         verifier = Verifier(settings.keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
     if verifier is not None and settings.jwks_url is not None:
-        key_set = KeySet(settings.jwks_url, verifier.take, monotonic)
+        key_set = KeySet(settings.jwks_url, verifier.set_fetched_keys, monotonic)
     return Authenticator(_anonymous(settings), verifier, key_set, origins, addresses, clock)
 
 
 def _anonymous(settings: Settings) -> Grant:
     """What may be done without a token."""
     if settings.is_open():
-        return EVERYTHING
+        return FULL_ACCESS
     return Grant(
         ALL_TOPICS if "publish" in settings.anonymous else (),
         ALL_TOPICS if "subscribe" in settings.anonymous else (),
@@ -200,9 +200,9 @@ def _store(settings: Settings, clock: Clock) -> Store:
 
 
 def _redis(settings: Settings, url: str, clock: Clock) -> Store:
-    from broker.stores.redis import address, commands, store
+    from broker.stores.redis import address, options, store
 
-    limits = commands.CommandLimits(
+    store_options = options.StoreOptions(
         prefix=settings.redis_prefix,
         failover_margin_ms=settings.failover_margin_ms,
         wait_replicas=settings.redis_wait_replicas,
@@ -212,7 +212,7 @@ def _redis(settings: Settings, url: str, clock: Clock) -> Store:
         idempotency_seconds=settings.idempotency_seconds,
         max_key_bytes=settings.idempotency_memory_bytes,
     )
-    return store.RedisStore(address.parse(url), settings.retention(), limits, clock=clock)
+    return store.RedisStore(address.parse(url), settings.retention(), store_options, clock=clock)
 
 
 def _allowances(settings: Settings) -> RateLimitSettings:

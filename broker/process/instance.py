@@ -53,7 +53,7 @@ async def serve(
     app = create_app(settings)
     runner = Runner(
         app,
-        access_log=logging.getLogger("broker.auth.grants") if settings.access_log else None,
+        access_log=logging.getLogger("broker.access") if settings.access_log else None,
         shutdown_timeout=ANSWER_SECONDS,
     )
     try:

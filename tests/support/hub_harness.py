@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 
 from broker import sse
-from broker.auth.grants import ANYBODY
+from broker.auth.grants import UNRESTRICTED_CALLER
 from broker.fanout.feed import FeedKey
 from broker.fanout.hub import Hub
 from broker.fanout.subscriber import CloseReason, Subscriber
@@ -84,7 +84,7 @@ class HubHarness:
         start = self.last if cursor is None else cursor
         key = FeedKey(topics, False, tuple(floors))
         subscriber = self.hub.attach(
-            transport, ANYBODY, key, [self.log(topic) for topic in topics], start, b""
+            transport, UNRESTRICTED_CALLER, key, [self.log(topic) for topic in topics], start, b""
         )
         self.far[subscriber] = far
         return subscriber

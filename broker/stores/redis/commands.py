@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import count
 
-from broker.errors import Closed, OutOfOrder, RateLimited
+from broker.errors import Closed, OutOfOrder
 from broker.events import EventId, format_id
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, TopicState
-from broker.stores.leases import MOST_LEASES, no_room
+from broker.stores.idempotency import keys_full
+from broker.stores.leases import MAX_LEASES, leases_full
 from broker.stores.redis.connections import Connections
 from broker.stores.redis.counters import RedisCounters
 from broker.stores.redis.link import Argument, Reply
@@ -97,10 +98,7 @@ class Commands:
     def _receipt(self, reply: Reply, topics: Mapping[str, object]) -> Receipt:
         _, _, status, known, closed, *rest = reply
         if status == _NO_ROOM:
-            raise RateLimited(
-                "Too many idempotency keys are remembered; try again later, or publish without a key.",
-                retry_after=max(1, int(self._options.idempotency_seconds / 10)),
-            )
+            raise keys_full(self._options.idempotency_seconds)
         if status == _CLOSED:
             names = list(topics)
             raise Closed([names[number - 1] for number in rest])
@@ -130,9 +128,9 @@ class Commands:
     async def lease(self, topic: str, seconds: float | None) -> None:
         keys = [*self._lease_keys, self._names.key("rec", topic)]
         ms: Argument = "" if seconds is None else int(seconds * 1000)
-        reply = await self._writes.call(self._scripts.lease, keys, [topic, ms, MOST_LEASES], is_write=True)
+        reply = await self._writes.call(self._scripts.lease, keys, [topic, ms, MAX_LEASES], is_write=True)
         if not reply[2]:
-            raise no_room()
+            raise leases_full()
 
     async def delete(self, topic: str) -> None:
         keys = [*self._close_keys, *self._names.topic_keys(topic)]

@@ -11,7 +11,6 @@ import contextlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 
 from broker.errors import Unavailable
 from broker.stores.redis.link import Argument
@@ -47,7 +46,7 @@ class RedisCounters:
         self._renewed_at = -math.inf
         self._connection = 0
 
-    def set(self, name: str, count: int) -> None:
+    def set_count(self, name: str, count: int) -> None:
         if count:
             self._counts[name] = count
             self._changed.add(name)
@@ -84,7 +83,7 @@ class RedisCounters:
         self._changed.update(self._counts)
         self._renewed_at = -math.inf
 
-    async def _write(self, names: AbstractSet[str]) -> None:
+    async def _write(self, names: set[str]) -> None:
         present = [name for name in names if name in self._counts]
         gone = [name for name in names if name not in self._counts]
         self._written.update(present)
@@ -145,7 +144,7 @@ class RedisCounters:
         for name, count in zip(names, found, strict=True):
             total[name] += int(count or 0)
 
-    async def counted_names(self) -> AbstractSet[str]:
+    async def counted_names(self) -> set[str]:
         """The names that have a count on some instance."""
         found = set(self._counts)
         for instance in await self._read_others():

@@ -132,7 +132,7 @@ class RedisStore:
             if self._connections.calls.connector.refused:
                 reason = self._connections.calls_problem
                 await self.stop()
-                raise Unavailable(f"{self._address.shown} refuses the login: {reason}") from None
+                raise Unavailable(f"{self._address.shown} refuses access: {reason}") from None
             _logger.warning("starting without the store: %s", error.detail)
 
     async def stop(self) -> None:

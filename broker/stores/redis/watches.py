@@ -128,7 +128,7 @@ class Watches:
             self._watchers[topic] = count
         else:
             del self._watchers[topic]
-        self._subscribers.set(topic, count)
+        self._subscribers.set_count(topic, count)
 
     def trim(self, topic: str) -> None:
         replica = self._replicas.get(topic)
