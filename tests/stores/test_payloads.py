@@ -35,7 +35,7 @@ def test_entries_of_a_topic_with_its_own_retention() -> None:
 )
 def test_ends(payload: bytes, reason: str) -> None:
     update = decode_payload(payload)
-    assert update == TopicUpdate(7, event_id(4, 1), (), event_id(5, 0), 0, event_id(5, 0), reason)
+    assert update == TopicUpdate(7, event_id(4, 1), event_id(5, 0), (), 0, event_id(5, 0), reason)
 
 
 def test_a_probe() -> None:

@@ -93,7 +93,7 @@ class Harness:
     ) -> None:
         entries = tuple((at(step), frame(at(step))) for step in steps)
         announced_to = at(steps[-1] if announced is None else announced)
-        self.receive_update(topic, TopicUpdate(epoch, prev, entries, 0, 10, announced_to))
+        self.receive_update(topic, TopicUpdate(epoch, prev, at(steps[-1]), entries, 10, announced_to))
 
     def receive_update(self, topic: str, update: TopicUpdate) -> None:
         interrupted = self.replicas.receive(topic, update)
@@ -243,7 +243,7 @@ def ends(replica: TopicReplica, after: EventId = 0) -> list[EventId]:
 
 
 def close(harness: Harness, topic: str, step: int, prev: EventId, epoch: int = 1) -> None:
-    harness.receive_update(topic, TopicUpdate(epoch, prev, (), at(step), 0, at(step), "closed"))
+    harness.receive_update(topic, TopicUpdate(epoch, prev, at(step), (), 0, at(step), "closed"))
 
 
 def test_an_end_is_heard(harness: Harness) -> None:
@@ -358,7 +358,7 @@ def test_too_large_a_buffer_makes_the_store_be_read_again(harness: Harness) -> N
     for step in (2, 3):
         entries = ((at(step), frame(at(step))),)
         size = BUFFER_BYTES // 2 + 1
-        harness.receive_update("a", TopicUpdate(1, at(step - 1), entries, 0, size, at(step)))
+        harness.receive_update("a", TopicUpdate(1, at(step - 1), at(step), entries, size, at(step)))
     assert not harness.replicas.go_live(replica, at(1))
     replica.clear_buffer()
     harness.read_on(replica, page((2, 1), (3, 2)))

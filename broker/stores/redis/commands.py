@@ -61,9 +61,11 @@ class Commands:
         self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
     ) -> Receipt:
         assert key is None or options.producer is None, "a producer's sequence replaces keys"
-        topics = dict.fromkeys([topic for topic, _ in items])
-        topics.update(dict.fromkeys(options.ends))
-        numbers = {topic: number for number, topic in enumerate(topics, 1)}
+        numbers: dict[str, int] = {}  # of the topics, from 1
+        for topic, _ in items:
+            numbers.setdefault(topic, len(numbers) + 1)
+        for topic in options.ends:
+            numbers.setdefault(topic, len(numbers) + 1)
         keys: list[Argument] = [*self._publish_keys]
         args: list[Argument] = [
             f"{self._names.instance}:{next(self._nonces):x}",
@@ -84,7 +86,7 @@ class Commands:
             keys.append(self._leases_key)
             args += self._option_args(options, numbers)
         reply = await self._writes.call(self._scripts.publish, keys, args, retry_at=RETRY_AT, is_write=True)
-        return self._receipt(reply, topics)
+        return self._receipt(reply, numbers)
 
     def _option_args(self, options: PublishOptions, numbers: Mapping[str, int]) -> Sequence[Argument]:
         """The arguments of publish.lua after the entries."""
@@ -95,17 +97,17 @@ class Commands:
             kept = f"{int(retention.seconds * 1000)} {retention.events} {retention.bytes}"
         return (name, first, kept, *(numbers[topic] for topic in options.ends))
 
-    def _receipt(self, reply: Reply, topics: Mapping[str, object]) -> Receipt:
+    def _receipt(self, reply: Reply, numbers: Mapping[str, int]) -> Receipt:
         _, _, status, known, closed, *rest = reply
         if status == _NO_ROOM:
             raise keys_full(self._options.idempotency_seconds)
         if status == _CLOSED:
-            names = list(topics)
-            raise Closed([names[number - 1] for number in rest])
+            topics = list(numbers)
+            raise Closed([topics[number - 1] for number in rest])
         if status == _OUT_OF_ORDER:
             raise OutOfOrder(rest[0])
         return Receipt(
-            [decode_id(event_id) for event_id in rest],
+            list(map(decode_id, rest)),
             replayed=status == _REPLAYED,
             closed=bool(closed),
             known=known,

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from broker.errors import Unavailable
 from broker.stores.redis.address import Address
-from broker.stores.redis.link import Link, LinkLost, Refused, Reply, ServerError, open_link, pack
+from broker.stores.redis.link import Link, LinkLost, Refused, Reply, open_link
 
 REPLY_TIMEOUT_SECONDS = 2.0  # without any reply while one is due, the connection is given up
 REPLY_CHECK_SECONDS = 0.25
@@ -108,17 +108,16 @@ class Connector:
 
     async def _end_previous(self, link: Link) -> None:
         """End the previous connection on the server, if it may still hold calls."""
-        reply: Reply = None
+        objection = ""
         if self._is_in_doubt and self._previous is not None and self._previous[0] == link.run_id:
-            link.write(pack(("CLIENT", "KILL", "ID", self._previous[1])))
             try:
                 async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
-                    reply = await link.read_one()
+                    objection = await link.end_client(self._previous[1])
             except TimeoutError:
                 raise LinkLost("the server doesn't answer") from None
         self._previous, self._is_in_doubt = (link.run_id, link.client_id), False
-        if isinstance(reply, ServerError) and "No such client" not in str(reply):
-            _logger.warning("the store doesn't let us end our own previous connection: %s", reply)
+        if objection:
+            _logger.warning("the store doesn't let us end our own previous connection: %s", objection)
 
     async def _check_replies(self, link: Link) -> None:
         while True:

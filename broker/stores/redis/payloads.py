@@ -20,8 +20,8 @@ class TopicUpdate(NamedTuple):
     Attributes:
         epoch: of the store's history at that time.
         prev: the topic's last id before.
+        last: the topic's last id after it: of the last entry, or of the end.
         entries: `(id, frame)`, ids increasing; empty for an end.
-        end: the id of the end, else 0.
         size: bytes of the frames.
         announced_to: everything up to this id, in any topic, was published with this payload or before it. A call for
             several topics publishes one payload for each, so `last` may lie behind ids that are not announced yet.
@@ -31,16 +31,12 @@ class TopicUpdate(NamedTuple):
 
     epoch: int
     prev: EventId
+    last: EventId
     entries: Sequence[tuple[EventId, bytes]]
-    end: EventId
     size: int
     announced_to: EventId
     reason: str = ""
     retention: Retention | None = None
-
-    @property
-    def last(self) -> EventId:
-        return self.end or self.entries[-1][0]
 
 
 class Probe(NamedTuple):
@@ -73,7 +69,7 @@ def decode_payload(data: bytes) -> TopicUpdate | Probe:
 
 def _end(epoch: int, prev: bytes, end: bytes, reason: str) -> TopicUpdate:
     end_id = decode_id(end)
-    return TopicUpdate(epoch, decode_id(prev), (), end_id, 0, end_id, reason)
+    return TopicUpdate(epoch, decode_id(prev), end_id, (), 0, end_id, reason)
 
 
 def _decode_entries(
@@ -88,14 +84,14 @@ def _decode_entries(
         event_id = first + int(sizes[0])
         frame = sse.frame(body, event_id)
         return TopicUpdate(
-            epoch, decode_id(prev), ((event_id, frame),), 0, len(frame), announced_to, "", retention
+            epoch, decode_id(prev), event_id, ((event_id, frame),), len(frame), announced_to, "", retention
         )
     entries: list[tuple[EventId, bytes]] = []
-    begin = total = 0
+    begin = total = event_id = 0
     for offset, size in zip(sizes[::2], sizes[1::2], strict=True):
         end = begin + int(size)
         event_id = first + int(offset)
         frame = sse.frame(body[begin:end], event_id)
         entries.append((event_id, frame))
         begin, total = end, total + len(frame)
-    return TopicUpdate(epoch, decode_id(prev), entries, 0, total, announced_to, "", retention)
+    return TopicUpdate(epoch, decode_id(prev), event_id, entries, total, announced_to, "", retention)

@@ -49,6 +49,7 @@ class Receiver:
         self.lag_seconds = 0.0
         self._connections = connections
         self._pubsub = connections.pubsub
+        self._seen = connections.seen
         self._replicas = replicas
         self._catch_up = catch_up
         self._broadcast = broadcast
@@ -76,7 +77,8 @@ class Receiver:
             self._has_warned = True
             return
         last = update.last
-        self._connections.seen.raise_to(last)
+        if last > self._seen.value:
+            self._seen.raise_to(last)
         if isinstance(update, Probe):
             self._replicas.received(last, update.epoch)
             return

@@ -130,7 +130,7 @@ class TopicReplica:
         """Append an update that `joins`; what the log has already is left out."""
         if update.last <= self.tail:
             return
-        if update.end:
+        if not update.entries:
             self._append_end(update)
             return
         if update.retention is not None:
@@ -145,9 +145,9 @@ class TopicReplica:
 
     def _append_end(self, update: TopicUpdate) -> None:
         if update.reason == "deleted":
-            self._clear(update.end)
+            self._clear(update.last)
         else:
-            self._close(TopicEnd(update.end, update.prev, update.reason))
+            self._close(TopicEnd(update.last, update.prev, update.reason))
 
     def buffer(self, update: TopicUpdate) -> None:
         """Keep an update until `go_live`."""

@@ -138,7 +138,10 @@ class ScriptPipeline:
         Raises:
             Unavailable: no reply in time, or an error; the script may have run all the same.
         """
-        size = sum([len(arg) for arg in args if not isinstance(arg, int)])
+        size = 0
+        for arg in args:
+            if not isinstance(arg, int):
+                size += len(arg)
         if self._pending_bytes + size > MAX_PENDING_BYTES:
             raise Unavailable("The store can't keep up; try again in a moment.", retry_after=2)
         future: asyncio.Future[Reply] = self._loop.create_future()
@@ -177,8 +180,9 @@ class ScriptPipeline:
         self._sent.extend(calls)
         seen = format_id(self._seen.value)
         common = (link.run_id, seen, self._margin_ms, self._topic_memory_ms)
-        chunks = [_pack(call, common, by_text=by_text) for call in calls]
+        chunks = []
         for call in calls:
+            chunks.append(_pack(call, common, by_text=by_text))
             call.reply = None
             if call.retry_at is not None and not call.args[call.retry_at]:
                 call.args[call.retry_at] = seen  # for a retry
