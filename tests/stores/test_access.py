@@ -138,7 +138,7 @@ async def test_the_rights_of_the_readme_are_enough_and_all_are_used(
         ("+xadd", "refuses publish"),
         ("+sadd", "refuses SADD"),
         ("+wait", "refuses WAIT"),
-        ("+subscribe", "refuses to be listened to"),
+        ("+subscribe", "refuses the subscription"),
         ("&broker:*", "refuses"),
         ("~broker:{b}:*", "refuses"),
     ],
