@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from typing import Protocol
 
+from broker.backoff import Backoff
 from broker.errors import Unavailable
 from broker.stores.redis.address import Address
 from broker.stores.redis.link import Link, LinkLost, Refused, Reply, open_link
 
 REPLY_TIMEOUT_SECONDS = 2.0  # without any reply while one is due, the connection is given up
 REPLY_CHECK_SECONDS = 0.25
-BACKOFF_SECONDS = (0.02, 0.05, 0.1, 0.25, 0.5)
+BACKOFF_SECONDS = 0.02, 0.5
 STOPPING = "this instance is stopping"
 
 _logger = logging.getLogger("broker")
@@ -64,7 +64,7 @@ class Connector:
         self._user = user
         self._previous: tuple[str, int] | None = None  # the last connection: run id of the server, client id
         self._is_in_doubt = False  # whether it was lost with calls on it
-        self._failures = 0  # in a row
+        self._backoff = Backoff(*BACKOFF_SECONDS)
         self._settled = asyncio.Event()  # set while there is a connection, or `refused`
 
     async def wait_connected(self) -> None:
@@ -83,9 +83,8 @@ class Connector:
                 except LinkLost as error:
                     self._lost(error)
                 if self._user.answers != answers:
-                    self._failures = 0
-                await asyncio.sleep(backoff(self._failures))
-                self._failures += 1
+                    self._backoff.reset()
+                await asyncio.sleep(self._backoff.next())
         finally:
             self.problem = STOPPING
             self._lost(LinkLost(STOPPING))
@@ -136,12 +135,6 @@ class Connector:
         else:
             self._settled.clear()
         self._is_in_doubt = self._user.disconnected() or self._is_in_doubt
-
-
-def backoff(failures: int) -> float:
-    """Seconds to wait before the next try; random, so that instances don't retry at the same moment."""
-    longest = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
-    return longest * random.uniform(0.5, 1)
 
 
 def unavailable(why: str) -> Unavailable:

@@ -10,8 +10,9 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+from broker.backoff import Backoff
 from broker.stores.redis.address import Address
-from broker.stores.redis.connector import STOPPING, backoff
+from broker.stores.redis.connector import BACKOFF_SECONDS, STOPPING
 from broker.stores.redis.delivery import Delivery
 from broker.stores.redis.link import Link, LinkLost, Reply, ServerError, open_link, pack
 
@@ -108,7 +109,7 @@ class PubSubReader:
     async def run(self, handler: PubSubHandler) -> None:
         """Keep a connection until cancelled."""
         self._handler = handler
-        failures = 0
+        backoff = Backoff(*BACKOFF_SECONDS)
         try:
             while True:
                 was_ready = False
@@ -117,8 +118,9 @@ class PubSubReader:
                 except LinkLost as error:
                     was_ready = self.is_ready
                     self._lost(str(error))
-                failures = 0 if was_ready else failures + 1
-                await asyncio.sleep(backoff(failures))
+                if was_ready:
+                    backoff.reset()
+                await asyncio.sleep(backoff.next())
         finally:
             self._link = None
             self._lost(STOPPING)
