@@ -147,12 +147,14 @@ def add_routes(router: web.UrlDispatcher) -> None:
 def _access(settings: Settings, origins: AllowedOrigins, clock: Clock) -> Authenticator:
     addresses = (
         ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
-        if settings.counts_addresses()
+        if settings.needs_client_addresses()
         else None
     )
     verifier, key_set = None, None
     if settings.has_keys():
-        verifier = Verifier(settings.keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+        verifier = Verifier(
+            settings.verification_keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer
+        )
     if verifier is not None and settings.jwks_url is not None:
         key_set = KeySet(settings.jwks_url, verifier.set_fetched_keys, monotonic)
     return Authenticator(_anonymous(settings), verifier, key_set, origins, addresses, clock)
