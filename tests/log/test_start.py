@@ -28,6 +28,7 @@ from broker.log.start import (
     position,
 )
 from broker.topics import Retention
+from tests.support.store_state import StateValue
 
 NOW = 1_763_791_200.0
 BORN = id_at(NOW - 1000)
@@ -57,7 +58,7 @@ def at(start: Start, *logs: Log, last_id: EventId | None = None) -> Position:
     """Where `start` begins in `logs`, those of the topics a, b, …"""
     last = max(log.last for log in logs) if last_id is None else last_id
     topics = "abcdefgh"[: len(logs)]
-    return position(start, topics, logs, StoreState(BORN, last, last, lambda _cursor: False))
+    return position(start, topics, logs, StateValue(BORN, last, last))
 
 
 def told(where: Position) -> list[tuple[str | None, dict[str, object], str]]:
@@ -295,7 +296,7 @@ def closed_log(*times: float) -> Log:
 
 
 def known_at(last_id: EventId, *, born: EventId = BORN, lost: EventId = 0) -> StoreState:
-    return StoreState(born, last_id, last_id, lambda cursor: cursor == lost)
+    return StateValue(born, last_id, last_id, lost)
 
 
 def test_new_events_only_of_topics_of_which_some_have_ended() -> None:
@@ -314,7 +315,7 @@ def test_new_events_only_of_topics_of_which_some_have_ended() -> None:
 
 def test_an_end_that_is_not_heard_of_yet_is_no_past() -> None:
     ended = closed_log(1)
-    where = position(Latest(), "a", [ended], StoreState(BORN, id_of(5), id_of(1), lambda _cursor: False))
+    where = position(Latest(), "a", [ended], StateValue(BORN, id_of(5), id_of(1)))
     assert (where.topics, where.cursor) == (("a",), id_of(1))
     assert delivered(where, ended) == [id_of(1) + 1]
 

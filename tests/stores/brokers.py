@@ -7,13 +7,12 @@ what the channels lost is mended in place and in order; what the store lost is t
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any
 
 from broker.events import parse_id
-from tests.support.event_stream import AsyncStream
+from tests.support.event_stream import AsyncStream, EventStream
 from tests.support.local_broker import Server
 
 PUBLISH_SECONDS = 5.0
@@ -60,12 +59,8 @@ class Publisher:
             await asyncio.sleep(0.02)
 
 
-def numbers(stream: AsyncStream) -> list[int]:
+def numbers(stream: EventStream) -> list[int]:
     return [int(event.data) for event in stream.published()]
-
-
-def gaps(stream: AsyncStream) -> list[str]:
-    return [json.loads(event.data)["reason"] for event in stream.events if event.type == "broker.gap"]
 
 
 async def has(stream: AsyncStream, publisher: Publisher) -> None:

@@ -34,6 +34,26 @@ LIMITS = CommandLimits(
 )
 
 
+class RecordingOwner:
+    """The owner of a store under test.
+
+    Attributes:
+        deliveries: topic and bytes of each.
+        commands: what was broadcast.
+    """
+
+    def __init__(self) -> None:
+        self.deliveries: list[tuple[str, int]] = []
+        self.commands: list[str] = []
+
+    def delivered(self, topic: str, size: int) -> bool:
+        self.deliveries.append((topic, size))
+        return True
+
+    def on_broadcast(self, command: str) -> None:
+        self.commands.append(command)
+
+
 class StoreHarness(Protocol):
     """A store under test."""
 
