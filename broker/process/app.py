@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 from broker.auth.grants import ALL_TOPICS, FULL_ACCESS, Grant
 from broker.auth.tokens import Verifier
-from broker.descriptors import default_max_connections, usable
+from broker.descriptors import available_descriptors, default_max_connections
 from broker.events import Clock
 from broker.hosts import is_loopback
 from broker.metrics import Metrics
@@ -188,7 +188,7 @@ class _RequestGauges(Collector):
 
 
 def _waiting(settings: Settings, node: Node) -> ConnectionTimeouts:
-    descriptors = usable()
+    descriptors = available_descriptors()
     return ConnectionTimeouts(
         asyncio.get_running_loop(),
         room=lambda: descriptors - node.streams,

@@ -111,7 +111,7 @@ class Settings(SettingsTable):
             )
             for pattern, override in self.retention_overrides.items()
         )
-        asked = Retention(
+        retain = Retention(
             self.retain_events, min(self.retain_bytes, self.log_memory_bytes), self.retain_max_seconds
         )
-        return RetentionRules(default, overrides, asked)
+        return RetentionRules(default, overrides, retain)
