@@ -13,10 +13,10 @@ import pytest
 import trustme
 
 from broker.sse import Decoder
-from tests.live.proxies import free_port
 from tests.process.streams import read_to_end, subscribe
 from tests.support.broker_process import BrokerProcess, refused_start
 from tests.support.http import NDJSON, Connection, exchange, request
+from tests.support.ports import free_port
 from tests.support.tokens import HMAC
 from tests.support.waiting import wait_for
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import trustme
 
 from broker.sse import Decoder
-from tests.live.proxies import free_port
 from tests.process.followers import following
 from tests.process.streams import FAST_RECONNECTS, subscribe
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import exchange, request
+from tests.support.ports import free_port
 from tests.support.process_tree import worker_of, workers
 from tests.support.tokens import HMAC
 from tests.support.waiting import wait_for
