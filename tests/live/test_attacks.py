@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import pytest
 
-from broker.descriptors import RESERVE
+from broker.descriptors import RESERVED
 from tests.live import attacks, control_crowd
 from tests.live.attacks import ATTACKS, Attack, Attacker
 from tests.live.control_crowd import ControlCrowd
 from tests.support.broker_process import BrokerProcess
 from tests.support.waiting import wait_for
+
+pytestmark = (
+    pytest.mark.exclusive
+)  # memory is compared, and everything shares the CPU with hundreds of subscribers
 
 SETTINGS = {
     "head_seconds": 1,
@@ -41,6 +45,7 @@ def attacked(broker: BrokerProcess, subscribers: ControlCrowd, attacker: Attacke
     wait_for(lambda: broker.metric("broker_subscribers") == control_crowd.COUNT, "its streams to be gone", 20)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_i9_nobody_else_notices_and_nothing_stays(attack: Attack) -> None:
@@ -61,7 +66,7 @@ def test_i9_nobody_else_notices_and_nothing_stays(attack: Attack) -> None:
 def test_descriptors_that_run_out_are_taken_from_who_has_waited_longest() -> None:
     """More connections than there is room for: streams stay, and there is always room for one more request."""
     with (
-        BrokerProcess(descriptors=1000 + RESERVE) as broker,
+        BrokerProcess(descriptors=1000 + RESERVED) as broker,
         ControlCrowd(broker.port) as subscribers,
         Attacker() as attacker,
     ):

@@ -70,6 +70,7 @@ def kernel_bound(lagging: int) -> int:
     return lagging * (2 * SEND_BUFFER_BYTES + (64 << 10) + 4 * SMALL_BUFFER_BYTES)
 
 
+@pytest.mark.exclusive  # the kernel's memory for all of TCP is part of what is asserted
 @pytest.mark.timeout(300)
 def test_i3_i4_slow_readers_among_good_ones() -> None:
     settings = {

@@ -13,8 +13,8 @@ from broker.events import EventId
 from broker.log.start import After, Last, Latest, Since, StoreState, position
 from broker.stores.base import Store
 from tests.stores.conftest import StartServer
+from tests.support.redis_proxy import RedisProxy
 from tests.support.store_harness import RecordingOwner, RedisStoreHarness
-from tests.support.tcp_proxy import Way
 from tests.support.waiting import until
 
 MAX_ID = (1 << 128) - 1
@@ -81,11 +81,11 @@ async def test_no_gap_when_topics_are_given_up_under_who_watches_them(start_harn
 async def test_what_a_refused_subscriber_asked_for_does_not_stay(start_server: StartServer) -> None:
     """While the server is gone, each who comes names topics that nobody has written down."""
     server = start_server()
-    async with Way(server) as way:
+    async with RedisProxy(server) as proxy:
         harness = RedisStoreHarness(server)
         store = harness.store
         await store.start(RecordingOwner())
-        way.close()
+        proxy.close()
         store._calls._link.abort("gone")  # type: ignore[union-attr]
         store.logs.unwatch(
             [copy.topic for copy in [store._watching.hold(f"t{number}") for number in range(100)]]
