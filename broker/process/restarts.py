@@ -1,20 +1,24 @@
-"""How long to wait before what died is started again."""
+"""How long to wait before a process that ended is restarted."""
 
 from __future__ import annotations
 
 FIRST_SECONDS = 0.25
-LONGEST_SECONDS = 30.0
-STEADY_SECONDS = 10.0
+MAX_SECONDS = 30.0
+STABLE_SECONDS = 10.0
+"""A process that ran for so long is restarted at once."""
 
 
-class Restarts:
-    """Not at all for what has lived a while; else twice as long each time, so that a defect is no loop that eats a core."""
+class RestartDelay:
+    """The delays of one process: none at first, then 0.25 seconds, doubling up to 30 while it keeps ending early.
+
+    Without them, a process that can't start would use a whole core.
+    """
 
     def __init__(self) -> None:
         self._next = 0.0
 
-    def delay(self, lived_seconds: float) -> float:
-        """Seconds to wait, given how long it has lived this time."""
-        now = 0.0 if lived_seconds >= STEADY_SECONDS else self._next
-        self._next = min(LONGEST_SECONDS, max(FIRST_SECONDS, 2 * now))
-        return now
+    def next(self, uptime_seconds: float) -> float:
+        """The seconds to wait, after the process ran for `uptime_seconds`."""
+        delay = 0.0 if uptime_seconds >= STABLE_SECONDS else self._next
+        self._next = min(MAX_SECONDS, max(FIRST_SECONDS, 2 * delay))
+        return delay

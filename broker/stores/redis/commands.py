@@ -93,7 +93,7 @@ class Commands:
         name, first = options.producer or ("", 0)
         kept = ""
         if options.retain_seconds is not None:
-            retention = self._retention.asked_for(options.retain_seconds)
+            retention = self._retention.with_retain(options.retain_seconds)
             kept = f"{int(retention.seconds * 1000)} {retention.events} {retention.bytes}"
         return (name, first, kept, *(numbers[topic] for topic in options.ends))
 
