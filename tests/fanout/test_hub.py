@@ -560,6 +560,20 @@ async def test_floors_let_topics_start_at_different_points(harness: HubHarness) 
     assert await harness.read_all(subscriber, harness.last) == [9]
 
 
+async def test_a_replay_is_not_cut_for_what_was_gone_where_it_starts(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`a` has lost 4 and 5, of which a subscriber that starts it at 5 was told; its cursor, for `b`, lies before that."""
+    monkeypatch.setattr(feed, "PIECE_BYTES", 1)
+    for _ in range(3):
+        harness.publish("b", b"x")
+    harness.log("a").retention = Retention(1, 1 << 30, 1e9)
+    for _ in range(3):
+        harness.publish("a", b"x")
+    subscriber = await harness.subscribe("a", "b", cursor=0, floors=(5, 0))
+    assert await harness.read_all(subscriber, 6) == [1, 2, 3, 6]
+
+
 async def test_a_defect_in_fan_out_is_not_silent(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -434,6 +434,8 @@ def test_a_gap_that_is_put_in_front_is_no_event() -> None:
     log = filled(2)
     log.prepend([*copied(START - SECOND), Entry(START, START, b"", gap="lost")], START - 2 * SECOND)
     assert held(log, log.start_before(3)) == [START - SECOND, START, *ids(2)], "three events"
+    log.lose(log.last + 1)
+    assert held(log, log.start_before(3)) == [START - SECOND, START, *ids(2), log.last], "still three"
 
 
 @pytest.mark.parametrize("event_ids", [(), (START,)])
