@@ -407,6 +407,7 @@ def copied(*event_ids: EventId, data: bytes = b"x") -> list[Entry]:
 def test_a_copy_knows_how_far_back_it_can_tell() -> None:
     first, second, third = ids(3)
     log = Log(second, FOREVER)
+    assert log.reaches(0), "it is its store's own, unless it is told where it begins"
     log.complete_from = second
     log.append(third, frame(third))
     assert (log.reaches(second), log.reaches(second - 1)) == (True, False)
