@@ -12,8 +12,8 @@ import uvloop
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from broker.process.check_store import check_store
 from broker.process.setup import StartError, relax_collector, set_up
+from broker.process.stores import check_store
 from broker.settings import BadSetting, Settings
 
 SOMAXCONN_LEAST = 4096

@@ -19,7 +19,7 @@ from broker.errors import Unavailable
 from broker.process.app import create_app, metrics_app
 from broker.process.setup import Signals, StartError, asked_to_end, catch, hangup_is_ours
 from broker.settings import Settings
-from broker.web.app_keys import NODE
+from broker.web.aiohttp_adapter import SERVICES
 from broker.web.runner import Runner
 
 BACKLOG = 65_535
@@ -67,8 +67,8 @@ async def serve(
         signals = _catch(has_successor=sockets is not None)
         host, port = runner.addresses[0][:2]
         shown = f"[{host}]" if ":" in host else host
-        announce(Listening(f"{'https' if tls else 'http'}://{shown}:{port}", app[NODE].store_name))
-        await _stop_at_signal(runner, app[NODE].drain, signals, has_successor=sockets is not None)
+        announce(Listening(f"{'https' if tls else 'http'}://{shown}:{port}", app[SERVICES].node.store_name))
+        await _stop_at_signal(runner, app[SERVICES].node.drain, signals, has_successor=sockets is not None)
     finally:
         if scraped is not None:
             await scraped.cleanup()
