@@ -21,24 +21,24 @@ def gauges(hub: Hub, store: Store) -> Sequence[Gauge]:
             "broker_delivered_events", "Events written to subscribers.", lambda: hub.delivered, counts=True
         ),
         Gauge("broker_backlog_bytes", "Delivered, not yet written.", lambda: hub.backlog),
-        Gauge("broker_log_bytes", "Memory that the logs take.", lambda: store.log_bytes),
-        Gauge("broker_topics", "Topics with a record.", lambda: store.topic_count),
-        Gauge("broker_store_connected", "1 while the store can be used.", lambda: store.health.connected),
+        Gauge("broker_log_bytes", "Memory that the logs take.", lambda: store.stats.log_bytes),
+        Gauge("broker_topics", "Topics with a record.", lambda: store.stats.topics),
+        Gauge("broker_store_connected", "1 while the store can be used.", lambda: store.stats.connected),
         Gauge(
             "broker_store_connections",
             "Connections made to the store.",
-            lambda: store.health.connections,
+            lambda: store.stats.connections,
             counts=True,
         ),
         Gauge(
             "broker_store_mended_topics",
             "Watched topics read anew from the store, since something was missed.",
-            lambda: store.health.mended,
+            lambda: store.stats.repairs,
             counts=True,
         ),
         Gauge(
             "broker_store_lag_seconds",
             "From saying something through the store to hearing it.",
-            lambda: store.health.lag_seconds,
+            lambda: store.stats.lag_seconds,
         ),
     ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from broker.errors import InvalidParameter
 from broker.log.start import age_seconds
 from broker.settings import Settings
-from broker.stores.base import PLAIN, PublishOptions
+from broker.stores.base import NO_OPTIONS, PublishOptions
 from broker.topics import MAX_TOPICS_PER_REQUEST
 from broker.web.values import Query, Request
 
@@ -58,12 +58,12 @@ def event_options(request: Request, topics: Sequence[str], settings: Settings) -
     if "Broker-Producer" in headers or "Broker-Sequence" in headers:
         raise InvalidParameter("Broker-Producer needs a streamed body; for one event use Idempotency-Key.")
     if not query.raw:
-        return PLAIN
+        return NO_OPTIONS
     end, retain_seconds = _end(query), _retain_seconds(query, settings)
     if end == ON_DISCONNECT:
         raise InvalidParameter("end=on-disconnect needs a streamed body.")
     if end is None and retain_seconds is None:
-        return PLAIN
+        return NO_OPTIONS
     return PublishOptions(topics if end else (), None, retain_seconds)
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 from broker.auth.grants import Caller
 from broker.errors import BrokerError, InvalidParameter
 from broker.events import EventId, format_id
-from broker.stores.base import PLAIN, Item, PublishOptions
+from broker.stores.base import NO_OPTIONS, Item, PublishOptions
 from broker.web.body_reader import Interrupt
 from broker.web.event_stream_body import EventStreamBody
 from broker.web.ndjson import NdjsonBody
@@ -137,7 +137,7 @@ class _StreamedPublish:
     async def _flush(self, batch: list[Item]) -> None:
         if not batch:
             return
-        receipt = await self._node.publish(batch, asked=self._batch_options())
+        receipt = await self._node.publish(batch, options=self._batch_options())
         self._known += receipt.known
         if receipt.ids:
             self._first_id = receipt.ids[0] if self._first_id is None else self._first_id
@@ -149,7 +149,7 @@ class _StreamedPublish:
     def _batch_options(self) -> PublishOptions:
         options = self._options
         if options.producer is None and (options.retain_seconds is None or self._last_id is not None):
-            return PLAIN  # only the topic's first event decides how long it is kept
+            return NO_OPTIONS  # only the topic's first event decides how long it is kept
         producer = None
         if options.producer is not None:
             name, first = options.producer
@@ -167,7 +167,7 @@ class _StreamedPublish:
         """After a clean end of the body, close the topic if that is asked for."""
         if self._options.ends and self._topic is not None:
             options = PublishOptions(ends=(self._topic,), retain_seconds=self._options.retain_seconds)
-            self._closed = (await self._node.publish([], asked=options)).closed
+            self._closed = (await self._node.publish([], options=options)).closed
 
     def result(self) -> dict[str, object]:
         """The members of every answer, errors included."""

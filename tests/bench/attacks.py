@@ -1,4 +1,4 @@
-"""The command `python -m tests.bench.attacks`: how long honest subscribers wait for their events while somebody attacks.
+"""The command `python -m tests.bench.attacks`: how long well-behaved subscribers wait for their events while somebody attacks.
 
 Rules: attacks and subscribers are those of tests/live; this pins, repeats and prints. The broker has a CPU of its own; the
 subscribers share the other with the attacker, who gives way to them, so that what is measured is the broker's waiting and
@@ -23,7 +23,7 @@ from tests.bench.peers.loads import TIMES
 from tests.bench.peers.servers import Broker, running
 from tests.live import attacks
 from tests.live.attacks import ATTACKS, Attack
-from tests.live.control_crowd import COUNT, Honest
+from tests.live.control_crowd import COUNT, ControlCrowd
 
 SERVE = (
     "--head-seconds=5",
@@ -49,7 +49,7 @@ def once(attack: Attack) -> Latencies:
         stack.callback(os.sched_setaffinity, 0, cpus)
         port = urlsplit(server.url).port
         assert port is not None
-        subscribers = stack.enter_context(Honest(port, cpu=cpus[1]))
+        subscribers = stack.enter_context(ControlCrowd(port, cpu=cpus[1]))
         attacker = stack.enter_context(attacks.Attacker(cpu=cpus[1]))
         subscribers.report()
         time.sleep(USUAL_SECONDS)

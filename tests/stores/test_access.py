@@ -15,7 +15,7 @@ import trustme
 from redis import Redis
 
 from broker.node.commands import Disconnect, encode
-from tests.stores.brokers import StartBroker, gaps, numbers, until_ready
+from tests.stores.brokers import StartBroker, numbers, until_ready
 from tests.stores.conftest import StartServer, find_program
 from tests.support.local_broker import Server as Broker
 from tests.support.redis_servers import Server
@@ -98,7 +98,7 @@ async def work(one: Broker, other: Broker, way: Way) -> None:
     await asyncio.sleep(1.5)  # presence is written twice a second
     for name in ("", "/a"):
         assert (await one.request("GET", f"/topics{name}", Accept="application/json")).status == 200
-    await one.node._store.tell(encode(Disconnect(0, topic="nobody")), time() + 1)
+    await one.node._store.broadcast.send(encode(Disconnect(0, topic="nobody")), time() + 1)
     await replay.close()
     await until(lambda: not other.subscribers_of("b"), "it has left")
     assert (await one.request("DELETE", "/topics/a")).status == 204
@@ -279,7 +279,7 @@ async def test_two_brokers_on_one_server_know_nothing_of_each_other(
     await one.publish("only", "x")
     await other.publish("a", "15")
     await streams[1].until(lambda: numbers(streams[1])[-1] == 15)
-    assert gaps(streams[1]) == []
+    assert streams[1].gaps() == []
     listed = (await other.request("GET", "/topics", Accept="application/json")).json()["topics"]
     assert isinstance(listed, list)
     assert sorted(topic["topic"] for topic in listed) == ["a", "b", "k"]
