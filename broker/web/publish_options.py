@@ -10,8 +10,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from broker.durations import parse_duration
 from broker.errors import InvalidParameter
-from broker.log.start import age_seconds
 from broker.settings import Settings
 from broker.stores.base import NO_OPTIONS, PublishOptions
 from broker.topics import MAX_TOPICS_PER_REQUEST
@@ -108,7 +108,7 @@ def _age(query: Query, name: str) -> float | None:
     text = query.get(name)
     if text is None:
         return None
-    seconds = age_seconds(text)
+    seconds = parse_duration(text)
     if not seconds:
         raise InvalidParameter(f"'{name}' must be a duration such as 90s, 10m or 24h.")
     return seconds

@@ -133,5 +133,5 @@ class Answer:
 
 def json_answer(value: object, headers: Mapping[str, str], status: int = 200) -> Answer:
     """An answer whose body is `value` as JSON."""
-    headers = {"Content-Type": "application/json; charset=utf-8", **headers}
+    headers = {**headers, "Content-Type": "application/json; charset=utf-8"}
     return Answer(status, json.dumps(value).encode(), headers)
