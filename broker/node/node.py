@@ -29,7 +29,7 @@ from broker.metrics import Metrics
 from broker.node import commands
 from broker.node.commands import Cancel, Disconnect, Revoke
 from broker.node.evictions import Evictions
-from broker.node.gauges import gauges
+from broker.node.gauges import NodeGauges
 from broker.node.limits import RateLimits, RateLimitSettings
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, Store, TopicState
 
@@ -109,7 +109,7 @@ class Node:
         self._gate = Backpressure(lambda: self._hub.backlog, self._hub.backlog_of)
         self._ticker: asyncio.Task[None] | None = None
         self._emptied = asyncio.Event()
-        metrics.read(gauges(self._hub, store))
+        metrics.registry.register(NodeGauges(self._hub, store))
 
     @property
     def store_name(self) -> str:

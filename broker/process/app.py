@@ -10,10 +10,10 @@ from aiohttp import web
 
 from broker.auth.grants import ALL_TOPICS, FULL_ACCESS, Grant
 from broker.auth.tokens import Verifier
-from broker.descriptors import default_max_connections, usable
+from broker.descriptors import available_descriptors, default_max_connections
 from broker.events import Clock
 from broker.hosts import is_loopback
-from broker.metrics import Gauge, Metrics
+from broker.metrics import Metrics
 from broker.node.limits import RateLimitSettings
 from broker.node.node import Node, StreamPolicy
 from broker.process.stores import check_store, make_store
@@ -27,6 +27,7 @@ from broker.web.guard import Guard
 from broker.web.headers import ResponseHeaders
 from broker.web.identity import Authenticator
 from broker.web.jwks_fetcher import JwksFetcher
+from broker.web.monitoring import RequestGauges
 from broker.web.producers import Producers
 from broker.web.routes import METRICS_ROUTES, ROUTES
 from broker.web.services import Services
@@ -74,7 +75,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
             response_headers,
         )
         app[TIMEOUTS] = timeouts = _timeouts(settings, node)
-        metrics.read(_gauges(services, timeouts))
+        metrics.registry.register(RequestGauges(timeouts, services.producers))
         await node.start()
         timeouts.start()
         services.producers.start()
@@ -118,11 +119,11 @@ async def _stop_waiting(app: web.Application) -> None:
 def _verifier(settings: Settings) -> Verifier | None:
     if not settings.has_keys():
         return None
-    return Verifier(settings.keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+    return Verifier(settings.verification_keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
 
 
 def _client_addresses(settings: Settings) -> ClientAddresses | None:
-    if not settings.counts_addresses():
+    if not settings.needs_client_addresses():
         return None
     return ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
 
@@ -143,22 +144,11 @@ def _timeouts(settings: Settings, node: Node) -> ConnectionTimeouts:
         asyncio.get_running_loop(),
         node,
         node.metrics,
-        max_descriptors=usable(),
+        max_descriptors=available_descriptors(),
         head_seconds=settings.head_seconds,
         idle_seconds=IDLE_SECONDS,
         answer_seconds=settings.slow_seconds,
     )
-
-
-def _gauges(services: Services, timeouts: ConnectionTimeouts) -> list[Gauge]:
-    return [
-        Gauge("broker_streamed_bodies", "Open streamed bodies.", lambda: len(services.producers)),
-        Gauge(
-            "broker_request_connections",
-            "Open connections that are not streams.",
-            lambda: timeouts.count,
-        ),
-    ]
 
 
 def _rate_limits(settings: Settings) -> RateLimitSettings:

@@ -106,7 +106,7 @@ class BodyReader:
                 if interrupt.error is not None:
                     raise interrupt.error from None
                 if not self._is_stopped:
-                    self._metrics.cuts.labels(reason).inc()
+                    self._metrics.cut_requests.labels(reason).inc()
                     raise InvalidBody(_too_slow(reason, seconds)) from None
             finally:
                 interrupt.timeout = None

@@ -173,5 +173,5 @@ class ConnectionTimeouts:
 
     def _expire(self, connection: RequestConnection, reason: TimeoutReason) -> None:
         self._forget(connection)
-        self._metrics.cuts.labels(reason).inc()
+        self._metrics.cut_requests.labels(reason).inc()
         connection.time_out(reason)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
 from broker.metrics import CONTENT_TYPE
+from broker.web.connection_timeouts import ConnectionTimeouts
+from broker.web.producers import Producers
 from broker.web.services import Services
 from broker.web.values import Answer, Request, json_answer
 
@@ -36,3 +43,17 @@ async def metrics(services: Services, request: Request) -> Answer:
 async def metrics_for_all(services: Services, _request: Request) -> Answer:
     """The metrics for everybody who can reach the port."""
     return Answer(200, services.node.metrics.text(), {"Content-Type": CONTENT_TYPE, **_FRESH})
+
+
+class RequestGauges(Collector):
+    """Reads, at every scrape, the numbers that the web layer keeps."""
+
+    def __init__(self, timeouts: ConnectionTimeouts, producers: Producers) -> None:
+        self._timeouts = timeouts
+        self._producers = producers
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("broker_streamed_bodies", "Open streamed bodies.", len(self._producers))
+        yield GaugeMetricFamily(
+            "broker_request_connections", "Open connections that are not streams.", self._timeouts.count
+        )

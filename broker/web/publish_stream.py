@@ -160,7 +160,7 @@ class _StreamedPublish:
         """Read nothing while the caller is over its rate limits, so that its sending has to wait."""
         seconds = self._node.admission.slow_down(self._caller, events, size)
         if seconds:
-            self._node.metrics.slowed.inc(seconds)
+            self._node.metrics.slowed_seconds.inc(seconds)
             await self._services.bodies.pause(seconds, self._interrupt)
 
     async def _close(self) -> None:

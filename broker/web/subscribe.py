@@ -64,7 +64,7 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
         check_topic(topic)
     max_topics = services.settings.max_topics_per_connection
     if len(topics) > max_topics:
-        node.metrics.refused.labels("max_topics_per_connection").inc()
+        node.metrics.refused_connects.labels("max_topics_per_connection").inc()
         raise InvalidParameter(f"A stream may have at most {max_topics} topics; open another for the rest.")
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_subscribe(topics)
@@ -77,7 +77,7 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
         node.check_room()
         logs = await _watch(node, caller, topics, start)
     except (Unavailable, RateLimited) as error:
-        node.metrics.refused.labels(str(error.extra.get("limit", error.code))).inc()
+        node.metrics.refused_connects.labels(str(error.extra.get("limit", error.code))).inc()
         if names_stream(request.headers.get("Accept", "")):
             return _retry_later(node)
         raise
