@@ -23,9 +23,9 @@ from broker.web.app_keys import NODE
 from broker.web.runner import Runner
 
 BACKLOG = 65_535
-"""Large enough for all clients that reconnect at once after a restart."""
+"""Room for all clients to reconnect at once."""
 RESPONSE_SECONDS = 5.0
-"""After the drain, how long clients have to read the responses that are still open."""
+"""How long clients may take to read open responses after the drain."""
 
 _logger = logging.getLogger("broker")
 
@@ -34,8 +34,8 @@ class Instance:
     """One instance of the broker.
 
     Args:
-        sockets: listen on these instead of on `host` and `port`. They belong to the caller, a supervisor that starts a
-            successor on them. So at SIGHUP this instance stops accepting before it drains.
+        sockets: listen on these instead of `host` and `port`. A successor listens on them too, so at SIGHUP this instance
+            stops accepting before it drains.
 
     Raises:
         StartError: the certificate or its key can't be used.
@@ -102,7 +102,7 @@ class Instance:
             raise StartError(f"can't listen on {host} port {port}: {error.strerror}") from None
 
     async def _listen_for_metrics(self) -> None:
-        """Listen on `metrics_port`, if set. A worker shares that port with its successor until it has drained."""
+        """Listen on `metrics_port`, if set. A draining worker shares it with its successor."""
         host, port = self._settings.host, self._settings.metrics_port
         if port is None:
             return

@@ -78,7 +78,7 @@ class _Supervisor:
         await self._pool.run()
 
     async def _wait_for_shutdown(self, tasks: set[asyncio.Task[None]], signals: Signals) -> None:
-        """Return at SIGTERM or SIGINT; until then SIGHUP restarts the workers. Raises the error that ends one of `tasks`."""
+        """Return at SIGTERM or SIGINT; restart the workers at SIGHUP. Raises the error of a task that ends."""
         while True:
             received = asyncio.ensure_future(signals.next())
             await asyncio.wait((*tasks, received), return_when=asyncio.FIRST_COMPLETED)
@@ -106,7 +106,7 @@ def _log_defect(task: asyncio.Task[None]) -> None:
 
 
 async def _cancel(*tasks: asyncio.Task[None] | None) -> None:
-    """Cancel the tasks and wait for their end. Their errors are raised elsewhere: in `_wait_for_shutdown`."""
+    """Cancel the tasks and wait for them; `_wait_for_shutdown` raises their errors."""
     for task in tasks:
         if task is not None:
             task.cancel()
