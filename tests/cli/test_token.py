@@ -23,13 +23,13 @@ def token(*words: str, stdin: str = "", **variables: str) -> subprocess.Complete
 
 
 def test_a_new_token_has_the_requested_claims() -> None:
-    began = int(time())
+    start = int(time())
     done = token(
         "--publish", "orders.*", "--subscribe", "**", "--subscribe", "_stats", "--expires", "2h", **SECRETS
     )
     claims = jwt.decode(done.stdout.strip(), SECRET, algorithms=["HS256"])
     assert claims["broker"] == {"publish": ["orders.*"], "subscribe": ["**", "_stats"]}
-    assert began <= claims["iat"] <= time()
+    assert start <= claims["iat"] <= time()
     assert claims["exp"] == claims["iat"] + 7200
 
 
@@ -126,8 +126,8 @@ def test_a_token_is_explained() -> None:
 @pytest.mark.parametrize(
     ("claims", "why"),
     [
-        ({"exp": int(time()) - 5}, "expired"),
-        ({"nbf": int(time()) + 500}, "is not valid yet"),
+        ({"exp": 1}, "expired"),
+        ({"nbf": 1 << 40}, "is not valid yet"),
         ({"aud": "else"}, "audience"),
         ({"broker": {"publish": ["a..b"]}}, "pattern"),
     ],
