@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -17,7 +16,7 @@ from broker.fanout.feed import PIECE_BYTES
 from broker.fanout.subscriber import CloseReason, Subscriber, write_each
 from broker.sse import Decoder
 from broker.topics import Retention
-from tests.support.hub_harness import HubHarness
+from tests.support.hub_harness import HubHarness, reset
 
 
 def data(*texts: bytes) -> list[bytes]:
@@ -99,12 +98,15 @@ async def test_who_comes_and_goes_during_a_pass_changes_nothing_for_the_others(h
         assert harness.read(subscriber).count(b"data: 2\n") == 1
 
 
-async def test_a_small_feed_does_not_wait_for_the_pass_over_a_large_one(harness: HubHarness) -> None:
+@pytest.mark.parametrize("order", [("large", "small"), ("small", "large")])
+async def test_a_small_feed_does_not_wait_for_the_pass_over_a_large_one(
+    harness: HubHarness, order: tuple[str, str]
+) -> None:
     for _ in range(SLICE_WRITES * 4):
         await harness.subscribe("large")
     small = await harness.subscribe("small")
-    harness.publish("large", b"1")
-    harness.publish("small", b"1")
+    for topic in order:
+        harness.publish(topic, b"1")
     turns = 0
     while not harness.read(small):
         assert harness.turn()
@@ -665,9 +667,18 @@ async def test_i4_a_connection_that_is_cut_is_reset_so_that_the_kernel_keeps_not
 
 async def test_who_is_gone_already_has_left_and_was_not_ended(harness: HubHarness) -> None:
     subscriber = await harness.subscribe("a")
-    harness.far[subscriber].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    harness.far[subscriber].close()
+    reset(harness.far[subscriber])
     harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
+    await harness.closing()
+    assert harness.closed == [CloseReason.CLIENT]
+
+
+async def test_who_is_gone_before_it_is_told_that_its_topic_has_ended_is_no_defect(
+    harness: HubHarness,
+) -> None:
+    harness.close("a")
+    subscriber = await harness.subscribe("a", cursor=0, is_gone=True)
+    assert subscriber.feed is None
     await harness.closing()
     assert harness.closed == [CloseReason.CLIENT]
 
