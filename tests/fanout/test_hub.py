@@ -68,8 +68,9 @@ async def test_i5_an_envelope_is_encoded_once(harness: HubHarness) -> None:
     assert log.enveloped("a", entry) is log.enveloped("a", entry)
 
 
-async def test_fan_out_is_cut_into_slices(harness: HubHarness) -> None:
-    subscribers = [await harness.subscribe("a") for _ in range(SLICE_WRITES * 2)]
+@pytest.mark.parametrize("count", [SLICE_WRITES * 2, SLICE_WRITES * 3 // 2])
+async def test_fan_out_is_cut_into_slices(harness: HubHarness, count: int) -> None:
+    subscribers = [await harness.subscribe("a") for _ in range(count)]
     harness.publish("a", b"1")
     harness.turn()
     served = sum(bool(harness.read(subscriber)) for subscriber in subscribers)
@@ -198,6 +199,22 @@ async def test_a_replay_is_written_piece_by_piece_and_joins_live_events(harness:
     assert subscriber.lag is not None
     harness.publish("a", b"live")
     assert await harness.read_all(subscriber, harness.last) == list(range(1, 62))
+    assert harness.hub.delivered == 61
+
+
+async def test_to_be_told_twice_that_a_subscriber_can_be_written_to_is_harmless(harness: HubHarness) -> None:
+    for _ in range(60):
+        harness.publish("a", b"x" * 10_000)
+    subscriber = await harness.subscribe("a", cursor=0)
+    decoder, ids = Decoder(), [0]
+    async with asyncio.timeout(10):
+        while ids[-1] < harness.last:
+            ids += [int(event.id.split("-")[1]) for event in decoder.feed(harness.read(subscriber))]
+            harness.hub.flushed(subscriber)
+            harness.hub.flushed(subscriber)
+            harness.run()
+            await asyncio.sleep(0)
+    assert ids == list(range(61))
 
 
 async def test_slow_subscriber_is_closed_not_waited_for(harness: HubHarness) -> None:
@@ -536,6 +553,7 @@ async def test_those_with_the_same_cursor_are_written_together_on_several_topics
     harness.publish("b", b"2")
     harness.run()
     assert {subscriber.cursor for subscriber in first + second} == {harness.last}
+    assert harness.hub.delivered == 5 * 2 + 5
     assert await harness.read_all(first[0], 3) == [1, 3]
     assert await harness.read_all(second[0], 3) == [3]
 
