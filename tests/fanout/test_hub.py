@@ -395,8 +395,10 @@ async def test_end_of_one_of_several_topics_loses_nothing_of_the_others(harness:
     assert (await harness.read_all(both, harness.last))[1:] == await harness.read_all(only_b, harness.last)
     assert harness.released == ["a"]
     assert both.feed is only_b.feed
+    assert (both.reads("a"), both.reads("b")) == (False, True)
     harness.delete("b")
     harness.run()
+    assert not both.reads("b")
     async with asyncio.timeout(10):
         while len(harness.closed) < 2:
             await asyncio.sleep(0)
@@ -617,6 +619,16 @@ async def test_a_slice_is_small_also_when_much_is_due(harness: HubHarness) -> No
     assert all(one.cursor > 0 for one in harness.hub.subscribers)
 
 
+async def test_a_slice_has_somebody_in_it_however_much_is_due(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "PIECE_BYTES", 1)
+    subscriber = await harness.subscribe("a")
+    harness.publish("a", b"x" * 2 * SLICE_WRITES)
+    harness.turn()
+    assert subscriber.cursor == 1
+
+
 async def test_many_feeds_of_one_topic_share_what_is_on_its_way(harness: HubHarness) -> None:
     for number in range(50):
         await harness.subscribe("common", f"own{number}")
@@ -641,6 +653,30 @@ async def test_i9_a_defect_with_one_connection_stops_no_heartbeat_but_is_told(
     harness.now += 16
     harness.hub.walk()
     assert harness.read(good) == sse.HEARTBEAT
+
+
+@pytest.mark.parametrize("data", [b"", b"data: after\nid: 0-2\n\n"])
+async def test_a_notice_comes_between_two_events_and_to_who_lags_only_the_latest(
+    harness: HubHarness, data: bytes
+) -> None:
+    subscriber = await harness.subscribe("a")
+    harness.hub.notify(subscriber, b": at once\n\n")
+    assert harness.read(subscriber) == b": at once\n\n"
+    large = b"x" * 100_000
+    harness.publish("a", large)
+    harness.run()
+    for notice in (b": first\n\n", b": latest\n\n"):
+        harness.hub.notify(subscriber, notice)
+    if data:
+        harness.publish("a", b"after")
+    wanted = b"data: " + large + b"\nid: 0-1\n\n: latest\n\n" + data
+    got = b""
+    async with asyncio.timeout(10):
+        while len(got) < len(wanted):
+            got += harness.read(subscriber)
+            harness.run()
+            await asyncio.sleep(0)
+    assert got == wanted
 
 
 async def test_drained_subscribers_get_what_was_published_first(harness: HubHarness) -> None:
