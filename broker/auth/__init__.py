@@ -1,1 +1,4 @@
-"""Who may do what: grants, tokens, the keys that verify them, and revocations. Values only: no asyncio, no I/O."""
+"""Authentication and authorization: grants, tokens, the keys that verify them, and revocations.
+
+Rules: values only; no asyncio, no I/O.
+"""

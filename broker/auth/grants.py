@@ -1,7 +1,6 @@
-"""Who may do what: the rights that a caller has been granted, and who the caller is.
+"""Grants: the rights of a caller.
 
-Rules: values only. What a token is, and how one is verified, is the business of `tokens`; what a refusal looks like that of
-the web layer. Patterns are those of contract §1.
+Rules: values only. `tokens` makes grants from tokens; the web layer makes responses from refusals. Patterns follow contract §1.
 """
 
 from __future__ import annotations
@@ -16,18 +15,17 @@ from broker.topics import matches
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a caller may do, and for how long.
+    """What a caller may do, and until when.
 
     Attributes:
-        publish: patterns of topics that may be published to, and whose producers may be asked to stop; None for every topic,
-            the broker's own included.
-        subscribe: the same for topics that may be read and looked at.
-        admin: whether topics may be listed and deleted, streams ended, tokens revoked, and the metrics read.
-        subject: whom the token speaks for (`sub`, RFC 7519 §4.1.2); None without a token, or where it doesn't say.
-        token_id: the token's own id (`jti`, RFC 7519 §4.1.7).
-        issued_at: when the token was made (`iat`, RFC 7519 §4.1.6), seconds since 1970.
-        until: when the token expires (`exp`, RFC 7519 §4.1.4), seconds since 1970; None for never.
-        anonymous: no token came; who lacks a right then is asked for one.
+        publish: patterns of topics for publish and cancel. None allows every topic, including those that start with `_`.
+        subscribe: the same for subscribing and inspecting.
+        admin: may list and delete topics, disconnect streams, revoke tokens and read the metrics.
+        subject: the token's `sub` (RFC 7519 §4.1.2); None without a token or without the claim.
+        token_id: the token's `jti` (RFC 7519 §4.1.7).
+        issued_at: the token's `iat` (RFC 7519 §4.1.6), in seconds since 1970.
+        expires_at: the token's `exp` (RFC 7519 §4.1.4), in seconds since 1970; None if it never expires.
+        anonymous: no token; a missing right is then `Unauthorized`, not `Forbidden`.
     """
 
     publish: Sequence[str] | None = ()
@@ -36,52 +34,57 @@ class Grant:
     subject: str | None = None
     token_id: str | None = None
     issued_at: float | None = None
-    until: float | None = None
+    expires_at: float | None = None
     anonymous: bool = False
 
     def check_publish(self, topics: Iterable[str]) -> None:
-        """Raises `Forbidden`, naming them, where some of `topics` may not be published to; `Unauthorized` without a token."""
+        """Check the right to publish to all `topics`.
+
+        Raises:
+            Forbidden: the token doesn't allow it; the error lists the refused `topics`.
+            Unauthorized: the request had no token.
+        """
         self._check(self.publish, topics, "publish to")
 
     def check_subscribe(self, topics: Iterable[str]) -> None:
-        """The same where some of `topics` may not be read."""
+        """Check the right to subscribe to all `topics`. Raises like `check_publish`."""
         self._check(self.subscribe, topics, "subscribe to")
 
     def check_admin(self) -> None:
-        """The same where this isn't an operator's grant."""
+        """Check the admin right. Raises like `check_publish`."""
         if not self.admin:
-            self._refuse('This is for operators; their token\'s claim says "broker": {"admin": true}.')
+            self._refuse('This needs an admin token, with the claim "broker": {"admin": true}.')
 
-    def _check(self, patterns: Sequence[str] | None, topics: Iterable[str], what: str) -> None:
+    def _check(self, patterns: Sequence[str] | None, topics: Iterable[str], action: str) -> None:
         if patterns is None:
             return
         refused = [topic for topic in topics if not any(matches(pattern, topic) for pattern in patterns)]
         if refused:
-            self._refuse(f"This token may not {what} {', '.join(refused)}.", topics=refused)
+            self._refuse(f"This token may not {action} {', '.join(refused)}.", topics=refused)
 
     def _refuse(self, detail: str, **extra: object) -> NoReturn:
         if self.anonymous:
-            raise Unauthorized("A token is needed for this; send it as Authorization: Bearer.")
+            raise Unauthorized("This request needs a token; send it as Authorization: Bearer.")
         raise Forbidden(detail, **extra)
 
 
-EVERYTHING = Grant(None, None, admin=True)
-"""What everybody may do while the broker is open."""
+FULL_ACCESS = Grant(None, None, admin=True)
+"""What every caller may do while the broker is open (`Settings.is_open`)."""
 
 ALL_TOPICS = ("**",)
-"""But for those of the broker's own, which start with `_`."""
+"""Patterns for every topic except the broker's own, which start with `_`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is at the other end of a connection.
+    """The sender of a request.
 
     Attributes:
-        address: of the client, as far as it is known; "" where nobody asked.
+        address: the client's IP address; "" if no setting needs it.
     """
 
     grant: Grant
     address: str = ""
 
 
-ANYBODY = Caller(EVERYTHING)
+UNRESTRICTED_CALLER = Caller(FULL_ACCESS)

@@ -1,46 +1,45 @@
-"""Keys that tokens are verified with, each with the algorithms that it is good for.
+"""Keys that verify tokens, each with the algorithms that it may be used with.
 
-Rules: the algorithm is the key's, never the token's choice (RFC 8725 §3.1): a public key must not be taken for a secret, nor a
-key for less than its strength. What is too weak is refused here, before any token comes.
+Rules: the key decides the algorithm, never the token (RFC 8725 §3.1). Otherwise a public key could be used as an HMAC secret.
+Weak keys are refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jwt
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
-HMAC_LEAST_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
-"""A secret is at least as long as the hash (RFC 7518 §3.2)."""
-RSA_BITS = (2048, 8192)
-"""At least (RFC 7518 §3.3); and at most, since who sends the token chooses when it is used."""
+MIN_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
+"""A secret must be at least as long as the hash (RFC 7518 §3.2)."""
+MIN_RSA_BITS = 2048
+"""RFC 7518 §3.3."""
+MAX_RSA_BITS = 8192
+"""Larger keys are slow to use, and any client can send tokens."""
 RSA_ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
-CURVES = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
-MAX_KEY_ID = 200
+CURVE_ALGORITHMS = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
 _PEM = re.compile(rb"-----BEGIN|^ssh-|^ecdsa-sha2-", re.MULTILINE)
 
 
 class BadKey(ValueError):
-    """The operator's, or a key server's: this is no key that tokens may be verified with."""
+    """The operator's or a JWK server's fault: this can't be used to verify tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Key:
-    """What verifies a token's signature.
+class VerificationKey:
+    """A key that verifies a token's signature.
 
     Attributes:
         algorithms: those it may be used with (RFC 7518 §3.1).
-        material: as PyJWT takes it.
-        id: the `kid` by which tokens name it; None fits any token.
+        material: the key as PyJWT takes it.
+        id: the `kid` of tokens that name this key; None fits every token.
     """
 
     algorithms: frozenset[str]
@@ -48,64 +47,44 @@ class Key:
     id: str | None = None
 
 
-def secret(text: str) -> Key:
-    """A secret that whoever mints tokens shares. Raises `BadKey`."""
+def secret(text: str) -> VerificationKey:
+    """The HMAC key for a secret shared with the tokens' issuer. Raises `BadKey`."""
     material = text.encode()
-    algorithms = frozenset(name for name, least in HMAC_LEAST_BYTES.items() if len(material) >= least)
+    algorithms = frozenset(name for name, least in MIN_SECRET_BYTES.items() if len(material) >= least)
     if not algorithms:
         raise BadKey(
-            f"a secret of {len(material)} bytes can be guessed; take at least {HMAC_LEAST_BYTES['HS256']} random ones: "
+            f"a secret of {len(material)} bytes is too short; use at least {MIN_SECRET_BYTES['HS256']} random bytes: "
             "broker token --new-secret"
         )
     if _PEM.search(material):
-        raise BadKey("this is a PEM key and no secret; name its file in jwt_public_keys")
-    return Key(algorithms, material)
+        raise BadKey("this is a PEM key, not a secret; name its file in jwt_public_keys")
+    return VerificationKey(algorithms, material)
 
 
-def public_key(pem: bytes) -> Key:
-    """A public key, or the one of a certificate, in PEM. Raises `BadKey`."""
+def public_key(pem: bytes) -> VerificationKey:
+    """The key in a PEM public key or certificate. Raises `BadKey`."""
     if b"PRIVATE KEY-----" in pem:
-        raise BadKey("this is a private key; the broker needs the public one")
+        raise BadKey("this is a private key; use the public key")
     try:
         if b"-----BEGIN CERTIFICATE-----" in pem:
-            return _public(load_pem_x509_certificate(pem).public_key())
-        return _public(load_pem_public_key(pem))
+            return from_public_key(load_pem_x509_certificate(pem).public_key())
+        return from_public_key(load_pem_public_key(pem))
     except BadKey:
         raise
-    except Exception:  # cryptography's own kinds differ by what is wrong
-        raise BadKey("no public key in PEM is in it") from None
+    except Exception:  # cryptography raises many types
+        raise BadKey("it contains no public key in PEM format") from None
 
 
-def _public(material: object) -> Key:
-    least, most = RSA_BITS
-    if isinstance(material, RSAPublicKey):
-        if not least <= material.key_size <= most:
-            raise BadKey(f"an RSA key of {material.key_size} bits isn't taken; {least} to {most} are")
-        return Key(RSA_ALGORITHMS, material)
-    if isinstance(material, EllipticCurvePublicKey) and material.curve.name in CURVES:
-        return Key(frozenset({CURVES[material.curve.name]}), material)
-    if isinstance(material, Ed25519PublicKey):
-        return Key(frozenset({"EdDSA"}), material)
-    raise BadKey("RSA, P-256, P-384, P-521 and Ed25519 keys are taken; this is another")
-
-
-def from_jwk(jwk: Mapping[str, Any]) -> Key:
-    """A key of a JWK set (RFC 7517). Raises `BadKey`, also for a secret: what everybody can fetch is none."""
-    if jwk.get("kty") not in ("RSA", "EC", "OKP"):
-        raise BadKey("the key is not a public one")
-    if jwk.get("use", "sig") != "sig" or "verify" not in jwk.get("key_ops", ["verify"]):
-        raise BadKey("the key is not for signatures")
-    key_id = jwk.get("kid")
-    if key_id is not None and not (isinstance(key_id, str) and len(key_id) <= MAX_KEY_ID):
-        raise BadKey("the key's id is none")
-    try:
-        bare = {name: value for name, value in jwk.items() if name != "alg"}
-        key = _public(jwt.PyJWK(bare).key)
-    except BadKey:
-        raise
-    except Exception:  # PyJWT's and cryptography's own kinds, and TypeErrors for members of other types
-        raise BadKey("the key is malformed") from None
-    algorithms = key.algorithms & {jwk["alg"]} if "alg" in jwk else key.algorithms
-    if not algorithms:
-        raise BadKey("the key is for an algorithm that it can't be used with")
-    return Key(algorithms, key.material, key_id)
+def from_public_key(key: object) -> VerificationKey:
+    """The key for a public key of `cryptography`. Raises `BadKey`."""
+    if isinstance(key, RSAPublicKey):
+        if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
+            raise BadKey(
+                f"RSA keys must have {MIN_RSA_BITS} to {MAX_RSA_BITS} bits; this one has {key.key_size} bits"
+            )
+        return VerificationKey(RSA_ALGORITHMS, key)
+    if isinstance(key, EllipticCurvePublicKey) and key.curve.name in CURVE_ALGORITHMS:
+        return VerificationKey(frozenset({CURVE_ALGORITHMS[key.curve.name]}), key)
+    if isinstance(key, Ed25519PublicKey):
+        return VerificationKey(frozenset({"EdDSA"}), key)
+    raise BadKey("keys must be RSA, P-256, P-384, P-521 or Ed25519; this is another kind")

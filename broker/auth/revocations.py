@@ -1,8 +1,7 @@
-"""Which tokens were taken back before their time.
+"""Revocations: tokens that are refused before they expire.
 
-Rules: values only; no clock of its own. A token is revoked by its id, or with all that its subject was given up to a
-moment: who logs in again afterwards gets a new one. Each is remembered until the last token it concerns has expired, as
-far as whoever revoked it knew.
+Rules: values only; the caller passes the time. A revocation names one token by its id, or all tokens that a subject was issued
+up to a moment; later ones are valid. It is kept until the time given with it, when every token that it covers has expired.
 """
 
 from __future__ import annotations
@@ -12,67 +11,70 @@ from dataclasses import dataclass
 from broker.auth.grants import Grant
 from broker.errors import RateLimited, Unauthorized
 
-MOST = 100_000
-SWEEP_MOST = 1000
+MAX_REVOCATIONS = 100_000
+SWEEP_BATCH = 1000
+"""How many one `sweep` looks at."""
 RETRY_AFTER_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class _Revoked:
-    """`at`: tokens made later are good; `until`: then it may be forgotten. Seconds since 1970."""
+class _Revocation:
+    """Covers tokens issued up to `revoked_at`; kept until `expires_at`. Both in seconds since 1970."""
 
-    at: float
-    until: float
+    revoked_at: float
+    expires_at: float
 
 
 class Revocations:
-    """Those that this instance knows of."""
+    """The revocations that this instance knows."""
 
     def __init__(self) -> None:
-        self._tokens: dict[str, _Revoked] = {}
-        self._subjects: dict[str, _Revoked] = {}
+        self._tokens: dict[str, _Revocation] = {}
+        self._subjects: dict[str, _Revocation] = {}
 
     def __len__(self) -> int:
         return len(self._tokens) + len(self._subjects)
 
     def check_room(self) -> None:
-        """Raises `RateLimited` where no further one is to be asked for."""
-        if len(self) >= MOST:
+        """Raises `RateLimited` if there are `MAX_REVOCATIONS` already."""
+        if len(self) >= MAX_REVOCATIONS:
             raise RateLimited(
-                f"{MOST} revocations are remembered, and no more; say with 'exp' when each may be forgotten.",
+                f"The limit of {MAX_REVOCATIONS} revocations is reached. Set 'exp' in each so that it can be forgotten sooner.",
                 retry_after=RETRY_AFTER_SECONDS,
             )
 
     def revoke_token(self, token_id: str, *, at: float, until: float) -> None:
-        """The token of this id, whoever has it."""
-        _remember(self._tokens, token_id, _Revoked(at, until))
+        """Revoke the token with the `jti` `token_id`. The revocation may be forgotten at `until`, in seconds since 1970."""
+        _merge(self._tokens, token_id, _Revocation(at, until))
 
     def revoke_subject(self, subject: str, *, at: float, until: float) -> None:
-        """All that `subject` was given up to `at`; a token that doesn't say when it was made is one of them."""
-        _remember(self._subjects, subject, _Revoked(at, until))
+        """Revoke the tokens that `subject` was issued up to `at`, and those without `iat`; otherwise like `revoke_token`."""
+        _merge(self._subjects, subject, _Revocation(at, until))
 
-    def concerns(self, grant: Grant) -> bool:
-        """Whether `grant` is of a token that was revoked."""
+    def is_revoked(self, grant: Grant) -> bool:
+        """Whether the token behind `grant` is revoked."""
         if grant.token_id is not None and grant.token_id in self._tokens:
             return True
-        revoked = self._subjects.get(grant.subject) if grant.subject is not None else None
-        return revoked is not None and (grant.issued_at is None or grant.issued_at <= revoked.at)
+        revocation = self._subjects.get(grant.subject) if grant.subject is not None else None
+        return revocation is not None and (
+            grant.issued_at is None or grant.issued_at <= revocation.revoked_at
+        )
 
     def check(self, grant: Grant) -> None:
-        """Raises `Unauthorized` where it was."""
-        if (self._tokens or self._subjects) and self.concerns(grant):
+        """Raises `Unauthorized` if the token behind `grant` is revoked."""
+        if (self._tokens or self._subjects) and self.is_revoked(grant):
             raise Unauthorized("This token was revoked; get a new one.", error="invalid_token")
 
     def sweep(self, now: float) -> None:
-        """One short step of forgetting those whose time is over."""
-        for revoked in (self._tokens, self._subjects):
-            for name in [name for name, _ in zip(revoked, range(SWEEP_MOST), strict=False)]:
-                known = revoked.pop(name)
-                if known.until > now:
-                    revoked[name] = known  # at the end of the line, so that all have their turn
+        """Forget the expired ones among the next `SWEEP_BATCH` of each kind. Call this periodically."""
+        for revocations in (self._tokens, self._subjects):
+            for name in [name for name, _ in zip(revocations, range(SWEEP_BATCH), strict=False)]:
+                revocation = revocations.pop(name)
+                if revocation.expires_at > now:
+                    revocations[name] = revocation  # moves to the end: the next sweep takes others
 
 
-def _remember(revoked: dict[str, _Revoked], name: str, new: _Revoked) -> None:
-    """The later of what is known and what is new, in each respect: notices may come twice, or late."""
-    known = revoked.get(name, new)
-    revoked[name] = _Revoked(max(known.at, new.at), max(known.until, new.until))
+def _merge(revocations: dict[str, _Revocation], name: str, new: _Revocation) -> None:
+    """Keep the later of both times: a revocation may arrive twice, or out of order."""
+    old = revocations.get(name, new)
+    revocations[name] = _Revocation(max(old.revoked_at, new.revoked_at), max(old.expires_at, new.expires_at))

@@ -1,11 +1,11 @@
-"""Tokens (JWT, RFC 7519): what a text grants, once its signature and its claims are found good.
+"""Tokens (JWT, RFC 7519): verify a token's signature and claims, and turn them into a grant.
 
-Rules: no I/O and no clock: keys and time come from outside. A token's rights are in its claim `broker`:
+Rules: no I/O and no clock; the caller passes keys and time. A token's rights are in its claim `broker`:
 
     {"publish": [patterns], "subscribe": [patterns], "admin": true}
 
-A token that was verified is remembered for a while, by its digest: to verify one costs up to 100 µs, and whoever
-publishes sends the same one each time. Its times are looked at each time all the same.
+Verified tokens are cached by digest: verification takes up to 100 µs, and publishers send the same token with every request.
+`exp` and `nbf` are checked each time.
 """
 
 from __future__ import annotations
@@ -20,36 +20,34 @@ from typing import Any, NoReturn
 import jwt
 
 from broker.auth.grants import Grant
-from broker.auth.keys import Key
+from broker.auth.keys import VerificationKey
 from broker.errors import InvalidTopic, Unauthorized
 from broker.topics import check_pattern
 
-MAX_TOKEN_BYTES = 8192
-EARLY_SECONDS = 5.0
-"""By how much the clock of whoever mints tokens may be ahead: `nbf` is taken that much sooner."""
-MOST_REMEMBERED = 4096
-MOST_REMEMBERED_BYTES = 8 << 20
+MAX_TOKEN_CHARS = 8192
+NOT_BEFORE_LEEWAY_SECONDS = 5.0
+"""The issuer's clock may be ahead by this much."""
+MAX_CACHED_TOKENS = 4096
+MAX_CACHED_CHARS = 8 << 20
 MAX_PATTERNS = 1000
-MAX_NAME = 1000
-"""Characters of `sub` and `jti`: by a longer one nobody could be disconnected or revoked."""
+MAX_CLAIM_CHARS = 1000
+"""For `sub` and `jti`, so that they fit in requests to disconnect or revoke."""
 
 _OPTIONS: Any = {
     "verify_signature": True,
-    "verify_exp": False,  # by the time that is given, below
+    "verify_exp": False,  # checked in `verify`, by the time passed there
     "verify_nbf": False,
-    "verify_iat": False,  # a clock that is ahead is no forgery (RFC 7519 §4.1.6 asks for no check)
+    "verify_iat": False,  # RFC 7519 §4.1.6 requires no check, and an issuer's clock may be ahead
 }
-
-
-_UNSIGNED = "No key that is known here has signed this token."
+_NO_KEY_FITS = "No key of this broker verifies the token's signature."
 
 
 class UnknownKey(Unauthorized):
-    """The caller's, unless the keys here are old: the token names one that isn't known."""
+    """The caller's fault, unless the broker's keys are out of date: no key has the token's `kid`, or fits without one."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Verified:
+class _VerifiedToken:
     grant: Grant
     not_before: float | None
     size: int
@@ -59,70 +57,70 @@ class Verifier:
     """Verifies tokens.
 
     Args:
-        keys: those that are here to stay; any of them may have signed.
-        audience: what `aud` has to name; None refuses tokens that name one (RFC 7519 §4.1.3).
-        issuer: what `iss` has to be; None takes any.
+        keys: the configured keys. A token may be signed with any of them.
+        audience: what `aud` must contain. None refuses tokens that have an `aud` (RFC 7519 §4.1.3).
+        issuer: what `iss` must be. None accepts any.
     """
 
     def __init__(
-        self, keys: Iterable[Key], *, audience: str | None = None, issuer: str | None = None
+        self, keys: Iterable[VerificationKey], *, audience: str | None = None, issuer: str | None = None
     ) -> None:
-        self._own = tuple(keys)
-        self._fetched: Sequence[Key] = ()
+        self._configured_keys = tuple(keys)
+        self._fetched_keys: Sequence[VerificationKey] = ()
         self._audience = audience
         self._issuer = issuer
-        self._remembered: OrderedDict[bytes, _Verified] = OrderedDict()
-        self._remembered_bytes = 0
+        self._cache: OrderedDict[bytes, _VerifiedToken] = OrderedDict()
+        self._cached_chars = 0
 
-    def take(self, fetched: Sequence[Key]) -> None:
-        """Replace the keys that were fetched; whoever was let in by one that is gone is asked again."""
-        self._fetched = tuple(fetched)
-        self._remembered.clear()
-        self._remembered_bytes = 0
+    def set_fetched_keys(self, keys: Sequence[VerificationKey]) -> None:
+        """Replace the fetched keys. Every token is verified anew, so tokens of a removed key are refused."""
+        self._fetched_keys = tuple(keys)
+        self._cache.clear()
+        self._cached_chars = 0
 
     def verify(self, token: str, now: float) -> Grant:
-        """What `token` grants at `now`, seconds since 1970.
+        """What `token` grants at `now`, in seconds since 1970.
 
         Raises:
-            UnknownKey: it names a key that isn't here.
-            Unauthorized: it is malformed, forged, not yet good or no longer, or for somebody else.
+            UnknownKey: no key fits; a newly fetched one may.
+            Unauthorized: it is malformed, forged, expired, not valid yet, or for another audience or issuer.
         """
-        if len(token) > MAX_TOKEN_BYTES:
-            _refuse(f"The token is over {MAX_TOKEN_BYTES} characters.")
+        if len(token) > MAX_TOKEN_CHARS:
+            _refuse(f"The token is longer than {MAX_TOKEN_CHARS} characters.")
         digest = hashlib.blake2b(token.encode("utf-8", "surrogatepass"), digest_size=32).digest()
-        verified = self._remembered.get(digest)
+        verified = self._cache.get(digest)
         if verified is None:
             verified = self._verified(token)
-            self._remember(digest, verified)
-        if verified.not_before is not None and verified.not_before > now + EARLY_SECONDS:
-            _refuse("The token isn't good yet.")
-        if verified.grant.until is not None and verified.grant.until <= now:
+            self._add_to_cache(digest, verified)
+        if verified.not_before is not None and verified.not_before > now + NOT_BEFORE_LEEWAY_SECONDS:
+            _refuse("The token is not valid yet.")
+        if verified.grant.expires_at is not None and verified.grant.expires_at <= now:
             _refuse("The token has expired; get a new one.")
         return verified.grant
 
-    def _remember(self, digest: bytes, verified: _Verified) -> None:
-        self._remembered[digest] = verified
-        self._remembered_bytes += verified.size
-        while len(self._remembered) > MOST_REMEMBERED or self._remembered_bytes > MOST_REMEMBERED_BYTES:
-            _, oldest = self._remembered.popitem(last=False)
-            self._remembered_bytes -= oldest.size
+    def _add_to_cache(self, digest: bytes, verified: _VerifiedToken) -> None:
+        self._cache[digest] = verified
+        self._cached_chars += verified.size
+        while len(self._cache) > MAX_CACHED_TOKENS or self._cached_chars > MAX_CACHED_CHARS:
+            _, oldest = self._cache.popitem(last=False)
+            self._cached_chars -= oldest.size
 
-    def _verified(self, token: str) -> _Verified:
+    def _verified(self, token: str) -> _VerifiedToken:
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, RecursionError):
-            _refuse("The token is no JWT.")
+            _refuse("The token is not a JWT.")
         if "crit" in header:
-            _refuse("The token wants something understood that isn't known here.")
+            _refuse("The token's 'crit' header names extensions that the broker doesn't support.")
         claims = self._claims(token, header)
-        return _Verified(_grant(claims), _time(claims, "nbf"), len(token))
+        return _VerifiedToken(_grant(claims), _time(claims, "nbf"), len(token))
 
     def _claims(self, token: str, header: Mapping[str, Any]) -> dict[str, Any]:
-        """Those of a token that one of the keys has signed. How many are tried is the operator's choice, not the token's."""
+        """The claims of a token with a valid signature."""
         algorithm, key_id = header.get("alg"), header.get("kid")
         if not isinstance(algorithm, str):
-            _refuse("The token's algorithm is no name.")
-        keys = (*self._own, *self._fetched)
+            _refuse("The token's 'alg' is not a string.")
+        keys = (*self._configured_keys, *self._fetched_keys)
         for key in keys:
             if algorithm not in key.algorithms or (key_id is not None and key.id not in (None, key_id)):
                 continue
@@ -131,11 +129,11 @@ class Verifier:
             except jwt.InvalidSignatureError:
                 continue
         if key_id is None or all(key.id != key_id for key in keys):
-            raise UnknownKey(_UNSIGNED, error="invalid_token")
-        raise Unauthorized(_UNSIGNED, error="invalid_token")
+            raise UnknownKey(_NO_KEY_FITS, error="invalid_token")
+        raise Unauthorized(_NO_KEY_FITS, error="invalid_token")
 
-    def _decoded(self, token: str, key: Key, algorithm: str) -> dict[str, Any]:
-        """Raises `jwt.InvalidSignatureError`, besides."""
+    def _decoded(self, token: str, key: VerificationKey, algorithm: str) -> dict[str, Any]:
+        """The claims. Raises `jwt.InvalidSignatureError` or, for bad claims, `Unauthorized`."""
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,
@@ -148,9 +146,9 @@ class Verifier:
         except jwt.InvalidSignatureError:
             raise
         except (jwt.InvalidAudienceError, jwt.InvalidIssuerError):
-            _refuse("The token is for another audience, or of another issuer.")
+            _refuse("The token is for another audience or from another issuer.")
         except jwt.MissingRequiredClaimError as error:
-            _refuse(f"The token has no claim {error.claim!r}.")
+            _refuse(f"The token lacks the claim {error.claim!r}.")
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             _refuse("The token's claims are malformed.")
         return claims
@@ -163,7 +161,7 @@ def _refuse(detail: str) -> NoReturn:
 def _grant(claims: Mapping[str, Any]) -> Grant:
     rights = claims.get("broker", {})
     if not isinstance(rights, dict) or not isinstance(rights.get("admin", False), bool):
-        _refuse("The token's claim 'broker' is an object; its 'admin' is true or false.")
+        _refuse("The token's claim 'broker' must be an object, and 'admin' in it true or false.")
     return Grant(
         publish=_patterns(rights, "publish"),
         subscribe=_patterns(rights, "subscribe"),
@@ -171,31 +169,31 @@ def _grant(claims: Mapping[str, Any]) -> Grant:
         subject=_text(claims, "sub"),
         token_id=_text(claims, "jti"),
         issued_at=_time(claims, "iat"),
-        until=_time(claims, "exp"),
+        expires_at=_time(claims, "exp"),
     )
 
 
 def _patterns(rights: Mapping[str, Any], name: str) -> tuple[str, ...]:
     patterns = rights.get(name, [])
     if not isinstance(patterns, list) or len(patterns) > MAX_PATTERNS:
-        _refuse(f"The token's 'broker.{name}' is a list of patterns.")
+        _refuse(f"The token's 'broker.{name}' must be a list of at most {MAX_PATTERNS} patterns.")
     try:
         return tuple(check_pattern(pattern) for pattern in patterns)
     except (InvalidTopic, TypeError):
-        _refuse(f"The token's 'broker.{name}' has a pattern that is none.")
+        _refuse(f"The token's 'broker.{name}' contains an invalid pattern.")
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str | None:
     value = claims.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME or not _is_utf8(value):
-        _refuse(f"The token's {name!r} is no text of 1 to {MAX_NAME} characters.")
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_CLAIM_CHARS or not _is_utf8(value):
+        _refuse(f"The token's {name!r} must be a string of 1 to {MAX_CLAIM_CHARS} characters.")
     return value
 
 
 def _is_utf8(text: str) -> bool:
-    """Whether it can leave this process: JSON may escape half of a character (RFC 8259 §8.2)."""
+    """False for a lone surrogate, which JSON can express (RFC 8259 §8.2) but UTF-8 cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -210,6 +208,6 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
     try:
         if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
             return float(value)
-    except OverflowError:  # an integer that no float holds
+    except OverflowError:  # an integer too large for a float
         pass
-    _refuse(f"The token's {name!r} is no time.")
+    _refuse(f"The token's {name!r} must be a number of seconds since 1970.")

@@ -31,7 +31,7 @@ class ProducerSequences:
             raise OutOfOrder(expected)
         return min(count, expected - first)
 
-    def went_on(self, name: str, following: int) -> None:
+    def advance(self, name: str, following: int) -> None:
         """The next event of `name` is to have the number `following`."""
         self._next.pop(name, None)
         self._next[name] = following

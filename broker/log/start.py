@@ -7,9 +7,10 @@ logs, in one step with the attaching, so that nothing comes between. The rules a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from broker import sse
 from broker.errors import InvalidParameter
@@ -136,53 +137,51 @@ class Position:
     gaps: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class StoreState:
-    """What the store knows, at the moment in which somebody starts.
+class StoreState(Protocol):
+    """What a start needs to know of the store; see `stores.base.WatchedLogs`."""
 
-    Attributes:
-        born: nothing is known of what was before this id.
-        last_id: its last id, as far as known here.
-        received_to: up to here the logs lack nothing.
-        is_lost: whether a cursor comes from a time that the store has lost.
-    """
+    @property
+    def born(self) -> EventId: ...
 
-    born: EventId
-    last_id: EventId
-    received_to: EventId
-    is_lost: Callable[[EventId], bool]
+    @property
+    def last_id(self) -> EventId: ...
+
+    @property
+    def received_to(self) -> EventId: ...
+
+    def is_lost(self, cursor: EventId) -> bool: ...
 
 
-def has_all(start: Start, logs: Sequence[Log], known: StoreState) -> bool:
+def has_all(start: Start, logs: Sequence[Log], store: StoreState) -> bool:
     """Whether all of `logs` are of topics that have ended, and who starts there has seen each of these ends."""
-    return isinstance(start, After) and all(_has_end(start, log, known) for log in logs)
+    return isinstance(start, After) and all(_has_end(start, log, store) for log in logs)
 
 
-def _has_end(start: After, log: Log, known: StoreState) -> bool:
+def _has_end(start: After, log: Log, store: StoreState) -> bool:
     end, cursor = log.end, start.cursor
-    if end is None or not end.id <= cursor <= known.last_id:
+    if end is None or not end.id <= cursor <= store.last_id:
         return False
-    return cursor >= max(known.born, log.lost_at) and not known.is_lost(cursor)
+    return cursor >= max(store.born, log.lost_at) and not store.is_lost(cursor)
 
 
-def position(start: Start, topics: Sequence[str], logs: Sequence[Log], known: StoreState) -> Position:
+def position(start: Start, topics: Sequence[str], logs: Sequence[Log], store: StoreState) -> Position:
     """What `start` means for `logs`, those of `topics`, which reach back as far as it asks."""
     if isinstance(start, Latest):
-        return _latest(topics, logs, known)
+        return _latest(topics, logs, store)
     if isinstance(start, Last) and all(log.start_before(start.count) == log.last for log in logs):
-        return _latest(topics, logs, known)  # else a reconnect would start N back again
+        return _latest(topics, logs, store)  # else a reconnect would start N back again
     if isinstance(start, After) and any(log.end is not None for log in logs):
         left = [
-            (topic, log) for topic, log in zip(topics, logs, strict=True) if not _has_end(start, log, known)
+            (topic, log) for topic, log in zip(topics, logs, strict=True) if not _has_end(start, log, store)
         ]
         topics, logs = [topic for topic, _ in left], [log for _, log in left]
-    gaps = [_gap(start, log, known) for log in logs]
+    gaps = [_gap(start, log, store) for log in logs]
     preface = b"".join(
         sse.gap(topic, _cursor_text(start), reason)
         for topic, reason in zip(topics, gaps, strict=True)
         if reason is not None
     )
-    floors = tuple(_floor(start, log, known) for log in logs)
+    floors = tuple(_floor(start, log, store) for log in logs)
     cursor = min(floors)
     return Position(
         tuple(topics),
@@ -193,11 +192,11 @@ def position(start: Start, topics: Sequence[str], logs: Sequence[Log], known: St
     )
 
 
-def _latest(topics: Sequence[str], logs: Sequence[Log], known: StoreState) -> Position:
+def _latest(topics: Sequence[str], logs: Sequence[Log], store: StoreState) -> Position:
     """New events only. Of topics that have ended the end is told: after a `broker.open` without an id, lest the reader come
     back with a cursor behind it, and before one with an id for those that are left (I1).
     """
-    cursor = known.received_to
+    cursor = store.received_to
     ends = sorted(
         (log.end.id, topic, log.end.frame)
         for topic, log in zip(topics, logs, strict=True)
@@ -217,33 +216,33 @@ def _open(topics: Sequence[str], cursor: EventId | None) -> bytes:
     return sse.control("broker.open", {"topics": list(topics)}, cursor)
 
 
-def _gap(start: Start, log: Log, known: StoreState) -> str | None:
+def _gap(start: Start, log: Log, store: StoreState) -> str | None:
     if isinstance(start, Malformed):
         return "unknown-id"
     if not isinstance(start, After):
         return None
-    if start.cursor > known.last_id:
+    if start.cursor > store.last_id:
         return "unknown-id"
-    if known.is_lost(start.cursor):
+    if store.is_lost(start.cursor):
         return "lost"
     if log.end is not None and log.end.id <= start.cursor:
         return "lost"  # what came behind the end, else it would be left out
     if not log.has_gap(start.cursor):
         return None
-    return "lost" if start.cursor < known.born else "trimmed"
+    return "lost" if start.cursor < store.born else "trimmed"
 
 
-def _floor(start: Start, log: Log, known: StoreState) -> EventId:
-    floor = _floor_of_events(start, log, known)
+def _floor(start: Start, log: Log, store: StoreState) -> EventId:
+    floor = _floor_of_events(start, log, store)
     return floor if log.end is None else min(floor, log.end.prev)
 
 
-def _floor_of_events(start: Start, log: Log, known: StoreState) -> EventId:
+def _floor_of_events(start: Start, log: Log, store: StoreState) -> EventId:
     match start:
         case After(cursor):
-            return log.start_after(cursor) if cursor <= known.last_id else known.received_to
+            return log.start_after(cursor) if cursor <= store.last_id else store.received_to
         case Since(seconds):
-            return log.start_after(min(max(0, id_at(seconds) - 1), known.received_to))
+            return log.start_after(min(max(0, id_at(seconds) - 1), store.received_to))
         case Last(count):
             return log.start_before(count)
         case _:

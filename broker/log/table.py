@@ -78,10 +78,10 @@ class LogTable:
             self._unpinned[topic] = log
         return log
 
-    def ask(self, log: Log, seconds: float) -> None:
+    def open_with_retention(self, log: Log, seconds: float) -> None:
         """`log` is about to grow, and is to keep that for `seconds`: heeded where it is the first of its topic, or after a DELETE."""
         if not log.named or log.last == log.cleared_at:
-            log.retention = self._retention.asked_for(seconds)
+            log.retention = self._retention.with_retain(seconds)
 
     def retain(self, topic: str, log: Log, retention: Retention | None) -> None:
         """Have `log` keep what its first publisher has asked for; None: what all of its kind do."""

@@ -141,12 +141,12 @@ class Evictions:
     def check(self, grant: Grant) -> None:
         """Raises `Unauthorized` where what lets a caller in has been revoked, or has expired, since it was looked at."""
         self.revocations.check(grant)
-        if grant.until is not None and grant.until <= self._clock():
+        if grant.expires_at is not None and grant.expires_at <= self._clock():
             raise Unauthorized("This token has expired; get a new one.", error="invalid_token")
 
     def admitted(self, subscriber: Subscriber) -> None:
         """It is there, until its token expires."""
-        until = subscriber.caller.grant.until
+        until = subscriber.caller.grant.expires_at
         if until is not None:
             self._expiries.add(subscriber, until)
 
@@ -171,7 +171,7 @@ class Evictions:
         if order.subject is not None:
             self.revocations.revoke_subject(order.subject, at=order.at, until=order.until)
         self._end_where(
-            lambda subscriber: self.revocations.concerns(subscriber.caller.grant),
+            lambda subscriber: self.revocations.is_revoked(subscriber.caller.grant),
             CloseReason.DISCONNECTED,
             _farewell("revoked"),
         )
@@ -188,7 +188,7 @@ class Evictions:
 
     def _end_expired(self, subscriber: Subscriber) -> None:
         """Who comes back by itself does so when the token is good no longer, and is refused once, not let in again."""
-        until = subscriber.caller.grant.until
+        until = subscriber.caller.grant.expires_at
         assert until is not None
         left = max(0.0, until - self._clock())
         self._end(subscriber, CloseReason.EXPIRED, _EXPIRED, left)

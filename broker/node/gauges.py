@@ -1,44 +1,49 @@
-"""What of a hub and its store is only looked at when somebody asks for the metrics.
-
-Rules: numbers that their owners keep anyway; nothing is counted here.
-"""
+"""The metrics that a hub and its store already keep as plain numbers, read when the metrics are requested."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from broker.fanout.hub import Hub
-from broker.metrics import Gauge
 from broker.stores.base import Store
 
 
-def gauges(hub: Hub, store: Store) -> Sequence[Gauge]:
-    """All of them, for `Metrics.read`."""
-    return [
-        Gauge("broker_subscribers", "Open streams.", lambda: len(hub)),
-        Gauge("broker_lagging_subscribers", "Streams that lag or replay.", lambda: hub.lagging),
-        Gauge(
-            "broker_delivered_events", "Events written to subscribers.", lambda: hub.delivered, counts=True
-        ),
-        Gauge("broker_backlog_bytes", "Delivered, not yet written.", lambda: hub.backlog),
-        Gauge("broker_log_bytes", "Memory that the logs take.", lambda: store.log_bytes),
-        Gauge("broker_topics", "Topics with a record.", lambda: store.topic_count),
-        Gauge("broker_store_connected", "1 while the store can be used.", lambda: store.health.connected),
-        Gauge(
-            "broker_store_connections",
-            "Connections made to the store.",
-            lambda: store.health.connections,
-            counts=True,
-        ),
-        Gauge(
+class NodeGauges(Collector):
+    """Reads the numbers of one node."""
+
+    def __init__(self, hub: Hub, store: Store) -> None:
+        self._hub = hub
+        self._store = store
+
+    def collect(self) -> Iterable[Metric]:
+        """Called by the registry for every scrape."""
+        hub, stats = self._hub, self._store.stats
+        yield GaugeMetricFamily("broker_subscribers", "Open streams.", len(hub))
+        yield GaugeMetricFamily(
+            "broker_lagging_subscribers", "Streams that lag or replay events.", hub.lagging
+        )
+        yield CounterMetricFamily("broker_delivered_events", "Events written to subscribers.", hub.delivered)
+        yield GaugeMetricFamily(
+            "broker_backlog_bytes", "Bytes of events that lagging streams still have to be sent.", hub.backlog
+        )
+        yield GaugeMetricFamily("broker_log_bytes", "Memory that the logs use, in bytes.", stats.log_bytes)
+        yield GaugeMetricFamily("broker_topics", "Topics that have a record on this instance.", stats.topics)
+        yield GaugeMetricFamily(
+            "broker_store_connected", "1 if the store can be used, else 0.", stats.connected
+        )
+        yield CounterMetricFamily(
+            "broker_store_connections", "Connections made to the store.", stats.connections
+        )
+        yield CounterMetricFamily(
             "broker_store_mended_topics",
-            "Watched topics read anew from the store, since something was missed.",
-            lambda: store.health.mended,
-            counts=True,
-        ),
-        Gauge(
+            "Watched topics that were read from the store again after missed messages.",
+            stats.repairs,
+        )
+        yield GaugeMetricFamily(
             "broker_store_lag_seconds",
-            "From saying something through the store to hearing it.",
-            lambda: store.health.lag_seconds,
-        ),
-    ]
+            "Seconds from sending a message through the store until this instance receives it.",
+            stats.lag_seconds,
+        )

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from broker.auth.grants import Caller
 from broker.errors import RateLimited
-from broker.stores.base import Store
+from broker.stores.base import Counters
 
 MOST = 100_000
 
@@ -81,9 +81,11 @@ class RateLimits:
         monotonic: seconds.
     """
 
-    def __init__(self, allowances: RateLimitSettings, store: Store, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, allowances: RateLimitSettings, counters: Counters, monotonic: Callable[[], float]
+    ) -> None:
         self._allowances = allowances
-        self._store = store
+        self._counters = counters
         self._monotonic = monotonic
         self._held: Counter[str] = Counter()
         self._connects = _buckets(allowances.max_connects_per_second)
@@ -108,7 +110,7 @@ class RateLimits:
         holders = self._holders(caller)
         if holders:
             names = [name for name, _, _ in holders]
-            elsewhere = await self._store.held_elsewhere(names)
+            elsewhere = await self._counters.counts_elsewhere(names)
             for (name, limit, setting), count in zip(holders, elsewhere, strict=True):
                 if self._held[name] + count >= limit:
                     what = "address" if setting.endswith("address") else "subject"
@@ -127,7 +129,7 @@ class RateLimits:
 
     def _hold(self, name: str, change: int) -> None:
         self._held[name] += change
-        self._store.hold(name, self._held[name])
+        self._counters.set_count(name, self._held[name])
         if not self._held[name]:
             del self._held[name]
 

@@ -24,14 +24,14 @@ from broker.fanout.feed import FeedKey
 from broker.fanout.hub import Hub
 from broker.fanout.subscriber import CloseReason, Subscriber
 from broker.log.log import Log
-from broker.log.start import After, Malformed, Start, StoreState, has_all, position
+from broker.log.start import After, Malformed, Start, has_all, position
 from broker.metrics import Metrics
 from broker.node import commands
 from broker.node.commands import Cancel, Disconnect, Revoke
 from broker.node.evictions import Evictions
-from broker.node.gauges import gauges
+from broker.node.gauges import NodeGauges
 from broker.node.limits import RateLimits, RateLimitSettings
-from broker.stores.base import PLAIN, Item, PublishOptions, Receipt, Store, TopicState
+from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, Store, TopicState
 
 CANCEL_SECONDS = 10.0
 """For so long an instance that can't be reached still hears of it."""
@@ -88,9 +88,9 @@ class Node:
         self._hub = Hub(
             call_soon=loop.call_soon,
             monotonic=loop.time,
-            complete_to=lambda: store.complete_to,
-            on_released=store.unwatch,
-            on_written=store.written,
+            complete_to=lambda: store.logs.complete_to,
+            on_released=store.logs.unwatch,
+            on_written=store.logs.trim,
             on_shrunk=self._shrunk,
             on_closed=self._closed,
             on_gap=self._gap_told,
@@ -105,11 +105,11 @@ class Node:
         self._dismissals = Evictions(
             self._slices, loop.call_later, clock, lambda: self._hub.subscribers, self._end
         )
-        self.admission = RateLimits(allowances, store, loop.time)
+        self.admission = RateLimits(allowances, store.counters, loop.time)
         self._gate = Backpressure(lambda: self._hub.backlog, self._hub.backlog_of)
         self._ticker: asyncio.Task[None] | None = None
         self._emptied = asyncio.Event()
-        metrics.read(gauges(self._hub, store))
+        metrics.registry.register(NodeGauges(self._hub, store))
 
     @property
     def store_name(self) -> str:
@@ -125,7 +125,7 @@ class Node:
 
     async def start(self) -> None:
         """Begin to work. Raises `Unavailable` where the store can't be reached."""
-        await self._store.start(self._deliver, self._on_broadcast)
+        await self._store.start(self)
         self._ticker = asyncio.create_task(self._tick(), name="broker ticker")
         self._ticker.add_done_callback(_log_death)
 
@@ -198,19 +198,19 @@ class Node:
     # Publish
 
     async def publish(
-        self, items: Sequence[Item], key: str | None = None, asked: PublishOptions = PLAIN
+        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
     ) -> Receipt:
-        """Publish `(topic, lines)` items, all or none, and end topics; see `stores.base.Store.publish`.
+        """Publish `(topic, lines)` items, all or none, and end topics; see `stores.base.Topics.publish`.
 
         Waits while too much of these topics is on its way, so that a publisher never outruns the subscribers who are up
         to date; those who lag hold nobody up (I3).
         """
         if not self._hub.backlog or self._gate.is_open({topic for topic, _ in items}):
-            receipt = await self._store.publish(items, key, asked)
+            receipt = await self._store.topics.publish(items, key, options)
         else:
             try:
                 await self._gate.wait({topic for topic, _ in items})
-                receipt = await self._store.publish(items, key, asked)
+                receipt = await self._store.topics.publish(items, key, options)
             finally:
                 self._gate.turn()
         if not receipt.replayed:
@@ -218,21 +218,21 @@ class Node:
         return receipt
 
     async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
-        """End a topic; see `stores.base.Store.close`."""
-        return await self._store.close(topic, reason, if_last=if_last)
+        """End a topic; see `stores.base.Topics.close`."""
+        return await self._store.topics.close(topic, reason, if_last=if_last)
 
     async def lease(self, topic: str, seconds: float | None) -> None:
-        """Have a topic end unless somebody speaks for it; see `stores.base.Store.lease`."""
-        await self._store.lease(topic, seconds)
+        """Have a topic end unless somebody speaks for it; see `stores.base.Topics.lease`."""
+        await self._store.topics.lease(topic, seconds)
 
-    def _deliver(self, topic: str, size: int) -> bool:
+    def delivered(self, topic: str, size: int) -> bool:
         self._hub.delivered_to(topic, size)
         return self._hub.backlog <= backpressure.ALL_BYTES
 
     def _shrunk(self) -> None:
         self._gate.turn()
         if self._hub.backlog <= backpressure.ALL_BYTES // 2:
-            self._store.resume()
+            self._store.logs.resume()
 
     # Subscribe
 
@@ -248,19 +248,15 @@ class Node:
 
         Raises `Unavailable`, within a second, where the store can't vouch for them.
         """
-        return await self._store.watch(topics, start)
+        return await self._store.logs.watch(topics, start)
 
     def has_all(self, logs: Sequence[Log], start: Start) -> bool:
         """Whether the topics of `logs` have all ended, and who starts there has seen that; to be asked as `attach` is."""
-        return isinstance(start, After) and has_all(start, logs, self._known())
-
-    def _known(self) -> StoreState:
-        store = self._store
-        return StoreState(store.born, store.last_id, store.received_to, store.is_lost)
+        return isinstance(start, After) and has_all(start, logs, self._store.logs)
 
     def unwatch(self, topics: Sequence[str]) -> None:
         """Give back what `watch` took."""
-        self._store.unwatch(topics)
+        self._store.logs.unwatch(topics)
 
     def attach(
         self,
@@ -277,7 +273,7 @@ class Node:
 
         From here on the watches belong to the subscriber, and so does its place of `admission`.
         """
-        where = position(start, topics, logs, self._known())
+        where = position(start, topics, logs, self._store.logs)
         resumed = isinstance(start, After | Malformed)
         (self.metrics.resumed_connects if resumed else self.metrics.first_connects).inc()
         for reason in where.gaps:
@@ -289,7 +285,7 @@ class Node:
             left_out = [topic for topic in topics if topic not in where.topics]
             logs = [log for topic, log in zip(topics, logs, strict=True) if topic in where.topics]
         subscriber = self._hub.attach(transport, caller, key, logs, where.cursor, opening)
-        self._store.unwatch(left_out)
+        self._store.logs.unwatch(left_out)
         self._dismissals.admitted(subscriber)
         return subscriber
 
@@ -321,7 +317,7 @@ class Node:
 
     async def disconnect(self, *, subject: str | None = None, topic: str | None = None) -> None:
         """End the streams of `subject`, or of `topic`, on all instances. Raises `Unavailable`."""
-        await self._store.tell(commands.encode(Disconnect(self.clock(), subject, topic)))
+        await self._store.broadcast.send(commands.encode(Disconnect(self.clock(), subject, topic)))
 
     async def revoke(
         self, *, token_id: str | None = None, subject: str | None = None, until: float | None = None
@@ -337,9 +333,9 @@ class Node:
         self._dismissals.revocations.check_room()
         now = self.clock()
         until = now + self.limits.revocation_seconds if until is None else until
-        await self._store.tell(commands.encode(Revoke(now, until, token_id, subject)), until)
+        await self._store.broadcast.send(commands.encode(Revoke(now, until, token_id, subject)), until)
 
-    def _on_broadcast(self, notice: str) -> None:
+    def on_broadcast(self, notice: str) -> None:
         """Do what an instance, perhaps this one, has told all."""
         match commands.decode(notice):
             case Disconnect() as order:
@@ -353,12 +349,12 @@ class Node:
 
     async def watched(self, topics: Collection[str]) -> set[str]:
         """Those of `topics` that somebody watches, on any instance; at most 2 s old. Raises `Unavailable`."""
-        return {state.topic for state in await self._store.describe(list(topics)) if state.subscribers}
+        return {state.topic for state in await self._store.topics.describe(list(topics)) if state.subscribers}
 
     async def cancel(self, topic: str) -> None:
         """Ask whoever publishes a stream to `topic` to stop, on all instances; its subscribers are told. Raises `Unavailable`."""
         now = self.clock()
-        await self._store.tell(commands.encode(Cancel(topic, now)), now + CANCEL_SECONDS)
+        await self._store.broadcast.send(commands.encode(Cancel(topic, now)), now + CANCEL_SECONDS)
         self.metrics.cancels.inc()
 
     def _cancelled(self, topic: str) -> None:
@@ -379,18 +375,18 @@ class Node:
 
     async def describe(self, topic: str) -> dict[str, object]:
         """A topic as contract §4 shows it."""
-        (state,) = await self._store.describe([topic])
+        (state,) = await self._store.topics.describe([topic])
         return _shown(state)
 
     async def topics(self, after: str, limit: int) -> tuple[list[dict[str, object]], str | None]:
         """A page of topics after a name, and the name after which the next page begins, if there is one."""
-        names = await self._store.topics(after, limit + 1)
-        page = await self._store.describe(names[:limit])
+        names = await self._store.topics.names(after, limit + 1)
+        page = await self._store.topics.describe(names[:limit])
         return [_shown(state) for state in page], names[limit - 1] if len(names) > limit else None
 
     async def delete(self, topic: str) -> None:
         """Empty a topic; its subscribers get `broker.end`."""
-        await self._store.delete(topic)
+        await self._store.topics.delete(topic)
 
 
 def _nobody(_topic: str) -> None:

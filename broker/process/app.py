@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from time import monotonic, time
 
 from aiohttp import web
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
-from broker.auth.grants import ALL_TOPICS, EVERYTHING, Grant
+from broker.auth.grants import ALL_TOPICS, FULL_ACCESS, Grant
 from broker.auth.tokens import Verifier
-from broker.descriptors import default_max_connections, usable
+from broker.descriptors import available_descriptors, default_max_connections
 from broker.events import Clock
 from broker.hosts import is_loopback
-from broker.metrics import Gauge, Metrics
+from broker.metrics import Metrics
 from broker.node.limits import RateLimitSettings
 from broker.node.node import Node, StreamPolicy
 from broker.process.check_store import check_store
@@ -63,7 +65,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     app[SETTINGS] = settings
     metrics = Metrics()
     app[BODIES] = BodyReader(
-        lambda why: metrics.cuts.labels(why).inc(),
+        lambda why: metrics.cut_requests.labels(why).inc(),
         body_seconds=settings.body_seconds,
         stream_idle_seconds=settings.stream_idle_seconds,
     )
@@ -77,7 +79,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         )
         app[WAITING] = waiting = _waiting(settings, node)
         app[PRODUCING] = producing = Producers(node, settings.producer_timeout_seconds)
-        node.metrics.read([Gauge("broker_streamed_bodies", "Open streamed bodies.", lambda: len(producing))])
+        metrics.registry.register(_RequestGauges(waiting, producing))
         await node.start()
         waiting.start()
         producing.start()
@@ -147,21 +149,23 @@ def add_routes(router: web.UrlDispatcher) -> None:
 def _access(settings: Settings, origins: AllowedOrigins, clock: Clock) -> Authenticator:
     addresses = (
         ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
-        if settings.counts_addresses()
+        if settings.needs_client_addresses()
         else None
     )
     verifier, key_set = None, None
     if settings.has_keys():
-        verifier = Verifier(settings.keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+        verifier = Verifier(
+            settings.verification_keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer
+        )
     if verifier is not None and settings.jwks_url is not None:
-        key_set = KeySet(settings.jwks_url, verifier.take, monotonic)
+        key_set = KeySet(settings.jwks_url, verifier.set_fetched_keys, monotonic)
     return Authenticator(_anonymous(settings), verifier, key_set, origins, addresses, clock)
 
 
 def _anonymous(settings: Settings) -> Grant:
     """What may be done without a token."""
     if settings.is_open():
-        return EVERYTHING
+        return FULL_ACCESS
     return Grant(
         ALL_TOPICS if "publish" in settings.anonymous else (),
         ALL_TOPICS if "subscribe" in settings.anonymous else (),
@@ -169,20 +173,30 @@ def _anonymous(settings: Settings) -> Grant:
     )
 
 
+class _RequestGauges(Collector):
+    """Reads, at every scrape, the numbers that the web layer keeps."""
+
+    def __init__(self, timeouts: ConnectionTimeouts, producers: Producers) -> None:
+        self._timeouts = timeouts
+        self._producers = producers
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("broker_streamed_bodies", "Open streamed bodies.", len(self._producers))
+        yield GaugeMetricFamily(
+            "broker_request_connections", "Open connections that are not streams.", self._timeouts.count
+        )
+
+
 def _waiting(settings: Settings, node: Node) -> ConnectionTimeouts:
-    descriptors = usable()
-    waiting = ConnectionTimeouts(
+    descriptors = available_descriptors()
+    return ConnectionTimeouts(
         asyncio.get_running_loop(),
         room=lambda: descriptors - node.streams,
-        on_cut=lambda why: node.metrics.cuts.labels(why).inc(),
+        on_cut=lambda why: node.metrics.cut_requests.labels(why).inc(),
         head_seconds=settings.head_seconds,
         idle_seconds=IDLE_SECONDS,
         answer_seconds=settings.slow_seconds,
     )
-    node.metrics.read(
-        [Gauge("broker_request_connections", "Connections that are no streams.", lambda: waiting.count)]
-    )
-    return waiting
 
 
 def _store(settings: Settings, clock: Clock) -> Store:

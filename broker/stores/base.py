@@ -1,13 +1,16 @@
-"""The contract of a store: it gives events their ids, keeps them, and delivers them to this instance's logs.
+"""What every store promises: it gives events their ids, keeps them, and delivers them to this instance's logs.
 
-Rules: a store knows logs, not subscribers. What it delivers to one instance comes in the order of the ids; a log that is
-watched is complete up to `complete_to` and changes only in a `def`, never across an `await`. A library's errors stop
-here: what goes wrong comes out as `Unavailable`.
+Rules: a store knows logs, not subscribers. A store delivers to one instance in the order of ids. A watched log is complete
+up to `complete_to`; it changes only inside a `def`, never across an `await`. A library's errors stop in the store: callers
+see `Unavailable`.
+
+A store has four parts, each a protocol here: `Topics` (what clients publish and ask for), `WatchedLogs` (this instance's
+copy of what is published), `Broadcast` (commands to all instances) and `Counters` (counts over all instances).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,27 +22,16 @@ Item = tuple[str, bytes]
 """A topic, and an event's lines (`sse.lines`)."""
 
 
-Deliver = Callable[[str, int], bool]
-"""Called with a watched topic and the bytes of frames that were just appended to its log; 0 where `complete_to` alone moved.
-
-False: so much is on its way to subscribers that the store is to bring no more for now, as far as it can; `resume` follows.
-"""
-
-
-OnBroadcast = Callable[[str], None]
-"""Called once with each notice that another instance, or this one, has told all."""
-
-
 @dataclass(frozen=True, slots=True)
 class PublishOptions:
-    """What is asked of a publish beside the events.
+    """Options of one publish.
 
     Attributes:
-        ends: topics that end with this call, in one step with its events, or without one.
-        producer: who publishes, and the number of the first item within its stream, from 1 (see `broker.producers`); the
-            call is for one topic then.
-        retain_seconds: how long a topic that this call opens is to keep its events; ignored for one that was published to
-            before, unless it was deleted since.
+        ends: topics to close in the same step, after their events if they get any.
+        producer: the producer's name, and the number of the first item in its sequence, from 1 (`log.producers`). Such a
+            call publishes to one topic.
+        retain_seconds: how long a topic keeps its events. Applies only if this call opens the topic: it has had no event
+            yet, or none since it was deleted.
     """
 
     ends: Sequence[str] = ()
@@ -47,7 +39,7 @@ class PublishOptions:
     retain_seconds: float | None = None
 
 
-PLAIN = PublishOptions()
+NO_OPTIONS = PublishOptions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +47,9 @@ class Receipt:
     """The answer to a publish.
 
     Attributes:
-        ids: one for each item that is published now, in the order of the items; where there were none, of each end.
-        replayed: the idempotency key was known for every topic, nothing was published, the ids are the first ones.
-        closed: all topics that were to end have ended.
+        ids: one for each item published now, in the order of the items. Without items: the ids of the ends.
+        replayed: every topic had the idempotency key already; nothing was published, `ids` are those of the first call.
+        closed: every topic in `PublishOptions.ends` is closed.
         known: how many leading items the producer had published before; they were not published again.
     """
 
@@ -69,11 +61,10 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """What a store holds of a topic (contract §4); the ids are None where there is none to name.
+    """What a store holds of a topic (contract §4). An id is None if there is no such event.
 
     Attributes:
-        subscribers: how many watch it, on all instances.
-        closed: whether it has ended.
+        subscribers: on all instances.
     """
 
     topic: str
@@ -86,101 +77,71 @@ class TopicState:
 
 
 @dataclass(frozen=True, slots=True)
-class Health:
-    """How a store that is somewhere else can be used; one in this process always can.
+class StoreStats:
+    """Figures for the metrics. A store in this process is always connected.
 
     Attributes:
-        connected: whether calls are answered and channels heard.
-        connections: how many connections were made so far.
-        mended: how often a watched topic was read anew, since something was missed.
-        lag_seconds: how long the last probe took from the call to being heard.
+        log_bytes: memory that this instance's logs take.
+        topics: how many topics have a record here.
+        connected: whether the server answers calls and delivers events.
+        connections: connections made so far.
+        repairs: how often a watched topic was read again because events were missed.
+        lag_seconds: how long the last probe took from the call to its delivery.
     """
 
+    log_bytes: int
+    topics: int
     connected: bool = True
     connections: int = 0
-    mended: int = 0
+    repairs: int = 0
     lag_seconds: float = 0.0
 
 
-class Store(Protocol):
-    """What a node needs of a store."""
+class StoreOwner(Protocol):
+    """Whoever starts a store. It is called from the event loop; it must neither block nor raise."""
 
-    @property
-    def name(self) -> str:
-        """How the start line calls it."""
+    def delivered(self, topic: str, size: int) -> bool:
+        """The log of a watched topic grew by `size` bytes of frames; 0 if only `complete_to` rose.
 
-    @property
-    def born(self) -> EventId:
-        """Nothing before this id is known; a cursor before it may have lost anything."""
+        False asks the store to bring no more for now, as far as it can, until it is told to `resume`.
+        """
 
-    async def start(self, deliver: Deliver, on_broadcast: OnBroadcast) -> None:
-        """Begin to deliver to `deliver`, and to hand notices to `on_broadcast`. Raises `Unavailable` where the store can't be reached."""
+    def on_broadcast(self, command: str) -> None:
+        """An instance, perhaps this one, broadcast `command`. Called once for each."""
 
-    async def stop(self) -> None:
-        """Give back what `start` took; no delivery after it."""
 
-    @property
-    def last_id(self) -> EventId:
-        """The highest id seen come out of the store; a cursor above it is ahead of the store."""
-
-    @property
-    def received_to(self) -> EventId:
-        """Up to here a log that `watch` just answered lacks nothing; at most `last_id`."""
-
-    @property
-    def complete_to(self) -> EventId:
-        """Up to here the logs of all watched topics are complete."""
+class Topics(Protocol):
+    """Publish to topics, close and delete them, and look at what the store holds of them."""
 
     async def publish(
-        self, items: Sequence[Item], key: str | None = None, asked: PublishOptions = PLAIN
+        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
     ) -> Receipt:
-        """Append `(topic, lines)` items in order, then the ends asked for, all or none; on return they are in the store and on
-        their way (I7).
+        """Append `(topic, lines)` items in order, then close `options.ends`: all of it or nothing.
 
-        With `key`, a topic that has seen the same key within `idempotency_seconds` gets nothing again, and is not ended.
-        That is looked at first, then what its producer has published, then whether a topic that is to get something has
-        ended. Ending what has ended already, without an event, is fine.
+        On return the events are in the store and on their way (I7).
+
+        Checks, in this order: a topic that got the same idempotency `key` within `idempotency_seconds` gets nothing again
+        and is not closed; then the items that the producer has published before; then whether a topic is closed. Closing
+        a closed topic without an event is fine.
 
         Raises:
-            Closed: a topic that was to get an event has ended; nothing is published.
-            OutOfOrder: events of the producer's stream are missing before these; nothing is published.
+            Closed: a topic that was to get an event is closed; nothing is published.
+            OutOfOrder: the producer's sequence has a hole before these items; nothing is published.
             RateLimited: there is no room for another key.
-            Unavailable: nothing is known to be in the store.
+            Unavailable: the events may not be in the store.
         """
-
-    async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
-        """The logs of `topics`, which from now on grow with every event, until `unwatch` was called as often.
-
-        On return, and until the caller awaits something else, they answer for `start` as the store itself would, and
-        `last_id` is what it was at some moment during the call, or newer.
-
-        Raises:
-            Unavailable: the store can't vouch for them within a second; nothing is watched.
-        """
-
-    def unwatch(self, topics: Sequence[str]) -> None:
-        """Take one `watch` of each of `topics` back."""
-
-    def is_lost(self, cursor: EventId) -> bool:
-        """Whether `cursor` is of a time that the store went back behind, so that nobody can tell what it had seen."""
-
-    def resume(self) -> None:
-        """There is room for more; cheap, and called often."""
-
-    def written(self, topic: str) -> None:
-        """What was held for the subscribers of `topic` is held no more: trim its log."""
 
     async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
-        """End `topic` with `reason`; the id of its end, be it one that it had already.
+        """Close `topic` with `reason`. Returns the id of its end, also if it was closed before.
 
-        None, and nothing is done, where it goes on: its last id is not `if_last`, of those who name one.
+        With `if_last`, closes it only if that is its last id; otherwise returns None.
         """
 
     async def lease(self, topic: str, seconds: float | None) -> None:
-        """Have `topic` end, `abandoned`, unless it ends, is deleted, or this is called again within `seconds`; None: never.
+        """Take or renew the topic's lease; on expiry the topic closes as `abandoned`. None drops the lease.
 
-        Also if this instance is gone by then: any that shares the store sees to it, within a few seconds. Of several leases
-        the longest counts. A topic that has ended is left alone.
+        Expiry doesn't need this instance: any instance of the store closes the topic, within a few seconds. Of several
+        leases the longest counts. A closed topic gets no lease; closing or deleting a topic drops it.
 
         Raises:
             RateLimited: there is no room for another lease.
@@ -188,44 +149,125 @@ class Store(Protocol):
         """
 
     async def delete(self, topic: str) -> None:
-        """Empty `topic`, and open it again if it had ended; those subscribed are delivered its end."""
-
-    async def tell(self, notice: str, until: float | None = None) -> None:
-        """Have all instances heed `notice`; on return this one has, and those that can be reached are about to.
-
-        With `until` (seconds since 1970) it is kept that long: who can't be reached now, or begins later, heeds it then.
-
-        Raises:
-            RateLimited: there is no room for another one that is kept.
-            Unavailable: the others are not known to hear of it; this one hasn't heeded it.
-        """
-
-    def hold(self, name: str, count: int) -> None:
-        """This instance holds `count` of `name`, such as streams of an address; the others know it within a second."""
-
-    async def held_elsewhere(self, names: Sequence[str]) -> Sequence[int]:
-        """How many of each of `names` the other instances hold, at most 2 s ago. Raises `Unavailable`."""
+        """Remove the topic's events, and open it again if it was closed. Its subscribers get `broker.end`."""
 
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
-        """What is held of each of `topics`, be it nothing; at most 2 s old."""
+        """The state of each of `topics`, whether or not they exist; at most 2 s old."""
 
-    async def topics(self, after: str, limit: int) -> Sequence[str]:
-        """Names after `after`, sorted, at most `limit`: those with a record and those watched."""
+    async def names(self, after: str, limit: int) -> Sequence[str]:
+        """At most `limit` names of topics after `after`, sorted: those with a record and those watched."""
+
+
+class WatchedLogs(Protocol):
+    """This instance's logs of the topics that it watches, and up to which id they are complete."""
+
+    @property
+    def born(self) -> EventId:
+        """The store knows nothing before this id: a cursor before it may have missed anything."""
+
+    @property
+    def last_id(self) -> EventId:
+        """The highest id known to come from the store. A cursor above it is ahead of the store."""
+
+    @property
+    def received_to(self) -> EventId:
+        """Up to this id, a log that `watch` just returned lacks nothing. At most `last_id`."""
+
+    @property
+    def complete_to(self) -> EventId:
+        """Up to this id, the logs of all watched topics are complete."""
+
+    def is_lost(self, cursor: EventId) -> bool:
+        """Whether the store went back behind `cursor`, so that nobody can tell what its owner has seen."""
+
+    async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
+        """The logs of `topics`. They grow with every event until `unwatch` was called as often as `watch`.
+
+        On return, and until the caller's next `await`, they answer for `start` as the store itself would. `last_id` is
+        then at least what it was at some moment during the call.
+
+        Raises:
+            Unavailable: the store can't answer for them within a second; nothing is watched.
+        """
+
+    def unwatch(self, topics: Sequence[str]) -> None:
+        """Undo one `watch` of each of `topics`."""
+
+    def trim(self, topic: str) -> None:
+        """`Log.hold` of a watched topic has moved on, or is gone: drop what its retention no longer covers."""
+
+    def resume(self) -> None:
+        """Deliver again, after `StoreOwner.delivered` returned False. Harmless at any time."""
+
+
+class Broadcast(Protocol):
+    """Commands to all instances of the store."""
+
+    async def send(self, command: str, until: float | None = None) -> None:
+        """Have every instance get `command`. On return this one has it; those that can be reached are about to.
+
+        With `until` (seconds since 1970) it is kept that long, for instances that can't be reached now or start later.
+
+        Raises:
+            RateLimited: there is no room to keep another one.
+            Unavailable: the other instances may not get it; this one hasn't.
+        """
+
+
+class Counters(Protocol):
+    """Counts over all instances, such as the streams of an address."""
+
+    def set_count(self, name: str, count: int) -> None:
+        """Set this instance's count of `name`. The others see it within a second."""
+
+    async def counts_elsewhere(self, names: Sequence[str]) -> Sequence[int]:
+        """The other instances' counts of each of `names`, summed; at most 2 s old. Raises `Unavailable`."""
+
+
+class Store(Protocol):
+    """What a node needs of a store: its parts, and its life."""
+
+    @property
+    def name(self) -> str:
+        """What the start line calls it."""
+
+    @property
+    def topics(self) -> Topics: ...
+
+    @property
+    def logs(self) -> WatchedLogs: ...
+
+    @property
+    def broadcast(self) -> Broadcast: ...
+
+    @property
+    def counters(self) -> Counters: ...
+
+    async def start(self, owner: StoreOwner) -> None:
+        """Begin to deliver to `owner`. Raises `Unavailable` if the store refuses this instance."""
+
+    async def stop(self) -> None:
+        """Release what `start` took. Nothing is delivered afterwards."""
 
     def sweep(self) -> None:
-        """One short step of dropping what became too old; called about once a second."""
+        """One short step of dropping what is too old; called about once a second."""
 
     @property
-    def log_bytes(self) -> int:
-        """Memory that the logs take here, in bytes."""
-
-    @property
-    def topic_count(self) -> int:
-        """How many topics have a record here."""
-
-    @property
-    def health(self) -> Health:
+    def stats(self) -> StoreStats:
         """For the metrics."""
 
     def checks(self) -> dict[str, str]:
-        """By name, `"ok"` or what is wrong: the store's part of readiness (contract §6)."""
+        """The store's part of readiness (contract §6): by name, `"ok"` or what is wrong."""
+
+
+class NoOwner:
+    """The owner of a store that isn't running: it ignores everything."""
+
+    def delivered(self, _topic: str, _size: int) -> bool:
+        return True
+
+    def on_broadcast(self, _command: str) -> None:
+        pass
+
+
+NO_OWNER = NoOwner()

@@ -1,6 +1,6 @@
 """Idempotency keys in memory.
 
-Rules: values; the clock's time comes in.
+Rules: values; times come in, in seconds since 1970.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from broker.errors import RateLimited
 from broker.events import EventId
 
-KEY_OVERHEAD_BYTES = 250  # what Python needs for a remembered key beside its text, measured
+KEY_OVERHEAD_BYTES = 250  # what Python needs for a key beside its text, measured
 
 
 class IdempotencyKeys:
-    """Idempotency keys by topic, with the id that each brought; the oldest first, within a bound of bytes."""
+    """The id that each key brought to each topic; the oldest first, at most `max_bytes` of memory (I4)."""
 
     def __init__(self, seconds: float, max_bytes: int) -> None:
         self._seconds = seconds
@@ -24,22 +24,20 @@ class IdempotencyKeys:
 
     def get(self, topic: str, key: str, now: float) -> EventId | None:
         self.sweep(now)
-        known = self._ids.get((topic, key))
-        return None if known is None else known[0]
+        found = self._ids.get((topic, key))
+        return None if found is None else found[0]
 
     def check_room(self, topics: Sequence[str], key: str) -> None:
+        """Raises `RateLimited` if `key` can't be remembered for all of `topics`."""
         if self._bytes + sum(_key_bytes(topic, key) for topic in topics) > self._max_bytes:
-            raise RateLimited(
-                "Too many idempotency keys are remembered; try again later, or publish without a key.",
-                retry_after=max(1, int(self._seconds / 10)),
-            )
+            raise keys_full(self._seconds)
 
     def put(self, topic: str, key: str, event_id: EventId, now: float) -> None:
         self._ids[topic, key] = event_id, now
         self._bytes += _key_bytes(topic, key)
 
     def sweep(self, now: float) -> None:
-        """Forget keys that are old enough, and those that a clock which stepped back left far in the future."""
+        """Forget keys that are too old, and those that lie far in the future because the clock stepped back."""
         while self._ids:
             (topic, key), (_, since) = next(iter(self._ids.items()))
             if abs(now - since) < self._seconds:
@@ -50,3 +48,11 @@ class IdempotencyKeys:
 
 def _key_bytes(topic: str, key: str) -> int:
     return len(topic) + len(key) + KEY_OVERHEAD_BYTES
+
+
+def keys_full(idempotency_seconds: float) -> RateLimited:
+    """The refusal of a publish whose key can't be remembered; room comes as old keys expire."""
+    return RateLimited(
+        "Too many idempotency keys are remembered; try again later, or publish without a key.",
+        retry_after=max(1, int(idempotency_seconds / 10)),
+    )

@@ -1,6 +1,6 @@
-"""Leases in memory: topics that end unless somebody speaks for them in time.
+"""Leases in memory: topics that close unless their lease is renewed in time.
 
-Rules: values; the clock's time comes in. At most `MOST_LEASES` (I4).
+Rules: values; times come in, in seconds since 1970. At most `MAX_LEASES` (I4).
 """
 
 from __future__ import annotations
@@ -9,37 +9,37 @@ from collections.abc import Sequence
 
 from broker.errors import RateLimited
 
-MOST_LEASES = 100_000
+MAX_LEASES = 100_000
 RETRY_AFTER_SECONDS = 10
 
 
 class Leases:
-    """By topic, until when (seconds since 1970)."""
+    """When the lease of each topic expires."""
 
-    def __init__(self, most: int = MOST_LEASES) -> None:
-        self._most = most
+    def __init__(self, max_leases: int = MAX_LEASES) -> None:
+        self._max_leases = max_leases
         self._until: dict[str, float] = {}
 
     def take(self, topic: str, until: float) -> None:
-        """The longest lease of a topic counts. Raises `RateLimited` where there is no room for another topic."""
-        if topic not in self._until and len(self._until) >= self._most:
-            raise no_room()
+        """Take or renew a lease; the longest counts. Raises `RateLimited` if there is no room for another topic."""
+        if topic not in self._until and len(self._until) >= self._max_leases:
+            raise leases_full()
         self._until[topic] = max(until, self._until.get(topic, 0.0))
 
     def drop(self, topic: str) -> None:
-        """Nobody needs to speak for `topic`."""
         self._until.pop(topic, None)
 
-    def due(self, now: float) -> Sequence[str]:
-        """Topics whose time is over; they have no lease any more."""
-        due = [topic for topic, until in self._until.items() if until <= now]
-        for topic in due:
+    def expired(self, now: float) -> Sequence[str]:
+        """The topics whose lease has expired; it is dropped."""
+        expired = [topic for topic, until in self._until.items() if until <= now]
+        for topic in expired:
             del self._until[topic]
-        return due
+        return expired
 
 
-def no_room() -> RateLimited:
+def leases_full() -> RateLimited:
+    """The refusal of a lease for which there is no room."""
     return RateLimited(
-        "Too many topics are to end when their publisher leaves; try again later, or leave that out.",
+        "Too many topics close when their publisher leaves; try again later, or publish without end=on-disconnect.",
         retry_after=RETRY_AFTER_SECONDS,
     )

@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from aiohttp import web
 
-from broker.auth.tokens import MAX_NAME
+from broker.auth.tokens import MAX_CLAIM_CHARS
 from broker.errors import InvalidBody, TooLarge
 from broker.topics import check_topic
 from broker.web.app_keys import BODIES, NODE
@@ -53,8 +53,8 @@ async def _order(
     value = order.get(named[0]) if named else None
     if len(named) != 1 or order.keys() - {*names, *others}:
         _malformed(names)
-    if not isinstance(value, str) or not 1 <= len(value) <= MAX_NAME:
-        raise InvalidBody(f"{named[0]!r} is a string of 1 to {MAX_NAME} characters.")
+    if not isinstance(value, str) or not 1 <= len(value) <= MAX_CLAIM_CHARS:
+        raise InvalidBody(f"{named[0]!r} is a string of 1 to {MAX_CLAIM_CHARS} characters.")
     expires = order.get("exp")
     if expires is not None and (
         isinstance(expires, bool) or not isinstance(expires, int | float) or not 0 <= expires <= MAX_TIME

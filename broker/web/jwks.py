@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import Callable, Sequence
 
 import aiohttp
 
-from broker.auth.keys import BadKey, Key, from_jwk
+from broker.auth.jwks import parse_jwk_set
+from broker.auth.keys import VerificationKey
 
 REFRESH_SECONDS = 300.0
 LEAST_SECONDS = 30.0
@@ -23,7 +23,6 @@ RETRY_SECONDS = 5.0
 """Until the next one while there are no keys at all."""
 FETCH_SECONDS = 5.0
 MAX_BYTES = 256 << 10
-MAX_KEYS = 32
 
 _logger = logging.getLogger("broker")
 
@@ -38,7 +37,7 @@ class KeySet:
     """
 
     def __init__(
-        self, url: str, take: Callable[[Sequence[Key]], None], monotonic: Callable[[], float]
+        self, url: str, take: Callable[[Sequence[VerificationKey]], None], monotonic: Callable[[], float]
     ) -> None:
         self._url = url
         self._take = take
@@ -89,7 +88,7 @@ class KeySet:
 
     async def _fetch(self) -> None:
         try:
-            keys = _keys(await self._read())
+            keys = parse_jwk_set(await self._read())
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
             self._fail(str(error) or type(error).__name__)
         else:
@@ -122,19 +121,3 @@ class KeySet:
                 if len(body) > MAX_BYTES:
                     raise ValueError(f"the answer is over {MAX_BYTES} bytes")
             return body
-
-
-def _keys(document: bytes) -> Sequence[Key]:
-    """The keys of a set that are for tokens. Raises `ValueError` where that is none."""
-    jwks = json.loads(document)
-    entries = jwks.get("keys") if isinstance(jwks, dict) else None
-    if not isinstance(entries, list) or len(entries) > MAX_KEYS:
-        raise ValueError(f"the answer is no set of at most {MAX_KEYS} keys")
-    keys = []
-    for entry in entries:
-        with contextlib.suppress(BadKey):  # one that is for something else
-            if isinstance(entry, dict):
-                keys.append(from_jwk(entry))
-    if not keys:
-        raise ValueError("the set has no key that tokens may be signed with")
-    return keys

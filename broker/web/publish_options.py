@@ -17,7 +17,7 @@ from aiohttp import web
 
 from broker.errors import InvalidParameter
 from broker.log.start import age_seconds
-from broker.stores.base import PLAIN, PublishOptions
+from broker.stores.base import NO_OPTIONS, PublishOptions
 from broker.topics import MAX_TOPICS_PER_REQUEST
 from broker.web.app_keys import SETTINGS
 
@@ -76,12 +76,12 @@ def asked_with_event(request: web.Request, topics: Sequence[str]) -> PublishOpti
             "Broker-Producer goes with a streamed body; for one event there is Idempotency-Key."
         )
     if not request.query_string:
-        return PLAIN
+        return NO_OPTIONS
     end, retain_seconds = _end(request), _retain_seconds(request)
     if end == ON_DISCONNECT:
         raise InvalidParameter("'end' takes on-disconnect with a streamed body only.")
     ends = topics if end else ()
-    return PLAIN if not ends and retain_seconds is None else PublishOptions(ends, None, retain_seconds)
+    return NO_OPTIONS if not ends and retain_seconds is None else PublishOptions(ends, None, retain_seconds)
 
 
 def wish_of(request: web.Request, topic: str | None) -> StreamOptions:

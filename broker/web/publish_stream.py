@@ -16,7 +16,7 @@ from aiohttp import web
 from broker.auth.grants import Caller
 from broker.errors import BrokerError, InvalidBody, InvalidParameter
 from broker.events import EventId, format_id
-from broker.stores.base import PLAIN, Item, PublishOptions
+from broker.stores.base import NO_OPTIONS, Item, PublishOptions
 from broker.web.app_keys import BODIES, NODE, PRODUCING, SETTINGS
 from broker.web.body_reader import Interrupt
 from broker.web.event_stream_body import EventStreamBody
@@ -144,7 +144,7 @@ class _StreamedPublish:
     async def _flush(self, batch: list[Item]) -> None:
         if not batch:
             return
-        receipt = await self._node.publish(batch, asked=self._asked())
+        receipt = await self._node.publish(batch, options=self._asked())
         self._known += receipt.known
         if receipt.ids:
             self._first_id = receipt.ids[0] if self._first_id is None else self._first_id
@@ -156,7 +156,7 @@ class _StreamedPublish:
     def _asked(self) -> PublishOptions:
         wish = self._wish
         if wish.producer is None and (wish.retain_seconds is None or self._last_id is not None):
-            return PLAIN  # the topic's first event decides how long it is kept
+            return NO_OPTIONS  # the topic's first event decides how long it is kept
         name, first = wish.producer or ("", 1)
         at = (name, first + self.published + self._known) if name else None
         return PublishOptions(producer=at, retain_seconds=wish.retain_seconds)
@@ -165,14 +165,14 @@ class _StreamedPublish:
         """Read no more while the caller is faster than it may be: so its own sending waits."""
         seconds = self._node.admission.slow_down(self._caller, events, size)
         if seconds:
-            self._node.metrics.slowed.inc(seconds)
+            self._node.metrics.slowed_seconds.inc(seconds)
             await self._bodies.pause(seconds, self.interrupt)
 
     async def end(self) -> None:
         """After the body's clean end: end the topic, where that was asked for."""
         if self._wish.ends and self._topic is not None:
             asked = PublishOptions(ends=(self._topic,), retain_seconds=self._wish.retain_seconds)
-            self._closed = (await self._node.publish([], asked=asked)).closed
+            self._closed = (await self._node.publish([], options=asked)).closed
 
     def result(self) -> dict[str, object]:
         """Members of every answer."""

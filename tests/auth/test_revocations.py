@@ -1,11 +1,11 @@
-"""Tokens that were taken back before their time."""
+"""Revocations: tokens refused before they expire."""
 
 from __future__ import annotations
 
 import pytest
 
-from broker.auth import revocations
-from broker.auth.grants import EVERYTHING, Grant
+from broker.auth import revocations as module
+from broker.auth.grants import FULL_ACCESS, Grant
 from broker.auth.revocations import Revocations
 from broker.errors import RateLimited, Unauthorized
 
@@ -17,65 +17,65 @@ def test_nothing_is_revoked_at_first() -> None:
 
 
 def test_a_token_is_revoked_by_its_id() -> None:
-    known = Revocations()
-    known.revoke_token("7", at=150, until=200)
+    revocations = Revocations()
+    revocations.revoke_token("7", at=150, until=200)
     with pytest.raises(Unauthorized) as caught:
-        known.check(ANN)
+        revocations.check(ANN)
     assert caught.value.error == "invalid_token"
-    known.check(Grant(subject="ann", token_id="8", issued_at=100))
-    known.check(Grant(subject="7"))
-    known.check(EVERYTHING)
+    revocations.check(Grant(subject="ann", token_id="8", issued_at=100))
+    revocations.check(Grant(subject="7"))
+    revocations.check(FULL_ACCESS)
 
 
 @pytest.mark.parametrize(
-    ("issued_at", "concerned"), [(None, True), (100, True), (150, True), (150.5, False), (151, False)]
+    ("issued_at", "revoked"), [(None, True), (100, True), (150, True), (150.5, False), (151, False)]
 )
-def test_a_subject_loses_all_it_was_given_so_far(issued_at: float | None, concerned: bool) -> None:
-    known = Revocations()
-    known.revoke_subject("ann", at=150, until=200)
-    assert known.concerns(Grant(subject="ann", issued_at=issued_at)) is concerned
-    assert not known.concerns(Grant(subject="bob", issued_at=issued_at))
-    assert not known.concerns(Grant(token_id="ann", issued_at=issued_at))
+def test_a_subjects_tokens_up_to_now_are_revoked(issued_at: float | None, revoked: bool) -> None:
+    revocations = Revocations()
+    revocations.revoke_subject("ann", at=150, until=200)
+    assert revocations.is_revoked(Grant(subject="ann", issued_at=issued_at)) is revoked
+    assert not revocations.is_revoked(Grant(subject="bob", issued_at=issued_at))
+    assert not revocations.is_revoked(Grant(token_id="ann", issued_at=issued_at))
 
 
-def test_the_later_order_counts_whichever_comes_first() -> None:
+def test_the_later_revocation_counts_in_any_order() -> None:
     for orders in (((150, 900), (160, 800)), ((160, 800), (150, 900))):
-        known = Revocations()
+        revocations = Revocations()
         for at, until in orders:
-            known.revoke_subject("ann", at=at, until=until)
-        assert known.concerns(Grant(subject="ann", issued_at=155))
-        known.sweep(850)
-        assert len(known) == 1
+            revocations.revoke_subject("ann", at=at, until=until)
+        assert revocations.is_revoked(Grant(subject="ann", issued_at=155))
+        revocations.sweep(850)
+        assert len(revocations) == 1
 
 
-def test_it_is_forgotten_when_its_time_is_over() -> None:
-    known = Revocations()
-    known.revoke_token("7", at=150, until=200)
-    known.revoke_subject("bob", at=150, until=300)
-    known.sweep(199)
-    assert len(known) == 2
-    known.sweep(200)
-    assert not known.concerns(ANN)
-    assert known.concerns(Grant(subject="bob"))
+def test_an_expired_revocation_is_forgotten() -> None:
+    revocations = Revocations()
+    revocations.revoke_token("7", at=150, until=200)
+    revocations.revoke_subject("bob", at=150, until=300)
+    revocations.sweep(199)
+    assert len(revocations) == 2
+    revocations.sweep(200)
+    assert not revocations.is_revoked(ANN)
+    assert revocations.is_revoked(Grant(subject="bob"))
 
 
-def test_a_sweep_is_short_and_all_have_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revocations, "SWEEP_MOST", 3)
-    known = Revocations()
+def test_a_sweep_is_short_and_the_next_one_goes_on_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SWEEP_BATCH", 3)
+    revocations = Revocations()
     for number in range(10):
-        known.revoke_token(str(number), at=0, until=10 if number % 2 else 100)
-    known.sweep(50)
-    assert len(known) == 9
+        revocations.revoke_token(str(number), at=0, until=10 if number % 2 else 100)
+    revocations.sweep(50)
+    assert len(revocations) == 9
     for _ in range(3):
-        known.sweep(50)
-    assert len(known) == 5
+        revocations.sweep(50)
+    assert len(revocations) == 5
 
 
-def test_no_more_than_there_is_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revocations, "MOST", 2)
-    known = Revocations()
-    known.revoke_token("7", at=0, until=10)
-    known.check_room()
-    known.revoke_subject("ann", at=0, until=10)
+def test_the_number_of_revocations_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_REVOCATIONS", 2)
+    revocations = Revocations()
+    revocations.revoke_token("7", at=0, until=10)
+    revocations.check_room()
+    revocations.revoke_subject("ann", at=0, until=10)
     with pytest.raises(RateLimited):
-        known.check_room()
+        revocations.check_room()

@@ -1,4 +1,4 @@
-"""Tokens: which are taken, and what they grant."""
+"""Tokens: which are accepted, and what they grant."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 
 from broker.auth import tokens
 from broker.auth.grants import Grant
-from broker.auth.keys import Key, from_jwk, public_key, secret
-from broker.auth.tokens import EARLY_SECONDS, MAX_TOKEN_BYTES, UnknownKey, Verifier
+from broker.auth.jwks import key_from_jwk
+from broker.auth.keys import VerificationKey, public_key, secret
+from broker.auth.tokens import MAX_TOKEN_CHARS, NOT_BEFORE_LEEWAY_SECONDS, UnknownKey, Verifier
 from broker.errors import Unauthorized
 from tests.support.tokens import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, signer
 
 NOW = 1_800_000_000.0
 
 
-def key_of(algorithm: str) -> Key:
+def key_of(algorithm: str) -> VerificationKey:
     return secret(SECRET) if algorithm.startswith("HS") else public_key(signer(algorithm).public_pem)
 
 
@@ -46,7 +47,7 @@ def test_a_token_grants_what_it_says(algorithm: str) -> None:
         subject="ann",
         token_id="7",
         issued_at=NOW - 5,
-        until=NOW + 60,
+        expires_at=NOW + 60,
     )
 
 
@@ -67,7 +68,7 @@ FORGED = {
     "two parts": "a.b",
     "garbage": "a.b.c",
     "no UTF-8": "\udcff.\udcff.\udcff",
-    "long": HMAC.token(sub="x" * MAX_TOKEN_BYTES),
+    "long": HMAC.token(sub="x" * MAX_TOKEN_CHARS),
     "another secret": Signer("HS256", OTHER_SECRET).token(),
     "another key of the kind": Signer("HS384", OTHER_SECRET).token(),
     "none": jwt.encode({"sub": "x"}, "", "none"),
@@ -94,12 +95,12 @@ def test_a_forged_token_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
-def test_a_public_key_is_no_secret_that_a_token_could_be_signed_with(algorithm: str) -> None:
-    """The classic confusion: PyJWT itself refuses to sign so, hence by hand."""
+def test_a_public_key_is_not_accepted_as_a_secret(algorithm: str) -> None:
+    """Algorithm confusion. PyJWT refuses to sign this way, so the test signs by hand."""
     import hashlib
     import hmac
 
-    verifier = Verifier([public_key(signer("RS256").public_pem), from_jwk(signer("RS256").jwk(kid="k"))])
+    verifier = Verifier([public_key(signer("RS256").public_pem), key_from_jwk(signer("RS256").jwk(kid="k"))])
     hashes = {"HS256": hashlib.sha256, "HS384": hashlib.sha384, "HS512": hashlib.sha512}
     for public in (signer("RS256").public_pem, signer("RS256").public_pem.strip()):
         for header in ({"alg": algorithm}, {"alg": algorithm, "kid": "k"}):
@@ -120,8 +121,8 @@ def test_a_key_verifies_its_own_algorithm_only(signed: str, known: str) -> None:
 @pytest.mark.parametrize(
     "kid", ["../../etc/passwd", "http://127.0.0.1:1/jwks", "file:///dev/zero", "x' OR '1'='1", "", "x" * 500]
 )
-def test_a_key_id_is_a_name_and_nothing_else(kid: str) -> None:
-    verifier = Verifier([from_jwk(signer("ES256").jwk(kid="good"))])
+def test_a_key_id_is_only_compared(kid: str) -> None:
+    verifier = Verifier([key_from_jwk(signer("ES256").jwk(kid="good"))])
     verifier.verify(signer("ES256").sign({}, kid="good"), NOW)
     verifier.verify(signer("ES256").sign({}), NOW)
     with pytest.raises(UnknownKey):
@@ -129,7 +130,7 @@ def test_a_key_id_is_a_name_and_nothing_else(kid: str) -> None:
 
 
 @pytest.mark.parametrize("header", [{"jku": "http://127.0.0.1:1/"}, {"x5u": "http://127.0.0.1:1/"}])
-def test_what_a_token_says_of_its_key_is_not_looked_at(header: dict[str, str]) -> None:
+def test_keys_named_in_a_token_are_ignored(header: dict[str, str]) -> None:
     Verifier([secret(SECRET)]).verify(HMAC.sign({}, **header), NOW)
     own = Signer("ES256", signer("ES256").material)
     with pytest.raises(Unauthorized):
@@ -141,8 +142,8 @@ TIMES = [
     ({"exp": NOW}, False),
     ({"exp": NOW - 1}, False),
     ({"nbf": NOW}, True),
-    ({"nbf": NOW + EARLY_SECONDS}, True),
-    ({"nbf": NOW + EARLY_SECONDS + 1}, False),
+    ({"nbf": NOW + NOT_BEFORE_LEEWAY_SECONDS}, True),
+    ({"nbf": NOW + NOT_BEFORE_LEEWAY_SECONDS + 1}, False),
     ({"iat": NOW + 3600}, True),
 ]
 
@@ -151,7 +152,7 @@ TIMES = [
 def test_times(claims: dict[str, Any], good: bool) -> None:
     verifier = Verifier([secret(SECRET)])
     token = HMAC.sign(claims)
-    for _ in range(2):  # as at first, and as remembered
+    for _ in range(2):  # verified, then from the cache
         if good:
             verifier.verify(token, NOW)
         else:
@@ -159,7 +160,7 @@ def test_times(claims: dict[str, Any], good: bool) -> None:
                 verifier.verify(token, NOW)
 
 
-def test_a_remembered_token_expires_all_the_same() -> None:
+def test_a_cached_token_expires() -> None:
     verifier = Verifier([secret(SECRET)])
     token = HMAC.sign({"exp": NOW + 10})
     verifier.verify(token, NOW)
@@ -235,11 +236,11 @@ def test_issuer(issuer: str | None, claims: dict[str, Any], good: bool) -> None:
     ],
     ids=lambda claims: ascii(claims)[:40],
 )
-def test_malformed_claims_are_no_token(claims: dict[str, Any]) -> None:
+def test_malformed_claims_are_refused(claims: dict[str, Any]) -> None:
     _judge(Verifier([secret(SECRET)]), claims, good=False)
 
 
-def test_what_else_the_claim_says_is_for_others() -> None:
+def test_unknown_members_of_the_claim_are_ignored() -> None:
     _judge(Verifier([secret(SECRET)]), {"broker": {"publish": ["a"], "color": "blue"}}, good=True)
 
 
@@ -255,43 +256,43 @@ def _judge(verifier: Verifier, claims: dict[str, Any], *, good: bool) -> None:
     assert caught.value.error == "invalid_token"
 
 
-def test_fetched_keys_replace_those_before_and_what_they_let_in() -> None:
+def test_fetched_keys_replace_earlier_ones_and_clear_the_cache() -> None:
     verifier = Verifier([])
     old, new = signer("ES256"), signer("EdDSA")
     with pytest.raises(UnknownKey):
         verifier.verify(old.sign({}, kid="1"), NOW)
-    verifier.take([from_jwk(old.jwk(kid="1"))])
+    verifier.set_fetched_keys([key_from_jwk(old.jwk(kid="1"))])
     verifier.verify(old.sign({}, kid="1"), NOW)
-    verifier.take([from_jwk(new.jwk(kid="2"))])
+    verifier.set_fetched_keys([key_from_jwk(new.jwk(kid="2"))])
     with pytest.raises(UnknownKey):
         verifier.verify(old.sign({}, kid="1"), NOW)
     verifier.verify(new.sign({}, kid="2"), NOW)
 
 
-def test_an_unknown_key_id_is_told_also_beside_keys_of_our_own() -> None:
+def test_an_unknown_key_id_is_reported_beside_configured_keys() -> None:
     with pytest.raises(UnknownKey):
         Verifier([key_of("RS256")]).verify(
             Signer("RS256", rsa.generate_private_key(65537, 2048)).sign({}, kid="new"), NOW
         )
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "MOST_REMEMBERED", 3)
-    monkeypatch.setattr(tokens, "MOST_REMEMBERED_BYTES", 1000)
+def test_the_cache_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "MAX_CACHED_TOKENS", 3)
+    monkeypatch.setattr(tokens, "MAX_CACHED_CHARS", 1000)
     verifier = Verifier([secret(SECRET)])
     for number in range(10):
         verifier.verify(HMAC.token(sub=str(number)), NOW)
-    assert len(verifier._remembered) == 3
+    assert len(verifier._cache) == 3
     verifier.verify(HMAC.token(other="x" * 1500), NOW)
-    assert (len(verifier._remembered), verifier._remembered_bytes) == (0, 0)
+    assert (len(verifier._cache), verifier._cached_chars) == (0, 0)
     with pytest.raises(Unauthorized):
         verifier.verify(Signer("HS256", OTHER_SECRET).token(), NOW)
-    assert len(verifier._remembered) == 0
+    assert len(verifier._cache) == 0
 
 
 @given(st.text(max_size=200), st.integers(0, 2), st.binary(max_size=30))
-def test_no_text_is_a_defect(text: str, dots: int, tail: bytes) -> None:
-    """Whatever comes is refused, not met with an error of some library."""
+def test_any_text_is_refused(text: str, dots: int, tail: bytes) -> None:
+    """Any text is refused with `Unauthorized`, never with a library's error."""
     for token in (text, ".".join([text] * (dots + 1)), f"{part({'alg': 'HS256'})}.{part(tail)}.{part(tail)}"):
         with pytest.raises(Unauthorized):
             Verifier([secret(SECRET), key_of("ES256")]).verify(token, NOW)

@@ -9,18 +9,18 @@ import pytest
 from broker import sse
 from broker.errors import Closed, OutOfOrder
 from broker.events import EventId
-from broker.log.start import After, Last, Latest, Since, Start, StoreState, has_all, position
+from broker.log.start import After, Last, Latest, Since, Start, has_all, position
 from broker.stores.base import PublishOptions, Receipt, TopicState
-from tests.contract.conftest import Delivered, item
-from tests.support.store_harness import StoreHarness
+from tests.contract.conftest import item
+from tests.support.store_harness import RecordingOwner, StoreHarness
 
 
 async def state(harness: StoreHarness, topic: str = "a") -> TopicState:
-    return (await harness.store.describe([topic]))[0]
+    return (await harness.store.topics.describe([topic]))[0]
 
 
 async def end(harness: StoreHarness, *data: str, topic: str = "a") -> Receipt:
-    return await harness.store.publish(
+    return await harness.store.topics.publish(
         [item(topic, text) for text in data], None, PublishOptions(ends=[topic])
     )
 
@@ -30,33 +30,31 @@ async def seen(
 ) -> tuple[list[tuple[EventId, bool]], Sequence[str]]:
     """What somebody is written who starts there now: ids, and whether each is an end; and the gaps told at the start."""
     names = topics or ("a",)
-    logs = await harness.store.watch(names, start)
+    logs = await harness.store.logs.watch(names, start)
     store = harness.store
-    where = position(
-        start, names, logs, StoreState(store.born, store.last_id, store.received_to, store.is_lost)
-    )
+    where = position(start, names, logs, store.logs)
     floors = where.floors or (where.cursor,) * len(logs)
     read = [
         (entry.id, entry.end)
         for topic, floor in zip(where.topics, floors, strict=False)
         for entry in logs[names.index(topic)].after(floor)
     ]
-    store.unwatch(names)
+    store.logs.unwatch(names)
     return sorted(read), where.gaps
 
 
 async def has_seen_all(harness: StoreHarness, cursor: EventId, *topics: str) -> bool:
     start = After(cursor, "")
     asked = topics or ("a",)
-    logs = await harness.store.watch(asked, start)
+    logs = await harness.store.logs.watch(asked, start)
     store = harness.store
-    known = StoreState(store.born, store.last_id, store.received_to, store.is_lost)
-    harness.store.unwatch(asked)
+    known = store.logs
+    harness.store.logs.unwatch(asked)
     return has_all(start, logs, known)
 
 
-async def test_events_and_the_end_are_one_step(store: StoreHarness, delivered: Delivered) -> None:
-    (log,) = await store.store.watch(["a"], Latest())
+async def test_events_and_the_end_are_one_step(store: StoreHarness, owner: RecordingOwner) -> None:
+    (log,) = await store.store.logs.watch(["a"], Latest())
     before = log.last
     receipt = await end(store, "1", "2")
     await store.settle()
@@ -66,16 +64,16 @@ async def test_events_and_the_end_are_one_step(store: StoreHarness, delivered: D
     assert last.end
     assert last is log.end
     assert last.prev == receipt.ids[-1]
-    assert last.id == store.store.last_id
+    assert last.id == store.store.logs.last_id
     assert last.frame == sse.end("a", "closed", last.id)
-    assert sum(size for _, size in delivered.calls) >= sum(len(entry.frame) for entry in (*events, last))
+    assert sum(size for _, size in owner.deliveries) == sum(len(entry.frame) for entry in (*events, last))
     shown = await state(store)
     assert (shown.closed, shown.events, shown.last_id) == (True, 2, last.id)
 
 
 async def test_a_topic_that_has_ended_takes_nothing_more(store: StoreHarness) -> None:
     await end(store, "1")
-    last = store.store.last_id
+    last = store.store.logs.last_id
     for items, asked in (
         ([item("a", "2")], PublishOptions()),
         ([item("b", "1"), item("a", "2")], PublishOptions()),
@@ -83,22 +81,22 @@ async def test_a_topic_that_has_ended_takes_nothing_more(store: StoreHarness) ->
         ([item("b", "1"), item("a", "2")], PublishOptions(ends=["b"])),
     ):
         with pytest.raises(Closed) as caught:
-            await store.store.publish(items, None, asked)
+            await store.store.topics.publish(items, None, asked)
         assert list(caught.value.topics) == ["a"]
     with pytest.raises(Closed):
-        await store.store.publish([item("a", "2")], "key")
-    assert store.store.last_id == last
+        await store.store.topics.publish([item("a", "2")], "key")
+    assert store.store.logs.last_id == last
     assert not (await state(store, "b")).closed
 
 
 async def test_ending_without_an_event_and_again_is_fine(store: StoreHarness) -> None:
-    (event,) = (await store.store.publish([item("a", "1")])).ids
+    (event,) = (await store.store.topics.publish([item("a", "1")])).ids
     first = await end(store)
     assert first.closed
     (end_id,) = first.ids
     assert end_id > event
     assert await end(store) == first
-    assert await store.store.close("a", "abandoned") == end_id
+    assert await store.store.topics.close("a", "abandoned") == end_id
     assert await seen(store, After(event, "")) == ([(end_id, True)], ())
 
 
@@ -106,17 +104,17 @@ async def test_a_topic_that_never_was_can_end(store: StoreHarness) -> None:
     receipt = await end(store)
     assert await seen(store, Since(0)) == ([(receipt.ids[0], True)], ())
     assert (await state(store)).closed
-    assert await store.store.topics("", 10) == ["a"]
+    assert await store.store.topics.names("", 10) == ["a"]
     with pytest.raises(Closed):
-        await store.store.publish([item("a", "1")])
-    await store.store.delete("a")
-    assert (await store.store.publish([item("a", "1")])).ids
+        await store.store.topics.publish([item("a", "1")])
+    await store.store.topics.delete("a")
+    assert (await store.store.topics.publish([item("a", "1")])).ids
     assert (await state(store)).events == 1
 
 
 async def test_several_topics_end_together(store: StoreHarness) -> None:
     await end(store, topic="c")
-    receipt = await store.store.publish(
+    receipt = await store.store.topics.publish(
         [item("a", "1"), item("b", "2")], None, PublishOptions(ends=["a", "b", "c"])
     )
     assert receipt.closed
@@ -124,22 +122,22 @@ async def test_several_topics_end_together(store: StoreHarness) -> None:
     assert [is_end for _, is_end in read] == [True, False, False, True, True]
     assert [event_id for event_id, is_end in read if not is_end] == list(receipt.ids)
     assert gaps == ()
-    assert await has_seen_all(store, store.store.last_id, "a", "b", "c")
+    assert await has_seen_all(store, store.store.logs.last_id, "a", "b", "c")
 
 
 async def test_only_the_topics_named_end(store: StoreHarness) -> None:
-    await store.store.publish([item("a", "1"), item("b", "2")], None, PublishOptions(ends=["a"]))
-    assert [one.closed for one in await store.store.describe(["a", "b", "c"])] == [True, False, False]
+    await store.store.topics.publish([item("a", "1"), item("b", "2")], None, PublishOptions(ends=["a"]))
+    assert [one.closed for one in await store.store.topics.describe(["a", "b", "c"])] == [True, False, False]
 
 
 async def test_who_has_the_end_lacks_nothing(store: StoreHarness) -> None:
     (event,) = (await end(store, "1")).ids
-    end_id = store.store.last_id
+    end_id = store.store.logs.last_id
     assert not await has_seen_all(store, event)
     assert await has_seen_all(store, end_id)
     assert not await has_seen_all(store, end_id + 1), "ahead of the store"
     assert not await has_seen_all(store, end_id, "a", "b"), "the other one goes on"
-    (later,) = (await store.store.publish([item("b", "1")])).ids
+    (later,) = (await store.store.topics.publish([item("b", "1")])).ids
     assert await has_seen_all(store, later)
     assert await seen(store, After(later, ""), "a", "b") == ([], ())
 
@@ -147,7 +145,7 @@ async def test_who_has_the_end_lacks_nothing(store: StoreHarness) -> None:
 @pytest.mark.parametrize("start", [Since(0), Since(4e9), Last(3), Last(1), After(1 << 127, "")])
 async def test_the_end_is_told_wherever_one_starts(store: StoreHarness, start: Start) -> None:
     await end(store, "1", "2", "3")
-    end_id = store.store.last_id
+    end_id = store.store.logs.last_id
     read, _ = await seen(store, start)
     assert read[-1] == (end_id, True)
     assert len(read) == {Since(0): 4, Last(3): 4, Last(1): 2}.get(start, 1)
@@ -155,7 +153,7 @@ async def test_the_end_is_told_wherever_one_starts(store: StoreHarness, start: S
 
 async def test_the_end_outlives_the_events_as_long_as_the_record(store: StoreHarness) -> None:
     ids = (await end(store, *map(str, range(30)))).ids
-    end_id = store.store.last_id
+    end_id = store.store.logs.last_id
     assert (await state(store)).events == 10, "the end takes nothing from what is kept"
     store.advance(61)
     await store.sweep()
@@ -166,13 +164,13 @@ async def test_the_end_outlives_the_events_as_long_as_the_record(store: StoreHar
     store.advance(3605)
     await store.sweep()
     assert not (await state(store)).closed
-    assert (await store.store.publish([item("a", "1")])).ids
+    assert (await store.store.topics.publish([item("a", "1")])).ids
 
 
 async def test_delete_opens_the_name_anew(store: StoreHarness) -> None:
     (event,) = (await end(store, "1")).ids
-    end_id = store.store.last_id
-    await store.store.delete("a")
+    end_id = store.store.logs.last_id
+    await store.store.topics.delete("a")
     assert not (await state(store)).closed
     for cursor, told in ((end_id, ()), (event, ()), (event - 1, ("trimmed",))):
         assert await seen(store, After(cursor, "")) == ([], told)
@@ -180,44 +178,44 @@ async def test_delete_opens_the_name_anew(store: StoreHarness) -> None:
     await store.settle()
     for cursor in (event, end_id):
         read, gaps = await seen(store, After(cursor, ""))
-        assert (read, gaps) == ([(again.ids[0], False), (store.store.last_id, True)], ())
+        assert (read, gaps) == ([(again.ids[0], False), (store.store.logs.last_id, True)], ())
 
 
 async def test_those_who_watch_are_told_of_the_end_and_then_of_a_new_one(store: StoreHarness) -> None:
-    (log,) = await store.store.watch(["a"], Latest())
+    (log,) = await store.store.logs.watch(["a"], Latest())
     log.hold = before = log.last
     await end(store, "1")
-    await store.store.delete("a")
+    await store.store.topics.delete("a")
     await end(store, "2")
     await store.settle()
     assert [entry.end for entry in log.after(before)] == [False, True, True, False, True]
 
 
 async def test_a_repeated_key_is_answered_before_the_topic_is_seen_to_have_ended(store: StoreHarness) -> None:
-    first = await store.store.publish([item("a", "1")], "key", PublishOptions(ends=["a"]))
-    again = await store.store.publish([item("a", "1")], "key", PublishOptions(ends=["a"]))
+    first = await store.store.topics.publish([item("a", "1")], "key", PublishOptions(ends=["a"]))
+    again = await store.store.topics.publish([item("a", "1")], "key", PublishOptions(ends=["a"]))
     assert (first.closed, first.replayed, again.closed, again.replayed) == (True, False, True, True)
     assert list(again.ids) == list(first.ids)
 
 
 async def test_a_repeated_key_ends_nothing_that_its_first_call_left_open(store: StoreHarness) -> None:
-    await store.store.publish([item("a", "1")], "key")
-    again = await store.store.publish(
+    await store.store.topics.publish([item("a", "1")], "key")
+    again = await store.store.topics.publish(
         [item("a", "1"), item("b", "1")], "key", PublishOptions(ends=["a", "b"])
     )
     assert (again.replayed, again.closed) == (False, False)
-    assert [one.closed for one in await store.store.describe(["a", "b"])] == [False, True]
+    assert [one.closed for one in await store.store.topics.describe(["a", "b"])] == [False, True]
 
 
 async def test_close_only_what_has_not_moved_on(store: StoreHarness) -> None:
-    assert await store.store.close("a", "abandoned", if_last=1) is None
-    (first,) = (await store.store.publish([item("a", "1")])).ids
-    (second,) = (await store.store.publish([item("a", "2")])).ids
-    assert await store.store.close("a", "abandoned", if_last=first) is None
+    assert await store.store.topics.close("a", "abandoned", if_last=1) is None
+    (first,) = (await store.store.topics.publish([item("a", "1")])).ids
+    (second,) = (await store.store.topics.publish([item("a", "2")])).ids
+    assert await store.store.topics.close("a", "abandoned", if_last=first) is None
     assert not (await state(store)).closed
-    end_id = await store.store.close("a", "abandoned", if_last=second)
-    assert end_id == store.store.last_id
-    (log,) = await store.store.watch(["a"], Since(0))
+    end_id = await store.store.topics.close("a", "abandoned", if_last=second)
+    assert end_id == store.store.logs.last_id
+    (log,) = await store.store.logs.watch(["a"], Since(0))
     assert log.end is not None
     assert b'"reason":"abandoned"' in log.end.frame
 
@@ -226,18 +224,24 @@ async def test_close_only_what_has_not_moved_on(store: StoreHarness) -> None:
 
 
 async def test_a_topic_is_abandoned_unless_its_lease_is_renewed(store: StoreHarness) -> None:
-    await store.store.publish([item("a", "1")])
+    await store.store.topics.publish([item("a", "1")])
     for topic in ("a", "never-published", "renewed", "given-up", "deleted"):
-        await store.store.lease(topic, 10)
-    await store.store.lease("renewed", 30)
-    await store.store.lease("renewed", 5)
-    await store.store.lease("given-up", None)
-    await store.store.delete("deleted")
+        await store.store.topics.lease(topic, 10)
+    await store.store.topics.lease("renewed", 30)
+    await store.store.topics.lease("renewed", 5)
+    await store.store.topics.lease("given-up", None)
+    await store.store.topics.delete("deleted")
     store.advance(11)
     await store.sweep()
     names = ("a", "never-published", "renewed", "given-up", "deleted")
-    assert [one.closed for one in await store.store.describe(names)] == [True, True, False, False, False]
-    (log,) = await store.store.watch(["a"], Since(0))
+    assert [one.closed for one in await store.store.topics.describe(names)] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+    (log,) = await store.store.logs.watch(["a"], Since(0))
     assert log.end is not None
     assert b'"reason":"abandoned"' in log.end.frame
     store.advance(20)
@@ -246,14 +250,28 @@ async def test_a_topic_is_abandoned_unless_its_lease_is_renewed(store: StoreHarn
 
 
 async def test_the_lease_of_a_topic_that_has_ended_is_over(store: StoreHarness) -> None:
-    await store.store.lease("a", 10)
+    await store.store.topics.lease("a", 10)
     await end(store, "1")
-    await store.store.lease("a", 10)
-    await store.store.delete("a")
-    await store.store.publish([item("a", "2")])
+    await store.store.topics.lease("a", 10)
+    await store.store.topics.delete("a")
+    await store.store.topics.publish([item("a", "2")])
     store.advance(11)
     await store.sweep()
     assert not (await state(store)).closed
+
+
+async def test_no_lease_outlives_the_end_of_its_topic(store: StoreHarness) -> None:
+    """Nor is one taken of a topic that has ended: the name may come up again, as another stream."""
+    await store.store.topics.lease("a", 10_000)
+    for topic in "ab":
+        await end(store, "1", topic=topic)
+    await store.store.topics.lease("b", 10_000)
+    store.advance(3605)
+    await store.sweep()
+    await store.store.topics.publish([item("a", "2"), item("b", "2")])
+    store.advance(7000)
+    await store.sweep()
+    assert [one.closed for one in await store.store.topics.describe(["a", "b"])] == [False, False]
 
 
 # Producers
@@ -263,7 +281,7 @@ async def produce(
     harness: StoreHarness, first: int, *data: str, ends: bool = False, name: str = "p"
 ) -> Receipt:
     asked = PublishOptions(["a"] if ends else [], (name, first))
-    return await harness.store.publish([item("a", text) for text in data], None, asked)
+    return await harness.store.topics.publish([item("a", text) for text in data], None, asked)
 
 
 async def test_a_repeated_part_counts_once(store: StoreHarness) -> None:
@@ -277,14 +295,14 @@ async def test_a_repeated_part_counts_once(store: StoreHarness) -> None:
 
 async def test_a_hole_is_refused_with_what_is_expected(store: StoreHarness) -> None:
     await produce(store, 1, "1", "2")
-    last = store.store.last_id
+    last = store.store.logs.last_id
     for first, name, expected in ((4, "p", 3), (2, "other", 1)):
         with pytest.raises(OutOfOrder) as caught:
             await produce(store, first, "x", name=name)
         assert caught.value.extra == {"expected": expected}
     with pytest.raises(OutOfOrder):
         await produce(store, 4, ends=True)
-    assert store.store.last_id == last
+    assert store.store.logs.last_id == last
     assert not (await state(store)).closed
 
 
@@ -313,7 +331,7 @@ async def test_what_was_ended_may_be_repeated_but_not_continued(store: StoreHarn
     assert (await produce(store, 3, ends=True)).closed
     with pytest.raises(Closed):
         await produce(store, 3, "3")
-    await store.store.delete("a")
+    await store.store.topics.delete("a")
     assert (await produce(store, 1, "1")).known == 0
 
 
@@ -321,20 +339,20 @@ async def test_what_was_ended_may_be_repeated_but_not_continued(store: StoreHarn
 
 
 async def retain(harness: StoreHarness, seconds: float, *data: str) -> Receipt:
-    return await harness.store.publish(
+    return await harness.store.topics.publish(
         [item("a", text) for text in data], None, PublishOptions(retain_seconds=seconds)
     )
 
 
 async def test_the_first_publish_decides_what_its_topic_keeps(store: StoreHarness) -> None:
-    (log,) = await store.store.watch(["a"], Latest())
+    (log,) = await store.store.logs.watch(["a"], Latest())
     first = await retain(store, 600, *map(str, range(30)))
-    await store.store.publish([item("a", "x")])
+    await store.store.topics.publish([item("a", "x")])
     await retain(store, 1, "y")
     await store.settle()
     store.advance(500)
     await store.sweep()
-    store.store.written("a")
+    store.store.logs.trim("a")
     assert (await state(store)).events == 32
     assert len(log) == 32
     assert (await seen(store, After(first.ids[0], "")))[1] == ()
@@ -343,15 +361,15 @@ async def test_the_first_publish_decides_what_its_topic_keeps(store: StoreHarnes
 
 
 async def test_what_was_published_to_before_keeps_what_it_kept(store: StoreHarness) -> None:
-    await store.store.publish([item("a", "0")])
+    await store.store.topics.publish([item("a", "0")])
     await retain(store, 600, "1")
     store.advance(61)
     assert (await state(store)).events == 0
-    await store.store.delete("a")
+    await store.store.topics.delete("a")
     await retain(store, 600, "2")
     store.advance(61)
     assert (await state(store)).events == 1
-    await store.store.delete("a")
-    await store.store.publish([item("a", "3")])
+    await store.store.topics.delete("a")
+    await store.store.topics.publish([item("a", "3")])
     store.advance(61)
     assert (await state(store)).events == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Sequence
 
@@ -417,6 +418,41 @@ async def test_many_with_the_same_ends_are_written_the_same_bytes(
     assert sum(written for _, written in sent) == SLICE_WRITES
 
 
+async def test_a_gap_is_told_only_to_a_cursor_that_lies_before_it(harness: HubHarness) -> None:
+    """The gap's entry follows 3: a cursor at 3 has missed nothing."""
+    harness.publish("a", b"1")
+    before, at = await harness.subscribe("a", cursor=2), await harness.subscribe("a", cursor=3)
+    harness.publish_after_gap("a", b"5", prev=3)
+    harness.run()
+    event = b"data: 5\nid: 0-4\n\n"
+    assert harness.read(before) == sse.gap("a", "0-2", "lost") + event
+    assert harness.read(at) == event
+    assert harness.gaps == ["lost"]
+
+
+async def test_a_gap_before_where_a_topic_starts_is_not_told(harness: HubHarness) -> None:
+    """The subscriber starts `a` at 3, where the gap ends, though its cursor, for `b`, lies before it."""
+    harness.publish("b", b"1")
+    harness.publish("a", b"2")
+    harness.publish_after_gap("a", b"4", prev=3)
+    at = await harness.subscribe("a", "b", cursor=1, floors=(3, 1))
+    before = await harness.subscribe("a", "b", cursor=1, floors=(2, 1))
+    harness.run()
+    event = b"data: 4\nid: 0-4\n\n"
+    assert harness.read(at) == event
+    assert harness.read(before) == sse.gap("a", "0-1", "lost") + event
+
+
+async def test_a_loss_that_several_topics_share_is_told_of_each(harness: HubHarness) -> None:
+    subscriber = await harness.subscribe("a", "b", cursor=0)
+    harness.lose("a", "b")
+    harness.publish("b", b"2")
+    harness.run()
+    gaps = sse.gap("a", "0-0", "lost") + sse.gap("b", "0-0", "lost")
+    assert harness.read(subscriber) == gaps + b"data: 2\nid: 0-2\n\n"
+    assert (harness.gaps, harness.hub.delivered) == (["lost", "lost"], 1)
+
+
 async def test_those_with_the_same_cursor_are_written_together_on_several_topics_too(
     harness: HubHarness,
 ) -> None:
@@ -508,6 +544,57 @@ async def test_drained_subscribers_get_what_was_published_first(harness: HubHarn
     harness.publish("a", b"answered")
     harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1234))
     assert harness.read(subscriber) == b"data: answered\nid: 0-1\n\nretry: 1234\n"
+
+
+async def test_a_drained_subscriber_gets_the_end_of_its_topic_first(harness: HubHarness) -> None:
+    subscriber = await harness.subscribe("a")
+    harness.close("a")
+    harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1234))
+    assert harness.read(subscriber) == sse.end("a", "closed", 1)
+    await harness.closing()
+    assert harness.closed == [CloseReason.ENDED]
+
+
+async def until_the_kernel_holds_bytes(harness: HubHarness) -> Subscriber:
+    """A subscriber that reads just so much that the kernel takes everything, and still holds some of it."""
+    subscriber = await harness.subscribe("a")
+    while subscriber.lag is None:
+        harness.publish("a", b"x" * 4000)
+        harness.run()
+    async with asyncio.timeout(10):
+        while subscriber.lag is not None:
+            with contextlib.suppress(BlockingIOError):
+                harness.far[subscriber].recv(1000)
+            harness.run()
+            await asyncio.sleep(0)
+    assert not subscriber.is_acknowledged()
+    return subscriber
+
+
+async def test_who_has_left_is_held_while_the_kernel_holds_bytes_for_it(harness: HubHarness) -> None:
+    subscriber = await until_the_kernel_holds_bytes(harness)
+    harness.far[subscriber].shutdown(socket.SHUT_WR)
+    async with asyncio.timeout(10):
+        while subscriber.feed is not None:
+            await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(harness.hub) == 1
+    harness.read(subscriber)
+    harness.hub.walk()
+    await harness.closing()
+    assert harness.closed == [CloseReason.CLIENT]
+
+
+async def test_who_leaves_with_everything_is_gone_at_once(harness: HubHarness) -> None:
+    """Though it was being finished, and its acknowledgement was not yet seen."""
+    subscriber = await until_the_kernel_holds_bytes(harness)
+    harness.hub.finish(subscriber, CloseReason.DRAINING)
+    assert len(harness.hub) == 1
+    harness.read(subscriber)
+    harness.far[subscriber].shutdown(socket.SHUT_WR)
+    await harness.closing()
+    assert harness.closed == [CloseReason.DRAINING]
 
 
 async def test_who_has_left_without_reading_is_held_until_it_stands_still(harness: HubHarness) -> None:

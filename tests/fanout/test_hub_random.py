@@ -13,9 +13,10 @@ import pytest
 from broker.events import Event
 from broker.fanout import fanout, feed
 from broker.fanout.subscriber import Subscriber
-from broker.log.start import After, StoreState, has_all, position
+from broker.log.start import After, has_all, position
 from broker.sse import Decoder
 from tests.support.hub_harness import HubHarness
+from tests.support.store_state import StateValue
 
 TOPICS = ["a", "b", "c"]
 STEPS = 100
@@ -79,7 +80,7 @@ class Story:
         cursor = self.chance.choice([self.harness.last, self.chance.randint(0, self.harness.last)])
         logs = [self.harness.log(topic) for topic in topics]
         start = After(cursor, "")
-        known = StoreState(0, self.harness.last, self.harness.last, lambda _cursor: False)
+        known = StateValue(0, self.harness.last, self.harness.last)
         if has_all(start, logs, known):
             return
         where = position(start, topics, logs, known)

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from typing import Self
 
 from broker.descriptors import raise_limit
-from tests.live.crowd import READ_BYTES, SMALL_BUFFER_BYTES, opened
+from tests.live.crowd import SMALL_BUFFER_BYTES
+from tests.support.event_stream import READ_BYTES, Stream
 from tests.support.http import HOST, NDJSON, RESET_ON_CLOSE, Connection, chunked, request
 from tests.support.waiting import WAIT_SECONDS
 
@@ -169,7 +170,10 @@ def drops(port: int) -> None:
 
 def stuck_readers(port: int) -> None:
     """Subscribers who never read, of a topic on which much is published, until they are cut."""
-    socks = [opened(port, f"/topics/{TOPIC}", receive_buffer=SMALL_BUFFER_BYTES)[0] for _ in range(STUCK)]
+    socks = [
+        Stream(port, f"/topics/{TOPIC}", receive_buffer=SMALL_BUFFER_BYTES).opened().socket
+        for _ in range(STUCK)
+    ]
     _flood(port, FLOOD_BYTES // 16)
     deadline = time.monotonic() + END_SECONDS
     left = list(socks)

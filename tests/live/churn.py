@@ -14,14 +14,11 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlencode
 
-import aiohttp
-
 from broker.events import Event, EventId, parse_id
-from broker.sse import Decoder
-from tests.support.http import HOST
+from tests.support.event_stream import AsyncStream
+from tests.support.http import HOST, request
 
 CONNECT_SECONDS = 30
 PATIENCE_SECONDS = 0.5
@@ -48,40 +45,6 @@ class Published:
 
     def ids(self, topic: str) -> list[EventId]:
         return sorted(self.data[topic])
-
-
-class Publisher:
-    """Publishes numbered events and keeps account of them; a session that `aiohttp` pools."""
-
-    def __init__(self, url: str, session: aiohttp.ClientSession, published: Published) -> None:
-        self._url = url
-        self._session = session
-        self._published = published
-        self._count = 0
-
-    async def publish(self, *topics: str, size: int = 0) -> None:
-        """One event, to one topic or to several."""
-        self._count += 1
-        data = f"{self._count}".ljust(size, ".")
-        if len(topics) == 1:
-            answer = await self._post(f"/topics/{topics[0]}", data)
-            ids = {topics[0]: answer["id"]}
-        else:
-            answer = await self._post(f"/topics?{urlencode([('topic', topic) for topic in topics])}", data)
-            ids = answer["ids"]
-        for topic, event_id in ids.items():
-            self._published.add(topic, event_id, data)
-
-    async def _post(self, target: str, data: str) -> dict[str, Any]:
-        async with self._session.post(self._url + target, data=data) as answer:
-            assert answer.status == 201, await answer.text()
-            body = await answer.json()
-            assert isinstance(body, dict)
-            return body
-
-    async def delete(self, topic: str) -> None:
-        async with self._session.delete(f"{self._url}/topics/{topic}") as answer:
-            assert answer.status == 204
 
 
 @dataclass(frozen=True)
@@ -138,46 +101,41 @@ class Follower:
     async def connect(self, enough: Callable[[Follower], bool], drop_after: int = 1 << 60) -> None:
         """One connection; dropped somewhere within the bytes that follow the `drop_after`-th event."""
         async with asyncio.timeout(CONNECT_SECONDS):
-            reader, writer = await asyncio.open_connection(HOST, self._port)
+            stream = AsyncStream(*await asyncio.open_connection(HOST, self._port))
             try:
-                writer.write(self._request())
+                stream.writer.write(self._request())
                 if drop_after or self._chance.random() < 0.5:
-                    await self._read(reader, enough, drop_after)
+                    await self._read(stream, enough, drop_after)
             finally:
-                writer.transport.abort()
+                stream.writer.transport.abort()
 
     def _request(self) -> bytes:
         query = [("topic", topic) for topic in self.topics] if len(self.topics) > 1 else []
         path = "/topics" if query else f"/topics/{self.topics[0]}"
-        header = ""
+        headers = []
         self.notes.append(Note("connect", "", number(self.cursor) if self.cursor else -1))
         if self.cursor and self._chance.random() < 0.5:
             query.append(("lastEventId", self.cursor))
         elif self.cursor:
-            header = f"Last-Event-ID: {self.cursor}\r\n"
+            headers.append(f"Last-Event-ID: {self.cursor}")
         if self._enveloped:
             query.append(("envelope", "json"))
-        return f"GET {path}?{urlencode(query)} HTTP/1.1\r\nHost: {HOST}\r\n{header}\r\n".encode()
+        return request("GET", f"{path}?{urlencode(query)}", *headers)
 
-    async def _read(
-        self, reader: asyncio.StreamReader, enough: Callable[[Follower], bool], drop_after: int
-    ) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 "), head
-        decoder = Decoder()
+    async def _read(self, stream: AsyncStream, enough: Callable[[Follower], bool], drop_after: int) -> None:
         count = 0
         leave_at = float("inf")
         while not enough(self) and count <= drop_after and time.monotonic() < leave_at:
-            data = await reader.read(
-                self._chance.choice(READ_SIZES)
-            )  # heartbeats keep it from waiting for long
-            for event in decoder.feed(data):
+            # Heartbeats keep it from waiting for long.
+            is_open = await stream.more(self._chance.choice(READ_SIZES))
+            assert stream.status in (0, 200), stream.status
+            for event in stream.events[count:]:
                 count += 1
                 self._note(event)
                 if event.type == "broker.end":  # some stay for what comes of the other topics
                     drop_after = min(drop_after, count + self._chance.choice([-1, 5]))
                     leave_at = min(leave_at, time.monotonic() + PATIENCE_SECONDS)
-            if not data:
+            if not is_open:
                 return
 
     def _note(self, event: Event) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pytest
 from playwright.async_api import Browser, async_playwright
 
-from tests.live.control_client import STREAMS, Witness
+from tests.live.control_client import STREAMS, ControlClient
 from tests.live.node import MODULES
 from tests.live.proxied import Front
 from tests.live.proxies import PROXIES, ProxyProcess
@@ -92,7 +92,7 @@ def brisk() -> Iterator[BrokerProcess]:
         yield process
 
 
-# For the tests that do to a broker what nobody should, with a witness beside them
+# For the tests that do to a broker what nobody should, beside a client that does nothing wrong
 
 
 @pytest.fixture(scope="module")
@@ -103,16 +103,16 @@ def server(request: pytest.FixtureRequest) -> Iterator[BrokerProcess]:
 
 
 @pytest.fixture(scope="module")
-def witness(server: BrokerProcess) -> Iterator[Witness]:
-    with Witness(server) as witness:
-        yield witness
+def control_client(server: BrokerProcess) -> Iterator[ControlClient]:
+    with ControlClient(server) as client:
+        yield client
 
 
 @pytest.fixture
-def nobody_else_is_disturbed(witness: Witness) -> Iterator[None]:
+def nobody_else_is_disturbed(control_client: ControlClient) -> Iterator[None]:
     """I9, after each test."""
     yield
-    witness.check()
+    control_client.check()
 
 
 @pytest.fixture

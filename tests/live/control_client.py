@@ -1,91 +1,77 @@
-"""Another subscriber on the same broker: whatever is done to the broker, it misses nothing meanwhile (I9).
+"""A well-behaved client beside the tests that misuse a broker: whatever they do, it misses nothing (I9).
 
-A witness publishes to a topic of its own, the next event once the last one has arrived, and follows it on two streams:
-plain, and in the envelope form together with the topic that is being abused. So it also tells how long nothing moved.
+It publishes to a topic of its own, each event once the one before has arrived. It reads that topic on two streams: one
+plain, and one in the envelope form together with the topic that is misused.
 """
 
 from __future__ import annotations
 
-import http.client
 import json
 import threading
-import time
 from types import TracebackType
 from typing import Self
 
-from broker.sse import Decoder
+from broker.events import Event
 from tests.support.broker_process import BrokerProcess
-from tests.support.http import HOST, JSON, Connection, exchange, request
-from tests.support.waiting import wait_for
+from tests.support.event_stream import Stream
+from tests.support.http import JSON, exchange, request
+from tests.support.publisher import Publisher
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
-TOPIC = "witness"
-ABUSED = "abused"
-"""The topic that tests send their bad requests to, where they don't need one of their own."""
-STALL_SECONDS = 5.0
-"""How long a witness may wait for an event: generous, two cores are shared, and yet no request may stop the broker for it."""
+TOPIC = "control"
+MISUSED = "misused"
+"""The topic for bad requests of tests that need none of their own."""
 PAUSE_SECONDS = 0.01
 STREAMS = 2
-"""How many a witness has open."""
+"""How many streams a control client has open."""
 
 
-class Witness:
-    """See the module; a context manager around what is witnessed."""
+class ControlClient:
+    """See the module; a context manager around what the broker has to bear."""
 
     def __init__(self, broker: BrokerProcess) -> None:
         self._broker = broker
         self._stop = threading.Event()
         self._streams = [
-            _Stream(broker.port, f"/topics/{TOPIC}"),
-            _Stream(broker.port, f"/topics?topic={TOPIC}&topic={ABUSED}&envelope=json"),
+            _ControlStream(broker.port, f"/topics/{TOPIC}"),
+            _ControlStream(broker.port, f"/topics?topic={TOPIC}&topic={MISUSED}&envelope=json"),
         ]
-        self._publisher = threading.Thread(target=self._publish, name="witness", daemon=True)
-        self._published: list[str] = []
-        self._longest = 0.0
+        self._publisher = Publisher(broker.port)
+        self._thread = threading.Thread(target=self._publish, name="control client", daemon=True)
         self._logged = 0
         self._error: BaseException | None = None
 
     def __enter__(self) -> Self:
-        self._publisher.start()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop.set()
-        self._publisher.join(4 * STALL_SECONDS)
+        self._thread.join(WAIT_SECONDS)
         for stream in self._streams:
-            stream.connection.socket.close()
+            stream.socket.close()
 
     def _publish(self) -> None:
-        connection = http.client.HTTPConnection(HOST, self._broker.port, timeout=4 * STALL_SECONDS)
         try:
-            while not self._stop.wait(PAUSE_SECONDS):
-                data = str(len(self._published))
-                began = time.monotonic()
-                connection.request("POST", f"/topics/{TOPIC}", data)
-                answer = connection.getresponse()
-                answer.read()
-                assert answer.status == 201, f"the witness's event was answered {answer.status}"
-                self._published.append(data)
-                for stream in self._streams:
-                    stream.read_until(len(self._published), 4 * STALL_SECONDS)
-                self._longest = max(self._longest, time.monotonic() - began)
+            with self._publisher as publisher:
+                while not self._stop.wait(PAUSE_SECONDS):
+                    publisher.publish(TOPIC, str(len(publisher.published)))
+                    for stream in self._streams:
+                        stream.wait_for_seen(len(publisher.published))
         except BaseException as error:
             self._error = error
-        finally:
-            connection.close()
 
     def check(self) -> None:
-        """Fail unless all that was published so far has arrived, once and in order, without a long silence since the
-        last check, and the broker lives and has logged no defect."""
-        published = len(self._published)
-        wait_for(lambda: self._error or len(self._published) > published, "the witness's next event", 60)
-        assert self._error is None, f"the witness was disturbed: {self._error!r}"
-        expected = self._published[:published]
+        """Fail unless everything published so far has arrived, once and in order, more can be published, and the broker
+        runs and has logged no defect."""
+        published = self._publisher.published
+        count = len(published)
+        wait_for(lambda: self._error or len(published) > count, "the control client's next event", 60)
+        assert self._error is None, f"the control client was disturbed: {self._error!r}"
         for stream in self._streams:
-            assert stream.seen[:published] == expected, stream.target
-        longest, self._longest = self._longest, 0.0
-        assert longest < STALL_SECONDS, f"nothing moved for {longest:.1f} s"
+            assert stream.seen[:count] == published[:count], stream.target
         self._check_log()
 
     def _check_log(self) -> None:
@@ -96,44 +82,36 @@ class Witness:
         assert " ERROR " not in logged, logged
 
 
-class _Stream:
-    """What a witness sees on one stream of its own topic."""
+class _ControlStream(Stream):
+    """One stream of a control client.
+
+    Attributes:
+        seen: the data of all events of the client's own topic.
+    """
 
     def __init__(self, port: int, target: str) -> None:
+        super().__init__(port, target)
         self.target = target
         self.seen: list[str] = []
-        self._decoder = Decoder()
-        self._enveloped = "envelope" in target
-        self.connection = Connection(port)
-        self.connection.send(request("GET", target))
-        head = self.connection.until(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 "), head
-        self._decoder.feed(self.connection.until(b"\n\n"))  # broker.open
+        self.opened()
 
-    def read_until(self, count: int, seconds: float) -> None:
+    def feed(self, data: bytes) -> list[Event]:
+        events = super().feed(data)
+        for event in events:
+            assert event.type != "broker.gap", event
+            if "envelope" not in self.target:
+                self.seen += [event.data] if event.type != "broker.open" else []
+            elif event.type is None and (envelope := json.loads(event.data))["topic"] == TOPIC:
+                self.seen.append(envelope["data"])
+        return events
+
+    def wait_for_seen(self, count: int) -> None:
         while len(self.seen) < count:
-            ended = bool(self.connection.received) or self.connection.more(seconds)
-            assert ended, f"the witness's stream {self.target} ended"
-            data, self.connection.received = self.connection.received, b""
-            for event in self._decoder.feed(data):
-                assert event.type != "broker.gap", event
-                if not self._enveloped:
-                    self.seen.append(event.data)
-                elif event.type is None and (envelope := json.loads(event.data))["topic"] == TOPIC:
-                    self.seen.append(envelope["data"])
+            assert self.read(), f"the control client's stream {self.target} ended"
 
 
 def kept(port: int, topic: str) -> list[tuple[str | None, str]]:
-    """What a topic has, as (type, data)."""
+    """The retained events of a topic, as (type, data)."""
     state = exchange(port, request("GET", f"/topics/{topic}", JSON)).json()
-    decoder = Decoder()
-    events: list[tuple[str | None, str]] = []
-    with Connection(port) as connection:
-        connection.send(request("GET", f"/topics/{topic}?since=earliest"))
-        connection.until(b"\r\n\r\n")
-        while True:
-            data, connection.received = connection.received, b""
-            events += [(event.type, event.data) for event in decoder.feed(data)]
-            if len(events) >= state["events"]:
-                return events
-            assert connection.more()
+    with Stream(port, f"/topics/{topic}?since=earliest") as stream:
+        return [(event.type, event.data) for event in stream.wait_for_events(state["events"])]

@@ -1,32 +1,29 @@
-"""Five hundred subscribers who do nothing wrong, in a process of their own: whatever is done to the broker, they miss nothing.
+"""Five hundred well-behaved subscribers in a process of their own: whatever is done to the broker, they miss nothing.
 
-An event is published to a topic of theirs, the next one once all of them have the last. So it is also known how long each
-took to reach the last of them.
+They publish to a topic of their own, each event once all of them have the one before. So they also measure how long an
+event takes to reach the last of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Self
 
 from tests.live.crowd import GoodReaders
-from tests.support.http import HOST
-from tests.support.waiting import WAIT_SECONDS
+from tests.support.publisher import Publisher
 
-TOPIC = "honest"
+TOPIC = "control"
 COUNT = 500
 EVENT_BYTES = 200
 PAUSE_SECONDS = 0.05
 READY_SECONDS = 60
-TRIES = 10
+ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -40,7 +37,7 @@ class Report:
     seconds: list[float]
 
 
-class Honest:
+class ControlCrowd:
     """See the module; a context manager. `cpu`: the only one they run on, where given."""
 
     def __init__(self, port: int, *, count: int = COUNT, cpu: int | None = None) -> None:
@@ -66,7 +63,7 @@ class Honest:
         return self._receive()
 
     def _receive(self) -> Report:
-        assert self._pipe.poll(READY_SECONDS), "the honest subscribers don't answer"
+        assert self._pipe.poll(READY_SECONDS), "the control crowd doesn't answer"
         received = self._pipe.recv()
         assert isinstance(received, Report), received
         return received
@@ -76,10 +73,12 @@ def _follow(pipe: Pipe, port: int, count: int, cpu: int | None) -> None:
     try:
         if cpu is not None:
             os.sched_setaffinity(0, {cpu})
-        with GoodReaders(port, TOPIC, count) as readers:
-            publish = _publisher(port)
+        with (
+            GoodReaders(port, TOPIC, count) as readers,
+            Publisher(port, attempts=ATTEMPTS) as publisher,  # an idle connection may be closed to make room
+        ):
             pipe.send(Report([]))
-            published: list[str] = []
+            published = publisher.published
             seconds: list[float] = []
             while True:
                 if pipe.poll(PAUSE_SECONDS):
@@ -88,30 +87,9 @@ def _follow(pipe: Pipe, port: int, count: int, cpu: int | None) -> None:
                     assert len(set(readers.ids)) == len(published)
                     pipe.send(Report(seconds))
                     seconds = []
-                published.append(f"{len(published)} ".ljust(EVENT_BYTES, "x"))
                 began = time.monotonic()
-                publish(published[-1])
+                publisher.publish(TOPIC, f"{len(published)} ".ljust(EVENT_BYTES, "x"))
                 readers.catch_up(len(published))
                 seconds.append(time.monotonic() - began)
     except Exception:  # told where the test is
         pipe.send(traceback.format_exc())
-
-
-def _publisher(port: int) -> Callable[[str], None]:
-    connection = http.client.HTTPConnection(HOST, port, timeout=WAIT_SECONDS)
-
-    def publish(data: str) -> None:
-        """Publish it, on a new connection where the old one was closed meanwhile, as any client must."""
-        for left in reversed(range(TRIES)):
-            try:
-                connection.request("POST", f"/topics/{TOPIC}", data)
-                answer = connection.getresponse()
-                body = answer.read()
-                break
-            except ConnectionError:  # it was never handled: who is being answered isn't cut
-                connection.close()
-                if not left:
-                    raise
-        assert answer.status == 201, (answer.status, body)
-
-    return publish

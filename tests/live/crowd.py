@@ -16,120 +16,68 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Self
 
-from broker.events import Event
-from broker.sse import Decoder
-from tests.support.http import HOST
+from tests.support.event_stream import READ_BYTES, Stream
 from tests.support.waiting import WAIT_SECONDS
 
-READ_BYTES = 1 << 18
 SMALL_BUFFER_BYTES = 2048
 """SO_RCVBUF of bad readers: so that what they don't read stays with the broker, whose memory is what is looked at."""
 TICK_SECONDS = 0.1
 GRACE_SECONDS = 30
 
 
-def opened(port: int, target: str, *, receive_buffer: int | None = None) -> tuple[socket.socket, bytes]:
-    """A stream, and what came of its body up to the end of its first event, or beyond."""
-    sock = socket.socket()
-    if receive_buffer is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-    sock.settimeout(WAIT_SECONDS)
-    sock.connect((HOST, port))
-    sock.sendall(f"GET {target} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
-    received = b""
-    while b"\n\n" not in received:
-        data = sock.recv(4096)
-        assert data, received
-        received += data
-    assert received.startswith(b"HTTP/1.1 200 "), received
-    return sock, received.partition(b"\r\n\r\n")[2]
-
-
-def silent(port: int, topic: str, *, receive_buffer: int | None = None) -> socket.socket:
-    """A stream of which only `broker.open` came, and was read."""
-    sock, body = opened(port, f"/topics/{topic}", receive_buffer=receive_buffer)
-    assert body.endswith(b"\n\n"), "published too early"
-    assert body.count(b"\n\n") == 1, "published too early"
-    return sock
-
-
-class Stream:
-    """One stream, decoded as it is read; a context manager.
-
-    Attributes:
-        events: all that came so far.
-    """
-
-    def __init__(self, port: int, target: str, *, receive_buffer: int | None = None) -> None:
-        self.socket, body = opened(port, target, receive_buffer=receive_buffer)
-        self._decoder = Decoder()
-        self.events = self._decoder.feed(body)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def read(self, most: int = READ_BYTES) -> bytes:
-        """Read once; empty at the end."""
-        data = self.socket.recv(most)
-        self.events += self._decoder.feed(data)
-        return data
-
-    def until(self, count: int) -> list[Event]:
-        """Read on until there are `count` events, and return them."""
-        while len(self.events) < count:
-            assert self.read(), f"ended after {len(self.events)} of {count} events"
-        return self.events
+def silent(port: int, topic: str, *, receive_buffer: int | None = None) -> Stream:
+    """A stream of which only `broker.open` has come, and was read."""
+    stream = Stream(port, f"/topics/{topic}", receive_buffer=receive_buffer).opened()
+    assert len(stream.events) == 1, "published too early"
+    assert stream.body.endswith(b"\n\n"), "published too early"
+    return stream
 
 
 class GoodReaders:
-    """Readers who read all there is; a context manager.
-
-    Attributes:
-        stream: what each was sent after its first event, as far as all of them have it.
-        ids, data: of the events in `stream`.
-    """
+    """Readers that read everything at once; a context manager."""
 
     def __init__(self, port: int, topic: str, count: int) -> None:
-        self.stream = bytearray()
-        self.ids: list[str] = []
-        self.data: list[str] = []
-        self._decoder = Decoder()
         self._reference = silent(port, topic)
-        self._others = [silent(port, topic) for _ in range(count - 1)]
-        self._offset = 0  # what the others have
+        self._begin = len(self._reference.body)
+        self._offset = self._begin  # of the reference's body: what the others have
+        self._others = [silent(port, topic).socket for _ in range(count - 1)]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for sock in (self._reference, *self._others):
+        for sock in (self._reference.socket, *self._others):
             sock.close()
 
+    @property
+    def body(self) -> bytes:
+        """What each was sent after its first event."""
+        return bytes(self._reference.body[self._begin :])
+
+    @property
+    def ids(self) -> list[str]:
+        return [event.id for event in self._reference.published()]
+
+    @property
+    def data(self) -> list[str]:
+        return [event.data for event in self._reference.published()]
+
     def catch_up(self, count: int) -> None:
-        """Read until all have `count` events; fail if anybody's differ from the reference's."""
-        while len(self.ids) < count:
-            data = self._reference.recv(READ_BYTES)
-            assert data, "the reference was cut off"
-            self.stream += data
-            for event in self._decoder.feed(data):
-                self.ids.append(event.id)
-                self.data.append(event.data)
-        end = len(self.stream)
+        """Read until all have `count` events; fail if the bytes of one differ from the reference's."""
+        self._reference.wait_for_events(1 + count)
+        body = self._reference.body
         for sock in self._others:
             at = self._offset
-            while at < end:
-                data = sock.recv(min(READ_BYTES, end - at))
-                assert data, f"a good reader was cut off at byte {at} of {end}"
-                assert self.stream.startswith(data, at), f"a good reader was sent something else at byte {at}"
+            while at < len(body):
+                data = sock.recv(min(READ_BYTES, len(body) - at))
+                assert data, f"a good reader was cut off at byte {at} of {len(body)}"
+                assert body.startswith(data, at), f"a good reader was sent something else at byte {at}"
                 at += len(data)
-        self._offset = end
+        self._offset = len(body)
 
 
 @dataclass(frozen=True)
-class Gauge:
+class BadReading:
     """What a bad reader got after its first event.
 
     Attributes:
@@ -143,8 +91,8 @@ class Gauge:
     whole: bool
     ended: str
 
-    def is_prefix_of(self, stream: bytes | bytearray) -> bool:
-        return hashlib.sha256(memoryview(stream)[: self.size]).digest() == self.digest
+    def is_prefix_of(self, body: bytes) -> bool:
+        return hashlib.sha256(memoryview(body)[: self.size]).digest() == self.digest
 
 
 class BadReaders:
@@ -169,12 +117,12 @@ class BadReaders:
         self._process.close()
         self._pipe.close()
 
-    def read_to_the_end(self) -> tuple[list[Gauge], list[Gauge]]:
+    def read_to_the_end(self) -> tuple[list[BadReading], list[BadReading]]:
         """Let all read as fast as they can until they are cut off; what the stuck and the slow ones got in all."""
         self._pipe.send("hurry")
-        gauges = self._receive()
-        assert isinstance(gauges, list)
-        return gauges[: self._stuck], gauges[self._stuck :]
+        readings = self._receive()
+        assert isinstance(readings, list)
+        return readings[: self._stuck], readings[self._stuck :]
 
     def _receive(self) -> object:
         assert self._pipe.poll(2 * GRACE_SECONDS), "the bad readers don't answer"
@@ -182,8 +130,9 @@ class BadReaders:
 
 
 def _read_badly(pipe: Pipe, port: int, topic: str, stuck: int, slow: int, bytes_per_second: int) -> None:
-    socks = [silent(port, topic, receive_buffer=SMALL_BUFFER_BYTES) for _ in range(stuck + slow)]
-    readers = [_Reader(sock) for sock in socks]
+    readers = [
+        _Reader(silent(port, topic, receive_buffer=SMALL_BUFFER_BYTES).socket) for _ in range(stuck + slow)
+    ]
     pipe.send("ready")
     share = max(1, int(bytes_per_second * TICK_SECONDS))
     while not pipe.poll(TICK_SECONDS):
@@ -195,7 +144,7 @@ def _read_badly(pipe: Pipe, port: int, topic: str, stuck: int, slow: int, bytes_
 
 
 class _Reader:
-    """One bad reader; see `Gauge`."""
+    """One bad reader; see `BadReading`."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -217,10 +166,10 @@ class _Reader:
         if not data:
             self.ended = "end"
 
-    def reading(self) -> Gauge:
+    def reading(self) -> BadReading:
         received = self._received
         whole = not received or received.endswith(b"\n\n")
-        return Gauge(len(received), hashlib.sha256(received).digest(), whole, self.ended)
+        return BadReading(len(received), hashlib.sha256(received).digest(), whole, self.ended)
 
 
 def _read_to_the_end(readers: Sequence[_Reader]) -> None:

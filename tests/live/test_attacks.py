@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import pytest
 
-from broker.descriptors import RESERVE
+from broker.descriptors import RESERVED
 from tests.live import attacks, control_crowd
 from tests.live.attacks import ATTACKS, Attack, Attacker
-from tests.live.control_crowd import Honest
+from tests.live.control_crowd import ControlCrowd
 from tests.support.broker_process import BrokerProcess
 from tests.support.waiting import wait_for
+
+pytestmark = (
+    pytest.mark.exclusive
+)  # memory is compared, and everything shares the CPU with hundreds of subscribers
 
 SETTINGS = {
     "head_seconds": 1,
@@ -27,10 +31,10 @@ SETTINGS = {
 }
 GROWTH = 1.1
 OWN_REQUESTS = 2
-"""Connections of the test's own: the honest publisher's, and the one that asks."""
+"""Connections of the test's own: the control crowd's publisher, and the one that asks."""
 
 
-def attacked(broker: BrokerProcess, subscribers: Honest, attacker: Attacker, attack: Attack) -> None:
+def attacked(broker: BrokerProcess, subscribers: ControlCrowd, attacker: Attacker, attack: Attack) -> None:
     """Run the attack to its end, and until nothing of it is left."""
     subscribers.report()
     attacker.run(attack, broker.port)
@@ -41,10 +45,15 @@ def attacked(broker: BrokerProcess, subscribers: Honest, attacker: Attacker, att
     wait_for(lambda: broker.metric("broker_subscribers") == control_crowd.COUNT, "its streams to be gone", 20)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_i9_nobody_else_notices_and_nothing_stays(attack: Attack) -> None:
-    with BrokerProcess(**SETTINGS) as broker, Honest(broker.port) as subscribers, Attacker() as attacker:
+    with (
+        BrokerProcess(**SETTINGS) as broker,
+        ControlCrowd(broker.port) as subscribers,
+        Attacker() as attacker,
+    ):
         attacked(broker, subscribers, attacker, attack)
         before = broker.resident_bytes()
         attacked(broker, subscribers, attacker, attack)
@@ -57,8 +66,8 @@ def test_i9_nobody_else_notices_and_nothing_stays(attack: Attack) -> None:
 def test_descriptors_that_run_out_are_taken_from_who_has_waited_longest() -> None:
     """More connections than there is room for: streams stay, and there is always room for one more request."""
     with (
-        BrokerProcess(descriptors=1000 + RESERVE) as broker,
-        Honest(broker.port) as subscribers,
+        BrokerProcess(descriptors=1000 + RESERVED) as broker,
+        ControlCrowd(broker.port) as subscribers,
         Attacker() as attacker,
     ):
         attacker.run(attacks.more_than_there_is_room_for, broker.port)

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-from tests.live.control_client import Witness, kept
+from tests.live.control_client import ControlClient, kept
 from tests.live.test_bad_input import assert_problem, head_of_post, post
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import NDJSON, RESET_ON_CLOSE, Connection, chunked, exchange, request
@@ -115,7 +115,7 @@ def test_who_half_closes_after_its_body_is_answered(
 
 @pytest.mark.parametrize("framing", ["length", "chunks"])
 def test_body_that_trickles_byte_by_byte(
-    server: BrokerProcess, witness: Witness, topic: str, framing: str
+    server: BrokerProcess, control_client: ControlClient, topic: str, framing: str
 ) -> None:
     data = "in tiny pieces \u2713".encode()
     with Connection(server.port) as connection:
@@ -126,7 +126,7 @@ def test_body_that_trickles_byte_by_byte(
         for index in range(len(sent)):
             connection.send(sent[index : index + 1])
             if index % 20 == 0:
-                witness.check()
+                control_client.check()
         assert connection.answer().status == 201
     assert kept(server.port, topic) == [(None, data.decode())]
 

@@ -10,7 +10,7 @@ import urllib.request
 import pytest
 
 from broker.sse import Decoder
-from tests.live.control_client import ABUSED, kept
+from tests.live.control_client import MISUSED, kept
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import JSON, NDJSON, Answer, Connection, exchange, request
 from tests.support.waiting import wait_for
@@ -22,7 +22,7 @@ SETTINGS = {
     "idempotency_memory_bytes": KEY_MEMORY_BYTES,
     "retention_events": 100_000,
 }
-PATH = f"/topics/{ABUSED}"
+PATH = f"/topics/{MISUSED}"
 LONG = "x" * 100_000
 CR_LF = "%0d%0aX-Injected:%20yes%0d%0a%0d%0adata:%20evil"
 pytestmark = pytest.mark.usefixtures("nobody_else_is_disturbed")
@@ -326,7 +326,7 @@ def test_over_capacity_a_browser_comes_back_by_itself_and_others_are_told_when()
             assert b"Content-Type: text/event-stream\r\n" in head
             assert body.startswith(b"retry: ")
             assert int(body.split()[1]) >= 5000, "a long delay"
-        full.publish(ABUSED, "still here")
+        full.publish(MISUSED, "still here")
         assert b"data: still here\n" in first.until(b"\n\n")
         assert exchange(full.port, request("GET", PATH, JSON)).status == 200
 
@@ -340,7 +340,7 @@ def test_while_it_drains_new_subscribers_are_refused_and_publishers_are_not() ->
         answer = exchange(draining.port, request("GET", PATH))
         assert_problem(answer, 503, "unavailable")
         assert int(answer.headers["retry-after"]) > 0
-        draining.publish(ABUSED, "last words")
+        draining.publish(MISUSED, "last words")
         assert b"data: last words\n" in first.until(b"\n\n")
 
 

@@ -6,22 +6,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import random
-import threading
 from collections.abc import Sequence
 from itertools import combinations
 
-import aiohttp
 import pytest
 
 from broker.events import EventId
-from tests.live.churn import Follower, Note, Published, Publisher, all_of, judge, number
-from tests.live.crowd import Stream
+from tests.live.churn import Follower, Note, Published, all_of, judge, number
 from tests.support.broker_process import BrokerProcess
+from tests.support.event_stream import Stream
 from tests.support.http import JSON, NDJSON, exchange, request
+from tests.support.publisher import AsyncPublisher
 from tests.support.waiting import wait_for
 
 SCALE = float(os.environ.get("TEST_SCALE", "1"))
@@ -71,7 +69,7 @@ async def churn(
         end = max(last[topic] for topic in follower.topics)
         return number(follower.cursor or "0-0") >= end or follower.stands_before_a_gap(last)
 
-    async def publish(publisher: Publisher) -> None:
+    async def publish(publisher: AsyncPublisher) -> None:
         for _ in range(events // publishers):
             some = chance.sample(topics, k=min(len(topics), chance.choice([1, 1, 1, 2])))
             await publisher.publish(*some, size=chance.choice([0, size]))
@@ -79,14 +77,15 @@ async def churn(
                 await publisher.delete(chance.choice(topics))
 
     async def publish_all() -> None:
-        async with aiohttp.ClientSession() as session:
-            each = [Publisher(broker.url, session, published) for _ in range(publishers)]
-            await all_of([publish(publisher) for publisher in each])
-            while not all(follower.cursor for follower in crowd):
-                await asyncio.sleep(0.01)
-            for topic in topics:
-                await each[0].publish(topic)
-            last.update({topic: published.ids(topic)[-1] for topic in topics})
+        each = [AsyncPublisher(broker.port, published.add) for _ in range(publishers)]
+        await all_of([publish(publisher) for publisher in each])
+        while not all(follower.cursor for follower in crowd):
+            await asyncio.sleep(0.01)
+        for topic in topics:
+            await each[0].publish(topic)
+        last.update({topic: published.ids(topic)[-1] for topic in topics})
+        for publisher in each:
+            publisher.close()
 
     async with asyncio.timeout(100):
         await all_of([publish_all(), *(follower.follow(has_all) for follower in crowd)])
@@ -174,16 +173,14 @@ def resumed(broker: BrokerProcess, topic: str, cursor: str) -> Stream:
     """A reconnect, after which one event is published, so that there is something to read in any case."""
     query = f"lastEventId={cursor}"
     target = f"/topics?{topic}&{query}" if "=" in topic else f"/topics/{topic}?{query}"
-    with contextlib.ExitStack() as stack:
-        publishing = threading.Timer(0, broker.publish, (topic.split("=")[-1], "now"))
-        stack.callback(publishing.join)
-        publishing.start()
-        return Stream(broker.port, target)
+    stream = Stream(broker.port, target).read_head()
+    broker.publish(topic.split("=")[-1], "now")
+    return stream
 
 
 def heard(stream: Stream) -> list[tuple[str | None, str]]:
     """What came up to the event that `resumed` published: its type, and its data or the gap's reason."""
-    while stream.events[-1].data != "now":
+    while "now" not in [event.data for event in stream.events]:
         assert stream.read()
     return [
         (event.type, json.loads(event.data)["reason"] if event.type == "broker.gap" else event.data)
@@ -197,7 +194,9 @@ def test_dropped_before_its_first_event_and_back_with_the_cursor_of_broker_open(
 ) -> None:
     broker.publish("busy", "before")
     broker.publish("quiet", "before")
-    with Stream(broker.port, f"/topics?{target}" if "=" in target else f"/topics/{target}") as stream:
+    with Stream(
+        broker.port, f"/topics?{target}" if "=" in target else f"/topics/{target}"
+    ).opened() as stream:
         (opening,) = stream.events
         assert opening.type == "broker.open"
     broker.publish("quiet", "missed")
@@ -206,7 +205,7 @@ def test_dropped_before_its_first_event_and_back_with_the_cursor_of_broker_open(
 
 
 def test_event_cut_on_its_way_comes_again_whole(broker: BrokerProcess) -> None:
-    with Stream(broker.port, "/topics/a") as stream:
+    with Stream(broker.port, "/topics/a").opened() as stream:
         for number in range(3):
             broker.publish("a", f"{number}" * 50_000)
         while len(stream.events) < 3:
@@ -230,28 +229,28 @@ def test_topic_silent_for_longer_than_its_retention_is_no_gap_to_who_had_seen_it
 def test_expired_events_go_though_somebody_is_subscribed_and_nothing_is_published() -> None:
     with (
         BrokerProcess(retention_seconds=1, retention_events=10) as broker,
-        Stream(broker.port, "/topics/a") as stream,
+        Stream(broker.port, "/topics/a").opened() as stream,
     ):
         body = b"".join(b'{"data": %d}\n' % number for number in range(1000))
         assert exchange(broker.port, request("POST", "/topics/a", NDJSON, body=body)).status == 200
-        stream.until(1001)
+        stream.wait_for_events(1001)
         assert state(broker, "a")["events"] <= 10, "what was on its way has arrived"  # type: ignore[operator]
         wait_for(lambda: state(broker, "a")["events"] == 0, "the events to expire")
 
 
 def test_deleted_topic_ends_who_is_subscribed_and_is_no_gap_to_who_had_seen_it(broker: BrokerProcess) -> None:
     with (
-        Stream(broker.port, "/topics/a") as one,
-        Stream(broker.port, "/topics?topic=a&topic=b") as both,
+        Stream(broker.port, "/topics/a").opened() as one,
+        Stream(broker.port, "/topics?topic=a&topic=b").opened() as both,
     ):
         first, second = broker.publish("a", "1"), broker.publish("a", "2")
         delete(broker, "a")
-        *_, end = one.until(4)
+        *_, end = one.wait_for_events(4)
         assert (end.type, json.loads(end.data)) == ("broker.end", {"topic": "a", "reason": "deleted"})
         assert not one.read(), "nothing follows"
         broker.publish("a", "anew")
         broker.publish("b", "goes on")
-        assert [event.data for event in both.until(5)[1:3]] == ["1", "2"]
+        assert [event.data for event in both.wait_for_events(5)[1:3]] == ["1", "2"]
         assert both.events[3].type == "broker.end"
         assert both.events[4].data == "goes on", (
             "the other topic does; this one had its end on this connection"
@@ -274,22 +273,12 @@ def test_forgotten_topic_is_no_gap_to_who_has_seen_the_last_event_of_all() -> No
         broker.publish("a", "1")
         last = broker.publish("b", "2")
         wait_for(lambda: broker.metric("broker_topics") == 0, "the topics to be forgotten")
-        with Stream(broker.port, "/topics/c") as stream:
+        with Stream(broker.port, "/topics/c").opened() as stream:
             assert stream.events[0].id == last
         wait_for(lambda: broker.metric("broker_subscribers") == 0, "that one to be gone")
-        with contextlib.ExitStack() as stack:
-            publishing = threading.Thread(target=publish_once_subscribed, args=(broker, "c"))
-            publishing.start()  # not before: an event after the cursor would make the gap a true one
-            stack.callback(publishing.join)
-            again = stack.enter_context(
-                Stream(broker.port, f"/topics?topic=a&topic=b&topic=c&lastEventId={last}")
-            )
+        with Stream(broker.port, f"/topics?topic=a&topic=b&topic=c&lastEventId={last}").read_head() as again:
+            broker.publish("c", "now")  # not before: an event after the cursor would make the gap a true one
             assert heard(again) == [(None, "now")]
-
-
-def publish_once_subscribed(broker: BrokerProcess, topic: str) -> None:
-    wait_for(lambda: broker.metric("broker_subscribers") == 1, "the subscriber to be there")
-    broker.publish(topic, "now")
 
 
 # The judge itself

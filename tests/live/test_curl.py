@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.support.broker_process import BrokerProcess
+from tests.support.http import Connection, request
 from tests.support.waiting import wait_for
 
 SECONDS = 20
@@ -238,11 +238,9 @@ def test_posts_of_the_tour(curl: str, broker: BrokerProcess) -> None:
 
 def test_reader_that_shuts_down_its_sending_side_is_not_held_against_others(broker: BrokerProcess) -> None:
     """What `nc -N` does, and no curl: half of the connection is closed once the request is sent."""
-    with socket.create_connection(("127.0.0.1", broker.port), timeout=SECONDS) as half:
-        half.sendall(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        half.shutdown(socket.SHUT_WR)
-        received = b""
-        while data := half.recv(65536):
-            received += data
+    with Connection(broker.port) as connection:
+        connection.send(request("GET", "/topics/news"))
+        connection.half_close()
+        received = connection.rest()
     assert received == b"" or received.startswith(b"HTTP/1.1 200 ")
     wait_for(lambda: broker.metric("broker_subscribers") == 0, "the broker to let go of it")

@@ -19,7 +19,7 @@ from broker.errors import BrokerError
 from broker.sse import Decoder
 from broker.topics import check_publishable, check_topic, check_type
 from broker.web.errors import STATUS
-from tests.live.control_client import ABUSED, kept
+from tests.live.control_client import MISUSED, kept
 from tests.live.test_bad_input import post
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import JSON, NDJSON, Connection, chunked, exchange, request
@@ -30,7 +30,7 @@ FUZZ = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-PATH = f"/topics/{ABUSED}"
+PATH = f"/topics/{MISUSED}"
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d\d\d) ")
 pytestmark = pytest.mark.usefixtures("nobody_more_is_there")
 
@@ -41,10 +41,10 @@ GOOD = [
     request("POST", PATH, "Transfer-Encoding: chunked") + chunked(b"some", b"chunks"),
     post(PATH, NDJSON, body=b'{"data": {"a": [1, 2.5, null]}, "event": "x"}\n{"data": "two"}\n'),
     request("POST", "/topics", NDJSON, "Transfer-Encoding: chunked")
-    + chunked(b'{"topic": "abused", "da', b'ta": 1}\n'),
-    post(f"/topics?topic={ABUSED}&topic=b", "Origin: http://127.0.0.1", "Expect: 100-continue"),
+    + chunked(b'{"topic": "misused", "da', b'ta": 1}\n'),
+    post(f"/topics?topic={MISUSED}&topic=b", "Origin: http://127.0.0.1", "Expect: 100-continue"),
     request("GET", PATH, "Last-Event-ID: 1763791200123-0", "Accept: text/event-stream"),
-    request("GET", f"/topics?topic={ABUSED}&topic=b&since=10m&envelope=json", "Accept: */*"),
+    request("GET", f"/topics?topic={MISUSED}&topic=b&since=10m&envelope=json", "Accept: */*"),
     request("GET", f"{PATH}?since=2025-11-22T07:00:00%2B01:00&last=5"),
     request("GET", PATH, JSON),
     request("GET", "/topics?limit=5&after=a", JSON),

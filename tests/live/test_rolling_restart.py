@@ -12,15 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
+import pytest
 
 from broker.events import EventId
 from tests.live.churn import Follower, Published, all_of, judge, number
 from tests.live.conftest import Behind
 from tests.live.proxied import Front
-from tests.live.rolling import Insistent, Viewer
+from tests.live.rolling import Viewer
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import exchange, request
+from tests.support.publisher import AsyncPublisher
 from tests.support.waiting import wait_for
 
 SCALE = float(os.environ.get("TEST_SCALE", "1"))
@@ -82,7 +83,7 @@ async def roll(front: Front) -> Outcome:
     """Restart all brokers of `front` while viewers view and publishers publish."""
     published = Published()
     publishers = [
-        (Insistent(front.proxy.url, topic, f"publisher{index}", published), pause)
+        (AsyncPublisher(front.port, published.add, f"publisher{index}-", persistent=True), topic, pause)
         for index, (topic, pause) in enumerate(PUBLISHERS)
     ]
     over = asyncio.Event()
@@ -91,28 +92,29 @@ async def roll(front: Front) -> Outcome:
     def has_all(viewer: Follower) -> bool:
         return bool(last) and number(viewer.cursor or "0-0") >= last[viewer.topics[0]]
 
-    async def keep_publishing(publisher: Insistent, pause: float, session: aiohttp.ClientSession) -> None:
+    async def keep_publishing(publisher: AsyncPublisher, topic: str, pause: float) -> None:
         while not over.is_set():
-            await publisher.publish(session)
+            await publisher.publish(topic)
             await asyncio.sleep(pause)
-        await publisher.publish(session)
+        await publisher.publish(topic)
+        publisher.close()
 
-    async def run(session: aiohttp.ClientSession) -> None:
+    async def run() -> None:
         while not all(viewer.cursor for viewer in viewers):
             await asyncio.sleep(0.05)
-        publishing = asyncio.gather(*(keep_publishing(*each, session) for each in publishers))
+        publishing = asyncio.gather(*(keep_publishing(*each) for each in publishers))
         await restart_each(front.brokers)
         over.set()
         await publishing
         last.update({topic: published.ids(topic)[-1] for topic in (CROWDED, BUSY)})
 
-    connector = aiohttp.TCPConnector(limit=0)
-    async with asyncio.timeout(100), aiohttp.ClientSession(connector=connector) as session:
-        viewers = [Viewer(front.proxy.url, topic, session) for topic in [CROWDED] * VIEWERS + [BUSY]]
-        await all_of([run(session), *(viewer.stay(has_all) for viewer in viewers)])
-    return Outcome(published, viewers, sum((publisher.answers for publisher, _ in publishers), Counter()))
+    viewers = [Viewer(front.port, topic) for topic in [CROWDED] * VIEWERS + [BUSY]]
+    async with asyncio.timeout(100):
+        await all_of([run(), *(viewer.stay(has_all) for viewer in viewers)])
+    return Outcome(published, viewers, sum((publisher.answers for publisher, *_ in publishers), Counter()))
 
 
+@pytest.mark.slow
 async def test_three_brokers_restart_in_turn_and_nobody_notices(
     behind: Behind, store_arguments: dict[str, Any]
 ) -> None:

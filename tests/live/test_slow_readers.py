@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import re
@@ -18,9 +17,10 @@ from broker.fanout.backpressure import TOPIC_BYTES
 from broker.fanout.feed import PIECE_BYTES
 from broker.log.log import ENTRY_OVERHEAD_BYTES
 from broker.web.handover import SEND_BUFFER_BYTES
-from tests.live.crowd import SMALL_BUFFER_BYTES, BadReaders, Gauge, GoodReaders, Stream
+from tests.live.crowd import SMALL_BUFFER_BYTES, BadReaders, BadReading, GoodReaders
 from tests.support.broker_process import BrokerProcess
-from tests.support.http import HOST
+from tests.support.event_stream import Stream
+from tests.support.publisher import Publisher
 from tests.support.waiting import wait_for
 
 SCALE = float(os.environ.get("TEST_SCALE", "1"))
@@ -38,29 +38,6 @@ CONNECTION_BYTES = 8 << 10
 """What an open stream may cost beside what is on its way to it: generous, `tests/bench` measures it."""
 SLACK_BYTES = 24 << 20
 """For what the process itself needs while it works: requests, answers, the allocator's reserve."""
-
-
-class Publisher:
-    """One connection that publishes numbered events in batches; a context manager."""
-
-    def __init__(self, broker: BrokerProcess) -> None:
-        self.published: list[str] = []
-        self._connection = http.client.HTTPConnection(HOST, broker.port, timeout=60)
-
-    def __enter__(self) -> Publisher:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
-
-    def publish(self, topic: str, count: int, size: int = EVENT_BYTES) -> None:
-        begin = len(self.published)
-        self.published += [f"{begin + n} ".ljust(size, "x") for n in range(count)]
-        body = "".join(json.dumps({"data": data}) + "\n" for data in self.published[begin:])
-        self._connection.request("POST", f"/topics/{topic}", body, {"Content-Type": "application/x-ndjson"})
-        answer = self._connection.getresponse()
-        assert json.loads(answer.read())["published"] == count
-        assert answer.status == 200
 
 
 def kernel_bytes() -> int:
@@ -93,6 +70,7 @@ def kernel_bound(lagging: int) -> int:
     return lagging * (2 * SEND_BUFFER_BYTES + (64 << 10) + 4 * SMALL_BUFFER_BYTES)
 
 
+@pytest.mark.exclusive  # the kernel's memory for all of TCP is part of what is asserted
 @pytest.mark.timeout(300)
 def test_i3_i4_slow_readers_among_good_ones() -> None:
     settings = {
@@ -102,7 +80,7 @@ def test_i3_i4_slow_readers_among_good_ones() -> None:
     }
     bad = STUCK + SLOW
     kernel_before = kernel_bytes()
-    with BrokerProcess(**settings) as broker, Publisher(broker) as publisher:
+    with BrokerProcess(**settings) as broker, Publisher(broker.port) as publisher:
         resident_before = broker.resident_bytes()
         with (
             GoodReaders(broker.port, TOPIC, GOOD) as good,
@@ -113,7 +91,7 @@ def test_i3_i4_slow_readers_among_good_ones() -> None:
             kernel: list[int] = []
             resident: list[int] = []
             while len(publisher.published) * EVENT_BYTES < FLOOD_BYTES:
-                publisher.publish(TOPIC, BATCH_EVENTS)
+                publisher.publish_numbered(TOPIC, BATCH_EVENTS, EVENT_BYTES)
                 good.catch_up(
                     len(publisher.published)
                 )  # the next batch waits for all good readers, for no bad one
@@ -135,19 +113,21 @@ def test_i3_i4_slow_readers_among_good_ones() -> None:
                 "so that the kernel forgets what it held"
             )
             assert {(reading.ended, reading.whole) for reading in slow} == {("end", True)}
-            assert all(reading.is_prefix_of(good.stream) for reading in stuck + slow)
+            body = good.body
+            assert all(reading.is_prefix_of(body) for reading in stuck + slow)
             wait_for(lambda: closed_as_slow(broker) == bad, "all bad ones to be closed as slow")
             assert broker.metric("broker_subscribers") == GOOD
             for reading in (*stuck[:20], *slow[:20]):
                 goes_on_or_is_told_of_the_gap(broker, good, reading)
 
 
-def goes_on_or_is_told_of_the_gap(broker: BrokerProcess, good: GoodReaders, reading: Gauge) -> None:
+def goes_on_or_is_told_of_the_gap(broker: BrokerProcess, good: GoodReaders, reading: BadReading) -> None:
     """I2: who reconnects with the last id it has gets the rest, or the gap and then what is still there."""
-    seen = good.stream[: reading.size].count(b"\n\n")
+    seen = good.body[: reading.size].count(b"\n\n")
     cursor = good.ids[seen - 1]
     with Stream(broker.port, f"/topics/{TOPIC}?lastEventId={cursor}") as stream:
-        while stream.events[-1].id != good.ids[-1]:
+        last = good.ids[-1]
+        while not stream.events or stream.events[-1].id != last:
             assert stream.read()
     first, *events = stream.events
     if first.type == "broker.gap":
@@ -164,8 +144,8 @@ def test_a_reader_is_not_cut_within_an_event_that_still_moves() -> None:
     loads = {"small": (60_000, 6_000), "large": (200_000, 20_000)}  # bytes, bytes per second
     with (
         BrokerProcess(slow_seconds=2, heartbeat_seconds=1, retention_events=3) as broker,
-        Stream(broker.port, "/topics/small", receive_buffer=SMALL_BUFFER_BYTES) as small,
-        Stream(broker.port, "/topics/large", receive_buffer=SMALL_BUFFER_BYTES) as large,
+        Stream(broker.port, "/topics/small", receive_buffer=SMALL_BUFFER_BYTES).opened() as small,
+        Stream(broker.port, "/topics/large", receive_buffer=SMALL_BUFFER_BYTES).opened() as large,
     ):
         streams = {"small": small, "large": large}
         for topic, (size, _) in loads.items():
@@ -178,13 +158,13 @@ def test_a_reader_is_not_cut_within_an_event_that_still_moves() -> None:
                     assert streams[topic].read(rate // 20), f"{topic}: cut within its event of {size} bytes"
         for topic, (size, _) in loads.items():
             assert streams[topic].events[1].data == "x" * size
-        assert [event.data for event in small.until(6)[2:]] == ["1", "2", "3", "4"]
+        assert [event.data for event in small.wait_for_events(6)[2:]] == ["1", "2", "3", "4"]
         while large.read():
             pass
         wait_for(lambda: closed_as_slow(broker) == 1, "it to be closed: meanwhile the log had moved past it")
         with Stream(broker.port, f"/topics/large?lastEventId={large.events[-1].id}") as again:
-            assert again.until(1)[0].type == "broker.gap"
-            assert [event.data for event in again.until(4)[1:]] == ["2", "3", "4"]
+            assert again.wait_for_events(1)[0].type == "broker.gap"
+            assert [event.data for event in again.wait_for_events(4)[1:]] == ["2", "3", "4"]
 
 
 @pytest.mark.parametrize(
@@ -195,24 +175,24 @@ def test_a_reader_is_not_cut_within_an_event_that_still_moves() -> None:
 def test_who_stalls_no_longer_than_the_log_reaches_goes_on_where_it_was(target: str) -> None:
     with (
         BrokerProcess(retention_events=10_000, retention_bytes=16 << 20) as broker,
-        Publisher(broker) as publisher,
-        Stream(broker.port, target, receive_buffer=SMALL_BUFFER_BYTES) as stream,
+        Publisher(broker.port) as publisher,
+        Stream(broker.port, target, receive_buffer=SMALL_BUFFER_BYTES).opened() as stream,
     ):
         others = []
         for number in range(3):
-            publisher.publish("flood", 100)
+            publisher.publish_numbered("flood", 100, EVENT_BYTES)
             if "other" in target:
                 others.append(f"between {number}")
                 broker.publish("other", others[-1])
         wait_for(lambda: broker.metric("broker_lagging_subscribers") == 1, "the reader to lag")
-        _, *events = stream.until(1 + len(publisher.published) + len(others))
+        _, *events = stream.wait_for_events(1 + len(publisher.published) + len(others))
         data = [json.loads(event.data)["data"] if "envelope" in target else event.data for event in events]
         in_order = [*publisher.published]
         for number, other in enumerate(others):
             in_order.insert(100 * (number + 1) + number, other)
         assert data == in_order
         broker.publish("flood", "live")
-        assert "live" in stream.until(len(events) + 2)[-1].data
+        assert "live" in stream.wait_for_events(len(events) + 2)[-1].data
         assert closed_as_slow(broker) == 0
         wait_for(lambda: broker.metric("broker_lagging_subscribers") == 0, "the reader to be up to date")
 
@@ -220,13 +200,13 @@ def test_who_stalls_no_longer_than_the_log_reaches_goes_on_where_it_was(target: 
 def test_who_was_closed_as_slow_goes_on_by_its_cursor() -> None:
     with (
         BrokerProcess(slow_seconds=1, retention_events=10_000, retention_bytes=16 << 20) as broker,
-        Publisher(broker) as publisher,
+        Publisher(broker.port) as publisher,
     ):
-        with Stream(broker.port, "/topics/flood", receive_buffer=SMALL_BUFFER_BYTES) as stream:
-            publisher.publish("flood", 10, size=10)
-            seen = stream.until(11)[1:]
-            publisher.publish("flood", 300)
+        with Stream(broker.port, "/topics/flood", receive_buffer=SMALL_BUFFER_BYTES).opened() as stream:
+            publisher.publish_numbered("flood", 10, 10)
+            seen = stream.wait_for_events(11)[1:]
+            publisher.publish_numbered("flood", 300, EVENT_BYTES)
             wait_for(lambda: closed_as_slow(broker) == 1, "the reader to be closed", 20)
         with Stream(broker.port, f"/topics/flood?lastEventId={seen[-1].id}") as again:
-            data = [event.data for event in (*seen, *again.until(300))]
+            data = [event.data for event in (*seen, *again.wait_for_events(300))]
         assert data == publisher.published

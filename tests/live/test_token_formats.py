@@ -8,7 +8,6 @@ The terminal chunk of the data (`[DONE]`, `message_stop`) is the answer's, and n
 
 from __future__ import annotations
 
-import http.client
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,9 +21,11 @@ import pytest
 
 from tests.live import formats
 from tests.support.broker_process import BrokerProcess
-from tests.support.http import HOST, Connection, exchange, request
+from tests.support.event_stream import Stream
+from tests.support.http import JSON, Connection, chunked, exchange, request
 
 EVENT_STREAM = {"Content-Type": "text/event-stream"}
+CONTENT = "Content-Type: text/event-stream"
 CUTS = (1, 7, 1000, None)
 """How large the pieces are that the body comes in; None for a random size each."""
 
@@ -56,17 +57,17 @@ def pieces(body: bytes, size: int | None) -> Iterator[bytes]:
 def relayed(broker: BrokerProcess, name: str, body: bytes, size: int | None) -> bytes:
     """The topic's whole stream, after `body` was piped into it, and ended it, in pieces of `size`."""
     topic = "".join(char if char.isalnum() else "-" for char in f"{name}-{size}")
-    connection = http.client.HTTPConnection(HOST, broker.port, timeout=30)
-    target = f"/topics/{topic}?end=true"
-    connection.request("POST", target, pieces(body, size), EVENT_STREAM, encode_chunked=True)
-    answer = connection.getresponse()
-    assert answer.status == 200, answer.read()
-    answer.read()
-    connection.request("GET", f"/topics/{topic}?since=earliest", headers={"Accept": "text/event-stream"})
-    stream = connection.getresponse().read()
-    connection.close()
-    assert b"event: broker.end\n" in stream
-    return stream
+    with Connection(broker.port) as connection:
+        connection.send(request("POST", f"/topics/{topic}?end=true", CONTENT, "Transfer-Encoding: chunked"))
+        for piece in pieces(body, size):
+            connection.send(chunked(piece, end=b""))
+        connection.send(chunked())
+        answer = connection.answer()
+        assert answer.status == 200, answer
+    with Stream(broker.port, f"/topics/{topic}?since=earliest") as stream:
+        relayed = stream.rest()
+    assert b"event: broker.end\n" in relayed
+    return relayed
 
 
 def by_httpx_sse(stream: bytes) -> Sequence[tuple[str, str]]:
@@ -128,9 +129,7 @@ def followed_live(broker: BrokerProcess, topic: str, body: bytes) -> bytes:
         stream = viewer.until(b"event: broker.open\n")
         assert exchange(broker.port, request("POST", f"/topics/{topic}/cancel", body=b"")).status == 202
         stream += viewer.until(b"event: broker.cancel\n")
-        producer.send(
-            request("POST", f"/topics/{topic}?end=true", "Content-Type: text/event-stream", body=body)
-        )
+        producer.send(request("POST", f"/topics/{topic}?end=true", CONTENT, body=body))
         assert producer.answer().status == 200
         return stream + viewer.rest()
 
@@ -185,10 +184,8 @@ def test_anthropics_library_reads_the_relayed_stream_as_the_original(
 
 def test_the_terminal_chunk_of_the_data_is_not_the_end(broker: BrokerProcess) -> None:
     """After `[DONE]` the topic is open, until its producer ends it."""
-    connection = http.client.HTTPConnection(HOST, broker.port, timeout=30)
     for _ in range(2):
-        connection.request("POST", "/topics/open", formats.openai(), EVENT_STREAM)
-        assert connection.getresponse().read()
-    connection.request("GET", "/topics/open", headers={"Accept": "application/json"})
-    assert b'"closed": false' in connection.getresponse().read()
-    connection.close()
+        assert exchange(
+            broker.port, request("POST", "/topics/open", CONTENT, body=formats.openai())
+        ).status in (200, 201)
+    assert exchange(broker.port, request("GET", "/topics/open", JSON)).json()["closed"] is False

@@ -22,11 +22,11 @@ import pytest
 from playwright.async_api import Browser, ConsoleMessage, Page, expect
 
 from broker.client import publish
-from tests.live.proxies import free_port
 from tests.support.broker_process import BrokerProcess
 from tests.support.dockerfile import WHEELS
 from tests.support.http import exchange, request
 from tests.support.markdown import Block, blocks
+from tests.support.ports import free_port
 from tests.support.redis_servers import Server, redis, valkey
 from tests.support.terminal import FAILED, Terminal
 from tests.support.tokens import HMAC
@@ -108,7 +108,7 @@ SHOWN: Mapping[str, Mapping[str, Shown]] = {
     },
     "access.md": {
         "broker serve --cors-origins": LISTENS,
-        "broker token --explain": Shown(r'\d+-\d+\n\{"topics": \[(?s:.*)taken; it grants:\n'),
+        "broker token --explain": Shown(r'\d+-\d+\n\{"topics": \[(?s:.*)ACCEPTED. The bearer may:\n'),
         "flask --app app run": Shown(r"Running on http://127\.0\.0\.1:\d+", stays=True),
         "admin/disconnect": Shown(),
     },
@@ -119,7 +119,7 @@ SHOWN: Mapping[str, Mapping[str, Shown]] = {
     "operating.md": {"openssl req": Shown()},
     "performance.md": {
         ".venv/bin/broker serve": LISTENS,
-        ".venv/bin/broker bench": Shown("50 subscribers"),
+        ".venv/bin/broker bench": Shown(r"delivered\s+500 of 500"),
         "tests.bench.peers": Shown(),
     },
 }

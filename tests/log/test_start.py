@@ -28,6 +28,7 @@ from broker.log.start import (
     position,
 )
 from broker.topics import Retention
+from tests.support.store_state import StateValue
 
 NOW = 1_763_791_200.0
 BORN = id_at(NOW - 1000)
@@ -57,7 +58,7 @@ def at(start: Start, *logs: Log, last_id: EventId | None = None) -> Position:
     """Where `start` begins in `logs`, those of the topics a, b, …"""
     last = max(log.last for log in logs) if last_id is None else last_id
     topics = "abcdefgh"[: len(logs)]
-    return position(start, topics, logs, StoreState(BORN, last, last, lambda _cursor: False))
+    return position(start, topics, logs, StateValue(BORN, last, last))
 
 
 def told(where: Position) -> list[tuple[str | None, dict[str, object], str]]:
@@ -85,6 +86,10 @@ def delivered(where: Position, *logs: Log) -> list[EventId]:
 @pytest.mark.parametrize("text", BAD_CURSORS)
 def test_bad_cursor_is_malformed_and_never_an_error(text: str) -> None:
     assert from_cursor(text) == Malformed(text[:128])
+
+
+def test_a_cursor_is_an_id_and_keeps_its_text() -> None:
+    assert from_cursor("5-7") == After(5 << 64 | 7, "5-7")
 
 
 @given(st.text())
@@ -119,7 +124,7 @@ def test_since(text: str, start: Start) -> None:
 
 @pytest.mark.parametrize("text", [*BAD_SINCE.split("|"), *NO_TIMES])
 def test_bad_since(text: str) -> None:
-    with pytest.raises(InvalidParameter):
+    with pytest.raises(InvalidParameter, match="'since'"):
         from_since(text, NOW)
 
 
@@ -142,9 +147,11 @@ def test_last(text: str, start: Start) -> None:
     assert from_last(text) == start
 
 
-@pytest.mark.parametrize("text", ["", "-1", "x", "1.0", " 1", "1000001", "9" * 5000, "٣", "1\n", "+1"])
+@pytest.mark.parametrize(
+    "text", ["", "-1", "x", "1.0", " 1", "1000001", "00000001", "9" * 5000, "٣", "1\n", "+1"]
+)
 def test_bad_last(text: str) -> None:
-    with pytest.raises(InvalidParameter):
+    with pytest.raises(InvalidParameter, match="'last'"):
         from_last(text)
 
 
@@ -154,7 +161,7 @@ def test_bad_last(text: str) -> None:
 def test_latest_opens_at_the_stores_last_id_which_may_be_another_topics() -> None:
     last = id_of(9)
     where = at(Latest(), log_of(1, 2), log_of(3), last_id=last)
-    assert where.cursor == last
+    assert (where.cursor, where.floors, where.gaps) == (last, (), ())
     assert told(where) == [("broker.open", {"topics": ["a", "b"]}, format_id(last))]
 
 
@@ -295,7 +302,7 @@ def closed_log(*times: float) -> Log:
 
 
 def known_at(last_id: EventId, *, born: EventId = BORN, lost: EventId = 0) -> StoreState:
-    return StoreState(born, last_id, last_id, lambda cursor: cursor == lost)
+    return StateValue(born, last_id, last_id, lost)
 
 
 def test_new_events_only_of_topics_of_which_some_have_ended() -> None:
@@ -308,13 +315,22 @@ def test_new_events_only_of_topics_of_which_some_have_ended() -> None:
         ("broker.end", {"topic": "a", "reason": "closed"}, format_id(id_of(3) + 1)),
         ("broker.open", {"topics": ["b"]}, format_id(id_of(5))),
     ]
-    assert (where.topics, where.cursor) == (("b",), id_of(5))
+    assert (where.topics, where.cursor, where.floors, where.gaps) == (("b",), id_of(5), (), ())
     assert at(Latest(), ended, last_id=id_of(5)).topics == ()
+
+
+def test_no_id_follows_an_end_that_is_the_newest_of_all() -> None:
+    """I1: the second `broker.open` would have the id of the end before it."""
+    first, last, live = closed_log(1), closed_log(3), log_of(2)
+    where = at(Latest(), first, last, live)
+    assert [event_id for _, _, event_id in told(where)][1:3] == [format_id(first.last), format_id(last.last)]
+    assert where.preface.endswith(sse.control("broker.open", {"topics": ["c"]}))
+    assert (where.topics, where.cursor) == (("c",), last.last)
 
 
 def test_an_end_that_is_not_heard_of_yet_is_no_past() -> None:
     ended = closed_log(1)
-    where = position(Latest(), "a", [ended], StoreState(BORN, id_of(5), id_of(1), lambda _cursor: False))
+    where = position(Latest(), "a", [ended], StateValue(BORN, id_of(5), id_of(1)))
     assert (where.topics, where.cursor) == (("a",), id_of(1))
     assert delivered(where, ended) == [id_of(1) + 1]
 
@@ -354,6 +370,14 @@ def test_a_cursor_that_may_lack_something_behind_the_end_gets_a_gap_and_the_end(
     where = position(after(2), "a", [ended], known)
     assert len(where.gaps) == 1
     assert delivered(where, ended) == [ended.last]
+
+
+def test_a_cursor_at_the_end_of_what_may_be_lacking_lacks_nothing() -> None:
+    ended = closed_log(1)
+    ended.lost_at = id_of(2)
+    assert has_all(after(2), [ended], known_at(id_of(2)))
+    assert has_all(after(2), [ended], known_at(id_of(2), born=id_of(2)))
+    assert has_all(After(ended.last, ""), [closed_log(1)], known_at(ended.last))
 
 
 @pytest.mark.parametrize("start", [Latest(), Since(0), Last(1), Malformed("x")])

@@ -15,11 +15,11 @@ import trustme
 from redis import Redis
 
 from broker.node.commands import Disconnect, encode
-from tests.stores.brokers import StartBroker, gaps, numbers, until_ready
+from tests.stores.brokers import StartBroker, numbers, until_ready
 from tests.stores.conftest import StartServer, find_program
 from tests.support.local_broker import Server as Broker
+from tests.support.redis_proxy import RedisProxy
 from tests.support.redis_servers import Server
-from tests.support.tcp_proxy import Way
 from tests.support.waiting import until
 
 GUIDE = Path(__file__).parents[2] / "deploy" / "guides" / "many-instances.md"
@@ -76,7 +76,7 @@ def serve(*flags: str) -> tuple[int, list[str]]:
 # Rights
 
 
-async def work(one: Broker, other: Broker, way: Way) -> None:
+async def work(one: Broker, other: Broker, proxy: RedisProxy) -> None:
     """Everything that a broker does to its store."""
     stream = await other.subscribe("/topics/a")
     for number in range(20):
@@ -91,14 +91,14 @@ async def work(one: Broker, other: Broker, way: Way) -> None:
     ):  # answers that are lost, so that old connections are fenced off and first tries are looked for
         publishing = asyncio.gather(*(one.request("POST", "/topics/b", b"x" * 1000) for _ in range(20)))
         await asyncio.sleep(0.004)
-        way.cut()
+        proxy.cut()
         assert {answer.status for answer in await publishing} == {201}
     for topic in "cdefgh":
         await one.publish(topic, "x")
     await asyncio.sleep(1.5)  # presence is written twice a second
     for name in ("", "/a"):
         assert (await one.request("GET", f"/topics{name}", Accept="application/json")).status == 200
-    await one.node._store.tell(encode(Disconnect(0, topic="nobody")), time() + 1)
+    await one.node._store.broadcast.send(encode(Disconnect(0, topic="nobody")), time() + 1)
     await replay.close()
     await until(lambda: not other.subscribers_of("b"), "it has left")
     assert (await one.request("DELETE", "/topics/a")).status == 204
@@ -119,12 +119,12 @@ async def test_the_rights_of_the_readme_are_enough_and_all_are_used(
     with primary.client() as client:
         client.execute_command(*acl())
         client.config_resetstat()
-        async with Way(primary) as way:
-            url = way.url.replace("redis://", f"redis://broker:{PASSWORD}@").replace("/0", "/1")
+        async with RedisProxy(primary) as proxy:
+            url = proxy.url.replace("redis://", f"redis://broker:{PASSWORD}@").replace("/0", "/1")
             settings = {"redis_wait_replicas": 1, "max_topics": 1, "retention_bytes": 4096}
             one, other = await start_broker(url, **settings), await start_broker(url, **settings)
             await until_ready(one, other)
-            await work(one, other, way)
+            await work(one, other, proxy)
             await one.stop()
         assert refusals(caplog) == []
         assert rights() - used(client) == set()
@@ -168,12 +168,12 @@ async def test_without_the_right_to_end_connections_all_works_and_the_log_says_s
     server = start_server()
     with server.client() as client:
         client.execute_command(*acl("+client|kill"))
-    async with Way(server) as way:
-        broker = await start_broker(way.url.replace("redis://", f"redis://broker:{PASSWORD}@"))
+    async with RedisProxy(server) as proxy:
+        broker = await start_broker(proxy.url.replace("redis://", f"redis://broker:{PASSWORD}@"))
         while not refusals(caplog):
             publishing = asyncio.gather(*(broker.request("POST", "/topics/a", b"x") for _ in range(20)))
             await asyncio.sleep(0.003)
-            way.cut()
+            proxy.cut()
             assert {answer.status for answer in await publishing} == {201}
     assert "doesn't let us end our own old connection" in refusals(caplog)[0]
 
@@ -279,7 +279,7 @@ async def test_two_brokers_on_one_server_know_nothing_of_each_other(
     await one.publish("only", "x")
     await other.publish("a", "15")
     await streams[1].until(lambda: numbers(streams[1])[-1] == 15)
-    assert gaps(streams[1]) == []
+    assert streams[1].gaps() == []
     listed = (await other.request("GET", "/topics", Accept="application/json")).json()["topics"]
     assert isinstance(listed, list)
     assert sorted(topic["topic"] for topic in listed) == ["a", "b", "k"]

@@ -10,7 +10,7 @@ import pytest
 from broker.errors import RateLimited
 from broker.stores.redis import broadcast
 from tests.support.redis_servers import Server
-from tests.support.store_harness import RedisStoreHarness
+from tests.support.store_harness import RecordingOwner, RedisStoreHarness
 from tests.support.waiting import until
 
 
@@ -19,14 +19,14 @@ class Instance:
 
     def __init__(self, server: Server) -> None:
         self.harness = RedisStoreHarness(server)
-        self.heeded: list[str] = []
+        self.owner = RecordingOwner()
 
     async def start(self) -> None:
-        await self.harness.store.start(lambda _topic, _size: True, self.heeded.append)
+        await self.harness.store.start(self.owner)
         await until(lambda: self.harness.store.checks()["notices"] == "ok", "the notices are read")
 
     async def tell(self, notice: str, until: float | None = None) -> None:
-        await self.harness.store.tell(notice, until)
+        await self.harness.store.broadcast.send(notice, until)
 
 
 StartInstance = Callable[[], Awaitable[Instance]]
@@ -52,8 +52,8 @@ async def test_all_instances_heed_it_once(start_instance: StartInstance) -> None
     one, other = await start_instance(), await start_instance()
     await one.tell("a")
     await one.tell("b", time() + 60)
-    await until(lambda: other.heeded == ["a", "b"], "both are heeded")
-    assert one.heeded == ["a", "b"]
+    await until(lambda: other.owner.commands == ["a", "b"], "both are heeded")
+    assert one.owner.commands == ["a", "b"]
 
 
 async def test_who_begins_later_heeds_what_is_kept(start_instance: StartInstance) -> None:
@@ -61,7 +61,7 @@ async def test_who_begins_later_heeds_what_is_kept(start_instance: StartInstance
     await one.tell("passing")
     await one.tell("over", time() - 1)
     await one.tell("kept", time() + 60)
-    assert (await start_instance()).heeded == ["kept"]
+    assert (await start_instance()).owner.commands == ["kept"]
 
 
 async def test_who_was_deaf_heeds_what_is_kept(start_instance: StartInstance, shared_server: Server) -> None:
@@ -69,8 +69,8 @@ async def test_who_was_deaf_heeds_what_is_kept(start_instance: StartInstance, sh
     with shared_server.client() as client:
         client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     await one.tell("kept", time() + 60)
-    await until(lambda: other.heeded == ["kept"], "it is heeded")
-    assert one.heeded == ["kept"]
+    await until(lambda: other.owner.commands == ["kept"], "it is heeded")
+    assert one.owner.commands == ["kept"]
 
 
 async def test_a_store_that_lost_it_gets_it_again(
@@ -82,8 +82,8 @@ async def test_a_store_that_lost_it_gets_it_again(
         client.flushall()
         client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
         await until(lambda: client.zcard("broker:{b}:notices") == 1, "it is there again")
-    assert (await start_instance()).heeded == ["kept"]
-    assert one.heeded == ["kept"]
+    assert (await start_instance()).owner.commands == ["kept"]
+    assert one.owner.commands == ["kept"]
 
 
 async def test_no_more_is_kept_than_there_is_room_for(
@@ -96,4 +96,4 @@ async def test_no_more_is_kept_than_there_is_room_for(
     await one.tell("c", time() + 60)
     with pytest.raises(RateLimited):
         await one.tell("d", time() + 60)
-    assert one.heeded == ["a", "b", "c"]
+    assert one.owner.commands == ["a", "b", "c"]

@@ -6,12 +6,12 @@ import json
 from typing import Any
 
 from broker.events import format_id, parse_id
-from tests.stores.brokers import StartBroker, gaps, until_ready
+from tests.stores.brokers import StartBroker, until_ready
 from tests.stores.conftest import StartServer
 from tests.stores.test_faults_lost import Older
 from tests.support.event_stream import AsyncStream
 from tests.support.local_broker import Server
-from tests.support.tcp_proxy import Way
+from tests.support.redis_proxy import RedisProxy
 from tests.support.waiting import until
 
 
@@ -53,7 +53,7 @@ async def test_an_end_that_the_store_has_lost_is_no_end(
     for broker in (one, other, await start_broker(server.url)):
         back = await broker.subscribe("/topics/a", Last_Event_ID=cursor)
         await back.event(1)
-        assert (back.status, gaps(back)) == (200, ["lost"])
+        assert (back.status, back.gaps()) == (200, ["lost"])
         assert (await about(broker))["closed"] is False
         await back.close()
     new = await one.publish("a", "3")
@@ -87,7 +87,7 @@ async def test_a_cursor_of_the_lost_time_is_told_before_the_end(
             back = await broker.subscribe("/topics/a", Last_Event_ID=cursor)
             assert back.status == 200
             await back.end()
-            assert (kinds(back), gaps(back)) == (["broker.gap", "broker.end"], ["lost"])
+            assert (kinds(back), back.gaps()) == (["broker.gap", "broker.end"], ["lost"])
         assert await status(broker, new) == 204
 
 
@@ -117,24 +117,24 @@ async def test_a_store_that_came_back_empty_tells_lost_and_not_to_stop(
     for broker in (one, await start_broker(server.url)):
         back = await broker.subscribe("/topics/a", Last_Event_ID=cursor)
         await back.event(1)
-        assert (back.status, gaps(back)) == (200, ["lost"])
+        assert (back.status, back.gaps()) == (200, ["lost"])
 
 
 async def test_ended_while_an_instance_heard_nothing(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     server = start_server()
-    async with Way(server) as way:
-        one, other = await start_broker(server.url), await start_broker(way.url)
+    async with RedisProxy(server) as proxy:
+        one, other = await start_broker(server.url), await start_broker(proxy.url)
         alone = await other.subscribe("/topics/a")
         both = await other.subscribe("/topics?topic=a&topic=b")
         await one.publish("a", "1")
         for stream in (alone, both):
             assert await stream.data(1) == ["1"]
-        way.close()
+        proxy.close()
         await one.publish("a", "2")
         cursor = await end(one, "a", "3")
-        way.open()
+        proxy.open()
         await alone.end()
         assert kinds(alone) == [None, None, None, "broker.end"]
         assert alone.events[-1].id == cursor
@@ -148,18 +148,18 @@ async def test_deleted_and_ended_anew_while_an_instance_heard_nothing(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     server = start_server()
-    async with Way(server) as way:
-        one, other = await start_broker(server.url), await start_broker(way.url)
+    async with RedisProxy(server) as proxy:
+        one, other = await start_broker(server.url), await start_broker(proxy.url)
         first = await end(one, "a", "1")
         assert await status(other, first) == 204
-        way.close()
+        proxy.close()
         await one.request("DELETE", "/topics/a")
         second = await end(one, "a", "2")
-        way.open()
+        proxy.open()
         await until_ready(other)
         back = await other.subscribe("/topics/a", Last_Event_ID=first)
         await back.end()
-        assert ([event.data for event in back.published()], gaps(back)) == (["2"], [])
+        assert ([event.data for event in back.published()], back.gaps()) == (["2"], [])
         assert back.events[-1].id == second
         assert await status(other, second) == 204
 
@@ -205,11 +205,11 @@ async def test_a_publish_whose_answer_was_lost_is_not_refused_for_its_own_end(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     server = start_server()
-    async with Way(server) as way:
-        one = await start_broker(way.url)
+    async with RedisProxy(server) as proxy:
+        one = await start_broker(proxy.url)
         for number in range(12):
             topic = f"t{number}"
-            way.cut_after(40 + 130 * number)
+            proxy.cut_after(40 + 130 * number)
             answer = await one.request("POST", f"/topics/{topic}?end=true", b"x" * 500)
             assert (answer.status, answer.json().get("closed")) == (201, True), (number, answer)
             shown = await about(one, topic)
@@ -222,11 +222,11 @@ async def test_a_producers_answer_that_was_lost_is_counted_once(
     server = start_server()
     body = b"".join(b'{"data": "%d"}\n' % number for number in range(4))
     own = {"content_type": "application/x-ndjson", "broker_producer": "p", "broker_sequence": "1"}
-    async with Way(server) as way:
-        one = await start_broker(way.url)
+    async with RedisProxy(server) as proxy:
+        one = await start_broker(proxy.url)
         for number in range(12):
             target = f"/topics/t{number}"
-            way.cut_after(40 + 130 * number)
+            proxy.cut_after(40 + 130 * number)
             answer = await one.request("POST", f"{target}?end=true", body, **own)
             assert answer.status == 200, answer
             assert (answer.json()["published"], answer.json()["known"]) == (4, 0)
@@ -249,7 +249,7 @@ async def test_a_record_that_is_forgotten_takes_its_end_with_it(
     stream = await one.subscribe("/topics/a", Last_Event_ID=later)
     await one.publish("a", "2")
     assert await stream.data(1) == ["2"]
-    assert gaps(stream) == []
+    assert stream.gaps() == []
     back = await one.subscribe("/topics/a", Last_Event_ID=format_id((parse_id(cursor) or 0) - 1))
     assert await back.data(1) == ["2"]
-    assert gaps(back) == ["trimmed"]
+    assert back.gaps() == ["trimmed"]

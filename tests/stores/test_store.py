@@ -13,15 +13,15 @@ from broker.events import EventId
 from broker.log.start import After, Last, Latest, Since, StoreState, position
 from broker.stores.base import Store
 from tests.stores.conftest import StartServer
-from tests.support.store_harness import RedisStoreHarness
-from tests.support.tcp_proxy import Way
+from tests.support.redis_proxy import RedisProxy
+from tests.support.store_harness import RecordingOwner, RedisStoreHarness
 from tests.support.waiting import until
 
 MAX_ID = (1 << 128) - 1
 
 
 def known(store: Store) -> StoreState:
-    return StoreState(store.born, store.last_id, store.received_to, store.is_lost)
+    return store.logs
 
 
 StartHarness = Callable[..., Awaitable[RedisStoreHarness]]
@@ -36,7 +36,7 @@ async def start_harness(start_server: StartServer) -> AsyncIterator[StartHarness
     async def start(**limits: Any) -> RedisStoreHarness:
         harness = RedisStoreHarness(server, **limits)
         harnesses.append(harness)
-        await harness.store.start(lambda _topic, _size: True, lambda _notice: None)
+        await harness.store.start(RecordingOwner())
         return harness
 
     yield start
@@ -46,7 +46,7 @@ async def start_harness(start_server: StartServer) -> AsyncIterator[StartHarness
 
 
 async def publish(harness: RedisStoreHarness, *topics: str, size: int = 10) -> list[EventId]:
-    receipt = await harness.store.publish([(topic, sse.lines(b"x" * size)) for topic in topics])
+    receipt = await harness.store.topics.publish([(topic, sse.lines(b"x" * size)) for topic in topics])
     return list(receipt.ids)
 
 
@@ -56,18 +56,18 @@ async def test_a_topic_larger_than_the_memory_for_logs_can_be_read_all_the_same(
     harness = await start_harness(max_log_bytes=1000)
     ids = await publish(harness, *["a"] * 8, size=500)
     for start in (Since(0), After(ids[2], ""), After(ids[0], ""), Last(8)):
-        (log,) = await harness.store.watch(["a"], start)
+        (log,) = await harness.store.logs.watch(["a"], start)
         cursor = start.cursor if isinstance(start, After) else 0
         assert [entry.id for entry in log.after(cursor)] == [one for one in ids if one > cursor]
-        harness.store.unwatch(["a"])
+        harness.store.logs.unwatch(["a"])
         other = await publish(harness, "b", size=500)
-        await harness.store.watch(["b"], After(other[0] - 1, ""))
-        harness.store.unwatch(["b"])
+        await harness.store.logs.watch(["b"], After(other[0] - 1, ""))
+        harness.store.logs.unwatch(["b"])
 
 
 async def test_no_gap_when_topics_are_given_up_under_who_watches_them(start_harness: StartHarness) -> None:
     one, other = await start_harness(max_topics=3), await start_harness()
-    (log,) = await other.store.watch(["a"], Latest())
+    (log,) = await other.store.logs.watch(["a"], Latest())
     log.hold = log.last
     (first,) = await publish(one, "a")
     for number in range(10):
@@ -81,13 +81,15 @@ async def test_no_gap_when_topics_are_given_up_under_who_watches_them(start_harn
 async def test_what_a_refused_subscriber_asked_for_does_not_stay(start_server: StartServer) -> None:
     """While the server is gone, each who comes names topics that nobody has written down."""
     server = start_server()
-    async with Way(server) as way:
+    async with RedisProxy(server) as proxy:
         harness = RedisStoreHarness(server)
         store = harness.store
-        await store.start(lambda _topic, _size: True, lambda _notice: None)
-        way.close()
+        await store.start(RecordingOwner())
+        proxy.close()
         store._calls._link.abort("gone")  # type: ignore[union-attr]
-        store.unwatch([copy.topic for copy in [store._watching.hold(f"t{number}") for number in range(100)]])
+        store.logs.unwatch(
+            [copy.topic for copy in [store._watching.hold(f"t{number}") for number in range(100)]]
+        )
         assert len(store._presence._changed) == 0
         for number in range(100):
             store._watching.drop(f"t{number}")
@@ -109,7 +111,7 @@ async def test_who_asks_for_what_was_before_a_copy_began_gets_it(start_harness: 
         (Since(0), ids),
         (Last(100), ids),
     ):
-        (log,) = await harness.store.watch(["a"], start)
+        (log,) = await harness.store.logs.watch(["a"], start)
         where = position(
             start,
             ["a"],
@@ -132,7 +134,7 @@ async def test_cursors_of_any_age(start_harness: StartHarness) -> None:
     for store in (harness.store, other.store):
         for cursor, gaps in (
             (0, ("lost",)),
-            (store.born - 1, ("lost",)),
+            (store.logs.born - 1, ("lost",)),
             (ids[0], ("trimmed",)),
             (after, ()),
             (after + 1, ("unknown-id",)),
@@ -140,7 +142,7 @@ async def test_cursors_of_any_age(start_harness: StartHarness) -> None:
         ):
             start = After(cursor, "")
             for topics in (["a"], ["a", "b"]):
-                logs = await store.watch(topics, start)
+                logs = await store.logs.watch(topics, start)
                 where = position(start, topics, logs, known(store))
                 assert set(where.gaps) == set(gaps), (cursor, topics)
-                store.unwatch(topics)
+                store.logs.unwatch(topics)

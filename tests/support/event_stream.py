@@ -179,12 +179,9 @@ class AsyncStream(EventStream):
         return stream
 
     async def more(self, most: int = READ_BYTES) -> bool:
-        """Read once; False at the end, whether the stream was completed or cut."""
-        try:
-            async with asyncio.timeout(WAIT_SECONDS):
-                data = await self.reader.read(most)
-        except ConnectionError:
-            return False
+        """Read once; False at the end. Raises ConnectionError if the stream was reset."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            data = await self.reader.read(most)
         self.feed(data)
         return bool(data)
 

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Sequence
 
 from broker import sse
-from broker.auth.grants import ANYBODY
+from broker.auth.grants import UNRESTRICTED_CALLER
 from broker.fanout.feed import FeedKey
 from broker.fanout.hub import Hub
 from broker.fanout.subscriber import CloseReason, Subscriber
@@ -63,6 +63,21 @@ class HubHarness:
         self.hub.delivered_to(topic, len(frame))
         return self.last
 
+    def publish_after_gap(self, topic: str, data: bytes, prev: int) -> int:
+        """Publish an event whose predecessor `prev` this instance has never seen: what lay before it is lost."""
+        self.last = prev + 1
+        frame = sse.frame(sse.lines(data), self.last)
+        self.log(topic).append_after(prev, self.last, frame, gap="lost")
+        self.hub.delivered_to(topic, len(frame))
+        return self.last
+
+    def lose(self, *topics: str) -> None:
+        """Have the store go back: what lay before this moment is lost, in all of `topics`."""
+        self.last += 1
+        for topic in topics:
+            self.log(topic).lose(self.last)
+            self.hub.delivered_to(topic, 0)
+
     def close(self, topic: str) -> None:
         self.last += 1
         frame = sse.end(topic, "closed", self.last)
@@ -84,7 +99,7 @@ class HubHarness:
         start = self.last if cursor is None else cursor
         key = FeedKey(topics, False, tuple(floors))
         subscriber = self.hub.attach(
-            transport, ANYBODY, key, [self.log(topic) for topic in topics], start, b""
+            transport, UNRESTRICTED_CALLER, key, [self.log(topic) for topic in topics], start, b""
         )
         self.far[subscriber] = far
         return subscriber
@@ -109,6 +124,12 @@ class HubHarness:
         except BlockingIOError:
             pass
         return data
+
+    async def closing(self, count: int = 1) -> None:
+        """Let the loop work until `count` connections are gone."""
+        async with asyncio.timeout(10):
+            while len(self.closed) < count:
+                await asyncio.sleep(0)
 
     async def read_all(self, subscriber: Subscriber, until: int) -> list[int]:
         """Read, and let the loop and the hub work, until the event with id `until` came; the ids."""

@@ -19,7 +19,7 @@ from tests.support.local_broker import Clock
 from tests.support.redis_servers import Server
 from tests.support.waiting import WAIT_SECONDS
 
-KEEP = RetentionRules(Retention(10, 10_000, 60))
+KEEP = RetentionRules(Retention(10, 10_000, 60), [("few", Retention(2, 10_000, 60))])
 OFFSET = "test:offset"
 
 LIMITS = CommandLimits(
@@ -32,6 +32,26 @@ LIMITS = CommandLimits(
     idempotency_seconds=300,
     max_key_bytes=10_000,
 )
+
+
+class RecordingOwner:
+    """The owner of a store under test.
+
+    Attributes:
+        deliveries: topic and bytes of each.
+        commands: what was broadcast.
+    """
+
+    def __init__(self) -> None:
+        self.deliveries: list[tuple[str, int]] = []
+        self.commands: list[str] = []
+
+    def delivered(self, topic: str, size: int) -> bool:
+        self.deliveries.append((topic, size))
+        return True
+
+    def on_broadcast(self, command: str) -> None:
+        self.commands.append(command)
 
 
 class StoreHarness(Protocol):

@@ -33,7 +33,7 @@ def test_redact(text: str) -> None:
 
 async def test_no_log_has_the_token(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    server = Server(Settings(), clock, logging.getLogger("broker.auth.grants"))
+    server = Server(Settings(), clock, logging.getLogger("broker.access"))
     await server.start()
     for target in (
         "/topics/a?access_token=s3cret",
@@ -47,7 +47,7 @@ async def test_no_log_has_the_token(clock: Clock, caplog: pytest.LogCaptureFixtu
     reader, _writer = await server.send(b"GET /?access_token=s3cret HTTP/9.9\r\n\r\n")
     await read_head(reader, versions=(b"HTTP/1.0", b"HTTP/1.1"))
     await server.stop()
-    lines = [record.getMessage() for record in caplog.records if record.name == "broker.auth.grants"]
+    lines = [record.getMessage() for record in caplog.records if record.name == "broker.access"]
     assert len(lines) == 7
     assert '"POST /topics/a?access_token=… HTTP/1.1" 201' in lines[0]
     assert '"http://x/topics/a?access_token=…" "me"' in lines[0]

@@ -25,7 +25,7 @@ class RedisBroadcast:
 
     Args:
         clock: seconds since 1970.
-        on_broadcast: called once with each notice that isn't this instance's own.
+        on_broadcast: called once with each notice.
 
     Attributes:
         is_whole: whether all that is kept was read since this instance listens.
@@ -42,14 +42,15 @@ class RedisBroadcast:
         self._on_broadcast = on_broadcast
         self._kept: dict[str, float] = {}
 
-    async def tell(self, notice: str, until: float | None) -> None:
-        """See `stores.base.Store.tell`."""
+    async def send(self, notice: str, until: float | None = None) -> None:
+        """See `stores.base.Broadcast.send`."""
         if until is not None:
             await self._make_room()
             await self._calls.command("ZADD", self._key, "GT", f"{until:.3f}", notice)
             self._kept[notice] = until
         message = f"{self._names.instance}\n{until or 0:.3f}\n{notice}"
         await self._calls.command("PUBLISH", self._names.notice_channel, message)
+        self._on_broadcast(notice)
 
     async def _make_room(self) -> None:
         await self._calls.command("ZREMRANGEBYSCORE", self._key, "-inf", f"{self._clock():.3f}")

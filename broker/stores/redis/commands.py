@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from broker.errors import Closed, OutOfOrder, RateLimited
+from broker.errors import Closed, OutOfOrder
 from broker.events import EventId, format_id
-from broker.stores.base import PLAIN, Item, PublishOptions, Receipt, TopicState
-from broker.stores.leases import MOST_LEASES, no_room
+from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, TopicState
+from broker.stores.idempotency import keys_full
+from broker.stores.leases import MAX_LEASES, leases_full
 from broker.stores.redis.counters import Counters
 from broker.stores.redis.link import Argument, Reply
 from broker.stores.redis.messages import to_id
@@ -43,7 +44,7 @@ class CommandLimits:
 
 
 class Commands:
-    """See the module; what each method promises stands at `stores.base.Store`.
+    """See the module; what each method promises stands at `stores.base.Topics`.
 
     Args:
         writes: where what must be on replicas is called; `calls` is for all else.
@@ -69,10 +70,12 @@ class Commands:
         self._presence = presence
         self._nonces = count()
 
-    async def publish(self, items: Sequence[Item], key: str | None, asked: PublishOptions) -> Receipt:
-        assert key is None or asked.producer is None, "a producer's own numbers tell what counts once"
+    async def publish(
+        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
+    ) -> Receipt:
+        assert key is None or options.producer is None, "a producer's own numbers tell what counts once"
         topics = dict.fromkeys(topic for topic, _ in items)
-        topics.update(dict.fromkeys(asked.ends))
+        topics.update(dict.fromkeys(options.ends))
         numbers = {topic: number for number, topic in enumerate(topics, 1)}
         keys: list[Argument] = [*self._names.shared_keys("state", "names", "used", "keys", "keyage")]
         args: list[Argument] = [
@@ -90,28 +93,25 @@ class Commands:
         args.append(len(items))
         for topic, lines in items:
             args += (numbers[topic], lines)
-        if asked is not PLAIN:
+        if options is not NO_OPTIONS:
             keys.append(self._names.key("leases"))
-            args += self._asked(asked, numbers)
+            args += self._option_args(options, numbers)
         reply = await self._writes.call(self._texts.publish, keys, args, retry_at=RETRY_AT, is_write=True)
         return self._receipt(reply, list(numbers))
 
-    def _asked(self, asked: PublishOptions, numbers: Mapping[str, int]) -> Sequence[Argument]:
+    def _option_args(self, options: PublishOptions, numbers: Mapping[str, int]) -> Sequence[Argument]:
         """What publish.lua takes behind the entries."""
-        name, first = asked.producer or ("", 0)
+        name, first = options.producer or ("", 0)
         kept = ""
-        if asked.retain_seconds is not None:
-            retention = self._retention.asked_for(asked.retain_seconds)
+        if options.retain_seconds is not None:
+            retention = self._retention.with_retain(options.retain_seconds)
             kept = f"{int(retention.seconds * 1000)} {retention.events} {retention.bytes}"
-        return (name, first, kept, *(numbers[topic] for topic in asked.ends))
+        return (name, first, kept, *(numbers[topic] for topic in options.ends))
 
     def _receipt(self, reply: Reply, topics: Sequence[str]) -> Receipt:
         _, _, status, known, closed, *rest = reply
         if status == _NO_ROOM:
-            raise RateLimited(
-                "Too many idempotency keys are remembered; try again later, or publish without a key.",
-                retry_after=max(1, int(self._limits.idempotency_seconds / 10)),
-            )
+            raise keys_full(self._limits.idempotency_seconds)
         if status == _CLOSED:
             raise Closed([topics[number - 1] for number in rest])
         if status == _OUT_OF_ORDER:
@@ -124,7 +124,7 @@ class Commands:
         )
 
     async def close(
-        self, topic: str, reason: str, if_last: EventId | None = None, *, if_due: bool = False
+        self, topic: str, reason: str, *, if_last: EventId | None = None, if_due: bool = False
     ) -> EventId | None:
         """End a topic; with `if_due` only where its lease is over."""
         keys = [*self._names.shared_keys("state", "names", "used", "leases"), *self._names.topic_keys(topic)]
@@ -140,9 +140,9 @@ class Commands:
     async def lease(self, topic: str, seconds: float | None) -> None:
         keys = [*self._names.shared_keys("state", "leases"), self._names.key("rec", topic)]
         ms: Argument = "" if seconds is None else int(seconds * 1000)
-        reply = await self._writes.call(self._texts.lease, keys, [topic, ms, MOST_LEASES], is_write=True)
+        reply = await self._writes.call(self._texts.lease, keys, [topic, ms, MAX_LEASES], is_write=True)
         if not reply[2]:
-            raise no_room()
+            raise leases_full()
 
     async def end_abandoned(self) -> None:
         """End the topics whose leases are over; several instances may do so at once."""
@@ -181,7 +181,7 @@ class Commands:
             for topic, watching, at in zip(topics, subscribers, range(2, len(reply), 5), strict=True)
         ]
 
-    async def topics(self, after: str, limit: int) -> Sequence[str]:
+    async def names(self, after: str, limit: int) -> Sequence[str]:
         since = f"({after}" if after else "-"
         found = await self._calls.command(
             "ZRANGEBYLEX", self._names.key("names"), since, "+", "LIMIT", 0, limit

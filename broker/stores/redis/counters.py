@@ -45,17 +45,17 @@ class Counters:
         self._written: set[str] = set()
         self._renewed_at = -RENEW_SECONDS
 
-    def note(self, topic: str, subscribers: int) -> None:
+    def set_count(self, name: str, count: int) -> None:
         """How many there are here now."""
-        if subscribers:
-            self._counts[topic] = subscribers
-            self._changed.add(topic)
+        if count:
+            self._counts[name] = count
+            self._changed.add(name)
         else:
-            self._counts.pop(topic, None)
-            if topic in self._written:
-                self._changed.add(topic)
+            self._counts.pop(name, None)
+            if name in self._written:
+                self._changed.add(name)
             else:  # else names of those who were refused would pile up while there is no server
-                self._changed.discard(topic)
+                self._changed.discard(name)
 
     def write_all(self) -> None:
         """What was written may be gone."""

@@ -20,7 +20,7 @@ from broker.events import Clock, EventId
 from broker.log.log import Log
 from broker.log.start import Start
 from broker.log.table import LogTable
-from broker.stores.base import PLAIN, Deliver, Health, Item, OnBroadcast, PublishOptions, Receipt, TopicState
+from broker.stores.base import NO_OWNER, StoreOwner, StoreStats, WatchedLogs
 from broker.stores.redis.address import Address
 from broker.stores.redis.broadcast import RedisBroadcast
 from broker.stores.redis.catch_up import AGAIN_SECONDS, CatchUp
@@ -73,8 +73,7 @@ class RedisStore:
         self._names = Names(limits.prefix, address.database, secrets.token_hex(4))
         self._notice_channel = self._names.notice_channel.encode()
         self._scripts = texts or load()
-        self._deliver: Deliver = _nobody
-        self._on_broadcast: OnBroadcast = _heedless
+        self._owner: StoreOwner = NO_OWNER
         self._tasks = TaskOwner()
         self._probed_at = 0.0
         self._lag_seconds = 0.0
@@ -124,11 +123,11 @@ class RedisStore:
             self._tasks.spawn,
         )
         self._presence = Counters(self._names, self._calls)
-        self._holding = Counters(self._names, self._calls, "held")
-        self._notices = RedisBroadcast(
-            self._names, self._calls, clock, lambda notice: self._on_broadcast(notice)
+        self._holding = self.counters = Counters(self._names, self._calls, "held")
+        self._notices = self.broadcast = RedisBroadcast(
+            self._names, self._calls, clock, lambda notice: self._owner.on_broadcast(notice)
         )
-        self._operations = Commands(
+        self._operations = self.topics = Commands(
             self._names,
             self._scripts,
             retention,
@@ -148,6 +147,7 @@ class RedisStore:
             self._problem,
         )
         self._run_id = ""
+        self.logs: WatchedLogs = self
 
     def _make_calls(self, on_link: Callable[[Link], None], *, wait_replicas: int) -> ScriptPipeline:
         return ScriptPipeline(
@@ -161,9 +161,9 @@ class RedisStore:
 
     # Life
 
-    async def start(self, deliver: Deliver, on_broadcast: OnBroadcast) -> None:
+    async def start(self, owner: StoreOwner) -> None:
         """Begin; a server that can't be reached yet is waited for a while, then this instance isn't ready until it is."""
-        self._deliver, self._on_broadcast = deliver, on_broadcast
+        self._owner = owner
         calls = dict.fromkeys((self._calls, self._writes))
         for owned in (
             *(one.run() for one in calls),
@@ -188,7 +188,7 @@ class RedisStore:
             _logger.warning("starting without the store: %s", error.detail)
 
     async def stop(self) -> None:
-        self._deliver, self._on_broadcast = _nobody, _heedless
+        self._owner = NO_OWNER
         await self._presence.leave()
         await self._holding.leave()
         await self._tasks.stop()
@@ -266,7 +266,7 @@ class RedisStore:
         await self._filling.sync()
 
     def _delivered(self, topic: str, size: int) -> None:
-        if not self._deliver(topic, size):
+        if not self._owner.delivered(topic, size):
             self._flowing.clear()
 
     def resume(self) -> None:
@@ -317,27 +317,13 @@ class RedisStore:
     def is_lost(self, cursor: EventId) -> bool:
         return self._copies.facts.is_lost(cursor)
 
-    async def publish(
-        self, items: Sequence[Item], key: str | None = None, asked: PublishOptions = PLAIN
-    ) -> Receipt:
-        return await self._operations.publish(items, key, asked)
-
-    async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
-        return await self._operations.close(topic, reason, if_last)
-
-    async def lease(self, topic: str, seconds: float | None) -> None:
-        await self._operations.lease(topic, seconds)
-
-    async def delete(self, topic: str) -> None:
-        await self._operations.delete(topic)
-
     async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
         return await self._watching.watch(topics, start)
 
     def unwatch(self, topics: Sequence[str]) -> None:
         self._watching.unwatch(topics)
 
-    def written(self, topic: str) -> None:
+    def trim(self, topic: str) -> None:
         copy = self._copies.get(topic)
         if copy is not None:
             self._logs.trim(topic, copy.log, self._clock())
@@ -349,38 +335,16 @@ class RedisStore:
         if not self._calls.problem:
             self._upkeep.sweep()
 
-    async def tell(self, notice: str, until: float | None = None) -> None:
-        await self._notices.tell(notice, until)
-        self._on_broadcast(notice)
-
     # Look
 
-    def hold(self, name: str, count: int) -> None:
-        self._holding.note(name, count)
-
-    async def held_elsewhere(self, names: Sequence[str]) -> Sequence[int]:
-        return await self._holding.counts_elsewhere(names)
-
-    async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
-        return await self._operations.describe(topics)
-
-    async def topics(self, after: str, limit: int) -> Sequence[str]:
-        return await self._operations.topics(after, limit)
-
     @property
-    def log_bytes(self) -> int:
-        return self._logs.bytes
-
-    @property
-    def topic_count(self) -> int:
-        return len(self._copies)
-
-    @property
-    def health(self) -> Health:
-        return Health(
+    def stats(self) -> StoreStats:
+        return StoreStats(
+            log_bytes=self._logs.bytes,
+            topics=len(self._copies),
             connected=not self._calls.problem and not self._listener.problem,
             connections=self._calls.connections + self._listener.generation,
-            mended=self._mended,
+            repairs=self._mended,
             lag_seconds=self._lag_seconds,
         )
 
@@ -414,12 +378,3 @@ def _warn_of(info: Mapping[str, str]) -> None:
         )
     if info.get("aof_enabled") == "0":
         _logger.warning("the store has no append-only file: its restart loses events; set appendonly to yes")
-
-
-def _nobody(_topic: str, _size: int) -> bool:
-    """Before `start` and after `stop` nobody is delivered to."""
-    return True
-
-
-def _heedless(_notice: str) -> None:
-    """Before `start` and after `stop` nobody is told anything."""

@@ -70,7 +70,7 @@ class Watches:
         copy = self._copies.open(topic)
         copy.watchers += 1
         self._lingering.pop(topic, None)
-        self._presence.note(topic, copy.watchers)
+        self._presence.set_count(topic, copy.watchers)
         return copy
 
     def unwatch(self, topics: Sequence[str]) -> None:
@@ -78,7 +78,7 @@ class Watches:
             copy = self._copies.get(topic)
             assert copy is not None
             copy.watchers -= 1
-            self._presence.note(topic, copy.watchers)
+            self._presence.set_count(topic, copy.watchers)
             if not copy.watchers:
                 self._linger(copy)
 

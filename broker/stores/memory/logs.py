@@ -1,0 +1,64 @@
+"""The logs of the store in memory, and delivery from them to this instance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from broker.events import Clock, EventId
+from broker.log.log import Log
+from broker.log.start import Start
+from broker.log.table import LogTable
+from broker.stores.base import NO_OWNER, StoreOwner
+
+
+class MemoryLogs:
+    """`WatchedLogs`: here the logs are the store itself, so they are always complete.
+
+    Attributes:
+        last_id: the newest id; the topics move it on.
+        owner: whom to deliver to.
+    """
+
+    def __init__(self, table: LogTable, clock: Clock) -> None:
+        self.born = self.last_id = table.born
+        self.owner: StoreOwner = NO_OWNER
+        self._table = table
+        self._clock = clock
+        self._watched: set[str] = set()
+
+    @property
+    def received_to(self) -> EventId:
+        return self.last_id
+
+    @property
+    def complete_to(self) -> EventId:
+        return self.last_id
+
+    def is_lost(self, cursor: EventId) -> bool:
+        return False  # this store never goes back: a new one is born
+
+    async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
+        self._watched.update(topics)
+        return [self._table.pin(topic, self._clock()) for topic in topics]
+
+    def unwatch(self, topics: Sequence[str]) -> None:
+        for topic in topics:
+            if self._table.unpin(topic):
+                self._watched.discard(topic)
+
+    def trim(self, topic: str) -> None:
+        log = self._table.get(topic)
+        if log is not None:
+            self._table.trim(topic, log, self._clock())
+
+    def resume(self) -> None:
+        """Nothing to do: publishers bring the events, and the node lets those wait."""
+
+    def grown(self, sizes: Mapping[str, int], now: float) -> None:
+        """Keep the bounds of logs that grew, and deliver; `sizes` are bytes of frames by topic."""
+        for topic, size in sizes.items():
+            log = self._table.get(topic)
+            if log is not None:  # else it was given up to make room for another of them
+                self._table.appended(topic, log, now)
+            if topic in self._watched:
+                self.owner.delivered(topic, size)
