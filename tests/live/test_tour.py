@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -257,7 +258,7 @@ class Reader:
                 case language:
                     assert language in ("json", ""), language
         for block, lines in self._consoles:
-            await until(lambda lines=lines: lines, f"something in the console after {block.code}")
+            await until(partial(bool, lines), f"something in the console after {block.code}")
 
     def adapted(self, text: str) -> str:
         """With this run's ports, as a reader puts in others, and smaller loads."""
@@ -283,13 +284,8 @@ class Reader:
         assert shown.fails == bool(FAILED.search(output)), output
         assert re.search(shown.here, output), f"{shown.here!r} isn't in: {output}"
         for number, expected in shown.there.items():
-            other = self.terminals[number]
-            wait_for(
-                lambda other=other, expected=expected, start=seen[number]: re.search(
-                    expected, other.output[start:]
-                ),
-                f"{expected!r} in terminal {number}",
-            )
+            shows = partial(self.terminals[number].shows, expected, seen[number])
+            wait_for(shows, f"{expected!r} in terminal {number}")
 
     async def _run_in_console(self, block: Block) -> None:
         """Run a block in the console of the broker's page; it has to print something before the page's end."""

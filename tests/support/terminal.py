@@ -8,6 +8,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -85,11 +86,15 @@ class Terminal:
         else:
             self._type(f"printf '@done %s@\\n' {self._pastes}\n")  # the mark itself isn't in this text
         wait_for(
-            lambda: re.search(until, self.output[start:]) if until else mark in self.output,
+            partial(self.shows, until or re.escape(mark), start),
             f"{until or mark!r} after {text!r}, in: {self.output[start:]}",
             PASTE_SECONDS,
         )
         return self.output[start:]
+
+    def shows(self, pattern: str, start: int = 0) -> bool:
+        """Whether the output from offset `start` on matches a regular expression."""
+        return re.search(pattern, self.output[start:]) is not None
 
     def interrupt(self) -> None:
         """Press Ctrl-C, and wait until the command has ended."""

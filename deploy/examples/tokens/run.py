@@ -36,14 +36,18 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="A chat with answers that survive a refresh.")
     parser.add_argument("--port", type=int, default=8000, help="the chat's port (default: 8000)")
-    parser.add_argument("--broker-port", type=int, default=8080, help="the broker's port, 0 for a free one (default: 8080)")
+    parser.add_argument(
+        "--broker-port", type=int, default=8080, help="the broker's port, 0 for a free one (default: 8080)"
+    )
     parser.add_argument(
         "--broker", metavar="URL", help="use this running broker; its cors_origins must name the chat"
     )
     parser.add_argument(
         "--data", type=Path, default=DATA, help=f"where the broker keeps its events (default: {DATA})"
     )
-    parser.add_argument("--tokens-per-second", type=float, default=50.0, help="speed of the local model (default: 50)")
+    parser.add_argument(
+        "--tokens-per-second", type=float, default=50.0, help="speed of the local model (default: 50)"
+    )
     return parser.parse_args()
 
 
