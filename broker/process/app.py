@@ -214,9 +214,9 @@ def _store(settings: Settings, clock: Clock) -> Store:
 
 
 def _redis(settings: Settings, url: str, clock: Clock) -> Store:
-    from broker.stores.redis import address, commands, store
+    from broker.stores.redis import address, options, store
 
-    limits = commands.CommandLimits(
+    store_options = options.StoreOptions(
         prefix=settings.redis_prefix,
         failover_margin_ms=settings.failover_margin_ms,
         wait_replicas=settings.redis_wait_replicas,
@@ -226,7 +226,7 @@ def _redis(settings: Settings, url: str, clock: Clock) -> Store:
         idempotency_seconds=settings.idempotency_seconds,
         max_key_bytes=settings.idempotency_memory_bytes,
     )
-    return store.RedisStore(address.parse(url), settings.retention(), limits, clock=clock)
+    return store.RedisStore(address.parse(url), settings.retention(), store_options, clock=clock)
 
 
 def _allowances(settings: Settings) -> RateLimitSettings:

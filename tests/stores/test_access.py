@@ -104,8 +104,8 @@ async def work(one: Broker, other: Broker, proxy: RedisProxy) -> None:
     assert (await one.request("DELETE", "/topics/a")).status == 204
     await stream.until(lambda: any(event.type == "broker.end" for event in stream.events))
     for broker in (one, other):
-        await broker.node._store._operations.forget()  # type: ignore[attr-defined]
-        broker.node._store._watching.drop("b")  # type: ignore[attr-defined]
+        await broker.node._store.topics.forget()  # type: ignore[attr-defined]
+        broker.node._store.logs.drop("b")  # type: ignore[attr-defined]
     await asyncio.sleep(1.5)
     await until_ready(one, other)
 
@@ -138,7 +138,7 @@ async def test_the_rights_of_the_readme_are_enough_and_all_are_used(
         ("+xadd", "refuses publish"),
         ("+sadd", "refuses SADD"),
         ("+wait", "refuses WAIT"),
-        ("+subscribe", "refuses to be listened to"),
+        ("+subscribe", "refuses the subscription"),
         ("&broker:*", "refuses"),
         ("~broker:{b}:*", "refuses"),
     ],
@@ -175,7 +175,7 @@ async def test_without_the_right_to_end_connections_all_works_and_the_log_says_s
             await asyncio.sleep(0.003)
             proxy.cut()
             assert {answer.status for answer in await publishing} == {201}
-    assert "doesn't let us end our own old connection" in refusals(caplog)[0]
+    assert "doesn't let us end our own previous connection" in refusals(caplog)[0]
 
 
 @pytest.mark.parametrize("right", ["", "+info", "+client|id"])
@@ -187,7 +187,7 @@ def test_who_is_not_let_in_does_not_start(start_server: StartServer, right: str)
     began = monotonic()
     status, (line,) = serve("--redis-url", url)
     assert status == 1
-    assert line.startswith(f"broker: redis_url: unix://{server.path} lets nobody in: ")
+    assert line.startswith(f"broker: redis_url: unix://{server.path} refuses access: ")
     assert PASSWORD not in line
     assert monotonic() - began < 4, "it doesn't wait for what won't change"
 
@@ -195,7 +195,7 @@ def test_who_is_not_let_in_does_not_start(start_server: StartServer, right: str)
 def test_a_password_that_is_missing(start_server: StartServer) -> None:
     server = start_server(f"requirepass {PASSWORD}")
     status, (line,) = serve("--redis-url", server.url)
-    assert (status, "lets nobody in" in line) == (1, True)
+    assert (status, "refuses access" in line) == (1, True)
 
 
 @pytest.mark.parametrize("url", ["", "localhost", "redis://:hid/den@h:1", "redis+sentinel://h"])

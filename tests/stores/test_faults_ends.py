@@ -242,7 +242,7 @@ async def test_a_record_that_is_forgotten_takes_its_end_with_it(
     one = await start_broker(server.url, max_topics=1)
     cursor = await end(one, "a", "1")
     later = await one.publish("b", "x")
-    await one.node._store._operations.forget()  # type: ignore[attr-defined]
+    await one.node._store.topics.forget()  # type: ignore[attr-defined]
     with server.client() as client:
         await until(lambda: not client.exists("broker:{b}:rec:a"), "the topic is forgotten")
     assert (await about(one))["closed"] is False

@@ -158,7 +158,7 @@ async def test_reads_that_are_given_up_harm_nobody(
         await stream.close()
         await until(lambda: not broker.subscribers_of("a"), "all have left")
         store = broker.node._store
-        assert {copy.watchers for copy in store._copies} == {0}  # type: ignore[attr-defined]
+        assert store.logs._watchers == {}  # type: ignore[attr-defined]
 
 
 async def test_retries_never_double_wherever_the_way_is_cut(
