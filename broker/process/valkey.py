@@ -3,8 +3,8 @@
 Rules: a process and its socket. The workers' stores use `url` like that of any other server.
 
 The server listens on a unix socket only, which no other user can open. It writes each change to its append-only file before it
-answers, and flushes the file to disk every second. If the server is killed, no acknowledged event is lost; if the machine loses
-power, the last second or two are.
+answers and flushes the file every second. If the server is killed, no acknowledged event is lost, unless a busy disk delayed the
+writes, which Valkey allows for two seconds. If the machine loses power, the last second or two are lost.
 
 The socket is in the data directory too, so its mode protects everything, and nothing is left elsewhere when the machine stops. A
 path too long for a socket is refused.
