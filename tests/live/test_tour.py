@@ -270,6 +270,9 @@ class Reader:
         return text.replace("--subscribers 1000", "--subscribers 50 --duration 1")
 
     def _paste(self, block: Block) -> None:
+        lines = [line for line in block.code.splitlines() if not line.startswith(tuple(NOT_RUN))]
+        if all(line.startswith("#") for line in lines):
+            return
         if block.terminal not in self.terminals:
             terminal = Terminal(self._root, self._environment)
             self.terminals[block.terminal] = self.stack.enter_context(terminal)
@@ -277,7 +280,6 @@ class Reader:
         if block.interrupts:
             terminal.interrupt()
         shown = shown_after(self._page, block)
-        lines = [line for line in block.code.splitlines() if not line.startswith(tuple(NOT_RUN))]
         text = self.adapted("\n".join(lines)) + "\n"
         seen = {number: len(other.output) for number, other in self.terminals.items()}
         output = terminal.paste(text, shown.here if shown.stays else "")
