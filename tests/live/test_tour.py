@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from playwright.async_api import Browser, ConsoleMessage, Page, expect
+from playwright.async_api import Browser, Page, expect
 
 from broker.client import publish
 from tests.support.broker_process import BrokerProcess
@@ -238,7 +238,7 @@ class Reader:
         self._chromium = chromium
         self._environment = environment(root) | variables
         self._unused = set(SHOWN[page.name])
-        self._consoles: list[tuple[Block, list[str]]] = []
+        self._consoles: list[tuple[Block, Page, list[str]]] = []
 
     @property
     def url(self) -> str:
@@ -257,8 +257,10 @@ class Reader:
                     await self._run_in_console(block)
                 case language:
                     assert language in ("json", ""), language
-        for block, lines in self._consoles:
+        for block, page, lines in self._consoles:
             await until(partial(bool, lines), f"something in the console after {block.code}")
+            assert not [line for line in lines if line.startswith("error: ")], lines
+            await page.close()  # before its broker ends, which the console would report
 
     def adapted(self, text: str) -> str:
         """With this run's ports, as a reader puts in others, and smaller loads."""
@@ -295,13 +297,10 @@ class Reader:
         await page.goto(self.url)
         lines: list[str] = []
 
-        def note(message: ConsoleMessage) -> None:
-            assert message.type != "error", message.text
-            lines.append(message.text)
-
-        page.on("console", note)
+        page.on("console", lambda message: lines.append(f"{message.type}: {message.text}"))
+        page.on("pageerror", lambda error: lines.append(f"error: {error}"))
         await page.evaluate(f"() => {{ {self.adapted(block.code)} }}")
-        self._consoles.append((block, lines))
+        self._consoles.append((block, page, lines))
 
 
 @asynccontextmanager
