@@ -4,7 +4,7 @@
     stores          the store that the settings choose
     instance        one instance: listens and serves until a signal
     supervisor      starts everything, handles signals and stops everything in order
-    workers         the pool of worker processes: restarts
+    workers         the worker processes: starts, restarts and ends them
     worker          the program of a worker, and its messages to and from the supervisor
     listeners       the sockets of the port
     data_directory  the directory of `--data`
