@@ -113,7 +113,7 @@ async def start_pipeline() -> AsyncIterator[StartPipeline]:
             topic_memory_ms=1000,
             wait_replicas=wait_replicas,
         )
-        tasks.append(asyncio.create_task(pipeline.run()))
+        tasks.append(asyncio.create_task(pipeline.connector.run()))
         return pipeline
 
     yield start
