@@ -18,7 +18,7 @@ EVENTS, EVENT_BYTES, BATCH = 400, 10_000, 20
 SUBSCRIBERS = 40
 
 
-async def test_i4_what_is_heard_is_bounded_by_what_is_fanned_out(
+async def test_i4_reading_waits_for_the_fan_out(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     redis = start_server()
