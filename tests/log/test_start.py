@@ -322,7 +322,7 @@ def test_new_events_only_of_topics_of_which_some_have_ended() -> None:
 def test_no_id_follows_an_end_that_is_the_newest_of_all() -> None:
     """I1: the second `broker.open` would have the id of the end before it."""
     first, last, live = closed_log(1), closed_log(3), log_of(2)
-    where = at(Latest(), first, last, live)
+    where = at(Latest(), last, first, live)
     assert [event_id for _, _, event_id in told(where)][1:3] == [format_id(first.last), format_id(last.last)]
     assert where.preface.endswith(sse.control("broker.open", {"topics": ["c"]}))
     assert (where.topics, where.cursor) == (("c",), last.last)
@@ -341,6 +341,11 @@ def test_an_end_that_is_not_heard_of_yet_is_no_past() -> None:
 def test_the_end_is_delivered_wherever_one_starts(start: Start) -> None:
     ended = closed_log(1, 2)
     assert delivered(at(start, ended), ended)[-1] == ended.last
+
+
+def test_who_has_all_events_of_an_ended_topic_but_not_its_end_has_no_gap() -> None:
+    where = at(after(2), closed_log(1, 2))
+    assert (where.topics, where.cursor, where.gaps) == (("a",), id_of(2), ())
 
 
 def test_who_has_the_end_is_left_out_of_that_topic() -> None:
