@@ -97,7 +97,7 @@ def client_error_text(error: ClientError) -> str:
 
 
 def setting_error_text(error: ValidationError) -> str:
-    """The first invalid setting: its name, and what is wrong."""
+    """The name of the first invalid setting, and the problem."""
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     message = str(first["msg"]).removeprefix("Value error, ")

@@ -24,7 +24,7 @@ class ClientError(Exception):
 
     Attributes:
         code: the problem's code; `unreachable` if there was no response; `unexpected` if the response is not a broker's.
-        detail: what is wrong and how to fix it, in the broker's words if it sent any.
+        detail: the problem and its remedy, in the broker's words if it sent any.
         status: the HTTP status, or None.
         retry_after: seconds after which the broker asks to try again, or None.
         extra: further members of the problem, such as `line` and `published`.

@@ -1,6 +1,6 @@
 """A stream of events into one topic, such as the answer of a language model. It survives lost connections and has an end.
 
-Rules: one request whose body lasts as long as the stream. Events are numbered and kept until the end, so that they can be
+Rules: the body of one request lasts as long as the stream. Events are numbered and kept until the end, so that they can be
 sent again after a lost connection; the broker knows the numbers and publishes nothing twice. A stream therefore needs as
 much memory as the text it sends, up to `MAX_KEPT_BYTES`.
 """
