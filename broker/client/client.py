@@ -136,9 +136,7 @@ class Client:
     async def publish_lines(
         self, topic: str | None, events: AsyncIterable[str | Event] | Iterable[str | Event]
     ) -> Published:
-        """Publish many events in one request, each as it comes. Much cheaper than a `publish` for each.
-
-        Without retries: how much of a cut request was published is unknown. If that matters, use `publish`.
+        """Publish many events in one request, each as it comes. Much cheaper than a `publish` for each, but without retries.
 
         Args:
             topic: None publishes each event to its own topic.

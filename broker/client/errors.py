@@ -70,11 +70,10 @@ def is_temporary(status: int) -> bool:
 
 
 def problem(error_type: type[_Error], status: int, retry_after: str | None, body: bytes) -> _Error:
-    """The error that a response describes.
+    """The error that a response describes; its code is `unexpected` if `body` is not a problem in JSON.
 
     Args:
         retry_after: the header `Retry-After`; only its form in seconds is understood.
-        body: the problem in JSON. Any other body gives an error with the code `unexpected`.
     """
     members = _members(body)
     code, detail = members.pop("code", None), members.pop("detail", None)

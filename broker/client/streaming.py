@@ -99,7 +99,7 @@ class Stream:
     async def cancelled(self) -> None:
         """Return when the broker takes no more events. `send` then raises the reason.
 
-        For a producer that waits for its next token, and does not call `send` meanwhile.
+        For a producer that waits for its next token instead of sending.
         """
         assert self._task is not None, _NOT_ENTERED
         await asyncio.wait((self._task,))
