@@ -127,7 +127,7 @@ def test_a_token_is_explained() -> None:
     ("claims", "why"),
     [
         ({"exp": int(time()) - 5}, "expired"),
-        ({"nbf": int(time()) + 500}, "is not valid yet"),
+        ({"nbf": int(time()) + 86_400}, "is not valid yet"),
         ({"aud": "else"}, "audience"),
         ({"broker": {"publish": ["a..b"]}}, "pattern"),
     ],
