@@ -1,6 +1,6 @@
-"""Errors that are reported to a caller. Each docstring says whose fault the error is.
+"""Errors that are reported to a caller. Each docstring names the party at fault.
 
-Rules: no HTTP statuses; the only table of them is in `web/errors.py`. A defect is an assertion, never a `BrokerError`. `detail`
+Rules: no HTTP statuses; `web/errors.py` has the only table of them. A defect is an assertion, never a `BrokerError`. `detail`
 says what the caller can do and reveals nothing internal.
 """
 
@@ -73,7 +73,7 @@ class Closed(BrokerError):
 
 
 class Cancelled(BrokerError):
-    """Nobody's fault: the producer of a streamed body was asked to stop."""
+    """Not a fault: the producer of a streamed body was asked to stop."""
 
     code = "cancelled"
 

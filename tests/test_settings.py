@@ -1,4 +1,4 @@
-"""Settings: what flags and environment give, and that the help has all of them."""
+"""Settings from flags and environment, and their help."""
 
 from __future__ import annotations
 
@@ -73,12 +73,12 @@ def test_bad_setting_stops_the_start_with_one_line(
     assert "hush" not in line, "a secret isn't shown"
 
 
-def test_retention_overrides_come_as_a_flag_too() -> None:
+def test_retention_overrides_can_be_a_flag() -> None:
     done = run_serve("--retention-overrides", '{"a.*": {"events": 3}}', "--port", "70000")
     assert "port" in done.stderr
 
 
-def test_secrets_do_not_show() -> None:
+def test_secrets_are_hidden_except_from_workers() -> None:
     text = "a secret that is long enough, and nobody's business"
     settings = Settings(jwt_secrets=f'["{text}"]')
     assert text not in repr(settings)
@@ -88,7 +88,7 @@ def test_secrets_do_not_show() -> None:
     )
 
 
-def test_flag_is_stronger_than_environment() -> None:
+def test_a_flag_wins_over_the_environment() -> None:
     done = run_serve("--port", "70000", BROKER_PORT="70001")
     assert "70000" in done.stderr
 
@@ -103,6 +103,6 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.retention().of("a") == Retention(7, 1_048_576, 3600)
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]

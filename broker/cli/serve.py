@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from broker.cli.common import setting_error_text
-from broker.process.check_store import check_store
 from broker.process.setup import StartError, relax_collector, set_up_process
+from broker.process.stores import check_store
 from broker.settings import BadSetting, Settings
 
 MIN_SOMAXCONN = 4096
@@ -100,7 +100,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
 
 
 def warn_about_backlog() -> None:
-    """Log a warning if the kernel's listen queue is too short for many clients that reconnect at once."""
+    """Warn if the kernel's listen queue is too short for many simultaneous reconnects."""
     path = Path("/proc/sys/net/core/somaxconn")
     if path.exists() and int(path.read_text()) < MIN_SOMAXCONN:
         _logger.warning(

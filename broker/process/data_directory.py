@@ -1,7 +1,7 @@
 """The directory of `--data`: created, made private, and locked for one broker.
 
-Rules: files only; `valkey` runs the server in it. Events may be confidential, so the directory's mode becomes 0700. Only a
-directory that is new, empty or a broker's already is accepted: `--data /home/me` must not lock others out of a home directory.
+Rules: files only. Events may be confidential, so the mode becomes 0700. The directory must be new, empty or a broker's already:
+`--data /home/me` must not make a home directory private.
 """
 
 from __future__ import annotations

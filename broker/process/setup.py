@@ -37,7 +37,7 @@ def set_up_process(log_level: str, *, log_pid: bool = False) -> None:
 
     Args:
         log_level: the name of a level of `logging`, in any case.
-        log_pid: whether log lines contain the process id, to tell workers apart.
+        log_pid: add the process id to log lines, to distinguish workers.
     """
     name = "%(name)s[%(process)d]" if log_pid else "%(name)s"
     logging.basicConfig(level=log_level.upper(), format=f"%(asctime)s %(levelname)s {name}: %(message)s")

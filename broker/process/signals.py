@@ -6,8 +6,8 @@ import asyncio
 import signal
 
 
-class Signals:
-    """Receives SIGTERM and SIGINT, and SIGHUP if asked, for the rest of the process's life. Needs a running loop."""
+class SignalQueue:
+    """Receives SIGTERM, SIGINT and with `sighup` SIGHUP, from now on. Needs a running loop."""
 
     def __init__(self, *, sighup: bool) -> None:
         self._received: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -20,12 +20,12 @@ class Signals:
         return await self._received.get()
 
     async def next_termination(self) -> signal.Signals:
-        """The next SIGTERM or SIGINT. A SIGHUP before it is dropped: a shutdown that is under way doesn't need it."""
+        """The next SIGTERM or SIGINT; drops SIGHUP, which doesn't hasten a shutdown."""
         while (number := await self._received.get()) is signal.SIGHUP:
             pass
         return number
 
 
 def may_catch_sighup() -> bool:
-    """False if the parent process had SIGHUP ignored, as `nohup` does: the broker must then survive its terminal."""
+    """False if SIGHUP was ignored at the start, as under `nohup`: the broker must then survive its terminal."""
     return signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN

@@ -1,13 +1,13 @@
 """The Valkey server of `--data`: started in the data directory, restarted if it ends, stopped last.
 
-Rules: a process and its socket; what is stored there is up to the workers' stores, which use `url` like that of any other server.
+Rules: a process and its socket. The workers' stores use `url` like that of any other server.
 
 The server listens on a unix socket only, which no other user can open. It writes each change to its append-only file before it
-answers, and flushes the file to disk every second. If the server is killed, no acknowledged event is lost; if the machine loses
-power, the last second or two are.
+answers and flushes the file every second. If the server is killed, no acknowledged event is lost, unless a busy disk delayed the
+writes, which Valkey allows for two seconds. If the machine loses power, the last second or two are lost.
 
-The socket is in the data directory, so one directory holds everything, its mode protects everything, and nothing is left
-elsewhere when the machine stops. A path that is too long for a socket is refused.
+The socket is in the data directory too, so its mode protects everything, and nothing is left elsewhere when the machine stops. A
+path too long for a socket is refused.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
+from broker.backoff import RestartBackoff
 from broker.process.data_directory import DataDirectory
-from broker.process.restarts import RestartDelay
 from broker.process.setup import StartError
 
 SOCKET_FILE = "socket"
@@ -54,7 +54,7 @@ class ValkeyServer:
         self._program = _find_program()
         self._socket = directory.path / SOCKET_FILE
         self._process: Process | None = None
-        self._restart_delay = RestartDelay()
+        self._restart_backoff = RestartBackoff()
         self.ready = asyncio.Event()
         if (length := len(os.fsencode(self._socket))) > MAX_SOCKET_PATH_BYTES:
             raise StartError(
@@ -64,7 +64,7 @@ class ValkeyServer:
         self.url = f"unix://{quote(str(self._socket))}"
 
     async def run(self) -> None:
-        """Start the server and restart it whenever it ends. The workers' stores reconnect and read what they missed.
+        """Start the server and restart it whenever it ends. The workers' stores reconnect and repair their logs.
 
         Raises:
             StartError: the server ends before it is ready for the first time.
@@ -77,7 +77,7 @@ class ValkeyServer:
             started_at = loop.time()
             await self._process.wait()
             _logger.error("the Valkey server in %s ended; restarting it", self._directory.path)
-            await asyncio.sleep(self._restart_delay.next(loop.time() - started_at))
+            await asyncio.sleep(self._restart_backoff.next(loop.time() - started_at))
             try:
                 await self._start()
             except StartError as error:
@@ -160,8 +160,7 @@ def _find_program() -> Path:
 def _end_with_parent(parent: int) -> Callable[[], None]:
     """A `preexec_fn` that has the kernel send the child SIGTERM when this process ends. Linux only.
 
-    On other systems the server outlives a supervisor that is killed. It then still holds the directory's lock, so no second
-    server starts there.
+    Elsewhere the server outlives a killed supervisor. It still holds the directory's lock, so no second server starts there.
     """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
 

@@ -1,12 +1,11 @@
 """One worker process: its program, and the messages between it and its supervisor.
 
-The supervisor writes one line to the worker's standard input, a `WorkerConfig`, and keeps the pipe open. When standard input
-ends, the supervisor is dead and the worker exits at once: another supervisor may be starting already, and subscribers
-reconnect with their cursors. The worker writes one line to standard output, its endpoint or why it can't start. After that its
-standard output is its standard error.
+The supervisor writes a `WorkerConfig` line to the worker's standard input and keeps the pipe open. When the pipe closes, the
+supervisor is dead and the worker exits at once: another supervisor may be starting, and subscribers reconnect with their cursors.
+The worker writes its endpoint or `StartError` to standard output, which then becomes its standard error.
 
-Rules: settings go through the pipe because arguments and environment variables would show passwords to others on the machine.
-The supervisor imports this module too, so only the worker's own functions import `instance`.
+Rules: settings go through the pipe, because arguments and environment can show passwords to others. The supervisor imports this
+module too, so `instance` is imported only where the worker runs.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The worker processes of a supervisor, seen from the supervisor: one process, and the pool that restarts them.
 
-Rules: the pool has one slot for each worker, with that worker's sockets. Whatever starts a process in a slot holds the slot's
-lock, so a slot has one process, or two during a rolling restart: the one that drains and its successor. The supervisor handles
-signals and decides when the pool starts and ends.
+Rules: each worker has a slot with its sockets. Starting a process in a slot takes the slot's lock, so a slot has one process, or
+two during a rolling restart: the draining one and its successor. The supervisor handles signals and starts and ends the pool.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from socket import socket
 
+from broker.backoff import RestartBackoff
 from broker.process.listeners import Listeners
-from broker.process.restarts import RestartDelay
 from broker.process.setup import Endpoint, StartError
-from broker.process.signals import Signals
+from broker.process.signals import SignalQueue
 from broker.process.worker import WorkerConfig, decode_start
 from broker.settings import Settings
 
 START_SECONDS = 60.0
-"""Limit for a worker's start, which usually takes under a second. Waiting for an unreachable store takes less than this."""
+"""Limit for a start, which takes about a second; longer than the wait for an unreachable store."""
 GRACE_SECONDS = 20.0
-"""How long a worker may run on after its drain: for open requests, and for a busy machine."""
+"""Time beyond the drain, for open requests and a busy machine."""
 
 _logger = logging.getLogger("broker")
 
@@ -47,9 +46,9 @@ class WorkerProcess:
 
     @classmethod
     async def start(cls, settings: Settings, sockets: Sequence[socket]) -> WorkerProcess:
-        """Start a worker that listens on `sockets`. It isn't ready yet: see `wait_until_listening`.
+        """Start a worker on `sockets`, then call `wait_until_listening`.
 
-        It runs in a session of its own, so that signals from a terminal (Ctrl-C, hang-up) reach only the supervisor.
+        It has its own session, so that a terminal's signals (Ctrl-C, hang-up) reach only the supervisor.
 
         Raises:
             StartError: the operating system can't start another process.
@@ -74,7 +73,7 @@ class WorkerProcess:
         return cls(process)
 
     async def wait_until_listening(self) -> Endpoint:
-        """Return where the worker listens, once it does.
+        """Return the endpoint once the worker listens.
 
         Raises:
             StartError: the worker failed to start and has ended.
@@ -101,10 +100,7 @@ class WorkerProcess:
         return asyncio.get_running_loop().time() - self._started_at
 
     def drain(self, number: signal.Signals) -> None:
-        """Tell it to drain, by SIGTERM, or by SIGHUP if its successor listens already.
-
-        Only the first call sends a signal: a second one would end the drain at once.
-        """
+        """Send SIGTERM, or SIGHUP if its successor listens already. Only once: a second signal would end the drain at once."""
         if not self._is_draining:
             self._is_draining = True
             self.send(number)
@@ -115,7 +111,7 @@ class WorkerProcess:
             self._process.send_signal(number)
 
     async def wait(self) -> int:
-        """Wait for its end and return its exit status; -N if signal N ended it."""
+        """Return the exit status once it has ended; -N for signal N."""
         return await self._process.wait()
 
 
@@ -138,13 +134,13 @@ class WorkerPool:
         self._workers: list[WorkerProcess] = []  # by slot
         self._running: set[WorkerProcess] = set()  # also those that drain after a rolling restart
         self._locks = [asyncio.Lock() for _ in slots]
-        self._restart_delays = [RestartDelay() for _ in slots]
+        self._restart_backoffs = [RestartBackoff() for _ in slots]
         self._drain_seconds = settings.drain_notice_seconds + settings.drain_seconds + GRACE_SECONDS
 
     # Life
 
     async def start(self) -> Endpoint:
-        """Start all workers. Returns once all of them listen; raises `StartError` as soon as one can't start."""
+        """Start all workers and return once all listen. Raises `StartError` as soon as one can't start."""
         try:
             async with asyncio.TaskGroup() as group:
                 starting = [group.create_task(self._start(slot)) for slot in range(len(self._locks))]
@@ -160,10 +156,7 @@ class WorkerPool:
                 group.create_task(self._run_slot(slot))
 
     async def rolling_restart(self) -> None:
-        """Replace all workers, one after the other. A worker drains only once its successor listens.
-
-        If a successor can't start, the remaining workers are kept.
-        """
+        """Replace all workers in turn: a worker drains once its successor listens. If one can't start, the rest stay."""
         for slot, lock in enumerate(self._locks):
             async with lock:
                 try:
@@ -176,8 +169,8 @@ class WorkerPool:
             await self._wait_or_kill(former)
         _logger.info("rolling restart complete")
 
-    async def drain(self, signals: Signals) -> None:
-        """Drain all workers at the same time. The next SIGTERM or SIGINT in `signals` ends the drain at once."""
+    async def drain(self, signals: SignalQueue) -> None:
+        """Drain all workers together. The next SIGTERM or SIGINT ends that at once."""
         for worker in self._running:
             worker.drain(signal.SIGTERM)
         all_ended = asyncio.ensure_future(self._wait_for_all())
@@ -189,7 +182,7 @@ class WorkerPool:
         await all_ended
 
     async def kill(self) -> None:
-        """End all workers at once, without a drain: for workers that don't serve yet."""
+        """End all workers without a drain, before they serve."""
         self._send_to_all(signal.SIGKILL)
         await self._wait_for_all()
 
@@ -221,7 +214,7 @@ class WorkerPool:
 
     async def _restart(self, slot: int, uptime_seconds: float) -> None:
         while True:
-            if delay := self._restart_delays[slot].next(uptime_seconds):
+            if delay := self._restart_backoffs[slot].next(uptime_seconds):
                 self._listeners.replace(slot)
                 await asyncio.sleep(delay)
             try:
@@ -243,7 +236,7 @@ class WorkerPool:
         await asyncio.gather(*[self._wait_or_kill(worker) for worker in self._running])
 
     async def _wait_or_kill(self, worker: WorkerProcess) -> None:
-        """Wait for the end of a worker that drains; kill it if that takes too long."""
+        """Wait for a draining worker; kill it if it takes too long."""
         try:
             async with asyncio.timeout(self._drain_seconds):
                 await worker.wait()

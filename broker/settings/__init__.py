@@ -1,11 +1,10 @@
-"""Settings: flags and environment variables of `broker serve`, checked, and what the broker derives from them.
+"""Settings: the flags and environment variables of `broker serve`.
 
-    values   the types: how each is read, and what a single value must be
+    values   types: how a value is read and checked
     table    every setting with its default and description
-    here     rules over several settings, and derived values
+    here     checks over several settings, and derived values
 
-Rules: a setting is checked when `Settings` is created, so that a bad one stops the start. Only `redis_url` is checked later, by
-the store that it names.
+Rules: creating `Settings` checks everything, except that the store checks `redis_url`.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ class Settings(SettingsTable):
         if self.data is not None and self.redis_wait_replicas:
             raise ValueError("redis_wait_replicas must be 0 with data: that server has no replicas")
         if self.workers > 1 and self.data is None and self.redis_url is None:
-            raise ValueError("workers: more than one need a shared store; set redis_url or data")
+            raise ValueError("workers: several need a shared store; set redis_url or data")
 
     def _check_access(self) -> None:
         if not (is_loopback(self.host) or self.has_keys() or self.anonymous):
@@ -79,7 +78,7 @@ class Settings(SettingsTable):
         return bool(self.jwt_secrets or self.jwt_public_keys or self.jwks_url)
 
     def is_open(self) -> bool:
-        """Whether every caller may do everything: only this machine can connect, and no setting limits access."""
+        """Whether every caller may do everything: a loopback address, and no setting that limits access."""
         return is_loopback(self.host) and not self.has_keys() and not self.anonymous
 
     def needs_client_addresses(self) -> bool:
@@ -91,7 +90,7 @@ class Settings(SettingsTable):
         )
 
     def verification_keys(self) -> Sequence[VerificationKey]:
-        """The keys of `jwt_secrets` and `jwt_public_keys`, read from the files each time. Raises `BadKey`."""
+        """The keys of `jwt_secrets` and `jwt_public_keys`; reads the files. Raises `BadKey`."""
         return [
             *(secret(text.get_secret_value()) for text in self.jwt_secrets),
             *(read_public_key(path) for path in self.jwt_public_keys),

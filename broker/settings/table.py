@@ -1,10 +1,9 @@
-"""The table of all settings: name, type, default and description.
+"""All settings: name, type, default and description.
 
-`broker serve --help`, the environment variables and the guide's table of settings are made from it. A setting `its_name` is the
-flag `--its-name` and the environment variable `BROKER_ITS_NAME`; the flag wins.
+The flags of `broker serve`, its help, the environment variables and the table in the settings guide are made from this. The
+setting `its_name` is the flag `--its-name` and the variable `BROKER_ITS_NAME`; the flag wins.
 
-Rules: fields only. A description is a help text with its unit. What a single value must be is in `values`; what several must be
-together, in the package.
+Rules: fields only. A description is a help text with its unit.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class SettingsTable(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="BROKER_", extra="ignore", frozen=True, allow_inf_nan=False)
 
-    # Where it listens
+    # Listening
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8080, ge=0, le=65535, description="TCP port to listen on; 0 chooses a free one.")
@@ -43,7 +42,7 @@ class SettingsTable(BaseSettings):
         1,
         ge=1,
         le=256,
-        description="Number of processes that share the port. More than one needs redis_url or data.",
+        description="Processes that share the port. More than one needs redis_url or data.",
     )
     tls_cert: Path | None = Field(
         None, description="PEM file with the certificate chain; the broker then serves HTTPS."
@@ -53,26 +52,26 @@ class SettingsTable(BaseSettings):
         None,
         ge=0,
         le=65535,
-        description="TCP port for /metrics, /healthz and /readyz over plain HTTP, without a token. Each further worker uses the next port.",
+        description="TCP port for /metrics, /healthz and /readyz by plain HTTP, without a token. Each further worker uses the next one.",
     )
 
-    # Who may use it
+    # Access
 
     allowed_hosts: HostNames = Field(
         (),
-        description="Host names, besides localhost, by which clients may reach a loopback address without a token; comma-separated.",
+        description="Host names, besides localhost, that clients without a token may use on a loopback address; comma-separated.",
     )
     cors_origins: Origins = Field(
         (),
-        description="Origins whose pages may subscribe and publish, as scheme://host:port, comma-separated. * allows all, but without credentials.",
+        description="Web origins that may subscribe and publish, as scheme://host:port, comma-separated; * allows all, without credentials.",
     )
     anonymous: Anonymous = Field(
         (),
-        description="What clients may do without a token: publish, subscribe or both, comma-separated. On a loopback address without keys, everything is allowed.",
+        description="Rights without a token: publish, subscribe or both, comma-separated. On a loopback address without keys, everything is allowed.",
     )
     jwt_secrets: Secrets = Field(
         (),
-        description='Secrets that sign tokens (HS256, HS384, HS512), each at least 32 bytes; JSON, ["…"]. Prefer the environment: other users of the machine can see flags.',
+        description='Secrets that sign tokens (HS256, HS384, HS512), at least 32 bytes each; JSON, ["…"]. Prefer the environment: other users can see flags.',
     )
     jwt_public_keys: PublicKeyFiles = Field(
         (),
@@ -91,43 +90,43 @@ class SettingsTable(BaseSettings):
     jwt_issuer: str | None = Field(None, min_length=1, description="Issuer that a token's `iss` must be.")
     revocation_seconds: Seconds = Field(
         86_400,
-        description="How long a revoked token is refused, in seconds, if the revocation sets no time. At least the lifetime of your tokens.",
+        description="How long revoked tokens are refused, in seconds, unless the revocation sets a time. At least the lifetime of your tokens.",
     )
     trusted_proxies: Networks = Field(
         (),
-        description="Addresses or networks of proxies whose X-Forwarded-For or Forwarded header names the client; comma-separated.",
+        description="Proxies, as addresses or networks, trusted to name the client in X-Forwarded-For or Forwarded; comma-separated.",
     )
     forwarded_header: Literal["x-forwarded-for", "forwarded"] | None = Field(
         None,
-        description="Header that the trusted proxies set: x-forwarded-for or forwarded. By default either one; if both are present and differ, neither.",
+        description="Header that trusted proxies set: x-forwarded-for or forwarded. By default either; neither if both are present and differ.",
     )
 
-    # Where events are stored
+    # Storage
 
     data: Directory = Field(
         None,
-        description="Directory in which the broker stores events with a Valkey server of its own. Needs the extra `embedded`; excludes redis_url.",
+        description="Directory where the broker's own Valkey server keeps events. Needs the extra `embedded`; excludes redis_url.",
     )
     redis_url: str | None = Field(
         None,
-        description="Redis or Valkey server shared by all instances: redis://, rediss://, unix:// or redis+sentinel://. Without it and data, events are in memory.",
+        description="Redis or Valkey server that all instances share: redis://, rediss://, unix:// or redis+sentinel://. Without it and data, events are in memory.",
     )
     redis_prefix: str = Field(
         "broker:",
         pattern=r"^[A-Za-z0-9._:-]{1,64}$",
-        description="Prefix of the names of all Redis keys and channels.",
+        description="Prefix of all Redis keys and channels.",
     )
     redis_wait_replicas: int = Field(
         0,
         ge=0,
         le=100,
-        description="Number of Redis replicas that must have an event before the publish is answered.",
+        description="Redis replicas that must have an event before the publish is answered.",
     )
     failover_margin_ms: int = Field(
         10_000,
         ge=0,
         le=3_600_000,
-        description="How far ids jump ahead after a failover that lost writes, in milliseconds, so that no id is used twice.",
+        description="How far ids jump ahead after a failover lost writes, in milliseconds, so that none is used twice.",
     )
 
     # Limits
@@ -135,35 +134,35 @@ class SettingsTable(BaseSettings):
     max_connections: int | None = Field(
         None,
         ge=1,
-        description="Maximum number of open streams. By default, 90 % of what the file descriptor limit allows.",
+        description="Maximum open streams. By default, 90 % of what the file descriptor limit allows.",
     )
     max_connections_per_address: int = Field(
         0,
         ge=0,
-        description="Maximum number of open streams per client address, over all instances; 0 means no limit.",
+        description="Maximum open streams per client address, over all instances; 0 means no limit.",
     )
     max_connections_per_subject: int = Field(
         0,
         ge=0,
-        description="Maximum number of open streams per token subject (`sub`), over all instances; 0 means no limit.",
+        description="Maximum open streams per token subject (`sub`), over all instances; 0 means no limit.",
     )
     max_connects_per_second: float = Field(
         0,
         ge=0,
-        description="Maximum number of new streams per second on each instance; 0 means no limit.",
+        description="Maximum new streams per second on each instance; 0 means no limit.",
     )
     max_topics_per_connection: int = Field(
-        32, ge=1, le=MAX_TOPICS_PER_REQUEST, description="Maximum number of topics on one stream."
+        32, ge=1, le=MAX_TOPICS_PER_REQUEST, description="Maximum topics on one stream."
     )
     max_publishes_per_second: float = Field(
         0,
         ge=0,
-        description="Maximum number of events per second from one subject, or from one address without a token, on each instance; 0 means no limit.",
+        description="Maximum events per second from one subject, or from one address without a token, on each instance; 0 means no limit.",
     )
     max_publish_bytes_per_second: float = Field(
         0,
         ge=0,
-        description="Maximum bytes of events per second, counted in the same way; 0 means no limit.",
+        description="Maximum bytes of events per second, likewise; 0 means no limit.",
     )
     max_event_bytes: int = Field(262_144, ge=1, description="Maximum size of an event's data, in bytes.")
     head_seconds: Seconds = Field(10, description="Time limit for a request's head, in seconds.")
@@ -172,40 +171,34 @@ class SettingsTable(BaseSettings):
         600, description="Longest pause within a streamed body, in seconds; 0 means no limit."
     )
 
-    # What topics keep
+    # Retention
 
-    retention_events: int = Field(
-        1000, ge=1, description="Maximum number of events that a topic keeps for replay."
-    )
+    retention_events: int = Field(1000, ge=1, description="Maximum events that a topic keeps for replay.")
     retention_bytes: int = Field(
         1_048_576, ge=1, description="Maximum bytes of events that a topic keeps for replay."
     )
-    retention_seconds: Seconds = Field(
-        3600, description="Maximum age of events that a topic keeps for replay, in seconds."
-    )
+    retention_seconds: Seconds = Field(3600, description="Maximum age of events kept for replay, in seconds.")
     retention_overrides: Overrides = Field(
         {},
-        description='Different retention by topic pattern; the first match applies. JSON: {"orders.**": {"events": 10, "bytes": 4096, "seconds": 60}}.',
+        description='Retention by topic pattern; the first match applies. JSON: {"orders.**": {"events": 10, "bytes": 4096, "seconds": 60}}.',
     )
     retain_max_seconds: Seconds = Field(
         86_400,
-        description="Longest time for which a publisher may keep a topic's events with ?retain=, in seconds.",
+        description="Longest time that publishers may request with ?retain=, in seconds.",
     )
-    retain_events: int = Field(
-        100_000, ge=1, description="Maximum number of events that a topic with ?retain= keeps."
-    )
+    retain_events: int = Field(100_000, ge=1, description="Maximum events that a topic with ?retain= keeps.")
     retain_bytes: int = Field(
         16_777_216, ge=1, description="Maximum bytes of events that a topic with ?retain= keeps."
     )
     log_memory_bytes: int = Field(
         268_435_456,
         ge=1,
-        description="Memory for the events of all topics, in bytes. The least recently used topics lose theirs first.",
+        description="Memory for all topics' events, in bytes. The least recently used topics lose theirs first.",
     )
     max_topics: int = Field(
         100_000,
         ge=1,
-        description="Maximum number of remembered topics without subscribers. The least recently used are forgotten first.",
+        description="Maximum remembered topics without subscribers. The least recently used are forgotten first.",
     )
     topic_memory_seconds: Seconds = Field(
         604_800, description="How long a topic is remembered after its newest event, in seconds."
@@ -221,35 +214,33 @@ class SettingsTable(BaseSettings):
 
     # Streams and producers
 
-    heartbeat_seconds: Seconds = Field(
-        15, description="Silence on a stream after which a heartbeat is sent, in seconds."
-    )
+    heartbeat_seconds: Seconds = Field(15, description="Silence on a stream before a heartbeat, in seconds.")
     slow_seconds: Seconds = Field(
-        30, description="How long a subscriber may read nothing before its stream is closed, in seconds."
+        30, description="How long a subscriber may read nothing before it is closed, in seconds."
     )
     retry_min_ms: int = Field(
-        2000, ge=0, description="Shortest reconnect delay that clients are told, in milliseconds."
+        2000, ge=0, description="Shortest reconnect delay sent to clients, in milliseconds."
     )
     retry_max_ms: int = Field(
-        5000, ge=0, description="Longest reconnect delay that clients are told, in milliseconds."
+        5000, ge=0, description="Longest reconnect delay sent to clients, in milliseconds."
     )
     max_age_seconds: SecondsOrZero = Field(
         0,
-        description="Maximum age of a stream, in seconds. Streams close at a random moment in the last fifth of it, so that new instances get their share. 0 means no limit.",
+        description="Maximum age of a stream, in seconds. Streams close at a random moment in the last fifth of it. 0 means no limit.",
     )
     producer_timeout_seconds: Seconds = Field(
         30,
-        description="With ?end=on-disconnect, how long a topic waits for a producer that disconnected before it closes, in seconds.",
+        description="With ?end=on-disconnect, how long a topic stays open after its producer disconnects, in seconds.",
     )
     last_viewer_seconds: SecondsOrZero = Field(
         0,
-        description="Time without subscribers after which the producer of a streamed body is asked to stop, in seconds; 0 means never.",
+        description="Time without subscribers before a producer is asked to stop, in seconds; 0 means never.",
     )
 
     # Shutdown and logs
 
     drain_notice_seconds: SecondsOrZero = Field(
-        0, description="At SIGTERM, time between failing readiness and closing streams, in seconds."
+        0, description="At SIGTERM, time from failing readiness to closing streams, in seconds."
     )
     drain_seconds: SecondsOrZero = Field(
         10, description="At SIGTERM, time over which streams are closed, in seconds."

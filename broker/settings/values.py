@@ -1,6 +1,6 @@
-"""The types of settings: how each is read from text, and what a single value must be.
+"""The types of settings: how a value is read from text and checked.
 
-Rules: a type checks one value and raises `ValueError`; pydantic adds the setting's name.
+Rules: a check raises `ValueError`; pydantic adds the setting's name.
 """
 
 from __future__ import annotations

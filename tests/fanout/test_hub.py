@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from broker import sse
-from broker.fanout import fanout
-from broker.fanout.fanout import MOVE_WRITES, SLICE_WRITES
+from broker.fanout import fanout, feed
+from broker.fanout.fanout import MOVE_WRITES, PIECES_PER_TURN, SLICE_WRITES
 from broker.fanout.feed import PIECE_BYTES
 from broker.fanout.subscriber import CloseReason, Subscriber, write_each
 from broker.sse import Decoder
 from broker.topics import Retention
-from tests.support.hub_harness import HubHarness
+from tests.support.hub_harness import HubHarness, reset
 
 
 def data(*texts: bytes) -> list[bytes]:
@@ -68,8 +68,9 @@ async def test_i5_an_envelope_is_encoded_once(harness: HubHarness) -> None:
     assert log.enveloped("a", entry) is log.enveloped("a", entry)
 
 
-async def test_fan_out_is_cut_into_slices(harness: HubHarness) -> None:
-    subscribers = [await harness.subscribe("a") for _ in range(SLICE_WRITES * 2)]
+@pytest.mark.parametrize("count", [SLICE_WRITES * 2, SLICE_WRITES * 3 // 2])
+async def test_fan_out_is_cut_into_slices(harness: HubHarness, count: int) -> None:
+    subscribers = [await harness.subscribe("a") for _ in range(count)]
     harness.publish("a", b"1")
     harness.turn()
     served = sum(bool(harness.read(subscriber)) for subscriber in subscribers)
@@ -98,12 +99,15 @@ async def test_who_comes_and_goes_during_a_pass_changes_nothing_for_the_others(h
         assert harness.read(subscriber).count(b"data: 2\n") == 1
 
 
-async def test_a_small_feed_does_not_wait_for_the_pass_over_a_large_one(harness: HubHarness) -> None:
+@pytest.mark.parametrize("order", [("large", "small"), ("small", "large")])
+async def test_a_small_feed_does_not_wait_for_the_pass_over_a_large_one(
+    harness: HubHarness, order: tuple[str, str]
+) -> None:
     for _ in range(SLICE_WRITES * 4):
         await harness.subscribe("large")
     small = await harness.subscribe("small")
-    harness.publish("large", b"1")
-    harness.publish("small", b"1")
+    for topic in order:
+        harness.publish(topic, b"1")
     turns = 0
     while not harness.read(small):
         assert harness.turn()
@@ -195,6 +199,22 @@ async def test_a_replay_is_written_piece_by_piece_and_joins_live_events(harness:
     assert subscriber.lag is not None
     harness.publish("a", b"live")
     assert await harness.read_all(subscriber, harness.last) == list(range(1, 62))
+    assert harness.hub.delivered == 61
+
+
+async def test_to_be_told_twice_that_a_subscriber_can_be_written_to_is_harmless(harness: HubHarness) -> None:
+    for _ in range(60):
+        harness.publish("a", b"x" * 10_000)
+    subscriber = await harness.subscribe("a", cursor=0)
+    decoder, ids = Decoder(), [0]
+    async with asyncio.timeout(10):
+        while ids[-1] < harness.last:
+            ids += [int(event.id.split("-")[1]) for event in decoder.feed(harness.read(subscriber))]
+            harness.hub.flushed(subscriber)
+            harness.hub.flushed(subscriber)
+            harness.run()
+            await asyncio.sleep(0)
+    assert ids == list(range(61))
 
 
 async def test_slow_subscriber_is_closed_not_waited_for(harness: HubHarness) -> None:
@@ -375,8 +395,10 @@ async def test_end_of_one_of_several_topics_loses_nothing_of_the_others(harness:
     assert (await harness.read_all(both, harness.last))[1:] == await harness.read_all(only_b, harness.last)
     assert harness.released == ["a"]
     assert both.feed is only_b.feed
+    assert (both.reads("a"), both.reads("b")) == (False, True)
     harness.delete("b")
     harness.run()
+    assert not both.reads("b")
     async with asyncio.timeout(10):
         while len(harness.closed) < 2:
             await asyncio.sleep(0)
@@ -453,6 +475,75 @@ async def test_a_loss_that_several_topics_share_is_told_of_each(harness: HubHarn
     assert (harness.gaps, harness.hub.delivered) == (["lost", "lost"], 1)
 
 
+def text_of(frame_bytes: int, event_id: int) -> bytes:
+    """The data of an event whose frame has so many bytes."""
+    return b"x" * (frame_bytes - len(sse.frame(sse.lines(b""), event_id)))
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_a_piece_is_filled_to_the_last_byte_and_no_further(harness: HubHarness, more: int) -> None:
+    first = sse.frame(sse.lines(b"x"), 1)
+    harness.publish("a", b"x")
+    harness.publish("a", text_of(PIECE_BYTES - len(first) + more, 2))
+    subscriber = await harness.subscribe("a", cursor=0)
+    assert subscriber.cursor == 2 - more
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_a_piece_behind_the_end_of_a_topic_is_filled_likewise(harness: HubHarness, more: int) -> None:
+    harness.close("a")
+    harness.publish("b", text_of(PIECE_BYTES - len(sse.end("a", "closed", 1)) + more, 2))
+    subscriber = await harness.subscribe("a", "b", cursor=0)
+    assert subscriber.cursor == 2 - more
+
+
+async def test_an_event_larger_than_a_piece_is_a_piece(harness: HubHarness) -> None:
+    for event_id in (1, 2):
+        harness.publish("a", text_of(PIECE_BYTES + 1, event_id))
+    subscriber = await harness.subscribe("a", cursor=0)
+    assert subscriber.cursor == 1
+
+
+async def test_i2_no_piece_ends_within_a_loss_that_several_topics_share(harness: HubHarness) -> None:
+    """Its entries have one id: whoever had only some of them could not be told of the others by its cursor."""
+    harness.publish("a", text_of(PIECE_BYTES - len(sse.gap("a", "0-1", "lost")), 1))
+    harness.lose("a", "b")
+    await harness.subscribe("a", "b", cursor=0)
+    assert harness.gaps == ["lost", "lost"]
+
+
+async def test_i3_a_turn_brings_only_a_few_replays_on(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PIECE_BYTES", 1)
+    for _ in range(3):
+        harness.publish("a", b"x")
+    subscribers = [await harness.subscribe("a", cursor=0) for _ in range(PIECES_PER_TURN * 2)]
+    harness.turn()
+    assert [one.cursor for one in subscribers] == [2] * PIECES_PER_TURN + [1] * PIECES_PER_TURN
+    harness.run()
+    assert {one.cursor for one in subscribers} == {3}
+
+
+async def test_i2_several_topics_are_written_only_as_far_as_all_of_them_are_complete(
+    harness: HubHarness,
+) -> None:
+    """One topic alone needs no such care: its log says itself what came before each event."""
+    harness.complete_to = 0
+    alone, both = await harness.subscribe("a", cursor=0), await harness.subscribe("a", "b", cursor=0)
+    harness.publish("a", b"1")
+    harness.publish("b", b"2")
+    harness.run()
+    assert harness.read(alone) == b"data: 1\nid: 0-1\n\n"
+    assert harness.read(both) == b""
+    for complete_to in (1, 2):
+        harness.complete_to = complete_to
+        harness.hub.delivered_to("b", 0)
+        harness.run()
+        assert harness.read(both) == b"data: %d\nid: 0-%d\n\n" % (complete_to, complete_to)
+    harness.complete_to = None
+
+
 async def test_those_with_the_same_cursor_are_written_together_on_several_topics_too(
     harness: HubHarness,
 ) -> None:
@@ -464,6 +555,7 @@ async def test_those_with_the_same_cursor_are_written_together_on_several_topics
     harness.publish("b", b"2")
     harness.run()
     assert {subscriber.cursor for subscriber in first + second} == {harness.last}
+    assert harness.hub.delivered == 5 * 2 + 5
     assert await harness.read_all(first[0], 3) == [1, 3]
     assert await harness.read_all(second[0], 3) == [3]
 
@@ -490,6 +582,20 @@ async def test_floors_let_topics_start_at_different_points(harness: HubHarness) 
     assert await harness.read_all(subscriber, harness.last) == [9]
 
 
+async def test_a_replay_is_not_cut_for_what_was_gone_where_it_starts(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`a` has lost 4 and 5, of which a subscriber that starts it at 5 was told; its cursor, for `b`, lies before that."""
+    monkeypatch.setattr(feed, "PIECE_BYTES", 1)
+    for _ in range(3):
+        harness.publish("b", b"x")
+    harness.log("a").retention = Retention(1, 1 << 30, 1e9)
+    for _ in range(3):
+        harness.publish("a", b"x")
+    subscriber = await harness.subscribe("a", "b", cursor=0, floors=(5, 0))
+    assert await harness.read_all(subscriber, 6) == [1, 2, 3, 6]
+
+
 async def test_a_defect_in_fan_out_is_not_silent(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -511,6 +617,16 @@ async def test_a_slice_is_small_also_when_much_is_due(harness: HubHarness) -> No
     assert 0 < lagging_or_served <= SLICE_WRITES // 9
     harness.run()
     assert all(one.cursor > 0 for one in harness.hub.subscribers)
+
+
+async def test_a_slice_has_somebody_in_it_however_much_is_due(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "PIECE_BYTES", 1)
+    subscriber = await harness.subscribe("a")
+    harness.publish("a", b"x" * 2 * SLICE_WRITES)
+    harness.turn()
+    assert subscriber.cursor == 1
 
 
 async def test_many_feeds_of_one_topic_share_what_is_on_its_way(harness: HubHarness) -> None:
@@ -539,6 +655,30 @@ async def test_i9_a_defect_with_one_connection_stops_no_heartbeat_but_is_told(
     assert harness.read(good) == sse.HEARTBEAT
 
 
+@pytest.mark.parametrize("data", [b"", b"data: after\nid: 0-2\n\n"])
+async def test_a_notice_comes_between_two_events_and_to_who_lags_only_the_latest(
+    harness: HubHarness, data: bytes
+) -> None:
+    subscriber = await harness.subscribe("a")
+    harness.hub.notify(subscriber, b": at once\n\n")
+    assert harness.read(subscriber) == b": at once\n\n"
+    large = b"x" * 100_000
+    harness.publish("a", large)
+    harness.run()
+    for notice in (b": first\n\n", b": latest\n\n"):
+        harness.hub.notify(subscriber, notice)
+    if data:
+        harness.publish("a", b"after")
+    wanted = b"data: " + large + b"\nid: 0-1\n\n: latest\n\n" + data
+    got = b""
+    async with asyncio.timeout(10):
+        while len(got) < len(wanted):
+            got += harness.read(subscriber)
+            harness.run()
+            await asyncio.sleep(0)
+    assert got == wanted
+
+
 async def test_drained_subscribers_get_what_was_published_first(harness: HubHarness) -> None:
     subscriber = await harness.subscribe("a", "b")
     harness.publish("a", b"answered")
@@ -553,6 +693,48 @@ async def test_a_drained_subscriber_gets_the_end_of_its_topic_first(harness: Hub
     assert harness.read(subscriber) == sse.end("a", "closed", 1)
     await harness.closing()
     assert harness.closed == [CloseReason.ENDED]
+
+
+async def test_what_ends_a_stream_comes_after_what_the_transport_still_holds(harness: HubHarness) -> None:
+    harness.publish("a", b"x" * 100_000)
+    subscriber = await harness.subscribe("a", cursor=0)
+    data = harness.read(subscriber)  # so that the socket has room again, and the transport doesn't know
+    harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
+    async with asyncio.timeout(10):
+        while not harness.closed:
+            data += harness.read(subscriber)
+            harness.hub.walk()
+            await asyncio.sleep(0)
+    data += harness.read(subscriber)
+    assert data == sse.frame(sse.lines(b"x" * 100_000), 1) + sse.retry(1)
+
+
+async def test_i4_a_connection_that_is_cut_is_reset_so_that_the_kernel_keeps_nothing_for_it(
+    harness: HubHarness,
+) -> None:
+    subscriber = await until_the_kernel_holds_bytes(harness)
+    harness.hub.cut(subscriber, CloseReason.SLOW)
+    await harness.closing()
+    with pytest.raises(ConnectionResetError):
+        harness.read(subscriber)
+
+
+async def test_who_is_gone_already_has_left_and_was_not_ended(harness: HubHarness) -> None:
+    subscriber = await harness.subscribe("a")
+    reset(harness.far[subscriber])
+    harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
+    await harness.closing()
+    assert harness.closed == [CloseReason.CLIENT]
+
+
+async def test_who_is_gone_before_it_is_told_that_its_topic_has_ended_is_no_defect(
+    harness: HubHarness,
+) -> None:
+    harness.close("a")
+    subscriber = await harness.subscribe("a", cursor=0, is_gone=True)
+    assert subscriber.feed is None
+    await harness.closing()
+    assert harness.closed == [CloseReason.CLIENT]
 
 
 async def until_the_kernel_holds_bytes(harness: HubHarness) -> Subscriber:

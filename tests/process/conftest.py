@@ -22,5 +22,5 @@ def store(tmp_path: Path) -> Iterator[str]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """A directory that isn't there yet."""
+    """A directory that doesn't exist yet."""
     return tmp_path / "kept" / "data"

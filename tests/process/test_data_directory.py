@@ -1,4 +1,4 @@
-"""The directory of `--data`: whose it may be, and its mode."""
+"""The directory of `--data`: which are accepted, and the mode."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ def test_a_body_that_is_open_when_the_drain_is_over_is_answered() -> None:
 
 
 def open_body(broker: BrokerProcess, publisher: Connection, topic: str) -> None:
-    """A streamed body, one line of which is published; another one is begun."""
+    """Start a streamed body: one line is published, another is incomplete."""
     publisher.send(
         request("POST", f"/topics/{topic}", NDJSON, CHUNKED) + b'd\r\n{"data": "1"}\r\n1\r\n\n\r\n'
     )

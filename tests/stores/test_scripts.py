@@ -1,4 +1,4 @@
-"""The scripts on their own, on real servers: what each call changes, answers and says on channels."""
+"""The scripts alone, on real servers: their changes, replies and payloads."""
 
 from __future__ import annotations
 
@@ -84,34 +84,34 @@ def caller(client: Redis) -> Caller:
     return Caller(client)
 
 
-class PubSubReader:
-    """All that is said on the broker's channels."""
+class ChannelListener:
+    """The payloads on the broker's channels."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._pubsub = client.pubsub()  # type: ignore[no-untyped-call]
         self._pubsub.psubscribe("broker:*")
-        self.heard()
+        self.new_payloads()
 
-    def heard(self) -> list[tuple[str, bytes]]:
-        """What was said since the last call, as (channel, message)."""
+    def new_payloads(self) -> list[tuple[str, bytes]]:
+        """The payloads since the last call, as (channel, payload)."""
         self._client.publish("broker:0:_mark", "")
-        messages: list[tuple[str, bytes]] = []
+        payloads: list[tuple[str, bytes]] = []
         while True:
-            message = self._pubsub.get_message(timeout=10)
-            assert message is not None
-            if message["channel"] == b"broker:0:_mark":
-                return messages
-            if message["type"] == "pmessage":
-                messages.append((message["channel"].decode(), message["data"]))
+            reply = self._pubsub.get_message(timeout=10)
+            assert reply is not None
+            if reply["channel"] == b"broker:0:_mark":
+                return payloads
+            if reply["type"] == "pmessage":
+                payloads.append((reply["channel"].decode(), reply["data"]))
 
     def close(self) -> None:
         self._pubsub.close()
 
 
 @pytest.fixture
-def listener(client: Redis) -> Iterator[PubSubReader]:
-    listener = PubSubReader(client)
+def listener(client: Redis) -> Iterator[ChannelListener]:
+    listener = ChannelListener(client)
     yield listener
     listener.close()
 
@@ -119,7 +119,7 @@ def listener(client: Redis) -> Iterator[PubSubReader]:
 # The texts
 
 
-def test_each_script_has_its_own_text_and_is_called_by_its_sha(client: Redis) -> None:
+def test_each_script_has_its_own_sha(client: Redis) -> None:
     assert len({script.text for script in ALL_SCRIPTS}) == len(ALL_SCRIPTS)
     for script in ALL_SCRIPTS:
         assert client.script_load(script.text) == script.sha
@@ -144,7 +144,7 @@ def test_ids_strictly_increase_over_all_topics_and_follow_the_clock(caller: Call
     assert abs(ms_of(ids[-1]) - server_ms(client)) < 5000
 
 
-def test_a_clock_that_steps_back_takes_no_id_with_it(caller: Caller, client: Redis) -> None:
+def test_ids_increase_when_the_clock_steps_back(caller: Caller, client: Redis) -> None:
     caller.publish(("a", LINES))
     ahead = server_ms(client) + DAY_MS
     client.hset(STATE, mapping={"ms": ahead, "n": 7})
@@ -166,7 +166,7 @@ def test_expiries_follow_ids_that_are_ahead_of_the_clock(caller: Caller, client:
 # Publish
 
 
-def test_prev_names_the_entry_before(caller: Caller) -> None:
+def test_prev_is_the_id_of_the_entry_before(caller: Caller) -> None:
     caller.read()
     born = caller.born
     first = caller.publish(("a", b"data: 1\n"), ("b", b"data: x\n"), ("a", b"data: 2\n")).ids
@@ -179,12 +179,12 @@ def test_prev_names_the_entry_before(caller: Caller) -> None:
     assert first == [first[0], first[0] + 1, first[0] + 2]
 
 
-def test_messages(caller: Caller, listener: PubSubReader) -> None:
+def test_payloads(caller: Caller, listener: ChannelListener) -> None:
     caller.read()
     born = format_id(caller.born)
     ids = caller.publish(("a", b"data: 1\n"), ("b", b"data: x\n"), ("a", b"event: t\ndata: 22\n")).ids
     ms, n = ms_of(ids[0]), ids[0] & 0xFFFF
-    assert listener.heard() == [
+    assert listener.new_payloads() == [
         (
             channel("a"),
             f"E {caller.epoch} {born} {ms} {n} 1 2 0 8 2 18\ndata: 1\nevent: t\ndata: 22\n".encode(),
@@ -193,32 +193,32 @@ def test_messages(caller: Caller, listener: PubSubReader) -> None:
     ]
     (last,) = caller.publish(("a", "data: ü\n".encode())).ids
     head = f"E {caller.epoch} {format_id(ids[2])} {ms_of(last)} {last & 0xFFFF} 1 1 0 9\n"
-    assert listener.heard() == [(channel("a"), head.encode() + "data: ü\n".encode())]
+    assert listener.new_payloads() == [(channel("a"), head.encode() + "data: ü\n".encode())]
 
 
-def test_a_full_batch_is_one_message(caller: Caller, listener: PubSubReader) -> None:
+def test_a_full_batch_is_one_payload(caller: Caller, listener: ChannelListener) -> None:
     ids = caller.publish(*[("a", b"data: %d\n" % number) for number in range(128)]).ids
     assert ids == list(range(ids[0], ids[0] + 128))
     assert caller.read_one("a").ids == ids
-    ((_, message),) = listener.heard()
-    head, _, lines = message.partition(b"\n")
+    ((_, payload),) = listener.new_payloads()
+    head, _, lines = payload.partition(b"\n")
     assert lines == b"".join(b"data: %d\n" % number for number in range(128))
     assert head.split(b" ")[5:10] == [b"128", b"128", b"0", b"8", b"1"]
 
 
 @pytest.mark.parametrize(
-    ("topics", "said"),
+    ("topics", "announced"),
     [("ab", [1, 2]), ("aba", [1, 3]), ("abab", [1, 4]), ("aabb", [2, 4]), ("abca", [1, 2, 4])],
 )
-def test_each_message_of_a_call_says_how_far_all_is_told(
-    caller: Caller, listener: PubSubReader, topics: str, said: list[int]
+def test_each_payload_says_how_far_all_topics_are_announced(
+    caller: Caller, listener: ChannelListener, topics: str, announced: list[int]
 ) -> None:
     caller.publish(*[(topic, LINES) for topic in topics])
-    assert [int(message.split(b" ")[5]) for _, message in listener.heard()] == said
+    assert [int(payload.split(b" ")[5]) for _, payload in listener.new_payloads()] == announced
 
 
 def test_first_prev_is_no_later_than_the_stores_last_id(caller: Caller) -> None:
-    """A cursor at the store's last id has missed nothing of a topic that begins afterwards, be it years later."""
+    """A cursor at the store's last id has missed nothing of a topic that begins afterwards, even years later."""
     caller.memory_ms = 1
     (before,) = caller.publish(("a", LINES)).ids
     wait_for(lambda: server_ms(caller.client) > ms_of(before) + 2, "the first event is out of memory")
@@ -238,7 +238,7 @@ def test_first_prev_reaches_back_as_far_as_topics_are_remembered(caller: Caller,
     assert caller.read_one("c").entries[0].prev == to_id("6-0")
 
 
-def test_a_log_without_its_state_is_of_a_store_that_is_gone(caller: Caller, client: Redis) -> None:
+def test_a_log_without_the_state_is_ignored(caller: Caller, client: Redis) -> None:
     caller.read()
     client.hset(STATE, mapping={"ms": server_ms(client) + DAY_MS})
     caller.publish(("a", LINES), ("a", LINES))
@@ -279,12 +279,12 @@ def test_retention_is_exact(client: Redis, calls: list[list[int]], events: int, 
         assert caller.describe("a") == [Described(len(held), total, held[0][0], held[-1][0])]
 
 
-def test_bytes_are_counted_anew_after_all_was_too_old(caller: Caller, client: Redis) -> None:
+def test_bytes_are_counted_anew_when_all_entries_were_too_old(caller: Caller, client: Redis) -> None:
     kept = Kept(bytes=200, ms=60_000)
     for _ in range(3):
         caller.publish(*[("a", b"data: " + b"x" * 50 + b"\n")] * 5, kept=kept)
         assert caller.describe("a", max_age_ms=60_000)[0].events == 2
-        client.delete(log_key("a"))  # as when it has expired
+        client.delete(log_key("a"))  # as if it had expired
 
 
 def test_retention_by_age(caller: Caller, client: Redis) -> None:
@@ -296,7 +296,7 @@ def test_retention_by_age(caller: Caller, client: Redis) -> None:
     age(client, "a", 30_000)
     third -= at(30_000)
     assert caller.read_one("a", max_age_ms=60_000).ids == [third]
-    assert client.xlen(log_key("a")) == 3  # hidden; dropped by the next call that writes anyway
+    assert client.xlen(log_key("a")) == 3  # hidden; the next write drops them
     (fourth,) = caller.publish(("a", b"data: 4\n"), kept=kept).ids
     assert client.xlen(log_key("a")) == 2
     assert [entry.prev for entry in caller.read_one("a").entries][1:] == [third]
@@ -312,8 +312,8 @@ def test_keys_expire_and_a_busy_topic_does_not(caller: Caller, client: Redis) ->
     assert 7 * DAY_MS < client.pttl(rec_key("a")) <= 7 * DAY_MS + 2000
     client.pexpire(log_key("a"), 50_000)
     caller.publish(("a", LINES), kept=kept)
-    assert client.pttl(log_key("a")) <= 50_000  # not at every event
-    for _ in range(3):  # and yet in time where no two events are far apart
+    assert client.pttl(log_key("a")) <= 50_000  # not set at every event
+    for _ in range(3):  # but in time, even if the events are close together
         age(client, "a", 400)
         caller.publish(("a", LINES), kept=kept)
     assert client.pttl(log_key("a")) > 60_000
@@ -321,7 +321,10 @@ def test_keys_expire_and_a_busy_topic_does_not(caller: Caller, client: Redis) ->
 
 def test_a_log_does_not_outlive_its_record(caller: Caller, client: Redis) -> None:
     caller.publish(("a", LINES), kept=Kept(ms=3650 * DAY_MS))
-    rec, log = client.pttl(rec_key("a")), client.pttl(log_key("a"))  # in this order, for time goes on between
+    rec, log = (
+        client.pttl(rec_key("a")),
+        client.pttl(log_key("a")),
+    )  # in this order, since time passes between
     assert log <= rec <= 7 * DAY_MS + 2000
 
 
@@ -357,7 +360,7 @@ def test_reading_by_pages(client: Redis, sizes: list[int], after: int, upto: int
     assert read.last == (ids[-1] if ids else None)
 
 
-def test_a_page_is_for_all_topics_together(caller: Caller) -> None:
+def test_all_topics_share_the_room_of_a_page(caller: Caller) -> None:
     ids = {topic: caller.publish(*[(topic, b"x" * 100)] * 3).ids for topic in "abc"}
     a, b, c = caller.read(("a", "0-0", "+"), ("b", "0-0", "+"), ("c", "$", "+"), page_bytes=520)
     assert (a.ids, a.more) == (ids["a"], False)
@@ -368,7 +371,7 @@ def test_a_page_is_for_all_topics_together(caller: Caller) -> None:
     assert (b.ids, b.more) == ([], True)
 
 
-def test_any_cursor_can_be_read_after(caller: Caller) -> None:
+def test_any_cursor_is_accepted(caller: Caller) -> None:
     caller.publish(("a", LINES))
     for cursor in (MAX_ID, "18446744073709551615-0", f"{ms_of(caller.seen)}-18446744073709551615", "0-0"):
         (read,) = caller.read(("a", cursor, "+"))
@@ -377,28 +380,28 @@ def test_any_cursor_can_be_read_after(caller: Caller) -> None:
     assert (read.last, read.cleared_at, read.cleared_after, read.entries) == (None, None, None, [])
 
 
-def test_probe_comes_after_what_was_published_before(caller: Caller, listener: PubSubReader) -> None:
+def test_probe_comes_after_what_was_published_before(caller: Caller, listener: ChannelListener) -> None:
     caller.publish(("a", LINES))
     caller.read(probe="broker:0:_probe:1")
-    assert [name for name, _ in listener.heard()] == [channel("a"), "broker:0:_probe:1"]
+    assert [name for name, _ in listener.new_payloads()] == [channel("a"), "broker:0:_probe:1"]
     caller.read(("a", "$", "+"), probe="broker:0:_probe:1")
-    said = f"P {caller.epoch} {format_id(caller.seen)}".encode()
-    assert listener.heard() == [("broker:0:_probe:1", said)]
+    expected = f"P {caller.epoch} {format_id(caller.seen)}".encode()
+    assert listener.new_payloads() == [("broker:0:_probe:1", expected)]
     caller.read()
-    assert listener.heard() == []
+    assert listener.new_payloads() == []
 
 
 # Delete
 
 
-def test_delete(caller: Caller, listener: PubSubReader, client: Redis) -> None:
+def test_delete(caller: Caller, listener: ChannelListener, client: Redis) -> None:
     ids = caller.publish(("a", LINES), ("a", LINES)).ids
-    listener.heard()
+    listener.new_payloads()
     end = caller.delete("a")
     assert end is not None
     assert end > ids[-1]
-    said = f"D {caller.epoch} {format_id(ids[-1])} {format_id(end)}".encode()
-    assert listener.heard() == [(channel("a"), said)]
+    expected = f"D {caller.epoch} {format_id(ids[-1])} {format_id(end)}".encode()
+    assert listener.new_payloads() == [(channel("a"), expected)]
     read = caller.read_one("a")
     assert (read.last, read.cleared_at, read.cleared_after, read.ids) == (end, end, ids[-1], [])
     assert caller.describe("a") == [Described(0, 0, None, end)]
@@ -414,33 +417,33 @@ def test_delete(caller: Caller, listener: PubSubReader, client: Redis) -> None:
     assert client.pttl(rec_key("a")) > 7 * DAY_MS
 
 
-def test_deleting_what_never_was(caller: Caller, listener: PubSubReader, client: Redis) -> None:
+def test_deleting_an_unknown_topic(caller: Caller, listener: ChannelListener, client: Redis) -> None:
     caller.read()
     last = caller.seen
     assert caller.delete("a") is None
     assert caller.seen == last
-    assert listener.heard() == []
+    assert listener.new_payloads() == []
     assert client.keys() == [STATE.encode()]
 
 
 # Once only
 
 
-def test_a_key_counts_once_a_topic(caller: Caller, listener: PubSubReader) -> None:
+def test_a_key_counts_once_per_topic(caller: Caller, listener: ChannelListener) -> None:
     first = caller.publish(("a", LINES), ("b", LINES), key="k")
     assert first.status == 0
-    listener.heard()
+    listener.new_payloads()
     assert caller.publish(("a", LINES), ("b", LINES), key="k") == Published(1, first.ids)
-    assert listener.heard() == []
+    assert listener.new_payloads() == []
     mixed = caller.publish(("b", LINES), ("c", LINES), key="k")
     assert (mixed.status, mixed.ids[0]) == (0, first.ids[1])
     assert mixed.ids[1] == caller.seen
-    assert [name for name, _ in listener.heard()] == [channel("c")]
+    assert [name for name, _ in listener.new_payloads()] == [channel("c")]
     assert caller.read_one("b").ids == [first.ids[1]]
     assert caller.publish(("a", LINES), key="other").ids[0] > mixed.ids[1]
 
 
-def test_keys_have_a_bound_and_a_refused_one_changes_nothing(caller: Caller, client: Redis) -> None:
+def test_keys_are_bounded_and_a_refused_one_changes_nothing(caller: Caller, client: Redis) -> None:
     room = 2 * (1 + 1 + 250)
     kept = [caller.publish(("a", LINES), key=key, max_key_bytes=room) for key in "12"]
     last = caller.seen
@@ -458,8 +461,8 @@ def test_keys_expire(caller: Caller, client: Redis) -> None:
     members = [f"a {number:02}" for number in range(30)]
     assert client.zrange(KEY_AGE, 0, -1) == [member.encode() for member in members]
     client.zadd(KEY_AGE, {member: number for number, member in enumerate(members)})
-    assert caller.publish(("a", LINES), key="29").status == 0  # it is there and counts no more
-    assert client.hlen(KEYS) == client.zcard(KEY_AGE) == 10  # 20 go at a call, and this one for itself
+    assert caller.publish(("a", LINES), key="29").status == 0  # it is present but expired
+    assert client.hlen(KEYS) == client.zcard(KEY_AGE) == 10  # each call drops 20, and this one its own key
     assert int(client.hget(STATE, "kb") or 0) == 10 * (1 + 2 + 250)
     client.zadd(KEY_AGE, {"a 29": 1})
     caller.publish(("a", LINES), key="29")
@@ -470,7 +473,7 @@ def test_keys_expire(caller: Caller, client: Redis) -> None:
     assert client.hget(STATE, "kb") == b"0"
 
 
-def test_a_key_of_a_clock_that_was_far_ahead_counts_no_more(caller: Caller, client: Redis) -> None:
+def test_a_key_from_a_clock_far_ahead_counts_as_expired(caller: Caller, client: Redis) -> None:
     first = caller.publish(("a", LINES), key="k").ids
     client.zincrby(KEY_AGE, 200_000, "a k")
     assert caller.publish(("a", LINES), key="k").ids == first
@@ -482,19 +485,19 @@ def test_a_key_of_a_clock_that_was_far_ahead_counts_no_more(caller: Caller, clie
 # Retries
 
 
-def test_a_retry_finds_what_its_first_try_did(caller: Caller, listener: PubSubReader) -> None:
+def test_a_retry_finds_the_entries_of_its_first_attempt(caller: Caller, listener: ChannelListener) -> None:
     since = caller.publish(("a", LINES)).ids[0]
     items = [("a", b"data: 1\n"), ("b", b"data: 2\n"), ("a", b"data: 3\n")]
     first = caller.publish(*items, nonce="mine")
     for _ in range(40):
         caller.publish(("a", LINES), nonce="not-mine")
-    listener.heard()
+    listener.new_payloads()
     assert caller.publish(*items, nonce="mine", retry_since=since) == first
-    assert listener.heard() == []
+    assert listener.new_payloads() == []
     assert len(caller.read_one("b").ids) == 1
 
 
-def test_a_retry_whose_first_try_never_came_publishes(caller: Caller) -> None:
+def test_a_retry_publishes_if_its_first_attempt_never_arrived(caller: Caller) -> None:
     caller.read()
     since = caller.seen
     caller.publish(("a", LINES), nonce="xmine")
@@ -503,7 +506,7 @@ def test_a_retry_whose_first_try_never_came_publishes(caller: Caller) -> None:
     assert caller.publish(("a", LINES), nonce="mine", retry_since=caller.seen).ids != tried.ids
 
 
-def test_a_retry_finds_what_retention_left(caller: Caller) -> None:
+def test_a_retry_finds_an_attempt_that_was_partly_trimmed(caller: Caller) -> None:
     caller.read()
     since = caller.seen
     items = [("a", LINES)] * 5
@@ -511,7 +514,7 @@ def test_a_retry_finds_what_retention_left(caller: Caller) -> None:
     assert caller.publish(*items, nonce="mine", retry_since=since) == first
 
 
-def test_a_retry_finds_what_a_delete_left(caller: Caller) -> None:
+def test_a_retry_after_a_delete(caller: Caller) -> None:
     caller.read()
     since = caller.seen
     items = [("a", LINES), ("b", LINES), ("a", LINES), ("a", LINES)]
@@ -520,7 +523,7 @@ def test_a_retry_finds_what_a_delete_left(caller: Caller) -> None:
     assert caller.publish(*items, nonce="mine", retry_since=since) == first
 
 
-def test_a_retry_with_a_key_is_no_replay(caller: Caller) -> None:
+def test_a_retry_with_a_key_is_not_reported_as_a_replay(caller: Caller) -> None:
     caller.read()
     since = caller.seen
     first = caller.publish(("a", LINES), key="k", nonce="mine")
@@ -534,11 +537,11 @@ def test_a_retry_with_a_key_is_no_replay(caller: Caller) -> None:
 # A store that went back
 
 
-def test_another_server_goes_on_above_everything_seen(caller: Caller, client: Redis) -> None:
+def test_another_server_resumes_above_all_seen_ids(caller: Caller, client: Redis) -> None:
     (last,) = caller.publish(("a", LINES)).ids
     epoch = caller.epoch
     caller.run = "promoted"
-    caller.seen = last + at(50)  # of what the promoted one never got
+    caller.seen = last + at(50)  # an id that the promoted server never got
     seen = caller.seen
     now = server_ms(client)
     (event_id,) = caller.publish(("a", LINES)).ids
@@ -552,8 +555,8 @@ def test_another_server_goes_on_above_everything_seen(caller: Caller, client: Re
     assert caller.read_one("a").entries[1].prev == last
 
 
-def test_i2_no_epoch_of_a_lost_server_comes_again(caller: Caller, client: Redis) -> None:
-    """Else who knows it would not ask what was lost: the floor rose, and then an older file was loaded."""
+def test_i2_no_epoch_of_a_lost_server_is_repeated(caller: Caller, client: Redis) -> None:
+    """Otherwise an instance that knows the epoch would not ask for the losses: the floor rose, then an older file was loaded."""
     for topic in "abc":
         caller.publish((topic, LINES))
     saved: Any = client.hgetall(STATE)
@@ -566,7 +569,7 @@ def test_i2_no_epoch_of_a_lost_server_comes_again(caller: Caller, client: Redis)
     assert caller.epoch > epoch
 
 
-def test_a_clean_restart_is_kept_for_who_has_seen_more(caller: Caller, client: Redis) -> None:
+def test_a_clean_restart_is_recorded_for_later_callers(caller: Caller, client: Redis) -> None:
     (last,) = caller.publish(("a", LINES)).ids
     caller.run = "restarted"
     caller.read()
@@ -586,10 +589,8 @@ def test_a_clean_restart_is_kept_for_who_has_seen_more(caller: Caller, client: R
     assert (late.rewinds, late.epoch) == ([(last, last + 3, resumed)], epoch + 1)
 
 
-def test_i2_a_loss_that_is_learned_late_lies_behind_what_was_given_since(
-    caller: Caller, client: Redis
-) -> None:
-    """Readers have crossed the place where ids went on, and must be told all the same; once."""
+def test_i2_a_loss_that_is_learned_late_moves_to_the_present(caller: Caller, client: Redis) -> None:
+    """Subscribers that crossed the id where ids resumed must get a gap all the same, once."""
     (last,) = caller.publish(("a", LINES)).ids
     caller.run = "restarted"
     (since,) = caller.publish(("a", LINES)).ids
@@ -609,7 +610,7 @@ def test_i2_a_loss_that_is_learned_late_lies_behind_what_was_given_since(
     assert caller.read_one("a").entries[-1].prev == since
 
 
-def test_the_same_server_with_less_than_it_had(caller: Caller, client: Redis) -> None:
+def test_the_same_server_with_less_data(caller: Caller, client: Redis) -> None:
     (last,) = caller.publish(("a", LINES)).ids
     caller.seen = last + 1
     caller.read()
@@ -617,9 +618,7 @@ def test_the_same_server_with_less_than_it_had(caller: Caller, client: Redis) ->
     assert ms_of(caller.seen) >= ms_of(last) + MARGIN_MS
 
 
-def test_a_server_whose_clock_is_far_behind_goes_on_above_what_was_seen(
-    caller: Caller, client: Redis
-) -> None:
+def test_a_server_with_a_slow_clock_resumes_above_all_seen_ids(caller: Caller, client: Redis) -> None:
     caller.read()
     ahead = server_ms(client) + DAY_MS
     client.hset(STATE, mapping={"ms": ahead, "n": 3})
@@ -628,8 +627,8 @@ def test_a_server_whose_clock_is_far_behind_goes_on_above_what_was_seen(
     assert caller.seen == at(ahead + 5 + MARGIN_MS)
 
 
-def test_a_store_that_goes_back_twice_gives_no_id_again(caller: Caller, client: Redis) -> None:
-    """A server that crashes again and again, and each time loses what it wrote last, that it had gone back included."""
+def test_a_store_that_goes_back_twice_repeats_no_id(caller: Caller, client: Redis) -> None:
+    """A server crashes repeatedly and loses its last writes each time, the record of the rewind included."""
     caller.publish(("a", LINES))
     other = Caller(client, "first")
     (first,) = other.publish(("a", LINES)).ids
@@ -646,7 +645,7 @@ def test_a_store_that_goes_back_twice_gives_no_id_again(caller: Caller, client: 
     assert lost == sorted(set(lost))
 
 
-def test_who_saw_the_store_before_the_last_but_one_rewind(caller: Caller, client: Redis) -> None:
+def test_a_caller_from_before_the_last_but_one_rewind(caller: Caller, client: Redis) -> None:
     (last,) = caller.publish(("a", LINES)).ids
     caller.run = "second"
     (between,) = caller.publish(("a", LINES)).ids
@@ -657,7 +656,7 @@ def test_who_saw_the_store_before_the_last_but_one_rewind(caller: Caller, client
     assert [rewind[:2] for rewind in late.rewinds] == [(last, between), (resumed, resumed)]
 
 
-def test_an_emptied_store_is_born_above_what_was_seen(caller: Caller, client: Redis) -> None:
+def test_an_emptied_store_is_born_above_all_seen_ids(caller: Caller, client: Redis) -> None:
     (last,) = caller.publish(("a", LINES)).ids
     epoch = caller.epoch
     client.flushall()
@@ -669,7 +668,7 @@ def test_an_emptied_store_is_born_above_what_was_seen(caller: Caller, client: Re
     assert caller.rewinds == []
 
 
-def test_a_rewind_that_is_given_up_takes_what_was_before_with_it(caller: Caller) -> None:
+def test_a_removed_rewind_moves_the_birth_of_the_store(caller: Caller) -> None:
     caller.read()
     born = caller.born
     for number in range(64):
@@ -685,7 +684,7 @@ def test_a_rewind_that_is_given_up_takes_what_was_before_with_it(caller: Caller)
 
 
 @pytest.mark.parametrize("lost", [0, 3])
-def test_old_rewinds_are_given_up_when_another_comes(caller: Caller, client: Redis, lost: int) -> None:
+def test_a_new_rewind_removes_old_ones(caller: Caller, client: Redis, lost: int) -> None:
     caller.read()
     born = caller.born
     client.hset(STATE, mapping={"rewinds": f"1000-0 1000-{lost} 11000-0"})
@@ -703,10 +702,12 @@ steps = st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.integers(0, 12))
 
 @given(steps=steps)
 @few
-def test_nobody_who_missed_something_goes_untold(client: Redis, steps: list[tuple[int, bool, int]]) -> None:
-    """Three instances; now and then the server goes back by some events, or is only another one.
+def test_every_cursor_that_missed_something_gets_a_gap(
+    client: Redis, steps: list[tuple[int, bool, int]]
+) -> None:
+    """Three instances; sometimes the server loses its last events, or is only replaced.
 
-    The rule for readers (design §2), applied to every cursor that anybody ever got, against what was really lost.
+    Compares the rule for subscribers (design §2) with the real losses, for every cursor ever given out.
     """
     client.flushall()
     run = 0
@@ -765,7 +766,7 @@ def test_unused_topics_are_forgotten(caller: Caller, client: Redis) -> None:
     assert (caller.floor, caller.epoch) == (caller.born, epoch)
 
 
-def test_of_too_many_topics_the_longest_unused_go_and_raise_the_floor(caller: Caller, client: Redis) -> None:
+def test_surplus_topics_are_forgotten_and_raise_the_floor(caller: Caller, client: Redis) -> None:
     ids = {topic: caller.publish((topic, LINES)).ids[0] for topic in "abcd"}
     epoch = caller.epoch
     for number, topic in enumerate("abcd"):
@@ -780,9 +781,9 @@ def test_of_too_many_topics_the_longest_unused_go_and_raise_the_floor(caller: Ca
     assert caller.epoch == epoch + 1
 
 
-def test_who_only_looks_writes_nothing(caller: Caller, client: Redis) -> None:
+def test_reading_writes_nothing(caller: Caller, client: Redis) -> None:
     caller.publish(("a", LINES), key="k")
-    client.config_set("min-replicas-to-write", 1)  # so that whatever writes is refused
+    client.config_set("min-replicas-to-write", 1)  # so that every write is refused
     with pytest.raises(ResponseError, match="NOREPLICAS"):
         caller.publish(("a", LINES))
     assert caller.forget() == 0
@@ -793,23 +794,23 @@ def test_who_only_looks_writes_nothing(caller: Caller, client: Redis) -> None:
 # Full memory
 
 
-def test_where_memory_is_full_a_publish_fails_as_a_whole(
-    caller: Caller, client: Redis, listener: PubSubReader
+def test_a_publish_fails_as_a_whole_if_memory_is_full(
+    caller: Caller, client: Redis, listener: ChannelListener
 ) -> None:
     caller.publish(("a", LINES), key="old")
     (state, log) = client.hgetall(STATE), client.xrange(log_key("a"))
     client.zadd(KEY_AGE, {"a old": 1})
-    listener.heard()
+    listener.new_payloads()
     client.config_set("maxmemory", 1)
     for options in ({}, {"key": "k"}, {"nonce": "mine", "retry_since": 0}):
         with pytest.raises(OutOfMemoryError):
             caller.publish(("a", LINES), ("b", LINES), **options)
     assert (client.hgetall(STATE), client.xrange(log_key("a"))) == (state, log)
     assert client.keys(log_key("b")) == []
-    assert listener.heard() == []
+    assert listener.new_payloads() == []
 
 
-def test_where_memory_is_full_all_else_goes_on(caller: Caller, client: Redis) -> None:
+def test_all_other_scripts_work_if_memory_is_full(caller: Caller, client: Redis) -> None:
     ids = caller.publish(("a", LINES), ("b", LINES)).ids
     age(client, "b", 8 * DAY_MS)
     client.config_set("maxmemory", 1)
@@ -824,7 +825,7 @@ def test_where_memory_is_full_all_else_goes_on(caller: Caller, client: Redis) ->
 # Whole servers
 
 
-def test_a_user_needs_no_more_than_the_scripts_commands(start_server: StartServer) -> None:
+def test_a_user_needs_only_the_scripts_commands(start_server: StartServer) -> None:
     texts = "".join(script.text for script in ALL_SCRIPTS)
     commands = {name.lower() for name in re.findall(r"\bcall\(\s*'([A-Z]+)'", texts)}
     allowed = " ".join(f"+{name}" for name in sorted({"info", "eval", *commands}))

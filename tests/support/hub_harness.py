@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Sequence
 
 from broker import sse
@@ -22,12 +23,14 @@ BUFFER = 16 << 10
 class HubHarness:
     """A hub, its logs, and the far ends of its subscribers' connections.
 
-    Time is the test's (`now`); what the hub schedules runs when the test calls `turn`.
+    Time is the test's (`now`); what the hub schedules runs when the test calls `turn`. The logs are complete up to their
+    last event, unless the test sets `complete_to`.
     """
 
     def __init__(self, max_age_seconds: float = 0) -> None:
         self.now = 1000.0
         self.last = 0
+        self.complete_to: int | None = None
         self.logs: dict[str, Log] = {}
         self.retention = KEEP
         self.scheduled: list[object] = []
@@ -38,7 +41,7 @@ class HubHarness:
         self.hub = Hub(
             call_soon=self.scheduled.append,
             monotonic=lambda: self.now,
-            complete_to=lambda: self.last,
+            complete_to=lambda: self.last if self.complete_to is None else self.complete_to,
             on_released=self.released.extend,
             on_written=lambda topic: self.logs[topic].trim(0),
             on_shrunk=lambda: None,
@@ -91,11 +94,14 @@ class HubHarness:
         self.hub.delivered_to(topic, len(frame))
 
     async def subscribe(
-        self, *topics: str, cursor: int | None = None, floors: Sequence[int] = ()
+        self, *topics: str, cursor: int | None = None, floors: Sequence[int] = (), is_gone: bool = False
     ) -> Subscriber:
+        """A new subscriber; with `is_gone` its far end has reset the connection, and the near one doesn't know."""
         near, far = tcp_pair()
         transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, near)
         transport.set_write_buffer_limits(high=0)
+        if is_gone:
+            reset(far)
         start = self.last if cursor is None else cursor
         key = FeedKey(topics, False, tuple(floors))
         subscriber = self.hub.attach(
@@ -140,6 +146,12 @@ class HubHarness:
                 self.run()
                 await asyncio.sleep(0)
         return ids[1:]
+
+
+def reset(end: socket.socket) -> None:
+    """Close it so that the other end's next write fails."""
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    end.close()
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:

@@ -1,4 +1,4 @@
-"""The store's own promises, where they are about its copies: what they may take, and what readers get all the same."""
+"""Watched topics of the Redis store: replicas are bounded, and still answer for every start."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ async def publish(harness: RedisStoreHarness, *topics: str, size: int = 10) -> l
     return list(receipt.ids)
 
 
-async def test_a_topic_larger_than_the_memory_for_logs_can_be_read_all_the_same(
+async def test_a_topic_may_be_larger_than_the_memory_for_logs(
     start_harness: StartHarness,
 ) -> None:
     harness = await start_harness(max_log_bytes=1000)
@@ -65,42 +65,42 @@ async def test_a_topic_larger_than_the_memory_for_logs_can_be_read_all_the_same(
         harness.store.logs.unwatch(["b"])
 
 
-async def test_no_gap_when_topics_are_given_up_under_who_watches_them(start_harness: StartHarness) -> None:
+async def test_no_gap_when_a_watched_topic_is_forgotten(start_harness: StartHarness) -> None:
     one, other = await start_harness(max_topics=3), await start_harness()
     (log,) = await other.store.logs.watch(["a"], Latest())
     log.hold = log.last
     (first,) = await publish(one, "a")
     for number in range(10):
         await publish(one, f"t{number}")
-    await one.store._operations.forget()
+    await one.store.topics.forget()
     (second,) = await publish(one, "a")
     await until(lambda: log.last == second, "it is delivered")
     assert [(entry.id, entry.gap) for entry in log.after(first - 1)] == [(first, None), (second, None)]
 
 
-async def test_what_a_refused_subscriber_asked_for_does_not_stay(start_server: StartServer) -> None:
-    """While the server is gone, each who comes names topics that nobody has written down."""
+async def test_a_refused_subscriber_leaves_nothing_behind(start_server: StartServer) -> None:
+    """While the server is gone, subscribers name topics that were never written."""
     server = start_server()
     async with RedisProxy(server) as proxy:
         harness = RedisStoreHarness(server)
         store = harness.store
         await store.start(RecordingOwner())
         proxy.close()
-        store._calls._link.abort("gone")  # type: ignore[union-attr]
+        store._connections.calls._link.abort("gone")  # type: ignore[union-attr]
         store.logs.unwatch(
-            [copy.topic for copy in [store._watching.hold(f"t{number}") for number in range(100)]]
+            [copy.topic for copy in [store.logs.add_watcher(f"t{number}") for number in range(100)]]
         )
-        assert len(store._presence._changed) == 0
+        assert len(store._subscribers._changed) == 0
         for number in range(100):
-            store._watching.drop(f"t{number}")
-        assert (len(store._copies), len(store._copies._held_back)) == (0, 0)
+            store.logs.drop(f"t{number}")
+        assert (len(store._replicas), len(store._replicas._ahead)) == (0, 0)
         await asyncio.sleep(0)
         await store.stop()
         harness.close()
 
 
-async def test_who_asks_for_what_was_before_a_copy_began_gets_it(start_harness: StartHarness) -> None:
-    """Whatever was asked first, and whatever the log has lost since: the store is asked for the rest."""
+async def test_entries_before_the_beginning_of_a_replica_are_read(start_harness: StartHarness) -> None:
+    """Whatever the first start was, and whatever the log has dropped since, the rest is read from the store."""
     harness = await start_harness()
     ids = await publish(harness, *["a"] * 9)
     for start, expected in (
@@ -124,11 +124,11 @@ async def test_who_asks_for_what_was_before_a_copy_began_gets_it(start_harness: 
 
 
 async def test_cursors_of_any_age(start_harness: StartHarness) -> None:
-    """Before the store was born, before what is remembered, at and behind its last id, and no id of any store."""
+    """Before the store's birth, before its memory, at and after its last id, and malformed."""
     harness = await start_harness()
     ids = await publish(harness, *["a"] * 3)
-    harness.advance(3700)  # the record of the topic is given up, and its events are too old
-    await harness.store._operations.forget()
+    harness.advance(3700)  # the topic is forgotten, and its events are too old
+    await harness.store.topics.forget()
     (after,) = await publish(harness, "b")
     other = await start_harness()
     for store in (harness.store, other.store):

@@ -1,0 +1,23 @@
+"""The settings of the broker that a store in Redis needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """The broker's settings of the same names.
+
+    `redis_prefix` and `redis_wait_replicas` lack their prefix here. `max_log_bytes` is `log_memory_bytes`, `max_key_bytes` is
+    `idempotency_memory_bytes`.
+    """
+
+    prefix: str
+    failover_margin_ms: int
+    wait_replicas: int
+    max_log_bytes: int
+    max_topics: int
+    topic_memory_seconds: float
+    idempotency_seconds: float
+    max_key_bytes: int
