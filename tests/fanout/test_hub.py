@@ -476,6 +476,13 @@ async def test_a_piece_behind_the_end_of_a_topic_is_filled_likewise(harness: Hub
     assert subscriber.cursor == 2 - more
 
 
+async def test_an_event_larger_than_a_piece_is_a_piece(harness: HubHarness) -> None:
+    for event_id in (1, 2):
+        harness.publish("a", text_of(PIECE_BYTES + 1, event_id))
+    subscriber = await harness.subscribe("a", cursor=0)
+    assert subscriber.cursor == 1
+
+
 async def test_i2_no_piece_ends_within_a_loss_that_several_topics_share(harness: HubHarness) -> None:
     """Its entries have one id: whoever had only some of them could not be told of the others by its cursor."""
     harness.publish("a", text_of(PIECE_BYTES - len(sse.gap("a", "0-1", "lost")), 1))
@@ -495,6 +502,25 @@ async def test_i3_a_turn_brings_only_a_few_replays_on(
     assert [one.cursor for one in subscribers] == [2] * PIECES_PER_TURN + [1] * PIECES_PER_TURN
     harness.run()
     assert {one.cursor for one in subscribers} == {3}
+
+
+async def test_i2_several_topics_are_written_only_as_far_as_all_of_them_are_complete(
+    harness: HubHarness,
+) -> None:
+    """One topic alone needs no such care: its log says itself what came before each event."""
+    harness.complete_to = 0
+    alone, both = await harness.subscribe("a", cursor=0), await harness.subscribe("a", "b", cursor=0)
+    harness.publish("a", b"1")
+    harness.publish("b", b"2")
+    harness.run()
+    assert harness.read(alone) == b"data: 1\nid: 0-1\n\n"
+    assert harness.read(both) == b""
+    for complete_to in (1, 2):
+        harness.complete_to = complete_to
+        harness.hub.delivered_to("b", 0)
+        harness.run()
+        assert harness.read(both) == b"data: %d\nid: 0-%d\n\n" % (complete_to, complete_to)
+    harness.complete_to = None
 
 
 async def test_those_with_the_same_cursor_are_written_together_on_several_topics_too(
@@ -532,6 +558,20 @@ async def test_floors_let_topics_start_at_different_points(harness: HubHarness) 
     harness.publish("a", b"x")
     harness.run()
     assert await harness.read_all(subscriber, harness.last) == [9]
+
+
+async def test_a_replay_is_not_cut_for_what_was_gone_where_it_starts(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`a` has lost 4 and 5, of which a subscriber that starts it at 5 was told; its cursor, for `b`, lies before that."""
+    monkeypatch.setattr(feed, "PIECE_BYTES", 1)
+    for _ in range(3):
+        harness.publish("b", b"x")
+    harness.log("a").retention = Retention(1, 1 << 30, 1e9)
+    for _ in range(3):
+        harness.publish("a", b"x")
+    subscriber = await harness.subscribe("a", "b", cursor=0, floors=(5, 0))
+    assert await harness.read_all(subscriber, 6) == [1, 2, 3, 6]
 
 
 async def test_a_defect_in_fan_out_is_not_silent(

@@ -407,6 +407,7 @@ def copied(*event_ids: EventId, data: bytes = b"x") -> list[Entry]:
 def test_a_copy_knows_how_far_back_it_can_tell() -> None:
     first, second, third = ids(3)
     log = Log(second, FOREVER)
+    assert log.reaches(0), "it is its store's own, unless it is told where it begins"
     log.complete_from = second
     log.append(third, frame(third))
     assert (log.reaches(second), log.reaches(second - 1)) == (True, False)
@@ -434,6 +435,8 @@ def test_a_gap_that_is_put_in_front_is_no_event() -> None:
     log = filled(2)
     log.prepend([*copied(START - SECOND), Entry(START, START, b"", gap="lost")], START - 2 * SECOND)
     assert held(log, log.start_before(3)) == [START - SECOND, START, *ids(2)], "three events"
+    log.lose(log.last + 1)
+    assert held(log, log.start_before(3)) == [START - SECOND, START, *ids(2), log.last], "still three"
 
 
 @pytest.mark.parametrize("event_ids", [(), (START,)])

@@ -22,12 +22,14 @@ BUFFER = 16 << 10
 class HubHarness:
     """A hub, its logs, and the far ends of its subscribers' connections.
 
-    Time is the test's (`now`); what the hub schedules runs when the test calls `turn`.
+    Time is the test's (`now`); what the hub schedules runs when the test calls `turn`. The logs are complete up to their
+    last event, unless the test sets `complete_to`.
     """
 
     def __init__(self, max_age_seconds: float = 0) -> None:
         self.now = 1000.0
         self.last = 0
+        self.complete_to: int | None = None
         self.logs: dict[str, Log] = {}
         self.retention = KEEP
         self.scheduled: list[object] = []
@@ -38,7 +40,7 @@ class HubHarness:
         self.hub = Hub(
             call_soon=self.scheduled.append,
             monotonic=lambda: self.now,
-            complete_to=lambda: self.last,
+            complete_to=lambda: self.last if self.complete_to is None else self.complete_to,
             on_released=self.released.extend,
             on_written=lambda topic: self.logs[topic].trim(0),
             on_shrunk=lambda: None,
