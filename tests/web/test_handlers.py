@@ -39,7 +39,7 @@ EVENT_STREAM = ("Content-Type", "text/event-stream")
 async def services() -> AsyncIterator[Services]:
     settings = Settings(max_event_bytes=100)
     metrics = Metrics()
-    node = Node(make_store(settings, time), _stream_policy(settings), metrics, time, _rate_limits(settings))
+    node = make_node(settings, metrics, time)
     origins = AllowedOrigins(())
     made = Services(
         settings,
