@@ -18,6 +18,7 @@ from broker.errors import (
     Unavailable,
 )
 from broker.metrics import Metrics
+from broker.process.app import make_node
 from broker.settings import Settings
 from broker.web.body_reader import BodyReader
 from broker.web.cors import AllowedOrigins
