@@ -183,7 +183,7 @@ async def test_delete_opens_the_name_anew(store: StoreHarness) -> None:
 
 async def test_those_who_watch_are_told_of_the_end_and_then_of_a_new_one(store: StoreHarness) -> None:
     (log,) = await store.store.logs.watch(["a"], Latest())
-    log.hold = before = log.last
+    log.trim_barrier = before = log.last
     await end(store, "1")
     await store.store.topics.delete("a")
     await end(store, "2")

@@ -541,5 +541,5 @@ async def test_nothing_stays_of_who_has_left(harness: HubHarness) -> None:
             await asyncio.sleep(0)
     assert len(harness.hub) == 0
     assert len(harness.hub._feeds) == 0
-    assert harness.log("a").hold is None
+    assert harness.log("a").trim_barrier is None
     assert sorted(harness.released) == ["a"] * 15 + ["b"] * 15

@@ -149,4 +149,4 @@ async def test_i1_i2_each_gets_its_events_once_in_order_and_to_the_end(
             assert told.ids == told.wanted
     assert harness.hub.backlog == 0
     for log in harness.logs.values():
-        assert log.hold in (None, log.last), "nothing is held that has been written"
+        assert log.trim_barrier in (None, log.last), "nothing is held that has been written"

@@ -15,7 +15,7 @@ import pytest
 
 from broker.fanout.backpressure import TOPIC_BYTES
 from broker.fanout.feed import PIECE_BYTES
-from broker.log.log import ENTRY_OVERHEAD_BYTES
+from broker.log.entry import ENTRY_OVERHEAD_BYTES
 from broker.web.handover import SEND_BUFFER_BYTES
 from tests.live.crowd import SMALL_BUFFER_BYTES, BadReaders, BadReading, GoodReaders
 from tests.support.broker_process import BrokerProcess

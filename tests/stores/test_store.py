@@ -68,7 +68,7 @@ async def test_a_topic_larger_than_the_memory_for_logs_can_be_read_all_the_same(
 async def test_no_gap_when_topics_are_given_up_under_who_watches_them(start_harness: StartHarness) -> None:
     one, other = await start_harness(max_topics=3), await start_harness()
     (log,) = await other.store.logs.watch(["a"], Latest())
-    log.hold = log.last
+    log.trim_barrier = log.last
     (first,) = await publish(one, "a")
     for number in range(10):
         await publish(one, f"t{number}")

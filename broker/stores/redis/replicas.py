@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from broker import sse
 from broker.events import Clock, EventId, id_at, id_seconds
-from broker.log.log import Entry
+from broker.log.entry import Entry
 from broker.log.table import LogTable
 from broker.stores.redis.messages import UNKNOWN, Arrival, End, Facts, Held
 from broker.stores.redis.replica import TopicReplica, Watermark
