@@ -18,9 +18,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from broker.settings import Settings
-from tests.live.proxies import NAMES, free_port
+from tests.live.proxies import NAMES
 from tests.support.dockerfile import ROOT, Instruction, Stage, build, instructions
 from tests.support.http import exchange, request
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 SECONDS = 30

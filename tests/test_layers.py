@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "broker"
 
 LAYERS = [
-    {"errors", "events", "topics", "sse", "hosts", "descriptors", "metrics"},
+    {"errors", "events", "topics", "sse", "hosts", "descriptors", "metrics", "durations", "backoff"},
     {"log", "auth"},
     {"fanout", "stores", "settings"},
     {"node"},

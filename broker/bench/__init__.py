@@ -1,31 +1,31 @@
-"""A load generator for any SSE server, and the figures it comes back with.
+"""A load generator for any SSE server, and the figures it measures.
 
-Rules: nothing here knows how a server works inside; it sees sockets, and /proc where it is told a process id. Nothing of
-the broker is imported, so that the same load can be put on any peer.
+Rules: it uses sockets, and /proc for a process id that it is given. It knows nothing of how a server works, and imports nothing
+of the broker except `descriptors`, so that it can put the same load on any server.
 
-The parts, from the bottom:
+The modules, from the bottom:
 
-    plan      what to do: Load, Target, and the caller's mistakes (BenchError)
-    marks     the stamp in an event's data; counting events and sampling their age in bulk
-    tally     ages in nanoseconds, gathered cheaply and handed to an HDR histogram
-    answers   what must be seen of an HTTP answer
-    machine   what /proc knows: CPU time, resident memory, the kernel's socket memory
-    words     what the processes are told and tell
-    readers   a process full of subscribers
-    writers   a process full of publishers; stream: those that stream one body
-    crew      the processes and the pipes to them
-    visit     what is done by hand before the load: look, publish a little, learn a cursor
-    conduct   leads them through the phases
-    report    the Result, as values, as text; outcome makes it of what was told
-    plot      the latency curve as SVG
+    plan           the load, the server's address, and errors of the caller (BenchError)
+    stamps         the time stamp in an event's data; counts and samples events in bulk
+    histogram      counts latencies, and computes percentiles
+    responses      reads as much of an HTTP response as a load generator needs
+    proc           CPU time and memory from /proc
+    types          the messages between the coordinator and its processes
+    subscribers    a process full of subscribers
+    publishers     a process full of publishers; streamed_body: one that streams NDJSON
+    processes      starts the processes and talks to them
+    preflight      checks the server before the load, and prepares topics and cursors
+    results        the Result of a run, computed from the messages
+    report         a Result as text
+    coordinator    leads the processes through the phases of a run
 
-All load goes to loopback unless the caller says that the server is theirs.
+Load goes only to loopback addresses, unless the caller says that the server is theirs.
 """
 
 from __future__ import annotations
 
-from broker.bench.conduct import measure
+from broker.bench.coordinator import measure
 from broker.bench.plan import BenchError, Load
-from broker.bench.report import Result
+from broker.bench.results import Result
 
 __all__ = ["BenchError", "Load", "Result", "measure"]

@@ -1,7 +1,7 @@
-"""What a run is to do: the load, where it goes, and how it is cut into processes.
+"""The plan of a run: the load, the server's address, and how subscribers are split into processes.
 
-Rules: values only; the one thing it asks of the system is what a host name stands for and how many files may be open.
-Every mistake in what was asked for ends here, as a BenchError of one line, before any load is made.
+Rules: values only; it asks the system only to resolve a host name and for the limit on open files. Every mistake of the caller
+ends here, as a BenchError of one line, before any load is made.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from broker.bench import marks
+from broker.bench import stamps
 
 PLACEHOLDER = "{n}"
 SPARE_FILES = 100
 PER_SOURCE = 10_000
-"""Connections from one source address to one server address. The kernel has 28,000 ports for them, but searches them long
-when half are taken: 20,000 from one address enter at a tenth of the speed."""
+"""Connections from one source address to one server address. The kernel has 28,000 ports for them, but its search for a free one
+becomes slow when half are taken: 20,000 connections from one address are made at a tenth of the speed."""
 
 
 class BenchError(Exception):
-    """What was asked for cannot be measured; the text is one line and says what to change. The caller's mistake."""
+    """The run is impossible: a mistake of the caller. The text is one line and says what to change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """One run. Times in seconds, sizes in bytes, `rate` in events a second overall (0: as fast as they are answered)."""
+    """The load of one run. Times are seconds, sizes bytes. `rate` is events a second in total; 0 is as fast as possible."""
 
     url: str
     publish_url: str = ""
@@ -51,38 +51,38 @@ class Load:
     any_host: bool = False
 
     def check(self) -> None:
-        """Raise BenchError if the parts do not fit together."""
+        """Raise BenchError if the fields are invalid or contradict each other."""
         if (
             min(self.subscribers, self.topics - 1, self.publishers, self.stuck, self.processes, self.replay)
             < 0
         ):
-            raise BenchError("counts cannot be negative, and there is at least one topic")
+            raise BenchError("counts cannot be negative, and at least one topic is needed")
         if min(self.rate, self.connect_rate, self.duration, self.drain, self.alive_topics) < 0:
             raise BenchError("rates and times cannot be negative")
-        if self.size < marks.WIDTH:
-            raise BenchError(f"--size {self.size}: the stamp in each event's data takes {marks.WIDTH} bytes")
+        if self.size < stamps.WIDTH:
+            raise BenchError(
+                f"--size {self.size}: the time stamp in each event's data needs {stamps.WIDTH} bytes"
+            )
         if max(self.topics, self.alive_topics) > 1 and PLACEHOLDER not in self.url:
             raise BenchError(
-                f"--url needs {PLACEHOLDER} where the number of the topic goes, to use more than one topic"
+                f"--url needs {PLACEHOLDER} in place of the topic's number, to use more than one topic"
             )
         if self.replay and not self.connects:
-            raise BenchError("--replay measures reconnecting: it goes with --connects")
+            raise BenchError("--replay measures reconnecting: use it with --connects")
         if self.ndjson and (self.topics > 1 or self.rate):
-            raise BenchError(
-                "--ndjson streams to one topic at full speed: leave --topics at 1, give --rate 0"
-            )
+            raise BenchError("--ndjson streams to one topic at full speed: use --topics 1 and --rate 0")
         if not self.subscribers and not self.stuck and not self.publishers:
-            raise BenchError("nothing to do: neither subscribers nor publishers")
+            raise BenchError("nothing to do: there are neither subscribers nor publishers")
 
     @property
     def publishes(self) -> bool:
-        """Whether there is a phase of publishing to measure."""
+        """Whether the run has a publishing phase."""
         return not self.connects and self.publishers > 0 and self.duration > 0
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One address of one server and a path with or without a placeholder; ready to write requests from."""
+    """A server's address, and a path that may contain the placeholder; makes requests."""
 
     host: str
     port: int
@@ -92,28 +92,28 @@ class Target:
     headers: tuple[str, ...]
 
     def head(self, method: str, topic: int, *more: str) -> bytes:
-        """The head of a request about the topic of this number, with `more` header lines."""
+        """The head of a request for topic number `topic`, with `more` header lines."""
         path = self.path.replace(PLACEHOLDER, str(topic))
         lines = (f"{method} {path} HTTP/1.1", f"Host: {self.authority}", *self.headers, *more)
         return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n"
 
-    def where(self, topic: int = 0) -> str:
-        """The URL, for a person."""
+    def url(self, topic: int = 0) -> str:
+        """The URL of topic number `topic`, for messages."""
         return f"http://{self.authority}{self.path.replace(PLACEHOLDER, str(topic))}"
 
 
-def target(url: str, load: Load) -> Target:
-    """Resolve `url` once, so that every connection goes to the address that was checked to be this machine's own."""
+def resolve(url: str, load: Load) -> Target:
+    """Resolve `url` once, so that every connection goes to the address that was checked. Raises BenchError."""
     parts = urlsplit(url)
     try:
         port = parts.port or 80
     except ValueError:
         raise BenchError(f"{url}: the port is not a number") from None
     if parts.scheme != "http" or not parts.hostname:
-        raise BenchError(f"{url}: only http://HOST:PORT/PATH can be measured")
+        raise BenchError(f"{url}: use a URL of the form http://HOST:PORT/PATH")
     for line in load.headers:
         if ":" not in line or "\n" in line or "\r" in line:
-            raise BenchError(f"--header {line!r}: a header is NAME: VALUE")
+            raise BenchError(f"--header {line!r}: use the form NAME: VALUE")
     try:
         found = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
     except OSError as error:
@@ -129,8 +129,11 @@ def target(url: str, load: Load) -> Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """What one reading process takes on: subscribers `first`, `first + step`, … below `subscribers + stuck`."""
+class SubscriberShare:
+    """The load of one process: subscribers `first`, `first + step`, … below `subscribers + stuck`.
+
+    At most `in_flight` of them connect at the same time, `connect_rate` a second (0: unpaced).
+    """
 
     first: int
     step: int
@@ -138,42 +141,38 @@ class Share:
     connect_rate: float
 
 
-def shares(load: Load) -> list[Share]:
-    """Cut the subscribers into reading processes. Raises BenchError where the open-file limit is too low."""
+def shares(load: Load) -> list[SubscriberShare]:
+    """Split the subscribers into processes. Raises BenchError if the limit on open files is too low."""
     total = load.subscribers + load.stuck
     if not total:
         return []
     room = max(1, resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE_FILES)
     needed = -(-total // room)
-    processes = load.processes or max(needed, min(reading_processes(), -(-total // 100)))
+    processes = load.processes or max(needed, min(default_processes(), -(-total // 100)))
     if processes < needed:
         raise BenchError(
             f"{total} connections in {processes} process(es): the limit on open files allows {room} in each; "
-            f"give --processes {needed} or raise `ulimit -Hn`"
+            f"use --processes {needed}, or raise `ulimit -Hn`"
         )
     return [
-        Share(n, processes, max(1, 256 // processes), load.connect_rate / processes) for n in range(processes)
+        SubscriberShare(n, processes, max(1, 256 // processes), load.connect_rate / processes)
+        for n in range(processes)
     ]
 
 
-def reading_processes() -> int:
-    """One for each CPU but two (the server's and the publishers'), at least one."""
+def default_processes() -> int:
+    """One process for each CPU except two, the server's and the publishers'; at least one."""
     return max(1, len(os.sched_getaffinity(0)) - 2)
 
 
 def fan_out(load: Load, topic: int) -> int:
-    """How many of the subscribers that read are on the topic of this number."""
+    """How many subscribers, without the stuck ones, follow topic number `topic`."""
     return load.subscribers // load.topics + (topic < load.subscribers % load.topics)
 
 
-def source_address(number: int, total: int, at: Target) -> str | None:
-    """The loopback address that connection `number` of `total` comes from; None leaves it to the kernel."""
-    if total <= PER_SOURCE or at.family != socket.AF_INET or not ipaddress.ip_address(at.host).is_loopback:
+def source_address(number: int, total: int, target: Target) -> str | None:
+    """The source address for connection `number` of `total`, a loopback address; None lets the kernel choose."""
+    is_ipv4 = target.family == socket.AF_INET
+    if total <= PER_SOURCE or not is_ipv4 or not ipaddress.ip_address(target.host).is_loopback:
         return None
     return str(ipaddress.IPv4Address("127.0.0.1") + number // PER_SOURCE)
-
-
-def raise_file_limit() -> None:
-    """Lift this process's soft limit on open files to the hard one."""
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

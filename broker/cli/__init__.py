@@ -1,7 +1,7 @@
-"""The command `broker`: one command a file, joined here.
+"""The command `broker`. Each subcommand is a module; this one joins them.
 
-Rules: a command module has a docstring whose first line is its help, `add_arguments(parser)` and `run(args) -> int`
-(the exit status). It is imported only when it is the one asked for, so that `broker publish` doesn't pay for the server.
+Rules: a command module has `add_arguments(parser)` and `run(args) -> int`, which returns the exit status. Only the requested
+command's module is imported, so that `broker publish` need not load the server.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ COMMANDS = {
     "serve": "run the broker",
     "publish": "publish events to a topic",
     "subscribe": "print the events of topics as they come",
-    "token": "mint and explain tokens",
-    "bench": "load an SSE server and measure it",
+    "token": "make and explain tokens",
+    "bench": "put load on an SSE server and measure it",
 }
+INTERRUPTED = 130
 
 
 class Command(Protocol):
-    """What a command module has."""
+    """The functions of a command module."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
@@ -30,26 +31,48 @@ class Command(Protocol):
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser that says what is wrong in one line; exit status 2."""
+    """A parser whose error message is one line; the exit status is 2."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
+class _Version(argparse.Action):
+    """Print the installed version. Reading the package's metadata takes time, so it is read only here."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"broker {version('sse-broker')}")
+        parser.exit()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command named by `argv` (default: the process's own) and return its exit status."""
+    """Run a command and return its exit status.
+
+    Args:
+        argv: the arguments, by default those of the process.
+    """
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(prog="broker", description="Publish events to topics; follow them with EventSource.")
+    parser = _Parser(
+        prog="broker", description="Publish events to topics; browsers follow them with EventSource."
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    asked = next((word for word in words if not word.startswith("-")), None)
+    requested = next((word for word in words if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
-        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        if name == asked:
+        subparser = commands.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + "."
+        )
+        if name == requested:
             command = cast("Command", importlib.import_module(f"broker.cli.{name}"))
-            command.add_arguments(sub)
-            sub.set_defaults(run=command.run)
+            command.add_arguments(subparser)
+            subparser.set_defaults(run=command.run)
+    if not words:
+        parser.print_help(sys.stderr)
+        return 2
     args = parser.parse_args(words)
     try:
         return cast("int", args.run(args))
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED

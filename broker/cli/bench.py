@@ -1,7 +1,7 @@
-"""Load an SSE server with subscribers and publishers, and report deliveries/s, latency, connects/s, CPU and memory.
+"""`broker bench`: puts load on an SSE server, and reports deliveries/s, latency, connects/s, CPU time and memory.
 
-Rules: options in, figures out; what is measured and how is `broker.bench`. The result goes to standard output, how far it
-is to standard error: a bar on a terminal, a line a phase elsewhere.
+Rules: options in, figures out; `broker.bench` measures. The result goes to standard output, the progress to standard error: a
+bar on a terminal, otherwise one line for each phase.
 """
 
 from __future__ import annotations
@@ -9,19 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
-from types import TracebackType
-from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
-
-from broker.bench.conduct import Progress, measure
-from broker.bench.plan import BenchError, Load
-from broker.bench.plot import svg
-from broker.bench.report import Result, text
-from broker.cli import remote
+from broker.cli import common
+from broker.cli.progress import INSTALL, Progress, ProgressLines, progress_bar
 
 EXAMPLES = """\
 examples:
@@ -33,195 +23,98 @@ examples:
   broker bench --subscribers 10000 --topics 10000 --duration 0 --server-pid PID
   broker bench --url 'http://127.0.0.1:9000/sub/{n}' --publish-url 'http://127.0.0.1:9000/pub/{n}' --topics 50
 
---subscribers 0 publishes only; --duration 0 connects only, and then measures memory.
-Latency is sampled, fairly: one event of each chunk that is read stands for the events of that chunk.
+--subscribers 0 only publishes. --duration 0 only connects, and then measures memory.
+Latency is sampled: of each chunk that a subscriber reads, one random event stands for all events of the chunk.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `broker bench`; each but the last few is a field of Load."""
+    """Add the arguments of `broker bench`. All but --json and --token are fields of `Load`."""
     parser.epilog = EXAMPLES
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    add = parser.add_argument
-    add(
+    parser.add_argument(
         "--url",
-        default="http://127.0.0.1:8080/topics/bench.{n}",
-        help="where to subscribe; {n} becomes the number of the topic (default: %(default)s)",
+        default=f"{common.default_url()}/topics/bench.{{n}}",
+        help="URL to subscribe to; {n} stands for the number of the topic (default: %(default)s)",
     )
-    add("--publish-url", default="", metavar="URL", help="where to publish (default: the same)")
-    add(
+    parser.add_argument(
+        "--publish-url", default="", metavar="URL", help="URL to publish to (default: the same)"
+    )
+    parser.add_argument(
         "--header",
         dest="headers",
         action="append",
         default=[],
         metavar="'NAME: VALUE'",
-        help="sent with every request; may be given again",
+        help="header of every request; repeatable",
     )
-    remote.add_token(parser)
-    add(
-        "--subscribers",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="connections that read (default: %(default)s)",
+    common.add_token(parser)
+    _add_number(parser, "--subscribers", 1000, "N", "connections that read")
+    _add_number(parser, "--topics", 1, "N", "topics that subscribers and events are spread over")
+    _add_number(parser, "--publishers", 1, "N", "keep-alive connections that publish")
+    _add_number(parser, "--rate", 10.0, "N", "events a second in total; 0: as fast as possible")
+    _add_number(parser, "--size", 200, "BYTES", "size of an event's data")
+    _add_number(parser, "--duration", 10.0, "SECONDS", "how long to publish")
+    _add_number(parser, "--drain", 10.0, "SECONDS", "how long to wait for the last deliveries at most")
+    parser.add_argument("--connects", action="store_true", help="only measure connecting")
+    _add_number(parser, "--connect-rate", 0.0, "N", "new connections a second; 0: as fast as possible")
+    _add_number(
+        parser, "--replay", 0, "N", "with --connects: reconnect with a Last-Event-ID that is N events old"
     )
-    add(
-        "--topics",
-        type=int,
-        default=1,
-        metavar="N",
-        help="spread subscribers and events over so many topics (default: 1)",
+    parser.add_argument(
+        "--ndjson", action="store_true", help="stream NDJSON lines in one POST on each publisher's connection"
     )
-    add(
-        "--publishers",
-        type=int,
-        default=1,
-        metavar="N",
-        help="keep-alive connections that publish (default: 1)",
+    _add_number(parser, "--stuck", 0, "N", "additional subscribers that never read")
+    _add_number(
+        parser, "--alive-topics", 0, "N", "publish one event to each of N topics first, so that they exist"
     )
-    add(
-        "--rate",
-        type=float,
-        default=10.0,
-        metavar="N",
-        help="events a second, overall; 0: as fast as they are answered (default: 10)",
+    _add_number(
+        parser, "--processes", 0, "N", "processes that make the load; 0: depends on the number of CPUs"
     )
-    add("--size", type=int, default=200, metavar="BYTES", help="of an event's data (default: %(default)s)")
-    add("--duration", type=float, default=10.0, metavar="SECONDS", help="of publishing (default: 10)")
-    add(
-        "--drain",
-        type=float,
-        default=10.0,
-        metavar="SECONDS",
-        help="to wait at most for the last deliveries (default: 10)",
+    _add_number(
+        parser, "--server-pid", 0, "PID", "measure CPU time and memory of this process and its children"
     )
-    add("--connects", action="store_true", help="measure connecting only")
-    add(
-        "--connect-rate",
-        type=float,
-        default=0.0,
-        metavar="N",
-        help="new connections a second; 0: as fast as they are answered (default)",
+    parser.add_argument(
+        "--yes-this-is-my-server", dest="any_host", action="store_true", help="put load on another machine"
     )
-    add(
-        "--replay",
-        type=int,
-        default=0,
-        metavar="N",
-        help="with --connects: come back with a Last-Event-ID that N events lie behind",
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def _add_number(
+    parser: argparse.ArgumentParser, name: str, default: float, metavar: str, description: str
+) -> None:
+    parser.add_argument(
+        name,
+        type=type(default),
+        default=default,
+        metavar=metavar,
+        help=f"{description} (default: %(default)g)",
     )
-    add(
-        "--ndjson",
-        action="store_true",
-        help="publish lines in one streamed POST on each publisher's connection",
-    )
-    add("--stuck", type=int, default=0, metavar="N", help="further subscribers that never read (default: 0)")
-    add(
-        "--alive-topics",
-        type=int,
-        default=0,
-        metavar="N",
-        help="publish an event to each of the first N topics before, so that they exist (default: 0)",
-    )
-    add(
-        "--processes",
-        type=int,
-        default=0,
-        metavar="N",
-        help="processes that make the load (default: by the number of CPUs)",
-    )
-    add(
-        "--server-pid",
-        type=int,
-        default=0,
-        metavar="PID",
-        help="measure CPU time and memory of this process and its children",
-    )
-    add(
-        "--yes-this-is-my-server",
-        dest="any_host",
-        action="store_true",
-        help="put load on another machine than this one",
-    )
-    add("--json", action="store_true", help="print the result as JSON")
-    add("--plot", type=Path, metavar="FILE.svg", help="draw the latency curve")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and print. Exit status 0; 1 if it could not be measured."""
+    """Measure and print. Returns 0, or 1 if the run is impossible."""
     try:
-        with shown_progress() as progress:
-            result = measure(load_of(args), progress)
+        from broker.bench import BenchError, Load, measure
+        from broker.bench.report import text
+    except ModuleNotFoundError as error:
+        package = (error.name or "broker").partition(".")[0]
+        if package == "broker":
+            raise
+        common.say("bench", f"the package {package} is missing: {INSTALL}")
+        return 1
+    fields = {name: getattr(args, name) for name in Load.__dataclass_fields__}
+    authorization = () if args.token is None else (f"Authorization: Bearer {args.token}",)
+    try:
+        with _progress() as progress:
+            result = measure(Load(**fields | {"headers": (*args.headers, *authorization)}), progress)
     except BenchError as error:
-        print(f"broker bench: {error}", file=sys.stderr)
+        common.say("bench", str(error))
         return 1
     print(json.dumps(result.as_json(), indent=2) if args.json else text(result))
-    if args.plot:
-        args.plot.write_text(plot(result), encoding="utf-8")
     return 0
 
 
-def load_of(args: argparse.Namespace) -> Load:
-    """The load that the arguments ask for."""
-    given = {name: getattr(args, name) for name in Load.__dataclass_fields__}
-    authorization = () if args.token is None else (f"Authorization: Bearer {args.token}",)
-    return Load(**given | {"headers": (*args.headers, *authorization)})
-
-
-def plot(result: Result) -> str:
-    """The curves that this run has."""
-    curves = {}
-    if result.delivering:
-        curves["publish → deliver"] = result.delivering.latency
-    if result.publishing:
-        curves["publish → answer"] = result.publishing.latency
-    load = result.load
-    return svg(f"{load.subscribers:,} subscribers, {load.topics:,} topic(s), {load.rate:g} events/s", curves)
-
-
-def shown_progress() -> Bar | Lines:
-    """A bar on a terminal, lines elsewhere."""
-    console = Console(stderr=True)
-    return Bar(console) if console.is_terminal else Lines()
-
-
-class Lines(Progress):
-    """A line for each phase."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        """Nothing to take down."""
-
-    def phase(self, title: str, total: float) -> None:
-        print(f"{title} ({total:,.0f})", file=sys.stderr, flush=True)
-
-    def advance(self, done: float) -> None:
-        """Lines don't move."""
-
-
-class Bar(Progress):
-    """A bar that is drawn anew for each phase."""
-
-    def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self.rich = RichProgress(*columns, console=console, transient=True)
-        self.task = self.rich.add_task("looking", total=None)
-
-    def __enter__(self) -> Self:
-        self.rich.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self.rich.stop()
-
-    def phase(self, title: str, total: float) -> None:
-        self.rich.reset(self.task, description=title, total=int(total))
-
-    def advance(self, done: float) -> None:
-        self.rich.update(self.task, completed=int(done))
+def _progress() -> Progress:
+    bar = progress_bar("bench") if sys.stderr.isatty() else None
+    return bar or ProgressLines()

@@ -1,7 +1,7 @@
-"""Publish an event, or those that standard input brings; print their ids.
+"""Publish one event, or the events on standard input, and print their ids.
 
-Rules: one event goes by the blocking `publish`, which starts quickly, and fails at once where there is no broker. Lines go
-by the client, each with its retries; NDJSON in one request. Ids to standard output, all else to standard error.
+Rules: one event is published by the blocking `publish`, which loads quickly, and fails at once if the broker is unreachable.
+Lines are published by `Client`, each with retries; NDJSON is one request. Ids go to standard output, all else to standard error.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import stat
 import sys
 import threading
 from collections.abc import AsyncIterator
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING
 
-from broker.cli import remote
+from broker.cli import common
+from broker.cli.progress import Progress, progress_bar
 from broker.client import ClientError, publish
 
 if TYPE_CHECKING:
@@ -27,107 +27,108 @@ CHUNK_BYTES = 64 << 10
 MAX_LINE_BYTES = 16 << 20
 
 EPILOG = """\
-Lines (-): each line of standard input is an event's data, published as soon as it has come, and repeated by an idempotency
-key where the broker is away for a while (30 s at most), so that it is published once. The id of each is printed.
+Lines (-): each line of standard input is the data of one event. It is published when it is complete, and its id is printed. If
+the broker is unreachable, the line is repeated for at most 30 s; an idempotency key ensures that it is published only once.
 
-NDJSON (--ndjson): each line is {"data": ..., "event": "TYPE"}. With - it all goes in one request, each line as it comes: many
-times faster, and not repeated where the connection is cut. The first and the last id are printed.
+NDJSON (--ndjson): each line is {"data": ..., "event": "TYPE"}. With -, all lines go in one request, each as it comes: this is
+many times faster, but nothing is repeated if the connection is cut. The first and the last id are printed.
 
 examples:
   broker publish news 'hello'
   tail -f app.log | broker publish logs -
   jq -c '{data: .}' big.json | broker publish items - --ndjson
 
-Exit status: 0; 1 where something was not published; 2 for wrong usage.
+Exit status: 0 if everything was published; 1 if something was not; 2 for wrong usage.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `broker publish`."""
+    """Add the arguments of `broker publish`."""
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("topic", type=remote.topic, metavar="TOPIC", help="where to publish")
+    parser.add_argument("topic", type=common.topic, metavar="TOPIC", help="topic to publish to")
     parser.add_argument(
         "data",
         nargs="?",
         metavar="DATA",
-        help="the event's data; - for the lines of standard input, and so is none at all where that isn't a terminal",
+        help="the event's data, or - for the lines of standard input (default: -, unless standard input is a terminal)",
     )
     parser.add_argument(
-        "--event", type=remote.text, metavar="TYPE", help="the event's type; not with --ndjson"
+        "--event", type=common.text, metavar="TYPE", help="the event's type; cannot be used with --ndjson"
     )
-    parser.add_argument("--ndjson", action="store_true", help="what is published is NDJSON")
-    remote.add_broker(parser)
+    parser.add_argument("--ndjson", action="store_true", help="publish NDJSON")
+    common.add_broker(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Publish. The exit status is that of the help."""
-    wrong = _wrong_usage(args)
-    if wrong:
-        remote.say("publish", wrong)
+    """Publish, and return the exit status that the help describes."""
+    mistake = _usage_mistake(args)
+    if mistake:
+        common.say("publish", mistake)
         return 2
     try:
         if args.data in (None, "-") or args.ndjson:
             return asyncio.run(_publish_many(args))
         print(publish(args.url, args.topic, os.fsencode(args.data), args.event, token=args.token))
     except (ClientError, _BadInput) as error:
-        remote.say("publish", str(error))
+        common.say(
+            "publish", common.client_error_text(error) if isinstance(error, ClientError) else str(error)
+        )
         return 1
     except BrokenPipeError:
-        remote.silence_stdout()
+        common.silence_stdout()
         return 1
     return 0
 
 
-def _wrong_usage(args: argparse.Namespace) -> str | None:
+def _usage_mistake(args: argparse.Namespace) -> str | None:
     if args.event is not None and args.ndjson:
-        return "--event doesn't go with --ndjson, where each line has its own"
+        return "--event cannot be used with --ndjson: each line has its own type"
     if args.data is None and (sys.stdin is None or sys.stdin.isatty()):
-        return "no DATA given; write - to type lines"
+        return "DATA is missing; use - to type lines"
     return None
 
 
 class _BadInput(Exception):
-    """What is wrong with standard input, with the number of the line if it is one."""
+    """Standard input cannot be read or published. The text names the line."""
 
 
 async def _publish_many(args: argparse.Namespace) -> int:
-    from broker.client import Client  # takes aiohttp, 0.2 s, which one event doesn't need
+    from broker.client import Client  # loads aiohttp, which takes 0.2 s and is not needed for one event
 
-    progress = _shown_progress()
+    progress = _progress()
     async with Client(args.url, token=args.token) as client:
         with progress:
-            if args.ndjson:
-                await _publish_ndjson(client, args, progress)
-            else:
-                await _publish_lines(client, args, progress)
+            progress.begin("0 lines", _stdin_bytes())
+            publish_all = _publish_ndjson if args.ndjson else _publish_lines
+            await publish_all(client, args, _Counter(progress))
     return 0
 
 
-async def _publish_ndjson(client: Client, args: argparse.Namespace, progress: Progress) -> None:
-    published = await client.publish_ndjson(args.topic, _counted(_input(args.data), progress))
+async def _publish_ndjson(client: Client, args: argparse.Namespace, counter: _Counter) -> None:
+    published = await client.publish_ndjson(args.topic, _counted(_input(args.data), counter))
     for event_id in dict.fromkeys((published.first_id, published.last_id)):
         if event_id is not None:
             print(event_id)
 
 
-async def _publish_lines(client: Client, args: argparse.Namespace, progress: Progress) -> None:
+async def _publish_lines(client: Client, args: argparse.Namespace, counter: _Counter) -> None:
     number = 0
     async for line in lines(_input(args.data)):
         number += 1
         try:
             event_id = await client.publish(args.topic, line.removesuffix(b"\r"), args.event)
         except ClientError as error:
-            raise _BadInput(f"line {number}: {error}") from None
+            raise _BadInput(f"line {number}: {common.client_error_text(error)}") from None
         print(event_id, flush=True)
-        progress.advance(1, len(line) + 1)
+        counter.add(1, len(line) + 1)
 
 
 # Input
 
 
 async def _input(data: str | None) -> AsyncIterator[bytes]:
-    """`data` itself, or what comes on standard input, as it comes."""
+    """`data`, or the chunks of standard input as they come."""
     if data is not None and data != "-":
         yield os.fsencode(data)
         return
@@ -136,7 +137,7 @@ async def _input(data: str | None) -> AsyncIterator[bytes]:
 
 
 async def _stdin() -> AsyncIterator[bytes]:
-    """Standard input, read by a thread that nobody waits for: a read can't be cancelled, and must not hold up the exit."""
+    """Standard input, read by a daemon thread: a read cannot be cancelled, and must not delay the exit."""
     loop = asyncio.get_running_loop()
     chunks: asyncio.Queue[bytes | OSError] = asyncio.Queue()
     wanted = threading.Semaphore(1)
@@ -152,103 +153,60 @@ async def _stdin() -> AsyncIterator[bytes]:
             try:
                 loop.call_soon_threadsafe(chunks.put_nowait, chunk)
             except RuntimeError:
-                return  # the loop is closed: nobody wants it any more
+                return  # the loop is closed
 
     threading.Thread(target=read, daemon=True).start()
     while chunk := await chunks.get():
         if isinstance(chunk, OSError):
-            raise _BadInput(f"can't read standard input: {chunk.strerror}")
+            raise _BadInput(f"cannot read standard input: {chunk.strerror}")
         wanted.release()
         yield chunk
 
 
 async def lines(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """The lines of `chunks` without their LF; the last one needs none. Raises `_BadInput` for one over `MAX_LINE_BYTES`."""
+    """The lines of `chunks` without LF, also after the last LF. Raises `_BadInput` for one over `MAX_LINE_BYTES`."""
     rest: list[bytes] = []
     size = done = 0
     async for chunk in chunks:
-        *ended, piece = chunk.split(b"\n")
-        for line in ended:
+        *complete, piece = chunk.split(b"\n")
+        for line in complete:
             yield b"".join((*rest, line))
             rest, size = [], 0
             done += 1
         rest.append(piece)
         size += len(piece)
         if size > MAX_LINE_BYTES:
-            raise _BadInput(f"line {done + 1}: it is over {MAX_LINE_BYTES} bytes")
+            raise _BadInput(f"line {done + 1}: it is longer than {MAX_LINE_BYTES} bytes")
     if size:
         yield b"".join(rest)
 
 
-async def _counted(chunks: AsyncIterator[bytes], progress: Progress) -> AsyncIterator[bytes]:
+async def _counted(chunks: AsyncIterator[bytes], counter: _Counter) -> AsyncIterator[bytes]:
     async for chunk in chunks:
         yield chunk
-        progress.advance(chunk.count(b"\n"), len(chunk))
+        counter.add(chunk.count(b"\n"), len(chunk))
 
 
 # Progress
 
 
-class Progress(Protocol):
-    """How far it is, shown as a context manager."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-    def advance(self, lines: int, size: int) -> None:
-        """So many lines more, of so many bytes."""
+def _progress() -> Progress:
+    """A bar if standard error is a terminal, but not if the ids go to a terminal too."""
+    bar = progress_bar("publish") if sys.stderr.isatty() and not sys.stdout.isatty() else None
+    return bar or Progress()
 
 
-def _shown_progress() -> Progress:
-    """A bar on a terminal, unless the ids run over it; nothing elsewhere."""
-    return _Bar() if sys.stderr.isatty() and not sys.stdout.isatty() else _Nothing()
+class _Counter:
+    """Counts lines and bytes for the progress bar; bytes have a total if standard input is a file."""
 
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._lines = self._bytes = 0
 
-class _Nothing:
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """There is nothing to take down."""
-
-    def advance(self, lines: int, size: int) -> None:
-        """Nobody looks."""
-
-
-class _Bar:
-    """Lines, and the share of bytes where standard input is a file."""
-
-    def __init__(self) -> None:
-        from rich.console import Console  # takes 0.1 s, and is seldom needed
-        from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as RichProgress
-
-        self._rich = RichProgress(
-            TextColumn("{task.fields[lines]:,} lines"),
-            BarColumn(),
-            TimeElapsedColumn(),
-            console=Console(stderr=True),
-        )
-        self._lines = 0
-        self._task = self._rich.add_task("", total=_stdin_bytes(), lines=0)
-
-    def __enter__(self) -> Self:
-        self._rich.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._rich.stop()
-
-    def advance(self, lines: int, size: int) -> None:
+    def add(self, lines: int, size: int) -> None:
         self._lines += lines
-        self._rich.update(self._task, advance=size, lines=self._lines)
+        self._bytes += size
+        self._progress.update(self._bytes, f"{self._lines:,} lines")
 
 
 def _stdin_bytes() -> int | None:

@@ -1,10 +1,9 @@
-"""Mint a token, or explain one; or make a new secret."""
+"""Make a token, explain one, or make a new secret."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import secrets
 import sys
 import time
@@ -19,16 +18,16 @@ from pydantic import ValidationError
 from broker.auth.grants import Grant
 from broker.auth.keys import MIN_SECRET_BYTES, BadKey, public_key, secret
 from broker.auth.tokens import MAX_CLAIM_CHARS, Verifier
-from broker.cli import remote
-from broker.cli.serve import one_line
+from broker.cli import common
+from broker.durations import parse_duration
 from broker.errors import InvalidTopic, Unauthorized
 from broker.settings import Settings
 from broker.topics import check_pattern
 
 EPILOG = """\
-A token is signed with the first of BROKER_JWT_SECRETS, or with the private key of --key, and printed. Without --expires it is
-good for an hour. --explain reads a token without BROKER_JWT_SECRETS and its like, too; with them it says whether a broker with
-these settings takes it.
+The token is signed with the first secret of BROKER_JWT_SECRETS, or with the private key of --key, and printed. By default it
+expires in an hour. --explain needs no keys to read a token; with BROKER_JWT_SECRETS or the other key settings, it also says
+whether a broker with these settings accepts it.
 
 examples:
   export BROKER_JWT_SECRETS="$(broker token --new-secret)"
@@ -36,43 +35,44 @@ examples:
   broker token --admin --sub prometheus --expires never
   broker token --explain TOKEN
 
-Exit status: 0; 1 where a token that is explained would be refused; 2 for wrong usage.
+Exit status: 0; 1 if an explained token would be refused; 2 for wrong usage.
 """
 
 NEW_SECRET_BYTES = 48
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-_SIGNS = {"RSA": "RS256", "P-256": "ES256", "P-384": "ES384", "P-521": "ES512", "Ed25519": "EdDSA"}
+_KEY_ALGORITHMS = ("RS256", "ES256", "ES384", "ES512", "EdDSA")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `broker token`."""
+    """Add the arguments of `broker token`."""
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    for name, what in {"publish": "published to", "subscribe": "read"}.items():
+    for name, action in {"publish": "publishing", "subscribe": "subscribing"}.items():
         parser.add_argument(
             f"--{name}",
             type=_pattern,
             action="append",
             default=[],
             metavar="PATTERN",
-            help=f"topics that may be {what}; may be given again",
+            help=f"allow {action} to these topics; repeatable",
         )
-    parser.add_argument("--admin", action="store_true", help="whether it is an operator's")
-    parser.add_argument("--sub", type=_name, help="whom it is for")
-    parser.add_argument("--jti", type=_name, help="its own id, by which it can be revoked")
+    parser.add_argument("--admin", action="store_true", help="allow everything that operators may do")
+    parser.add_argument("--sub", type=_name, help="subject: the user")
+    parser.add_argument("--jti", type=_name, help="id of the token, for revoking it")
     parser.add_argument(
         "--expires",
         type=_duration,
         default=3600,
-        metavar="AGE",
-        help="90s, 10m, 2h, 7d from now, or never (default: 1h)",
+        metavar="DURATION",
+        help="90s, 10m, 2h or 7d from now, or never (default: 1h)",
     )
-    parser.add_argument("--audience", type=remote.text, help="by default BROKER_JWT_AUDIENCE")
-    parser.add_argument("--issuer", type=remote.text, help="by default BROKER_JWT_ISSUER")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="sign with this private key, in PEM")
-    parser.add_argument("--kid", type=remote.text, help="how the key is called in its JWK set")
+    parser.add_argument("--audience", type=common.text, help="audience (default: BROKER_JWT_AUDIENCE)")
+    parser.add_argument("--issuer", type=common.text, help="issuer (default: BROKER_JWT_ISSUER)")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="sign with this private key (PEM)")
+    parser.add_argument("--kid", type=common.text, help="id of the key in its JWK set")
     other = parser.add_mutually_exclusive_group()
-    other.add_argument("--explain", metavar="TOKEN", help="what TOKEN says; - reads it from standard input")
+    other.add_argument(
+        "--explain", metavar="TOKEN", help="print what TOKEN contains; - reads it from standard input"
+    )
     other.add_argument("--new-secret", action="store_true", help="print a value for BROKER_JWT_SECRETS")
 
 
@@ -85,43 +85,44 @@ def _pattern(text: str) -> str:
 
 def _name(text: str) -> str:
     if not 1 <= len(text) <= MAX_CLAIM_CHARS:
-        raise argparse.ArgumentTypeError(f"a name is 1 to {MAX_CLAIM_CHARS} characters")
-    return remote.text(text)
+        raise argparse.ArgumentTypeError(f"a name has 1 to {MAX_CLAIM_CHARS} characters")
+    return common.text(text)
 
 
 def _duration(text: str) -> int | None:
     if text == "never":
         return None
-    found = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
-    if not found or int(found[1]) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is no age such as 90s, 10m, 2h, 7d, nor 'never'")
-    return int(found[1]) * _SECONDS[found[2]]
+    seconds = parse_duration(text, units="smhd")
+    if not seconds:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration such as 90s, 10m, 2h, 7d, nor 'never'")
+    return seconds
 
 
 def run(args: argparse.Namespace) -> int:
-    """Mint, explain, or make a secret. The exit status is that of the help."""
+    """Make or explain a token, or make a secret, and return the exit status that the help describes."""
     if args.new_secret:
         print(json.dumps([secrets.token_urlsafe(NEW_SECRET_BYTES)]))
         return 0
     try:
         settings = Settings()
         if args.explain is not None:
-            return _explain(_token(args.explain), settings)
-        print(_mint(args, settings))
+            token = sys.stdin.read().strip() if args.explain == "-" else args.explain
+            return _explain(token, settings)
+        print(_make_token(args, settings))
     except ValidationError as error:
-        remote.say("token", one_line(error))
+        common.say("token", common.setting_error_text(error))
         return 2
     except BadKey as error:
-        remote.say("token", str(error))
+        common.say("token", str(error))
         return 2
     return 0
 
 
-# Mint
+# Make
 
 
-def _mint(args: argparse.Namespace, settings: Settings) -> str:
-    material, algorithm = _signer(args.key, settings)
+def _make_token(args: argparse.Namespace, settings: Settings) -> str:
+    material, algorithm = _signing_key(args.key, settings)
     now = int(time.time())
     rights = {"publish": args.publish, "subscribe": args.subscribe, "admin": args.admin}
     claims = {
@@ -137,20 +138,20 @@ def _mint(args: argparse.Namespace, settings: Settings) -> str:
     return jwt.encode(given, material, algorithm, {"kid": args.kid} if args.kid else None)
 
 
-def _signer(path: Path | None, settings: Settings) -> tuple[Any, str]:
+def _signing_key(path: Path | None, settings: Settings) -> tuple[Any, str]:
+    """The key to sign with, and its algorithm. Raises `BadKey`."""
     if path is not None:
         return _private_key(path)
     if not settings.jwt_secrets:
         raise BadKey(
-            "nothing to sign with: set BROKER_JWT_SECRETS as the broker has it, or name a private key with --key. "
-            "A new secret: broker token --new-secret"
+            "no key to sign with: set BROKER_JWT_SECRETS to the broker's value, or name a private key with --key. "
+            "For a new secret, run: broker token --new-secret"
         )
     text = settings.jwt_secrets[0].get_secret_value()
     return text, next(name for name in MIN_SECRET_BYTES if name in secret(text).algorithms)
 
 
 def _private_key(path: Path) -> tuple[Any, str]:
-    """The key in a file, and the algorithm to sign with. Raises `BadKey`."""
     from cryptography.hazmat.primitives.serialization import (
         Encoding,
         PublicFormat,
@@ -160,63 +161,59 @@ def _private_key(path: Path) -> tuple[Any, str]:
     try:
         material: Any = load_pem_private_key(path.read_bytes(), password=None)
     except OSError as error:
-        raise BadKey(f"can't read {path}: {error.strerror}") from None
+        raise BadKey(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, TypeError):
-        raise BadKey(f"{path}: no private key in PEM without a password is in it") from None
+        raise BadKey(f"{path}: this is not a private key in PEM without a password") from None
     pem = material.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    return material, next(name for name in _SIGNS.values() if name in public_key(pem).algorithms)
+    return material, next(name for name in _KEY_ALGORITHMS if name in public_key(pem).algorithms)
 
 
 # Explain
 
 
-def _token(word: str) -> str:
-    return sys.stdin.read().strip() if word == "-" else word
-
-
 def _explain(token: str, settings: Settings) -> int:
-    """Print what the token says, then whether it is taken."""
+    """Print what the token contains, and whether a broker with these settings accepts it."""
     try:
         header = jwt.get_unverified_header(token)
         claims = jwt.decode(token, options={"verify_signature": False})
     except (jwt.PyJWTError, ValueError, RecursionError):
-        remote.say("token", "this is no JWT: three parts in base64url, with dots between")
+        common.say("token", "this is not a JWT: it needs three base64url parts, separated by dots")
         return 1
     print(json.dumps({"header": header, "claims": claims}, indent=2, ensure_ascii=True))
     now = time.time()
-    for name, what in {"iat": "made", "nbf": "good from", "exp": "good until"}.items():
+    for name, title in {"iat": "issued", "nbf": "valid from", "exp": "valid until"}.items():
         if isinstance(claims.get(name), int | float):
-            print(f"{what}: {_shown(claims[name], now)}")
+            print(f"{title}: {_time_text(claims[name], now)}")
     if not settings.has_keys():
-        print("not verified: BROKER_JWT_SECRETS, BROKER_JWT_PUBLIC_KEYS are not set here")
+        print("not verified: BROKER_JWT_SECRETS and BROKER_JWT_PUBLIC_KEYS are not set here")
         return 0
     if settings.jwks_url is not None:
-        print("the keys of BROKER_JWKS_URL are not fetched here; only a broker does")
+        print("the keys of BROKER_JWKS_URL are not used here: only a broker fetches them")
     verifier = Verifier(settings.keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
     try:
         grant = verifier.verify(token, now)
     except Unauthorized as error:
         print(f"REFUSED: {error.detail}")
         return 1
-    print("taken; it grants:", *_granted(grant), sep="\n  ")
+    print("ACCEPTED. The bearer may:", *_grant_lines(grant), sep="\n  ")
     return 0
 
 
-def _shown(seconds: float, now: float) -> str:
+def _time_text(seconds: float, now: float) -> str:
     try:
         moment = datetime.fromtimestamp(seconds).astimezone().isoformat(" ", "seconds")
     except (OverflowError, ValueError, OSError):
-        return f"{seconds} (no time that a calendar has)"
-    away = abs(seconds - now)
-    return f"{moment} ({away:,.0f} s {'ago' if seconds < now else 'from now'})"
+        return f"{seconds} (not a date)"
+    distance = abs(seconds - now)
+    return f"{moment} ({distance:,.0f} s {'ago' if seconds < now else 'from now'})"
 
 
-def _granted(grant: Grant) -> Sequence[str]:
+def _grant_lines(grant: Grant) -> Sequence[str]:
     lines = [
         f"{verb} {', '.join(patterns)}"
         for verb, patterns in (("publish to", grant.publish), ("subscribe to", grant.subscribe))
         if patterns
     ]
     if grant.admin:
-        lines.append("all that is for operators: list, delete, disconnect, revoke, metrics")
+        lines.append("do everything that operators may: list, delete, disconnect, revoke, metrics")
     return lines or ["nothing"]

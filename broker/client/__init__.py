@@ -1,4 +1,4 @@
-"""The Python client: publish and subscribe from asyncio, and a plain `publish` for Django, Flask and scripts.
+"""The Python client: `Client` for asyncio, and a blocking `publish` for Django, Flask and scripts.
 
     async with Client("http://127.0.0.1:8080") as client:
         await client.publish("news", "hello")
@@ -8,21 +8,20 @@
 
     publish("http://127.0.0.1:8080", "news", "hello")  # blocking; the standard library only
 
-Rules: speaks the contract, knows nothing of the server. A package and not one module, for its parts differ in what they
-need: `publish` works, and is imported, without aiohttp.
+Rules: uses the HTTP interface and knows nothing of the server. `publish` must work, and import, without aiohttp. Nothing here
+may need a module that exists on Unix only.
 
-    errors        what can go wrong, and the reading of a problem
-    address       URLs
-    credentials   the token, or who gives it
-    words         values of a subscription: `Gap`, `Connection`
-    backoff       how long to wait before the next attempt
-    blocking      `publish`
-    publishing    what the publishing side of `Client` sends, and its retries
-    streaming     `Stream`: a stream into one topic, over any number of connections
-    asking        asking for a stream, once
-    meaning       what an event of a stream is to who subscribed
-    subscription  one subscription, over any number of connections
-    client        `Client`, which joins the two to one aiohttp session
+    errors          what the client raises
+    address         URLs of a broker and of its topics
+    types           the values of a subscription: `Gap`, `Connection`, where it starts
+    blocking        `publish`
+    requests        one POST request: the token, the time limit, the response
+    publishing      publishing with retries
+    streaming       `Stream`: a stream of events into one topic
+    open_stream     the request for an event stream
+    control_events  decoding of events, the broker's own among them
+    subscription    `Subscription`: events over any number of connections
+    client          `Client`, which joins them to one aiohttp session
 """
 
 from __future__ import annotations
@@ -35,8 +34,8 @@ from broker.client.errors import Cancelled as Cancelled
 from broker.client.errors import ClientError as ClientError
 from broker.client.errors import PublishError as PublishError
 from broker.client.errors import SubscribeError as SubscribeError
-from broker.client.words import Connection as Connection
-from broker.client.words import Gap as Gap
+from broker.client.types import Connection as Connection
+from broker.client.types import Gap as Gap
 
 if TYPE_CHECKING:
     from broker.client.client import Client as Client
@@ -44,7 +43,7 @@ if TYPE_CHECKING:
     from broker.client.streaming import Stream as Stream
     from broker.client.subscription import Subscription as Subscription
 else:
-    _LATER = {
+    _LAZY = {
         "Client": "broker.client.client",
         "Published": "broker.client.publishing",
         "Stream": "broker.client.streaming",
@@ -52,6 +51,6 @@ else:
     }
 
     def __getattr__(name: str) -> object:
-        if name not in _LATER:
+        if name not in _LAZY:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(_LATER[name]), name)
+        return getattr(importlib.import_module(_LAZY[name]), name)

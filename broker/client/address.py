@@ -1,4 +1,4 @@
-"""URLs: where a broker is, and where its topics are (contract §2, §3)."""
+"""URLs of a broker and of its topics."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 
 
 def base_url(url: str) -> str:
-    """`url` as what the contract's paths are appended to; a path of its own, as behind a proxy, stays.
+    """`url` without a final slash, ready for the paths of the HTTP interface. A path of its own (behind a proxy) is kept.
 
     Raises:
-        ValueError: it isn't `http[s]://host[:port][/path]`.
+        ValueError: `url` does not have the form `http[s]://host[:port][/path]`.
     """
     try:
         parts = urlsplit(url)
@@ -31,15 +31,15 @@ def base_url(url: str) -> str:
 
 
 def topic_url(
-    kind: type[ClientError], base: str, topics: Sequence[str], query: Mapping[str, str] | None = None
+    error_type: type[ClientError], base: str, topics: Sequence[str], query: Mapping[str, str] | None = None
 ) -> str:
-    """The URL of one topic, or of several together; `query` is appended.
+    """The URL of one topic, or of several topics together, with `query` appended.
 
-    Names are checked here too, so that none can leave its place in the URL.
+    Topic names are checked here, so that a name cannot change the path of the URL.
 
     Raises:
-        ClientError: of that `kind` and with the code `invalid-topic`, for a name that is none.
-        ValueError: no topic.
+        ClientError: an `error_type` with the code `invalid-topic`: a topic name is invalid.
+        ValueError: `topics` is empty.
     """
     if not topics:
         raise ValueError("name at least one topic")
@@ -47,7 +47,7 @@ def topic_url(
         for topic in topics:
             check_topic(topic)
     except InvalidTopic as error:
-        raise kind(error.code, error.detail) from None
+        raise error_type(error.code, error.detail) from None
     pairs = [] if len(topics) == 1 else [("topic", topic) for topic in topics]
     pairs += (query or {}).items()
     path = f"/topics/{topics[0]}" if len(topics) == 1 else "/topics"

@@ -1,4 +1,4 @@
-"""`publish` for code without an event loop: Django, Flask, scripts. The standard library only."""
+"""A blocking `publish`, for Django, Flask and scripts. Needs only the standard library."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from broker.client.address import base_url, topic_url
 from broker.client.errors import (
-    MAX_ANSWER_BYTES,
+    MAX_RESPONSE_BYTES,
     UNREACHABLE,
     PublishError,
     json_object,
@@ -28,31 +28,29 @@ def publish(
     idempotency_key: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Publish one event and return its id; one attempt, on a connection of its own.
+    """Publish one event and return its id. Makes one attempt, on a connection of its own.
 
     Args:
-        url: where the broker is, such as `http://127.0.0.1:8080`.
+        url: the broker's URL, such as `http://127.0.0.1:8080`.
         data: text, or UTF-8 bytes.
-        event: its type.
-        timeout: seconds that connecting, sending, and each read of the answer may take.
-        idempotency_key: 1 to 200 visible ASCII characters; called again with the same key, after an error, it
-            publishes nothing that is published already (contract §2).
-        token: for `Authorization: Bearer`.
+        event: the event's type.
+        timeout: limit in seconds, for connecting, for sending, and for each read of the response.
+        idempotency_key: 1 to 200 visible ASCII characters. After an error, a call with the same key does not publish the
+            event again if it was published already.
+        token: a bearer token.
 
     Raises:
-        PublishError: it was not published, or with the code `unreachable` nobody knows.
-        ValueError: `url` is no URL of a broker, or `data` has a lone surrogate.
+        PublishError: the event was not published. With the code `unreachable` it may have been published.
+        ValueError: `url` is not the URL of a broker, or `data` has a lone surrogate.
     """
     query = {} if event is None else {"event": event}
     address = topic_url(PublishError, base_url(url), [topic], query)
-    status, retry_after, answer = _post(
-        address, data.encode() if isinstance(data, str) else data, headers(idempotency_key, token), timeout
-    )
-    return event_id(status, retry_after, answer)
+    body = data.encode() if isinstance(data, str) else data
+    status, retry_after, answer = _post(address, body, _headers(idempotency_key, token), timeout)
+    return _event_id(status, retry_after, answer)
 
 
-def headers(idempotency_key: str | None, token: str | None) -> dict[str, str]:
-    """What goes with one event."""
+def _headers(idempotency_key: str | None, token: str | None) -> dict[str, str]:
     given = {"Idempotency-Key": idempotency_key, "Authorization": token and f"Bearer {token}"}
     return {
         "Content-Type": "text/plain; charset=utf-8",
@@ -60,14 +58,13 @@ def headers(idempotency_key: str | None, token: str | None) -> dict[str, str]:
     }
 
 
-def event_id(status: int, retry_after: str | None, answer: bytes) -> str:
-    """The id that the answer to one event tells. Raises `PublishError`."""
+def _event_id(status: int, retry_after: str | None, answer: bytes) -> str:
     if status != 201:
         raise problem(PublishError, status, retry_after, answer)
     try:
         return str(json_object(answer)["id"])
     except (ValueError, KeyError):
-        raise unexpected(PublishError, "The answer has no id", status) from None
+        raise unexpected(PublishError, "The response has no id", status) from None
 
 
 def _post(url: str, body: bytes, headers: dict[str, str], timeout: float) -> tuple[int, str | None, bytes]:
@@ -83,7 +80,7 @@ def _post(url: str, body: bytes, headers: dict[str, str], timeout: float) -> tup
     try:
         connection.request("POST", target, body, headers)
         response = connection.getresponse()
-        return response.status, response.getheader("Retry-After"), response.read(MAX_ANSWER_BYTES)
+        return response.status, response.getheader("Retry-After"), response.read(MAX_RESPONSE_BYTES)
     except (OSError, http.client.HTTPException) as error:
         detail = f"No answer from {parts.scheme}://{parts.netloc}: {reason(error)}."
         raise PublishError(UNREACHABLE, detail) from error

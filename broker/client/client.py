@@ -1,4 +1,4 @@
-"""`Client`: one broker, any number of publishes and subscriptions, over one aiohttp session."""
+"""`Client`: publishes and subscribes to one broker, over one aiohttp session."""
 
 from __future__ import annotations
 
@@ -12,34 +12,35 @@ from weakref import WeakSet
 import aiohttp
 
 from broker.client.address import base_url, topic_url
-from broker.client.credentials import Token
 from broker.client.errors import PublishError, SubscribeError, json_object, unexpected
-from broker.client.publishing import Answer, Published, Publisher, ndjson
+from broker.client.publishing import Published, Publisher, encode_ndjson
+from broker.client.requests import Requests, Response, Token
 from broker.client.streaming import Stream
 from broker.client.subscription import Subscription
-from broker.client.words import Connection, Limits, Start
+from broker.client.types import ClientOptions, Connection, StartOptions
 from broker.events import Event
 
 UNACKNOWLEDGED_MS = 20_000
 
 
 class Client:
-    """A broker at `url`. An async context manager; used without `async with`, `close` it.
+    """A client of the broker at `url`. An async context manager; without `async with`, call `close`.
 
     Args:
         url: `http[s]://host[:port][/path]`.
-        token: for `Authorization: Bearer`; or an async function that gives one, called before each request: a stream that
-            ends with its token goes on with the next.
-        session: for other TLS or proxy settings; it stays the caller's to close. Mind its connector's limit: each
-            subscription holds a connection.
-        timeout_seconds: for one attempt to publish, and for connecting a subscription.
-        patience_seconds: for a publish with its retries; 0 tries once. Less than the broker's `idempotency_seconds`.
-        silence_seconds: after which a stream without a byte is given up and connected anew; three of the broker's heartbeats.
+        token: a bearer token, or an async function that returns one. The function is called before each request, so that
+            a subscription whose token has expired continues with a new one.
+        session: a session with other TLS or proxy settings; the caller closes it. Each subscription needs a connection
+            of its own, so mind the limit of the session's connector.
+        timeout_seconds: limit for one attempt to publish, and for connecting a subscription.
+        patience_seconds: limit for a publish with its retries; 0 tries once. Keep it below the broker's
+            `idempotency_seconds`.
+        silence_seconds: a stream that sends no byte for so long is reconnected. Use three of the broker's heartbeats.
         max_delay_seconds: the longest wait between two attempts to connect.
-        max_event_bytes: bound on an event of a stream, as it is on the wire.
+        max_event_bytes: the largest event accepted from a stream, as encoded there.
 
     Raises:
-        ValueError: `url` is none.
+        ValueError: `url` is not the URL of a broker.
     """
 
     def __init__(
@@ -56,11 +57,11 @@ class Client:
     ) -> None:
         self.url = base_url(url)
         self._token = token
-        self._given = session
-        self._own: aiohttp.ClientSession | None = None
-        self._timeout_seconds = timeout_seconds
-        self._patience_seconds = patience_seconds
-        self._limits = Limits(timeout_seconds, silence_seconds, max_delay_seconds, max_event_bytes)
+        self._callers_session = session
+        self._own_session: aiohttp.ClientSession | None = None
+        self._options = ClientOptions(
+            timeout_seconds, patience_seconds, silence_seconds, max_delay_seconds, max_event_bytes
+        )
         self._publisher: Publisher | None = None
         self._subscriptions: WeakSet[Subscription] = WeakSet()
 
@@ -73,43 +74,44 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """End all subscriptions and close the connections."""
+        """End all subscriptions and close their connections."""
         for subscription in tuple(self._subscriptions):
             subscription.close()
         self._publisher = None
-        if self._own is not None:
-            await self._own.close()
+        if self._own_session is not None:
+            await self._own_session.close()
 
     def _session(self) -> aiohttp.ClientSession:
-        if self._given is not None:
-            return self._given
-        if self._own is None:
-            self._own = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, socket_factory=_socket))
-        return self._own
+        if self._callers_session is not None:
+            return self._callers_session
+        if self._own_session is None:
+            connector = aiohttp.TCPConnector(limit=0, socket_factory=_socket)
+            self._own_session = aiohttp.ClientSession(connector=connector)
+        return self._own_session
 
     # Publish
 
     async def publish(
         self, topic: str, data: str | bytes, event: str | None = None, idempotency_key: str | None = None
     ) -> str:
-        """Publish one event and return its id; once it returns, the event is in the broker's store.
+        """Publish one event and return its id. When this returns, the event is in the broker's store.
 
-        Where no answer comes, or a 429 or 5xx that may pass, it is sent again, for `patience_seconds` and by an idempotency
-        key, so that it is published at most once.
+        If there is no response, or a status of 429 or 5xx that may be temporary, the request is repeated for
+        `patience_seconds`. An idempotency key ensures that the event is published at most once.
 
         Args:
             data: text, or UTF-8 bytes.
-            event: its type.
-            idempotency_key: 1 to 200 visible ASCII characters, to be recognised by across calls; else each call makes its own.
+            event: the event's type.
+            idempotency_key: 1 to 200 visible ASCII characters. By default each call makes its own key; with a key of
+                yours, the broker recognises the event in a later call too.
 
         Raises:
-            PublishError: it was not published; with the code `unreachable` nobody knows, but calling again with the same key
-                finds out.
-            ValueError: `data` or `event` has a lone surrogate, or the key can't be a header.
+            PublishError: the event was not published. With the code `unreachable` it may have been published: call again
+                with the same key.
+            ValueError: `data` or `event` has a lone surrogate, or the key cannot be sent in a header.
         """
-        url = topic_url(PublishError, self.url, [topic], _typed(event))
-        answer = await self._posts().one(url, _encoded(data), idempotency_key)
-        return str(_member(answer, "id"))
+        response = await self._publish_event([topic], data, event, idempotency_key)
+        return str(_member(response, "id"))
 
     async def publish_to(
         self,
@@ -118,91 +120,89 @@ class Client:
         event: str | None = None,
         idempotency_key: str | None = None,
     ) -> dict[str, str]:
-        """Publish one event to each of up to 32 topics, all or none; returns its id by topic. Else like `publish`."""
+        """Publish one event to up to 32 topics, to all or to none, and return its id in each. Otherwise like `publish`."""
         distinct = list(dict.fromkeys(topics))
         if len(distinct) == 1:
             return {distinct[0]: await self.publish(distinct[0], data, event, idempotency_key)}
-        url = topic_url(PublishError, self.url, distinct, _typed(event))
-        answer = await self._posts().one(url, _encoded(data), idempotency_key)
-        return {str(topic): str(event_id) for topic, event_id in dict(_member(answer, "ids")).items()}
+        response = await self._publish_event(distinct, data, event, idempotency_key)
+        return {str(topic): str(event_id) for topic, event_id in dict(_member(response, "ids")).items()}
+
+    async def _publish_event(
+        self, topics: Sequence[str], data: str | bytes, event: str | None, key: str | None
+    ) -> Response:
+        url = topic_url(PublishError, self.url, topics, {} if event is None else {"event": event})
+        return await self._make_publisher().publish(
+            url, data.encode() if isinstance(data, str) else data, key
+        )
 
     async def publish_lines(
         self, topic: str | None, events: AsyncIterable[str | Event] | Iterable[str | Event]
     ) -> Published:
-        """Publish a stream of events in one request, each as it comes; much cheaper than a `publish` for each.
+        """Publish many events in one request, each as it comes. Much cheaper than a `publish` for each.
 
-        There are no retries, for what arrived of a cut stream nobody knows: where that matters, use `publish`.
+        There are no retries, because it is unknown how much of a cut request was published. If that matters, use `publish`.
 
         Args:
-            topic: None takes each event's own.
-            events: an `Event` (of which `data`, `type` and `topic` count) or its data. An iterable that isn't async is
-                for what is at hand: waiting in it stops the event loop.
+            topic: None publishes each event to its own topic.
+            events: an `Event` (its `data`, `type` and `topic` are used) or its data. A synchronous iterable must not wait:
+                it would block the event loop.
 
         Raises:
-            PublishError: the stream was refused or cut. With the members `line`, the number of the bad line, and
-                `published`, how many before it stand, where the broker tells.
-            Exception: what `events` raises; what came before it is published.
+            PublishError: the request was refused or cut. Its members `line` (the number of the bad line) and `published`
+                (how many events before it were published) are there if the broker sent them.
+            Exception: an exception of `events`; the events before it are published.
         """
-        return await self.publish_ndjson(topic, ndjson(events, named=topic is None))
+        return await self.publish_ndjson(topic, encode_ndjson(events, with_topic=topic is None))
 
     async def publish_ndjson(self, topic: str | None, chunks: AsyncIterable[bytes]) -> Published:
-        """The same for what is NDJSON already, cut anywhere."""
+        """Like `publish_lines`, but for a body that is NDJSON already, in chunks of any size."""
         url = f"{self.url}/topics" if topic is None else topic_url(PublishError, self.url, [topic])
-        answer = await self._posts().stream(url, chunks)
-        count = _member(answer, "published")
-        members = json_object(answer.body)
+        response = await self._make_publisher().publish_ndjson(url, chunks)
+        count = _member(response, "published")
+        members = json_object(response.body)
         return Published(int(count), members.get("first_id"), members.get("last_id"))
 
     def stream(self, topic: str, *, retain: str | None = None, last_viewer: str | None = None) -> Stream:
-        """A stream of events into `topic`, which ends when the stream is left:
+        """A stream of events into `topic`. The topic is closed at the end of the block:
 
             async with client.stream("answers.7", retain="24h") as stream:
                 async for token in tokens:
                     await stream.send(token)
 
-        After a lost connection it goes on where it was, for `patience_seconds`; nothing is published twice.
+        After a lost connection the stream continues, for `patience_seconds`; nothing is published twice.
 
         Args:
-            retain: how long the topic, if it is new, is to keep its events, as an age such as `24h`.
-            last_viewer: the age after which a stream that nobody watches is cancelled.
+            retain: how long the topic keeps its events, if it is new: a duration such as `24h`.
+            last_viewer: the stream is cancelled after so long without a subscriber: a duration such as `60s`.
 
         Raises:
-            PublishError: a name that is none; else see `Stream`.
+            PublishError: the topic name is invalid. `Stream` lists the other errors.
         """
         given = {"retain": retain, "last_viewer": last_viewer}
-        return Stream(
-            self._session(),
-            self.url,
-            topic,
-            self._token,
-            query={name: value for name, value in given.items() if value is not None},
-            timeout_seconds=self._timeout_seconds,
-            patience_seconds=self._patience_seconds,
-        )
+        query = {name: value for name, value in given.items() if value is not None}
+        return Stream(self._make_requests(), self.url, topic, query, self._options.patience_seconds)
 
     async def cancel(self, topic: str) -> None:
-        """Ask whoever publishes a stream to `topic` to stop, and tell its subscribers. Raises `PublishError`."""
+        """Ask the producer of `topic` to stop. Its subscribers get `broker.cancel`. Raises `PublishError`."""
         url = topic_url(PublishError, self.url, [topic]) + "/cancel"
-        await self._posts().ask(url)
+        await self._make_publisher().cancel(url)
 
-    def _posts(self) -> Publisher:
+    def _make_publisher(self) -> Publisher:
         if self._publisher is None:
-            self._publisher = Publisher(
-                self._session(),
-                self._token,
-                timeout_seconds=self._timeout_seconds,
-                patience_seconds=self._patience_seconds,
-            )
+            self._publisher = Publisher(self._make_requests(), self._options.patience_seconds)
         return self._publisher
+
+    def _make_requests(self) -> Requests:
+        return Requests(self._session(), self._token, self._options.timeout_seconds)
 
     # Subscribe
 
     async def follow(self, topic: str) -> AsyncIterator[Event]:
-        """The events of `topic` from its first to its end, through any number of reconnects; a gap comes as a `Gap`.
+        """The events of `topic` from the first to the end, over any number of connections; missing events are a `Gap`.
 
         Raises:
-            SubscribeError: as a `Subscription` does; and at the end, with the code `abandoned` or `deleted`, where the topic
-                was not closed by its publisher, so that what came is not all.
+            SubscribeError: as a `Subscription` does. Also at the end, with the code `abandoned` or `deleted`, if the
+                publisher did not close the topic, so that its events may be incomplete.
         """
         events = self.subscribe(topic, since="earliest")
         async with contextlib.aclosing(events):
@@ -210,7 +210,7 @@ class Client:
                 yield event
         why = events.ended.get(topic, "closed")
         if why != "closed":
-            raise SubscribeError(why, f"{topic} has no end of its publisher's: it was {why}.")
+            raise SubscribeError(why, f"The publisher did not close {topic}; it was {why}.")
 
     def subscribe(
         self,
@@ -220,27 +220,28 @@ class Client:
         cursor: str | None = None,
         on_change: Callable[[Connection], None] | None = None,
     ) -> Subscription:
-        """Follow up to 32 topics; the events are those of the `Subscription` that this returns.
+        """Subscribe to up to 32 topics.
 
-        At most one of these says where it starts, else it is live only (contract §3):
+        Give at most one start; without one, only new events come.
 
         Args:
-            since: an id, `earliest`, `latest`, an RFC 3339 time, or an age such as `90s`, `10m`, `2h` before this call.
-            last: so many events back in each topic; asked for anew with each attempt until something has come.
-            cursor: the `cursor` of an earlier subscription to the same topics, or an event's id: what came after it.
-            on_change: called with each change of the connection's state, in the event loop.
+            since: an id, `earliest`, `latest`, an RFC 3339 time, or a duration before this call, such as `90s`, `10m`, `2h`.
+            last: how many events of each topic come first. Until the first event has come, each attempt asks again.
+            cursor: the `cursor` of an earlier subscription to the same topics, or the id of an event; what came after it
+                follows.
+            on_change: called in the event loop when the connection's state changes.
 
         Raises:
-            SubscribeError: a name that is none.
-            ValueError: no topic, more than one start, or a cursor that can't be one.
+            SubscribeError: a topic name is invalid.
+            ValueError: no topic, more than one start, or a cursor that cannot be sent in a header.
         """
         distinct = list(dict.fromkeys(topics))
         subscription = Subscription(
             self._session(),
             self.url,
             distinct,
-            Start.of(since=since, last=last, cursor=cursor),
-            limits=self._limits,
+            StartOptions.of(since=since, last=last, cursor=cursor),
+            options=self._options,
             token=self._token,
             on_change=on_change,
         )
@@ -249,24 +250,18 @@ class Client:
 
 
 def _socket(info: aiohttp.AddrInfoType) -> socket.socket:
-    """One that is given up when the other side acknowledges nothing any more; else a stream would send into the void for long."""
+    """A socket whose connection fails soon if the peer acknowledges nothing. The default takes many minutes."""
     family, kind, protocol, _, _ = info
     made = socket.socket(family, kind, protocol)
-    with contextlib.suppress(OSError, AttributeError):  # not everywhere, and not on every kind
+    with contextlib.suppress(
+        OSError, AttributeError
+    ):  # not on every system, and not for every kind of socket
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
     return made
 
 
-def _encoded(data: str | bytes) -> bytes:
-    return data.encode() if isinstance(data, str) else data
-
-
-def _typed(event: str | None) -> dict[str, str]:
-    return {} if event is None else {"event": event}
-
-
-def _member(answer: Answer, name: str) -> Any:
+def _member(response: Response, name: str) -> Any:
     try:
-        return json_object(answer.body)[name]
+        return json_object(response.body)[name]
     except (ValueError, KeyError):
-        raise unexpected(PublishError, f"The answer has no {name!r}", answer.status) from None
+        raise unexpected(PublishError, f"The response has no {name!r}", response.status) from None

@@ -1,4 +1,4 @@
-"""What can go wrong for a client, and the reading of the broker's problems (contract §5)."""
+"""What the client raises, and how it reads the broker's problem responses (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any, TypeVar
 UNREACHABLE = "unreachable"
 UNEXPECTED = "unexpected"
 
-MAX_ANSWER_BYTES = 64 << 10
-"""More than any answer of the broker that is no stream."""
+MAX_RESPONSE_BYTES = 64 << 10
+"""More than any response of the broker except a stream."""
 
-_PASSING = frozenset({408, 425, 429})
+_TEMPORARY = frozenset({408, 425, 429})
 
-_SomeError = TypeVar("_SomeError", bound="ClientError")
+_Error = TypeVar("_Error", bound="ClientError")
 
 
 class ClientError(Exception):
-    """Base of what this package raises; a wrong argument is a `ValueError`, as everywhere.
+    """Base class of the client's errors. A wrong argument is a `ValueError` instead.
 
     Attributes:
-        code: the problem's code; `unreachable` where no answer came, `unexpected` for an answer that is none of the broker's.
-        detail: what is wrong and what to do about it, in the broker's words where it had some.
+        code: the problem's code; `unreachable` if there was no response; `unexpected` if the response is not a broker's.
+        detail: what is wrong and how to fix it, in the broker's words if it sent any.
         status: the HTTP status, or None.
         retry_after: seconds after which the broker asks to try again, or None.
         extra: further members of the problem, such as `line` and `published`.
@@ -49,49 +49,51 @@ class ClientError(Exception):
     @property
     def passing(self) -> bool:
         """Whether the same request may succeed later."""
-        return self.code == UNREACHABLE or is_passing(self.status or 0)
+        return self.code == UNREACHABLE or is_temporary(self.status or 0)
 
 
 class PublishError(ClientError):
-    """An event was not published, or, where the code is `unreachable`, nobody knows whether it was."""
+    """An event was not published. With the code `unreachable` it may have been published: there was no response."""
 
 
 class Cancelled(PublishError):
-    """Somebody asked the producer of a stream to stop; what was sent before stands."""
+    """Someone asked this producer to stop. The events sent before are published."""
 
 
 class SubscribeError(ClientError):
-    """A subscription that can't be had, now or later."""
+    """The broker refuses a subscription, or the stream cannot be read."""
 
 
-def is_passing(status: int) -> bool:
-    """Whether an answer with `status` may be another one later: an overload, a restart, a proxy in between."""
-    return status >= 500 or status in _PASSING
+def is_temporary(status: int) -> bool:
+    """Whether a later attempt may get another status: after an overload, a restart, a failure in a proxy."""
+    return status >= 500 or status in _TEMPORARY
 
 
-def problem(kind: type[_SomeError], status: int, retry_after: str | None, body: bytes) -> _SomeError:
-    """The error that an answer tells of; `retry_after` is the header, of which only the form in seconds is read."""
+def problem(error_type: type[_Error], status: int, retry_after: str | None, body: bytes) -> _Error:
+    """The error that a response describes.
+
+    Args:
+        retry_after: the header `Retry-After`; only its form in seconds is understood.
+        body: the problem in JSON. Any other body gives an error with the code `unexpected`.
+    """
     members = _members(body)
     code, detail = members.pop("code", None), members.pop("detail", None)
     for name in ("title", "status", "type", "instance"):
         members.pop(name, None)
     if not isinstance(code, str) or not isinstance(detail, str):
-        code, detail, members = (
-            UNEXPECTED,
-            f"The answer was {_phrase(status)}, and not in the broker's words.",
-            {},
-        )
-    return kind(code, detail, status=status, retry_after=_seconds(retry_after), extra=members)
+        code, members = UNEXPECTED, {}
+        detail = f"The response was {_phrase(status)}, without a reason from the broker."
+    return error_type(code, detail, status=status, retry_after=_seconds(retry_after), extra=members)
 
 
-def unexpected(kind: type[_SomeError], what: str, status: int | None = None) -> _SomeError:
-    """The error for an answer that no broker gives."""
-    return kind(UNEXPECTED, f"{what}; is there a broker at this URL?", status=status)
+def unexpected(error_type: type[_Error], what: str, status: int | None = None) -> _Error:
+    """The error for a response that no broker sends. `what` is a sentence without its full stop."""
+    return error_type(UNEXPECTED, f"{what}; is there a broker at this URL?", status=status)
 
 
 def reason(error: BaseException) -> str:
-    """Why there was no answer, as a person would say it."""
-    cause: BaseException = getattr(error, "os_error", error)  # aiohttp's own text speaks of its settings
+    """Why there was no response, in plain words."""
+    cause: BaseException = getattr(error, "os_error", error)  # aiohttp's own text is about its settings
     if isinstance(cause, ConnectionError) and cause.errno:
         return os.strerror(cause.errno)
     if isinstance(cause, TimeoutError):
@@ -100,13 +102,13 @@ def reason(error: BaseException) -> str:
 
 
 def json_object(body: bytes | str) -> dict[str, Any]:
-    """The JSON object that `body` is. Raises `ValueError`."""
+    """Parse a JSON object. Raises `ValueError`."""
     try:
         value = json.loads(body)
     except RecursionError:
-        raise ValueError("JSON that is nested too deep") from None
+        raise ValueError("the JSON is nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError("no JSON object")
+        raise ValueError("not a JSON object")
     return value
 
 

@@ -1,7 +1,7 @@
-"""The publishing side of the client: one request, or one and its retries.
+"""Publishing with retries.
 
-Rules: knows aiohttp's session and the answers of contract §2. Nothing is published twice: an attempt after which nobody
-knows is repeated only where an `Idempotency-Key` goes with the event.
+Rules: an event is never published twice. A request whose outcome is unknown is repeated only if it carries an
+`Idempotency-Key`.
 """
 
 from __future__ import annotations
@@ -9,162 +9,124 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from dataclasses import dataclass
 from http import HTTPStatus
 
 import aiohttp
 
-from broker.client.backoff import Backoff
-from broker.client.credentials import Token, authorization
-from broker.client.errors import MAX_ANSWER_BYTES, UNREACHABLE, PublishError, problem, reason
+from broker.backoff import Backoff
+from broker.client.errors import UNREACHABLE, PublishError
+from broker.client.requests import NDJSON, TEXT, Requests, Response
 from broker.events import Event
 
 FIRST_RETRY_SECONDS = 0.1
 MAX_RETRY_SECONDS = 5.0
-JOINED_BYTES = 32 << 10
+BATCH_BYTES = 32 << 10
 KEY_BYTES = 12
 
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What a stream of events came to; the ids are None where nothing was published, or where each event names its topic."""
+    """How many events a request published, and the first and last id.
+
+    The ids are None if nothing was published, or if each event named its own topic.
+    """
 
     count: int
     first_id: str | None = None
     last_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer that was read to its end."""
+class Retries:
+    """Repeats a failed request for `patience_seconds`; 0 never repeats. Belongs to a running event loop."""
 
-    status: int
-    retry_after: str | None
-    body: bytes
+    def __init__(self, patience_seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._patience_seconds = patience_seconds
+        self._backoff = Backoff(FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS)
+        self.restart()
 
+    def restart(self) -> None:
+        """Start the `patience_seconds` again, because there was progress."""
+        self._backoff.reset()
+        self._deadline = self._loop.time() + self._patience_seconds
 
-async def read(response: aiohttp.ClientResponse) -> Answer:
-    """The answer, of its body no more than the broker ever sends."""
-    body = b""
-    while len(body) < MAX_ANSWER_BYTES and (data := await response.content.readany()):
-        body += data
-    return Answer(response.status, response.headers.get("Retry-After"), body)
+    async def wait(self, error: PublishError) -> None:
+        """Wait until the next attempt. Raises `error` if that would be too late."""
+        seconds = max(self._backoff.next(), error.retry_after or 0)
+        if self._loop.time() + seconds > self._deadline:
+            raise error
+        await asyncio.sleep(seconds)
 
 
 class Publisher:
-    """Posts events.
+    """Publishes events.
 
     Args:
-        session: of whom the connections are.
-        token: sent with every request.
-        timeout_seconds: for one attempt.
-        patience_seconds: for an event with all its retries; 0 tries once, and makes no key.
+        patience_seconds: limit for one event with all its retries; 0 tries once and sends no key.
     """
 
-    def __init__(
-        self,
-        session: aiohttp.ClientSession,
-        token: Token | None,
-        *,
-        timeout_seconds: float,
-        patience_seconds: float,
-    ) -> None:
-        self._session = session
-        self._token = token
-        self._timeout_seconds = timeout_seconds
+    def __init__(self, requests: Requests, patience_seconds: float) -> None:
+        self._requests = requests
         self._patience_seconds = patience_seconds
-        self._keyless_until = 0.0  # loop time; the broker has no room for keys before
+        self._keyless_until = 0.0  # loop time; until then the broker has no room for new keys
 
-    async def one(self, url: str, data: bytes, key: str | None) -> Answer:
-        """Post one event until it is answered 201. Raises `PublishError`.
+    async def publish(self, url: str, data: bytes, key: str | None) -> Response:
+        """Publish one event and return the 201 response. Raises `PublishError`.
 
-        Without a `key` it makes one. Where the broker has no room to remember a new key (429), it goes without, unless an
-        attempt is in doubt, and is then repeated only after a failure that shows it was not published.
+        Without a `key` it makes one. If the broker has no room for a new key (429), it repeats the event without one,
+        unless an earlier attempt may have succeeded. Without a key it repeats only after a failure that shows that the
+        event was not published.
         """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._patience_seconds
-        made = key is None and self._patience_seconds > 0 and loop.time() >= self._keyless_until
-        if made:
+        retries = Retries(self._patience_seconds)
+        can_drop_key = key is None and self._patience_seconds > 0 and loop.time() >= self._keyless_until
+        if can_drop_key:
             key = secrets.token_urlsafe(KEY_BYTES)
-        backoff = Backoff(FIRST_RETRY_SECONDS, MAX_RETRY_SECONDS)
         while True:
+            headers = TEXT if key is None else {**TEXT, "Idempotency-Key": key}
             try:
-                return await self._attempt(url, data, key)
+                return await self._requests.post(url, data, headers, HTTPStatus.CREATED)
             except PublishError as error:
-                if made and error.status == 429:
+                if can_drop_key and error.status == HTTPStatus.TOO_MANY_REQUESTS:
                     self._keyless_until = loop.time() + (error.retry_after or 0)
-                    made, key = False, None
+                    can_drop_key, key = False, None
                     continue
-                made = made and error.status == 429
-                seconds = max(backoff.next(), error.retry_after or 0)
-                if not _repeatable(error, key) or loop.time() + seconds > deadline:
+                can_drop_key = False
+                if not _is_repeatable(error, key):
                     raise
-            await asyncio.sleep(seconds)
+                await retries.wait(error)
 
-    async def _attempt(self, url: str, data: bytes, key: str | None) -> Answer:
-        headers = {**await authorization(self._token), "Content-Type": "text/plain; charset=utf-8"}
-        if key is not None:
-            headers["Idempotency-Key"] = key
-        timeout = aiohttp.ClientTimeout(total=self._timeout_seconds)
-        try:
-            async with self._session.post(
-                url, data=data, headers=headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                answer = await read(response)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _unreachable(url, error) from error
-        if answer.status != 201:
-            raise problem(PublishError, answer.status, answer.retry_after, answer.body)
-        return answer
+    async def cancel(self, url: str) -> None:
+        """Send a cancellation, without retries. Raises `PublishError`."""
+        await self._requests.post(url, None, {}, HTTPStatus.ACCEPTED)
 
-    async def ask(self, url: str) -> None:
-        """Post nothing, to be answered 202. Raises `PublishError`."""
-        headers = await authorization(self._token)
-        timeout = aiohttp.ClientTimeout(total=self._timeout_seconds)
-        try:
-            async with self._session.post(
-                url, headers=headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                answer = await read(response)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _unreachable(url, error) from error
-        if answer.status != HTTPStatus.ACCEPTED:
-            raise problem(PublishError, answer.status, answer.retry_after, answer.body)
-
-    async def stream(self, url: str, chunks: AsyncIterable[bytes]) -> Answer:
-        """Post one NDJSON body, each chunk as it comes; the answer may come before its end.
+    async def publish_ndjson(self, url: str, chunks: AsyncIterable[bytes]) -> Response:
+        """Publish a streamed NDJSON body, each chunk as it comes. The response may come before the end of the body.
 
         Raises:
-            PublishError: with the members `line` and `published` where the broker tells.
-            Exception: what `chunks` raises; the body is cut then.
+            PublishError: the members `line` and `published` say how far it got, if the broker sent them.
+            Exception: an exception of `chunks`; the body is cut then.
         """
-        headers = {**await authorization(self._token), "Content-Type": "application/x-ndjson"}
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_seconds)
-        loop = asyncio.get_running_loop()
+        limit = asyncio.timeout(None)
+        body = _RequestBody(chunks, limit, self._requests.timeout_seconds)
         try:
-            async with asyncio.timeout(None) as limit:
-                body = _Body(chunks, lambda: limit.reschedule(loop.time() + self._timeout_seconds))
-                async with self._session.post(
-                    url, data=aiter(body), headers=headers, timeout=timeout, allow_redirects=False
-                ) as response:
-                    answer = await read(response)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            if body.error is not None:
+            return await self._requests.post(url, aiter(body), NDJSON, HTTPStatus.OK, limit)
+        except PublishError as error:
+            if error.code == UNREACHABLE and body.error is not None:
                 raise body.error from None
-            raise _unreachable(url, error) from error
-        if answer.status != 200:
-            raise problem(PublishError, answer.status, answer.retry_after, answer.body)
-        return answer
+            raise
 
 
-class _Body:
-    """A request's body; keeps what its source raises, which aiohttp hides behind an error of its own."""
+class _RequestBody:
+    """A streamed body. Keeps an exception of its source, which aiohttp would hide, and limits the time after its end."""
 
-    def __init__(self, chunks: AsyncIterable[bytes], on_end: Callable[[], None]) -> None:
+    def __init__(self, chunks: AsyncIterable[bytes], limit: asyncio.Timeout, timeout_seconds: float) -> None:
         self.error: Exception | None = None
         self._chunks = chunks
-        self._on_end = on_end
+        self._limit = limit
+        self._timeout_seconds = timeout_seconds
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         try:
@@ -173,44 +135,44 @@ class _Body:
         except Exception as error:
             self.error = error
             raise
-        self._on_end()
+        self._limit.reschedule(asyncio.get_running_loop().time() + self._timeout_seconds)
 
 
-async def ndjson(
-    events: AsyncIterable[str | Event] | Iterable[str | Event], *, named: bool
+async def encode_ndjson(
+    events: AsyncIterable[str | Event] | Iterable[str | Event], *, with_topic: bool
 ) -> AsyncIterator[bytes]:
-    """A line for each event, at once where they come one by one; `named`: with its topic."""
+    """NDJSON lines. Events of an async iterable come one by one, others in chunks of about `BATCH_BYTES`."""
     if isinstance(events, AsyncIterable):
         async for event in events:
-            yield _line(event, named=named)
+            yield _line(event, with_topic=with_topic)
         return
-    joined = bytearray()
+    batch = bytearray()
     for event in events:
-        joined += _line(event, named=named)
-        if len(joined) >= JOINED_BYTES:
-            yield bytes(joined)
-            joined.clear()
-    if joined:
-        yield bytes(joined)
+        batch += _line(event, with_topic=with_topic)
+        if len(batch) >= BATCH_BYTES:
+            yield bytes(batch)
+            batch.clear()
+    if batch:
+        yield bytes(batch)
 
 
-def _line(event: str | Event, *, named: bool) -> bytes:
+def _line(event: str | Event, *, with_topic: bool) -> bytes:
     if isinstance(event, str):
         event = Event(event)
-    value = {"data": event.data}
-    if event.type is not None:
-        value["event"] = event.type
-    if named and event.topic is not None:
-        value["topic"] = event.topic
-    return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+    return ndjson_line(event.data, event.type, event.topic if with_topic else None)
 
 
-def _repeatable(error: PublishError, key: str | None) -> bool:
-    """Whether the event may be posted again without being published twice."""
+def ndjson_line(data: str, event_type: str | None = None, topic: str | None = None) -> bytes:
+    """One event as a line of NDJSON. Raises `ValueError` for a lone surrogate."""
+    members = {"data": data, "event": event_type, "topic": topic}
+    present = {name: value for name, value in members.items() if value is not None}
+    return json.dumps(present, ensure_ascii=False).encode() + b"\n"
+
+
+def _is_repeatable(error: PublishError, key: str | None) -> bool:
+    """Whether the event can be sent again without the risk of publishing it twice."""
     if key is not None:
         return error.passing
-    return error.status == 429 or isinstance(error.__cause__, aiohttp.ClientConnectorError)
-
-
-def _unreachable(url: str, error: BaseException) -> PublishError:
-    return PublishError(UNREACHABLE, f"No answer from {url}: {reason(error)}.")
+    return error.status == HTTPStatus.TOO_MANY_REQUESTS or isinstance(
+        error.__cause__, aiohttp.ClientConnectorError
+    )

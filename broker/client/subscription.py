@@ -1,10 +1,9 @@
-"""One subscription, over as many connections as it takes.
+"""A subscription: the events of some topics, over any number of connections.
 
-Rules: owns its connection and its cursor; the bytes are `sse.Decoder`'s business, what they mean is `meaning`'s, and how one
-asks for a stream is `asking`'s. It has no task: everything happens within `__anext__`, in steps between which the state is
-whole, so that a cancelled step (a timeout around it) loses nothing and the next call goes on. What is read and not yet handed
-out is at most one read of the socket: who handles events slowly isn't read for, and the broker does with it as with any slow
-reader.
+Rules: owns its connection and its cursor. It has no task: everything happens within `__anext__`, in steps. Between two steps
+the state is consistent, so a step that is cancelled (by a timeout around it) loses nothing, and the next call continues. At
+most one read of the socket waits to be returned: a slow consumer stops the reading, and the broker treats it like any slow
+subscriber.
 """
 
 from __future__ import annotations
@@ -18,54 +17,54 @@ from typing import Self
 
 import aiohttp
 
+from broker.backoff import Backoff
 from broker.client.address import topic_url
-from broker.client.asking import ask
-from broker.client.backoff import Backoff
-from broker.client.credentials import Token, authorization
+from broker.client.control_events import TopicEnd, decode
 from broker.client.errors import SubscribeError, reason, unexpected
-from broker.client.meaning import Ended, meaning
-from broker.client.words import Connection, Limits, Start
+from broker.client.open_stream import open_stream
+from broker.client.requests import Token, authorization
+from broker.client.types import ClientOptions, Connection, StartOptions
 from broker.errors import TooLarge
 from broker.events import Event
 from broker.sse import Decoder
 
 FIRST_DELAY_SECONDS = 3.0
-"""Until the broker says otherwise; what browsers take."""
+"""Used until the broker sends `retry:`; browsers use about the same."""
 
 ACCEPT = "*/*"
-"""Not `text/event-stream`: then the broker refuses as it must refuse a browser, with no reason and a long delay."""
+"""Not `text/event-stream`: the broker would refuse as it refuses browsers, without a reason and with a long delay."""
 _HEADERS = {"Accept": ACCEPT, "Accept-Encoding": "identity"}
 
 
-class _Stream:
-    """One connection's answer while it is read."""
+class _OpenStream:
+    """The event stream of one connection."""
 
     def __init__(self, response: aiohttp.ClientResponse, decoder: Decoder, now: float) -> None:
         self.response = response
         self.decoder = decoder
-        self.since = now
-        self.brought = False  # an event, be it the broker's own
+        self.opened_at = now
+        self.has_event = False
 
 
 class Subscription(AsyncIterator[Event]):
-    """The events of some topics, each once and in order, or a `Gap`; made by `Client.subscribe`.
+    """The events of some topics, each once and in order, and a `Gap` if events are missing. Made by `Client.subscribe`.
 
-    `async for` connects, and connects again when the stream is cut, by cursor: after the delay the broker asked for, with
-    growing ones while it can't be reached. It ends when all topics have ended (`broker.end`, or 204), or at `close`. As an async
-    context manager it is connected on entry, and closed on exit.
+    `async for` connects. When the stream is cut, it reconnects with the cursor: after the delay that the broker asked for,
+    and after growing delays while the broker is unreachable. The iteration ends when all topics have ended, or after
+    `close`. As an async context manager, it connects on entry and closes on exit.
 
-    Each event has its topic. Events whose type starts with `broker.` are the broker's own: `broker.gap` comes as a `Gap`,
-    `broker.cancel` as it is; `broker.open`, `broker.end` and `broker.expired` are not handed out; after the latter a
-    fixed token is refused, and whoever gives a fresh one is asked for it.
+    Each event has its topic. Event types that start with `broker.` are the broker's own. `broker.gap` is returned as a
+    `Gap` and `broker.cancel` as an event; `broker.open`, `broker.end` and `broker.expired` are not returned. After
+    `broker.expired` the broker refuses a fixed token; a token function is called for a new one.
 
-    Not for two tasks at once, but for `close`.
+    Not for concurrent use by two tasks, except `close`.
 
     Raises:
-        SubscribeError: from `connect` and `async for`, for what waiting doesn't heal: an answer of 4xx (but 408, 425 and 429),
-            one that is no event stream, an event over `max_event_bytes`. The subscription is over then.
+        SubscribeError: from `connect` and `async for`, if retrying does not help: a status of 4xx (except 408, 425 and
+            429), a response that is not an event stream, an event over `max_event_bytes`. The subscription ends.
 
     Attributes:
-        ended: the topics that have ended, with the reason: `closed`, `deleted` or `abandoned`.
+        ended: the topics that have ended, and the reason: `closed`, `deleted` or `abandoned`.
     """
 
     def __init__(
@@ -73,9 +72,9 @@ class Subscription(AsyncIterator[Event]):
         session: aiohttp.ClientSession,
         base: str,
         topics: Sequence[str],
-        start: Start,
+        start: StartOptions,
         *,
-        limits: Limits,
+        options: ClientOptions,
         token: Token | None,
         on_change: Callable[[Connection], None] | None = None,
     ) -> None:
@@ -85,35 +84,33 @@ class Subscription(AsyncIterator[Event]):
         self._base = base
         self._topics = tuple(topics)
         self._start = start
-        self._limits = limits
+        self._options = options
         self._token = token
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
-        self._begun = self._loop.time()
-        self._backoff = Backoff(FIRST_DELAY_SECONDS, limits.max_delay_seconds)
+        self._created_at = self._loop.time()
+        self._backoff = Backoff(FIRST_DELAY_SECONDS, options.max_delay_seconds)
         self._not_before = 0.0
-        self._stream: _Stream | None = None
-        self._read_to = start.cursor
-        self._handed = start.cursor
-        self._pending: deque[Event] = deque()
+        self._stream: _OpenStream | None = None
+        self._read_cursor = start.cursor  # of the last event read from the socket
+        self._returned_cursor = start.cursor  # of the last event returned
+        self._pending: deque[Event] = deque()  # read, not yet returned
         self._failure: SubscribeError | None = None
-        self._over = asyncio.Event()
+        self._closed = asyncio.Event()
 
     @property
     def cursor(self) -> str:
-        """Everything up to this id was handed out; `""` before anything is known."""
-        return self._handed if self._pending else self._read_to
+        """The cursor after the last returned event; `""` until the broker has sent one."""
+        return self._returned_cursor if self._pending else self._read_cursor
 
     @property
     def connected(self) -> bool:
-        """Whether a stream is open, as far as is known."""
+        """Whether a stream is open, as far as the client knows."""
         return self._stream is not None
 
-    # Life
-
     async def connect(self) -> None:
-        """Return once the broker vouches for what follows: no event published after this is missed, or a gap is told."""
-        while not (self._over.is_set() or self._pending or self._vouched):
+        """Connect. Every event published after this call is returned, or reported as missing by a `Gap`."""
+        while not (self._closed.is_set() or self._pending or self._has_position):
             await self._step()
         if not self._pending:
             self._raise_failure()
@@ -124,17 +121,18 @@ class Subscription(AsyncIterator[Event]):
             raise failure
 
     @property
-    def _vouched(self) -> bool:
-        return self._stream is not None and bool(self._read_to or not self._start.is_latest)
+    def _has_position(self) -> bool:
+        """Whether a stream is open whose start is fixed: by a cursor, or by a start other than `latest`."""
+        return self._stream is not None and bool(self._read_cursor or not self._start.is_latest)
 
     def close(self) -> None:
-        """End the subscription and its connection, from anywhere in the event loop; an `async for` over it ends."""
-        self._over.set()
+        """End the subscription and its connection. Any task of the event loop may call this; the iteration ends."""
+        self._closed.set()
         self._pending.clear()
-        self._hang_up()
+        self._disconnect()
 
     async def aclose(self) -> None:
-        """The same, for `contextlib.aclosing`."""
+        """The same as `close`, for `contextlib.aclosing`."""
         self.close()
 
     async def __aenter__(self) -> Self:
@@ -148,16 +146,16 @@ class Subscription(AsyncIterator[Event]):
 
     def __del__(self) -> None:
         if getattr(self, "_stream", None) is not None and not self._loop.is_closed():
-            self._hang_up()
+            self._disconnect()
 
     async def __anext__(self) -> Event:
         while not self._pending:
             self._raise_failure()
-            if self._over.is_set():
+            if self._closed.is_set():
                 raise StopAsyncIteration
             await self._step()
         event = self._pending.popleft()
-        self._handed = event.id
+        self._returned_cursor = event.id
         return event
 
     async def _step(self) -> None:
@@ -170,19 +168,19 @@ class Subscription(AsyncIterator[Event]):
 
     async def _connect(self) -> None:
         await self._wait()
-        if self._over.is_set():
+        if self._closed.is_set():
             return
         headers = {**_HEADERS, **await authorization(self._token)}
-        if self._read_to:
-            headers["Last-Event-ID"] = self._read_to
+        if self._read_cursor:
+            headers["Last-Event-ID"] = self._read_cursor
         try:
-            response = await ask(self._session, self._url(), headers, self._limits)
+            response = await open_stream(self._session, self._url(), headers, self._options)
         except SubscribeError as refusal:
             self._refused(refusal)
             return
         if response is None:
-            self._over.set()
-        elif self._over.is_set():
+            self._closed.set()
+        elif self._closed.is_set():
             response.close()
         else:
             self._open(response)
@@ -191,34 +189,33 @@ class Subscription(AsyncIterator[Event]):
         if self._loop.time() < self._not_before:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(self._not_before):
-                    await self._over.wait()
+                    await self._closed.wait()
 
     def _url(self) -> str:
-        query = {} if self._read_to else self._start.query(self._loop.time() - self._begun)
+        query = {} if self._read_cursor else self._start.query(self._loop.time() - self._created_at)
         if len(self._topics) > 1:
             query["envelope"] = "json"
-        return topic_url(SubscribeError, self._base, self._wanted, query)
+        return topic_url(SubscribeError, self._base, self._remaining, query)
 
     @property
-    def _wanted(self) -> list[str]:
+    def _remaining(self) -> list[str]:
         return [topic for topic in self._topics if topic not in self.ended]
 
     def _open(self, response: aiohttp.ClientResponse) -> None:
-        decoder = Decoder(self._limits.max_event_bytes)
-        decoder.last_event_id = self._read_to
-        self._stream = _Stream(response, decoder, self._loop.time())
+        decoder = Decoder(self._options.max_event_bytes)
+        decoder.last_event_id = self._read_cursor
+        self._stream = _OpenStream(response, decoder, self._loop.time())
         if self._on_change is not None:
             self._on_change(Connection(up=True))
 
     def _refused(self, refusal: SubscribeError) -> None:
-        """Come back later, or never."""
         if refusal.passing:
-            self._lost(refusal.detail, refusal.retry_after)
-        elif not self._over.is_set():
+            self._schedule_reconnect(refusal.detail, refusal.retry_after)
+        elif not self._closed.is_set():
             self._fail(refusal)
 
-    def _lost(self, why: str, retry_after: float | None = None) -> None:
-        if self._over.is_set():
+    def _schedule_reconnect(self, why: str, retry_after: float | None = None) -> None:
+        if self._closed.is_set():
             return
         seconds = self._backoff.next(retry_after)
         self._not_before = self._loop.time() + seconds
@@ -227,57 +224,57 @@ class Subscription(AsyncIterator[Event]):
 
     # Reading
 
-    async def _read(self, stream: _Stream) -> None:
-        why = "the broker ended the stream"
+    async def _read(self, stream: _OpenStream) -> None:
+        why = "the broker closed the stream"
         try:
             data = await stream.response.content.readany()
         except TimeoutError:
-            data, why = b"", f"nothing came for {self._limits.silence_seconds:g} s"
+            data, why = b"", f"no data for {self._options.silence_seconds:g} s"
         except (aiohttp.ClientError, OSError) as error:
-            data, why = b"", f"the connection broke: {reason(error)}"
+            data, why = b"", f"the connection failed: {reason(error)}"
         if data:
-            self._take(stream, data)
+            self._decode(stream, data)
             return
-        if stream.brought or self._loop.time() - stream.since > self._backoff.first:
+        if stream.has_event or self._loop.time() - stream.opened_at > self._backoff.first:
             self._backoff.reset()
-        self._hang_up()
-        self._lost(why)
+        self._disconnect()
+        self._schedule_reconnect(why)
 
-    def _take(self, stream: _Stream, data: bytes) -> None:
+    def _decode(self, stream: _OpenStream, data: bytes) -> None:
         decoder = stream.decoder
         try:
             for event in decoder.feed(data):
-                stream.brought = True
+                stream.has_event = True
                 self._receive(event)
-            self._read_to = decoder.last_event_id
+            self._read_cursor = decoder.last_event_id
         except TooLarge as error:
             self._fail(SubscribeError(error.code, error.detail))
         except (ValueError, KeyError):
-            self._fail(unexpected(SubscribeError, "The stream isn't in the broker's form"))
-        if stream.brought:
+            self._fail(unexpected(SubscribeError, "The stream is not a broker's"))
+        if stream.has_event:
             self._backoff.reset()
         if decoder.retry_ms is not None:
-            self._backoff.ask(decoder.retry_ms / 1000)
-        if not self._wanted:
-            self._over.set()
-            self._hang_up()
+            self._backoff.set_first(decoder.retry_ms / 1000)
+        if not self._remaining:
+            self._closed.set()
+            self._disconnect()
 
     def _receive(self, event: Event) -> None:
         topic = self._topics[0] if len(self._topics) == 1 else None
-        match meaning(event, topic):
-            case Ended(topic=ended, reason=why):
+        match decode(event, topic):
+            case TopicEnd(topic=ended, reason=why):
                 self.ended[ended] = why
-            case Event() as handed:
-                self._pending.append(handed)
-        self._read_to = event.id
+            case Event() as decoded:
+                self._pending.append(decoded)
+        self._read_cursor = event.id
 
     def _fail(self, error: SubscribeError) -> None:
-        """What came before is handed out, then `error` is raised, once."""
+        """End the subscription. The pending events are returned first, then `error` is raised, once."""
         self._failure = error
-        self._over.set()
-        self._hang_up()
+        self._closed.set()
+        self._disconnect()
 
-    def _hang_up(self) -> None:
+    def _disconnect(self) -> None:
         if self._stream is not None:
             self._stream.response.close()
             self._stream = None

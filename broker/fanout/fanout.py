@@ -21,6 +21,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from broker.events import EventId
+from broker.fanout.backpressure import MAX_BYTES
 from broker.fanout.feed import PIECE_BYTES, Batch, Feed, FeedKey
 from broker.fanout.feed_table import FeedGroup, FeedTable
 from broker.fanout.owner import HubOwner, LogSource, Scheduler
@@ -60,8 +61,12 @@ class FanOut:
             if not group.is_queued:
                 group.is_queued = True
                 self._queue.append(group)
-        self._schedule()
-        return not self._feeds.pause_if_full()
+        if not self._is_scheduled:
+            self._schedule()
+        if self._feeds.backlog <= MAX_BYTES:
+            return True
+        self._feeds.is_paused = True
+        return False
 
     def begin(
         self, subscriber: Subscriber, key: FeedKey, logs: Sequence[Log], opening: bytes, now: float
@@ -167,9 +172,7 @@ class FanOut:
             if gaps:
                 self._gaps_sent(gaps, written)
 
-    def _write_ends(
-        self, feed: Feed, subscribers: Sequence[Subscriber], cursor: EventId, now: float
-    ) -> int:
+    def _write_ends(self, feed: Feed, subscribers: Sequence[Subscriber], cursor: EventId, now: float) -> int:
         """Bring `subscribers`, all at `cursor`, to the present end, and off the topics that end on the way.
 
         They are written everything before they leave the feed: afterwards no barrier would keep it for them. Returns their

@@ -182,15 +182,12 @@ class Feed:
     def _entries(self, cursor: EventId) -> Iterator[tuple[str, Log, Entry]]:
         """What lies after `cursor`, in the order of ids."""
         if len(self.logs) == 1:
-            floors = self.key.floors
-            return _entries_of(self.key.topics[0], self.logs[0], max(cursor, *floors) if floors else cursor)
+            (log,), (topic,), floors = self.logs, self.key.topics, self.key.floors
+            entries = log.after(max(cursor, *floors) if floors else cursor)
+            return zip(repeat(topic), repeat(log), entries, strict=False)
         readers = [
-            _entries_of(topic, log, max(cursor, floor))
+            zip(repeat(topic), repeat(log), log.after(max(cursor, floor)), strict=False)
             for topic, (log, floor) in zip(self.key.topics, self._logs_and_floors(), strict=True)
             if log.last > cursor
         ]
         return readers[0] if len(readers) == 1 else heapq.merge(*readers, key=lambda read: read[2].id)
-
-
-def _entries_of(topic: str, log: Log, cursor: EventId) -> Iterator[tuple[str, Log, Entry]]:
-    return zip(repeat(topic), repeat(log), log.after(cursor), strict=False)

@@ -69,13 +69,14 @@ class FeedTable:
     Attributes:
         backlog: bytes of frames that logs keep because they are on their way.
         backpressure: where publishers wait while that is too much.
+        is_paused: whether the store was asked to bring no more; it is told to resume at half of `MAX_BYTES`.
     """
 
     def __init__(self, logs: LogSource) -> None:
         self.backlog = 0
         self.backpressure = Backpressure(self)
         self._logs = logs
-        self._is_paused = False  # whether the store was asked to bring no more
+        self.is_paused = False
         self._topics: dict[str, _Topic] = {}
         self._groups: dict[FeedKey, FeedGroup] = {}
 
@@ -162,11 +163,6 @@ class FeedTable:
             self._move_mark(state)
         return state.groups
 
-    def pause_if_full(self) -> bool:
-        """Whether too much is on its way; then the store is told to resume when it is half of that."""
-        self._is_paused = self._is_paused or self.backlog > MAX_BYTES
-        return self.backlog > MAX_BYTES
-
     def begin_pass(self, group: FeedGroup) -> None:
         """Begin a pass to the present end of the logs."""
         group.unvisited = len(group.subscribers)
@@ -215,6 +211,6 @@ class FeedTable:
             return
         self.backlog -= size
         self.backpressure.admit()
-        if self._is_paused and self.backlog <= MAX_BYTES // 2:
-            self._is_paused = False
+        if self.is_paused and self.backlog <= MAX_BYTES // 2:
+            self.is_paused = False
             self._logs.resume()

@@ -116,7 +116,12 @@ class Subscriber(asyncio.Protocol):
     )
 
     def __init__(
-        self, transport: asyncio.Transport, owner: SubscriberOwner, caller: Caller, cursor: EventId, now: float
+        self,
+        transport: asyncio.Transport,
+        owner: SubscriberOwner,
+        caller: Caller,
+        cursor: EventId,
+        now: float,
     ) -> None:
         self.caller = caller
         self.cursor = cursor

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Protocol
 
 from broker import sse
+from broker.durations import parse_duration
 from broker.errors import InvalidParameter
 from broker.events import EventId, id_at, parse_id
 from broker.log.log import Log
@@ -20,11 +21,9 @@ from broker.log.log import Log
 MAX_LAST = 1_000_000
 MAX_CURSOR_CHARS = 128
 
-_AGE = re.compile(r"([0-9]{1,9})([smh])")
 _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
-_AGE_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _SPACE_FOR_PLUS = re.compile(r" (?=\d\d:\d\d$)")
 
 
@@ -84,14 +83,8 @@ def from_since(text: str, now: float) -> Start:
     cursor = parse_id(text)
     if cursor is not None:
         return After(cursor, text)
-    age = age_seconds(text)
+    age = parse_duration(text)
     return Since(_time(text) if age is None else now - age)
-
-
-def age_seconds(text: str) -> int | None:
-    """The seconds of an age such as `90s`, `10m`, `2h`; None if it is none."""
-    age = _AGE.fullmatch(text)
-    return int(age[1]) * _AGE_SECONDS[age[2]] if age else None
 
 
 def _time(text: str) -> float:

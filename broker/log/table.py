@@ -50,6 +50,7 @@ class LogTable:
         self._max_topics = max_topics
         self._topic_memory_seconds = topic_memory_seconds
         self._logs: SortedDict[str, Log] = SortedDict()  # by name, so that a page of names costs little
+        self.get = self._logs.get  # called for each event: it costs no call of ours
         self._pins: dict[str, int] = {}
         self._unpinned: OrderedDict[str, Log] = OrderedDict()  # least recently used first
         self._filled: OrderedDict[str, Log] = OrderedDict()  # those with entries, least recently used first
@@ -61,9 +62,6 @@ class LogTable:
     def names_after(self, topic: str, limit: int) -> list[str]:
         """The first `limit` names after `topic`, sorted. Paging is stable while other topics come and go."""
         return list(islice(self._logs.irange(topic, inclusive=(False, True)), limit))
-
-    def get(self, topic: str) -> Log | None:
-        return self._logs.get(topic)
 
     def unknown_last(self, now: float) -> EventId:
         """The `last` of a topic without a record: it may have had an event at or before this id."""
@@ -125,7 +123,8 @@ class LogTable:
         if log.trim_barrier is None:
             log.trim(now)
         self._account(topic, log)
-        self._squeeze()
+        if self.bytes > self._max_bytes or len(self._unpinned) > self._max_topics:
+            self._squeeze()
 
     def filled(self, topic: str, log: Log) -> None:
         """To be called when entries were put in front of `log`: as `appended`, but these entries stay for now.

@@ -139,12 +139,12 @@ class Evictions:
     def check(self, grant: Grant) -> None:
         """Raises `Unauthorized` if the token was revoked or has expired since it was verified."""
         self.revocations.check(grant)
-        if grant.until is not None and grant.until <= self._clock():
+        if grant.expires_at is not None and grant.expires_at <= self._clock():
             raise Unauthorized("This token has expired; get a new one.", error="invalid_token")
 
     def opened(self, subscriber: Subscriber) -> None:
         """Its stream may stay until its token expires."""
-        until = subscriber.caller.grant.until
+        until = subscriber.caller.grant.expires_at
         if until is not None:
             self._expiries.add(subscriber, until)
 
@@ -210,7 +210,7 @@ class _EndExpired(Job):
         self._clock = clock
 
     def act(self, subscriber: Subscriber) -> None:
-        until = subscriber.caller.grant.until
+        until = subscriber.caller.grant.expires_at
         assert until is not None
         left = max(0.0, until - self._clock())
         self._streams.end(subscriber, CloseReason.EXPIRED, _EXPIRED, left)

@@ -24,7 +24,9 @@ def gauges(hub: Hub, store: Store) -> Sequence[Gauge]:
             counts=True,
         ),
         Gauge(
-            "broker_backlog_bytes", "Bytes on their way to subscribers that are up to date.", lambda: hub.feeds.backlog
+            "broker_backlog_bytes",
+            "Bytes on their way to subscribers that are up to date.",
+            lambda: hub.feeds.backlog,
         ),
         Gauge("broker_log_bytes", "Memory that the logs take.", lambda: store.stats.log_bytes),
         Gauge("broker_topics", "Topics with a record.", lambda: store.stats.topics),

@@ -15,7 +15,8 @@ from broker.events import Clock
 from broker.hosts import is_loopback
 from broker.metrics import Gauge, Metrics
 from broker.node.limits import RateLimitSettings
-from broker.node.node import Node, StreamPolicy
+from broker.node.node import Node
+from broker.node.streams import StreamPolicy
 from broker.process.check_store import check_store
 from broker.settings import BadSetting, Settings
 from broker.stores.base import Store
@@ -124,7 +125,7 @@ def metrics_app(app: web.Application) -> web.Application:
 async def _let_nobody_wait(app: web.Application) -> None:
     """Before aiohttp waits for the handlers: none is to wait for a body, or at the gate for a subscriber to read."""
     app[BODIES].stop()
-    app[NODE].cut()
+    app[NODE].streams.cut()
 
 
 def add_routes(router: web.UrlDispatcher) -> None:
@@ -173,7 +174,7 @@ def _waiting(settings: Settings, node: Node) -> ConnectionTimeouts:
     descriptors = usable()
     waiting = ConnectionTimeouts(
         asyncio.get_running_loop(),
-        room=lambda: descriptors - node.streams,
+        room=lambda: descriptors - len(node.streams),
         on_cut=lambda why: node.metrics.cuts.labels(why).inc(),
         head_seconds=settings.head_seconds,
         idle_seconds=IDLE_SECONDS,

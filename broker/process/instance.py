@@ -68,7 +68,7 @@ async def serve(
         host, port = runner.addresses[0][:2]
         shown = f"[{host}]" if ":" in host else host
         announce(Listening(f"{'https' if tls else 'http'}://{shown}:{port}", app[NODE].store_name))
-        await _stop_at_signal(runner, app[NODE].drain, signals, has_successor=sockets is not None)
+        await _stop_at_signal(runner, app[NODE].streams.drain, signals, has_successor=sockets is not None)
     finally:
         if scraped is not None:
             await scraped.cleanup()

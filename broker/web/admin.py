@@ -29,9 +29,9 @@ async def disconnect(request: web.Request) -> web.Response:
     (await caller_of(request)).grant.check_admin()
     name, value, _ = await _order(request, ("sub", "topic"), ())
     if name == "topic":
-        await request.app[NODE].disconnect(topic=check_topic(value))
+        await request.app[NODE].instances.disconnect(topic=check_topic(value))
     else:
-        await request.app[NODE].disconnect(subject=value)
+        await request.app[NODE].instances.disconnect(subject=value)
     return web.Response(status=202)
 
 
@@ -40,7 +40,7 @@ async def revoke(request: web.Request) -> web.Response:
     (await caller_of(request)).grant.check_admin()
     name, value, expires = await _order(request, ("jti", "sub"), ("exp",))
     token_id, subject = (value, None) if name == "jti" else (None, value)
-    await request.app[NODE].revoke(token_id=token_id, subject=subject, until=expires)
+    await request.app[NODE].instances.revoke(token_id=token_id, subject=subject, until=expires)
     return web.Response(status=202)
 
 

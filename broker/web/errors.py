@@ -99,7 +99,7 @@ async def errors_to_answers(request: web.Request, handler: Handler) -> web.Strea
         response = problem("internal", "The broker has a defect here; its log says more.")
     is_cut = not request.content.is_eof() or request.content.exception() is not None
     if (
-        is_cut or request.app[NODE].draining
+        is_cut or request.app[NODE].streams.is_draining
     ):  # who keeps a connection to a broker that goes would lose its next request
         response.force_close()
     return response

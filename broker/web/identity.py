@@ -62,7 +62,7 @@ class Authenticator:
             grant = self._anybody.grant
         else:
             grant = await self._grant(self._verifier, token)
-            request.app[NODE].check_good(grant)
+            request.app[NODE].streams.evictions.check(grant)
         return Caller(grant, "" if self._addresses is None else self._addresses.of(request))
 
     async def _grant(self, verifier: Verifier, token: str) -> Grant:

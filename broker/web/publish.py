@@ -57,7 +57,7 @@ async def cancel(request: web.Request) -> web.Response:
     """Ask whoever publishes a stream to the topic to stop. 202: all instances that can be reached hear of it."""
     topic = check_publishable(request.match_info["topic"])
     (await caller_of(request)).grant.check_publish((topic,))
-    await request.app[NODE].cancel(topic)
+    await request.app[NODE].instances.cancel(topic)
     return web.Response(status=202)
 
 
@@ -67,7 +67,7 @@ async def _publish_one(request: web.Request, caller: Caller, topics: Sequence[st
     data, lines = await _event(request)
     items = [(topic, lines) for topic in topics] if data or not asked.ends else []
     node = request.app[NODE]
-    if node.admission.limits_publishing:
+    if node.limits.limits_publishing:
         _check_rate(node, caller, len(items), len(items) * len(lines))
     return await node.publish(items, key, asked)
 
@@ -75,7 +75,7 @@ async def _publish_one(request: web.Request, caller: Caller, topics: Sequence[st
 def _check_rate(node: Node, caller: Caller, events: int, size: int) -> None:
     """Raises `RateLimited` where the caller publishes faster than it may."""
     try:
-        node.admission.check_publish(caller, events, size)
+        node.limits.check_publish(caller, events, size)
     except RateLimited as error:
         node.metrics.refused_publishes.labels(str(error.extra["limit"])).inc()
         raise

@@ -15,8 +15,8 @@ from urllib.parse import unquote_to_bytes
 
 from aiohttp import web
 
+from broker.durations import parse_duration
 from broker.errors import InvalidParameter
-from broker.log.start import age_seconds
 from broker.stores.base import NO_OPTIONS, PublishOptions
 from broker.topics import MAX_TOPICS_PER_REQUEST
 from broker.web.app_keys import SETTINGS
@@ -122,7 +122,7 @@ def _age(request: web.Request, name: str) -> float | None:
     text = request.query.get(name) if request.query_string else None
     if text is None:
         return None
-    seconds = age_seconds(text)
+    seconds = parse_duration(text)
     if not seconds:
         raise InvalidParameter(f"'{name}' is a time such as 90s, 10m, 24h.")
     return seconds

@@ -121,7 +121,7 @@ class _StreamedPublish:
 
     async def publish(self, items: Iterator[Item | None]) -> None:
         """Publish `items`; raises at the first bad one, after those before it are published."""
-        self._node.check_good(self._caller.grant)
+        self._node.streams.evictions.check(self._caller.grant)
         most = BATCH_ITEMS if self._topic is not None else BATCH_TOPICS
         batch: list[Item] = []
         size = 0
@@ -150,7 +150,7 @@ class _StreamedPublish:
             self._first_id = receipt.ids[0] if self._first_id is None else self._first_id
             self._last_id = receipt.ids[-1]
         self.published += len(batch) - receipt.known
-        if self._node.admission.limits_publishing:
+        if self._node.limits.limits_publishing:
             await self._slow_down(len(batch), sum(len(lines) for _, lines in batch))
 
     def _asked(self) -> PublishOptions:
@@ -163,7 +163,7 @@ class _StreamedPublish:
 
     async def _slow_down(self, events: int, size: int) -> None:
         """Read no more while the caller is faster than it may be: so its own sending waits."""
-        seconds = self._node.admission.slow_down(self._caller, events, size)
+        seconds = self._node.limits.slow_down(self._caller, events, size)
         if seconds:
             self._node.metrics.slowed.inc(seconds)
             await self._bodies.pause(seconds, self.interrupt)

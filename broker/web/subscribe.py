@@ -48,26 +48,26 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
     if is_head and not isinstance(start, After):
         return web.Response(headers=_VARYING)
     try:
-        node.check_room()
+        node.streams.check_room()
         logs = await _begin(node, caller, topics, start)
     except (Unavailable, RateLimited) as error:
         node.metrics.refused.labels(str(error.extra.get("limit", error.code))).inc()
         if names_stream(request.headers.get(hdrs.ACCEPT, "")):
             return _come_back(node)
         raise
-    is_over = node.has_all(logs, start)
+    is_over = node.streams.has_seen_all(logs, start)
     if is_over or is_head:
-        node.unwatch(topics)
-        node.admission.leave(caller)
+        node.logs.unwatch(topics)
+        node.limits.leave(caller)
         return web.Response(status=204, headers=_NOTHING_MORE) if is_over else web.Response(headers=_VARYING)
     try:
-        node.check_good(caller.grant)  # which may have changed meanwhile
+        node.streams.evictions.check(caller.grant)  # which may have changed meanwhile
         transport = handover.take(request)
     except BaseException:
-        node.unwatch(topics)
-        node.admission.leave(caller)
+        node.logs.unwatch(topics)
+        node.limits.leave(caller)
         raise
-    node.attach(
+    node.streams.attach(
         transport,
         caller,
         b"%bDate: %b\r\n%b\r\n" % (_HEAD, http_date(), head_lines(request, vary="Accept")),
@@ -81,17 +81,17 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
 
 async def _begin(node: Node, caller: Caller, topics: Sequence[str], start: Start) -> Sequence[Log]:
     """A place for one more stream of `caller`, and the logs that it reads. Raises `Unavailable` or `RateLimited`."""
-    await node.admission.enter(caller)
+    await node.limits.enter(caller)
     try:
-        return await node.watch(topics, start)
+        return await node.logs.watch(topics, start)
     except BaseException:
-        node.admission.leave(caller)
+        node.limits.leave(caller)
         raise
 
 
 def _come_back(node: Node) -> web.Response:
     """A refusal that EventSource survives: a stream that ends at once and asks for a long delay."""
-    response = web.Response(headers=_VARYING, body=sse.retry(node.long_retry_ms()))
+    response = web.Response(headers=_VARYING, body=sse.retry(node.streams.long_retry_ms()))
     response.force_close()
     return response
 

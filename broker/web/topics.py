@@ -36,7 +36,7 @@ async def topics(request: web.Request) -> web.StreamResponse:
         return await subscribe(request, topics_of(request))
     (await caller_of(request)).grant.check_admin()
     limit = _limit(request.query.get("limit", "100"))
-    listed, following = await request.app[NODE].topics(request.query.get("after", ""), limit)
+    listed, following = await request.app[NODE].list_topics(request.query.get("after", ""), limit)
     return web.json_response({"topics": listed, "next": following}, headers=_FRESH)
 
 

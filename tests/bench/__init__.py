@@ -1,1 +1,1 @@
-"""Measurements that are run by hand; nothing here is collected by pytest."""
+"""Tests of the load generator, and measurements that are run by hand, which pytest does not collect."""

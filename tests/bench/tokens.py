@@ -25,7 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from broker.bench.plan import raise_file_limit
+from broker.descriptors import raise_limit
 from tests.bench.peers.__main__ import machine
 from tests.bench.peers.servers import Broker, Running, running
 from tests.support.redis_servers import Server, valkey
@@ -104,7 +104,7 @@ def checksum(text: bytes | bytearray) -> tuple[int, bool]:
 
 def watch(pipe: Connection, port: int, run: str, answers: int) -> None:
     """The viewers' process: reads all to the end, then tells how late tokens were, and whose text isn't whole."""
-    raise_file_limit()
+    raise_limit()
     eager, lazy = select.epoll(), select.epoll()
     sockets: dict[int, tuple[socket.socket, int, bytearray]] = {}
     for answer in range(answers):
@@ -239,7 +239,7 @@ def main() -> int:
         "--answers", type=int, nargs="+", default=STEPS, help="how many at once, one run each"
     )
     args = parser.parse_args()
-    raise_file_limit()
+    raise_limit()
     print(
         "| store | answers | tokens/s | p50 | p99 | CPU per write or delivery | of its core "
         "| of the other, by the load | by others | texts wrong |"

@@ -1,4 +1,4 @@
-"""The command `broker` in a process of its own, as a shell runs it."""
+"""The command `broker` in a process of its own."""
 
 from __future__ import annotations
 
@@ -8,46 +8,83 @@ import signal
 import subprocess
 import sys
 import threading
-from types import TracebackType
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
 from typing import IO, Self
 
 from tests.support.waiting import wait_for
 
 STOP_SECONDS = 30
+NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 
-def environment(url: str) -> dict[str, str]:
-    """This process's environment, with `BROKER_URL` and no other setting of ours."""
+def environment(url: str, variables: Mapping[str, str] = NO_VARIABLES) -> dict[str, str]:
+    """This process's environment, with `BROKER_URL` and `variables`, but without the broker's other settings."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
-    return {**kept, "BROKER_URL": url}
+    return {**kept, "BROKER_URL": url, **variables}
 
 
-def run(url: str, *words: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    """Run a command to its end."""
-    command = [sys.executable, "-m", "broker", *words]
+def run(
+    url: str, *words: str | bytes, stdin: bytes | IO[bytes] = b"", variables: Mapping[str, str] = NO_VARIABLES
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command to its end.
+
+    Args:
+        stdin: its standard input, or a file.
+        variables: of the environment, besides `BROKER_URL`.
+    """
     return subprocess.run(
-        command, input=stdin, capture_output=True, env=environment(url), timeout=STOP_SECONDS, check=False
+        [sys.executable, "-m", "broker", *words],
+        input=stdin if isinstance(stdin, bytes) else None,
+        stdin=None if isinstance(stdin, bytes) else stdin,
+        capture_output=True,
+        env=environment(url, variables),
+        timeout=STOP_SECONDS,
+        check=False,
     )
 
 
+def run_shell(url: str, script: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a shell script in which `broker` is the command. Every part of a pipe must succeed."""
+    command = f'broker() {{ {sys.executable} -m broker "$@"; }}\n{script}'
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        capture_output=True,
+        env=environment(url),
+        timeout=STOP_SECONDS,
+        check=True,
+    )
+
+
+def without(directory: Path, *packages: str) -> dict[str, str]:
+    """Variables with which a command does not find these packages; `directory` must stay until it ends."""
+    hidden = "".join(f"sys.modules[{package!r}] = None\n" for package in packages)
+    (directory / "sitecustomize.py").write_text("import sys\n" + hidden)
+    return {"PYTHONPATH": str(directory)}
+
+
 class Command:
-    """A running command; a context manager, which kills what still runs.
+    """A running command; a context manager that kills it at the end.
 
     Args:
-        terminal: `stdout`, `stderr` or `stdin`: that one is a terminal.
+        terminal: `stdout`, `stderr` or `stdin` is a terminal.
+        variables: of the environment, besides `BROKER_URL`.
 
     Attributes:
         out: lines of standard output so far.
         err: lines of standard error so far.
     """
 
-    def __init__(self, url: str, *words: str, terminal: str = "") -> None:
+    def __init__(
+        self, url: str, *words: str, terminal: str = "", variables: Mapping[str, str] = NO_VARIABLES
+    ) -> None:
         self.out: list[bytes] = []
         self.err: list[bytes] = []
         ours, theirs = pty.openpty() if terminal else (-1, -1)
         self.process: subprocess.Popen[bytes] = subprocess.Popen(
             [sys.executable, "-m", "broker", *words],
-            env={**environment(url), "TERM": "xterm", "COLUMNS": "100"},
+            env={**environment(url, variables), "TERM": "xterm", "COLUMNS": "100"},
             stdin=theirs if terminal == "stdin" else subprocess.PIPE,
             stdout=theirs if terminal == "stdout" else subprocess.PIPE,
             stderr=theirs if terminal == "stderr" else subprocess.PIPE,
@@ -89,7 +126,7 @@ class Command:
                 stream.close()
 
     def write(self, data: bytes) -> None:
-        """To its standard input, at once."""
+        """Write to its standard input."""
         assert self.process.stdin is not None
         self.process.stdin.write(data)
         self.process.stdin.flush()
@@ -99,18 +136,18 @@ class Command:
         self.process.stdin.close()
 
     def interrupt(self) -> None:
-        """What Ctrl-C does."""
+        """Send the signal of Ctrl-C."""
         self.process.send_signal(signal.SIGINT)
 
     def wait(self) -> int:
-        """Its exit status, once all it printed is here."""
+        """Wait for its end and its output; returns the exit status."""
         status = self.process.wait(STOP_SECONDS)
         for thread in self._threads:
             thread.join(STOP_SECONDS)
         return status
 
     def has_out(self, count: int) -> None:
-        """Wait for so many lines of standard output."""
+        """Wait for `count` lines of standard output."""
         wait_for(lambda: len(self.out) >= count or self.process.poll() is not None, f"{count} lines", 30)
         assert len(self.out) >= count, (self.out, self.err)
 

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import aiohttp
 
 from broker import Client
-from broker.client.words import Gap
+from broker.client import Gap
 
 WAIT_SECONDS = 60
 RETRYABLE = {429, 503}

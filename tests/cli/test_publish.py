@@ -1,19 +1,16 @@
-"""`broker publish` as a shell meets it."""
+"""`broker publish` as a shell runs it."""
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
-import urllib.request
 from pathlib import Path
 
 import pytest
 
-from broker.sse import Decoder
-from tests.cli.commands import Command, environment, run
+from tests.cli.commands import Command, run, run_shell, without
 from tests.support.broker_process import BrokerProcess
+from tests.support.event_stream import Stream
+from tests.support.http import JSON, exchange, request
 from tests.support.waiting import wait_for
 
 ID = rb"\d+-\d+"
@@ -21,15 +18,9 @@ ID = rb"\d+-\d+"
 
 def kept(broker: BrokerProcess, topic: str) -> list[tuple[str, str | None]]:
     """Data and type of the events that a topic keeps."""
-    described = urllib.request.Request(f"{broker.url}/topics/{topic}", headers={"Accept": "application/json"})
-    with urllib.request.urlopen(described, timeout=30) as answer:
-        count = json.loads(answer.read())["events"]
-    events: list[tuple[str, str | None]] = []
-    decoder = Decoder()
-    with urllib.request.urlopen(f"{broker.url}/topics/{topic}?since=earliest", timeout=30) as stream:
-        while len(events) < count:
-            events += [(event.data, event.type) for event in decoder.feed(stream.read1(65536))]
-    return events
+    count = exchange(broker.port, request("GET", f"/topics/{topic}", JSON)).json()["events"]
+    with Stream(broker.port, f"/topics/{topic}?since=earliest") as stream:
+        return [(event.data, event.type) for event in stream.wait_for_events(count)]
 
 
 def test_one_event_is_published_and_its_id_printed(broker: BrokerProcess) -> None:
@@ -125,7 +116,7 @@ def test_lines_outlive_a_restart_of_the_broker(broker: BrokerProcess) -> None:
         (["a", "x", "--event", "broker.x"], b"", rb"Event types .*\(invalid-parameter\)"),
         (["a", "-"], b"ok\n\xff\nok\n", rb"line 2: The body is not valid UTF-8.*\(invalid-body\)"),
         (["a", "-"], b"x" * 300_000, rb"line 1: .*\(too-large\)"),
-        (["a", "-"], b"ok\n" + b"x" * (17 << 20), rb"line 2: it is over 16777216 bytes"),
+        (["a", "-"], b"ok\n" + b"x" * (17 << 20), rb"line 2: it is longer than 16777216 bytes"),
         (["a", "-", "--ndjson"], b'{"data": 1}\n{"data": 2', rb"The line is not JSON.*\(invalid-body\).*"),
     ],
 )
@@ -137,25 +128,19 @@ def test_refusal_is_one_line_and_status_1(
     assert re.fullmatch(rb"broker publish: " + says + rb"\n", done.stderr)
 
 
-def test_words_that_are_no_utf8_are_refused(broker: BrokerProcess) -> None:
+def test_arguments_that_are_not_utf8_are_refused(broker: BrokerProcess) -> None:
     for words, status in (([b"a", b"\xff"], 1), ([b"a", b"x", b"--event", b"\xff"], 2)):
-        done = subprocess.run(
-            [sys.executable.encode(), b"-m", b"broker", b"publish", *words],
-            capture_output=True,
-            env=environment(broker.url),
-            timeout=30,
-            check=False,
-        )
+        done = run(broker.url, "publish", *words)
         assert done.returncode == status
         assert re.fullmatch(rb"broker publish: [^\n]+\n", done.stderr)
 
 
-def test_absent_broker_is_one_line_and_status_1() -> None:
+def test_the_error_for_an_unreachable_broker_names_its_url_and_how_to_change_it() -> None:
     done = run("http://127.0.0.1:1", "publish", "a", "x")
     assert done.returncode == 1
-    assert (
-        done.stderr
-        == b"broker publish: No answer from http://127.0.0.1:1: Connection refused. (unreachable)\n"
+    assert done.stderr.decode() == (
+        "broker publish: No answer from http://127.0.0.1:1: Connection refused. (unreachable); "
+        "is this the broker's URL? Set it with --url or BROKER_URL\n"
     )
 
 
@@ -179,7 +164,7 @@ def test_wrong_usage_is_one_line_and_status_2(words: list[str]) -> None:
 def test_terminal_without_data_is_wrong_usage(broker: BrokerProcess) -> None:
     with Command(broker.url, "publish", "a", terminal="stdin") as command:
         assert command.wait() == 2
-        assert command.err == [b"broker publish: no DATA given; write - to type lines"]
+        assert command.err == [b"broker publish: DATA is missing; use - to type lines"]
 
 
 @pytest.mark.parametrize("ndjson", [False, True], ids=["lines", "ndjson"])
@@ -201,24 +186,29 @@ def test_progress_is_shown_on_a_terminal_only(broker: BrokerProcess, tmp_path: P
             assert b"3 lines" in b"\n".join(command.err)
     source = tmp_path / "lines"
     source.write_bytes(b"x\n" * 10)
-    with source.open("rb") as stdin_file:
-        done = subprocess.run(
-            [sys.executable, "-m", "broker", "publish", "news", "-"],
-            stdin=stdin_file,
-            capture_output=True,
-            env=environment(broker.url),
-            timeout=30,
-            check=True,
-        )
-    assert done.stderr == b""
+    with source.open("rb") as file:
+        done = run(broker.url, "publish", "news", "-", stdin=file)
+    assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.count(b"\n") == 10
 
 
-def test_reader_of_the_ids_that_leaves_is_quiet(broker: BrokerProcess) -> None:
-    shell = f"yes | {sys.executable} -m broker publish news - | head -n 2"
-    done = subprocess.run(
-        shell, shell=True, capture_output=True, env=environment(broker.url), timeout=30, check=True
-    )
+def test_without_rich_it_publishes_without_a_bar_and_says_how_to_install_it(
+    broker: BrokerProcess, tmp_path: Path
+) -> None:
+    hidden = without(tmp_path, "rich", "hdrh")
+    with Command(broker.url, "publish", "news", "-", terminal="stderr", variables=hidden) as command:
+        command.write(b"1\n2\n")
+        command.end_input()
+        assert command.wait() == 0
+        (line,) = command.err
+        assert line.startswith(b"broker publish: no progress bar")
+        assert b"pip install '.[bench]'" in line
+    assert kept(broker, "news") == [("1", None), ("2", None)]
+    assert run(broker.url, "publish", "news", "3", variables=hidden).stderr == b""
+
+
+def test_it_exits_quietly_when_the_reader_of_the_ids_does(broker: BrokerProcess) -> None:
+    done = run_shell(broker.url, "set +o pipefail; yes | broker publish news - | head -n 2")
     assert done.stdout.count(b"\n") == 2
     assert done.stderr == b""
 

@@ -1,12 +1,10 @@
-"""`broker serve` as an operator meets it."""
+"""`broker serve` in a process of its own."""
 
 from __future__ import annotations
 
 import re
 import signal
 import socket
-import subprocess
-import sys
 import urllib.request
 from pathlib import Path
 
@@ -14,9 +12,10 @@ import pytest
 import trustme
 
 from broker.sse import Decoder
-from tests.live.proxies import free_port
+from tests.cli.commands import run
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import NDJSON, Connection, exchange, request
+from tests.support.ports import free_port
 from tests.support.tokens import HMAC
 from tests.support.waiting import wait_for
 
@@ -159,16 +158,10 @@ def _status(url: str) -> int:
 
 
 def refused_start(*flags: str) -> str:
-    """The one line that `serve` says where it can't start."""
-    done = subprocess.run(
-        [sys.executable, "-m", "broker", "serve", *flags],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """The one line with which `serve` refuses to start."""
+    done = run("", "serve", *flags)
     assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
+    (line,) = done.stderr.decode().splitlines()
     return line
 
 
@@ -214,16 +207,6 @@ def test_https(tmp_path: Path) -> None:
         assert broker.url.startswith("https://127.0.0.1:")
 
 
-@pytest.mark.parametrize("words", [[], ["no-such-command"]])
-def test_wrong_command(words: list[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "broker", *words], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "broker --help" in done.stderr
-
-
 def test_soft_descriptor_limit_is_raised() -> None:
     with BrokerProcess() as broker:
         limits = Path(f"/proc/{broker.pid}/limits").read_text()
@@ -246,13 +229,4 @@ def test_metrics_have_a_port_of_their_own_where_asked_for() -> None:
 
 def test_a_metrics_port_that_is_taken_ends_the_start_with_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        command = [sys.executable, "-m", "broker", "serve", "--port", "0"]
-        done = subprocess.run(
-            [*command, "--metrics-port", str(taken.getsockname()[1])],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-    assert done.returncode == 1
-    (line,) = done.stderr.splitlines()
-    assert "metrics_port" in line
+        assert "metrics_port" in refused_start("--port", "0", "--metrics-port", str(taken.getsockname()[1]))

@@ -1,17 +1,15 @@
-"""`broker subscribe` as a shell meets it."""
+"""`broker subscribe` as a shell runs it."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 
 import pytest
 
-from tests.cli.commands import Command, environment, run
+from tests.cli.commands import Command, run, run_shell
 from tests.support.broker_process import BrokerProcess
 
 
@@ -83,7 +81,7 @@ def test_killed_broker_is_a_gap_and_then_new_events(broker: BrokerProcess) -> No
         first = broker.publish("a", "before")
         command.has_out(1)
         broker.kill()
-        command.says("; again in ")
+        command.says("; next attempt in ")
         broker.start()
         second = broker.publish("a", "after")
         command.has_out(3)
@@ -107,7 +105,7 @@ def test_gap_is_not_among_plain_data(broker: BrokerProcess) -> None:
 def test_broker_that_is_not_there_is_waited_for(broker: BrokerProcess) -> None:
     broker.kill()
     with Command(broker.url, "subscribe", "a") as command:
-        command.says("no answer: Connection refused; again in 3.0 s")
+        command.says(f"{broker.url}: no answer: Connection refused; next attempt in 3.0 s")
         broker.start()
         command.says("connected to")
         broker.publish("a", "x")
@@ -125,7 +123,7 @@ def test_broker_that_is_not_there_is_waited_for(broker: BrokerProcess) -> None:
         (["a", "--last", "x"], 2, rb".*--last.*"),
         (["a", "--last", "1", "--since", "1h"], 2, rb".*not allowed with.*"),
         (["a", "--url", "localhost:8080"], 2, rb".*is not the URL of a broker.*"),
-        (["a", "--cursor", "ü"], 2, rb".*is no cursor.*"),
+        (["a", "--cursor", "ü"], 2, rb".*is not a cursor.*"),
     ],
 )
 def test_error_is_one_line(broker: BrokerProcess, words: list[str], status: int, says: bytes) -> None:
@@ -145,21 +143,13 @@ def test_ctrl_c_is_130_and_quiet(broker: BrokerProcess) -> None:
 def test_reader_that_leaves_ends_it_quietly(broker: BrokerProcess) -> None:
     for number in range(5):
         broker.publish("a", str(number))
-    shell = f"{sys.executable} -m broker subscribe a --since earliest | head -n 2"
-    done = subprocess.run(
-        ["bash", "-o", "pipefail", "-c", shell],
-        capture_output=True,
-        env=environment(broker.url),
-        timeout=30,
-        check=True,
-    )
+    done = run_shell(broker.url, "broker subscribe a --since earliest | head -n 2")
     assert done.stdout == b"0\n1\n"
     assert done.stderr.count(b"\n") == 1
 
 
 def test_reader_that_leaves_is_noticed_on_a_silent_topic(broker: BrokerProcess) -> None:
-    shell = f"{sys.executable} -m broker subscribe a | true"
-    subprocess.run(shell, shell=True, env=environment(broker.url), timeout=30, check=True)
+    run_shell(broker.url, "broker subscribe a | true")
 
 
 def test_terminal_is_not_shown_control_characters(broker: BrokerProcess) -> None:

@@ -20,9 +20,9 @@ import trustme
 from broker.sse import Decoder
 from tests.cli.following import following
 from tests.cli.test_serve import rest, subscribe
-from tests.live.proxies import free_port
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import exchange, request
+from tests.support.ports import free_port
 from tests.support.process_tree import descendants, is_running, worker_of, workers
 from tests.support.redis_servers import Server, valkey
 from tests.support.tokens import HMAC

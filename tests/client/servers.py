@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.support.http import RESET_ON_CLOSE
+from tests.support.waiting import until
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 OPENING = b"retry: 10\n:\n"
+END = b'event: broker.end\ndata: {"topic":"a","reason":"closed"}\nid: 99-0\n\n'
 WAIT_SECONDS = 20
 _T = TypeVar("_T")
 
@@ -30,6 +33,10 @@ def problem(status: str, code: str, *headers: str, **extra: object) -> bytes:
     members = "".join(f', "{name}": {value}' for name, value in extra.items())
     body = f'{{"title": "T", "status": {status[:3]}, "detail": "Because.", "code": "{code}"{members}}}'
     return answer(status, body.encode(), "Content-Type: application/problem+json", *headers)
+
+
+CREATED = answer("201 Created", b'{"topic": "a", "id": "5-0"}', "Content-Type: application/json")
+"""The response to one event."""
 
 
 def event(event_id: str, data: str = "x") -> bytes:
@@ -73,6 +80,9 @@ class Visit:
                 pass
 
 
+Direction = Literal["up", "down"]
+Cuts = Sequence[tuple[Direction, int]]
+Carry = Callable[[asyncio.StreamReader, asyncio.StreamWriter, Direction], Coroutine[None, None, None]]
 Script = bytes | Callable[[Visit], Awaitable[None]]
 """What a connection gets: these bytes, or what the function does; then it is closed."""
 
@@ -158,59 +168,108 @@ def then_stay(data: bytes) -> Script:
     return script
 
 
-class TcpProxy(_Listening):
-    """Passes connections on to `port`, and cuts all at once when told; an async context manager.
+class _Proxy(_Listening):
+    """Passes connections on to `port`.
 
     Attributes:
-        url: such as `http://127.0.0.1:40123`.
-        swallow: while true, nothing comes back; what is sent still arrives.
         connections: how many there were.
     """
 
     def __init__(self, port: int) -> None:
         super().__init__()
-        self.swallow = False
         self.connections = 0
         self._port = port
-        self._writers: set[asyncio.StreamWriter] = set()
-
-    def cut(self) -> None:
-        """Drop all connections, and what is on its way in them."""
-        for writer in self._writers:
-            writer.transport.abort()
+        self._open: set[asyncio.StreamWriter] = set()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        ours = {writer}
-        self._writers |= ours
+        carry = self._carrier()
         try:
-            onward, back = await asyncio.open_connection("127.0.0.1", self._port)
-            ours.add(back)
-            self._writers |= ours
-            await asyncio.gather(self._pass(reader, back, False), self._pass(onward, writer, True))
-        except (OSError, asyncio.CancelledError):
-            pass
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            writer.transport.abort()
+            return
+        pair = {writer, far_writer}
+        self._open |= pair
+        tasks = [
+            asyncio.create_task(carry(reader, far_writer, "up")),
+            asyncio.create_task(carry(far_reader, writer, "down")),
+        ]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for one in ours:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            for one in pair:
                 one.transport.abort()
-            self._writers -= ours
+            self._open -= pair
 
-    async def _pass(self, source: asyncio.StreamReader, target: asyncio.StreamWriter, backward: bool) -> None:
-        while data := await source.read(65536):
-            if not (backward and self.swallow):
-                target.write(data)
-                await target.drain()
-        raise ConnectionResetError("one side has left")
+    def _carrier(self) -> Carry:
+        """What carries the bytes of the next connection in one direction; when it returns, the connection is cut."""
+        raise NotImplementedError
 
 
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Return once `condition()` is true; fail, naming `what`, if that takes too long."""
-    try:
-        async with asyncio.timeout(WAIT_SECONDS):
-            while not condition():
-                await asyncio.sleep(0.005)
-    except TimeoutError:
-        raise AssertionError(f"not within {WAIT_SECONDS} s: {what}") from None
+class TcpProxy(_Proxy):
+    """Passes connections on to `port`, and cuts all at once when told; an async context manager.
+
+    Attributes:
+        swallow: while true, nothing comes back; what is sent still arrives.
+    """
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.swallow = False
+
+    def cut(self) -> None:
+        """Cut all connections; bytes on their way are lost."""
+        for writer in self._open:
+            writer.transport.abort()
+
+    def _carrier(self) -> Carry:
+        return self._carry
+
+    async def _carry(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, direction: Direction
+    ) -> None:
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                if not (direction == "down" and self.swallow):
+                    target.write(data)
+                    await target.drain()
+
+
+class CuttingProxy(_Proxy):
+    """Passes connections on to `port`; an async context manager.
+
+    `cuts`: the n-th connection is cut after so many bytes in a direction; later connections are not cut.
+    """
+
+    def __init__(self, port: int, cuts: Cuts) -> None:
+        super().__init__(port)
+        self._cuts = deque(cuts)
+
+    def _carrier(self) -> Carry:
+        cut_direction, cut_after = self._cuts.popleft() if self._cuts else ("up", -1)
+
+        async def carry(
+            source: asyncio.StreamReader, target: asyncio.StreamWriter, direction: Direction
+        ) -> None:
+            left = cut_after if direction == cut_direction else -1
+            with contextlib.suppress(OSError):
+                while data := await source.read(65536):
+                    if left >= 0:
+                        data = data[:left]
+                        left -= len(data)
+                    target.write(data)
+                    await target.drain()
+                    if left == 0:
+                        return
+                if left < 0:
+                    target.write_eof()
+                    await asyncio.Event().wait()  # the other direction continues
+
+        return carry
 
 
 async def take(events: AsyncIterator[_T], count: int) -> list[_T]:
@@ -223,3 +282,8 @@ async def rest(events: AsyncIterator[_T]) -> list[_T]:
     """All of `events`, which have to end."""
     async with asyncio.timeout(WAIT_SECONDS):
         return [event async for event in events]
+
+
+async def wait_for_leave(server: ScriptedServer) -> None:
+    """Return once the server's only client has left."""
+    await until(lambda: server.visits[0].reader.at_eof(), "the connection is closed")

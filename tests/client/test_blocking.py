@@ -14,22 +14,15 @@ import pytest
 import trustme
 
 from broker.client import PublishError, publish
-from broker.sse import Decoder
 from tests.client.servers import answer, problem
 from tests.support.broker_process import BrokerProcess
+from tests.support.event_stream import Stream
 
 
 def events_of(broker: BrokerProcess, topic: str, count: int) -> list[tuple[str, str | None, str]]:
     """The first events that a topic keeps."""
-    with socket.create_connection(("127.0.0.1", broker.port), timeout=20) as connection:
-        connection.sendall(f"GET /topics/{topic}?since=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        data = b""
-        events: list[tuple[str, str | None, str]] = []
-        while len(events) < count:
-            data += connection.recv(65536)
-            found = Decoder().feed(data.partition(b"\r\n\r\n")[2])
-            events = [(event.data, event.type, event.id) for event in found]
-    return events
+    with Stream(broker.port, f"/topics/{topic}?since=earliest") as stream:
+        return [(event.data, event.type, event.id) for event in stream.wait_for_events(count)]
 
 
 def test_published_events_arrive(broker: BrokerProcess) -> None:

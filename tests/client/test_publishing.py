@@ -5,32 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 
-import aiohttp
 import pytest
 
 from broker.client import Client, ClientError, Published, PublishError
 from broker.events import Event
 from tests.client.servers import (
+    CREATED,
     ScriptedServer,
     TcpProxy,
     Visit,
     answer,
     problem,
-    rest,
     stay,
     take,
-    until,
 )
 from tests.support.broker_process import BrokerProcess
-
-CREATED = answer("201 Created", b'{"topic": "a", "id": "5-0"}', "Content-Type: application/json")
-
-
-@pytest.fixture
-async def client(broker: BrokerProcess) -> AsyncIterator[Client]:
-    """A client of the fixture's broker."""
-    async with Client(broker.url) as client:
-        yield client
 
 
 def keys(server: ScriptedServer) -> list[str | None]:
@@ -223,7 +212,7 @@ async def test_key_of_the_callers_own_is_never_dropped() -> None:
 
 async def test_without_a_key_a_refused_connection_is_tried_again(broker: BrokerProcess) -> None:
     async with Client(broker.url) as client:
-        client._posts()._keyless_until = float("inf")
+        client._make_publisher()._keyless_until = float("inf")
         await asyncio.to_thread(broker.kill)
         publishing = asyncio.create_task(client.publish("a", "x"))
         await asyncio.to_thread(broker.start)
@@ -408,30 +397,3 @@ async def test_cancelled_stream_leaves(broker: BrokerProcess) -> None:
         with pytest.raises(asyncio.CancelledError):
             await publishing
         assert await client.publish("a", "2")
-
-
-# The client
-
-
-async def test_session_of_the_caller_stays_open(broker: BrokerProcess) -> None:
-    async with aiohttp.ClientSession(headers={"X-Mine": "1"}) as session:
-        async with Client(broker.url, session=session) as client:
-            await client.publish("a", "x")
-        assert not session.closed
-
-
-async def test_client_works_behind_a_path() -> None:
-    async with ScriptedServer(CREATED) as server, Client(server.url + "/events/", token="t") as client:
-        await client.publish("a", "x")
-        assert server.visits[0].target == "/events/topics/a"
-        assert server.visits[0].headers["authorization"] == "Bearer t"
-
-
-async def test_closed_client_ends_what_it_holds(broker: BrokerProcess) -> None:
-    client = Client(broker.url)
-    await client.publish("a", "x")
-    events = client.subscribe("a")
-    await events.connect()
-    await client.close()
-    assert await rest(events) == []
-    await until(lambda: broker.metric("broker_subscribers") == 0, "the broker has no subscriber")

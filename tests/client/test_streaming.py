@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from time import time
-from typing import Literal
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -15,72 +13,10 @@ from hypothesis import strategies as st
 
 from broker.client import Cancelled, Client, Gap, PublishError, SubscribeError, streaming
 from broker.settings import Settings
+from tests.client.servers import Cuts, CuttingProxy
 from tests.support.local_broker import Serve, Server
 from tests.support.tokens import HMAC, SECRET
 from tests.support.waiting import until
-
-Direction = Literal["up", "down"]
-Cuts = Sequence[tuple[Direction, int]]
-
-
-class Cutter:
-    """A proxy in front of `port`: its n-th connection is reset after so many bytes in a direction; later ones are whole."""
-
-    def __init__(self, port: int, cuts: Cuts) -> None:
-        self._port = port
-        self._cuts = deque(cuts)
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.url = ""
-        self.connections = 0
-
-    async def __aenter__(self) -> Cutter:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        direction, most = self._cuts.popleft() if self._cuts else ("up", -1)
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        except OSError:
-            writer.transport.abort()
-            return
-        up, down = [
-            asyncio.create_task(self._carry(source, target, most if direction == way else -1))
-            for way, source, target in (("up", reader, far_writer), ("down", far_reader, writer))
-        ]
-        self._tasks |= {up, down}
-        await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
-        for task in (up, down):
-            task.cancel()
-            self._tasks.discard(task)
-        writer.transport.abort()
-        far_writer.transport.abort()
-
-    @staticmethod
-    async def _carry(source: asyncio.StreamReader, target: asyncio.StreamWriter, most: int) -> None:
-        carried = 0
-        with contextlib.suppress(OSError):
-            while data := await source.read(65536):
-                if most >= 0:
-                    data = data[: most - carried]
-                carried += len(data)
-                target.write(data)
-                await target.drain()
-                if carried == most:
-                    return
-            if most < 0:
-                target.write_eof()
-                await asyncio.Event().wait()  # the other way goes on
 
 
 @contextlib.asynccontextmanager
@@ -130,8 +66,8 @@ def test_whatever_is_cut_every_viewer_has_the_text_once_whole_and_ended(sent: Cu
     async def scenario() -> None:
         async with (
             broker() as server,
-            Cutter(server.port, sent) as up,
-            Cutter(server.port, seen) as down,
+            CuttingProxy(server.port, sent) as up,
+            CuttingProxy(server.port, seen) as down,
             Client(up.url) as producer,
             Client(down.url, max_delay_seconds=0.1) as one,
             Client(server.url) as other,
@@ -150,7 +86,10 @@ def test_whatever_is_cut_every_viewer_has_the_text_once_whole_and_ended(sent: Cu
 
 async def test_it_goes_on_after_the_broker_was_restarted_where_the_store_persists(server: Server) -> None:
     """Here the store is the same: what restarts is the way to it."""
-    async with Cutter(server.port, [("up", 700), ("down", 1), ("up", 900)]) as way, Client(way.url) as client:
+    async with (
+        CuttingProxy(server.port, [("up", 700), ("down", 1), ("up", 900)]) as way,
+        Client(way.url) as client,
+    ):
         async with client.stream("a") as stream:
             for token in TOKENS:
                 await stream.send(token)
@@ -242,12 +181,12 @@ async def test_a_broker_that_stays_away_is_told_after_a_while(server: Server) ->
 
 
 async def test_what_is_kept_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "MOST_KEPT_BYTES", 5000)
+    monkeypatch.setattr(streaming, "MAX_KEPT_BYTES", 5000)
     async with Client(server.url) as client:
         async with client.stream("a") as stream:
             for number in range(500):
                 await stream.send(str(number))
-                assert stream._kept_bytes <= 5000 + streaming.UNSENT_BYTES
+                assert stream._kept_bytes <= 5000 + streaming.MAX_UNSENT_BYTES
                 await asyncio.sleep(0)
         assert len(await followed(client, "a")) == 500
 

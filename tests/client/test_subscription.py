@@ -6,40 +6,28 @@ import asyncio
 import contextlib
 import gc
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from broker.client import Client, Connection, Gap, SubscribeError, Subscription
-from broker.client.words import Start
+from broker.client import Client, Connection, Gap
 from broker.events import Event
 from tests.client.servers import (
+    END,
     OPENING,
     STREAM,
     ScriptedServer,
     TcpProxy,
     Visit,
-    answer,
     event,
-    problem,
     rest,
     stay,
     take,
     then_stay,
-    until,
+    wait_for_leave,
 )
 from tests.support.broker_process import BrokerProcess
-
-END = b'event: broker.end\ndata: {"topic":"a","reason":"closed"}\nid: 99-0\n\n'
-
-
-@pytest.fixture
-async def client(broker: BrokerProcess) -> AsyncIterator[Client]:
-    """A client of the fixture's broker."""
-    async with Client(broker.url) as client:
-        yield client
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -149,14 +137,6 @@ async def test_one_of_two_topics_had_ended_before(client: Client, broker: Broker
         assert events.cursor
         first = await client.publish("b", "goes on")
         assert [received.id for received in await take(events, 1)] == [first]
-
-
-async def test_one_client_holds_more_subscriptions_than_aiohttp_would(client: Client) -> None:
-    async with contextlib.AsyncExitStack() as stack:
-        streams = [await stack.enter_async_context(client.subscribe("a")) for _ in range(120)]
-        event_id = await client.publish("a", "all")
-        for events in streams:
-            assert await take(events, 1) == [Event("all", None, event_id, "a")]
 
 
 async def test_killed_broker_is_a_gap_and_then_new_events(quick_broker: BrokerProcess) -> None:
@@ -270,47 +250,6 @@ async def test_reconnect_asks_by_cursor_and_no_longer_by_start() -> None:
         assert {visit.headers["authorization"] for visit in server.visits} == {"Bearer secret"}
 
 
-async def test_open_sets_the_cursor_and_is_not_handed_out() -> None:
-    opening = b'event: broker.open\ndata: {"topics":["a"]}\nid: 7-0\n\n'
-    async with (
-        ScriptedServer(STREAM + OPENING + opening, STREAM + END) as server,
-        Client(server.url) as client,
-    ):
-        assert await rest(client.subscribe("a")) == []
-        assert [visit.cursor for visit in server.visits] == ["", "7-0"]
-
-
-async def test_gap_leaves_the_cursor() -> None:
-    gap = b'event: broker.gap\ndata: {"topic":"a","after":"5-0","reason":"lost"}\n\n'
-    async with ScriptedServer(STREAM + OPENING + gap, STREAM + END) as server, Client(server.url) as client:
-        (told,) = await rest(client.subscribe("a", cursor="5-0"))
-        assert (told.type, told.id) == ("broker.gap", "5-0")
-        assert [visit.cursor for visit in server.visits] == ["5-0", "5-0"]
-
-
-async def test_cancel_is_handed_out() -> None:
-    cancel = b'event: broker.cancel\ndata: {"topic":"a"}\n\n'
-    async with ScriptedServer(STREAM + cancel + END) as server, Client(server.url) as client:
-        assert await rest(client.subscribe("a")) == [Event('{"topic":"a"}', "broker.cancel", "", "a")]
-
-
-async def test_ended_topic_is_not_asked_for_again() -> None:
-    enveloped = b'data: {"topic":"b","id":"100-0","event":null,"time":"","data":"x"}\nid: 100-0\n\n'
-    end_of_b = END.replace(b'"a"', b'"b"').replace(b"closed", b"abandoned").replace(b"99", b"101")
-    async with (
-        ScriptedServer(STREAM + OPENING + END, STREAM + enveloped + end_of_b) as server,
-        Client(server.url) as client,
-    ):
-        events = client.subscribe("a", "b")
-        assert await rest(events) == [Event("x", None, "100-0", "b")]
-        assert events.ended == {"a": "closed", "b": "abandoned"}
-        assert [visit.query for visit in server.visits] == [
-            [("topic", "a"), ("topic", "b"), ("envelope", "json")],
-            [("envelope", "json")],
-        ]
-        assert server.visits[1].target.startswith("/topics/b?")
-
-
 async def test_silent_connection_is_given_up() -> None:
     async with (
         ScriptedServer(then_stay(STREAM + OPENING + event("1-0")), stay, STREAM + END) as server,
@@ -319,7 +258,7 @@ async def test_silent_connection_is_given_up() -> None:
         changes: list[Connection] = []
         assert len(await rest(client.subscribe("a", on_change=changes.append))) == 1
         assert [change.why for change in changes if not change.up] == [
-            "nothing came for 0.2 s",
+            "no data for 0.2 s",
             "no answer: it took too long",
         ]
 
@@ -337,177 +276,7 @@ async def test_heartbeats_keep_a_silent_topic_connected() -> None:
         assert len(server.visits) == 1
 
 
-# Refusals
-
-
-@pytest.mark.parametrize(
-    "refusal",
-    [
-        problem("503 Service Unavailable", "unavailable", "Retry-After: 0"),
-        problem("503 Service Unavailable", "overloaded"),
-        problem("429 Too Many Requests", "rate-limited", "Retry-After: 0"),
-        problem("500 Internal Server Error", "internal"),
-        answer("502 Bad Gateway", b"<html>"),
-        answer("504 Gateway Timeout", b"\xff\0", "Retry-After: Fri, 31 Dec 1999 23:59:59 GMT"),
-        STREAM + b"retry: 20\n",
-        STREAM,
-        b"",
-        b"SSH-2.0-OpenSSH_9.6\r\n",
-        STREAM[:40],
-        b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 1000\r\n\r\ncut",
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-    ],
-    ids=lambda refusal: refusal.decode("latin-1").replace("\r\n", " ")[:60],
-)
-async def test_refusal_that_may_pass_is_outlived(refusal: bytes) -> None:
-    first = STREAM + b"retry: 1\n" + event("1-0")
-    async with (
-        ScriptedServer(first, refusal, refusal, STREAM + END) as server,
-        Client(server.url, max_delay_seconds=0.1) as client,
-    ):
-        assert [received.id for received in await rest(client.subscribe("a"))] == ["1-0"]
-        assert [visit.cursor for visit in server.visits] == ["", "1-0", "1-0", "1-0"]
-
-
-async def test_refused_stream_comes_back_after_the_delay_it_was_told() -> None:
-    changes: list[Connection] = []
-    async with (
-        ScriptedServer(STREAM + b"retry: 120\n", STREAM + OPENING + END) as server,
-        Client(server.url) as client,
-    ):
-        assert await rest(client.subscribe("a", on_change=changes.append)) == []
-        assert [(change.up, change.retry_seconds) for change in changes] == [
-            (True, 0),
-            (False, 0.12),
-            (True, 0),
-        ]
-
-
-async def test_retry_after_is_waited_for() -> None:
-    changes: list[Connection] = []
-    refusal = problem("503 Service Unavailable", "unavailable", "Retry-After: 3600")
-    async with ScriptedServer(refusal) as server, Client(server.url) as client:
-        events = client.subscribe("a", on_change=changes.append)
-        waiting = asyncio.create_task(rest(events))
-        await until(lambda: changes, "the refusal")
-        assert changes == [Connection(up=False, why="Because.", retry_seconds=60)]
-        events.close()
-        assert await waiting == []
-
-
-async def test_broker_that_is_not_there_yet_is_waited_for() -> None:
-    with BrokerProcess() as broker:
-        broker.kill()
-        changes: list[Connection] = []
-        async with Client(broker.url, max_delay_seconds=0.1) as client:
-            connecting = asyncio.create_task(client.subscribe("a", on_change=changes.append).connect())
-            await until(lambda: len(changes) >= 2, "two attempts")
-            assert {change.why for change in changes} == {"no answer: Connection refused"}
-            await asyncio.to_thread(broker.start)
-            await asyncio.wait_for(connecting, 20)
-
-
-@pytest.mark.parametrize(
-    ("refusal", "code", "status"),
-    [
-        (problem("400 Bad Request", "invalid-parameter"), "invalid-parameter", 400),
-        (problem("401 Unauthorized", "unauthorized"), "unauthorized", 401),
-        (problem("403 Forbidden", "forbidden"), "forbidden", 403),
-        (problem("404 Not Found", "not-found"), "not-found", 404),
-        (answer("404 Not Found", b"nginx"), "unexpected", 404),
-        (answer("200 OK", b"<html>", "Content-Type: text/html"), "unexpected", 200),
-        (answer("304 Not Modified"), "unexpected", 304),
-        (answer("302 Found", b"", "Location: /topics/a"), "unexpected", None),
-    ],
-)
-async def test_refusal_for_good_is_raised_and_ends_it(refusal: bytes, code: str, status: int | None) -> None:
-    async with ScriptedServer(refusal) as server, Client(server.url) as client:
-        events = client.subscribe("a")
-        with pytest.raises(SubscribeError) as raised:
-            await take(events, 1)
-        assert (raised.value.code, raised.value.status) == (code, status)
-        visits = len(server.visits)
-        assert await rest(events) == []
-        assert len(server.visits) == visits
-
-
-async def test_the_brokers_own_words_are_in_the_error(client: Client) -> None:
-    with pytest.raises(SubscribeError, match="'since' takes an id") as raised:
-        await client.subscribe("a", since="soon").connect()
-    assert (raised.value.code, raised.value.status) == ("invalid-parameter", 400)
-
-
-async def test_204_ends_it() -> None:
-    first = STREAM + OPENING + event("1-0")
-    no_content = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
-    async with ScriptedServer(first, no_content) as server, Client(server.url) as client:
-        assert len(await rest(client.subscribe("a"))) == 1
-        assert len(server.visits) == 2
-
-
-async def test_wrong_arguments_are_refused_at_once(client: Client) -> None:
-    with pytest.raises(SubscribeError) as raised:
-        client.subscribe("a/../b")
-    assert raised.value.code == "invalid-topic"
-    for start in ({"since": "1h", "last": 1}, {"cursor": "a\r\nb"}, {"cursor": "ü"}):
-        with pytest.raises(ValueError):
-            client.subscribe("a", **start)
-    with pytest.raises(ValueError, match="at least one topic"):
-        client.subscribe()
-    for url in (
-        "localhost:8080",
-        "ftp://h",
-        "http://",
-        "http://h:x",
-        "http://u:p@h",
-        "http://h/?q",
-        "http://h/#f",
-    ):
-        with pytest.raises(ValueError, match=r"URL|query|port|Port"):
-            Client(url)
-
-
 # Bounds
-
-
-@pytest.mark.parametrize(
-    "junk",
-    [
-        b"data: not json\nid: 2-0\n\n",
-        b"data: [1]\nid: 2-0\n\n",
-        b'data: {"topic":"a","event":null,"data":1}\nid: 2-0\n\n',
-        b'data: {"topic":"a"}\nid: 2-0\n\n',
-        b"event: broker.gap\ndata: 5\n\n",
-        b"event: broker.end\ndata: {}\n\n",
-        b"event: broker.gap\ndata: " + b"[" * 100_000 + b"\n\n",
-        b"data: " + b"x" * 300_000,
-        b":" * 300_000,
-    ],
-    ids=lambda junk: junk[:30].decode().replace("\n", " "),
-)
-async def test_what_no_broker_sends_is_an_error_after_what_came_before(junk: bytes) -> None:
-    good = b'data: {"topic":"a","id":"1-0","event":null,"time":"","data":"x"}\nid: 1-0\n\n'
-    async with (
-        ScriptedServer(STREAM + good + junk) as server,
-        Client(server.url, max_event_bytes=200_000) as client,
-    ):
-        events = client.subscribe("a", "b")
-        assert await take(events, 1) == [Event("x", None, "1-0", "a")]
-        with pytest.raises(SubscribeError) as raised:
-            await take(events, 1)
-        assert raised.value.code == ("too-large" if len(junk) > 200_000 else "unexpected")
-        assert events.cursor == "1-0"
-
-
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.binary(max_size=300))
-async def test_any_bytes_end_in_an_error_or_another_attempt(junk: bytes) -> None:
-    async with (
-        ScriptedServer(b"HTTP/1.1 " + junk, STREAM + junk, STREAM + END) as server,
-        Client(server.url, max_delay_seconds=0.01) as client,
-    ):
-        with contextlib.suppress(SubscribeError):
-            await rest(client.subscribe("a"))
 
 
 async def test_what_is_not_handed_out_yet_is_bounded_and_not_behind_the_cursor() -> None:
@@ -551,12 +320,7 @@ async def test_closing_closes_the_connection() -> None:
         await events.aclose()
         assert await waiting == []
         assert not events.connected
-        await left(server)
-
-
-async def left(server: ScriptedServer) -> None:
-    """Return once the server's only visitor has gone."""
-    await until(lambda: server.visits[0].reader.at_eof(), "the connection is closed")
+        await wait_for_leave(server)
 
 
 async def test_leaving_the_loop_closes_the_connection() -> None:
@@ -567,7 +331,7 @@ async def test_leaving_the_loop_closes_the_connection() -> None:
         async for _ in client.subscribe("a"):
             break
         gc.collect()
-        await left(server)
+        await wait_for_leave(server)
 
 
 async def test_cancelling_the_task_closes_the_connection() -> None:
@@ -586,19 +350,7 @@ async def test_cancelling_the_task_closes_the_connection() -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await left(server)
-
-
-async def test_closing_the_client_ends_its_subscriptions() -> None:
-    async with ScriptedServer(then_stay(STREAM + OPENING + event("1-0"))) as server:
-        client = Client(server.url)
-        events = client.subscribe("a")
-        await take(events, 1)
-        waiting = asyncio.create_task(rest(events))
-        await asyncio.sleep(0)
-        await client.close()
-        assert await waiting == []
-        await left(server)
+        await wait_for_leave(server)
 
 
 async def test_cancelled_wait_loses_nothing(client: Client) -> None:
@@ -627,19 +379,3 @@ async def test_cancelled_connecting_goes_on() -> None:
                     await anext(events)
         assert len(await take(events, 1)) == 1
         assert len(server.visits) == 3
-
-
-# Values
-
-
-def test_age_grows_while_nothing_came() -> None:
-    assert Start(since="10m").query(0.5) == {"since": "10m"}
-    assert Start(since="10m").query(2.5) == {"since": "603s"}
-    assert Start(since="earliest").query(100) == {"since": "earliest"}
-    assert Start(last=3).query(100) == {"last": "3"}
-    assert Start().query(100) == {}
-
-
-def test_gap_is_an_event_and_subscription_an_iterator() -> None:
-    assert issubclass(Gap, Event)
-    assert issubclass(Subscription, AsyncIterator)

@@ -8,7 +8,9 @@ import pytest
 
 from broker import sse
 from broker.errors import RateLimited
+from broker.events import id_seconds
 from broker.log.start import After, Latest, Since
+from broker.stores.base import TopicState
 from tests.contract.conftest import item
 from tests.support.store_harness import RecordingOwner, StoreHarness
 from tests.support.waiting import WAIT_SECONDS
@@ -22,6 +24,7 @@ async def test_ids_strictly_increase_over_all_topics(store: StoreHarness) -> Non
     assert ids == sorted(set(ids))
     assert store.store.logs.last_id == ids[-1]
     assert ids[0] > store.store.logs.born
+    assert id_seconds(ids[0]) - id_seconds(store.store.logs.born) < 60, "it was born just now"
 
 
 async def test_watched_log_grows_and_is_delivered(store: StoreHarness, owner: RecordingOwner) -> None:
@@ -96,7 +99,7 @@ async def test_delete(store: StoreHarness, owner: RecordingOwner) -> None:
     *_, end = log.after(last)
     assert end.end
     assert end.id == store.store.logs.last_id
-    assert b'"reason":"deleted"' in end.frame
+    assert end.frame == sse.end("a", "deleted", end.id)
     assert [topic for topic, _ in owner.deliveries] == ["a", "a"]
     assert (await store.store.topics.describe(["a"]))[0].events == 0
     assert log.has_gap(last - 1)
@@ -140,6 +143,7 @@ async def test_key_counts_once_a_topic(store: StoreHarness) -> None:
     assert not mixed.replayed
     assert mixed.ids[0] == first.ids[1]
     assert (await store.store.topics.describe(["b"]))[0].events == 1
+    await store.sweep()
     store.advance(-1)  # a clock that steps back a little forgets nothing
     assert (await store.store.topics.publish([item("a", "1")], "key")).replayed
     store.advance(302)
@@ -224,6 +228,24 @@ async def test_subscribers_are_counted(store: StoreHarness) -> None:
     await store.store.logs.watch(["a", "b"], Latest())
     store.store.logs.unwatch(["b"])
     assert [state.subscribers for state in await store.store.topics.describe(["a", "b", "c"])] == [2, 0, 0]
+
+
+async def test_a_topic_is_described(store: StoreHarness) -> None:
+    ids = (await store.store.topics.publish([item("a", "1"), item("b", "x"), item("a", "2")])).ids
+    size = sum(len(sse.frame(sse.lines(text), at)) for text, at in ((b"1", ids[0]), (b"2", ids[2])))
+    await store.store.logs.watch(["watched"], Latest())
+    assert list(await store.store.topics.describe(["a", "watched", "unknown"])) == [
+        TopicState("a", 0, 2, size, ids[0], ids[2]),
+        TopicState("watched", 1, 0, 0, None, None),
+        TopicState("unknown", 0, 0, 0, None, None),
+    ]
+
+
+async def test_a_deleted_topic_keeps_again_what_its_override_says(store: StoreHarness) -> None:
+    for _ in range(2):
+        await store.store.topics.publish([item("few", str(number)) for number in range(5)])
+        assert (await store.store.topics.describe(["few"]))[0].events == 2
+        await store.store.topics.delete("few")
 
 
 async def test_checks_are_ok(store: StoreHarness) -> None:

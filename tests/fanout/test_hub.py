@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Sequence
 
@@ -10,7 +11,7 @@ import pytest
 
 from broker import sse
 from broker.fanout import fanout
-from broker.fanout.fanout import MOVE_WRITES, SLICE_WRITES
+from broker.fanout.fanout import MOVE_WRITES, WRITES_PER_TURN
 from broker.fanout.feed import PIECE_BYTES
 from broker.fanout.subscriber import CloseReason, Subscriber, write_each
 from broker.sse import Decoder
@@ -31,8 +32,8 @@ async def test_events_of_one_turn_leave_as_one_write(harness: HubHarness) -> Non
     assert harness.read(subscriber) == b"".join(
         line + b"id: 0-%d\n\n" % number for number, line in enumerate(data(b"1", b"2", b"3"), 1)
     )
-    assert harness.hub.delivered == 3
-    assert harness.hub.backlog == 0
+    assert harness.hub.fan_out.delivered_events == 3
+    assert harness.hub.feeds.backlog == 0
 
 
 def noting(sent: list[tuple[int, int]]) -> Callable[[Sequence[Subscriber], int, bytes, int, float], int]:
@@ -51,13 +52,13 @@ async def test_i5_an_event_is_encoded_once_and_its_bytes_are_shared(
 ) -> None:
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(fanout, "write_each", noting(sent))
-    for _ in range(SLICE_WRITES * 2):
+    for _ in range(WRITES_PER_TURN * 2):
         await harness.subscribe("a")
     harness.publish("a", b"1")
     harness.run()
     (entry,) = harness.log("a").after(0)
     assert {chunk for chunk, _ in sent} == {id(entry.frame)}
-    assert sum(written for _, written in sent) == SLICE_WRITES * 2
+    assert sum(written for _, written in sent) == WRITES_PER_TURN * 2
 
 
 async def test_i5_an_envelope_is_encoded_once(harness: HubHarness) -> None:
@@ -68,19 +69,19 @@ async def test_i5_an_envelope_is_encoded_once(harness: HubHarness) -> None:
 
 
 async def test_fan_out_is_cut_into_slices(harness: HubHarness) -> None:
-    subscribers = [await harness.subscribe("a") for _ in range(SLICE_WRITES * 2)]
+    subscribers = [await harness.subscribe("a") for _ in range(WRITES_PER_TURN * 2)]
     harness.publish("a", b"1")
     harness.turn()
     served = sum(bool(harness.read(subscriber)) for subscriber in subscribers)
-    assert 0 < served <= SLICE_WRITES
+    assert 0 < served <= WRITES_PER_TURN
     harness.publish("a", b"2")  # in mid-pass: nobody misses it, nobody gets anything twice
     harness.run()
-    assert harness.hub.delivered == 2 * len(subscribers)
+    assert harness.hub.fan_out.delivered_events == 2 * len(subscribers)
     assert all(subscriber.cursor == harness.last for subscriber in subscribers)
 
 
 async def test_who_comes_and_goes_during_a_pass_changes_nothing_for_the_others(harness: HubHarness) -> None:
-    subscribers = [await harness.subscribe("a") for _ in range(SLICE_WRITES * 3)]
+    subscribers = [await harness.subscribe("a") for _ in range(WRITES_PER_TURN * 3)]
     harness.publish("a", b"1")
     harness.turn()
     gone = subscribers[::7] + subscribers[-20:]
@@ -98,7 +99,7 @@ async def test_who_comes_and_goes_during_a_pass_changes_nothing_for_the_others(h
 
 
 async def test_a_small_feed_does_not_wait_for_the_pass_over_a_large_one(harness: HubHarness) -> None:
-    for _ in range(SLICE_WRITES * 4):
+    for _ in range(WRITES_PER_TURN * 4):
         await harness.subscribe("large")
     small = await harness.subscribe("small")
     harness.publish("large", b"1")
@@ -139,17 +140,17 @@ async def test_what_is_held_goes_when_the_last_subscriber_leaves(harness: HubHar
     for _ in range(50):
         harness.publish("a", b"x")
     assert len(harness.log("a")) == 50
-    assert harness.hub.backlog > 0
+    assert harness.hub.feeds.backlog > 0
     harness.hub.cut(subscriber, CloseReason.CLIENT)
     assert len(harness.log("a")) == 1
-    assert harness.hub.backlog == 0
+    assert harness.hub.feeds.backlog == 0
     harness.run()
-    assert harness.hub.backlog == 0
+    assert harness.hub.feeds.backlog == 0
 
 
 async def test_held_until_every_feed_of_the_topic_is_written(harness: HubHarness) -> None:
     harness.retention = Retention(1, 1, 1e9)
-    alone = [await harness.subscribe("a") for _ in range(SLICE_WRITES)]
+    alone = [await harness.subscribe("a") for _ in range(WRITES_PER_TURN)]
     both = await harness.subscribe("a", "b")
     for _ in range(20):
         harness.publish("a", b"x")
@@ -200,17 +201,17 @@ async def test_slow_subscriber_is_closed_not_waited_for(harness: HubHarness) -> 
     stuck = await harness.subscribe("a")
     harness.publish("a", b"x" * 500_000)
     harness.run()
-    harness.hub.walk()
+    harness.hub.sweep()
     harness.now += 29
-    harness.hub.walk()
+    harness.hub.sweep()
     assert stuck.feed is not None
     harness.now += 2
-    harness.hub.walk()
+    harness.hub.sweep()
     assert stuck.feed is None
     async with asyncio.timeout(10):
-        while not harness.closed:
+        while not harness.closes:
             await asyncio.sleep(0)
-    assert harness.closed == [CloseReason.SLOW]
+    assert harness.closes == [CloseReason.SLOW]
     assert harness.released == ["a"]
 
 
@@ -221,7 +222,7 @@ async def test_who_still_moves_is_not_stuck(harness: HubHarness) -> None:
     read = 0
     while read < 300_000:
         harness.now += 25
-        harness.hub.walk()
+        harness.hub.sweep()
         assert slow.feed is not None, f"cut after {read} bytes"
         async with asyncio.timeout(10):
             got = 0
@@ -234,7 +235,7 @@ async def test_who_still_moves_is_not_stuck(harness: HubHarness) -> None:
                     break
         read += got
         await asyncio.sleep(0)
-    assert not harness.closed
+    assert not harness.closes
 
 
 async def test_whom_the_log_has_moved_past_gets_the_rest_of_its_piece_and_is_closed(
@@ -248,13 +249,13 @@ async def test_whom_the_log_has_moved_past_gets_the_rest_of_its_piece_and_is_clo
     assert slow.lag is not None
     decoder, ids = Decoder(), []
     async with asyncio.timeout(10):
-        while not harness.closed:
+        while not harness.closes:
             ids += [int(event.id.split("-")[1]) for event in decoder.feed(harness.read(slow))]
             harness.run()
-            harness.hub.walk()
+            harness.hub.sweep()
             await asyncio.sleep(0)
     decoder.feed(harness.read(slow))
-    assert harness.closed == [CloseReason.SLOW]
+    assert harness.closes == [CloseReason.SLOW]
     assert ids == list(
         range(1, len(ids) + 1)
     )  # whole events, in order, none missing up to where it was closed
@@ -266,18 +267,18 @@ async def test_who_was_finished_is_closed_as_soon_as_it_has_everything(harness: 
     harness.publish("a", b"x" * 100_000)
     slow = await harness.subscribe("a", cursor=0)
     harness.hub.finish(slow, CloseReason.DRAINING, sse.retry(1))
-    harness.hub.walk()
+    harness.hub.sweep()
     await asyncio.sleep(0)
-    assert not harness.closed  # it has not read yet
+    assert not harness.closes  # it has not read yet
     data = b""
     async with asyncio.timeout(10):
-        while not harness.closed:
+        while not harness.closes:
             data += harness.read(slow)
-            harness.hub.walk()
+            harness.hub.sweep()
             await asyncio.sleep(0)
     data += harness.read(slow)
     assert data.endswith(b"id: 0-1\n\nretry: 1\n")
-    assert harness.closed == [CloseReason.DRAINING]
+    assert harness.closes == [CloseReason.DRAINING]
 
 
 async def test_heartbeats_only_to_the_silent_and_only_once(harness: HubHarness) -> None:
@@ -287,12 +288,12 @@ async def test_heartbeats_only_to_the_silent_and_only_once(harness: HubHarness) 
     harness.run()
     harness.read(served)
     harness.now += 6
-    harness.hub.walk()
-    harness.hub.walk()
+    harness.hub.sweep()
+    harness.hub.sweep()
     assert harness.read(silent) == sse.HEARTBEAT
     assert harness.read(served) == b""
     harness.now += 15
-    harness.hub.walk()
+    harness.hub.sweep()
     assert harness.read(silent) == harness.read(served) == sse.HEARTBEAT
 
 
@@ -302,7 +303,7 @@ async def test_the_old_are_ended_spread_over_the_last_fifth_of_their_time(harnes
     left = []
     for _ in range(100):
         harness.now += 1
-        harness.hub.walk()
+        harness.hub.sweep()
         harness.run()
         left.append(sum(subscriber.feed is not None for subscriber in subscribers))
     assert left[79] == 200
@@ -317,7 +318,7 @@ async def test_who_is_ended_for_age_has_everything_first(harness: HubHarness) ->
     subscriber = await harness.subscribe("a")
     harness.now += 100
     harness.publish("a", b"x")
-    harness.hub.walk()
+    harness.hub.sweep()
     assert harness.read(subscriber) == b"data: x\nid: 0-1\n\nretry: 1\n"
 
 
@@ -330,35 +331,35 @@ async def test_a_peer_that_acknowledges_no_heartbeat_is_gone(
     }  # a half-open peer can't be had without a network to cut: the kernel's figure stands for it
     monkeypatch.setattr(Subscriber, "_unacknowledged", lambda one: in_kernel.get(one, 0))
     harness.now += 15
-    harness.hub.walk()
+    harness.hub.sweep()
     assert vanished.lag is not None
     harness.publish("a", b"waits for its answer")
     harness.run()
     assert harness.read(vanished) == b""
     for _ in range(2):
         harness.now += 14
-        harness.hub.walk()
+        harness.hub.sweep()
     in_kernel[vanished] = 0
-    harness.hub.walk()
+    harness.hub.sweep()
     harness.run()
     assert vanished.lag is None
     assert b"waits for its answer" in harness.read(vanished)
     in_kernel[vanished] = 2
     for _ in range(4):
         harness.now += 15
-        harness.hub.walk()
+        harness.hub.sweep()
     async with asyncio.timeout(10):
-        while not harness.closed:
+        while not harness.closes:
             await asyncio.sleep(0)
-    assert harness.closed == [CloseReason.TIMEOUT]
+    assert harness.closes == [CloseReason.TIMEOUT]
     assert there.feed is not None
 
 
 async def test_walk_goes_over_everybody_in_slices(harness: HubHarness) -> None:
-    subscribers = [await harness.subscribe("a") for _ in range(SLICE_WRITES * 2 + 5)]
+    subscribers = [await harness.subscribe("a") for _ in range(WRITES_PER_TURN * 2 + 5)]
     harness.now += 16
-    harness.hub.walk()
-    harness.hub.walk()  # while one is underway: nothing
+    harness.hub.sweep()
+    harness.hub.sweep()  # while one is underway: nothing
     harness.run()
     assert all(harness.read(subscriber) == sse.HEARTBEAT for subscriber in subscribers)
 
@@ -377,23 +378,23 @@ async def test_end_of_one_of_several_topics_loses_nothing_of_the_others(harness:
     harness.delete("b")
     harness.run()
     async with asyncio.timeout(10):
-        while len(harness.closed) < 2:
+        while len(harness.closes) < 2:
             await asyncio.sleep(0)
-    assert set(harness.closed) == {CloseReason.ENDED}
+    assert set(harness.closes) == {CloseReason.ENDED}
     assert sorted(harness.released) == ["a", "b", "b"]
 
 
 async def test_i3_the_end_of_many_topics_is_cut_into_slices(harness: HubHarness) -> None:
     harness.retention = Retention(1, 1, 1e9)
     *ending, lasting = topics = [f"t{number}" for number in range(32)]
-    subscribers = [await harness.subscribe(*topics) for _ in range(SLICE_WRITES)]
+    subscribers = [await harness.subscribe(*topics) for _ in range(WRITES_PER_TURN)]
     alone = await harness.subscribe("alone")
     for topic in ending:
         harness.delete(topic)
         harness.publish(lasting, b"x")
     harness.publish("alone", b"x")
     harness.turn()
-    assert 0 < sum(one.cursor > 0 for one in subscribers) <= SLICE_WRITES // MOVE_WRITES
+    assert 0 < sum(one.cursor > 0 for one in subscribers) <= WRITES_PER_TURN // MOVE_WRITES
     harness.turn()
     assert alone.cursor == harness.last, "nobody else waits for it"
     harness.run()
@@ -408,13 +409,48 @@ async def test_many_with_the_same_ends_are_written_the_same_bytes(
 ) -> None:
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(fanout, "write_each", noting(sent))
-    for _ in range(SLICE_WRITES):
+    for _ in range(WRITES_PER_TURN):
         await harness.subscribe("a", "b", "c")
     harness.delete("a")
     harness.delete("b")
     harness.run()
     assert len({chunk for chunk, _ in sent}) == 1
-    assert sum(written for _, written in sent) == SLICE_WRITES
+    assert sum(written for _, written in sent) == WRITES_PER_TURN
+
+
+async def test_a_gap_is_told_only_to_a_cursor_that_lies_before_it(harness: HubHarness) -> None:
+    """The gap's entry follows 3: a cursor at 3 has missed nothing."""
+    harness.publish("a", b"1")
+    before, at = await harness.subscribe("a", cursor=2), await harness.subscribe("a", cursor=3)
+    harness.publish_after_gap("a", b"5", prev=3)
+    harness.run()
+    event = b"data: 5\nid: 0-4\n\n"
+    assert harness.read(before) == sse.gap("a", "0-2", "lost") + event
+    assert harness.read(at) == event
+    assert harness.gaps == ["lost"]
+
+
+async def test_a_gap_before_where_a_topic_starts_is_not_told(harness: HubHarness) -> None:
+    """The subscriber starts `a` at 3, where the gap ends, though its cursor, for `b`, lies before it."""
+    harness.publish("b", b"1")
+    harness.publish("a", b"2")
+    harness.publish_after_gap("a", b"4", prev=3)
+    at = await harness.subscribe("a", "b", cursor=1, floors=(3, 1))
+    before = await harness.subscribe("a", "b", cursor=1, floors=(2, 1))
+    harness.run()
+    event = b"data: 4\nid: 0-4\n\n"
+    assert harness.read(at) == event
+    assert harness.read(before) == sse.gap("a", "0-1", "lost") + event
+
+
+async def test_a_loss_that_several_topics_share_is_told_of_each(harness: HubHarness) -> None:
+    subscriber = await harness.subscribe("a", "b", cursor=0)
+    harness.lose("a", "b")
+    harness.publish("b", b"2")
+    harness.run()
+    gaps = sse.gap("a", "0-0", "lost") + sse.gap("b", "0-0", "lost")
+    assert harness.read(subscriber) == gaps + b"data: 2\nid: 0-2\n\n"
+    assert (harness.gaps, harness.hub.fan_out.delivered_events) == (["lost", "lost"], 1)
 
 
 async def test_those_with_the_same_cursor_are_written_together_on_several_topics_too(
@@ -458,7 +494,7 @@ async def test_a_defect_in_fan_out_is_not_silent(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await harness.subscribe("a")
-    monkeypatch.setattr(harness.hub._fan_out, "_fan_out", lambda: 1 / 0)
+    monkeypatch.setattr(harness.hub.feeds, "begin_pass", lambda _group: 1 / 0)
     harness.publish("a", b"1")
     with pytest.raises(ZeroDivisionError):
         harness.turn()
@@ -466,13 +502,13 @@ async def test_a_defect_in_fan_out_is_not_silent(
 
 
 async def test_a_slice_is_small_also_when_much_is_due(harness: HubHarness) -> None:
-    for _ in range(SLICE_WRITES):
+    for _ in range(WRITES_PER_TURN):
         await harness.subscribe("a")
     for _ in range(30):
         harness.publish("a", b"x" * 20_000)  # ten pieces for each
     harness.turn()
     lagging_or_served = sum(one.cursor > 0 for one in harness.hub.subscribers)
-    assert 0 < lagging_or_served <= SLICE_WRITES // 9
+    assert 0 < lagging_or_served <= WRITES_PER_TURN // 9
     harness.run()
     assert all(one.cursor > 0 for one in harness.hub.subscribers)
 
@@ -483,9 +519,9 @@ async def test_many_feeds_of_one_topic_share_what_is_on_its_way(harness: HubHarn
     size = len(sse.frame(sse.lines(b"x" * 100), 1))
     for _ in range(9):
         harness.publish("common", b"x" * 100)
-    assert harness.hub.backlog == harness.hub.backlog_of("common") == 9 * size
+    assert harness.hub.feeds.backlog == harness.hub.feeds.backlog_of("common") == 9 * size
     harness.run()
-    assert harness.hub.backlog == 0
+    assert harness.hub.feeds.backlog == 0
 
 
 async def test_i9_a_defect_with_one_connection_stops_no_heartbeat_but_is_told(
@@ -495,11 +531,11 @@ async def test_i9_a_defect_with_one_connection_stops_no_heartbeat_but_is_told(
     look = Subscriber.is_acknowledged
     monkeypatch.setattr(Subscriber, "is_acknowledged", lambda one: 1 / 0 if one is bad else look(one))
     harness.now += 16
-    harness.hub.walk()
+    harness.hub.sweep()
     assert harness.read(good) == sse.HEARTBEAT
     assert isinstance(harness.hub.failure, ZeroDivisionError)
     harness.now += 16
-    harness.hub.walk()
+    harness.hub.sweep()
     assert harness.read(good) == sse.HEARTBEAT
 
 
@@ -508,6 +544,57 @@ async def test_drained_subscribers_get_what_was_published_first(harness: HubHarn
     harness.publish("a", b"answered")
     harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1234))
     assert harness.read(subscriber) == b"data: answered\nid: 0-1\n\nretry: 1234\n"
+
+
+async def test_a_drained_subscriber_gets_the_end_of_its_topic_first(harness: HubHarness) -> None:
+    subscriber = await harness.subscribe("a")
+    harness.close("a")
+    harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1234))
+    assert harness.read(subscriber) == sse.end("a", "closed", 1)
+    await harness.closing()
+    assert harness.closes == [CloseReason.ENDED]
+
+
+async def until_the_kernel_holds_bytes(harness: HubHarness) -> Subscriber:
+    """A subscriber that reads just so much that the kernel takes everything, and still holds some of it."""
+    subscriber = await harness.subscribe("a")
+    while subscriber.lag is None:
+        harness.publish("a", b"x" * 4000)
+        harness.run()
+    async with asyncio.timeout(10):
+        while subscriber.lag is not None:
+            with contextlib.suppress(BlockingIOError):
+                harness.far[subscriber].recv(1000)
+            harness.run()
+            await asyncio.sleep(0)
+    assert not subscriber.is_acknowledged()
+    return subscriber
+
+
+async def test_who_has_left_is_held_while_the_kernel_holds_bytes_for_it(harness: HubHarness) -> None:
+    subscriber = await until_the_kernel_holds_bytes(harness)
+    harness.far[subscriber].shutdown(socket.SHUT_WR)
+    async with asyncio.timeout(10):
+        while subscriber.feed is not None:
+            await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(harness.hub) == 1
+    harness.read(subscriber)
+    harness.hub.sweep()
+    await harness.closing()
+    assert harness.closes == [CloseReason.CLIENT]
+
+
+async def test_who_leaves_with_everything_is_gone_at_once(harness: HubHarness) -> None:
+    """Though it was being finished, and its acknowledgement was not yet seen."""
+    subscriber = await until_the_kernel_holds_bytes(harness)
+    harness.hub.finish(subscriber, CloseReason.DRAINING)
+    assert len(harness.hub) == 1
+    harness.read(subscriber)
+    harness.far[subscriber].shutdown(socket.SHUT_WR)
+    await harness.closing()
+    assert harness.closes == [CloseReason.DRAINING]
 
 
 async def test_who_has_left_without_reading_is_held_until_it_stands_still(harness: HubHarness) -> None:
@@ -519,13 +606,13 @@ async def test_who_has_left_without_reading_is_held_until_it_stands_still(harnes
         while subscriber.feed is not None:
             await asyncio.sleep(0)
     assert len(harness.hub) == 1  # it still counts: the kernel holds bytes for it
-    harness.hub.walk()
+    harness.hub.sweep()
     harness.now += 31
-    harness.hub.walk()
+    harness.hub.sweep()
     async with asyncio.timeout(10):
-        while not harness.closed:
+        while not harness.closes:
             await asyncio.sleep(0)
-    assert harness.closed == [CloseReason.CLIENT]
+    assert harness.closes == [CloseReason.CLIENT]
 
 
 async def test_nothing_stays_of_who_has_left(harness: HubHarness) -> None:
@@ -537,9 +624,9 @@ async def test_nothing_stays_of_who_has_left(harness: HubHarness) -> None:
     for far in harness.far.values():
         far.close()
     async with asyncio.timeout(10):
-        while len(harness.closed) < len(subscribers):
+        while len(harness.closes) < len(subscribers):
             await asyncio.sleep(0)
     assert len(harness.hub) == 0
-    assert len(harness.hub._feeds) == 0
+    assert len(harness.hub.feeds) == 0
     assert harness.log("a").trim_barrier is None
     assert sorted(harness.released) == ["a"] * 15 + ["b"] * 15

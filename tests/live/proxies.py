@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 from abc import ABC, abstractmethod
@@ -24,6 +23,7 @@ from typing import ClassVar, Self
 import trustme
 
 from tests.support.http import HOST, exchange, request
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -32,12 +32,6 @@ IDLE = "75s"
 """How long the files let a hop be silent; shorter in tests that can't wait as long."""
 START_SECONDS = 20
 STOP_SECONDS = 20
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server((HOST, 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def substituted(text: str, replacements: Mapping[str, str]) -> str:

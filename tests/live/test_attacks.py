@@ -15,6 +15,10 @@ from tests.live.control_crowd import ControlCrowd
 from tests.support.broker_process import BrokerProcess
 from tests.support.waiting import wait_for
 
+pytestmark = (
+    pytest.mark.exclusive
+)  # memory is compared, and everything shares the CPU with hundreds of subscribers
+
 SETTINGS = {
     "head_seconds": 1,
     "body_seconds": 1,
@@ -41,6 +45,7 @@ def attacked(broker: BrokerProcess, subscribers: ControlCrowd, attacker: Attacke
     wait_for(lambda: broker.metric("broker_subscribers") == control_crowd.COUNT, "its streams to be gone", 20)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_i9_nobody_else_notices_and_nothing_stays(attack: Attack) -> None:

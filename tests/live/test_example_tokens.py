@@ -17,9 +17,9 @@ from typing import Self
 import pytest
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
-from tests.live.proxies import free_port
 from tests.support.broker_process import BrokerProcess
 from tests.support.cutting_proxy import CuttingProxy
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "tokens"

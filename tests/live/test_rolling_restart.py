@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from broker.events import EventId
 from tests.live.churn import Follower, Published, all_of, judge, number
 from tests.live.conftest import Behind
@@ -112,6 +114,7 @@ async def roll(front: Front) -> Outcome:
     return Outcome(published, viewers, sum((publisher.answers for publisher, *_ in publishers), Counter()))
 
 
+@pytest.mark.slow
 async def test_three_brokers_restart_in_turn_and_nobody_notices(
     behind: Behind, store_arguments: dict[str, Any]
 ) -> None:

@@ -15,9 +15,9 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from broker.client import publish
-from tests.live.proxies import free_port
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import exchange, request
+from tests.support.ports import free_port
 from tests.support.tokens import HMAC
 from tests.support.waiting import wait_for
 

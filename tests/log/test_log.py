@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from broker import sse
 from broker.events import SEQUENCE_BITS, EventId, id_at, id_seconds
-from broker.log.entry import ENTRY_OVERHEAD_BYTES
+from broker.log.entry import ENTRY_OVERHEAD_BYTES, Entry
 from broker.log.log import Log
 from broker.topics import Retention
 
@@ -136,7 +136,11 @@ class LogAgainstList(RuleBasedStateMachine):
     @rule(move=st.data())
     def hold(self, move: Any) -> None:
         """A hub holds from the newest on, and only ever moves its hold forward, or lets go."""
-        places = [self.log.last, None, *(past.id for past in self.kept if past.id > (self.log.trim_barrier or 0))]
+        places = [
+            self.log.last,
+            None,
+            *(past.id for past in self.kept if past.id > (self.log.trim_barrier or 0)),
+        ]
         self.log.trim_barrier = move.draw(st.sampled_from(places), label="hold")
 
     @precondition(lambda self: self.kept)
@@ -362,3 +366,71 @@ def test_those_who_are_still_to_be_written_get_the_end_before_the_topic_was_dele
     log.trim(id_seconds(log.last))
     assert (held(log), log.bytes) == ([], 0)
     assert not log.has_gap(ids(2)[-1])
+
+
+def test_a_loss_is_a_gap_in_its_place_and_no_event() -> None:
+    log = filled(2)
+    loss = log.last + SECOND
+    log.lose(loss)
+    after = loss + SECOND
+    log.append(after, frame(after))
+    (lost,) = [entry for entry in log.after(0) if entry.gap]
+    assert (lost.id, lost.prev, lost.frame, lost.gap) == (loss, loss, b"", "lost")
+    assert held(log, log.start_before(2)) == [ids(2)[1], loss, after], "two events, and the gap between them"
+
+
+# A copy, which begins somewhere and says what came before
+
+
+def test_a_copy_says_what_came_before_each_entry() -> None:
+    log = Log(START, FOREVER)
+    event, later = START + SECOND, START + 3 * SECOND
+    log.append_after(START, event, frame(event))
+    log.append_after(event + 5, later, frame(later), "trimmed")
+    assert [(entry.id, entry.prev, entry.gap, entry.end) for entry in log.after(0)] == [
+        (event, START, None, False),
+        (later, event + 5, "trimmed", False),
+    ]
+
+
+def copied(*event_ids: EventId, data: bytes = b"x") -> list[Entry]:
+    """Entries of a store's log, each right after the one a second before."""
+    return [Entry(event_id, event_id - SECOND, frame(event_id, data)) for event_id in event_ids]
+
+
+def test_a_copy_knows_how_far_back_it_can_tell() -> None:
+    first, second, third = ids(3)
+    log = Log(second, FOREVER)
+    log.complete_from = second
+    log.append(third, frame(third))
+    assert (log.reaches(second), log.reaches(second - 1)) == (True, False)
+    log.prepend(copied(second), first)
+    assert (log.reaches(first), log.reaches(first - 1)) == (True, False)
+    log.clear(third + 1, b"end")
+    assert log.reaches(0), "a newcomer is to have nothing from before a DELETE"
+
+
+def test_what_is_put_in_front_is_held_and_counted_like_the_rest() -> None:
+    log = filled(5, Retention(events=4, bytes=1 << 20, seconds=3600))
+    log.trim(id_seconds(log.last))
+    assert held(log) == ids(5)[1:]
+    log.prepend(copied(ids(5)[0]), START)
+    assert held(log) == ids(5)
+    assert (len(log), log.bytes) == (5, 5 * len(frame(START)))
+
+
+def test_a_gap_that_is_put_in_front_is_no_event() -> None:
+    log = filled(2)
+    log.prepend([*copied(START - SECOND), Entry(START, START, b"", gap="lost")], START - 2 * SECOND)
+    assert held(log, log.start_before(3)) == [START - SECOND, START, *ids(2)], "three events"
+
+
+@pytest.mark.parametrize("event_ids", [(), (START,)])
+def test_a_copy_has_a_name_worth_remembering_once_an_event_is_put_in_front(
+    event_ids: tuple[EventId, ...],
+) -> None:
+    log = Log(START, FOREVER)
+    log.prepend(copied(*event_ids), START - 1)
+    assert log.named == bool(event_ids)
+    log.prepend([], START - 2)
+    assert log.named == bool(event_ids)

@@ -24,7 +24,7 @@ from broker.log.start import (
     from_cursor,
     from_last,
     from_since,
-    has_all,
+    has_seen_all,
     position,
 )
 from broker.topics import Retention
@@ -88,6 +88,10 @@ def test_bad_cursor_is_malformed_and_never_an_error(text: str) -> None:
     assert from_cursor(text) == Malformed(text[:128])
 
 
+def test_a_cursor_is_an_id_and_keeps_its_text() -> None:
+    assert from_cursor("5-7") == After(5 << 64 | 7, "5-7")
+
+
 @given(st.text())
 def test_any_cursor_is_understood(text: str) -> None:
     assert isinstance(from_cursor(text), After | Malformed)
@@ -120,7 +124,7 @@ def test_since(text: str, start: Start) -> None:
 
 @pytest.mark.parametrize("text", [*BAD_SINCE.split("|"), *NO_TIMES])
 def test_bad_since(text: str) -> None:
-    with pytest.raises(InvalidParameter):
+    with pytest.raises(InvalidParameter, match="'since'"):
         from_since(text, NOW)
 
 
@@ -143,9 +147,11 @@ def test_last(text: str, start: Start) -> None:
     assert from_last(text) == start
 
 
-@pytest.mark.parametrize("text", ["", "-1", "x", "1.0", " 1", "1000001", "9" * 5000, "٣", "1\n", "+1"])
+@pytest.mark.parametrize(
+    "text", ["", "-1", "x", "1.0", " 1", "1000001", "00000001", "9" * 5000, "٣", "1\n", "+1"]
+)
 def test_bad_last(text: str) -> None:
-    with pytest.raises(InvalidParameter):
+    with pytest.raises(InvalidParameter, match="'last'"):
         from_last(text)
 
 
@@ -155,7 +161,7 @@ def test_bad_last(text: str) -> None:
 def test_latest_opens_at_the_stores_last_id_which_may_be_another_topics() -> None:
     last = id_of(9)
     where = at(Latest(), log_of(1, 2), log_of(3), last_id=last)
-    assert where.cursor == last
+    assert (where.cursor, where.floors, where.gaps) == (last, (), ())
     assert told(where) == [("broker.open", {"topics": ["a", "b"]}, format_id(last))]
 
 
@@ -309,8 +315,17 @@ def test_new_events_only_of_topics_of_which_some_have_ended() -> None:
         ("broker.end", {"topic": "a", "reason": "closed"}, format_id(id_of(3) + 1)),
         ("broker.open", {"topics": ["b"]}, format_id(id_of(5))),
     ]
-    assert (where.topics, where.cursor) == (("b",), id_of(5))
+    assert (where.topics, where.cursor, where.floors, where.gaps) == (("b",), id_of(5), (), ())
     assert at(Latest(), ended, last_id=id_of(5)).topics == ()
+
+
+def test_no_id_follows_an_end_that_is_the_newest_of_all() -> None:
+    """I1: the second `broker.open` would have the id of the end before it."""
+    first, last, live = closed_log(1), closed_log(3), log_of(2)
+    where = at(Latest(), first, last, live)
+    assert [event_id for _, _, event_id in told(where)][1:3] == [format_id(first.last), format_id(last.last)]
+    assert where.preface.endswith(sse.control("broker.open", {"topics": ["c"]}))
+    assert (where.topics, where.cursor) == (("c",), last.last)
 
 
 def test_an_end_that_is_not_heard_of_yet_is_no_past() -> None:
@@ -332,8 +347,8 @@ def test_who_has_the_end_is_left_out_of_that_topic() -> None:
     ended, live = closed_log(1), log_of(2, 3)
     where = at(after(2), ended, live)
     assert (where.topics, where.cursor, where.floors, where.preface) == (("b",), id_of(2), (), b"")
-    assert not has_all(after(2), [ended, live], known_at(id_of(3)))
-    assert has_all(after(2), [ended], known_at(id_of(3)))
+    assert not has_seen_all(after(2), [ended, live], known_at(id_of(3)))
+    assert has_seen_all(after(2), [ended], known_at(id_of(3)))
 
 
 @pytest.mark.parametrize(
@@ -351,12 +366,20 @@ def test_a_cursor_that_may_lack_something_behind_the_end_gets_a_gap_and_the_end(
 ) -> None:
     ended = closed_log(1)
     ended.lost_at = lost_at
-    assert not has_all(after(2), [ended], known)
+    assert not has_seen_all(after(2), [ended], known)
     where = position(after(2), "a", [ended], known)
     assert len(where.gaps) == 1
     assert delivered(where, ended) == [ended.last]
 
 
+def test_a_cursor_at_the_end_of_what_may_be_lacking_lacks_nothing() -> None:
+    ended = closed_log(1)
+    ended.lost_at = id_of(2)
+    assert has_seen_all(after(2), [ended], known_at(id_of(2)))
+    assert has_seen_all(after(2), [ended], known_at(id_of(2), born=id_of(2)))
+    assert has_seen_all(After(ended.last, ""), [closed_log(1)], known_at(ended.last))
+
+
 @pytest.mark.parametrize("start", [Latest(), Since(0), Last(1), Malformed("x")])
 def test_only_a_cursor_can_have_the_end(start: Start) -> None:
-    assert not has_all(start, [closed_log(1)], known_at(id_of(9)))
+    assert not has_seen_all(start, [closed_log(1)], known_at(id_of(9)))

@@ -249,7 +249,7 @@ async def test_sentinel_promotes_a_replica(
     with replica.client() as copy:
         await until(lambda: copy.xlen("broker:{b}:log:a") == 3, "the replica has it")
     primary.kill()
-    await publisher.until_taken(seconds=15)
+    await publisher.until_taken()
     await publisher.some(3)
     await has(stream, publisher)
     assert stream.gaps() == []

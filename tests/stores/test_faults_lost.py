@@ -243,7 +243,7 @@ async def test_sentinel_promotes_a_replica_without_the_last_writes(
     cursor = streams[0].published()[4].id
     primary.kill()
     sentinel.resume()
-    await publisher.until_taken(seconds=20)
+    await publisher.until_taken()
     await publisher.some(3)
     for stream in streams:
         await both_have(stream, publisher)

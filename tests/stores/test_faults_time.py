@@ -6,13 +6,12 @@ import asyncio
 import os
 import random
 import signal
+import time
 from pathlib import Path
-from time import monotonic
 
 import pytest
 
 from tests.stores.brokers import (
-    RECOVERY_SECONDS,
     Publisher,
     StartBroker,
     has,
@@ -25,7 +24,7 @@ from tests.support.broker_process import BrokerProcess
 from tests.support.event_stream import Stream
 from tests.support.redis_servers import Server
 from tests.support.tcp_proxy import Way
-from tests.support.waiting import until, wait_for
+from tests.support.waiting import until
 
 STOPPED_SECONDS = 4
 
@@ -44,7 +43,6 @@ async def test_a_store_that_comes_after_the_start(
     server = Server(tmp_path / "0", program)
     broker = await start_broker(server.url)
     try:
-        began = monotonic()
         browser = await broker.subscribe("/topics/a", Accept="text/event-stream")
         assert browser.status == 200
         body = await browser.end()
@@ -54,13 +52,12 @@ async def test_a_store_that_comes_after_the_start(
             other = await broker.request("GET", target, Accept="*/*")
             assert (other.status, other.json()["code"]) == (503, "unavailable")
             assert "retry-after" in other.headers
-        assert monotonic() - began < 4
         publisher = Publisher(broker)
         assert not await publisher.once()
         assert not await ready(broker)
         assert (await broker.request("GET", "/healthz")).status == 200
         server.start()
-        await until_ready(broker, seconds=RECOVERY_SECONDS)
+        await until_ready(broker)
         stream = await broker.subscribe("/topics/a")
         await publisher.some(2)
         await has(stream, publisher)
@@ -202,8 +199,7 @@ def test_an_instance_that_is_stopped_for_a_while(start_server: StartServer) -> N
             client.client_kill_filter(_type="pubsub")
         for number in range(10, 15):
             one.publish("a", str(number))
-        began = monotonic()
-        wait_for(lambda: monotonic() > began + STOPPED_SECONDS, "the while to be over")
+        time.sleep(STOPPED_SECONDS)
         other.send_signal(signal.SIGCONT)
         for number in range(15, 20):
             one.publish("a", str(number))

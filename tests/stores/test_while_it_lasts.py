@@ -16,7 +16,7 @@ from tests.support.http import Answer
 from tests.support.local_broker import Server
 from tests.support.redis_servers import Server as Redis
 from tests.support.tokens import HMAC
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 ADMIN = HMAC.token(["**"], ["**"], admin=True)
 FAREWELL = rb'event: broker\.expired\ndata: \{"reason":"(\w+)"\}\n\nretry: \d+\n$'
@@ -91,14 +91,14 @@ async def test_a_stream_ends_with_its_token_and_not_after_it(brokers: Brokers) -
     await server.publish("a", "still there", authorization=f"Bearer {ADMIN}")
     assert await lasting.data(1) == ["still there"]
     assert b'broker_closes_total{reason="expired"} 10.0' in server.node.metrics.text()
-    async with asyncio.timeout(lives):
+    async with asyncio.timeout(WAIT_SECONDS):
         while await status(server, expiring) != 401:
             await asyncio.sleep(0.02)
 
 
 async def test_it_is_told_everything_before_it_ends(brokers: Brokers) -> None:
     server = brokers[-1]
-    stream = await follow(server, HMAC.token(subscribe=["a"], exp=time() + 1))
+    stream = await follow(server, HMAC.token(subscribe=["a"], exp=time() + 3))
     sent = 0
     while not _has_ended(server):
         await brokers[0].publish("a", str(sent), authorization=f"Bearer {ADMIN}")
@@ -110,7 +110,9 @@ async def test_it_is_told_everything_before_it_ends(brokers: Brokers) -> None:
 
 
 def _has_ended(server: Server) -> bool:
-    return not len(server.node._hub) or all(s.feed is None for s in server.node._hub.subscribers)
+    return not len(server.node.streams.hub) or all(
+        s.feed is None for s in server.node.streams.hub.subscribers
+    )
 
 
 async def test_revoked_by_its_id(brokers: Brokers) -> None:
@@ -179,7 +181,7 @@ async def test_a_publisher_of_a_stream_is_not_let_on_with_a_revoked_token(broker
     watching = await follow(server, ADMIN, "/topics/a?since=earliest")
     assert await watching.data(1) == ["1"]
     assert (await order(brokers[0], "revoke", jti="7")).status == 202
-    await until(lambda: len(server.node._dismissals.revocations) == 1, "it has heard of it")
+    await until(lambda: len(server.node.streams.evictions.revocations) == 1, "it has heard of it")
     writer.write(b"%x\r\n%b\r\n" % (len(line % 2), line % 2))
     async with asyncio.timeout(10):
         answer = (await reader.read(2000)).decode()
@@ -192,5 +194,5 @@ async def test_a_revocation_is_known_to_an_instance_that_starts_later(start_one:
     token = HMAC.token(subscribe=["a"], jti="7")
     assert (await order(await start_one(), "revoke", jti="7", exp=time() + 60)).status == 202
     later = await start_one()
-    await until(lambda: len(later.node._dismissals.revocations) == 1, "it has read it")
+    await until(lambda: len(later.node.streams.evictions.revocations) == 1, "it has read it")
     assert await status(later, token) == 401

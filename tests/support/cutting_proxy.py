@@ -6,6 +6,7 @@ It knows nothing of HTTP: what it does to a stream, any network may do.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import threading
 import time
@@ -97,6 +98,10 @@ class CuttingProxy:
     def streams(self) -> int:
         """How many event streams it has carried, in whole or in part."""
         return len(self.connected_at)
+
+    def shortest_pause(self) -> float:
+        """The shortest time from one stream's start to the next one's, in seconds."""
+        return min(later - sooner for sooner, later in itertools.pairwise(self.connected_at))
 
     def heartbeats(self) -> int:
         """How many heartbeats the newest stream has brought so far; the one at its start counts."""

@@ -19,6 +19,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 START_SECONDS = 20
@@ -40,13 +41,6 @@ def valkey() -> str | None:
 def redis() -> str | None:
     """Debian's server program, or None where it isn't installed."""
     return REDIS if Path(REDIS).exists() else None
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 class _Process:

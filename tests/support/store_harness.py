@@ -19,7 +19,7 @@ from tests.support.local_broker import Clock
 from tests.support.redis_servers import Server
 from tests.support.waiting import WAIT_SECONDS
 
-KEEP = RetentionRules(Retention(10, 10_000, 60))
+KEEP = RetentionRules(Retention(10, 10_000, 60), [("few", Retention(2, 10_000, 60))])
 OFFSET = "test:offset"
 
 LIMITS = CommandLimits(

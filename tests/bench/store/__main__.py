@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from broker.bench import Load, Result, measure
-from broker.bench.machine import sample
+from broker.bench.proc import sample
 from tests.bench.peers.__main__ import machine
 from tests.bench.peers.servers import Broker, Running, running
 from tests.support.redis_servers import Server, valkey

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.client.backoff import Backoff
+from broker.backoff import Backoff
 
 seconds = st.floats(0, 100)
 bounds = st.floats(0.1, 100)
@@ -14,7 +14,7 @@ bounds = st.floats(0.1, 100)
 @given(seconds, bounds)
 def test_first_wait_is_what_the_broker_asked_for(asked: float, bound: float) -> None:
     backoff = Backoff(3, bound)
-    backoff.ask(asked)
+    backoff.set_first(asked)
     assert backoff.next() == min(asked, bound)
     backoff.next()
     backoff.reset()

@@ -1,6 +1,6 @@
-"""Asking for a stream, once: the answer that is one, or why there is none.
+"""The request for an event stream.
 
-Rules: no state and no waiting; what to do about a refusal is the subscription's business.
+Rules: no state and no retries; the subscription decides what to do after a refusal.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from http import HTTPStatus
 import aiohttp
 
 from broker.client.errors import UNREACHABLE, SubscribeError, problem, reason, unexpected
-from broker.client.publishing import read
-from broker.client.words import Limits
+from broker.client.requests import read_response
+from broker.client.types import ClientOptions
 
 
-async def ask(
-    session: aiohttp.ClientSession, url: str, headers: Mapping[str, str], limits: Limits
+async def open_stream(
+    session: aiohttp.ClientSession, url: str, headers: Mapping[str, str], options: ClientOptions
 ) -> aiohttp.ClientResponse | None:
-    """The open answer of `url`, an event stream; None where nothing will come any more (204).
+    """Request `url` and return the open response, an event stream; None if no events will ever come (204).
 
     Raises:
-        SubscribeError: there is no stream; `passing` tells whether there may be one later.
+        SubscribeError: the response is not a stream. Its `passing` says whether a later attempt may get one.
     """
     try:
-        async with asyncio.timeout(limits.timeout_seconds):
+        async with asyncio.timeout(options.timeout_seconds):
             response = await session.get(
                 url,
                 headers=headers,
-                timeout=aiohttp.ClientTimeout(total=None, sock_read=limits.silence_seconds),
+                timeout=aiohttp.ClientTimeout(total=None, sock_read=options.silence_seconds),
             )
     except aiohttp.TooManyRedirects:
-        raise unexpected(SubscribeError, "The answers are redirects without end") from None
+        raise unexpected(SubscribeError, "Too many redirects") from None
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise SubscribeError(UNREACHABLE, f"no answer: {reason(error)}") from error
     if response.status == HTTPStatus.OK and response.content_type == "text/event-stream":
@@ -40,7 +40,7 @@ async def ask(
     try:
         if response.status == HTTPStatus.NO_CONTENT:
             return None
-        raise await _refusal(response, limits.timeout_seconds)
+        raise await _refusal(response, options.timeout_seconds)
     finally:
         response.close()
 
@@ -48,9 +48,9 @@ async def ask(
 async def _refusal(response: aiohttp.ClientResponse, timeout_seconds: float) -> SubscribeError:
     try:
         async with asyncio.timeout(timeout_seconds):
-            answer = await read(response)
+            answer = await read_response(response)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        return SubscribeError(UNREACHABLE, f"the answer was cut: {reason(error)}")
+        return SubscribeError(UNREACHABLE, f"the answer was cut off: {reason(error)}")
     if 200 <= answer.status < 400:
-        return unexpected(SubscribeError, "The answer is no event stream", answer.status)
+        return unexpected(SubscribeError, "The response is not an event stream", answer.status)
     return problem(SubscribeError, answer.status, answer.retry_after, answer.body)

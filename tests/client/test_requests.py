@@ -8,12 +8,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from broker.client import Client, PublishError, SubscribeError
-from tests.client.servers import ScriptedServer, answer, problem, rest, take
+from tests.client.servers import CREATED, ScriptedServer, problem, rest, take
 from tests.support.local_broker import Serve, Server
 from tests.support.tokens import HMAC
 
 ADMIN = HMAC.token(admin=True)
-CREATED = answer("201 Created", b'{"topic": "a", "id": "1-0"}', "Content-Type: application/json")
 
 
 def token(number: int) -> str:

@@ -1,0 +1,53 @@
+"""Exponential back-off with jitter: how long to wait before the next attempt.
+
+Rules: no clock and no sleeping; the caller waits.
+"""
+
+from __future__ import annotations
+
+import random
+
+MIN_STEP_SECONDS = 0.1
+
+
+class Backoff:
+    """Computes the waits between the attempts of one caller.
+
+    The first wait after a success has a fixed length. Each further wait is random: at least the first wait, and at most
+    a limit that doubles with each failure.
+
+    Args:
+        first_seconds: the first wait. `set_first` changes it.
+        max_seconds: the longest wait. It also limits `set_first` and `retry_after`.
+    """
+
+    def __init__(self, first_seconds: float, max_seconds: float) -> None:
+        self._first = min(first_seconds, max_seconds)
+        self._max = max_seconds
+        self._failures = 0
+
+    @property
+    def first(self) -> float:
+        """The first wait after a success, in seconds."""
+        return self._first
+
+    def set_first(self, seconds: float) -> None:
+        """Change the first wait. An SSE client calls this when the server sends `retry:`."""
+        self._first = min(seconds, self._max)
+
+    def reset(self) -> None:
+        """Start again with the first wait, because an attempt succeeded."""
+        self._failures = 0
+
+    def next(self, retry_after: float | None = None) -> float:
+        """The seconds to wait after a failure.
+
+        If the server sent `retry_after` seconds, the wait is at least that long, plus up to a quarter at random so that
+        clients do not return together.
+        """
+        high = min(self._max, max(self._first, MIN_STEP_SECONDS) * 2.0 ** min(self._failures, 30))
+        seconds = random.uniform(self._first, high) if self._failures else self._first
+        self._failures += 1
+        if retry_after is not None:
+            seconds = max(seconds, retry_after * random.uniform(1, 1.25))
+        return min(seconds, self._max)

@@ -1,0 +1,30 @@
+"""The command `broker` without, or with an unknown, subcommand."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+import pytest
+
+from tests.cli.commands import run
+
+
+def test_the_version_is_printed() -> None:
+    done = run("", "--version")
+    assert (done.returncode, done.stdout.decode()) == (0, f"broker {version('sse-broker')}\n")
+
+
+def test_without_a_command_the_help_is_printed_and_the_status_is_2() -> None:
+    done = run("")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr == run("", "--help").stdout
+    for command in (b"serve", b"publish", b"subscribe", b"token", b"bench"):
+        assert command in done.stderr
+
+
+@pytest.mark.parametrize("words", [["no-such-command"], ["--no-such-option"]])
+def test_an_unknown_command_is_reported_in_one_line(words: list[str]) -> None:
+    done = run("", *words)
+    assert done.returncode == 2
+    assert done.stderr.count(b"\n") == 1
+    assert b"broker --help" in done.stderr

@@ -1,0 +1,55 @@
+"""The store in memory, where it promises more than other stores: nothing waits, so nothing comes late."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.events import format_id, id_at
+from broker.log.start import Latest
+from tests.contract.conftest import item
+from tests.support.store_harness import MemoryStoreHarness, RecordingOwner
+
+
+@pytest.fixture
+def memory() -> MemoryStoreHarness:
+    """One that isn't started."""
+    return MemoryStoreHarness()
+
+
+async def test_ids_of_one_moment_are_numbered(memory: MemoryStoreHarness) -> None:
+    memory.advance(1)
+    first = id_at(memory.clock.now)
+    assert (await memory.store.topics.publish([item("a", "1")])).ids == [first]
+    assert (await memory.store.topics.publish([item("a", "2"), item("b", "3")])).ids == [first + 1, first + 2]
+    assert format_id(first + 2).endswith("-2")
+
+
+async def test_nothing_is_delivered_before_the_start_and_after_the_stop(memory: MemoryStoreHarness) -> None:
+    owner = RecordingOwner()
+    await memory.store.logs.watch(["a"], Latest())
+    await memory.store.topics.publish([item("a", "before")])
+    await memory.store.broadcast.send("before")
+    await memory.store.start(owner)
+    await memory.store.topics.publish([item("a", "1")])
+    await memory.store.broadcast.send("1")
+    await memory.store.stop()
+    await memory.store.topics.publish([item("a", "after")])
+    await memory.store.broadcast.send("after")
+    assert (len(owner.deliveries), owner.commands) == (1, ["1"])
+
+
+async def test_who_watches_no_more_is_delivered_nothing(memory: MemoryStoreHarness) -> None:
+    owner = RecordingOwner()
+    await memory.store.start(owner)
+    await memory.store.logs.watch(["a"], Latest())
+    await memory.store.topics.publish([item("a", "1")])
+    memory.store.logs.unwatch(["a"])
+    await memory.store.topics.publish([item("a", "2")])
+    assert len(owner.deliveries) == 1
+
+
+async def test_it_counts_topics_and_can_always_be_used(memory: MemoryStoreHarness) -> None:
+    await memory.store.topics.publish([item("a", "1"), item("b", "2"), item("a", "3")])
+    assert (memory.store.name, memory.store.stats.topics) == ("memory", 2)
+    assert memory.store.checks() == {"store": "ok"}
+    assert memory.store.stats.connected
