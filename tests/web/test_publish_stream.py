@@ -418,7 +418,7 @@ async def test_readiness_has_a_check(server: Server) -> None:
 async def test_i4_however_often_a_producer_is_asked_to_stop_its_readers_are_told_by_one_order(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "SLICE_ACTS", 1)
+    monkeypatch.setattr(batches, "BATCH_ACTS", 1)
     streams = [await server.subscribe("/topics/a") for _ in range(5)]
     other = await server.subscribe("/topics/b")
     for _ in range(50):
