@@ -1,4 +1,4 @@
-"""Exponential back-off with jitter: how long to wait before the next attempt.
+"""Exponential back-off: how long to wait before the next attempt, or before a process is restarted.
 
 Rules: no clock and no sleeping; the caller waits.
 """
@@ -8,6 +8,9 @@ from __future__ import annotations
 import random
 
 MIN_STEP_SECONDS = 0.1
+FIRST_RESTART_SECONDS = 0.25
+MAX_RESTART_SECONDS = 30.0
+STABLE_SECONDS = 10.0
 
 
 class Backoff:
@@ -51,3 +54,20 @@ class Backoff:
         if retry_after is not None:
             seconds = max(seconds, retry_after * random.uniform(1, 1.25))
         return min(seconds, self._max)
+
+
+class RestartBackoff:
+    """Computes the waits before one process is restarted.
+
+    There is no wait after a process that ran for at least `STABLE_SECONDS`, nor for the first that ended earlier. Then the
+    wait doubles from 0.25 to 30 seconds, so that a process that can't start doesn't use a whole core.
+    """
+
+    def __init__(self) -> None:
+        self._next = 0.0
+
+    def next(self, uptime_seconds: float) -> float:
+        """The seconds to wait, given how long the process ran."""
+        wait = 0.0 if uptime_seconds >= STABLE_SECONDS else self._next
+        self._next = min(MAX_RESTART_SECONDS, max(FIRST_RESTART_SECONDS, 2 * wait))
+        return wait

@@ -1,26 +1,29 @@
-"""File descriptors: how many this process may have, and what that leaves for streams."""
+"""File descriptors: the limit of this process, and how many connections fit into it."""
 
 from __future__ import annotations
 
 import resource
 
-MOST = 1_000_000
-RESERVE = 64  # for the listener, the log, the loop's own
+MAX_DESCRIPTORS = 1_000_000
+"""Assumed if the limit is infinite or larger."""
+RESERVED = 64
+"""For listening sockets, the log and the event loop."""
 
 
 def raise_limit() -> int:
-    """Raise the soft limit to the hard one and return it."""
+    """Raise the soft limit to the hard limit and return it."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return hard
 
 
-def usable() -> int:
-    """How many connections of all kinds the soft limit allows, a million at most."""
+def available_descriptors() -> int:
+    """The number of connections of all kinds that the soft limit allows; at least 1."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(1, (MOST if soft == resource.RLIM_INFINITY else min(soft, MOST)) - RESERVE)
+    limit = MAX_DESCRIPTORS if soft == resource.RLIM_INFINITY else min(soft, MAX_DESCRIPTORS)
+    return max(1, limit - RESERVED)
 
 
 def default_max_connections() -> int:
-    """Nine tenths of them: publishers, probes and refusals need some, too."""
-    return max(1, usable() * 9 // 10)
+    """The default of the setting `max_connections`: 90 %, which leaves some for publishers, probes and refusals."""
+    return max(1, available_descriptors() * 9 // 10)

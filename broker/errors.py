@@ -1,7 +1,7 @@
-"""What can be a caller's fault, or the broker's, in words.
+"""Errors that are reported to a caller. Each docstring names the party at fault.
 
-Rules: no HTTP statuses here (`web/errors.py` has the one table); a defect is an assertion, never a `BrokerError`.
-`detail` says what to do about it and tells nothing of the inside.
+Rules: no HTTP statuses; `web/errors.py` has the only table of them. A defect is an assertion, never a `BrokerError`. `detail`
+says what the caller can do and reveals nothing internal.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 
 class BrokerError(Exception):
-    """Base of all errors that a caller is told of. `extra` are members added to the answer, such as `line`."""
+    """The base class. `extra` holds further members of the response, such as `line`."""
 
     code = "internal"
 
@@ -21,31 +21,31 @@ class BrokerError(Exception):
 
 
 class InvalidTopic(BrokerError):
-    """The caller's: a name that breaks the rule of contract §1."""
+    """The caller's fault: a topic or pattern that breaks the rules of contract §1."""
 
     code = "invalid-topic"
 
 
 class InvalidBody(BrokerError):
-    """The caller's: a body that isn't UTF-8, or a line of it that isn't what its Content-Type promises."""
+    """The caller's fault: a body that isn't UTF-8 or doesn't match its Content-Type."""
 
     code = "invalid-body"
 
 
 class InvalidParameter(BrokerError):
-    """The caller's: a query parameter or header outside its rule."""
+    """The caller's fault: an invalid query parameter or header."""
 
     code = "invalid-parameter"
 
 
 class TooLarge(BrokerError):
-    """The caller's: an event over `max_event_bytes`."""
+    """The caller's fault: an event larger than `max_event_bytes`."""
 
     code = "too-large"
 
 
 class Unauthorized(BrokerError):
-    """The caller's: nobody knows who this is; `error` is the word for it (RFC 6750 §3.1), "" where no token came at all."""
+    """The caller's fault: no token, or an invalid one. `error` is the code of RFC 6750 §3.1; "" without a token."""
 
     code = "unauthorized"
 
@@ -55,42 +55,43 @@ class Unauthorized(BrokerError):
 
 
 class Forbidden(BrokerError):
-    """The caller's: nobody, or not this caller, may do this."""
+    """The caller's fault: this isn't allowed, or not for this caller."""
 
     code = "forbidden"
 
 
 class Closed(BrokerError):
-    """The caller's: nothing more can be published to a topic that has ended; `topics` are those."""
+    """The caller's fault: a publish to closed topics, which `topics` lists."""
 
     code = "closed"
 
     def __init__(self, topics: Sequence[str]) -> None:
         super().__init__(
-            f"{', '.join(topics)} has ended; DELETE it to use the name again.", topics=list(topics)
+            f"{', '.join(topics)} is closed; DELETE it to use the name again.", topics=list(topics)
         )
         self.topics = topics
 
 
 class Cancelled(BrokerError):
-    """Nobody's fault: whoever publishes a stream was asked to stop."""
+    """Not a fault: the producer of a streamed body was asked to stop."""
 
     code = "cancelled"
 
 
 class OutOfOrder(BrokerError):
-    """The caller's: a producer left something of its stream out; `expected` is the number to go on with."""
+    """The caller's fault: a producer skipped events of its stream. It must continue with the sequence number `expected`."""
 
     code = "out-of-order"
 
     def __init__(self, expected: int) -> None:
         super().__init__(
-            f"Events before this one are missing; go on with Broker-Sequence: {expected}.", expected=expected
+            f"Events before this one are missing; continue with Broker-Sequence: {expected}.",
+            expected=expected,
         )
 
 
 class RateLimited(BrokerError):
-    """The caller's: more than its share; again after `retry_after` seconds."""
+    """The caller's fault: it exceeded a limit. It may retry after `retry_after` seconds."""
 
     code = "rate-limited"
 
@@ -100,7 +101,7 @@ class RateLimited(BrokerError):
 
 
 class Unavailable(BrokerError):
-    """The broker's: the store can't be reached or this instance is draining; again after `retry_after` seconds."""
+    """The broker's fault: the store is unreachable, or this instance drains. Retry after `retry_after` seconds."""
 
     code = "unavailable"
 
@@ -110,6 +111,6 @@ class Unavailable(BrokerError):
 
 
 class Overloaded(Unavailable):
-    """The broker's: it holds as many connections as it may."""
+    """The broker's fault: it has reached its maximum number of connections."""
 
     code = "overloaded"

@@ -1,7 +1,7 @@
-"""Event ids and the event as a client sees it.
+"""Event ids, and events as a client sees them.
 
-An id is a Redis stream id, `<milliseconds>-<n>` (contract §1). Inside the broker it is one integer, `ms << 64 | n`,
-so that ids compare, and count on, as plain integers do; it becomes text only at the edges.
+An id has the form of a Redis stream id, `<milliseconds>-<n>` (contract §1). Inside the broker it is the integer `ms << 64 | n`:
+ids then compare and increment like integers. Only input and output use the text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 EventId = int
-Clock = Callable[[], float]  # seconds since 1970; passed in, so that a test owns the time
+Clock = Callable[[], float]  # seconds since 1970; injected, so that tests control it
 
 SEQUENCE_BITS = 64
 SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
@@ -21,7 +21,7 @@ _PART_DIGITS = 20
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event as a subscriber receives it; `topic` is None where the stream doesn't tell (no envelope)."""
+    """An event as a subscriber receives it. `topic` is None without the envelope form, which alone names it."""
 
     data: str
     type: str | None = None
@@ -30,22 +30,22 @@ class Event:
 
 
 def id_at(seconds: float) -> EventId:
-    """The lowest id of the millisecond in which `seconds` (since 1970) lies; 0 for anything before 1970."""
+    """The lowest id of the millisecond that contains `seconds` (since 1970); 0 for times before 1970."""
     return max(0, int(seconds * 1000)) << SEQUENCE_BITS
 
 
 def id_seconds(event_id: EventId) -> float:
-    """The time (seconds since 1970) that an id carries."""
+    """The time in an id, in seconds since 1970."""
     return (event_id >> SEQUENCE_BITS) / 1000
 
 
 def format_id(event_id: EventId) -> str:
-    """`<ms>-<n>`."""
+    """The text form of an id, `<ms>-<n>`."""
     return f"{event_id >> SEQUENCE_BITS}-{event_id & SEQUENCE_MASK}"
 
 
 def parse_id(text: str) -> EventId | None:
-    """The id that `text` writes, or None where it is no id: two decimal numbers of at most 64 bits, joined by `-`."""
+    """The id in text form, or None if `text` is not two decimal numbers of at most 64 bits joined by `-`."""
     ms, dash, n = text.partition("-")
     if not dash or not _is_number(ms) or not _is_number(n):
         return None
@@ -57,5 +57,5 @@ def _is_number(text: str) -> bool:
 
 
 def rfc3339(seconds: float) -> str:
-    """`2026-11-22T07:54:40.123Z`: UTC with milliseconds (RFC 3339 §5.6)."""
+    """A time in seconds since 1970 as UTC with milliseconds, such as `2026-11-22T07:54:40.123Z` (RFC 3339 §5.6)."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,4 +1,4 @@
-"""Which hosts can only mean this machine."""
+"""Loopback host names and addresses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host`, a name or an address without port, can only mean this machine."""
+    """Whether `host` always means this machine: `localhost`, a name below it, or a loopback address. No port."""
     name = host.strip("[]").rstrip(".").lower()
     if name == "localhost" or name.endswith(".localhost"):
         return True

@@ -1,103 +1,64 @@
-"""Every metric of the broker, in one place.
+"""Every counter and histogram of the broker, and the registry that all metrics belong to.
 
-Rules: a topic's name is never a label: there can be millions. What changes often is counted by its owner as a plain
-number and read here when somebody asks.
+Rules: no topic name as a label, because there can be millions. A number that changes often is a plain attribute of its owner; a
+collector (`node/gauges.py`) reads it when the metrics are requested.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 AGE_BUCKETS = (1, 5, 14, 16, 29, 31, 59, 61, 99, 101, 124, 126, 299, 301, 600, 1800, 3600, 14400, 86400)
-"""Around the idle timeouts of common proxies (15, 30, 60, 100, 125, 300 s), so that a spike names the hop that cuts."""
+"""Seconds. The buckets lie around the idle time-outs of common proxies (15, 30, 60, 100, 125, 300 s): a proxy that cuts streams
+shows as a peak."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """The counters that others raise; `read` adds those that are only looked at."""
+    """The metrics of one node.
+
+    Attributes:
+        registry: register collectors here.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        connects = Counter(
-            "broker_connects",
-            "Streams opened: the first time, or with a cursor.",
-            ["kind"],
-            registry=self.registry,
+        connects = self._counter(
+            "broker_connects", "Streams opened, by kind: first, or resume for one with a cursor.", "kind"
         )
         self.first_connects = connects.labels("first")
         self.resumed_connects = connects.labels("resume")
-        self.refused = Counter(
-            "broker_refused_connects", "Streams refused, by why.", ["reason"], registry=self.registry
+        self.refused_connects = self._counter(
+            "broker_refused_connects", "Streams refused, by reason.", "reason"
         )
-        self.refused_publishes = Counter(
-            "broker_refused_publishes",
-            "Publishes refused since the publisher is faster than it may be, by limit.",
-            ["limit"],
-            registry=self.registry,
+        self.refused_publishes = self._counter(
+            "broker_refused_publishes", "Publish requests refused by a rate limit, by limit.", "limit"
         )
-        self.slowed = Counter(
+        self.slowed_seconds = self._counter(
             "broker_slowed_bodies_seconds",
-            "For how long streamed bodies were not read, since their publisher is faster than it may be.",
-            registry=self.registry,
+            "Seconds for which streamed bodies were not read because their publisher exceeded a rate limit.",
         )
-        self.cancels = Counter(
+        self.cancels = self._counter(
             "broker_cancels",
-            "How often somebody asked here for a producer to stop, or nobody watched any more.",
-            registry=self.registry,
+            "Producers asked to stop, by a request to this instance or because the last viewer left.",
         )
-        self.closes = Counter(
-            "broker_closes", "Streams that ended, by close reason.", ["reason"], registry=self.registry
-        )
-        self.cuts = Counter(
-            "broker_cut_requests",
-            "Connections that are no streams and kept the broker waiting for too long, by what for.",
-            ["reason"],
-            registry=self.registry,
+        self.closes = self._counter("broker_closes", "Streams closed, by close reason.", "reason")
+        self.cut_requests = self._counter(
+            "broker_cut_requests", "Request connections closed by a time-out, by reason.", "reason"
         )
         self.age = Histogram(
             "broker_connection_age_seconds",
-            "How old a stream was when it ended.",
+            "Age of streams when they closed, in seconds.",
             buckets=AGE_BUCKETS,
             registry=self.registry,
         )
-        self.published = Counter(
-            "broker_published_events", "Events accepted from publishers.", registry=self.registry
-        )
-        self.gaps = Counter(
-            "broker_gaps", "Gaps told to subscribers, by reason.", ["reason"], registry=self.registry
-        )
+        self.published = self._counter("broker_published_events", "Events accepted from publishers.")
+        self.gaps = self._counter("broker_gaps", "Gaps reported to subscribers, by reason.", "reason")
 
-    def read(self, gauges: Iterable[Gauge]) -> None:
-        """Show, whenever somebody asks for the metrics, what `gauges` say then."""
-        self.registry.register(_Gauges(tuple(gauges)))
+    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
+        return Counter(name, help_text, labels, registry=self.registry)
 
     def text(self) -> bytes:
-        """All of it in Prometheus' text format."""
+        """All metrics in the Prometheus text format."""
         return generate_latest(self.registry)
-
-
-class Gauge:
-    """A number that is asked for when needed: a counter where `counts`, else a gauge."""
-
-    def __init__(self, name: str, text: str, value: Callable[[], float], *, counts: bool = False) -> None:
-        self._name = name
-        self._text = text
-        self._value = value
-        self._counts = counts
-
-    def metric(self) -> Metric:
-        family = CounterMetricFamily if self._counts else GaugeMetricFamily
-        return family(self._name, self._text, value=self._value())
-
-
-class _Gauges(Collector):
-    def __init__(self, gauges: tuple[Gauge, ...]) -> None:
-        self._readings = gauges
-
-    def collect(self) -> Iterable[Metric]:
-        return [reading.metric() for reading in self._readings]

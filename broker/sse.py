@@ -1,11 +1,11 @@
 """Server-sent events as bytes: encode and decode.
 
-Rules: bytes and values only, no I/O. Encoding is total on valid events; what makes an event valid is checked before.
-The form is contract §3, the grammar WHATWG HTML §9.2.6. Three parts of an event are told apart here:
+Rules: bytes and values only, no I/O. Every valid event can be encoded; callers check validity first. The format is contract §3,
+the grammar WHATWG HTML §9.2.6. An encoded event has three forms:
 
-    lines      `event:` and `data:` lines, all that a publisher decides; encoded once, by the instance that got it
-    frame      the lines, then `id:` as the last line, so that an event cut on its way is asked for again
-    envelope   the same event as one line of JSON, made from its frame for those who ask for it
+    lines      the `event:` and `data:` lines, which the publisher decides; encoded once, by the instance that received it
+    frame      the lines, then `id:` as the last line, so that a client requests an event again if it was cut
+    envelope   the same event with one line of JSON as its data, made from the frame on request
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def lines(data: bytes, event_type: str | None = None) -> bytes:
-    """The `event:` and `data:` lines of an event; `data` is valid UTF-8, `event_type` passed `check_type`.
+    """The `event:` and `data:` lines of an event. `data` must be valid UTF-8, and `event_type` must have passed `check_type`.
 
-    Data is split at CRLF, LF and CR and nowhere else; empty data is one empty line.
+    Data is split only at CRLF, LF and CR. Empty data is one empty line.
     """
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
@@ -37,28 +37,28 @@ def lines(data: bytes, event_type: str | None = None) -> bytes:
 
 
 def frame(event_lines: bytes, event_id: EventId) -> bytes:
-    """The whole event, ready for the wire."""
+    """The complete event, as it is sent."""
     return b"%bid: %d-%d\n\n" % (event_lines, event_id >> SEQUENCE_BITS, event_id & SEQUENCE_MASK)
 
 
 def control(event_type: str, value: Mapping[str, object], event_id: EventId | None = None) -> bytes:
-    """A control event (contract §3); without an id the client's cursor stays where it is."""
+    """A control event (contract §3). Without an id it doesn't move the client's cursor."""
     event_lines = lines(_compact(value).encode("utf-8", "replace"), event_type)
     return event_lines + b"\n" if event_id is None else frame(event_lines, event_id)
 
 
 def gap(topic: str, after: str, reason: str) -> bytes:
-    """`broker.gap` (contract §3): events of `topic` after the cursor `after` are gone."""
+    """`broker.gap` (contract §3): events of `topic` after the cursor `after` can't be delivered."""
     return control("broker.gap", {"topic": topic, "after": after, "reason": reason})
 
 
 def end(topic: str, reason: str, event_id: EventId) -> bytes:
-    """`broker.end` (contract §3): nothing will follow on `topic`."""
+    """`broker.end` (contract §3): `topic` closed."""
     return control("broker.end", {"topic": topic, "reason": reason}, event_id)
 
 
 def envelope(topic: str, event_frame: bytes, event_id: EventId) -> bytes:
-    """The envelope form of the event that `event_frame` holds."""
+    """The envelope form of the event in `event_frame`."""
     event = split(event_frame)
     value = {
         "topic": topic,
@@ -77,35 +77,35 @@ def split(event_frame: bytes) -> Event:
 
 
 def retry(milliseconds: int) -> bytes:
-    """The reconnect delay that a client is to use. No blank line follows: it would be an empty event to some clients."""
+    """The reconnect delay for a client. No blank line follows, because some clients take that for an empty event."""
     return b"retry: %d\n" % milliseconds
 
 
 class Decoder:
-    """Bytes of a stream in, events out (WHATWG HTML §9.2.6), at any cut of the bytes.
+    """Decodes a stream, given as byte strings of any length, into events (WHATWG HTML §9.2.6).
 
-    As the standard has it, the last event id moves on only when the event that brought it is complete: one that is cut is
-    asked for again. One departure: a `retry` of more than nine digits, eleven days, is ignored.
+    As in the standard, an id becomes the last event id only when its event is complete, so that a client requests a cut event
+    again. One difference: a `retry` of more than nine digits (eleven days) is ignored.
 
     Args:
-        max_event_bytes: bound on the lines of one event, and on a line.
-        strict: bytes that are no UTF-8 are a failure; the standard has them replaced.
+        max_event_bytes: limit for the lines of one event, and for a single line.
+        strict: fail on invalid UTF-8 instead of replacing it as the standard does.
 
     Attributes:
         last_event_id: the cursor; `""` before the first id.
-        retry_ms: the reconnect delay last asked for, or None.
-        failure: why nothing more can be decoded; the events before were returned.
+        retry_ms: the latest reconnect delay in the stream, or None.
+        failure: the error that ended decoding. Events before it were returned.
     """
 
     def __init__(self, max_event_bytes: int = 16 << 20, *, strict: bool = False) -> None:
         self.last_event_id = ""
         self.retry_ms: int | None = None
         self._max_event_bytes = max_event_bytes
-        self._rest: list[bytes] = []  # pieces of the line that hasn't ended
+        self._rest: list[bytes] = []  # pieces of the unfinished line
         self._rest_bytes = 0
-        self._size = 0  # bytes of the event's lines that have ended
+        self._size = 0  # bytes of the event's finished lines
         self._at_start = True
-        self._after_cr = False  # a LF that comes next belongs to the CR before it
+        self._after_cr = False  # a following LF belongs to that CR
         self.failure: BrokerError | None = None
         self._errors = "strict" if strict else "replace"
         self._data: list[str] = []
@@ -116,9 +116,9 @@ class Decoder:
         """The events that `data` completes, in order.
 
         Raises:
-            TooLarge: the lines of one event, or one comment, are longer than `max_event_bytes`. The events before it were
-                returned; every further call raises the same.
-            InvalidBody: the same for what is no UTF-8, where this decoder is strict.
+            TooLarge: the lines of an event, or a comment, are longer than `max_event_bytes`. Events before it were returned
+                by an earlier call, and every further call raises the same error.
+            InvalidBody: likewise for invalid UTF-8, if this decoder is strict.
         """
         events = [] if self.failure else self._events(data)
         if self.failure and not events:
@@ -127,11 +127,11 @@ class Decoder:
 
     @property
     def is_within_event(self) -> bool:
-        """Whether an end here would cut an event."""
+        """Whether the stream so far ends within an event."""
         return bool(self._data or self._type or (self._rest and not self._rest[0].startswith(b":")))
 
     def _events(self, data: bytes) -> list[Event]:
-        """The events before one that is too large, if there is one."""
+        """The completed events. If decoding fails, sets `failure` and returns the events before it."""
         if self._after_cr and data:
             data = data.removeprefix(b"\n")
             self._after_cr = False
@@ -155,10 +155,10 @@ class Decoder:
         return events
 
     def _fail_too_large(self) -> None:
-        self.failure = TooLarge(f"An event of the stream is over {self._max_event_bytes} bytes.")
+        self.failure = TooLarge(f"An event of the stream is larger than {self._max_event_bytes} bytes.")
 
     def _complete(self, data: bytes) -> list[bytes]:
-        """The lines that end in `data`; a CR ends its line at once, whatever follows."""
+        """The lines that `data` completes. A CR completes a line at once, without waiting for a LF."""
         if b"\r" in data:
             self._after_cr = data.endswith(b"\r")
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

@@ -1,6 +1,6 @@
-"""Names of topics, patterns over them, event types, and what a topic retains.
+"""Topic names, patterns, event types and retention: values, and checks of values.
 
-The rules are contract §1 (names, patterns) and §2 (types). Everything here is a value or a check of one.
+The rules come from contract §1 (names, patterns) and §2 (types).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _FORBIDDEN_IN_TYPE = re.compile(r"[\r\n\0]")
 
 
 def check_topic(topic: str) -> str:
-    """`topic` itself, if it is a name (contract §1).
+    """Return `topic` if it is a valid name (contract §1).
 
     Raises:
         InvalidTopic: it isn't.
@@ -30,42 +30,44 @@ def check_topic(topic: str) -> str:
     if len(topic) <= MAX_TOPIC_CHARS and _TOPIC.fullmatch(topic):
         return topic
     raise InvalidTopic(
-        f"A topic is 1 to {MAX_TOPIC_CHARS} characters of A-Z a-z 0-9 . _ ~ : @ - "
-        "in which '.' separates segments, none of them empty."
+        f"A topic is 1 to {MAX_TOPIC_CHARS} of the characters A-Z a-z 0-9 . _ ~ : @ - "
+        "where '.' separates segments that aren't empty."
     )
 
 
 def check_publishable(topic: str) -> str:
-    """`topic` itself, if it is a name that a publisher may use.
+    """Return `topic` if clients may publish to it.
 
     Raises:
-        InvalidTopic: it is no name.
-        Forbidden: it starts with `_`, so it is the broker's own.
+        InvalidTopic: it is not a valid name.
+        Forbidden: it starts with `_`, so it is reserved for the broker.
     """
     if check_topic(topic)[0] == "_":
-        raise Forbidden("Topics that start with '_' are the broker's own; nobody else publishes to them.")
+        raise Forbidden("Topics that start with '_' are reserved for the broker; choose another name.")
     return topic
 
 
 def check_type(event_type: str) -> str:
-    """`event_type` itself, if it is an event's type (contract §2).
+    """Return `event_type` if it is a valid type (contract §2).
 
     Raises:
         InvalidParameter: it isn't.
     """
     if not 1 <= len(event_type) <= MAX_TYPE_CHARS or _FORBIDDEN_IN_TYPE.search(event_type):
-        raise InvalidParameter(f"An event's type is 1 to {MAX_TYPE_CHARS} characters without CR, LF and NUL.")
+        raise InvalidParameter(f"An event's type is 1 to {MAX_TYPE_CHARS} characters without CR, LF or NUL.")
     if event_type.startswith("broker."):
-        raise InvalidParameter("Event types that start with 'broker.' are the broker's own; choose another.")
+        raise InvalidParameter(
+            "Event types that start with 'broker.' are reserved for the broker; choose another."
+        )
     if any("\ud800" <= char <= "\udfff" for char in event_type):
-        raise InvalidParameter("An event's type must be Unicode text; this one has a lone surrogate.")
+        raise InvalidParameter("An event's type must be valid Unicode; this one has a lone surrogate.")
     return event_type
 
 
 def matches(pattern: str, topic: str) -> bool:
-    """Whether `pattern` covers `topic`: `*` is one segment, a last `**` one or more (contract §1).
+    """Whether `pattern` matches `topic`: `*` is one segment, a final `**` one or more (contract §1).
 
-    Names that start with `_` are covered only by patterns that start with `_`.
+    Names that start with `_` match only patterns that start with `_`.
     """
     if topic.startswith("_") and not pattern.startswith("_"):
         return False
@@ -79,19 +81,19 @@ def matches(pattern: str, topic: str) -> bool:
 
 
 def check_pattern(pattern: str) -> str:
-    """`pattern` itself, if it is one (contract §1).
+    """Return `pattern` if it is valid (contract §1).
 
     Raises:
         InvalidTopic: it isn't.
     """
     if len(pattern) <= MAX_TOPIC_CHARS and _PATTERN.fullmatch(pattern):
         return pattern
-    raise InvalidTopic("A pattern is a topic in which a whole segment may be '*', and the last one '**'.")
+    raise InvalidTopic("A pattern is a topic in which any segment may be '*' and the last one '**'.")
 
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """What a topic keeps for replay: at most `events`, of `bytes` on the wire, for `seconds`; the tightest rules."""
+    """What a topic keeps for replay. All three limits apply; `bytes` counts events as they are sent."""
 
     events: int
     bytes: int
@@ -100,22 +102,25 @@ class Retention:
 
 @dataclass(frozen=True, slots=True)
 class RetentionRules:
-    """The retention of every topic: the first override whose pattern matches, else the default.
+    """The retention of every topic.
 
     Attributes:
-        asked: what a topic keeps whose first publisher has asked for a time, but for that time.
+        default: applies if no override matches.
+        overrides: patterns with their retention; the first match applies.
+        retain: limits for a topic that was opened with `?retain=`, which replaces `seconds`.
     """
 
     default: Retention
     overrides: Sequence[tuple[str, Retention]] = ()
-    asked: Retention = Retention(100_000, 16 << 20, 86_400)
+    retain: Retention = Retention(100_000, 16 << 20, 86_400)
 
     def of(self, topic: str) -> Retention:
+        """The retention of a topic opened without `?retain=`."""
         for pattern, retention in self.overrides:
             if matches(pattern, topic):
                 return retention
         return self.default
 
-    def asked_for(self, seconds: float) -> Retention:
-        """What a topic keeps whose first publisher has asked for `seconds`."""
-        return replace(self.asked, seconds=seconds)
+    def with_retain(self, seconds: float) -> Retention:
+        """The retention of a topic opened with `?retain=` of so many seconds."""
+        return replace(self.retain, seconds=seconds)

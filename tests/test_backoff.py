@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.backoff import Backoff
+from broker.backoff import FIRST_RESTART_SECONDS, MAX_RESTART_SECONDS, STABLE_SECONDS, Backoff, RestartBackoff
 
 seconds = st.floats(0, 100)
 bounds = st.floats(0.1, 100)
@@ -49,3 +49,19 @@ def test_clients_that_fail_together_do_not_come_back_together() -> None:
         backoff.next()
         waits.add(backoff.next())
     assert len(waits) > 90
+
+
+def test_the_first_restart_is_immediate_and_later_waits_double() -> None:
+    backoff = RestartBackoff()
+    delays = [backoff.next(0.1) for _ in range(20)]
+    assert delays[:4] == [0, FIRST_RESTART_SECONDS, 2 * FIRST_RESTART_SECONDS, 4 * FIRST_RESTART_SECONDS]
+    assert delays == sorted(delays)
+    assert delays[-1] == MAX_RESTART_SECONDS
+
+
+def test_a_process_that_ran_for_a_while_is_restarted_at_once() -> None:
+    backoff = RestartBackoff()
+    for _ in range(5):
+        backoff.next(0)
+    assert backoff.next(STABLE_SECONDS) == 0
+    assert backoff.next(0) == FIRST_RESTART_SECONDS

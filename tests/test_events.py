@@ -14,7 +14,7 @@ PART = st.integers(0, 2**64 - 1)
 
 
 @given(PART, PART)
-def test_id_comes_back_from_its_text(ms: int, n: int) -> None:
+def test_an_id_survives_its_text_form(ms: int, n: int) -> None:
     text = f"{ms}-{n}"
     event_id = parse_id(text)
     assert event_id is not None
@@ -43,7 +43,7 @@ TOO_LONG = [
 
 
 @pytest.mark.parametrize("text", [*NO_IDS, *NO_NUMBERS, *OTHER_DIGITS, *TOO_LONG])
-def test_what_is_no_id(text: str) -> None:
+def test_other_texts_are_not_ids(text: str) -> None:
     assert parse_id(text) is None
 
 
@@ -67,7 +67,7 @@ def test_time_in_an_id(ms: int) -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1e18, -1.0, -0.0001, 0.0])
-def test_before_1970_is_the_beginning(seconds: float) -> None:
+def test_times_before_1970_give_the_lowest_id(seconds: float) -> None:
     assert id_at(seconds) == 0
 
 

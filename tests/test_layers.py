@@ -96,7 +96,7 @@ def test_imports_point_down(path: Path) -> None:
 
 def test_the_root_holds_only_the_words() -> None:
     flat = {path.stem for path in ROOT.glob("*.py")} - {"__init__", "__main__"}
-    assert flat == LAYERS[0] | {"settings"}
+    assert flat == LAYERS[0]
 
 
 def test_i6_no_redis_type_above_the_stores() -> None:

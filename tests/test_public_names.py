@@ -1,4 +1,4 @@
-"""What `broker` itself offers, and what that costs."""
+"""The public names of the package, and which modules they load."""
 
 from __future__ import annotations
 
@@ -27,9 +27,30 @@ def test_other_names_are_attribute_errors(module: str) -> None:
         _ = sys.modules[module].Nothing
 
 
-def test_a_publisher_does_not_pay_for_the_server() -> None:
-    program = "import sys; from broker import Client; print({'broker.web', 'broker.fanout.hub', 'pydantic', 'redis'} & set(sys.modules))"
+def modules_of(program: str) -> set[str]:
+    """The modules that `program` loads, run by a new interpreter."""
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", f"{program}\nimport sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
-    assert done.stdout == "set()\n"
+    return set(done.stdout.split())
+
+
+def test_the_client_does_not_load_the_server() -> None:
+    loaded = modules_of("from broker import Client")
+    assert not {"broker.web", "broker.fanout.hub", "pydantic", "redis"} & loaded
+
+
+def test_the_client_needs_nothing_that_a_system_may_lack() -> None:
+    """Windows has no uvloop and none of these modules; rich and hdrhistogram are optional everywhere."""
+    missing = ("uvloop", "resource", "fcntl", "termios", "rich", "hdrh")
+    hide = f"import sys; sys.modules.update(dict.fromkeys({missing}))"
+    program = f"{hide}\nfrom broker import Client; from broker.client import Stream, Subscription, publish"
+    assert "broker.client.client" in modules_of(program)
+
+
+def test_the_blocking_publish_needs_only_the_standard_library() -> None:
+    assert not {"aiohttp", "pydantic", "uvloop"} & modules_of("from broker.client import publish")

@@ -1,31 +1,18 @@
-"""Settings: what flags and environment give, and that the help has all of them."""
+"""Settings from flags and environment, and their help."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
 
 import pytest
 from pydantic import ValidationError
 
-from broker.process.worker_protocol import Orders
+from broker.process.worker import WorkerConfig
 from broker.settings import Settings
 from broker.topics import Retention
-
-
-def serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "broker", "serve", *flags],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=60,
-        check=False,
-    )
+from tests.support.broker_process import run_serve
 
 
 def test_every_setting_is_in_the_help() -> None:
-    text = serve("--help").stdout
+    text = run_serve("--help").stdout
     for name in Settings.model_fields:
         assert f"--{name.replace('_', '-')} " in text
 
@@ -66,13 +53,19 @@ def test_every_setting_is_in_the_help() -> None:
         (["--jwks-url", "ftp://login.example/"], {}, "jwks_url"),
         (["--metrics-port", "70000"], {}, "metrics_port"),
         (["--log-level", "loud"], {}, "log_level"),
+        (["--workers", "0"], {}, "workers"),
+        (["--workers", "2"], {}, "redis_url or data"),
+        (["--data", ""], {}, "data"),
+        (["--data", "d", "--redis-url", "redis://127.0.0.1"], {}, "exclude each other"),
+        (["--data", "d", "--redis-wait-replicas", "1"], {}, "redis_wait_replicas"),
+        (["--redis-url", "nonsense://x"], {}, "redis_url"),
     ],
     ids=str,
 )
 def test_bad_setting_stops_the_start_with_one_line(
     flags: list[str], environment: dict[str, str], named: str
 ) -> None:
-    done = serve(*flags, **environment)
+    done = run_serve(*flags, **environment)
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -80,21 +73,23 @@ def test_bad_setting_stops_the_start_with_one_line(
     assert "hush" not in line, "a secret isn't shown"
 
 
-def test_retention_overrides_come_as_a_flag_too() -> None:
-    done = serve("--retention-overrides", '{"a.*": {"events": 3}}', "--port", "70000")
+def test_retention_overrides_can_be_a_flag() -> None:
+    done = run_serve("--retention-overrides", '{"a.*": {"events": 3}}', "--port", "70000")
     assert "port" in done.stderr
 
 
-def test_secrets_do_not_show() -> None:
+def test_secrets_are_hidden_except_from_workers() -> None:
     text = "a secret that is long enough, and nobody's business"
     settings = Settings(jwt_secrets=f'["{text}"]')
     assert text not in repr(settings)
     assert text not in str(settings.model_dump())
-    assert Orders.decode(Orders(settings, [7]).encode()).settings == settings, "but a worker is told"
+    assert WorkerConfig.decode(WorkerConfig(settings, [7]).encode()).settings == settings, (
+        "a worker gets them"
+    )
 
 
-def test_flag_is_stronger_than_environment() -> None:
-    done = serve("--port", "70000", BROKER_PORT="70001")
+def test_a_flag_wins_over_the_environment() -> None:
+    done = run_serve("--port", "70000", BROKER_PORT="70001")
     assert "70000" in done.stderr
 
 
@@ -108,6 +103,6 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.retention().of("a") == Retention(7, 1_048_576, 3600)
 
 
-def test_settings_do_not_change() -> None:
+def test_settings_are_immutable() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]

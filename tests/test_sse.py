@@ -1,4 +1,4 @@
-"""One table of (event, bytes) drives encoder and decoder; hypothesis holds the decoder to its rule at any cut."""
+"""One table of (event, bytes) drives encoder and decoder; hypothesis cuts the bytes anywhere."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CASES = [
 
 
 def decoded(data: bytes, cuts: Sequence[int] = ()) -> list[Event]:
-    """What a new decoder makes of `data`, cut at `cuts`."""
+    """The events that a new decoder returns for `data`, cut at `cuts`."""
     return decode(sse.Decoder(), data, cuts)
 
 
@@ -64,7 +64,7 @@ def pieces(data: bytes, cuts: Sequence[int]) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize(("data", "event_type", "wire", "arrives"), CASES)
-def test_event_leaves_and_arrives_as_the_table_says(
+def test_encoder_and_decoder_follow_the_table(
     data: str, event_type: str | None, wire: bytes, arrives: str
 ) -> None:
     assert sse.frame(sse.lines(data.encode(), event_type), ID) == wire
@@ -76,9 +76,7 @@ def test_event_leaves_and_arrives_as_the_table_says(
 
 
 @pytest.mark.parametrize(("data", "event_type", "wire", "arrives"), CASES)
-def test_line_ends_of_any_kind_mean_the_same(
-    data: str, event_type: str | None, wire: bytes, arrives: str
-) -> None:
+def test_all_line_ends_are_equal(data: str, event_type: str | None, wire: bytes, arrives: str) -> None:
     expected = Event(arrives, event_type, ID_TEXT)
     for end in (b"\r", b"\r\n"):
         other = b":\n".replace(b"\n", end) + wire.replace(b"\n", end) * 2
@@ -139,14 +137,14 @@ def test_decoder_follows_the_grammar_at_every_cut(
             assert (decoder.last_event_id, decoder.retry_ms) == (last_id, retry_ms)
 
 
-def test_heartbeats_and_retry_are_no_events() -> None:
+def test_heartbeats_and_retry_are_not_events() -> None:
     decoder = sse.Decoder()
     assert decoder.feed(sse.retry(3127) + sse.HEARTBEAT * 3) == []
     assert (decoder.retry_ms, decoder.last_event_id) == (3127, "")
     assert decoder.feed(CASES[0][2] + sse.HEARTBEAT) == [Event("hello", id=ID_TEXT)]
 
 
-def test_cursor_stays_while_the_event_is_not_complete() -> None:
+def test_an_incomplete_event_does_not_move_the_cursor() -> None:
     decoder = sse.Decoder()
     decoder.feed(b"id: 1-0\ndata: a\n\n")
     decoder.feed(b"data: b\nid: 2-0\n")
@@ -155,7 +153,7 @@ def test_cursor_stays_while_the_event_is_not_complete() -> None:
     assert decoder.last_event_id == "2-0"
 
 
-def test_control_event_without_id_leaves_the_cursor() -> None:
+def test_a_control_event_without_id_does_not_move_the_cursor() -> None:
     decoder = sse.Decoder()
     decoder.last_event_id = "5-0"
     (gap,) = decoder.feed(sse.control("broker.gap", {"topic": "a", "after": "5-0\n", "reason": "lost"}))
@@ -179,7 +177,7 @@ noise = st.sampled_from([b"", b":\n", b": talk\r\n", b"unknown: 5\r", b"retry: 5
 
 
 @given(st.lists(st.tuples(texts, types, ids, noise), max_size=5), cuts, st.booleans())
-def test_what_was_encoded_is_decoded_whatever_the_cuts(
+def test_encoded_events_are_decoded_at_any_cuts(
     given_events: list[tuple[str, str | None, int, bytes]], cuts: list[int], bom: bool
 ) -> None:
     stream = b"\xef\xbb\xbf" if bom else b""
@@ -192,7 +190,7 @@ def test_what_was_encoded_is_decoded_whatever_the_cuts(
 
 @given(st.lists(texts, max_size=4), types, ids)
 def test_envelope_carries_the_same_event(parts: list[str], event_type: str | None, event_id: int) -> None:
-    event_id %= 1 << 100  # a time that datetime knows
+    event_id %= 1 << 100  # a time in the range of datetime
     data = "\n".join(parts)
     plain = sse.frame(sse.lines(data.encode(), event_type), event_id)
     wrapped = sse.split(sse.envelope("a.b", plain, event_id))
@@ -225,7 +223,9 @@ ends = st.sampled_from([b"\n", b"\r", b"\r\n"])
 
 
 @given(st.lists(st.tuples(fields, ends), max_size=25), cuts)
-def test_decoder_makes_the_same_of_any_chunking(lines: list[tuple[bytes, bytes]], cuts: list[int]) -> None:
+def test_decoder_agrees_with_the_standard_at_any_cuts(
+    lines: list[tuple[bytes, bytes]], cuts: list[int]
+) -> None:
     stream = b"".join(line + end for line, end in lines)
     whole, cut = sse.Decoder(), sse.Decoder()
     assert decode(cut, stream, cuts) == whole.feed(stream) == by_the_standard(stream)
@@ -238,7 +238,7 @@ def test_decoder_takes_any_bytes(junk: bytes, cuts: list[int]) -> None:
 
 
 def by_the_standard(stream: bytes) -> list[Event]:
-    """WHATWG HTML §9.2.6 word by word, over the whole stream."""
+    """WHATWG HTML §9.2.6 step by step, over the whole stream."""
     text = re.sub("\r\n|\r", "\n", stream.decode("utf-8", "replace")).removeprefix("\ufeff")
     data = event_type = id_buffer = ""
     events = []
@@ -263,7 +263,7 @@ def by_the_standard(stream: bytes) -> list[Event]:
 
 
 @given(cuts)
-def test_events_before_one_that_is_too_large_arrive_whatever_the_cuts(cuts: list[int]) -> None:
+def test_events_before_one_that_is_too_large_arrive_at_any_cuts(cuts: list[int]) -> None:
     stream = b"data: small\n\n" * 3 + b"data: " + b"x" * 50 + b"\n\ndata: never\n\n"
     decoder = sse.Decoder(max_event_bytes=40)
     assert until_too_large(decoder, [*pieces(stream, cuts), b""]) == [Event("small")] * 3
@@ -272,7 +272,7 @@ def test_events_before_one_that_is_too_large_arrive_whatever_the_cuts(cuts: list
 
 
 def until_too_large(decoder: sse.Decoder, data: Iterable[bytes]) -> list[Event]:
-    """The events before `TooLarge`, which has to come."""
+    """The events before `TooLarge`, which must be raised."""
     events: list[Event] = []
     try:
         for piece in data:
@@ -283,7 +283,7 @@ def until_too_large(decoder: sse.Decoder, data: Iterable[bytes]) -> list[Event]:
 
 
 @given(cuts)
-def test_size_is_counted_for_each_event_anew(cuts: list[int]) -> None:
+def test_the_size_limit_is_per_event(cuts: list[int]) -> None:
     stream = b"event: e\ndata: 12345678\ndata: 12345678\n\n" * 10
     assert len(decode(sse.Decoder(max_event_bytes=36), stream, cuts)) == 10
     with pytest.raises(TooLarge):
@@ -293,10 +293,10 @@ def test_size_is_counted_for_each_event_anew(cuts: list[int]) -> None:
 @pytest.mark.parametrize(
     "endless", [b"data: x\n", b"x", b":", b"event: " + b"x" * 20 + b"\n", b"unknown\n"], ids=repr
 )
-def test_what_has_no_end_is_given_up(endless: bytes) -> None:
+def test_an_endless_line_or_event_is_too_large(endless: bytes) -> None:
     assert until_too_large(sse.Decoder(max_event_bytes=1000), itertools.repeat(endless, 10_000)) == []
 
 
 @given(cuts)
-def test_short_comments_may_go_on_for_ever(cuts: list[int]) -> None:
+def test_any_number_of_short_comments_is_allowed(cuts: list[int]) -> None:
     assert decode(sse.Decoder(max_event_bytes=10), b": 3456789\n" * 40, cuts) == []

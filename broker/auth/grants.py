@@ -1,7 +1,6 @@
-"""Grants: what a caller may do, and for which caller they were issued.
+"""Grants: the rights of a caller.
 
-Rules: values only. `tokens` turns a token into a grant; the web layer turns a refusal into an HTTP answer. Patterns follow
-contract §1.
+Rules: values only. `tokens` makes grants from tokens; the web layer makes responses from refusals. Patterns follow contract §1.
 """
 
 from __future__ import annotations
@@ -19,15 +18,14 @@ class Grant:
     """What a caller may do, and until when.
 
     Attributes:
-        publish: patterns of the topics that the caller may publish to and whose producers it may cancel. None allows every
-            topic, including those that start with `_`.
-        subscribe: the same for topics that the caller may subscribe to or inspect.
-        admin: allows listing and deleting topics, disconnecting streams, revoking tokens and reading the metrics.
+        publish: patterns of topics for publish and cancel. None allows every topic, including those that start with `_`.
+        subscribe: the same for subscribing and inspecting.
+        admin: may list and delete topics, disconnect streams, revoke tokens and read the metrics.
         subject: the token's `sub` (RFC 7519 §4.1.2); None without a token or without the claim.
         token_id: the token's `jti` (RFC 7519 §4.1.7).
         issued_at: the token's `iat` (RFC 7519 §4.1.6), in seconds since 1970.
         expires_at: the token's `exp` (RFC 7519 §4.1.4), in seconds since 1970; None if it never expires.
-        anonymous: the request had no token. A missing right is then `Unauthorized` instead of `Forbidden`.
+        anonymous: no token; a missing right is then `Unauthorized`, not `Forbidden`.
     """
 
     publish: Sequence[str] | None = ()
@@ -40,22 +38,22 @@ class Grant:
     anonymous: bool = False
 
     def check_publish(self, topics: Iterable[str]) -> None:
-        """Check that the caller may publish to every one of `topics`.
+        """Check the right to publish to all `topics`.
 
         Raises:
-            Forbidden: the token doesn't allow it; `topics` in the error lists the refused ones.
+            Forbidden: the token doesn't allow it; the error lists the refused `topics`.
             Unauthorized: the request had no token.
         """
         self._check(self.publish, topics, "publish to")
 
     def check_subscribe(self, topics: Iterable[str]) -> None:
-        """Check that the caller may subscribe to every one of `topics`. Raises as `check_publish` does."""
+        """Check the right to subscribe to all `topics`. Raises like `check_publish`."""
         self._check(self.subscribe, topics, "subscribe to")
 
     def check_admin(self) -> None:
-        """Check that the caller is an administrator. Raises as `check_publish` does, without `topics`."""
+        """Check the admin right. Raises like `check_publish`."""
         if not self.admin:
-            self._refuse('This needs an admin token: one whose claim is "broker": {"admin": true}.')
+            self._refuse('This needs an admin token, with the claim "broker": {"admin": true}.')
 
     def _check(self, patterns: Sequence[str] | None, topics: Iterable[str], action: str) -> None:
         if patterns is None:

@@ -1,6 +1,6 @@
 """JWK sets (RFC 7517): the verification keys in a JSON document.
 
-Rules: no I/O; `web/jwks.py` fetches the document. It comes from another server, so everything in it is checked.
+Rules: no I/O; `web/jwks.py` fetches the document. Everything in it is checked, because it comes from another server.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ MAX_KEY_ID_CHARS = 200
 
 
 def parse_jwk_set(document: bytes) -> Sequence[VerificationKey]:
-    """The keys of a JWK set that can verify tokens; other keys in it are ignored.
+    """The keys of a JWK set that can verify tokens; others are ignored.
 
     Raises:
-        ValueError: this is not a JWK set, it has more than `MAX_KEYS` keys, or none of them can verify tokens.
+        ValueError: it is not a JWK set of at most `MAX_KEYS` keys, or no key can verify tokens.
         RecursionError: the JSON is nested too deeply.
     """
     jwk_set = json.loads(document)
@@ -40,10 +40,10 @@ def parse_jwk_set(document: bytes) -> Sequence[VerificationKey]:
 
 
 def key_from_jwk(jwk: Mapping[str, Any]) -> VerificationKey:
-    """The key that one member of a JWK set describes.
+    """The key in one member of a JWK set.
 
     Raises:
-        BadKey: it is malformed, weak or for another use, or it is a secret: a secret that anybody can fetch protects nothing.
+        BadKey: it is malformed, weak, for another use, or a secret.
     """
     if jwk.get("kty") not in ("RSA", "EC", "OKP"):
         raise BadKey("this is not a public key")
@@ -57,7 +57,7 @@ def key_from_jwk(jwk: Mapping[str, Any]) -> VerificationKey:
         key = from_public_key(jwt.PyJWK(without_algorithm).key)
     except BadKey:
         raise
-    except Exception:  # PyJWT and cryptography raise many types here, TypeError included
+    except Exception:  # PyJWT and cryptography raise many types, TypeError too
         raise BadKey("this key is malformed") from None
     algorithms = key.algorithms & {jwk["alg"]} if "alg" in jwk else key.algorithms
     if not algorithms:

@@ -1,7 +1,7 @@
 """Keys that verify tokens, each with the algorithms that it may be used with.
 
 Rules: the key decides the algorithm, never the token (RFC 8725 §3.1). Otherwise a public key could be used as an HMAC secret.
-Weak keys are refused here, before any token arrives.
+Weak keys are refused.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MIN_SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 MIN_RSA_BITS = 2048
 """RFC 7518 §3.3."""
 MAX_RSA_BITS = 8192
-"""Larger keys make verification slow, and any client can trigger it by sending a token."""
+"""Larger keys are slow to use, and any client can send tokens."""
 RSA_ALGORITHMS = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
 CURVE_ALGORITHMS = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512"}
 
@@ -37,9 +37,9 @@ class VerificationKey:
     """A key that verifies a token's signature.
 
     Attributes:
-        algorithms: the algorithms that it may be used with (RFC 7518 §3.1).
-        material: the key in a form that PyJWT accepts.
-        id: the `kid` that tokens use to name this key. A key without an id is tried for every token.
+        algorithms: those it may be used with (RFC 7518 §3.1).
+        material: the key as PyJWT takes it.
+        id: the `kid` of tokens that name this key; None fits every token.
     """
 
     algorithms: frozenset[str]
@@ -48,11 +48,7 @@ class VerificationKey:
 
 
 def secret(text: str) -> VerificationKey:
-    """The HMAC key for a secret shared with the issuer of the tokens.
-
-    Raises:
-        BadKey: the secret is too short, or is a PEM key.
-    """
+    """The HMAC key for a secret shared with the tokens' issuer. Raises `BadKey`."""
     material = text.encode()
     algorithms = frozenset(name for name, least in MIN_SECRET_BYTES.items() if len(material) >= least)
     if not algorithms:
@@ -75,12 +71,12 @@ def public_key(pem: bytes) -> VerificationKey:
         return from_public_key(load_pem_public_key(pem))
     except BadKey:
         raise
-    except Exception:  # cryptography raises many types here
+    except Exception:  # cryptography raises many types
         raise BadKey("it contains no public key in PEM format") from None
 
 
 def from_public_key(key: object) -> VerificationKey:
-    """The verification key for a public key object of `cryptography`. Raises `BadKey` for other types and weak keys."""
+    """The key for a public key of `cryptography`. Raises `BadKey`."""
     if isinstance(key, RSAPublicKey):
         if not MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS:
             raise BadKey(

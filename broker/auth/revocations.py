@@ -1,8 +1,7 @@
 """Revocations: tokens that are refused before they expire.
 
 Rules: values only; the caller passes the time. A revocation names one token by its id, or all tokens that a subject was issued
-up to a moment; a token issued later is valid. A revocation is kept until every token that it covers has expired, according to
-the operator who revoked them.
+up to a moment; later ones are valid. It is kept until the time given with it, when every token that it covers has expired.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from broker.errors import RateLimited, Unauthorized
 
 MAX_REVOCATIONS = 100_000
 SWEEP_BATCH = 1000
-"""Revocations that one call of `Revocations.sweep` looks at."""
+"""How many one `sweep` looks at."""
 RETRY_AFTER_SECONDS = 60
 
 
@@ -45,14 +44,11 @@ class Revocations:
             )
 
     def revoke_token(self, token_id: str, *, at: float, until: float) -> None:
-        """Revoke the token whose `jti` is `token_id`. It may be forgotten at `until`, in seconds since 1970."""
+        """Revoke the token with the `jti` `token_id`. The revocation may be forgotten at `until`, in seconds since 1970."""
         _merge(self._tokens, token_id, _Revocation(at, until))
 
     def revoke_subject(self, subject: str, *, at: float, until: float) -> None:
-        """Revoke all tokens that `subject` was issued up to `at`, and all of its tokens without `iat`.
-
-        The revocation may be forgotten at `until`. Both times are in seconds since 1970.
-        """
+        """Revoke the tokens that `subject` was issued up to `at`, and those without `iat`; otherwise like `revoke_token`."""
         _merge(self._subjects, subject, _Revocation(at, until))
 
     def is_revoked(self, grant: Grant) -> bool:
@@ -70,17 +66,15 @@ class Revocations:
             raise Unauthorized("This token was revoked; get a new one.", error="invalid_token")
 
     def sweep(self, now: float) -> None:
-        """Forget expired revocations among the next `SWEEP_BATCH` of each kind. Call this periodically."""
+        """Forget the expired ones among the next `SWEEP_BATCH` of each kind. Call this periodically."""
         for revocations in (self._tokens, self._subjects):
             for name in [name for name, _ in zip(revocations, range(SWEEP_BATCH), strict=False)]:
                 revocation = revocations.pop(name)
                 if revocation.expires_at > now:
-                    revocations[name] = (
-                        revocation  # now the last one, so the next sweep starts behind this batch
-                    )
+                    revocations[name] = revocation  # moves to the end: the next sweep takes others
 
 
 def _merge(revocations: dict[str, _Revocation], name: str, new: _Revocation) -> None:
-    """Store the later of the old and new times: the same revocation may arrive twice, or out of order."""
+    """Keep the later of both times: a revocation may arrive twice, or out of order."""
     old = revocations.get(name, new)
     revocations[name] = _Revocation(max(old.revoked_at, new.revoked_at), max(old.expires_at, new.expires_at))

@@ -4,8 +4,8 @@ Rules: no I/O and no clock; the caller passes keys and time. A token's rights ar
 
     {"publish": [patterns], "subscribe": [patterns], "admin": true}
 
-Verified tokens are cached by digest, because a verification takes up to 100 µs and a publisher sends the same token with every
-request. `exp` and `nbf` are checked each time, cached or not.
+Verified tokens are cached by digest: verification takes up to 100 µs, and publishers send the same token with every request.
+`exp` and `nbf` are checked each time.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from broker.topics import check_pattern
 
 MAX_TOKEN_CHARS = 8192
 NOT_BEFORE_LEEWAY_SECONDS = 5.0
-"""`nbf` is accepted this much early: the issuer's clock may be ahead of ours."""
+"""The issuer's clock may be ahead by this much."""
 MAX_CACHED_TOKENS = 4096
 MAX_CACHED_CHARS = 8 << 20
 MAX_PATTERNS = 1000
 MAX_CLAIM_CHARS = 1000
-"""Limit for `sub` and `jti`, so that each fits in a request to disconnect or revoke."""
+"""For `sub` and `jti`, so that they fit in requests to disconnect or revoke."""
 
 _OPTIONS: Any = {
     "verify_signature": True,
@@ -43,7 +43,7 @@ _NO_KEY_FITS = "No key of this broker verifies the token's signature."
 
 
 class UnknownKey(Unauthorized):
-    """The caller's fault, unless the broker's keys are out of date: the token names a key that the broker doesn't have."""
+    """The caller's fault, unless the broker's keys are out of date: no key has the token's `kid`, or fits without one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Verifier:
         self._cached_chars = 0
 
     def set_fetched_keys(self, keys: Sequence[VerificationKey]) -> None:
-        """Replace the keys fetched before. Every token is verified anew, so one signed with a removed key is refused."""
+        """Replace the fetched keys. Every token is verified anew, so tokens of a removed key are refused."""
         self._fetched_keys = tuple(keys)
         self._cache.clear()
         self._cached_chars = 0
@@ -82,7 +82,7 @@ class Verifier:
         """What `token` grants at `now`, in seconds since 1970.
 
         Raises:
-            UnknownKey: it names a key that the broker doesn't have, or no key fits and it names none.
+            UnknownKey: no key fits; a newly fetched one may.
             Unauthorized: it is malformed, forged, expired, not valid yet, or for another audience or issuer.
         """
         if len(token) > MAX_TOKEN_CHARS:
@@ -116,7 +116,7 @@ class Verifier:
         return _VerifiedToken(_grant(claims), _time(claims, "nbf"), len(token))
 
     def _claims(self, token: str, header: Mapping[str, Any]) -> dict[str, Any]:
-        """The claims, once a key verifies the signature. The number of keys tried depends on the settings, not on the token."""
+        """The claims of a token with a valid signature."""
         algorithm, key_id = header.get("alg"), header.get("kid")
         if not isinstance(algorithm, str):
             _refuse("The token's 'alg' is not a string.")
@@ -133,7 +133,7 @@ class Verifier:
         raise Unauthorized(_NO_KEY_FITS, error="invalid_token")
 
     def _decoded(self, token: str, key: VerificationKey, algorithm: str) -> dict[str, Any]:
-        """The claims. Raises `jwt.InvalidSignatureError` if `key` didn't sign the token, `Unauthorized` for bad claims."""
+        """The claims. Raises `jwt.InvalidSignatureError` or, for bad claims, `Unauthorized`."""
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from broker.cli.common import setting_error_text
 from broker.process.check_store import check_store
-from broker.process.setup import StartError, relax_collector, set_up
+from broker.process.setup import StartError, relax_collector, set_up_process
 from broker.settings import BadSetting, Settings
 
 MIN_SOMAXCONN = 4096
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     except BadSetting as error:
         return _fail(str(error), 2)
     has_workers = settings.workers > 1 or settings.data is not None
-    set_up(settings.log_level, names_itself=has_workers)
+    set_up_process(settings.log_level, log_pid=has_workers)
     warn_about_backlog()
     try:
         uvloop.run(_supervisor(settings) if has_workers else _instance(settings))
@@ -76,20 +76,21 @@ def _supervisor(settings: Settings) -> Coroutine[object, object, None]:
 
     return run(
         settings,
-        lambda url, store: print(
-            f"broker: listening on {url}, store: {store}, workers: {settings.workers}", flush=True
+        lambda endpoint: print(
+            f"broker: listening on {endpoint.url}, store: {endpoint.store}, workers: {settings.workers}",
+            flush=True,
         ),
     )
 
 
-def _instance(settings: Settings) -> Coroutine[object, object, None]:
-    from broker.process.instance import serve
+async def _instance(settings: Settings) -> None:
+    from broker.process.instance import Instance
 
     relax_collector()
-    return serve(
-        settings,
-        lambda where: print(f"broker: listening on {where.url}, store: {where.store}", flush=True),
-    )
+    instance = Instance(settings)
+    endpoint = await instance.start()
+    print(f"broker: listening on {endpoint.url}, store: {endpoint.store}", flush=True)
+    await instance.run()
 
 
 def read_settings(args: argparse.Namespace) -> Settings:

@@ -189,7 +189,9 @@ def _explain(token: str, settings: Settings) -> int:
         return 0
     if settings.jwks_url is not None:
         print("the keys of BROKER_JWKS_URL are not used here: only a broker fetches them")
-    verifier = Verifier(settings.keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+    verifier = Verifier(
+        settings.verification_keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer
+    )
     try:
         grant = verifier.verify(token, now)
     except Unauthorized as error:

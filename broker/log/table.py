@@ -78,7 +78,7 @@ class LogTable:
     def open_with_retention(self, log: Log, seconds: float) -> None:
         """Keep events for `seconds`, if the topic opens now: it has had no event yet, or none since a DELETE."""
         if not log.named or log.last == log.cleared_at:
-            log.retention = self._retention.asked_for(seconds)
+            log.retention = self._retention.with_retain(seconds)
 
     def retain(self, topic: str, log: Log, retention: Retention | None) -> None:
         """Set the retention that the first publisher asked for; None sets that of the rules."""

@@ -1,51 +1,53 @@
-"""Metrics of a hub and its store that are read only when somebody asks.
-
-Rules: their owners keep these numbers anyway; nothing is counted here.
-"""
+"""The metrics that a hub and its store already keep as plain numbers, read when the metrics are requested."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from broker.fanout.hub import Hub
-from broker.metrics import Gauge
 from broker.stores.base import Store
 
 
-def gauges(hub: Hub, store: Store) -> Sequence[Gauge]:
-    """For `Metrics.read`."""
-    return [
-        Gauge("broker_subscribers", "Open streams.", lambda: len(hub)),
-        Gauge("broker_lagging_subscribers", "Streams that lag or replay.", lambda: hub.lagging),
-        Gauge(
-            "broker_delivered_events",
-            "Events written to subscribers.",
-            lambda: hub.fan_out.delivered_events,
-            counts=True,
-        ),
-        Gauge(
+class NodeGauges(Collector):
+    """Reads the numbers of one node."""
+
+    def __init__(self, hub: Hub, store: Store) -> None:
+        self._hub = hub
+        self._store = store
+
+    def collect(self) -> Iterable[Metric]:
+        """Called by the registry for every scrape."""
+        hub, stats = self._hub, self._store.stats
+        yield GaugeMetricFamily("broker_subscribers", "Open streams.", len(hub))
+        yield GaugeMetricFamily(
+            "broker_lagging_subscribers", "Streams that lag or replay events.", hub.lagging
+        )
+        yield CounterMetricFamily(
+            "broker_delivered_events", "Events written to subscribers.", hub.fan_out.delivered_events
+        )
+        yield GaugeMetricFamily(
             "broker_backlog_bytes",
-            "Bytes on their way to subscribers that are up to date.",
-            lambda: hub.feeds.backlog,
-        ),
-        Gauge("broker_log_bytes", "Memory that the logs take.", lambda: store.stats.log_bytes),
-        Gauge("broker_topics", "Topics with a record.", lambda: store.stats.topics),
-        Gauge("broker_store_connected", "1 while the store can be used.", lambda: store.stats.connected),
-        Gauge(
-            "broker_store_connections",
-            "Connections made to the store.",
-            lambda: store.stats.connections,
-            counts=True,
-        ),
-        Gauge(
+            "Bytes of events on their way to streams that do not lag.",
+            hub.feeds.backlog,
+        )
+        yield GaugeMetricFamily("broker_log_bytes", "Memory that the logs use, in bytes.", stats.log_bytes)
+        yield GaugeMetricFamily("broker_topics", "Topics that have a record on this instance.", stats.topics)
+        yield GaugeMetricFamily(
+            "broker_store_connected", "1 if the store can be used, else 0.", stats.connected
+        )
+        yield CounterMetricFamily(
+            "broker_store_connections", "Connections made to the store.", stats.connections
+        )
+        yield CounterMetricFamily(
             "broker_store_mended_topics",
-            "Watched topics read again from the store because events were missed.",
-            lambda: store.stats.repairs,
-            counts=True,
-        ),
-        Gauge(
+            "Watched topics that were read from the store again after missed messages.",
+            stats.repairs,
+        )
+        yield GaugeMetricFamily(
             "broker_store_lag_seconds",
-            "Time from a call to the store until its message arrives.",
-            lambda: store.stats.lag_seconds,
-        ),
-    ]
+            "Seconds from sending a message through the store until this instance receives it.",
+            stats.lag_seconds,
+        )

@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 
 from broker.events import Clock, EventId, format_id
 from broker.metrics import Metrics
-from broker.node.gauges import gauges
+from broker.node.gauges import NodeGauges
 from broker.node.instances import Instances
 from broker.node.limits import RateLimits, RateLimitSettings
 from broker.node.streams import StreamPolicy, Streams
@@ -59,7 +59,7 @@ class Node:
         self._feeds = self.streams.hub.feeds
         self._backpressure = self.streams.hub.feeds.backpressure
         self._sweeping: asyncio.Task[None] | None = None
-        metrics.read(gauges(self.streams.hub, store))
+        metrics.registry.register(NodeGauges(self.streams.hub, store))
 
     # Life
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from time import monotonic, time
 
 from aiohttp import web
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from broker.auth.grants import ALL_TOPICS, FULL_ACCESS, Grant
 from broker.auth.tokens import Verifier
-from broker.descriptors import default_max_connections, usable
+from broker.descriptors import available_descriptors, default_max_connections
 from broker.events import Clock
 from broker.hosts import is_loopback
-from broker.metrics import Gauge, Metrics
+from broker.metrics import Metrics
 from broker.node.limits import RateLimitSettings
 from broker.node.node import Node
 from broker.node.streams import StreamPolicy
@@ -64,7 +66,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     app[SETTINGS] = settings
     metrics = Metrics()
     app[BODIES] = BodyReader(
-        lambda why: metrics.cuts.labels(why).inc(),
+        lambda why: metrics.cut_requests.labels(why).inc(),
         body_seconds=settings.body_seconds,
         stream_idle_seconds=settings.stream_idle_seconds,
     )
@@ -78,7 +80,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         )
         app[WAITING] = waiting = _waiting(settings, node)
         app[PRODUCING] = producing = Producers(node, settings.producer_timeout_seconds)
-        node.metrics.read([Gauge("broker_streamed_bodies", "Open streamed bodies.", lambda: len(producing))])
+        metrics.registry.register(_RequestGauges(waiting, producing))
         await node.start()
         waiting.start()
         producing.start()
@@ -148,12 +150,14 @@ def add_routes(router: web.UrlDispatcher) -> None:
 def _access(settings: Settings, origins: AllowedOrigins, clock: Clock) -> Authenticator:
     addresses = (
         ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
-        if settings.counts_addresses()
+        if settings.needs_client_addresses()
         else None
     )
     verifier, key_set = None, None
     if settings.has_keys():
-        verifier = Verifier(settings.keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+        verifier = Verifier(
+            settings.verification_keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer
+        )
     if verifier is not None and settings.jwks_url is not None:
         key_set = KeySet(settings.jwks_url, verifier.set_fetched_keys, monotonic)
     return Authenticator(_anonymous(settings), verifier, key_set, origins, addresses, clock)
@@ -170,20 +174,30 @@ def _anonymous(settings: Settings) -> Grant:
     )
 
 
+class _RequestGauges(Collector):
+    """Reads, at every scrape, the numbers that the web layer keeps."""
+
+    def __init__(self, timeouts: ConnectionTimeouts, producers: Producers) -> None:
+        self._timeouts = timeouts
+        self._producers = producers
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("broker_streamed_bodies", "Open streamed bodies.", len(self._producers))
+        yield GaugeMetricFamily(
+            "broker_request_connections", "Open connections that are not streams.", self._timeouts.count
+        )
+
+
 def _waiting(settings: Settings, node: Node) -> ConnectionTimeouts:
-    descriptors = usable()
-    waiting = ConnectionTimeouts(
+    descriptors = available_descriptors()
+    return ConnectionTimeouts(
         asyncio.get_running_loop(),
         room=lambda: descriptors - len(node.streams),
-        on_cut=lambda why: node.metrics.cuts.labels(why).inc(),
+        on_cut=lambda why: node.metrics.cut_requests.labels(why).inc(),
         head_seconds=settings.head_seconds,
         idle_seconds=IDLE_SECONDS,
         answer_seconds=settings.slow_seconds,
     )
-    node.metrics.read(
-        [Gauge("broker_request_connections", "Connections that are no streams.", lambda: waiting.count)]
-    )
-    return waiting
 
 
 def _store(settings: Settings, clock: Clock) -> Store:
@@ -201,9 +215,9 @@ def _store(settings: Settings, clock: Clock) -> Store:
 
 
 def _redis(settings: Settings, url: str, clock: Clock) -> Store:
-    from broker.stores.redis import address, commands, store
+    from broker.stores.redis import address, options, store
 
-    limits = commands.CommandLimits(
+    store_options = options.StoreOptions(
         prefix=settings.redis_prefix,
         failover_margin_ms=settings.failover_margin_ms,
         wait_replicas=settings.redis_wait_replicas,
@@ -213,7 +227,7 @@ def _redis(settings: Settings, url: str, clock: Clock) -> Store:
         idempotency_seconds=settings.idempotency_seconds,
         max_key_bytes=settings.idempotency_memory_bytes,
     )
-    return store.RedisStore(address.parse(url), settings.retention(), limits, clock=clock)
+    return store.RedisStore(address.parse(url), settings.retention(), store_options, clock=clock)
 
 
 def _allowances(settings: Settings) -> RateLimitSettings:

@@ -1,6 +1,6 @@
-"""One instance: it listens, says so, and serves until a signal. `broker serve` is one, and so is each of its workers.
+"""One instance: an application that listens and serves until a signal. `broker serve` runs one, and so does each worker.
 
-Rules: where the application meets a process: sockets, TLS, signals. No flags; no other processes.
+Rules: sockets, TLS and signals meet the application here. No command line; no other processes.
 """
 
 from __future__ import annotations
@@ -10,104 +10,139 @@ import logging
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from aiohttp import web
 
 from broker.errors import Unavailable
 from broker.process.app import create_app, metrics_app
-from broker.process.setup import Signals, StartError, asked_to_end, catch, hangup_is_ours
+from broker.process.setup import Endpoint, StartError
+from broker.process.signals import Signals, may_catch_sighup
 from broker.settings import Settings
 from broker.web.app_keys import NODE
 from broker.web.runner import Runner
 
 BACKLOG = 65_535
-ANSWER_SECONDS = 5.0  # for those who don't read their answers, once everything else is done
+"""Room for all clients to reconnect at once."""
+RESPONSE_SECONDS = 5.0
+"""How long clients may take to read open responses after the drain."""
 
 _logger = logging.getLogger("broker")
 
 
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """Where an instance listens, and how its store is called."""
+class Instance:
+    """One instance of the broker.
 
-    url: str
-    store: str
-
-
-async def serve(
-    settings: Settings,
-    announce: Callable[[Listening], None],
-    sockets: Sequence[socket.socket] | None = None,
-) -> None:
-    """Listen, `announce` it, and serve until a signal.
-
-    SIGTERM and SIGINT drain, and a second one breaks that off. So does SIGHUP; with `sockets` of the caller's, which a
-    successor listens on already, this instance then takes no further connection.
+    Args:
+        sockets: listen on these instead of `host` and `port`. A successor listens on them too, so at SIGHUP this instance
+            stops accepting before it drains.
 
     Raises:
-        StartError: before `announce` was called.
+        StartError: the certificate or its key can't be used.
     """
-    tls = _tls(settings)
-    app = create_app(settings)
-    runner = Runner(
-        app,
-        access_log=logging.getLogger("broker.access") if settings.access_log else None,
-        shutdown_timeout=ANSWER_SECONDS,
-    )
-    try:
-        await runner.setup()
-    except Unavailable as error:
-        raise StartError(f"redis_url: {error.detail}") from None
-    scraped: web.AppRunner | None = None
-    try:
-        await _listen(runner, settings, tls, sockets)
-        scraped = await _listen_for_metrics(app, settings)
-        signals = _catch(has_successor=sockets is not None)
-        host, port = runner.addresses[0][:2]
-        shown = f"[{host}]" if ":" in host else host
-        announce(Listening(f"{'https' if tls else 'http'}://{shown}:{port}", app[NODE].store_name))
-        await _stop_at_signal(runner, app[NODE].streams.drain, signals, has_successor=sockets is not None)
-    finally:
-        if scraped is not None:
-            await scraped.cleanup()
-        if runner.server is not None:  # it hasn't ended in order
-            await runner.cleanup()
+
+    def __init__(self, settings: Settings, sockets: Sequence[socket.socket] | None = None) -> None:
+        self._settings = settings
+        self._sockets = sockets
+        self._tls = _tls_context(settings)
+        self._app = create_app(settings)
+        self._runner = Runner(
+            self._app,
+            access_log=logging.getLogger("broker.access") if settings.access_log else None,
+            shutdown_timeout=RESPONSE_SECONDS,
+        )
+        self._metrics_runner: web.AppRunner | None = None
+        self._signals: Signals | None = None
+
+    async def start(self) -> Endpoint:
+        """Connect to the store and listen. From then on, signals wait for `run`.
+
+        Raises:
+            StartError: an address can't be bound, or the store refuses the connection.
+        """
+        try:
+            await self._runner.setup()
+        except Unavailable as error:
+            raise StartError(f"redis_url: {error.detail}") from None
+        try:
+            await self._listen()
+            await self._listen_for_metrics()
+        except BaseException:
+            await self._clean_up()
+            raise
+        self._signals = Signals(sighup=self._sockets is not None or may_catch_sighup())
+        host, port = self._runner.addresses[0][:2]
+        scheme = "https" if self._tls else "http"
+        return Endpoint(
+            f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", self._app[NODE].store_name
+        )
+
+    async def run(self) -> None:
+        """Serve until SIGTERM, SIGINT or SIGHUP, then drain. A second SIGTERM or SIGINT stops at once. Call `start` first."""
+        assert self._signals is not None
+        try:
+            await self._drain_at_signal(self._signals)
+        finally:
+            await self._clean_up()
+
+    async def _listen(self) -> None:
+        sites: list[web.BaseSite]
+        host, port = self._settings.host, self._settings.port
+        if self._sockets is None:
+            sites = [web.TCPSite(self._runner, host, port, ssl_context=self._tls, backlog=BACKLOG)]
+        else:
+            sites = [
+                web.SockSite(self._runner, sock, ssl_context=self._tls, backlog=BACKLOG)
+                for sock in self._sockets
+            ]
+        try:
+            for site in sites:
+                await site.start()
+        except OSError as error:
+            raise StartError(f"can't listen on {host} port {port}: {error.strerror}") from None
+
+    async def _listen_for_metrics(self) -> None:
+        """Listen on `metrics_port`, if set. A draining worker shares it with its successor."""
+        host, port = self._settings.host, self._settings.metrics_port
+        if port is None:
+            return
+        self._metrics_runner = Runner(metrics_app(self._app), access_log=None)
+        await self._metrics_runner.setup()
+        try:
+            await web.TCPSite(self._metrics_runner, host, port, reuse_port=True).start()
+        except OSError as error:
+            raise StartError(f"metrics_port: can't listen on {host} port {port}: {error.strerror}") from None
+
+    async def _drain_at_signal(self, signals: Signals) -> None:
+        first = await signals.next()
+        _logger.info("%s: draining", first.name)
+        if first is signal.SIGHUP and self._sockets is not None:
+            for site in list(self._runner.sites):
+                await site.stop()
+        shutdown = asyncio.ensure_future(self._shut_down())
+        second = asyncio.ensure_future(signals.next_termination())
+        await asyncio.wait((shutdown, second), return_when=asyncio.FIRST_COMPLETED)
+        if shutdown.done():
+            second.cancel()
+            shutdown.result()
+        else:
+            _logger.warning("second %s: stopping without waiting for the drain", second.result().name)
+            self._runner.hurry()
+            shutdown.cancel()
+            await asyncio.wait([shutdown])
+
+    async def _shut_down(self) -> None:
+        await self._app[NODE].streams.drain()
+        await self._runner.cleanup()
+
+    async def _clean_up(self) -> None:
+        if self._metrics_runner is not None:
+            await self._metrics_runner.cleanup()
+        if self._runner.server is not None:  # the shutdown didn't complete
+            await self._runner.cleanup()
 
 
-async def _listen(
-    runner: Runner, settings: Settings, tls: ssl.SSLContext | None, sockets: Sequence[socket.socket] | None
-) -> None:
-    """With a backlog that a reconnect storm doesn't overflow."""
-    sites: list[web.BaseSite]
-    if sockets is None:
-        sites = [web.TCPSite(runner, settings.host, settings.port, ssl_context=tls, backlog=BACKLOG)]
-    else:
-        sites = [web.SockSite(runner, sock, ssl_context=tls, backlog=BACKLOG) for sock in sockets]
-    try:
-        for site in sites:
-            await site.start()
-    except OSError as error:
-        raise StartError(f"can't listen on {settings.host} port {settings.port}: {error.strerror}") from None
-
-
-async def _listen_for_metrics(app: web.Application, settings: Settings) -> web.AppRunner | None:
-    """The port of its own that `metrics_port` asks for; until a worker is drained it shares it with its successor."""
-    if settings.metrics_port is None:
-        return None
-    runner = Runner(metrics_app(app), access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, settings.host, settings.metrics_port, reuse_port=True).start()
-    except OSError as error:
-        await runner.cleanup()
-        where = f"{settings.host} port {settings.metrics_port}"
-        raise StartError(f"metrics_port: can't listen on {where}: {error.strerror}") from None
-    return runner
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
+def _tls_context(settings: Settings) -> ssl.SSLContext | None:
     if settings.tls_cert is None:
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -118,35 +153,3 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
             f"tls_cert, tls_key: can't use {settings.tls_cert} and {settings.tls_key}: {error}"
         ) from None
     return context
-
-
-def _catch(*, has_successor: bool) -> Signals:
-    hangup = (signal.SIGHUP,) if has_successor or hangup_is_ours() else ()
-    return catch(signal.SIGTERM, signal.SIGINT, *hangup)
-
-
-async def _stop_at_signal(
-    runner: Runner, drain: Callable[[], Awaitable[None]], signals: Signals, *, has_successor: bool
-) -> None:
-    """Wait for a signal, then drain and clean up; a second signal breaks that off, for a `cleanup` in a hurry."""
-    first = await signals.get()
-    _logger.info("%s: draining", first.name)
-    if first is signal.SIGHUP and has_successor:
-        for site in list(runner.sites):
-            await site.stop()
-    ending = asyncio.ensure_future(_end_in_order(runner, drain))
-    again = asyncio.ensure_future(asked_to_end(signals))
-    await asyncio.wait((ending, again), return_when=asyncio.FIRST_COMPLETED)
-    if ending.done():
-        again.cancel()
-        ending.result()
-    else:
-        _logger.warning("%s again: ending at once", again.result().name)
-        runner.hurry()
-        ending.cancel()
-        await asyncio.wait([ending])
-
-
-async def _end_in_order(runner: Runner, drain: Callable[[], Awaitable[None]]) -> None:
-    await drain()
-    await runner.cleanup()

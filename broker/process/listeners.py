@@ -1,6 +1,6 @@
-"""The sockets of the port: one a worker and address, made here and handed down.
+"""The sockets of the port: for each worker one socket per address, created by the supervisor and inherited by the worker.
 
-Rules: they are bound here and listened on by workers; until a worker does, the kernel sends nobody there.
+Rules: sockets are bound here; the workers call `listen`. Until then the kernel delivers no connection to a socket.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 from broker.process.setup import StartError
 
 Address = tuple[socket.AddressFamily, tuple[Any, ...]]
-"""A family, and what its sockets are bound to: host, port, and for IPv6 two more."""
+"""A family, and the argument of `bind`: host, port, and for IPv6 two more."""
 
 
 class Listeners:
-    """The sockets of all workers, each worker's by its number.
+    """The bound sockets of all workers.
 
     Raises:
-        StartError: the port is taken, or the address is none of this machine.
+        StartError: the port is in use, or `host` is not an address of this machine.
     """
 
     def __init__(self, host: str, port: int, workers: int) -> None:
@@ -31,53 +31,53 @@ class Listeners:
         except OSError as error:
             raise StartError(f"can't listen on {host} port {port}: {error.strerror}") from None
 
-    def of(self, worker: int) -> Sequence[socket.socket]:
-        """The sockets that this worker listens on, one for each address."""
+    def sockets(self, worker: int) -> Sequence[socket.socket]:
+        """The sockets of the worker with this index, one for each address."""
         return self._sockets[worker]
 
-    def renew(self, worker: int) -> None:
-        """Give up this worker's sockets, and who waits in their queues, so that new connections go to the other workers.
+    def replace(self, worker: int) -> None:
+        """Close a worker's sockets and bind new ones, so that new connections go to the other workers.
 
-        The new ones are there first, so that the port is ours all the time.
+        Connections that wait in the old sockets' queues are reset. The new sockets are bound first: the port stays ours.
         """
         former, self._sockets[worker] = self._sockets[worker], self._bind()
         _close(former)
 
     def close(self) -> None:
-        """Give up all of them."""
+        """Close all sockets."""
         for sockets in self._sockets:
             _close(sockets)
 
     def _bind(self) -> Sequence[socket.socket]:
-        """A socket for each address; where the port is a free one, the first socket of all finds it for the others."""
+        """A socket for each address. With port 0, the first socket gets a free port and all others use the same one."""
         sockets = []
         for index, (family, (host, port, *rest)) in enumerate(self._addresses):
-            where = (host, port or self._addresses[0][1][1], *rest)
-            sockets.append(_bound(family, where, shared=True))
+            address = (host, port or self._addresses[0][1][1], *rest)
+            sockets.append(_bound(family, address, shared=True))
             self._addresses[index] = family, sockets[-1].getsockname()
         return sockets
 
 
 def _resolve(host: str, port: int) -> list[Address]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    return list(dict.fromkeys((family, where) for family, _, _, _, where in found))
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
 def _check_free(addresses: Sequence[Address]) -> None:
-    """A shared port may be bound by whoever shares it too: another broker, with another store, would get half of the clients."""
-    for family, where in addresses:
-        _bound(family, where, shared=False).close()
+    """Bind without SO_REUSEPORT. With it, two brokers with different stores could share the port and split the clients."""
+    for family, address in addresses:
+        _bound(family, address, shared=False).close()
 
 
-def _bound(family: socket.AddressFamily, where: tuple[Any, ...], *, shared: bool) -> socket.socket:
+def _bound(family: socket.AddressFamily, address: tuple[Any, ...], *, shared: bool) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has sockets of its own
-        sock.bind(where)
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # IPv4 has its own sockets
+        sock.bind(address)
     except OSError:
         sock.close()
         raise

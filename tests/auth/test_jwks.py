@@ -44,7 +44,7 @@ GOOD = signer("ES256").jwk()
         {**GOOD, "kid": "x" * 201},
         {**GOOD, "kty": "RSA"},
     ],
-    ids=str,
+    ids=range(16),  # the text of a random key would differ from run to run
 )
 def test_other_members_are_refused(jwk: dict[str, object]) -> None:
     with pytest.raises(BadKey):

@@ -1,8 +1,8 @@
-"""The command `python -m tests.bench.attacks`: how long well-behaved subscribers wait for their events while somebody attacks.
+"""`python -m tests.bench.attacks`: how long well-behaved subscribers wait for their events during an attack.
 
-Rules: attacks and subscribers are those of tests/live; this pins, repeats and prints. The broker has a CPU of its own; the
-subscribers share the other with the attacker, who gives way to them, so that what is measured is the broker's waiting and
-not theirs. Both figures of a ratio come from one broker, one directly after the other.
+Rules: attacks and subscribers are those of tests/live; this pins processes, repeats and prints. The broker has one CPU. The
+subscribers share the other with the attacker, which has a lower priority, so that the broker's delay is measured and not
+theirs. Both figures of a ratio come from the same broker, one directly after the other.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ SERVE = (
     "--idempotency-memory-bytes=1048576",
     "--idempotency-seconds=1",
 )
-USUAL_SECONDS = 6.0
-LEAST_SECONDS = 6.0
+QUIET_SECONDS = 6.0
+MIN_ATTACK_SECONDS = 6.0
 QUANTILES = (0.5, 0.95)
 Latencies = tuple[list[float], list[float]]
-"""As usual, and while attacked."""
+"""Without an attack, and during one."""
 
 
 def once(attack: Attack) -> Latencies:
-    """Seconds from publish until the last subscriber had the event."""
+    """Seconds from publishing an event until the last subscriber has it."""
     cpus = sorted(os.sched_getaffinity(0))
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -52,22 +52,22 @@ def once(attack: Attack) -> Latencies:
         subscribers = stack.enter_context(ControlCrowd(port, cpu=cpus[1]))
         attacker = stack.enter_context(attacks.Attacker(cpu=cpus[1]))
         subscribers.report()
-        time.sleep(USUAL_SECONDS)
-        usual = subscribers.report().seconds
-        ends = time.monotonic() + LEAST_SECONDS
+        time.sleep(QUIET_SECONDS)
+        quiet = subscribers.report().seconds
+        ends = time.monotonic() + MIN_ATTACK_SECONDS
         while time.monotonic() < ends:
             attacker.run(attack, port)
-        return usual, subscribers.report().seconds
+        return quiet, subscribers.report().seconds
 
 
 def shown(rounds: Sequence[Latencies]) -> str:
-    """Each quantile as usual, attacked, and their ratio; medians of the rounds."""
+    """For each quantile: without an attack, during one, and the ratio; medians of the rounds."""
     cells = []
     for quantile in QUANTILES:
-        pairs = [(at(usual, quantile), at(attacked, quantile)) for usual, attacked in rounds]
-        usual, attacked = (statistics.median(side) * 1000 for side in zip(*pairs, strict=True))
-        ratio = statistics.median(attacked / usual for usual, attacked in pairs)
-        cells.append(f"{usual:.1f} ms | {attacked:.1f} ms ({ratio:.2f} {TIMES})")
+        pairs = [(at(quiet, quantile), at(attacked, quantile)) for quiet, attacked in rounds]
+        quiet, attacked = (statistics.median(side) * 1000 for side in zip(*pairs, strict=True))
+        ratio = statistics.median(attacked / quiet for quiet, attacked in pairs)
+        cells.append(f"{quiet:.1f} ms | {attacked:.1f} ms ({ratio:.2f} {TIMES})")
     return " | ".join(cells)
 
 
@@ -82,7 +82,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="+", choices=[attack.__name__ for attack in ATTACKS])
     args = parser.parse_args()
     if len(os.sched_getaffinity(0)) < 2:
-        print("attacks: needs two CPUs, one for the broker and one for everybody else", file=sys.stderr)
+        print("attacks: needs two CPUs, one for the broker and one for the clients", file=sys.stderr)
         return 1
     print(f"| attack | p50 to all {COUNT} | attacked | p95 | attacked |\n|---|---|---|---|---|")
     for attack in ATTACKS:

@@ -1,9 +1,9 @@
-"""The command `python -m tests.bench.tokens`: many answers at once, piped in token by token, each with its viewers.
+"""`python -m tests.bench.tokens`: many token streams at once, each published by a producer and read by several viewers.
 
-Rules: the broker has a CPU to itself; producers and viewers, and the store's server where there is one, share the other. A
-token says when it was sent (CLOCK_MONOTONIC, which all processes share); its latency is that until a viewer's process has
-read it. What each viewer was sent is compared with what was piped in, byte by byte (a checksum of each text). Where the
-other core is full latencies say as much of the load, or of whoever else is at work there, as of the broker.
+Rules: the broker has one CPU; producers, viewers and the store's server, if there is one, share the other. Each token contains
+the time of sending (CLOCK_MONOTONIC, which all processes share); its latency ends when a viewer's process has read it. The text
+of each viewer is compared with the text of the producer by a checksum. If the other CPU is busy, latencies measure the load, or
+other processes, as much as the broker.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ VIEWERS = 3
 TOKENS_PER_SECOND = 50
 SECONDS = 8
 WARM_SECONDS = 2
-"""Of the start, in which everybody connects, no latency is counted."""
-SHARE = 20
-"""Latency is looked at for every so many-th answer, whose viewers read at once. To have all do that would take a CPU of their
-own: the others read twice a second, as much as has come by then."""
+"""No latency is counted during the first seconds, while clients connect."""
+SAMPLED = 20
+"""Latency is measured for one of so many answers; their viewers read at once. If all viewers did, they would need a CPU of their
+own: the others read twice a second."""
 LAZY_SECONDS = 0.5
 PADDING = "x" * 120
-"""With which a token is about as long as a chunk of OpenAI's."""
+"""Makes a token about as long as a chunk of OpenAI's."""
 LIMIT_SECONDS = 0.050
 STEPS = (100, 200, 300, 400, 500, 600, 800, 1000, 1400)
 READ_BYTES = 1 << 18
-PATIENCE_SECONDS = 30.0
+RESPONSE_SECONDS = 30.0
 
 _SENT = re.compile(rb"^data: \d+ (\d+) ", re.MULTILINE)
 _DATA = re.compile(rb"^data: .*\n", re.MULTILINE)
@@ -52,17 +52,17 @@ _END = b"event: broker.end\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """Of one run.
+class TokenFigures:
+    """The figures of one run.
 
     Attributes:
-        seconds: from the first token to the answer to the last body.
-        p50: in seconds, as `p99`.
-        cpu: the broker's, in seconds for each write of a token and each delivery.
-        busy: how much of its core the broker took.
-        load: how much of the other core producers and viewers took, viewers until their last byte: a little too much.
-        other: how much of it anybody else did, the store's server among them.
-        wrong: viewers who were not sent the text as it was piped in, or not its end.
+        seconds: from the first token to the last response.
+        p50: in seconds, like `p99`.
+        cpu: CPU seconds of the broker for each token published or delivered.
+        busy: the share of its CPU that the broker used.
+        load: the share of the other CPU that producers and viewers used (viewers until their last byte: slightly too much).
+        other: the share of the other CPU that other processes used, the store's server among them.
+        wrong: how many viewers did not get the producer's text and its end.
     """
 
     answers: int
@@ -87,7 +87,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def core_seconds(cpu: int) -> float:
-    """What one CPU has worked so far, for all processes."""
+    """The CPU time of all processes on one CPU so far."""
     for line in Path("/proc/stat").read_text(encoding="utf-8").splitlines():
         name, *ticks = line.split()
         if name == f"cpu{cpu}":
@@ -97,13 +97,13 @@ def core_seconds(cpu: int) -> float:
 
 
 def checksum(text: bytes | bytearray) -> tuple[int, bool]:
-    """That of the lines of data before the end, and whether the end is there."""
+    """The checksum of the data lines before the end, and whether the end is there."""
     before, end, _ = text.partition(_END)
     return zlib.crc32(b"".join(_DATA.findall(before))), bool(end)
 
 
 def watch(pipe: Connection, port: int, run: str, answers: int) -> None:
-    """The viewers' process: reads all to the end, then tells how late tokens were, and whose text isn't whole."""
+    """The viewers' process: reads all streams to the end, then sends the latencies and the checksum of each text."""
     raise_limit()
     eager, lazy = select.epoll(), select.epoll()
     sockets: dict[int, tuple[socket.socket, int, bytearray]] = {}
@@ -115,41 +115,41 @@ def watch(pipe: Connection, port: int, run: str, answers: int) -> None:
                 % (run.encode(), answer)
             )
             sock.setblocking(False)
-            (lazy if answer % SHARE else eager).register(sock, select.EPOLLIN)
+            (lazy if answer % SAMPLED else eager).register(sock, select.EPOLLIN)
             sockets[sock.fileno()] = sock, answer, bytearray()
-    worked_before = time.process_time()
+    cpu_before = time.process_time()
     pipe.send("connected")
     texts: list[tuple[int, bytearray]] = []
     latencies: list[float] = []
     counted_from = time.monotonic() + WARM_SECONDS
-    deadline = time.monotonic() + SECONDS + PATIENCE_SECONDS
-    look_at = 0.0
+    deadline = time.monotonic() + SECONDS + RESPONSE_SECONDS
+    lazy_at = 0.0
     while sockets and time.monotonic() < deadline:
         ready = eager.poll(0.05)
-        if time.monotonic() >= look_at:
+        if time.monotonic() >= lazy_at:
             ready += lazy.poll(0)
-            look_at = time.monotonic() + LAZY_SECONDS
+            lazy_at = time.monotonic() + LAZY_SECONDS
         for number, _ in ready:
             sock, answer, text = sockets[number]
             data = sock.recv(READ_BYTES)
             if not data:
-                (lazy if answer % SHARE else eager).unregister(sock)
+                (lazy if answer % SAMPLED else eager).unregister(sock)
                 sock.close()
                 texts.append((answer, text))
                 del sockets[number]
                 continue
-            if answer % SHARE == 0:
+            if answer % SAMPLED == 0:
                 now = time.monotonic()
                 if now > counted_from:
                     latencies += [now - int(sent) / 1e9 for sent in _SENT.findall(data)]
             text += data
-    worked = time.process_time() - worked_before
+    own_cpu = time.process_time() - cpu_before
     texts += [(answer, text) for _, answer, text in sockets.values()]
-    pipe.send((latencies, [(answer, checksum(text)) for answer, text in texts], worked))
+    pipe.send((latencies, [(answer, checksum(text)) for answer, text in texts], own_cpu))
 
 
 def produce(port: int, run: str, answers: int) -> Sequence[int]:
-    """Pipe the answers in at their pace, each in a body of its own that ends its topic; returns the checksum of each."""
+    """Publish each answer at its pace, in a body of its own that closes its topic. Returns the checksum of each answer."""
     sockets = []
     for answer in range(answers):
         sock = socket.create_connection(("127.0.0.1", port))
@@ -159,10 +159,10 @@ def produce(port: int, run: str, answers: int) -> Sequence[int]:
         )
         sockets.append(sock)
     sums = [0] * answers
-    begun, total = time.monotonic(), TOKENS_PER_SECOND * SECONDS
+    started, total = time.monotonic(), TOKENS_PER_SECOND * SECONDS
     for number in range(total):
         for answer, sock in enumerate(sockets):
-            due = begun + (number + answer / answers) / TOKENS_PER_SECOND
+            due = started + (number + answer / answers) / TOKENS_PER_SECOND
             now = time.monotonic()
             if due > now:
                 time.sleep(due - now)
@@ -172,14 +172,14 @@ def produce(port: int, run: str, answers: int) -> Sequence[int]:
     for sock in sockets:
         sock.sendall(b"0\r\n\r\n")
     for sock in sockets:
-        sock.settimeout(PATIENCE_SECONDS)
+        sock.settimeout(RESPONSE_SECONDS)
         assert sock.recv(4096).startswith(b"HTTP/1.1 200"), "a body was refused"
         sock.close()
     return sums
 
 
-def measure(server: Running, answers: int) -> Outcome:
-    """One run on a broker that is there."""
+def measure(server: Running, answers: int) -> TokenFigures:
+    """Make one run on a running broker."""
     port = urlsplit(server.url).port
     assert port is not None
     run = f"run{answers}"
@@ -189,19 +189,19 @@ def measure(server: Running, answers: int) -> Outcome:
     ours.recv()
     (load_cpu,) = os.sched_getaffinity(0)
     before, core_before = cpu_seconds(server.pid), core_seconds(load_cpu)
-    begun, worked_before = time.monotonic(), time.process_time()
+    started, cpu_before = time.monotonic(), time.process_time()
     sums = produce(port, run, answers)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started
     busy, core = cpu_seconds(server.pid) - before, core_seconds(load_cpu) - core_before
-    worked = time.process_time() - worked_before
-    latencies, seen, viewers_worked = ours.recv()
-    load = worked + viewers_worked
+    own_cpu = time.process_time() - cpu_before
+    latencies, seen, viewers_cpu = ours.recv()
+    load = own_cpu + viewers_cpu
     viewers.join()
     wrong = sum(found != (sums[answer], True) for answer, found in seen)
     latencies.sort()
     p50, p99 = (latencies[int(len(latencies) * quantile)] for quantile in (0.5, 0.99))
     sent = answers * TOKENS_PER_SECOND * SECONDS
-    return Outcome(
+    return TokenFigures(
         answers=answers,
         sent=sent,
         seconds=seconds,
@@ -217,7 +217,7 @@ def measure(server: Running, answers: int) -> Outcome:
 
 @contextlib.contextmanager
 def broker(*, shared: bool) -> Iterator[Running]:
-    """One with its store in memory, or on a server beside the load."""
+    """A broker with its store in memory or, if `shared`, on a Valkey server that shares the load's CPU."""
     cpus = sorted(os.sched_getaffinity(0))
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -236,7 +236,11 @@ def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.tokens", description=__doc__)
     parser.add_argument(
-        "--answers", type=int, nargs="+", default=STEPS, help="how many at once, one run each"
+        "--answers",
+        type=int,
+        nargs="+",
+        default=STEPS,
+        help="how many answers at once; one run for each number",
     )
     args = parser.parse_args()
     raise_limit()

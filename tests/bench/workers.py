@@ -1,8 +1,8 @@
-"""The command `python -m tests.bench.workers`: what more workers on one machine bring.
+"""`python -m tests.bench.workers`: how much faster several workers on one machine are.
 
-Rules: the loads are those of `broker bench`; this only starts what they need. Nothing is pinned: the broker with its Valkey,
-and the load, share all CPUs, as they would where one machine does all. So figures rise with the workers only as far as there
-are CPUs left, and the load takes its part; the CPU that the broker needs for one thing is what tells of the cost of a worker.
+Rules: the loads are those of `broker bench`. Nothing is pinned: the broker with its Valkey and the load share all CPUs. Figures
+therefore rise with the number of workers only while there are spare CPUs. The CPU time that the broker needs for one operation
+shows the cost of a worker.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WORKERS = (1, 2, 4)
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: a load, and the figures of its result."""
+    """One line of the table: a load, and the figures of its result."""
 
     title: str
     load: dict[str, Any]
@@ -80,7 +80,7 @@ def once(workers: int, load: dict[str, Any]) -> Result:
 
 
 def unpin(pid: int, cpus: list[int]) -> None:
-    """Let a process and all that it has started run on any CPU."""
+    """Let a process and its descendants run on any of `cpus`."""
     for thread in Path(f"/proc/{pid}/task").iterdir():
         os.sched_setaffinity(int(thread.name), cpus)
         for child in (thread / "children").read_text().split():

@@ -131,7 +131,7 @@ def test_a_token_is_explained() -> None:
         ({"aud": "else"}, "audience"),
         ({"broker": {"publish": ["a..b"]}}, "pattern"),
     ],
-    ids=str,
+    ids=["expired", "not yet valid", "audience", "pattern"],
 )
 def test_why_a_token_would_be_refused(claims: dict[str, object], why: str) -> None:
     done = token("--explain", HMAC.sign(claims), **SECRETS)

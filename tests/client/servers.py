@@ -113,7 +113,10 @@ class _Listening:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        await self._serve(reader, writer)
+        with contextlib.suppress(
+            asyncio.CancelledError
+        ):  # asyncio logs the cancellation of such a task as an error
+            await self._serve(reader, writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         raise NotImplementedError
@@ -184,26 +187,26 @@ class _Proxy(_Listening):
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         carry = self._carrier()
+        writers = {writer}
+        tasks: list[asyncio.Task[None]] = []
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        except OSError:
-            writer.transport.abort()
-            return
-        pair = {writer, far_writer}
-        self._open |= pair
-        tasks = [
-            asyncio.create_task(carry(reader, far_writer, "up")),
-            asyncio.create_task(carry(far_reader, writer, "down")),
-        ]
-        try:
+            writers.add(far_writer)
+            self._open |= writers
+            tasks = [
+                asyncio.create_task(carry(reader, far_writer, "up")),
+                asyncio.create_task(carry(far_reader, writer, "down")),
+            ]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        except OSError:
+            pass  # the server is down: the connection ends too
         finally:
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            for one in pair:
+            for one in writers:
                 one.transport.abort()
-            self._open -= pair
+            self._open -= writers
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def _carrier(self) -> Carry:
         """What carries the bytes of the next connection in one direction; when it returns, the connection is cut."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.descriptors import RESERVE
+from broker.descriptors import RESERVED
 from tests.live import attacks, control_crowd
 from tests.live.attacks import ATTACKS, Attack, Attacker
 from tests.live.control_crowd import ControlCrowd
@@ -66,7 +66,7 @@ def test_i9_nobody_else_notices_and_nothing_stays(attack: Attack) -> None:
 def test_descriptors_that_run_out_are_taken_from_who_has_waited_longest() -> None:
     """More connections than there is room for: streams stay, and there is always room for one more request."""
     with (
-        BrokerProcess(descriptors=1000 + RESERVE) as broker,
+        BrokerProcess(descriptors=1000 + RESERVED) as broker,
         ControlCrowd(broker.port) as subscribers,
         Attacker() as attacker,
     ):

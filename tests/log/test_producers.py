@@ -31,6 +31,6 @@ def test_who_has_published_longest_ago_is_forgotten_first() -> None:
         producers.advance(f"p{number}", 2)
     producers.advance("p0", 3)
     producers.advance("one more", 2)
-    with pytest.raises(OutOfOrder, match="go on with Broker-Sequence: 1"):
+    with pytest.raises(OutOfOrder, match="continue with Broker-Sequence: 1"):
         producers.known("p1", 2, 1)
     assert producers.known("p0", 2, 2) == 1

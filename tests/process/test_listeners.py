@@ -1,4 +1,4 @@
-"""The sockets of the port."""
+"""The sockets that workers share."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from broker.process.setup import StartError
 
 
 def ports(listeners: Listeners, workers: int) -> set[int]:
-    return {sock.getsockname()[1] for worker in range(workers) for sock in listeners.of(worker)}
+    return {sock.getsockname()[1] for worker in range(workers) for sock in listeners.sockets(worker)}
 
 
-def test_a_free_port_is_one_for_all() -> None:
+def test_port_0_is_the_same_free_port_for_all_workers() -> None:
     with closing(Listeners("127.0.0.1", 0, 3)) as listeners:
         (port,) = ports(listeners, 3)
         assert port
@@ -26,17 +26,17 @@ def test_every_address_of_a_name_has_a_socket_of_the_same_port() -> None:
     with closing(Listeners("localhost", 0, 2)) as listeners:
         assert len(ports(listeners, 2)) == 1
         for worker in range(2):
-            assert {sock.getsockname()[0] for sock in listeners.of(worker)} == addresses
+            assert {sock.getsockname()[0] for sock in listeners.sockets(worker)} == addresses
 
 
-def test_a_renewed_socket_has_the_same_port_and_nobody_who_waited() -> None:
+def test_a_replaced_socket_has_the_same_port_and_an_empty_queue() -> None:
     with closing(Listeners("127.0.0.1", 0, 1)) as listeners:
-        (former,) = listeners.of(0)
+        (former,) = listeners.sockets(0)
         former.listen()
         where = former.getsockname()
         with socket.create_connection(where, timeout=5) as waiting:
-            listeners.renew(0)
-            (sock,) = listeners.of(0)
+            listeners.replace(0)
+            (sock,) = listeners.sockets(0)
             assert sock.getsockname() == where
             with pytest.raises(ConnectionResetError):
                 waiting.recv(1)
@@ -44,9 +44,9 @@ def test_a_renewed_socket_has_the_same_port_and_nobody_who_waited() -> None:
             socket.create_connection(where, timeout=5)
 
 
-def test_a_port_that_somebody_shares_is_taken() -> None:
+def test_a_port_that_another_broker_shares_is_in_use() -> None:
     with closing(Listeners("127.0.0.1", 0, 1)) as listeners:
-        (sock,) = listeners.of(0)
+        (sock,) = listeners.sockets(0)
         sock.listen()
         with pytest.raises(StartError, match="can't listen"):
             Listeners("127.0.0.1", sock.getsockname()[1], 2)

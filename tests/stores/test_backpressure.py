@@ -39,7 +39,7 @@ async def test_i4_what_is_heard_is_bounded_by_what_is_fanned_out(
             nonlocal most, pauses
             while not done.is_set():
                 most = max(most, other.node.streams.hub.feeds.backlog)
-                pauses += not other.node._store._flowing.is_set()  # type: ignore[attr-defined]
+                pauses += not other.node._store._delivery.flowing.is_set()  # type: ignore[attr-defined]
                 await asyncio.sleep(0)
 
         looking = asyncio.ensure_future(look())

@@ -90,7 +90,7 @@ async def test_no_more_is_kept_than_there_is_room_for(
     start_instance: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = await start_instance()
-    monkeypatch.setattr(broadcast, "MOST_KEPT", 2)
+    monkeypatch.setattr(broadcast, "MAX_KEPT", 2)
     await one.tell("a", time() + 60)
     await one.tell("b", time() - 60)
     await one.tell("c", time() + 60)

@@ -20,7 +20,7 @@ from tests.stores.brokers import (
     until_ready,
 )
 from tests.stores.conftest import StartSentinel, StartServer
-from tests.support.tcp_proxy import Way
+from tests.support.redis_proxy import RedisProxy
 from tests.support.waiting import until
 
 
@@ -211,8 +211,8 @@ async def test_replica_promoted_by_hand_that_lacks_the_last_writes(
 ) -> None:
     primary = start_server(tcp=True)
     replica = start_server(tcp=True, replica_of=primary)
-    async with Way(primary) as way:
-        one, other = await start_broker(way.url), await start_broker(way.url)
+    async with RedisProxy(primary) as proxy:
+        one, other = await start_broker(proxy.url), await start_broker(proxy.url)
         stream = await other.subscribe("/topics/a")
         both = await other.subscribe("/topics?topic=a&topic=b")
         publisher = Publisher(one)
@@ -224,7 +224,7 @@ async def test_replica_promoted_by_hand_that_lacks_the_last_writes(
         await publisher.some(3)
         await has(stream, publisher)
         primary.kill()
-        way.lead_to(replica)
+        proxy.redirect(replica)
         await publisher.until_taken()
         await publisher.some(3)
         for reader in (stream, both):
@@ -260,13 +260,13 @@ async def test_channels_dead_while_commands_work(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     redis = start_server()
-    async with Way(redis) as way:
-        one, other = await start_broker(redis.url), await start_broker(way.url)
+    async with RedisProxy(redis) as proxy:
+        one, other = await start_broker(redis.url), await start_broker(proxy.url)
         streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
         publisher = Publisher(one)
         await publisher.some(3)
         await has(streams[0], publisher)
-        way.mute_subscribers()
+        proxy.silence_subscribers()
         await publisher.some(3)
         assert await other.request("POST", "/topics/other", b"commands work")
         for stream in streams:
@@ -279,13 +279,13 @@ async def test_a_way_that_is_cut_again_and_again(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     redis = start_server()
-    async with Way(redis) as way:
-        one, other = await start_broker(way.url), await start_broker(way.url)
+    async with RedisProxy(redis) as proxy:
+        one, other = await start_broker(proxy.url), await start_broker(proxy.url)
         streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
         publisher = Publisher(one)
         for _ in range(10):
             await asyncio.gather(publisher.once(), publisher.once(), publisher.once())
-            way.cut()
+            proxy.cut()
         await publisher.until_taken()
         for stream in streams:
             await has(stream, publisher)

@@ -11,7 +11,7 @@ from tests.stores.conftest import StartServer
 from tests.stores.test_faults_lost import Older
 from tests.support.event_stream import AsyncStream
 from tests.support.local_broker import Server
-from tests.support.tcp_proxy import Way
+from tests.support.redis_proxy import RedisProxy
 from tests.support.waiting import until
 
 
@@ -124,17 +124,17 @@ async def test_ended_while_an_instance_heard_nothing(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     server = start_server()
-    async with Way(server) as way:
-        one, other = await start_broker(server.url), await start_broker(way.url)
+    async with RedisProxy(server) as proxy:
+        one, other = await start_broker(server.url), await start_broker(proxy.url)
         alone = await other.subscribe("/topics/a")
         both = await other.subscribe("/topics?topic=a&topic=b")
         await one.publish("a", "1")
         for stream in (alone, both):
             assert await stream.data(1) == ["1"]
-        way.close()
+        proxy.close()
         await one.publish("a", "2")
         cursor = await end(one, "a", "3")
-        way.open()
+        proxy.open()
         await alone.end()
         assert kinds(alone) == [None, None, None, "broker.end"]
         assert alone.events[-1].id == cursor
@@ -148,14 +148,14 @@ async def test_deleted_and_ended_anew_while_an_instance_heard_nothing(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     server = start_server()
-    async with Way(server) as way:
-        one, other = await start_broker(server.url), await start_broker(way.url)
+    async with RedisProxy(server) as proxy:
+        one, other = await start_broker(server.url), await start_broker(proxy.url)
         first = await end(one, "a", "1")
         assert await status(other, first) == 204
-        way.close()
+        proxy.close()
         await one.request("DELETE", "/topics/a")
         second = await end(one, "a", "2")
-        way.open()
+        proxy.open()
         await until_ready(other)
         back = await other.subscribe("/topics/a", Last_Event_ID=first)
         await back.end()
@@ -205,11 +205,11 @@ async def test_a_publish_whose_answer_was_lost_is_not_refused_for_its_own_end(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     server = start_server()
-    async with Way(server) as way:
-        one = await start_broker(way.url)
+    async with RedisProxy(server) as proxy:
+        one = await start_broker(proxy.url)
         for number in range(12):
             topic = f"t{number}"
-            way.cut_after(40 + 130 * number)
+            proxy.cut_after(40 + 130 * number)
             answer = await one.request("POST", f"/topics/{topic}?end=true", b"x" * 500)
             assert (answer.status, answer.json().get("closed")) == (201, True), (number, answer)
             shown = await about(one, topic)
@@ -222,11 +222,11 @@ async def test_a_producers_answer_that_was_lost_is_counted_once(
     server = start_server()
     body = b"".join(b'{"data": "%d"}\n' % number for number in range(4))
     own = {"content_type": "application/x-ndjson", "broker_producer": "p", "broker_sequence": "1"}
-    async with Way(server) as way:
-        one = await start_broker(way.url)
+    async with RedisProxy(server) as proxy:
+        one = await start_broker(proxy.url)
         for number in range(12):
             target = f"/topics/t{number}"
-            way.cut_after(40 + 130 * number)
+            proxy.cut_after(40 + 130 * number)
             answer = await one.request("POST", f"{target}?end=true", body, **own)
             assert answer.status == 200, answer
             assert (answer.json()["published"], answer.json()["known"]) == (4, 0)
@@ -242,7 +242,7 @@ async def test_a_record_that_is_forgotten_takes_its_end_with_it(
     one = await start_broker(server.url, max_topics=1)
     cursor = await end(one, "a", "1")
     later = await one.publish("b", "x")
-    await one.node._store._operations.forget()  # type: ignore[attr-defined]
+    await one.node._store.topics.forget()  # type: ignore[attr-defined]
     with server.client() as client:
         await until(lambda: not client.exists("broker:{b}:rec:a"), "the topic is forgotten")
     assert (await about(one))["closed"] is False

@@ -11,9 +11,9 @@ from broker.stores.redis.scripts import load
 from tests.stores.brokers import Publisher, StartBroker, has, numbers, until_ready
 from tests.stores.conftest import StartSentinel, StartServer
 from tests.support.event_stream import AsyncStream
+from tests.support.redis_proxy import RedisProxy
 from tests.support.redis_servers import Server
 from tests.support.store_harness import OFFSET, with_offset
-from tests.support.tcp_proxy import Way
 from tests.support.waiting import until
 
 BOTH = "/topics?topic=a&topic=b"
@@ -107,25 +107,25 @@ async def test_an_instance_that_had_seen_less_is_told_too(
 ) -> None:
     """It was cut off while events were taken that are lost now, and is the first to come back."""
     server = start_server()
-    async with Way(server) as way, Way(server) as far_way:
-        one, other = await start_broker(way.url), await start_broker(far_way.url)
+    async with RedisProxy(server) as proxy, RedisProxy(server) as far_proxy:
+        one, other = await start_broker(proxy.url), await start_broker(far_proxy.url)
         streams = [await other.subscribe("/topics/a"), await other.subscribe(BOTH)]
         publisher = Publisher(one)
         await publisher.some(3)
         for stream in streams:
             await stream.until(lambda stream=stream: numbers(stream) == [1, 2, 3])  # type: ignore[misc]
         older = Older(server)
-        far_way.close()
+        far_proxy.close()
         await publisher.some(3)
-        way.close()
+        proxy.close()
         older.load()
-        far_way.open()
+        far_proxy.open()
         await until_ready(other)
         if goes_on:
             alone = Publisher(other, "b")
             await alone.some(2)
             await streams[1].until(lambda: len(numbers(streams[1])) == 5)
-        way.open()
+        proxy.open()
         await until_ready(one)
         await publisher.until_taken()
         await publisher.some(2)
@@ -196,8 +196,8 @@ async def test_a_promoted_replica_whose_clock_is_behind(
     monkeypatch.setattr("broker.stores.redis.store.load", lambda: with_offset(load()))
     primary = start_server(tcp=True)
     replica = start_server(tcp=True, replica_of=primary)
-    async with Way(primary) as way:
-        one, other = await start_broker(way.url), await start_broker(way.url)
+    async with RedisProxy(primary) as proxy:
+        one, other = await start_broker(proxy.url), await start_broker(proxy.url)
         streams = [await other.subscribe("/topics/a"), await other.subscribe(BOTH)]
         publisher = Publisher(one)
         await publisher.some(3)
@@ -210,7 +210,7 @@ async def test_a_promoted_replica_whose_clock_is_behind(
         for stream in streams:
             await has(stream, publisher)
         primary.kill()
-        way.lead_to(replica)
+        proxy.redirect(replica)
         await publisher.until_taken()
         await publisher.some(3)
         for stream in streams:
@@ -262,8 +262,8 @@ async def test_a_key_across_a_failover_counts_once_where_the_store_kept_the_firs
     primary = start_server(tcp=True)
     replica = start_server(tcp=True, replica_of=primary)
     replica.wait_synced()
-    async with Way(primary) as way:
-        one, other = await start_broker(way.url), await start_broker(way.url)
+    async with RedisProxy(primary) as proxy:
+        one, other = await start_broker(proxy.url), await start_broker(proxy.url)
         stream = await other.subscribe("/topics/a")
         kept = await one.request("POST", "/topics/a", b"1", Idempotency_Key="kept")
         with replica.client() as copy:
@@ -272,7 +272,7 @@ async def test_a_key_across_a_failover_counts_once_where_the_store_kept_the_firs
         await one.request("POST", "/topics/a", b"2", Idempotency_Key="lost")
         assert await stream.data(2) == ["1", "2"]
         primary.kill()
-        way.lead_to(replica)
+        proxy.redirect(replica)
         again = [
             await other.request("POST", "/topics/a", data, Idempotency_Key=key)
             for key, data in (("kept", b"1"), ("lost", b"2"), ("lost", b"2"))
@@ -289,18 +289,18 @@ async def test_deleted_while_nobody_could_hear_it(
 ) -> None:
     """The end is told once, then what is new."""
     server = start_server()
-    async with Way(server) as way:
-        one, other = await start_broker(server.url), await start_broker(way.url)
+    async with RedisProxy(server) as proxy:
+        one, other = await start_broker(server.url), await start_broker(proxy.url)
         alone = await other.subscribe("/topics/a")
         both = await other.subscribe(BOTH)
         await one.publish("a", "1")
         for stream in (alone, both):
             assert await stream.data(1) == ["1"]
         cursor = alone.published()[0].id
-        way.close()
+        proxy.close()
         await one.request("DELETE", "/topics/a")
         await one.publish("a", "2")
-        way.open()
+        proxy.open()
         assert b"deleted" in await alone.end()
         assert [event.data for event in alone.published()] == ["1"]
         assert alone.gaps() == []

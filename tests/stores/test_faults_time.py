@@ -22,8 +22,8 @@ from tests.stores.brokers import (
 from tests.stores.conftest import StartServer
 from tests.support.broker_process import BrokerProcess
 from tests.support.event_stream import Stream
+from tests.support.redis_proxy import RedisProxy
 from tests.support.redis_servers import Server
-from tests.support.tcp_proxy import Way
 from tests.support.waiting import until
 
 STOPPED_SECONDS = 4
@@ -140,8 +140,8 @@ async def test_reads_that_are_given_up_harm_nobody(
 ) -> None:
     """Subscribers leave while their topics are being read; others ask for the same."""
     server = start_server()
-    async with Way(server) as way:
-        broker = await start_broker(way.url, retention_bytes=16 << 20)
+    async with RedisProxy(server) as proxy:
+        broker = await start_broker(proxy.url, retention_bytes=16 << 20)
         lines = b"".join(b'{"data": "%d %s"}\n' % (number, b"x" * 20_000) for number in range(200))
         filled = await start_broker(server.url, retention_bytes=16 << 20)
         answer = await filled.request("POST", "/topics/a", lines, Content_Type="application/x-ndjson")
@@ -150,7 +150,7 @@ async def test_reads_that_are_given_up_harm_nobody(
             _, writer = await broker.send(b"GET /topics/a?since=earliest HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             await asyncio.sleep(0.002)
             writer.transport.abort()
-        way.cut()
+        proxy.cut()
         stream = await broker.subscribe("/topics/a?since=earliest")
         await stream.until(lambda: len(stream.published()) == 200)
         assert [event.data.split()[0] for event in stream.published()] == [str(n) for n in range(200)]
@@ -158,7 +158,7 @@ async def test_reads_that_are_given_up_harm_nobody(
         await stream.close()
         await until(lambda: not broker.subscribers_of("a"), "all have left")
         store = broker.node._store
-        assert {copy.watchers for copy in store._copies} == {0}  # type: ignore[attr-defined]
+        assert store.logs._watchers == {}  # type: ignore[attr-defined]
 
 
 async def test_retries_never_double_wherever_the_way_is_cut(
@@ -166,12 +166,12 @@ async def test_retries_never_double_wherever_the_way_is_cut(
 ) -> None:
     """The way ends in the middle of a greeting, a call, an answer or what is said on a channel."""
     server = start_server()
-    async with Way(server) as way:
-        one, other = await start_broker(way.url), await start_broker(way.url)
+    async with RedisProxy(server) as proxy:
+        one, other = await start_broker(proxy.url), await start_broker(proxy.url)
         streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
         publisher = Publisher(one)
         for _ in range(40):
-            way.cut_after(chance.randrange(1, 6000))
+            proxy.cut_after(chance.randrange(1, 6000))
             await asyncio.gather(*(publisher.once() for _ in range(chance.randrange(1, 8))))
         await publisher.until_taken()
         for stream in streams:

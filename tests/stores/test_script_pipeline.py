@@ -14,8 +14,9 @@ import pytest
 from broker.errors import Unavailable
 from broker.stores.redis.address import parse
 from broker.stores.redis.link import LinkLost, open_link
-from broker.stores.redis.script_pipeline import MAX_QUEUED_BYTES, ScriptPipeline, Seen
+from broker.stores.redis.script_pipeline import MAX_PENDING_BYTES, ScriptPipeline
 from broker.stores.redis.scripts import Script
+from broker.stores.redis.watermark import Watermark
 from tests.stores.conftest import StartServer
 from tests.support.redis_servers import Server
 from tests.support.store_harness import script_of
@@ -81,7 +82,7 @@ class FakeServer:
 
 
 StartFake = Callable[[Answer], Awaitable[FakeServer]]
-StartCalls = Callable[..., ScriptPipeline]
+StartPipeline = Callable[..., ScriptPipeline]
 
 
 @pytest.fixture
@@ -100,21 +101,20 @@ async def start_fake(tmp_path: Path) -> AsyncIterator[StartFake]:
 
 
 @pytest.fixture
-async def start_calls() -> AsyncIterator[StartCalls]:
+async def start_pipeline() -> AsyncIterator[StartPipeline]:
     """Calls to a URL, kept by a task that is cancelled after the test."""
     tasks: list[asyncio.Task[None]] = []
 
     def start(url: str, *, wait_replicas: int = 0) -> ScriptPipeline:
-        calls = ScriptPipeline(
+        pipeline = ScriptPipeline(
             parse(url),
-            Seen(),
+            Watermark(),
             margin_ms=10_000,
             topic_memory_ms=1000,
             wait_replicas=wait_replicas,
-            on_link=lambda _link: None,
         )
-        tasks.append(asyncio.create_task(calls.run()))
-        return calls
+        tasks.append(asyncio.create_task(pipeline.run()))
+        return pipeline
 
     yield start
     for task in tasks:
@@ -123,74 +123,74 @@ async def start_calls() -> AsyncIterator[StartCalls]:
     assert all(isinstance(result, asyncio.CancelledError) for result in results), results
 
 
-async def say(calls: ScriptPipeline, what: bytes, **options: Any) -> Any:
-    return await calls.call(SAYS, [], [what], **options)
+async def say(pipeline: ScriptPipeline, what: bytes, **options: Any) -> Any:
+    return await pipeline.call(SAYS, [], [what], **options)
 
 
 # What is held (I4)
 
 
 async def test_i4_calls_that_nobody_waits_for_any_more_are_not_held(
-    tmp_path: Path, start_calls: StartCalls
+    tmp_path: Path, start_pipeline: StartPipeline
 ) -> None:
     """A server may be gone for a day, and each publisher waits for seconds only."""
-    calls = start_calls(f"unix://{tmp_path / 'nobody'}")
+    pipeline = start_pipeline(f"unix://{tmp_path / 'nobody'}")
     for _ in range(20):
         with pytest.raises(Unavailable):
-            await say(calls, KILOBYTE, seconds=0.01)
-    assert len(calls._waiting) == 0
-    assert calls._queued_bytes == 0
+            await say(pipeline, KILOBYTE, seconds=0.01)
+    assert len(pipeline._unsent) == 0
+    assert pipeline._pending_bytes == 0
 
 
 async def test_i4_what_was_sent_counts_until_it_is_answered(
-    start_fake: StartFake, start_calls: StartCalls
+    start_fake: StartFake, start_pipeline: StartPipeline
 ) -> None:
     """A server that takes little keeps the rest in our buffers, however soon its publishers give up."""
     server = await start_fake(lambda command: None if command[0] == b"EVALSHA" else greets(command))
-    calls = start_calls(server.url)
-    await calls.wait_connected()
+    pipeline = start_pipeline(server.url)
+    await pipeline.connector.wait_connected()
     with pytest.raises(Unavailable):
-        await say(calls, KILOBYTE, seconds=0.01)
-    assert calls._queued_bytes >= 1024
+        await say(pipeline, KILOBYTE, seconds=0.01)
+    assert pipeline._pending_bytes >= 1024
     with pytest.raises(Unavailable, match="can't keep up"):
-        await say(calls, b"x" * MAX_QUEUED_BYTES)
-    await until(lambda: calls._queued_bytes == 0, "the connection is given up")
+        await say(pipeline, b"x" * MAX_PENDING_BYTES)
+    await until(lambda: pipeline._pending_bytes == 0, "the connection is given up")
 
 
 async def test_all_is_counted_and_all_is_given_back(
-    start_server: StartServer, start_calls: StartCalls
+    start_server: StartServer, start_pipeline: StartPipeline
 ) -> None:
     server = start_server()
-    calls = start_calls(server.url)
+    pipeline = start_pipeline(server.url)
     with server.client() as client:
         for _ in range(5):
             client.script_flush()
-            answers = asyncio.gather(*(say(calls, b"%d" % number) for number in range(20)))
+            answers = asyncio.gather(*(say(pipeline, b"%d" % number) for number in range(20)))
             await asyncio.sleep(0)
             client.execute_command("CLIENT", "KILL", "TYPE", "normal")
             assert [answer[1] for answer in await answers] == [b"%d" % number for number in range(20)]
-    assert (calls._queued_bytes, len(calls._waiting), len(calls._sent)) == (0, 0, 0)
+    assert (pipeline._pending_bytes, len(pipeline._unsent), len(pipeline._sent)) == (0, 0, 0)
 
 
 # Replicas
 
 
 async def test_a_script_that_the_server_lacks_is_answered_when_the_replicas_have_it(
-    start_server: StartServer, start_calls: StartCalls
+    start_server: StartServer, start_pipeline: StartPipeline
 ) -> None:
     primary = start_server(tcp=True)
     replica = start_server(tcp=True, replica_of=primary)
     replica.wait_synced()
-    calls = start_calls(primary.url, wait_replicas=1)
+    pipeline = start_pipeline(primary.url, wait_replicas=1)
     with primary.client() as client:
         for _ in range(3):
             client.script_flush()
-            answers = await asyncio.gather(*(say(calls, b"%d" % n, is_write=True) for n in range(5)))
+            answers = await asyncio.gather(*(say(pipeline, b"%d" % n, is_write=True) for n in range(5)))
             assert [answer[1] for answer in answers] == [b"%d" % n for n in range(5)]
 
 
 async def test_an_answer_of_a_lost_connection_is_not_given_for_one_on_the_next(
-    start_fake: StartFake, start_calls: StartCalls
+    start_fake: StartFake, start_pipeline: StartPipeline
 ) -> None:
     """The next server lacks the script; that its replicas are well says nothing of what it hasn't done yet."""
 
@@ -204,17 +204,19 @@ async def test_an_answer_of_a_lost_connection_is_not_given_for_one_on_the_next(
         return b"*2\r\n" + bulk(b"5-0") + bulk(b"old") if command[0] == b"EVALSHA" else greets(command)
 
     server = await start_fake(answer)
-    calls = start_calls(server.url, wait_replicas=1)
+    pipeline = start_pipeline(server.url, wait_replicas=1)
     with pytest.raises(Unavailable):
-        await say(calls, b"x", is_write=True)
+        await say(pipeline, b"x", is_write=True)
     assert b"EVAL" in server.commands
 
 
-async def test_too_few_replicas_is_no_success(start_server: StartServer, start_calls: StartCalls) -> None:
-    calls = start_calls(start_server().url, wait_replicas=1)
+async def test_too_few_replicas_is_no_success(
+    start_server: StartServer, start_pipeline: StartPipeline
+) -> None:
+    pipeline = start_pipeline(start_server().url, wait_replicas=1)
     with pytest.raises(Unavailable, match="fewer than 1 replicas"):
-        await say(calls, b"x", is_write=True)
-    assert (await say(calls, b"x"))[1] == b"x", "to read needs none"
+        await say(pipeline, b"x", is_write=True)
+    assert (await say(pipeline, b"x"))[1] == b"x", "to read needs none"
 
 
 # Whom we talk to
@@ -239,7 +241,7 @@ async def test_who_is_no_redis_is_tried_again(start_fake: StartFake, answer: byt
 
 
 async def test_an_answer_that_is_none_loses_the_connection_only(
-    start_fake: StartFake, start_calls: StartCalls
+    start_fake: StartFake, start_pipeline: StartPipeline
 ) -> None:
     server = await start_fake(
         lambda command: (
@@ -248,30 +250,30 @@ async def test_an_answer_that_is_none_loses_the_connection_only(
             else greets(command)
         )
     )
-    calls = start_calls(server.url)
-    assert await say(calls, b"x") == [b"5-0"]
+    pipeline = start_pipeline(server.url)
+    assert await say(pipeline, b"x") == [b"5-0"]
     assert server.connections == 2
 
 
 async def test_a_server_that_hangs_up_at_each_call_is_tried_less_and_less_often(
-    start_fake: StartFake, start_calls: StartCalls
+    start_fake: StartFake, start_pipeline: StartPipeline
 ) -> None:
     server = await start_fake(lambda command: b"" if command[0] == b"EVALSHA" else greets(command))
-    calls = start_calls(server.url)
+    pipeline = start_pipeline(server.url)
     with pytest.raises(Unavailable):
-        await say(calls, b"x", seconds=2)
+        await say(pipeline, b"x", seconds=2)
     assert server.connections < 15
 
 
 async def test_a_refusal_is_logged_and_not_each_time(
-    start_server: StartServer, start_calls: StartCalls, caplog: pytest.LogCaptureFixture
+    start_server: StartServer, start_pipeline: StartPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
-    calls = start_calls(start_server().url)
+    pipeline = start_pipeline(start_server().url)
     broken = Script("broken", "return redis.call('GET')", script_of("", "return redis.call('GET')").sha)
     with caplog.at_level(logging.ERROR):
         for _ in range(10):
             with pytest.raises(Unavailable, match="it refuses this call"):
-                await calls.call(broken, [], [])
+                await pipeline.call(broken, [], [])
     assert len([record for record in caplog.records if "refuses broken" in record.getMessage()]) == 1
 
 
@@ -288,10 +290,10 @@ async def test_writing_to_a_connection_that_is_lost_harms_nobody(start_server: S
 
 
 async def test_stopping_while_a_connection_is_being_made_leaves_nothing_open(
-    start_server: StartServer, start_calls: StartCalls
+    start_server: StartServer, start_pipeline: StartPipeline
 ) -> None:
     """An open connection that nobody refers to is warned of, which fails a test."""
     server = start_server("requirepass secret")
     server.pause()
-    start_calls(f"unix://:secret@{server.path}")
+    start_pipeline(f"unix://:secret@{server.path}")
     await asyncio.sleep(0.1)

@@ -13,8 +13,8 @@ from broker.events import EventId
 from broker.log.start import After, Last, Latest, Since, StoreState, position
 from broker.stores.base import Store
 from tests.stores.conftest import StartServer
+from tests.support.redis_proxy import RedisProxy
 from tests.support.store_harness import RecordingOwner, RedisStoreHarness
-from tests.support.tcp_proxy import Way
 from tests.support.waiting import until
 
 MAX_ID = (1 << 128) - 1
@@ -72,7 +72,7 @@ async def test_no_gap_when_topics_are_given_up_under_who_watches_them(start_harn
     (first,) = await publish(one, "a")
     for number in range(10):
         await publish(one, f"t{number}")
-    await one.store._operations.forget()
+    await one.store.topics.forget()
     (second,) = await publish(one, "a")
     await until(lambda: log.last == second, "it is delivered")
     assert [(entry.id, entry.gap) for entry in log.after(first - 1)] == [(first, None), (second, None)]
@@ -81,19 +81,19 @@ async def test_no_gap_when_topics_are_given_up_under_who_watches_them(start_harn
 async def test_what_a_refused_subscriber_asked_for_does_not_stay(start_server: StartServer) -> None:
     """While the server is gone, each who comes names topics that nobody has written down."""
     server = start_server()
-    async with Way(server) as way:
+    async with RedisProxy(server) as proxy:
         harness = RedisStoreHarness(server)
         store = harness.store
         await store.start(RecordingOwner())
-        way.close()
-        store._calls._link.abort("gone")  # type: ignore[union-attr]
+        proxy.close()
+        store._connections.calls._link.abort("gone")  # type: ignore[union-attr]
         store.logs.unwatch(
-            [copy.topic for copy in [store._watching.hold(f"t{number}") for number in range(100)]]
+            [copy.topic for copy in [store.logs.add_watcher(f"t{number}") for number in range(100)]]
         )
-        assert len(store._presence._changed) == 0
+        assert len(store._subscribers._changed) == 0
         for number in range(100):
-            store._watching.drop(f"t{number}")
-        assert (len(store._copies), len(store._copies._held_back)) == (0, 0)
+            store.logs.drop(f"t{number}")
+        assert (len(store._replicas), len(store._replicas._ahead)) == (0, 0)
         await asyncio.sleep(0)
         await store.stop()
         harness.close()
@@ -128,7 +128,7 @@ async def test_cursors_of_any_age(start_harness: StartHarness) -> None:
     harness = await start_harness()
     ids = await publish(harness, *["a"] * 3)
     harness.advance(3700)  # the record of the topic is given up, and its events are too old
-    await harness.store._operations.forget()
+    await harness.store.topics.forget()
     (after,) = await publish(harness, "b")
     other = await start_harness()
     for store in (harness.store, other.store):

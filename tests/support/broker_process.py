@@ -139,3 +139,24 @@ class BrokerProcess:
 
 def _flag(value: object) -> str:
     return json.dumps(value) if isinstance(value, dict | list | bool) else str(value)
+
+
+def run_serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `broker serve` to its end; of its settings, only `flags` and `environment` are set."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+    return subprocess.run(
+        [sys.executable, "-m", "broker", "serve", *flags],
+        capture_output=True,
+        text=True,
+        env={**inherited, **environment},
+        timeout=60,
+        check=False,
+    )
+
+
+def refused_start(*flags: str, **environment: str) -> str:
+    """The one line that `broker serve` prints when it can't start."""
+    done = run_serve(*flags, **environment)
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    return line

@@ -11,7 +11,7 @@ from typing import Protocol
 from broker.stores.base import Store
 from broker.stores.memory import MemoryStore
 from broker.stores.redis.address import parse
-from broker.stores.redis.commands import CommandLimits
+from broker.stores.redis.options import StoreOptions
 from broker.stores.redis.scripts import Script, Scripts, load
 from broker.stores.redis.store import RedisStore
 from broker.topics import Retention, RetentionRules
@@ -22,7 +22,7 @@ from tests.support.waiting import WAIT_SECONDS
 KEEP = RetentionRules(Retention(10, 10_000, 60), [("few", Retention(2, 10_000, 60))])
 OFFSET = "test:offset"
 
-LIMITS = CommandLimits(
+OPTIONS = StoreOptions(
     prefix="broker:",
     failover_margin_ms=10_000,
     wait_replicas=0,
@@ -78,11 +78,11 @@ class MemoryStoreHarness:
         self.store = MemoryStore(
             KEEP,
             clock=self.clock,
-            max_log_bytes=LIMITS.max_log_bytes,
-            max_topics=LIMITS.max_topics,
-            topic_memory_seconds=LIMITS.topic_memory_seconds,
-            idempotency_seconds=LIMITS.idempotency_seconds,
-            max_key_bytes=LIMITS.max_key_bytes,
+            max_log_bytes=OPTIONS.max_log_bytes,
+            max_topics=OPTIONS.max_topics,
+            topic_memory_seconds=OPTIONS.topic_memory_seconds,
+            idempotency_seconds=OPTIONS.idempotency_seconds,
+            max_key_bytes=OPTIONS.max_key_bytes,
         )
 
     def advance(self, seconds: float) -> None:
@@ -99,15 +99,15 @@ class MemoryStoreHarness:
 class RedisStoreHarness:
     """The store in a server whose scripts read their time with an offset that the test sets."""
 
-    def __init__(self, server: Server, **limits: object) -> None:
+    def __init__(self, server: Server, **options: object) -> None:
         self._client = server.client()
         self._offset = 0.0
         self.store = RedisStore(
             parse(server.url),
             KEEP,
-            replace(LIMITS, **limits),  # type: ignore[arg-type]
+            replace(OPTIONS, **options),  # type: ignore[arg-type]
             clock=lambda: time() + self._offset,
-            texts=with_offset(load()),
+            scripts=with_offset(load()),
         )
 
     def close(self) -> None:
@@ -119,17 +119,17 @@ class RedisStoreHarness:
 
     async def settle(self) -> None:
         async with asyncio.timeout(WAIT_SECONDS):
-            last = await self.store._filling.sync()
-            await self.store._copies.received_to.reached(last)
+            last = await self.store._catch_up.sync()
+            await self.store._replicas.received_to.reached(last)
 
     async def sweep(self) -> None:
         for _ in range(5):
             self.store.sweep()
-        await self.store._operations.forget()
-        await self.store._operations.end_abandoned()
+        await self.store.topics.forget()
+        await self.store.topics.close_abandoned()
 
 
-def with_offset(texts: Scripts) -> Scripts:
+def with_offset(scripts: Scripts) -> Scripts:
     """Scripts whose time is moved by the seconds under the key `OFFSET`."""
 
     def moved(script: Script) -> Script:
@@ -138,7 +138,7 @@ def with_offset(texts: Scripts) -> Scripts:
         after = f"{before}time[1] = time[1] + (call('GET', '{OFFSET}') or 0)\n"
         return script_of(script.name, script.text.replace(before, after))
 
-    return Scripts(*(moved(getattr(texts, field.name)) for field in fields(texts)))
+    return Scripts(*(moved(getattr(scripts, field.name)) for field in fields(scripts)))
 
 
 def script_of(name: str, text: str) -> Script:

@@ -201,7 +201,7 @@ async def test_answers_that_nobody_takes_end_their_connection(serve: Serve) -> N
 async def test_who_comes_when_there_is_no_more_room_takes_the_place_of_who_has_waited_longest(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.process.app.usable", lambda: 3)
+    monkeypatch.setattr("broker.process.app.available_descriptors", lambda: 3)
     server = await serve()
     stream = await server.subscribe("/topics/news")
     silent, _ = await server.send(b"")

@@ -1,9 +1,18 @@
 """The store for more than one process or machine: a Redis (6.2 or later) or Valkey server.
 
-address    where the server is                         scripts, lua/   what runs inside it
-link       one connection                              names           keys and channels
-calls      calls of scripts, in order, retried         messages        what scripts say, as values
-listener   what is said on channels                    copies          this instance's copies of watched logs
-filling    reads what copies lack                      presence        subscribers over all instances
-store      all of it, as `stores.base.Store`
+The server                             Its connections
+  address      where it is               link             one open connection
+  scripts      the Lua scripts, lua/     connector        keeps one for calls
+  names        keys and channels         script_pipeline  calls over it, in order, retried
+  replies      of scripts, decoded       pubsub           keeps one for pub/sub
+  payloads     of channels, decoded      connections      all three, to the same server
+
+This instance's logs                   The rest of the store
+  replica      of one topic's log        commands         publish, close, describe …
+  replicas     all of them               broadcast        commands to all instances
+  catch_up     reads what they lack      counters         counts over all instances
+  receiver     receives what comes live  housekeeping     what any instance may do for all
+  watches      what is watched           task_owner       the tasks
+  delivery     to the store's owner      store            all parts, as `stores.base.Store`
+  watermark    an id that only rises     options          the settings it needs
 """

@@ -1,98 +1,96 @@
-"""What one instance tells all of them, beside events.
+"""Commands to all instances, beside events.
 
-Rules: text; knows no meaning of it. A notice is heard on a channel of its own by whoever listens then. One that is kept is also
-written down until its time is over: instances that begin later, or were deaf, read it when they listen again, and who knows
-of it writes it down again in a server that has lost it.
+Rules: text; what a command means is for the store's owner. A command goes out on a channel of its own. One with an `until` is
+also kept in a sorted set until then: instances that start later or were disconnected read it there, and an instance that knows
+it writes it again if the server has lost it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import islice
 
 from broker.errors import RateLimited
 from broker.events import Clock
+from broker.stores.redis.delivery import Delivery
 from broker.stores.redis.names import Names
 from broker.stores.redis.script_pipeline import ScriptPipeline
 
-MOST_KEPT = 100_000
-SWEEP_MOST = 1000
+MAX_KEPT = 100_000
+MAX_SWEEP = 1000
 RETRY_AFTER_SECONDS = 60
 
 
 class RedisBroadcast:
-    """See the module.
+    """See the module; `stores.base.Broadcast`.
 
     Args:
         clock: seconds since 1970.
-        on_broadcast: called once with each notice.
+        delivery: of the store whose owner gets each command once.
 
     Attributes:
-        is_whole: whether all that is kept was read since this instance listens.
+        is_complete: whether the kept commands were read since this instance subscribed.
     """
 
-    def __init__(
-        self, names: Names, calls: ScriptPipeline, clock: Clock, on_broadcast: Callable[[str], None]
-    ) -> None:
-        self.is_whole = False
-        self._names = names
+    def __init__(self, names: Names, pipeline: ScriptPipeline, clock: Clock, delivery: Delivery) -> None:
+        self.is_complete = False
+        self._instance = names.instance
+        self._channel = names.broadcast_channel
         self._key = names.key("notices")
-        self._calls = calls
+        self._pipeline = pipeline
         self._clock = clock
-        self._on_broadcast = on_broadcast
+        self._delivery = delivery
         self._kept: dict[str, float] = {}
 
-    async def send(self, notice: str, until: float | None = None) -> None:
-        """See `stores.base.Broadcast.send`."""
+    async def send(self, command: str, until: float | None = None) -> None:
         if until is not None:
             await self._make_room()
-            await self._calls.command("ZADD", self._key, "GT", f"{until:.3f}", notice)
-            self._kept[notice] = until
-        message = f"{self._names.instance}\n{until or 0:.3f}\n{notice}"
-        await self._calls.command("PUBLISH", self._names.notice_channel, message)
-        self._on_broadcast(notice)
+            await self._pipeline.command("ZADD", self._key, "GT", f"{until:.3f}", command)
+            self._kept[command] = until
+        payload = f"{self._instance}\n{until or 0:.3f}\n{command}"
+        await self._pipeline.command("PUBLISH", self._channel, payload)
+        self._delivery.owner.on_broadcast(command)
 
     async def _make_room(self) -> None:
-        await self._calls.command("ZREMRANGEBYSCORE", self._key, "-inf", f"{self._clock():.3f}")
-        if int(await self._calls.command("ZCARD", self._key)) >= MOST_KEPT:
+        await self._pipeline.command("ZREMRANGEBYSCORE", self._key, "-inf", f"{self._clock():.3f}")
+        if int(await self._pipeline.command("ZCARD", self._key)) >= MAX_KEPT:
             raise RateLimited(
-                f"More than {MOST_KEPT} such orders are remembered; name when each may be forgotten.",
+                f"{MAX_KEPT} such commands are kept already; give each an earlier expiry.",
                 retry_after=RETRY_AFTER_SECONDS,
             )
 
-    def heard(self, data: bytes) -> None:
-        """A message on the channel. Raises `ValueError` where none of ours said it."""
-        who, until, notice = data.decode().split("\n", 2)
-        if who != self._names.instance:
-            self._take(notice, float(until))
+    def receive(self, payload: bytes) -> None:
+        """A payload of the channel. Raises `ValueError` if no instance published it."""
+        instance, until, command = payload.decode().split("\n", 2)
+        if instance != self._instance:
+            self._take(command, float(until))
 
-    def _take(self, notice: str, until: float) -> None:
-        is_known = notice in self._kept
+    def _take(self, command: str, until: float) -> None:
+        is_known = command in self._kept
         if until:
-            self._kept[notice] = max(until, self._kept.get(notice, 0.0))
+            self._kept[command] = max(until, self._kept.get(command, 0.0))
         if not is_known:
-            self._on_broadcast(notice)
+            self._delivery.owner.on_broadcast(command)
 
     def disconnected(self) -> None:
-        """From now on something may be missed."""
-        self.is_whole = False
+        """Commands may be missed from now on."""
+        self.is_complete = False
 
-    async def catch_up(self) -> None:
-        """Read what is kept, and write down what is missing there. Raises `Unavailable`."""
+    async def read_kept(self) -> None:
+        """Read the kept commands, and write those that the server lacks. Raises `Unavailable`."""
         now = self._clock()
-        missing = {notice: until for notice, until in self._kept.items() if until > now}
-        found = await self._calls.command("ZRANGEBYSCORE", self._key, f"({now:.3f}", "+inf", "WITHSCORES")
-        for notice, until in zip(found[::2], found[1::2], strict=True):
-            missing.pop(notice.decode(), None)
-            self._take(notice.decode(), float(until))
-        for notice, until in missing.items():
-            await self._calls.command("ZADD", self._key, "GT", f"{until:.3f}", notice)
-        self.is_whole = True
+        missing = {command: until for command, until in self._kept.items() if until > now}
+        found = await self._pipeline.command("ZRANGEBYSCORE", self._key, f"({now:.3f}", "+inf", "WITHSCORES")
+        for command, until in zip(found[::2], found[1::2], strict=True):
+            missing.pop(command.decode(), None)
+            self._take(command.decode(), float(until))
+        for command, until in missing.items():
+            await self._pipeline.command("ZADD", self._key, "GT", f"{until:.3f}", command)
+        self.is_complete = True
 
     def sweep(self) -> None:
-        """One short step of forgetting those whose time is over."""
+        """Forget expired commands, a part of them at a time."""
         now = self._clock()
-        for notice in list(islice(self._kept, SWEEP_MOST)):
-            until = self._kept.pop(notice)
+        for command in list(islice(self._kept, MAX_SWEEP)):
+            until = self._kept.pop(command)
             if until > now:
-                self._kept[notice] = until  # at the end of the line, so that all have their turn
+                self._kept[command] = until  # at the end, so that the next sweep looks at others

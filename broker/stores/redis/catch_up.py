@@ -1,146 +1,159 @@
-"""Reads from the store what copies lack: when they begin, when something was missed, and when somebody asks for more.
+"""Reads from the store what replicas lack: a new one everything, a stale one what it missed, and older entries on request.
 
-Rules: the awaiting half of `copies`: what it asks for may have changed when the answer comes, so it looks again. Each read is
-one topic's, one page at a time; those of a loop turn leave together (`calls`).
+Rules: owns the reading tasks. A replica may have changed whenever a reply arrives, so each step checks again. One call reads one
+page of one topic; calls of one loop turn leave in one write (see `script_pipeline`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
 
 from broker.errors import Unavailable
 from broker.events import EventId, format_id
-from broker.stores.redis.link import Reply
-from broker.stores.redis.messages import Facts, Held, facts, held, to_id
+from broker.stores.redis.connections import Connections
+from broker.stores.redis.delivery import Delivery
 from broker.stores.redis.names import Names
-from broker.stores.redis.pubsub import PubSubReader
-from broker.stores.redis.replica import TopicReplica
+from broker.stores.redis.replica import Phase, TopicReplica
 from broker.stores.redis.replicas import Replicas
-from broker.stores.redis.script_pipeline import ScriptPipeline
+from broker.stores.redis.replies import StoreHistory, TopicPage, decode_history, decode_id, decode_page
 from broker.stores.redis.scripts import Script
+from broker.stores.redis.task_owner import TaskOwner
 from broker.topics import RetentionRules
 
 PAGE_BYTES = 256 << 10
-READS_AT_ONCE = 64
-AGAIN_SECONDS = 0.1
-FROM_NOW = "$"
+MAX_CONCURRENT_READS = 64
+RETRY_SECONDS = 0.1
+NO_ENTRIES = "$"
 
 
 class CatchUp:
-    """See the module.
-
-    Args:
-        flowing: while it isn't set no copy is brought further.
-        spawn: makes a task that its owner looks after.
-    """
+    """See the module."""
 
     def __init__(
         self,
         names: Names,
         script: Script,
-        calls: ScriptPipeline,
-        listener: PubSubReader,
-        copies: Replicas,
+        connections: Connections,
+        replicas: Replicas,
         retention: RetentionRules,
-        flowing: asyncio.Event,
-        spawn: Callable[[Coroutine[None, None, None]], asyncio.Task[None]],
+        delivery: Delivery,
+        tasks: TaskOwner,
     ) -> None:
         self._names = names
         self._script = script
-        self._calls = calls
-        self._listener = listener
-        self._copies = copies
+        self._calls = connections.calls
+        self._pubsub = connections.pubsub
+        self._replicas = replicas
         self._retention = retention
-        self._flowing = flowing
-        self._spawn = spawn
-        self._turn = asyncio.Semaphore(READS_AT_ONCE)
+        self._flowing = delivery.flowing
+        self._tasks = tasks
+        self._read_slots = asyncio.Semaphore(MAX_CONCURRENT_READS)
+        self._live_tasks: dict[TopicReplica, asyncio.Task[None]] = {}
+        self._extend_tasks: dict[TopicReplica, asyncio.Task[None]] = {}
         self._next_sync: asyncio.Task[None] | None = None
-        self._synced: EventId = 0
+        self._synced_to: EventId = 0
 
-    # Live copies
+    # Bring a replica up to date
 
-    def make_live(self, copy: TopicReplica, after: EventId | None = None) -> None:
-        """Begin to bring a waiting copy up to date; one that has nothing yet starts after `after`, or now."""
-        if copy.task is None or copy.task.done():
-            copy.task = self._spawn(self._make_live(copy, after))
+    def make_live(self, replica: TopicReplica, after: EventId | None = None) -> asyncio.Task[None]:
+        """The task that makes `replica` LIVE. An EMPTY one starts after `after`; None: with the next event."""
+        task = self._live_tasks.get(replica)
+        if task is None or task.done():
+            task = self._live_tasks[replica] = self._tasks.spawn(self._make_live(replica, after))
+        return task
 
-    async def _make_live(self, copy: TopicReplica, after: EventId | None) -> None:
+    async def wait_live(self, replica: TopicReplica, after: EventId | None) -> None:
+        """Return when the task of `make_live` has ended, however it did."""
+        with contextlib.suppress(Exception):
+            await asyncio.shield(self.make_live(replica, after))
+
+    def cancel(self, replica: TopicReplica) -> None:
+        """Read nothing more for `replica`."""
+        for tasks in (self._live_tasks, self._extend_tasks):
+            task = tasks.pop(replica, None)
+            if task is not None:
+                task.cancel()
+
+    async def _make_live(self, replica: TopicReplica, after: EventId | None) -> None:
         while True:
-            await self._listener.subscribe(self._names.channel(copy.topic))
-            generation = self._listener.generation
-            self._copies.restart(copy)
+            await self._pubsub.subscribe(self._names.channel(replica.topic))
+            generation = self._pubsub.generation
+            replica.clear_buffer()
             try:
-                last = await self._read_on(copy, after)
+                last = await self._read_to_end(replica, after)
             except Unavailable:
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
                 continue
-            if generation == self._listener.generation and self._listener.is_ready:
-                if self._copies.go_live(copy, last):
+            if generation == self._pubsub.generation and self._pubsub.is_ready:
+                if self._replicas.go_live(replica, last):
                     return
-            elif not self._listener.is_ready:
-                await asyncio.sleep(AGAIN_SECONDS)
+            elif not self._pubsub.is_ready:
+                await asyncio.sleep(RETRY_SECONDS)
 
-    async def _read_on(self, copy: TopicReplica, after: EventId | None) -> EventId:
-        """Read from the copy's tail to the end; returns the store's last id at that moment."""
+    async def _read_to_end(self, replica: TopicReplica, after: EventId | None) -> EventId:
+        """Read all pages after the replica's tail; returns the store's last id as of the last page."""
         while True:
             await self._flowing.wait()
-            known = copy.tail if copy.losses_applied_to else after
-            last, now, page = await self._read(copy.topic, known, "+")
-            if not copy.losses_applied_to:
-                self._copies.begin(copy, last if after is None else min(after, last), page, now, last)
-            self._copies.go_on(copy, page, now)
+            cursor = after if replica.phase is Phase.EMPTY else replica.tail
+            last, history, page = await self._read_page(replica.topic, cursor, "+")
+            if replica.phase is Phase.EMPTY:
+                begin = last if after is None else min(after, last)
+                replica.begin(page, begin, history, self._replicas.forgotten_to(last))
+            self._replicas.learn(history)
+            replica.apply_page(page)
             if not page.more:
                 return last
 
-    async def extend(self, copy: TopicReplica, complete_from: EventId) -> None:
-        """Have what the store holds between `complete_from` and where the copy begins; all who ask meanwhile share it."""
-        if copy.extending is None or copy.extending.done():
-            copy.extending = self._spawn(self._extend(copy, complete_from))
-        await asyncio.shield(copy.extending)
+    # Put older entries in front
 
-    async def _extend(self, copy: TopicReplica, complete_from: EventId) -> None:
-        upto = copy.log.complete_from
+    async def extend(self, replica: TopicReplica, complete_from: EventId) -> None:
+        """Read what the store holds between `complete_from` and the log's beginning. Concurrent callers share one reading."""
+        task = self._extend_tasks.get(replica)
+        if task is None or task.done():
+            task = self._extend_tasks[replica] = self._tasks.spawn(self._extend(replica, complete_from))
+        await asyncio.shield(task)
+
+    async def _extend(self, replica: TopicReplica, complete_from: EventId) -> None:
+        upto = replica.log.complete_from
         entries: list[tuple[EventId, EventId, bytes]] = []
         more, after = upto > complete_from, complete_from
         while more:
-            _, _, page = await self._read(copy.topic, after, format_id(upto))
+            _, _, page = await self._read_page(replica.topic, after, format_id(upto))
             entries += page.entries
             more = page.more
             after = entries[-1][0] if entries else after
-        if (
-            copy.log.complete_from == upto > complete_from
-        ):  # else it was cut meanwhile, and who asks will ask again
-            self._copies.put_in_front(copy, entries, complete_from)
+        # If the log was trimmed meanwhile, there is a hole between; the caller will ask again.
+        if replica.log.complete_from == upto > complete_from:
+            self._replicas.prepend(replica, entries, complete_from)
 
-    async def _read(self, topic: str, after: EventId | None, upto: str) -> tuple[EventId, Facts, Held]:
+    async def _read_page(
+        self, topic: str, after: EventId | None, upto: str
+    ) -> tuple[EventId, StoreHistory, TopicPage]:
+        """The store's last id, its history, and the topic's entries after `after` up to `upto`; None: no entries."""
         max_age_ms = int(self._retention.of(topic).seconds * 1000)
-        cursor = FROM_NOW if after is None else format_id(after)
+        cursor = NO_ENTRIES if after is None else format_id(after)
         keys = [self._names.key("state"), *self._names.topic_keys(topic)]
-        async with self._turn:
+        async with self._read_slots:
             reply = await self._calls.call(self._script, keys, ["", PAGE_BYTES, 1, cursor, upto, max_age_ms])
-        return to_id(reply[0]), facts(reply[1], reply[2:5]), held(reply[5])
+        return decode_id(reply[0]), decode_history(reply[1], reply[2:5]), decode_page(reply[5])
 
-    # The store's present
+    # The store's last id
 
     async def sync(self) -> EventId:
-        """The store's last id at a moment after this call began; `received_to` will reach it. All of one turn share a call."""
+        """The store's last id at a moment after this call began. Publishes a probe too, so `received_to` will reach it.
+
+        The calls of one loop turn share one script call. Raises `Unavailable`.
+        """
         if self._next_sync is None:
-            self._next_sync = self._spawn(self._sync())
-        task = self._next_sync
-        await asyncio.shield(task)
-        return self._synced
+            self._next_sync = self._tasks.spawn(self._sync())
+        await asyncio.shield(self._next_sync)
+        return self._synced_to
 
     async def _sync(self) -> None:
         self._next_sync = None
-        args: Sequence[str | int] = (self._names.probe_channel, PAGE_BYTES, 0)
-        reply: Reply = await self._calls.call(self._script, [self._names.key("state")], args)
-        self._copies.learn(facts(reply[1], reply[2:5]))
-        self._synced = max(self._synced, to_id(reply[0]))
-
-
-async def settled(task: asyncio.Task[None]) -> None:
-    """Return when a task that others own is over, however it ended."""
-    with contextlib.suppress(Exception):
-        await asyncio.shield(task)
+        reply = await self._calls.call(
+            self._script, [self._names.key("state")], [self._names.probe_channel, PAGE_BYTES, 0]
+        )
+        self._replicas.learn(decode_history(reply[1], reply[2:5]))
+        self._synced_to = max(self._synced_to, decode_id(reply[0]))

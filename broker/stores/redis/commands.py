@@ -1,12 +1,11 @@
-"""What is asked of the server in one call: publish, close, delete, describe, list, forget.
+"""The calls of scripts that serve clients and housekeeping: publish, close, delete, describe, list, forget.
 
-Rules: no state but the count of its calls; the forms are those at the heads of the scripts in `lua/`.
+Rules: no state but a counter of calls; the formats are described at the heads of the scripts in `lua/`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count
 
 from broker.errors import Closed, OutOfOrder
@@ -14,76 +13,66 @@ from broker.events import EventId, format_id
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, TopicState
 from broker.stores.idempotency import keys_full
 from broker.stores.leases import MAX_LEASES, leases_full
-from broker.stores.redis.counters import Counters
+from broker.stores.redis.connections import Connections
+from broker.stores.redis.counters import RedisCounters
 from broker.stores.redis.link import Argument, Reply
-from broker.stores.redis.messages import to_id
 from broker.stores.redis.names import Names
-from broker.stores.redis.script_pipeline import ScriptPipeline
+from broker.stores.redis.options import StoreOptions
+from broker.stores.redis.replies import decode_id
 from broker.stores.redis.scripts import Scripts
 from broker.topics import RetentionRules
 
-TOPICS_A_FORGET = 100
-TOPICS_A_SWEEP = 100
-RETRY_AT = 1  # in the arguments of publish.lua, behind those of all scripts
+TOPICS_PER_CALL = 100
+RETRY_AT = 1  # index of publish.lua's argument for retries, among its own arguments
 
 _PUBLISHED, _REPLAYED, _NO_ROOM, _CLOSED, _OUT_OF_ORDER = range(5)
 
 
-@dataclass(frozen=True, slots=True)
-class CommandLimits:
-    """The settings of the same names."""
-
-    prefix: str
-    failover_margin_ms: int
-    wait_replicas: int
-    max_log_bytes: int
-    max_topics: int
-    topic_memory_seconds: float
-    idempotency_seconds: float
-    max_key_bytes: int
-
-
 class Commands:
-    """See the module; what each method promises stands at `stores.base.Topics`.
+    """See the module; `stores.base.Topics`.
 
     Args:
-        writes: where what must be on replicas is called; `calls` is for all else.
+        subscribers: counts them by topic.
     """
 
     def __init__(
         self,
         names: Names,
-        texts: Scripts,
+        scripts: Scripts,
         retention: RetentionRules,
-        limits: CommandLimits,
-        *,
-        calls: ScriptPipeline,
-        writes: ScriptPipeline,
-        presence: Counters,
+        options: StoreOptions,
+        connections: Connections,
+        subscribers: RedisCounters,
     ) -> None:
         self._names = names
-        self._texts = texts
+        self._scripts = scripts
         self._retention = retention
-        self._limits = limits
-        self._calls = calls
-        self._writes = writes
-        self._presence = presence
+        self._options = options
+        self._calls = connections.calls
+        self._writes = connections.writes
+        self._subscribers = subscribers
         self._nonces = count()
+        self._publish_keys = names.keys("state", "names", "used", "keys", "keyage")
+        self._close_keys = names.keys("state", "names", "used", "leases")
+        self._lease_keys = names.keys("state", "leases")
+        self._leases_key = names.key("leases")
 
     async def publish(
         self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
     ) -> Receipt:
-        assert key is None or options.producer is None, "a producer's own numbers tell what counts once"
-        topics = dict.fromkeys(topic for topic, _ in items)
-        topics.update(dict.fromkeys(options.ends))
-        numbers = {topic: number for number, topic in enumerate(topics, 1)}
-        keys: list[Argument] = [*self._names.shared_keys("state", "names", "used", "keys", "keyage")]
+        assert key is None or options.producer is None, "a producer's sequence replaces keys"
+        numbers: dict[str, int] = {}  # of the topics, from 1
+        for topic, _ in items:
+            numbers.setdefault(topic, len(numbers) + 1)
+        for topic in options.ends:
+            numbers.setdefault(topic, len(numbers) + 1)
+        keys: list[Argument] = [*self._publish_keys]
         args: list[Argument] = [
             f"{self._names.instance}:{next(self._nonces):x}",
             "",
             key if key is not None and items else "",
-            int(self._limits.idempotency_seconds * 1000),
-            self._limits.max_key_bytes,
+            int(self._options.idempotency_seconds * 1000),
+            self._options.max_key_bytes,
             len(numbers),
         ]
         for topic in numbers:
@@ -94,69 +83,62 @@ class Commands:
         for topic, lines in items:
             args += (numbers[topic], lines)
         if options is not NO_OPTIONS:
-            keys.append(self._names.key("leases"))
+            keys.append(self._leases_key)
             args += self._option_args(options, numbers)
-        reply = await self._writes.call(self._texts.publish, keys, args, retry_at=RETRY_AT, is_write=True)
-        return self._receipt(reply, list(numbers))
+        reply = await self._writes.call(self._scripts.publish, keys, args, retry_at=RETRY_AT, is_write=True)
+        return self._receipt(reply, numbers)
 
     def _option_args(self, options: PublishOptions, numbers: Mapping[str, int]) -> Sequence[Argument]:
-        """What publish.lua takes behind the entries."""
+        """The arguments of publish.lua after the entries."""
         name, first = options.producer or ("", 0)
         kept = ""
         if options.retain_seconds is not None:
-            retention = self._retention.asked_for(options.retain_seconds)
+            retention = self._retention.with_retain(options.retain_seconds)
             kept = f"{int(retention.seconds * 1000)} {retention.events} {retention.bytes}"
         return (name, first, kept, *(numbers[topic] for topic in options.ends))
 
-    def _receipt(self, reply: Reply, topics: Sequence[str]) -> Receipt:
+    def _receipt(self, reply: Reply, numbers: Mapping[str, int]) -> Receipt:
         _, _, status, known, closed, *rest = reply
         if status == _NO_ROOM:
-            raise keys_full(self._limits.idempotency_seconds)
+            raise keys_full(self._options.idempotency_seconds)
         if status == _CLOSED:
+            topics = list(numbers)
             raise Closed([topics[number - 1] for number in rest])
         if status == _OUT_OF_ORDER:
             raise OutOfOrder(rest[0])
         return Receipt(
-            [to_id(event_id) for event_id in rest],
+            list(map(decode_id, rest)),
             replayed=status == _REPLAYED,
             closed=bool(closed),
             known=known,
         )
 
-    async def close(
-        self, topic: str, reason: str, *, if_last: EventId | None = None, if_due: bool = False
+    async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
+        return await self._close(topic, reason, "" if if_last is None else format_id(if_last))
+
+    async def _close(
+        self, topic: str, reason: str, if_last: str = "", *, if_abandoned: bool = False
     ) -> EventId | None:
-        """End a topic; with `if_due` only where its lease is over."""
-        keys = [*self._names.shared_keys("state", "names", "used", "leases"), *self._names.topic_keys(topic)]
-        last = "" if if_last is None else format_id(if_last)
         reply = await self._writes.call(
-            self._texts.close,
-            keys,
-            [topic, self._names.channel(topic), reason, last, int(if_due)],
+            self._scripts.close,
+            [*self._close_keys, *self._names.topic_keys(topic)],
+            [topic, self._names.channel(topic), reason, if_last, int(if_abandoned)],
             is_write=True,
         )
-        return to_id(reply[2]) if reply[2] else None
+        return decode_id(reply[2]) if reply[2] else None
 
     async def lease(self, topic: str, seconds: float | None) -> None:
-        keys = [*self._names.shared_keys("state", "leases"), self._names.key("rec", topic)]
+        keys = [*self._lease_keys, self._names.key("rec", topic)]
         ms: Argument = "" if seconds is None else int(seconds * 1000)
-        reply = await self._writes.call(self._texts.lease, keys, [topic, ms, MAX_LEASES], is_write=True)
+        reply = await self._writes.call(self._scripts.lease, keys, [topic, ms, MAX_LEASES], is_write=True)
         if not reply[2]:
             raise leases_full()
 
-    async def end_abandoned(self) -> None:
-        """End the topics whose leases are over; several instances may do so at once."""
-        keys = self._names.shared_keys("state", "leases")
-        while True:
-            _, _, *topics = await self._calls.call(self._texts.due, keys, [TOPICS_A_SWEEP])
-            for name in topics:
-                await self.close(name.decode(), "abandoned", if_due=True)
-            if len(topics) < TOPICS_A_SWEEP:
-                return
-
     async def delete(self, topic: str) -> None:
-        keys = [*self._names.shared_keys("state", "names", "used", "leases"), *self._names.topic_keys(topic)]
-        await self._writes.call(self._texts.delete, keys, [topic, self._names.channel(topic)], is_write=True)
+        keys = [*self._close_keys, *self._names.topic_keys(topic)]
+        await self._writes.call(
+            self._scripts.delete, keys, [topic, self._names.channel(topic)], is_write=True
+        )
 
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
         if not topics:
@@ -166,36 +148,45 @@ class Commands:
         for topic in topics:
             keys += self._names.topic_keys(topic)
             ages.append(int(self._retention.of(topic).seconds * 1000))
-        reply = await self._calls.call(self._texts.describe, keys, [len(topics), *ages])
-        subscribers = await self._presence.counts(topics)
+        reply = await self._calls.call(self._scripts.describe, keys, [len(topics), *ages])
+        subscribers = await self._subscribers.counts(topics)
         return [
             TopicState(
                 topic,
                 subscribers=watching,
                 events=int(reply[at]),
                 bytes=int(reply[at + 1]),
-                first_id=to_id(reply[at + 2]) if reply[at + 2] else None,
-                last_id=to_id(reply[at + 3]) if reply[at + 3] else None,
+                first_id=decode_id(reply[at + 2]) if reply[at + 2] else None,
+                last_id=decode_id(reply[at + 3]) if reply[at + 3] else None,
                 closed=bool(reply[at + 4]),
             )
             for topic, watching, at in zip(topics, subscribers, range(2, len(reply), 5), strict=True)
         ]
 
     async def names(self, after: str, limit: int) -> Sequence[str]:
-        since = f"({after}" if after else "-"
+        start = f"({after}" if after else "-"
         found = await self._calls.command(
-            "ZRANGEBYLEX", self._names.key("names"), since, "+", "LIMIT", 0, limit
+            "ZRANGEBYLEX", self._names.key("names"), start, "+", "LIMIT", 0, limit
         )
-        watched = {topic for topic in await self._presence.topics() if topic > after}
+        watched = {topic for topic in await self._subscribers.counted_names() if topic > after}
         return sorted(watched.union(name.decode() for name in found))[:limit]
 
-    async def forget(self) -> None:
-        """The store's own housekeeping: what nobody can ask for any more."""
-        keys = self._names.shared_keys("state", "names", "used", "keys", "keyage")
-        prefixes = [self._names.key_prefix("log"), self._names.key_prefix("rec")]
+    # Housekeeping
+
+    async def close_abandoned(self) -> None:
+        """Close the topics whose leases have expired."""
         while True:
-            reply = await self._calls.call(
-                self._texts.forget, keys, [self._limits.max_topics, *prefixes, TOPICS_A_FORGET]
-            )
-            if reply[2] < TOPICS_A_FORGET:
+            _, _, *topics = await self._calls.call(self._scripts.due, self._lease_keys, [TOPICS_PER_CALL])
+            for name in topics:
+                await self._close(name.decode(), "abandoned", if_abandoned=True)
+            if len(topics) < TOPICS_PER_CALL:
+                return
+
+    async def forget(self) -> None:
+        """Remove expired idempotency keys, and topics that were unused for too long or are too many."""
+        prefixes = [self._names.key_prefix("log"), self._names.key_prefix("rec")]
+        args: Sequence[Argument] = [self._options.max_topics, *prefixes, TOPICS_PER_CALL]
+        while True:
+            reply = await self._calls.call(self._scripts.forget, self._publish_keys, args)
+            if reply[2] < TOPICS_PER_CALL:
                 return

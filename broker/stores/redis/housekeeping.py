@@ -1,38 +1,32 @@
-"""The store's housekeeping, which every instance does now and then: nobody needs to be the one who does it.
+"""What every instance does for the store now and then, so that no instance is special: close abandoned topics, forget old ones.
 
-Rules: when; what is done is `operations`' business, and safe to be done by several at once.
+Rules: when; `commands` does it, and several instances may at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
 
 from broker.stores.redis.commands import Commands
+from broker.stores.redis.task_owner import TaskOwner
 
 FORGET_SECONDS = 10.0
 
 
 class Housekeeping:
-    """See the module.
+    """See the module."""
 
-    Args:
-        spawn: makes a task that its owner looks after.
-    """
-
-    def __init__(
-        self, operations: Commands, spawn: Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
-    ) -> None:
-        self._operations = operations
-        self._spawn = spawn
+    def __init__(self, commands: Commands, tasks: TaskOwner) -> None:
+        self._commands = commands
+        self._tasks = tasks
         self._forgot_at = time.monotonic()
-        self._ending: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
 
     def sweep(self) -> None:
-        """One step; called about once a second, while the store can be reached."""
-        if self._ending is None or self._ending.done():
-            self._ending = self._spawn(self._operations.end_abandoned())
+        """Called about once a second while the server can be reached."""
+        if self._closing is None or self._closing.done():
+            self._closing = self._tasks.spawn(self._commands.close_abandoned())
         if time.monotonic() - self._forgot_at >= FORGET_SECONDS:
             self._forgot_at = time.monotonic()
-            self._spawn(self._operations.forget())
+            self._tasks.spawn(self._commands.forget())

@@ -1,9 +1,9 @@
 """One connection to the server: opened by redis-py, then written and read here.
 
-Rules: with `address`, the only place that knows redis-py. It knows bytes and replies, not what they mean.
+Rules: with `address`, the only module that knows redis-py. It knows bytes and replies, not their meaning.
 
-redis-py's own reader costs 8 µs a reply, for each is a coroutine with a time-out; feeding what arrives to hiredis's parser
-costs under 1 µs, and time-outs are kept where the waiting is known. So the streams are taken out of the open connection.
+redis-py reads each reply in a coroutine with a time-out, which costs 8 µs. Feeding the received bytes to hiredis's parser
+costs less than 1 µs; callers have time-outs of their own. So the streams are taken out of redis-py's open connection.
 """
 
 from __future__ import annotations
@@ -14,14 +14,20 @@ from typing import Any
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import AuthenticationError, AuthorizationError, NoPermissionError, RedisError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    NoPermissionError,
+    RedisError,
+    ResponseError,
+)
 
 from broker.stores.redis.address import CONNECT_SECONDS, Address
 
 READ_BYTES = 256 << 10
 
 Reply = Any
-"""As RESP2 has it: bytes, int, None, a list of replies, or `ServerError`."""
+"""A RESP2 value: bytes, int, None, a list of replies, or `ServerError`."""
 
 ServerError = hiredis.ReplyError
 Argument = str | bytes | int
@@ -29,20 +35,20 @@ pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ig
 
 
 class LinkLost(Exception):
-    """The server's, or the network's: the connection is gone, or couldn't be made; the text says why."""
+    """The connection is gone or couldn't be made: a fault of the server or the network. The text says why."""
 
 
 class Refused(LinkLost):
-    """The operator's: the server is there and doesn't let us in."""
+    """The server doesn't let us in: the operator's fault."""
 
 
 class Link:
     """An open connection.
 
     Attributes:
-        run_id: of the server's process: another one after each restart.
-        client_id: of this connection, within that process.
-        info: what the server says of itself (INFO), by name.
+        run_id: of the server's process; a new one after each restart.
+        client_id: of this connection, on that server.
+        info: the fields of the server's INFO.
     """
 
     def __init__(self, connection: AbstractConnection, info: Mapping[str, str], client_id: int) -> None:
@@ -50,23 +56,38 @@ class Link:
         self.run_id = info["run_id"]
         self.client_id = client_id
         self._aborted = ""
-        self._connection = connection  # which closes its streams when nobody refers to it
+        self._connection = connection  # kept, since it closes its streams when it is collected
         self._reader: asyncio.StreamReader = connection._reader  # type: ignore[assignment] # noqa: SLF001
         self._writer: asyncio.StreamWriter = connection._writer  # type: ignore[assignment] # noqa: SLF001
 
+    async def end_client(self, client_id: int) -> str:
+        """End another connection of ours on the server, before `read`. Returns the server's objection, or "".
+
+        Raises:
+            LinkLost: there was no reply.
+        """
+        try:
+            await _ask(self._connection, "CLIENT", "KILL", "ID", str(client_id))
+        except ResponseError as error:
+            return "" if "No such client" in str(error) else str(error)
+        except (RedisError, *_GONE) as error:
+            raise LinkLost(str(error)) from None
+        _check_cancelled()
+        return ""
+
     def write(self, data: bytes) -> None:
-        """Send packed commands, in order. Where the connection is lost already, `read` is about to say so."""
+        """Send packed commands, in order. If the connection is lost, `read` reports it."""
         if not self._writer.is_closing():
             self._writer.write(data)
 
     async def read(self, on_reply: Callable[[Reply], None], flowing: asyncio.Event | None = None) -> None:
-        """Hand each reply to `on_reply`, in order, until the connection is lost: it always raises `LinkLost`.
+        """Pass each reply to `on_reply`, in order, until the connection is lost; always raises `LinkLost`.
 
-        While `flowing` isn't set nothing is read, which the server feels in the end: what it has to say stays there.
+        While `flowing` isn't set, nothing is read: data piles up on the server.
         """
         parser = hiredis.Reader(notEnoughData=_NOTHING, replyError=ServerError)
         while True:
-            if flowing is not None:
+            if flowing is not None and not flowing.is_set():
                 await flowing.wait()
             try:
                 data = await self._reader.read(READ_BYTES)
@@ -75,48 +96,46 @@ class Link:
             if not data:
                 raise LinkLost(self._aborted or "the server closed the connection")
             parser.feed(data)
-            while (reply := self._next(parser)) is not _NOTHING:
+            while True:
+                try:
+                    reply = parser.gets()
+                except hiredis.ProtocolError as error:
+                    raise LinkLost(f"the server doesn't speak the Redis protocol: {error}") from None
+                if reply is _NOTHING:
+                    break
                 on_reply(reply)
 
-    @staticmethod
-    def _next(parser: hiredis.Reader) -> Reply:
-        try:
-            return parser.gets()
-        except hiredis.ProtocolError as error:
-            raise LinkLost(f"what answers there is no Redis: {error}") from None
-
     def abort(self, why: str = "closed") -> None:
-        """End the connection now; `read` raises `LinkLost`, which says `why`."""
+        """End the connection now; `read` raises `LinkLost` with this reason."""
         self._aborted = self._aborted or why
         self._writer.transport.abort()
 
     async def close(self) -> None:
-        """End the connection and give everything back."""
+        """End the connection and release everything."""
         self.abort()
         await self._connection.disconnect(nowait=True)
 
 
 _NOTHING = object()
 _GONE = (OSError, RuntimeError)
-"""What a connection that is gone raises: uvloop says `RuntimeError` where a transport was closed between two steps."""
-
+"""The errors of a lost connection; uvloop raises `RuntimeError` if a transport was closed between two steps."""
 
 _REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
 
 
 async def open_link(address: Address) -> Link:
-    """A connection to the server at `address`, which is one that takes writes.
+    """A connection to the server at `address`.
 
     Raises:
         Refused: authentication failed, or a right is missing.
-        LinkLost: anything else that went wrong, a replica in the master's place included.
+        LinkLost: any other failure, such as a server that is a replica and takes no writes.
     """
     try:
         async with asyncio.timeout(2 * CONNECT_SECONDS):
             connection = await address.connect()
             try:
                 link = await _greet(connection)
-                _mind_cancelling()
+                _check_cancelled()
                 return link
             except BaseException:
                 await connection.disconnect(nowait=True)
@@ -128,14 +147,14 @@ async def open_link(address: Address) -> Link:
             error.__cause__, _REFUSALS
         )  # redis-py wraps some
         raise (Refused if is_refusal else LinkLost)(str(error)) from None
-    except (LookupError, ValueError, AttributeError) as error:  # an answer of another form
-        raise LinkLost(f"what answers there is no Redis: {error}") from None
+    except (LookupError, ValueError, AttributeError) as error:  # of a malformed reply
+        raise LinkLost(f"the server doesn't speak the Redis protocol: {error}") from None
 
 
-def _mind_cancelling() -> None:
-    """End a task that was cancelled while redis-py connected or asked: in Python 3.11 its `wait_for` may lose that.
+def _check_cancelled() -> None:
+    """Raise the cancellation that redis-py may have lost: in Python 3.11 `asyncio.wait_for` can swallow one.
 
-    A lost one would leave the task running for ever, and whoever awaits its end.
+    The task, and those that await its end, would run for ever.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():

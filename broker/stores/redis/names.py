@@ -1,54 +1,52 @@
-"""What things are called inside the server: keys and channels.
+"""The names of keys and channels on the server.
 
-Rules: text only. All keys of one broker carry its prefix and one hash tag, so that what a script touches lies in one slot.
-Channels carry the number of the database too: pub/sub knows no databases.
+Rules: text only. All keys of one broker have its prefix and one hash tag, so that a script's keys lie in one slot of a cluster.
+Channels have the database's number too, since pub/sub ignores databases.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 _TAG = "{b}:"
 
 
-@dataclass(frozen=True, slots=True)
 class Names:
-    """The names of one broker's things; `instance` tells this process from the others."""
+    """The names of one broker.
 
-    prefix: str
-    database: int
-    instance: str
+    Args:
+        prefix: of all its names; a setting.
+        instance: tells this process from the others.
+
+    Attributes:
+        channel_prefix: a topic's channel is this and its name.
+        broadcast_channel: of commands to all instances; no topic's name has a slash.
+        probe_channel: where this instance receives its own probes; no topic that may be watched begins like it.
+    """
+
+    def __init__(self, prefix: str, database: int, instance: str) -> None:
+        self.instance = instance
+        self.channel_prefix = f"{prefix}{database}:"
+        self.broadcast_channel = self.channel("/notices")
+        self.probe_channel = self.channel(f"_probe:{instance}")
+        self._key_prefix = prefix + _TAG
+        self._log_prefix = self.key_prefix("log")
+        self._record_prefix = self.key_prefix("rec")
 
     def key(self, kind: str, name: str = "") -> str:
-        """The key of a kind, or of one of a kind; `key("log", "news")` is `broker:{b}:log:news`."""
-        return f"{self.prefix}{_TAG}{kind}:{name}" if name else f"{self.prefix}{_TAG}{kind}"
+        """`key("state")` is `broker:{b}:state`, `key("held", "x")` is `broker:{b}:held:x`."""
+        return f"{self._key_prefix}{kind}:{name}" if name else self._key_prefix + kind
 
     def key_prefix(self, kind: str) -> str:
-        """What the keys of a kind begin with."""
-        return f"{self.prefix}{_TAG}{kind}:"
+        """The beginning of all keys of a kind that has one for each name."""
+        return f"{self._key_prefix}{kind}:"
 
-    def shared_keys(self, *kinds: str) -> list[str]:
-        """The keys of kinds of which there is one."""
-        return [self.key(kind) for kind in kinds]
+    def keys(self, *kinds: str) -> list[str]:
+        """The keys of kinds that have only one."""
+        return [self._key_prefix + kind for kind in kinds]
 
-    def topic_keys(self, topic: str) -> list[str]:
-        """The log and the record of a topic, as scripts take them."""
-        return [self.key("log", topic), self.key("rec", topic)]
+    def topic_keys(self, topic: str) -> tuple[str, str]:
+        """A topic's log and record, in the order in which scripts take them."""
+        return self._log_prefix + topic, self._record_prefix + topic
 
     def channel(self, topic: str) -> str:
-        """Where what is published to a topic is heard."""
-        return f"{self.channel_prefix}{topic}"
-
-    @property
-    def channel_prefix(self) -> str:
-        return f"{self.prefix}{self.database}:"
-
-    @property
-    def notice_channel(self) -> str:
-        """Where instances tell each other what isn't of a topic; a topic's name has no slash."""
-        return self.channel("/notices")
-
-    @property
-    def probe_channel(self) -> str:
-        """Where this instance hears itself. No topic begins like that that anybody may watch."""
-        return self.channel(f"_probe:{self.instance}")
+        """Where a topic's events are published."""
+        return self.channel_prefix + topic

@@ -1,118 +1,115 @@
-"""What is said on channels, heard over one connection that is made again whenever it is lost.
+"""Receives pub/sub payloads over one connection that is made again whenever it is lost.
 
-Rules: knows channels and bytes; not what a message means. It only hands on (design §4): the one who listens decides what was
-missed.
+Rules: knows channels and bytes; not what a payload means. It only passes on (design §4): its handler decides what was missed.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
+from broker.backoff import Backoff
 from broker.stores.redis.address import Address
+from broker.stores.redis.connector import BACKOFF_SECONDS, STOPPING
+from broker.stores.redis.delivery import Delivery
 from broker.stores.redis.link import Link, LinkLost, Reply, ServerError, open_link, pack
-from broker.stores.redis.script_pipeline import STOPPING, backoff
 
-CHANNELS_A_COMMAND = 500
+CHANNELS_PER_COMMAND = 500
 
 _logger = logging.getLogger("broker")
+
+
+class PubSubHandler(Protocol):
+    """Takes what a `PubSubReader` receives."""
+
+    def receive(self, channel: bytes, payload: bytes) -> None:
+        """The next payload, in the order in which the server published them."""
+
+    def subscribed(self) -> None:
+        """A new connection is subscribed to all channels."""
+
+    def disconnected(self) -> None:
+        """Payloads are missed from now on."""
 
 
 class PubSubReader:
     """See the module.
 
     Args:
-        always: channels that are listened to from the start.
-        flowing: while it isn't set nothing is read.
-        on_message: called with a channel and the bytes, in the order in which the server said it.
-        on_ready: called when a new connection listens to all channels.
-        on_lost: called when it is gone: what is said from now on is missed.
+        channels: subscribed to from the start.
+        delivery: nothing is read while it pauses.
 
     Attributes:
-        generation: counts connections.
-        run_id: of the server that the present one leads to; "" where there is none.
-        is_ready: whether all channels are listened to.
+        generation: the number of the present connection, or the last one.
+        run_id: of the server that the present connection leads to; "" without one.
+        is_ready: whether all channels are subscribed to.
         problem: why not.
     """
 
-    def __init__(
-        self,
-        address: Address,
-        always: Sequence[str],
-        *,
-        flowing: asyncio.Event,
-        on_message: Callable[[bytes, bytes], None],
-        on_ready: Callable[[], None],
-        on_lost: Callable[[], None],
-    ) -> None:
+    def __init__(self, address: Address, channels: Sequence[str], delivery: Delivery) -> None:
         self.generation = 0
         self.run_id = ""
         self.is_ready = False
         self.problem = "not connected yet"
         self._address = address
-        self._flowing = flowing
-        self._on_message = on_message
-        self._on_ready = on_ready
-        self._on_lost = on_lost
+        self._flowing = delivery.flowing
+        self._handler: PubSubHandler | None = None
         self._loop = asyncio.get_running_loop()
-        self._channels: dict[bytes, None] = {channel.encode(): None for channel in always}
+        self._channels: dict[bytes, None] = {channel.encode(): None for channel in channels}
         self._confirmed: set[bytes] = set()
-        self._due: set[bytes] = set()
-        self._asked: dict[bytes, asyncio.Future[None]] = {}
-        self._changes: dict[bytes, bool] = {}
-        self._scheduled = False
+        self._unconfirmed: set[bytes] = set()  # of a new connection that isn't ready yet
+        self._waiting: dict[bytes, asyncio.Future[None]] = {}
+        self._changes: dict[
+            bytes, bool
+        ] = {}  # by channel, whether to subscribe or unsubscribe in the next loop turn
+        self._is_flush_scheduled = False
         self._link: Link | None = None
 
     # Channels
 
     async def subscribe(self, channel: str) -> None:
-        """Listen to a channel; on return the server has confirmed it, on the present connection or a later one."""
+        """Subscribe to a channel; on return the server has confirmed it, on the present connection or a later one."""
         name = channel.encode()
         if name in self._confirmed and name in self._channels:
             return
-        asked = self._asked.get(name)
-        if asked is None:
-            asked = self._asked[name] = self._loop.create_future()
+        confirmed = self._waiting.get(name)
+        if confirmed is None:
+            confirmed = self._waiting[name] = self._loop.create_future()
             self._channels[name] = None
-            self._change(name, listen=True)
-        await asyncio.shield(asked)
+            self._change(name, subscribe=True)
+        await asyncio.shield(confirmed)
 
     def unsubscribe(self, channel: str) -> None:
-        """Listen to a channel no more."""
+        """Callers that wait in `subscribe` for this channel are cancelled."""
         name = channel.encode()
         self._channels.pop(name, None)
-        self._due.discard(name)
-        asked = self._asked.pop(name, None)
-        if asked is not None:
-            asked.cancel()
-        self._change(name, listen=False)
+        self._unconfirmed.discard(name)
+        confirmed = self._waiting.pop(name, None)
+        if confirmed is not None:
+            confirmed.cancel()
+        self._change(name, subscribe=False)
 
-    def _change(self, name: bytes, *, listen: bool) -> None:
-        self._changes[name] = listen
-        if not self._scheduled:
-            self._scheduled = True
+    def _change(self, name: bytes, *, subscribe: bool) -> None:
+        self._changes[name] = subscribe
+        if not self._is_flush_scheduled:
+            self._is_flush_scheduled = True
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._scheduled = False
+        self._is_flush_scheduled = False
         changes, self._changes = self._changes, {}
         if self._link is not None:
-            self._say(self._link, "SUBSCRIBE", [name for name, listen in changes.items() if listen])
-            self._say(self._link, "UNSUBSCRIBE", [name for name, listen in changes.items() if not listen])
-
-    @staticmethod
-    def _say(link: Link, command: str, names: Iterable[bytes]) -> None:
-        left = list(names)
-        while left:
-            link.write(pack((command, *left[:CHANNELS_A_COMMAND])))
-            del left[:CHANNELS_A_COMMAND]
+            _send(self._link, "SUBSCRIBE", [name for name, subscribe in changes.items() if subscribe])
+            _send(self._link, "UNSUBSCRIBE", [name for name, subscribe in changes.items() if not subscribe])
 
     # The connection
 
-    async def run(self) -> None:
-        """Keep a connection, for ever; the one who runs it cancels it."""
-        failures = 0
+    async def run(self, handler: PubSubHandler) -> None:
+        """Keep a connection until cancelled."""
+        self._handler = handler
+        backoff = Backoff(*BACKOFF_SECONDS)
         try:
             while True:
                 was_ready = False
@@ -121,13 +118,14 @@ class PubSubReader:
                 except LinkLost as error:
                     was_ready = self.is_ready
                     self._lost(str(error))
-                failures = 0 if was_ready else failures + 1
-                await asyncio.sleep(backoff(failures))
+                if was_ready:
+                    backoff.reset()
+                await asyncio.sleep(backoff.next())
         finally:
             self._link = None
             self._lost(STOPPING)
-            for asked in self._asked.values():
-                asked.cancel()
+            for confirmed in self._waiting.values():
+                confirmed.cancel()
 
     def reset(self, why: str) -> None:
         """Give up the present connection, which can't be relied on."""
@@ -135,42 +133,44 @@ class PubSubReader:
             self._link.abort(why)
 
     async def _use(self, link: Link) -> None:
+        """Subscribe to all channels and pass on what is published, until the connection is lost."""
         self._link = link
         self.run_id = link.run_id
         self.generation += 1
         self._confirmed.clear()
         self._changes.clear()
-        self._due = set(self._channels)
-        self._say(link, "SUBSCRIBE", self._channels)
+        self._unconfirmed = set(self._channels)
+        _send(link, "SUBSCRIBE", self._channels)
         try:
-            await link.read(self._said, self._flowing)
+            await link.read(self._receive, self._flowing)
         finally:
             await link.close()
 
-    def _said(self, reply: Reply) -> None:
+    def _receive(self, reply: Reply) -> None:
+        assert self._handler is not None
+        assert self._link is not None
         if isinstance(reply, ServerError):
-            _logger.error("the store refuses to be listened to: %s", reply)
-            assert self._link is not None
+            _logger.error("the store refuses the subscription to its channels: %s", reply)
             self._link.abort(str(reply))
             return
-        kind, channel, what = reply
+        kind, channel, payload = reply
         if kind == b"message":
-            self._on_message(channel, what)
+            self._handler.receive(channel, payload)
         elif kind == b"subscribe":
-            self._confirm(channel)
+            self._confirm(channel, self._handler)
         elif kind == b"unsubscribe":
             self._confirmed.discard(channel)
 
-    def _confirm(self, channel: bytes) -> None:
+    def _confirm(self, channel: bytes, handler: PubSubHandler) -> None:
         self._confirmed.add(channel)
-        asked = self._asked.pop(channel, None)
-        if asked is not None and not asked.done():
-            asked.set_result(None)
-        self._due.discard(channel)
-        if not self.is_ready and not self._due:
+        confirmed = self._waiting.pop(channel, None)
+        if confirmed is not None and not confirmed.done():
+            confirmed.set_result(None)
+        self._unconfirmed.discard(channel)
+        if not self.is_ready and not self._unconfirmed:
             self.is_ready = True
             self.problem = ""
-            self._on_ready()
+            handler.subscribed()
 
     def _lost(self, why: str) -> None:
         if self._link is not None:
@@ -181,4 +181,12 @@ class PubSubReader:
         self.problem = why
         if self.is_ready:
             self.is_ready = False
-            self._on_lost()
+            if self._handler is not None:
+                self._handler.disconnected()
+
+
+def _send(link: Link, command: str, names: Iterable[bytes]) -> None:
+    left = list(names)
+    while left:
+        link.write(pack((command, *left[:CHANNELS_PER_COMMAND])))
+        del left[:CHANNELS_PER_COMMAND]

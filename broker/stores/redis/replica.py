@@ -1,83 +1,319 @@
-"""What this instance's copies are made of: one topic's copy, and an id that only rises.
+"""This instance's replica of one shared topic's log, and how far it can be relied on.
 
-Rules: state only; what changes it is the business of `copies`.
+Rules: state only; every method is a `def`, and none asks the server (`catch_up` does). No other module assigns its fields.
+
+The phases:
+
+    EMPTY     Nothing was read yet.
+    FILLING   Read at least once. Subscribers don't have the log yet.
+    LIVE      Each update received on the topic's channel follows the one before without a hole.
+    STALE     An update was missed, or may have been. Subscribers keep the log; `Replicas.complete_to` stands still.
+
+In all phases but LIVE, received updates are buffered. Meanwhile the store is read on from `tail`, page by page; `go_live` then
+applies the buffer.
+
+A loss in the store (`StoreHistory.losses`) becomes an entry without an event: a gap at its place in the log.
 """
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Sequence
+from enum import Enum, auto
+from operator import attrgetter
+from typing import Protocol
 
+from broker import sse
 from broker.events import EventId
+from broker.log.entry import Entry
 from broker.log.log import Log
-from broker.stores.redis.messages import Arrival
+from broker.stores.redis.payloads import TopicUpdate
+from broker.stores.redis.replies import StoreHistory, TopicEnd, TopicPage
+from broker.stores.redis.watermark import Watermark
+from broker.topics import Retention
+
+BUFFER_BYTES = 4 << 20
+
+_entry_id = attrgetter("id")
+
+
+class Phase(Enum):
+    """See the module."""
+
+    EMPTY = auto()
+    FILLING = auto()
+    LIVE = auto()
+    STALE = auto()
+
+
+TRANSITIONS = {
+    Phase.EMPTY: (Phase.FILLING,),  # begin
+    Phase.FILLING: (Phase.LIVE,),  # go_live
+    Phase.LIVE: (Phase.STALE,),  # interrupt
+    Phase.STALE: (Phase.LIVE,),  # go_live
+}
+
+
+class ReplicaOwner(Protocol):
+    """All replicas of this instance, as one of them needs them."""
+
+    @property
+    def history(self) -> StoreHistory: ...
+
+    @property
+    def complete_to(self) -> Watermark: ...
+
+    def grew(self, replica: TopicReplica, size: int) -> None:
+        """The replica's log has grown by `size` bytes of frames."""
+
+    def set_retention(self, replica: TopicReplica, retention: Retention | None) -> None:
+        """Let the log keep what the topic's first publisher asked for; None: what the settings say."""
 
 
 class TopicReplica:
-    """One topic's.
+    """See the module.
 
     Attributes:
-        tail: the topic's last id, as far as the copy goes.
-        contiguous_to: up to here nothing is missing that isn't in the log, for the store was read, or the channel heard.
-        losses_applied_to: losses up to this id are in the log, or were never its business.
-        watchers: how many watch it.
-        is_live: see the module.
-        was_live: whether somebody may read it already.
-        buffer: what was heard while it waits; None where that was too much, so that the store must be read again.
-        task: what makes it live.
-        extending: what puts older entries in front.
+        phase: see the module.
+        log: read by subscribers from LIVE on.
+        tail: the topic's last id, as far as it was read or received; the store is read on from here. `log.last` may lie
+            behind it, at a loss.
+        confirmed_to: nothing up to this id is missing, even if it is behind `tail`: the store was read up to here, or has
+            said that the topic had nothing new.
+        losses_applied_to: losses up to this id are entries of the log, or lie before its beginning.
     """
 
     __slots__ = (
-        "buffer",
-        "buffer_bytes",
-        "contiguous_to",
-        "extending",
-        "is_live",
+        "_buffer",
+        "_buffer_bytes",
+        "_owner",
+        "confirmed_to",
         "log",
         "losses_applied_to",
+        "phase",
         "tail",
-        "task",
         "topic",
-        "was_live",
-        "watchers",
     )
 
-    def __init__(self, topic: str, log: Log) -> None:
+    def __init__(self, topic: str, log: Log, owner: ReplicaOwner) -> None:
         self.topic = topic
         self.log = log
+        self.phase = Phase.EMPTY
         self.tail: EventId = 0
-        self.contiguous_to: EventId = 0
+        self.confirmed_to: EventId = 0
         self.losses_applied_to: EventId = 0
-        self.watchers = 0
-        self.is_live = False
-        self.was_live = False
-        self.buffer: list[Arrival] | None = []
-        self.buffer_bytes = 0
-        self.task: asyncio.Task[None] | None = None
-        self.extending: asyncio.Task[None] | None = None
+        self._owner = owner
+        self._buffer: list[TopicUpdate] | None = []  # None: it was too much, so the store must be read again
+        self._buffer_bytes = 0
 
+    @property
+    def is_readable(self) -> bool:
+        """Whether subscribers may have the log."""
+        return self.phase is Phase.LIVE or self.phase is Phase.STALE
 
-class Watermark:
-    """An id that only rises, and those who wait for it."""
+    @property
+    def contiguous_to(self) -> EventId:
+        """No update up to this id is missing. An update joins the log if its `prev` is not higher."""
+        complete_to = self._owner.complete_to.value if self.is_readable else 0
+        return max(self.tail, self.confirmed_to, complete_to)
 
-    def __init__(self) -> None:
-        self.value: EventId = 0
-        self._waiting: dict[asyncio.Future[None], EventId] = {}
+    def _move(self, phase: Phase) -> None:
+        assert phase in TRANSITIONS[self.phase]
+        self.phase = phase
 
-    def rise(self, value: EventId) -> None:
-        if value <= self.value:
+    # Updates, as they are received
+
+    def joins(self, update: TopicUpdate) -> bool:
+        """Whether a live replica may append `update`: nothing before it was missed, in the topic or in the store's history."""
+        is_contiguous = update.prev <= self.tail or update.prev <= self.contiguous_to
+        return is_contiguous and update.epoch == self._owner.history.epoch
+
+    def append(self, update: TopicUpdate) -> None:
+        """Append an update that `joins`; what the log has already is left out."""
+        if update.last <= self.tail:
             return
-        self.value = value
-        for future, wanted in self._waiting.items():
-            if wanted <= value and not future.done():
-                future.set_result(None)
+        if not update.entries:
+            self._append_end(update)
+            return
+        if update.retention is not None:
+            self.log.retention = update.retention
+        log, prev, tail = self.log, update.prev, self.tail
+        for event_id, frame in update.entries:
+            if event_id > tail:
+                log.append_after(prev, event_id, frame)
+            prev = event_id
+        self.tail = prev
+        self._owner.grew(self, update.size)
 
-    def reached(self, wanted: EventId) -> asyncio.Future[None]:
-        """Done once the level is `wanted` or higher."""
-        future = asyncio.get_running_loop().create_future()
-        if wanted <= self.value:
-            future.set_result(None)
+    def _append_end(self, update: TopicUpdate) -> None:
+        if update.reason == "deleted":
+            self._clear(update.last)
         else:
-            self._waiting[future] = wanted
-            future.add_done_callback(self._waiting.pop)  # also of who gave up
-        return future
+            self._close(TopicEnd(update.last, update.prev, update.reason))
+
+    def buffer(self, update: TopicUpdate) -> None:
+        """Keep an update until `go_live`."""
+        if self._buffer is None:
+            return
+        self._buffer_bytes += update.size
+        if self._buffer_bytes > BUFFER_BYTES:
+            self._buffer = None
+        else:
+            self._buffer.append(update)
+
+    def clear_buffer(self) -> None:
+        """Forget the buffered updates: the store is about to be read, and has them."""
+        self._buffer, self._buffer_bytes = [], 0
+
+    def interrupt(self, missing: TopicUpdate | None = None) -> None:
+        """Updates were missed, or may have been. `missing` is the received one that doesn't join."""
+        if missing is not None and missing.epoch != self._owner.history.epoch:
+            # The store's history has changed, but nothing was published to the topic since `prev`.
+            self.confirmed_to = max(self.confirmed_to, missing.prev)
+        self._move(Phase.STALE)
+        self.clear_buffer()
+
+    # Pages, as they are read
+
+    def begin(self, page: TopicPage, after: EventId, history: StoreHistory, forgotten_to: EventId) -> None:
+        """Start the log with the first page, which holds the topic's events after `after`; `apply_page` appends them.
+
+        Args:
+            history: of the store when the page was read.
+            forgotten_to: the store has forgotten topics whose last id is not higher.
+        """
+        self._move(Phase.FILLING)
+        log = self.log
+        log.cleared_at, log.cleared_after = page.cleared_at, page.cleared_after
+        if page.last is None:
+            log.last = self.tail = max(history.born, history.floor, forgotten_to)
+            # The log is the topic's whole history, so it has all losses too.
+            self.losses_applied_to = history.born
+            return
+        if page.end is not None:  # the log of a closed topic always has the end, wherever it begins
+            after = min(after, page.end.prev)
+        self.losses_applied_to = max(after, history.born)
+        log.named = True
+        log.complete_from = after
+        self.tail = max(after, page.cleared_at)
+        log.last = page.entries[0][1] if page.entries else _last_event(page, page.last)
+
+    def apply_page(self, page: TopicPage) -> None:
+        """Append what the store holds after `tail`."""
+        footprint = self.log.footprint
+        self._owner.set_retention(self, page.retention)
+        self._reopen_for(page)
+        self._apply_clear(page)
+        self._append_entries(page.entries)
+        if page.last is not None and not page.more:
+            self._skip_to(_last_event(page, page.last))
+            if page.end is not None and self.log.end is None:
+                self._close(page.end)
+        self._owner.grew(self, max(0, self.log.footprint - footprint))
+
+    def _reopen_for(self, page: TopicPage) -> None:
+        """Forget an end that the store no longer has."""
+        end = self.log.end
+        if end is not None and (page.end is None or page.end.id > end.id):
+            self.log.reopen()
+
+    def _apply_clear(self, page: TopicPage) -> None:
+        """Apply a DELETE that happened after `tail`."""
+        log = self.log
+        if page.cleared_at <= self.tail:
+            return
+        if not self.is_readable:  # no subscriber has to be told
+            log.cleared_at, log.cleared_after = page.cleared_at, page.cleared_after
+            self.tail = page.cleared_at
+            log.last = max(log.last, self.tail)
+            return
+        self.apply_losses(page.cleared_at)
+        if page.cleared_after > max(self.tail, log.last):
+            log.append_after(page.cleared_after, page.cleared_after, b"", "trimmed")
+        self._clear(page.cleared_at)
+
+    def _append_entries(self, entries: Sequence[tuple[EventId, EventId, bytes]]) -> None:
+        for event_id, prev, frame in entries:
+            if event_id <= self.tail:
+                continue
+            self.apply_losses(event_id)
+            is_contiguous = prev <= max(self.contiguous_to, self.log.last)
+            self.log.append_after(prev, event_id, frame, None if is_contiguous else "trimmed")
+            self.tail = event_id
+
+    def _skip_to(self, last: EventId) -> None:
+        """The topic's last event is `last`. If the log lacks it, the store has trimmed it."""
+        self.apply_losses(last)
+        if last > self.tail:
+            if last > self.log.last:
+                if self.is_readable:
+                    self.log.append_after(last, last, b"", "trimmed")
+                self.log.last = last
+            self.tail = last
+
+    def go_live(self, last: EventId) -> bool:
+        """Apply the buffer. `last` is the store's last id when the last page was read.
+
+        False: the buffer doesn't join, or was too small; the store must be read again.
+        """
+        if self._buffer is None:
+            return False
+        history = self._owner.history
+        self.apply_losses()
+        self.confirmed_to = max(self.confirmed_to, last)
+        buffer = self._buffer
+        self.clear_buffer()
+        for update in buffer:
+            if update.last <= self.tail:
+                continue
+            if update.epoch != history.epoch or update.prev > max(self.tail, last):
+                return False
+            self.append(update)
+        self._move(Phase.LIVE)
+        return True
+
+    def prepend(self, entries: Sequence[tuple[EventId, EventId, bytes]], complete_from: EventId) -> None:
+        """Put older entries, `(id, prev, frame)`, in front of the log, with the losses among them."""
+        history, log = self._owner.history, self.log
+        losses = [loss for loss in history.losses if complete_from < loss <= log.complete_from]
+        made = [_loss(loss) for loss in losses if loss > history.born]
+        made += [Entry(event_id, prev, frame) for event_id, prev, frame in entries]
+        log.prepend(
+            sorted(made, key=_entry_id), complete_from
+        )  # stable: a loss comes before the event at its id
+
+    # What a log may get besides events
+
+    def apply_losses(self, upto: EventId | None = None) -> None:
+        """Add the losses of the store up to `upto`, or all, that the log lacks."""
+        for loss in self._owner.history.losses:
+            if self.losses_applied_to < loss and (upto is None or loss <= upto):
+                self.losses_applied_to = loss
+                if loss > self.log.last:
+                    self.log.lose(loss)
+                    self._owner.grew(self, 0)
+
+    def _close(self, end: TopicEnd) -> None:
+        """Append the end. If the store went back to an end that the log has passed, it goes behind the loss."""
+        log = self.log
+        self.apply_losses(end.id if end.id > log.last else None)
+        end_id = max(end.id, log.last)
+        frame = sse.end(self.topic, end.reason, end_id)
+        log.close(end_id, frame, end.prev)
+        self.tail = max(self.tail, end.id)
+        self._owner.grew(self, len(frame))
+
+    def _clear(self, end: EventId) -> None:
+        frame = sse.end(self.topic, "deleted", end)
+        self.log.clear(end, frame)
+        self._owner.set_retention(self, None)
+        self.tail = end
+        self._owner.grew(self, len(frame))
+
+
+def _loss(event_id: EventId) -> Entry:
+    return Entry(event_id, event_id, b"", gap="lost")
+
+
+def _last_event(page: TopicPage, last: EventId) -> EventId:
+    """The id of the topic's last event: `last`, or the id before the end of a closed topic."""
+    return last if page.end is None else page.end.prev

@@ -1,6 +1,6 @@
-"""The tasks of a store: each has this one owner, which ends them, and knows when one died that shouldn't.
+"""The tasks of a store. Each has this one owner, which cancels them at the end and notices if one dies of a defect.
 
-Rules: a task may end with `Unavailable`, of which those who wait for it are told; any other failure is a defect.
+Rules: a task may end with `Unavailable`, which those who wait for it handle. Any other exception is a defect.
 """
 
 from __future__ import annotations
@@ -19,32 +19,30 @@ class TaskOwner:
     """See the module.
 
     Attributes:
-        defect: what the last task died of that shouldn't have.
+        defect: the exception that the last task died of, if it was a defect.
     """
 
     def __init__(self) -> None:
         self.defect: BaseException | None = None
         self._running: set[asyncio.Task[Any]] = set()
 
-    def spawn(self, owned: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(owned)
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._running.add(task)
-        task.add_done_callback(self._over)
+        task.add_done_callback(self._done)
         return task
 
-    def _over(self, task: asyncio.Task[Any]) -> None:
+    def _done(self, task: asyncio.Task[Any]) -> None:
         self._running.discard(task)
         if task.cancelled():
             return
         failure = task.exception()
         if failure is not None and not isinstance(failure, Unavailable):
             self.defect = failure
-            _logger.critical(
-                "a task of the store died; this instance is not ready any more", exc_info=failure
-            )
+            _logger.critical("a task of the store died; this instance is no longer ready", exc_info=failure)
 
     async def stop(self) -> None:
-        """End all that run."""
+        """Cancel all tasks and wait for their end."""
         tasks = list(self._running)
         for task in tasks:
             task.cancel()

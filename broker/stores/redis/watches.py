@@ -1,175 +1,241 @@
-"""Who watches which topics here: copies are made for them, made fit for where they start, and kept for a while afterwards.
+"""The topics that this instance watches: each has a replica, which is made ready for a subscriber's start and kept for a while
+after its last one.
 
-Rules: counts watchers; how a copy comes to what it has is the business of `filling` and `copies`.
+Rules: counts subscribers of each topic; reading is the business of `catch_up`, state that of `replicas`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 
 from broker.errors import Unavailable
-from broker.events import EventId, id_at
+from broker.events import Clock, EventId, id_at
 from broker.log.log import Log
 from broker.log.start import After, Last, Latest, Since, Start
-from broker.stores.redis.catch_up import CatchUp, settled
-from broker.stores.redis.counters import Counters
+from broker.log.table import LogTable
+from broker.stores.redis.catch_up import CatchUp
+from broker.stores.redis.connections import Connections
+from broker.stores.redis.counters import RedisCounters
+from broker.stores.redis.delivery import Delivery
 from broker.stores.redis.names import Names
-from broker.stores.redis.pubsub import PubSubReader
-from broker.stores.redis.replica import TopicReplica
+from broker.stores.redis.replica import Phase, TopicReplica
 from broker.stores.redis.replicas import Replicas
-from broker.stores.redis.script_pipeline import Seen
+from broker.stores.redis.watermark import Watermark
 
 WATCH_SECONDS = 0.9
-LINGER_SECONDS = 30.0
-LINGERING_MOST = 20_000
-WATCH_LOOKS = 8
+MAX_WATCH_STEPS = 8
+UNUSED_SECONDS = 30.0
+MAX_UNUSED = 20_000
+SWEEP_FRACTION = 60  # a sweep trims one log in so many, so each is trimmed within a minute
+MIN_SWEEP = 200
+
+
+@dataclass(slots=True)
+class _Target:
+    """The id that a watermark must reach before replicas are complete as of now.
+
+    Attributes:
+        generation: of the pub/sub connection when the store was asked for its last id. Another one may have missed the
+            probe that raises the watermark.
+    """
+
+    watermark: Watermark
+    id: EventId
+    generation: int
 
 
 class Watches:
-    """See the module.
-
-    Args:
-        problem: why the store can't be read now, for who is refused.
-    """
+    """This instance's logs: `stores.base.WatchedLogs`."""
 
     def __init__(
         self,
         names: Names,
-        seen: Seen,
-        copies: Replicas,
-        filling: CatchUp,
-        listener: PubSubReader,
-        presence: Counters,
-        problem: Callable[[], str],
+        connections: Connections,
+        logs: LogTable,
+        replicas: Replicas,
+        catch_up: CatchUp,
+        subscribers: RedisCounters,
+        delivery: Delivery,
+        clock: Clock,
     ) -> None:
         self._names = names
-        self._seen = seen
-        self._copies = copies
-        self._filling = filling
-        self._listener = listener
-        self._presence = presence
-        self._problem = problem
-        self._lingering: dict[str, float] = {}
+        self._connections = connections
+        self._logs = logs
+        self._replicas = replicas
+        self._catch_up = catch_up
+        self._subscribers = subscribers
+        self._delivery = delivery
+        self._clock = clock
+        self._watchers: dict[str, int] = {}
+        self._unused: dict[str, float] = {}  # replicas without subscribers, since when; the longest first
+
+    @property
+    def born(self) -> EventId:
+        return self._replicas.history.born
+
+    @property
+    def last_id(self) -> EventId:
+        return self._connections.seen.value
+
+    @property
+    def received_to(self) -> EventId:
+        return self._replicas.received_to.value
+
+    @property
+    def complete_to(self) -> EventId:
+        return self._replicas.complete_to.value
+
+    def is_lost(self, cursor: EventId) -> bool:
+        return self._replicas.history.is_lost(cursor)
+
+    def resume(self) -> None:
+        self._delivery.resume()
 
     async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
-        copies = [self.hold(topic) for topic in topics]
+        replicas = [self.add_watcher(topic) for topic in topics]
         try:
             async with asyncio.timeout(WATCH_SECONDS):
-                await self._prepare(copies, start)
+                await self._prepare(replicas, start)
         except TimeoutError:
             self.unwatch(topics)
-            raise Unavailable(f"The store can't be read now: {self._problem()}.", retry_after=2) from None
+            problem = self._connections.problem or "it doesn't answer in time"
+            raise Unavailable(f"The store can't be read now: {problem}.", retry_after=2) from None
         except BaseException:
             self.unwatch(topics)
             raise
-        return [copy.log for copy in copies]
+        return [replica.log for replica in replicas]
 
-    def hold(self, topic: str) -> TopicReplica:
-        copy = self._copies.open(topic)
-        copy.watchers += 1
-        self._lingering.pop(topic, None)
-        self._presence.set_count(topic, copy.watchers)
-        return copy
+    def add_watcher(self, topic: str) -> TopicReplica:
+        """The topic's replica; kept until `unwatch`."""
+        replica = self._replicas.open(topic)
+        self._unused.pop(topic, None)
+        self._set_watchers(topic, self._watchers.get(topic, 0) + 1)
+        return replica
 
     def unwatch(self, topics: Sequence[str]) -> None:
         for topic in topics:
-            copy = self._copies.get(topic)
-            assert copy is not None
-            copy.watchers -= 1
-            self._presence.set_count(topic, copy.watchers)
-            if not copy.watchers:
-                self._linger(copy)
+            watchers = self._watchers[topic] - 1
+            self._set_watchers(topic, watchers)
+            replica = self._replicas.get(topic)
+            if not watchers and replica is not None:
+                self._keep_unused(replica)
 
-    def _linger(self, copy: TopicReplica) -> None:
-        """Keep a copy for a while, for who comes back; as long as there aren't too many."""
-        if not copy.was_live:
-            self.drop(copy.topic)
-            return
-        self._lingering[copy.topic] = time.monotonic()
-        if len(self._lingering) > LINGERING_MOST:
-            oldest = next(iter(self._lingering))
-            del self._lingering[oldest]
-            self.drop(oldest)
+    def _set_watchers(self, topic: str, count: int) -> None:
+        if count:
+            self._watchers[topic] = count
+        else:
+            del self._watchers[topic]
+        self._subscribers.set_count(topic, count)
 
-    async def _prepare(self, copies: Sequence[TopicReplica], start: Start) -> None:
-        """Return when `copies` are live, reach back as far as `start` asks, and are complete as of now."""
-        for copy in copies:
-            if not copy.is_live:
-                self._filling.make_live(copy, _hint(start))
-        several = len(copies) > 1
-        cursor = start.cursor if isinstance(start, After) else 0
-        ahead = cursor > self._copies.received_to.value
-        asked_by = self._pubsub_generation
-        last = await self._filling.sync() if several or ahead or isinstance(start, Latest) else 0
-        # Who begins at an id must be told of an end at or before it; what comes later than that would be too late.
-        level = self._copies.complete_to if several else self._copies.received_to
-        due = min(last, cursor) if ahead and not several else last
-        for _ in range(WATCH_LOOKS):
-            waiting = next((copy for copy in copies if not copy.is_live), None)
-            if waiting is not None:
-                self._filling.make_live(waiting, _hint(start))
-                assert waiting.task is not None
-                await settled(waiting.task)
-                continue
-            short = next((copy for copy in copies if not copy.log.reaches(self._need(copy, start))), None)
-            if short is not None:
-                await self._filling.extend(short, self._need(short, start))
-                continue
-            if level.value >= due:
+    def trim(self, topic: str) -> None:
+        replica = self._replicas.get(topic)
+        if replica is not None:
+            self._logs.trim(topic, replica.log, self._clock())
+
+    # Make replicas ready
+
+    async def _prepare(self, replicas: Sequence[TopicReplica], start: Start) -> None:
+        """Return when `replicas` can answer for `start`. Raises `TimeoutError` if they still can't after many steps."""
+        for replica in replicas:
+            if replica.phase is not Phase.LIVE:
+                self._catch_up.make_live(replica, _first_cursor(start))
+        target = await self._find_target(start, has_several=len(replicas) > 1)
+        for _ in range(MAX_WATCH_STEPS):
+            missing = self._next_step(replicas, start, target)
+            if missing is None:
                 return
-            if (
-                self._pubsub_generation != asked_by
-            ):  # that the store's last id was said, nobody here has heard
-                asked_by = self._pubsub_generation
-                await self._filling.sync()
-                continue
-            await level.reached(due)
+            await missing
         raise TimeoutError
+
+    async def _find_target(self, start: Start, *, has_several: bool) -> _Target:
+        cursor = start.cursor if isinstance(start, After) else 0
+        is_ahead = cursor > self._replicas.received_to.value
+        watermark = self._replicas.complete_to if has_several else self._replicas.received_to
+        target = _Target(watermark, 0, self._pubsub_generation)
+        if has_several or is_ahead or isinstance(start, Latest):
+            target.id = await self._catch_up.sync()
+        if is_ahead and not has_several:
+            # A subscriber that starts at a cursor must learn now of an end at or before it; later delivery skips it.
+            target.id = min(target.id, cursor)
+        return target
+
+    def _next_step(
+        self, replicas: Sequence[TopicReplica], start: Start, target: _Target
+    ) -> Awaitable[object] | None:
+        """The first thing that `replicas` lack for `start`; None: nothing."""
+        for replica in replicas:
+            if replica.phase is not Phase.LIVE:
+                return self._catch_up.wait_live(replica, _first_cursor(start))
+        for replica in replicas:
+            complete_from = self._needed_from(replica, start)
+            if not replica.log.reaches(complete_from):
+                return self._catch_up.extend(replica, complete_from)
+        if target.watermark.value >= target.id:
+            return None
+        if target.generation != self._pubsub_generation:
+            target.generation = self._pubsub_generation
+            return self._catch_up.sync()
+        return target.watermark.reached(target.id)
 
     @property
     def _pubsub_generation(self) -> int:
-        """Which connection hears what is said now; 0 for none."""
-        return self._listener.generation if self._listener.is_ready else 0
+        """The connection that receives what is published now; 0 for none."""
+        pubsub = self._connections.pubsub
+        return pubsub.generation if pubsub.is_ready else 0
 
-    def _need(self, copy: TopicReplica, start: Start) -> EventId:
-        """From where on the copy must tell the truth."""
+    def _needed_from(self, replica: TopicReplica, start: Start) -> EventId:
+        """The cursor from which on the log must answer as the store would."""
         match start:
             case Latest():
-                return copy.log.last
+                return replica.log.last
             case After(cursor):
-                return min(cursor, self._seen.value)
+                return min(cursor, self.last_id)
             case Since(seconds):
-                return min(max(0, id_at(seconds) - 1), self._seen.value)
-            case Last(number) if copy.log.visible()[2] - copy.log.gap_entries >= number:
-                return copy.log.last
+                return min(max(0, id_at(seconds) - 1), self.last_id)
+            case Last(number) if replica.log.visible()[2] - replica.log.gap_entries >= number:
+                return replica.log.last
             case _:
                 return 0
 
-    def drop(self, topic: str) -> None:
-        copy = self._copies.get(topic)
-        if copy is None or copy.watchers:
+    # Replicas without subscribers
+
+    def _keep_unused(self, replica: TopicReplica) -> None:
+        """Keep a readable replica for subscribers that come back; of too many, drop the one unused for longest."""
+        if not replica.is_readable:
+            self.drop(replica.topic)
             return
-        for task in (copy.task, copy.extending):
-            if task is not None:
-                task.cancel()
-        self._listener.unsubscribe(self._names.channel(topic))
-        self._copies.drop(copy)
+        self._unused[replica.topic] = time.monotonic()
+        if len(self._unused) > MAX_UNUSED:
+            oldest = next(iter(self._unused))
+            del self._unused[oldest]
+            self.drop(oldest)
+
+    def drop(self, topic: str) -> None:
+        """Forget the topic's replica, unless it has subscribers."""
+        replica = self._replicas.get(topic)
+        if replica is None or topic in self._watchers:
+            return
+        self._catch_up.cancel(replica)
+        self._connections.pubsub.unsubscribe(self._names.channel(topic))
+        self._replicas.drop(replica)
 
     def sweep(self) -> None:
-        """Drop the copies that nobody came back to."""
+        """Trim some logs, and drop replicas that were unused for too long."""
+        self._logs.sweep(self._clock(), MIN_SWEEP + len(self._logs) // SWEEP_FRACTION)
         now = time.monotonic()
-        while self._lingering:
-            topic, since = next(iter(self._lingering.items()))
-            if now - since < LINGER_SECONDS:
+        while self._unused:
+            topic, since = next(iter(self._unused.items()))
+            if now - since < UNUSED_SECONDS:
                 break
-            del self._lingering[topic]
+            del self._unused[topic]
             self.drop(topic)
 
 
-def _hint(start: Start) -> EventId | None:
-    """Where a copy that is made for `start` begins; None for now."""
+def _first_cursor(start: Start) -> EventId | None:
+    """The cursor at which a replica made for `start` begins; None: the store's last id."""
     match start:
         case Latest():
             return None

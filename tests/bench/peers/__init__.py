@@ -1,8 +1,8 @@
-"""The same loads on this broker and on its peers, each on a CPU of its own, and one table of what came of it.
+"""The same loads on this broker and on other servers, each on a CPU of its own, and one table of the figures.
 
-Run it as `python -m tests.bench.peers` (`--help` says how to take it in pieces); `broker.bench` makes the load.
+Run it as `python -m tests.bench.peers` (`--help` says how to run parts); `broker.bench` makes the load.
 
-Rules: a peer is started anew for every measurement, on the first CPU this process may use, and the load runs on the second.
-Measurements are interleaved (A B C D, A B C D, …), so that what else the machine does meets all of them alike, and the
-median of the rounds counts. What a row must come to stands in `loads`, the way a server is started in `servers`.
+Rules: a server is started anew for each measurement, on the first CPU that this process may use; the load runs on the second.
+Measurements are interleaved (A B C D, A B C D, …), so that other activity on the machine affects all servers alike. The median
+of the rounds counts. The goals of each row are in `loads`; how a server is started is in `servers`.
 """

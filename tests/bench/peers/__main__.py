@@ -1,7 +1,7 @@
-"""The command `python -m tests.bench.peers`.
+"""`python -m tests.bench.peers`: options, the order of measurements, and where the figures are kept.
 
-Rules: options, the order of measurements, where the figures are kept. With --json the file is read first and written after
-every row, so that a table can be made in pieces: a row that is measured again takes the place of the old one.
+With --json, the file is read first and written after each row, so that a table can be made in parts: a row that is measured
+again replaces the old one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tests.bench.peers.loads import ROWS, TIMES, Row
 from tests.bench.peers.servers import PEERS, MissingError, Peer, running
 from tests.bench.peers.table import drawn, markdown
 
-MUCH = 0.1
+DISTURBED_SHARE = 0.1
 Figures = dict[str, dict[str, list[float]]]
 
 
 def main() -> int:
-    """Measure what was asked for and print the table. Exit status 1 if something could not be measured."""
+    """Measure the chosen rows and print the table. Exit status 1 if something could not be measured."""
     args = arguments()
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
@@ -86,20 +86,20 @@ def arguments() -> argparse.Namespace:
         type=int,
         default=2,
         metavar="N",
-        help="measure up to N times where others use the CPUs; the least disturbed counts (default: 2)",
+        help="measure up to N times while other processes use the CPUs; the least disturbed run counts (default: 2)",
     )
     add(
         "--json",
         type=Path,
         metavar="FILE",
-        help="keep the figures here; rows that are in it already stay in the table",
+        help="keep the figures in this file; its rows stay in the table",
     )
     add("--markdown", action="store_true", help="print the table as Markdown")
     return parser.parse_args()
 
 
 def ready(names: Sequence[str], console: Console) -> tuple[list[Peer], list[str]]:
-    """The peers that can be run here, and why the others cannot."""
+    """The servers that can run here, and why the others cannot."""
     peers, problems = [], []
     for name in names:
         console.print(f"preparing {name}")
@@ -146,7 +146,7 @@ def measured(
 
 
 def one(row: Row, peer: Peer, cpus: tuple[int, int], tries: int) -> float:
-    """One figure of one server, started anew for each load. Raises BenchError where a result lacks the figure."""
+    """One figure of one server, started anew for each load. Raises BenchError if the result does not have the figure."""
     seen = []
     for fields in row.loads:
         result, warnings = least_disturbed(fields, peer, cpus, tries)
@@ -162,26 +162,26 @@ def one(row: Row, peer: Peer, cpus: tuple[int, int], tries: int) -> float:
 def least_disturbed(
     fields: dict[str, Any], peer: Peer, cpus: tuple[int, int], tries: int
 ) -> tuple[Result, list[str]]:
-    """The first run in which others hardly used the CPUs, else the one in which they did least; and its warnings."""
+    """The first run in which other processes hardly used the CPUs, or else the one with the least use; and its warnings."""
     seen: list[tuple[float, Result]] = []
-    while len(seen) < tries and not any(share <= MUCH for share, _ in seen):
+    while len(seen) < tries and not any(share <= DISTURBED_SHARE for share, _ in seen):
         wait_for_quiet(cpus)
         with others_share(cpus) as others, tempfile.TemporaryDirectory() as directory:
             result = put(fields, peer, cpus, Path(directory))
         seen.append((others.share, result))
     share, result = min(seen, key=lambda one: one[0])
-    disturbed = [f"other processes took {share:.0%} of the two CPUs"] if share > MUCH else []
+    disturbed = [f"other processes took {share:.0%} of the two CPUs"] if share > DISTURBED_SHARE else []
     return result, [*result.warnings(), *disturbed]
 
 
 def put(fields: dict[str, Any], peer: Peer, cpus: tuple[int, int], directory: Path) -> Result:
-    """Start the server, put the load on it, end it."""
+    """Start the server, run the load, stop the server."""
     with running(peer, *cpus, directory) as server:
         return measure(Load(url=server.url, publish_url=server.publish_url, server_pid=server.pid, **fields))
 
 
 def machine() -> str:
-    """What it was measured on."""
+    """The CPU, system and Python of this machine."""
     models = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()

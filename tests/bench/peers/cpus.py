@@ -1,7 +1,7 @@
-"""Whether the two CPUs are ours: wait until they are quiet, and tell how much of them others took meanwhile.
+"""How much other processes use the two CPUs: waits until they are quiet, and measures their use during a run.
 
-Rules: reads /proc/stat; ends and hinders nobody. What is ours is this process and its children that have been waited for,
-so a share is true only where all that was started has ended.
+Rules: reads /proc/stat and ends no process. Our own use is that of this process and of its children that have been waited for,
+so a share is correct only when all started processes have ended.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 QUIET_SHARE = 0.15
-LOOK_SECONDS = 0.5
+SAMPLE_SECONDS = 0.5
 WAIT_SECONDS = 30.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(slots=True)
 class Others:
-    """`share`: of the time of both CPUs, 0 to 1; known when the block has ended."""
+    """The `share` of both CPUs that other processes used, 0 to 1; set at the end of the block."""
 
     share: float = 0.0
 
 
 def busy_seconds(cpus: tuple[int, int]) -> float:
-    """How long these CPUs have worked for anybody, stolen time included."""
+    """The CPU time of all processes on these CPUs, including stolen time."""
     wanted = {f"cpu{cpu}" for cpu in cpus}
     rows = (line.split() for line in Path("/proc/stat").read_text(encoding="utf-8").splitlines())
     # user, nice, system, (idle, iowait), irq, softirq, steal
@@ -40,18 +40,18 @@ def our_seconds() -> float:
 
 
 def wait_for_quiet(cpus: tuple[int, int]) -> None:
-    """Return when hardly anybody uses the CPUs, or after WAIT_SECONDS all the same."""
+    """Return when the CPUs are nearly idle, or after WAIT_SECONDS."""
     deadline = time.monotonic() + WAIT_SECONDS
     while time.monotonic() < deadline:
         before = busy_seconds(cpus)
-        time.sleep(LOOK_SECONDS)
-        if (busy_seconds(cpus) - before) / (2 * LOOK_SECONDS) < QUIET_SHARE:
+        time.sleep(SAMPLE_SECONDS)
+        if (busy_seconds(cpus) - before) / (2 * SAMPLE_SECONDS) < QUIET_SHARE:
             return
 
 
 @contextlib.contextmanager
 def others_share(cpus: tuple[int, int]) -> Iterator[Others]:
-    """Tell, after the block, how much of the CPUs went to other processes."""
+    """Measure how much other processes use the CPUs during the block."""
     others = Others()
     busy, ours, began = busy_seconds(cpus), our_seconds(), time.monotonic()
     yield others

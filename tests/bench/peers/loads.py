@@ -1,7 +1,7 @@
-"""The rows of the table: which load, which figure of its result, and what it must come to.
+"""The rows of the table: the load, the figure of its result, and the goals.
 
-Rules: values and small functions of a Result; nothing runs here. A row of two loads compares them: its figure is the
-second's over the first's, so that the servers' own speed cancels out.
+Rules: values and small functions of a Result; nothing runs here. A row with two loads compares them: its figure is the second
+divided by the first, so that the speed of the server cancels out.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from broker.bench import Result
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 Medians = Mapping[str, float]
-"""For each server that was measured, the median of its figures."""
+"""The median of the figures of each measured server."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What the broker's figure must come to. `held` is None where the peer that it is held against was not measured."""
+    """A goal for the broker's figure. `held` returns None if the server to compare with was not measured."""
 
     text: str
     held: Callable[[Medians], bool | None]
@@ -27,7 +27,12 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table. `loads`: the fields of `Load` that differ from its defaults; `needs`: see Peer.can."""
+    """One line of the table.
+
+    Attributes:
+        loads: the fields of `Load` that differ from the defaults.
+        needs: what a server must be able to do; see `Peer.can`.
+    """
 
     name: str
     title: str
@@ -47,7 +52,7 @@ def at_least(limit: float, unit: str) -> Goal:
 
 
 def at_most_of(factor: float, peer: str) -> Goal:
-    """No more than so many times what the peer has."""
+    """At most `factor` times the peer's figure."""
     return Goal(
         f"≤ {factor:g} {TIMES} {peer}",
         lambda all_: all_["broker"] <= factor * all_[peer] if peer in all_ else None,
@@ -55,7 +60,7 @@ def at_most_of(factor: float, peer: str) -> Goal:
 
 
 def at_least_of(factor: float, peer: str) -> Goal:
-    """No less than so many times what the peer has."""
+    """At least `factor` times the peer's figure."""
     return Goal(
         f"≥ {factor:g} {TIMES} {peer}",
         lambda all_: all_["broker"] >= factor * all_[peer] if peer in all_ else None,
@@ -146,7 +151,7 @@ ROWS = (
     ),
     Row(
         "stuck",
-        "memory per stuck reader, the kernel's included",
+        "memory per stuck subscriber, including the kernel",
         "KB",
         (STUCK,),
         memory_per_stuck_reader,

@@ -1,7 +1,7 @@
 """The servers that are compared, and how each is started: this broker, the floor, nchan, sse-starlette.
 
-Rules: everything a server needs is made in a directory of the run or in the repository's .cache; no service of the
-system is used or touched. Each listens on a free port of 127.0.0.1 and is ended by the process that started it.
+Rules: all files of a server are in a directory of the run or in the repository's .cache; no service of the system is used. Each
+server listens on a free port of 127.0.0.1, and the process that started it ends it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ ALL_CAN = frozenset(("topics", "ndjson", "replay"))
 
 
 class MissingError(Exception):
-    """A peer cannot be run on this machine; the text says what to install. Nobody's mistake."""
+    """A server cannot run on this machine; the text says what to install."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A server that answers."""
+    """A running server."""
 
     pid: int
     url: str
@@ -47,7 +47,7 @@ class Running:
 
 
 class Peer(Protocol):
-    """One kind of server. `can` names the loads beyond plain publishing and subscribing that it understands."""
+    """One kind of server. `can` names the loads that it supports besides publishing and subscribing."""
 
     name: str
     can: frozenset[str]
@@ -55,16 +55,16 @@ class Peer(Protocol):
     publish_path: str
 
     def prepare(self) -> None:
-        """Build or install what is needed, once. Raises MissingError."""
+        """Build or install the server, once. Raises MissingError."""
 
     def command(self, port: int, directory: Path) -> list[str]:
-        """The command line that serves on this port; files of its own go into `directory`."""
+        """The command that serves on `port`; its files go into `directory`."""
 
 
 class Broker:
-    """This broker; with its defaults, and with the store in memory, unless it is given further `arguments` of `serve`.
+    """This broker, with its default settings unless there are `arguments` of `serve`.
 
-    `{directory}` in them becomes the run's: `Broker("broker, 2 workers", "--workers=2", "--data={directory}/data")`.
+    `{directory}` in them stands for the directory of the run: `Broker("broker, 2 workers", "--workers=2", "--data={directory}/data")`.
     """
 
     can = ALL_CAN
@@ -75,7 +75,7 @@ class Broker:
         self.arguments = arguments
 
     def prepare(self) -> None:
-        """It is here."""
+        """The broker is part of this repository."""
 
     def command(self, port: int, directory: Path) -> list[str]:
         return [
@@ -90,7 +90,7 @@ class Broker:
 
 
 class Floor:
-    """The bare loop in floor.c. It has one topic only."""
+    """The minimal server in floor.c, with one topic."""
 
     name = "floor"
     can = frozenset(("replay",))
@@ -152,7 +152,7 @@ class Starlette:
     python = CACHE / "sse-starlette" / "bin" / "python"
 
     def prepare(self) -> None:
-        """An environment of its own, made once for each set of versions."""
+        """Make an environment, once for each set of versions."""
         stamp = CACHE / "sse-starlette" / "installed.txt"
         wanted = "\n".join(STARLETTE_NEEDS)
         if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
@@ -191,7 +191,7 @@ PEERS: dict[str, Peer] = {peer.name: peer for peer in (Broker(), Floor(), Nchan(
 
 @contextlib.contextmanager
 def running(peer: Peer, cpu: int, load_cpu: int, directory: Path) -> Iterator[Running]:
-    """Start the server on `cpu`, go on on `load_cpu`, end the server afterwards. Raises MissingError if it does not come up."""
+    """Run the server on `cpu` during the block, and this process on `load_cpu`. Raises MissingError if it does not start."""
     port = free_port()
     log = directory / "server.log"
     with log.open("wb") as output:
@@ -211,7 +211,7 @@ def running(peer: Peer, cpu: int, load_cpu: int, directory: Path) -> Iterator[Ru
 
 
 def environment() -> dict[str, str]:
-    """Ours, less what would set up the broker, and with the repository to import it from."""
+    """This process's environment without the broker's settings, and with the repository on the Python path."""
     mine = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
     return mine | {"PYTHONPATH": str(HERE.parents[2])}
 
@@ -223,18 +223,18 @@ def free_port() -> int:
 
 
 def wait_until_up(peer: Peer, process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    """Return when it takes connections."""
+    """Return when the server accepts connections. Raises MissingError."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), 1):
             return
         time.sleep(0.05)
-    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    raise MissingError(f"{peer.name}: did not start: {said[-1] if said else 'without a word'}")
+    output = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    raise MissingError(f"{peer.name}: did not start: {output[-1] if output else 'without output'}")
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask, wait, insist."""
+    """Terminate the process; kill it if it does not end."""
     process.terminate()
     try:
         process.wait(END_SECONDS)

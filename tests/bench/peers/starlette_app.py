@@ -1,7 +1,7 @@
-"""A peer: pub/sub as it is typically written with sse-starlette, a queue for each subscriber.
+"""A peer: pub/sub as it is typically written with sse-starlette, with a queue for each subscriber.
 
-Rules: runs in an environment of its own (see servers.py) and imports nothing of this repository. As simple as such code is
-in the wild, with one thing more, so that reconnecting can be compared: the last events of a topic are kept for replay.
+Rules: runs in an environment of its own (see servers.py) and imports nothing of this repository. It is as simple as typical code,
+except that it keeps the last events of a topic for replay, so that reconnecting can be compared.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ async def publish(request: Request) -> Response:
 
 
 async def subscribe(request: Request) -> Response:
-    """Stream what was missed, then what comes."""
+    """Stream the missed events, then new ones."""
     topic = request.path_params["topic"]
     cursor = request.headers.get("last-event-id")
     queue: asyncio.Queue[Event] = asyncio.Queue()

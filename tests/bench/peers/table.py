@@ -1,6 +1,6 @@
-"""The table: medians, ratios, and what was reached.
+"""The table: medians, ratios, and whether the goals were reached.
 
-Rules: figures in, words out. A cell says the peer's median and, behind it, the broker's as a multiple of it.
+Rules: figures in, text out. A cell shows the peer's median, and the broker's as a multiple of it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rich.table import Table
 from tests.bench.peers.loads import ROWS, TIMES, Row
 
 Figures = Mapping[str, Mapping[str, Sequence[float]]]
-"""For each row's name, for each server's name, a figure a round."""
+"""The figures of all rounds, by row name and server name."""
 
 
 def header(servers: Sequence[str]) -> list[str]:
@@ -41,7 +41,7 @@ def cell(row: Row, name: str, medians: Mapping[str, float]) -> str:
 
 
 def number(value: float) -> str:
-    """Three digits, more only before the point."""
+    """At least three digits."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

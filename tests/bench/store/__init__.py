@@ -1,1 +1,1 @@
-"""What the shared store costs: two brokers on one Valkey server, against the store in memory."""
+"""The cost of a shared store: two brokers on one Valkey server, compared with the store in memory."""

@@ -1,8 +1,7 @@
-"""The command `python -m tests.bench.store`.
+"""`python -m tests.bench.store`.
 
-Rules: the loads are those of `broker bench`; this only starts what they need and picks a figure. Broker B, which subscribers
-are on, has one CPU to itself; the server, broker A and the load share the other, so A's and the server's figures are what is
-left to them there.
+Rules: the loads are those of `broker bench`. Broker B, which has the subscribers, has one CPU; the server, broker A and the load
+share the other, so the figures of A and of the server are limited by that.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ TOPICS = 10_000
 
 
 class OnStore(Broker):
-    """This broker on a shared store, or with its own in memory where `url` is empty."""
+    """This broker on a shared store, or with its store in memory if `url` is empty."""
 
     def __init__(self, url: str = "") -> None:
         super().__init__("broker", *(("--redis-url", url, "--log-level", "error") if url else ()))
@@ -37,7 +36,7 @@ class OnStore(Broker):
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What runs: `a` takes what is published, `b` has the subscribers."""
+    """The running brokers: `a` is published to, `b` has the subscribers."""
 
     a: Running
     b: Running
@@ -51,7 +50,7 @@ class Setting:
 
 @contextlib.contextmanager
 def setting(cpus: tuple[int, int], *, shared: bool) -> Iterator[Setting]:
-    """Two brokers on one server, or one with the store in memory in both places."""
+    """Two brokers on one server, or one broker with its store in memory as both."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         os.sched_setaffinity(0, {cpus[1]})
@@ -111,7 +110,7 @@ def reconnect(of: Setting) -> dict[str, float]:
 
 
 def unwatched(of: Setting) -> dict[str, float]:
-    """What B spends while others are busy with topics that it doesn't watch."""
+    """The CPU time of B while A gets events for topics that B does not watch."""
     before, began = sample(of.b.pid).cpu_ns, time.monotonic()
     result = of.measure(on=of.a, subscribers=0, publishers=32, rate=0.0, duration=5.0)
     spent = (sample(of.b.pid).cpu_ns - before) / 1e6 / (time.monotonic() - began)
@@ -120,7 +119,7 @@ def unwatched(of: Setting) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line: what is measured, and what to reach, where `base` is the store in memory."""
+    """One line of the table: the figures, and the goal. Without `with_memory` the store in memory is not measured."""
 
     title: str
     figures: Callable[[Setting], dict[str, float]]
@@ -132,12 +131,13 @@ ROWS = {
     "latency": Row("publish on A to deliver on B, 100 events/s, ms", latency, "≤ 1 / ≤ 5 ms over memory"),
     "posts": Row("single POSTs, 32 connections, one instance", posts, "≥ 5,000/s"),
     "ndjson": Row("NDJSON into one topic", ndjson, "≥ 80,000/s"),
-    "intake": Row("heard by B and fanned out to 10 subscribers", intake, "≥ 60,000/s"),
-    "unwatched": Row(
-        "what others publish, to topics that B doesn't watch", unwatched, "none", with_memory=False
-    ),
+    "intake": Row("received by B and fanned out to 10 subscribers", intake, "≥ 60,000/s"),
+    "unwatched": Row("events for topics that B does not watch", unwatched, "none", with_memory=False),
     "reconnect": Row(
-        "10,000 subscribers of 10,000 topics come to a fresh instance", reconnect, "≤ 10 s", with_memory=False
+        "10,000 subscribers of 10,000 topics connect to a new instance",
+        reconnect,
+        "≤ 10 s",
+        with_memory=False,
     ),
 }
 

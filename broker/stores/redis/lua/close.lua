@@ -1,14 +1,14 @@
--- End a topic, unless it has moved on.
+-- Close a topic, unless it has moved on.
 --
 -- KEYS     state, names, used, leases, log, rec
 -- ARGV[5]  the topic
 -- ARGV[6]  its channel
 -- ARGV[7]  the reason
--- ARGV[8]  "" or the id that must be the topic's last
--- ARGV[9]  1: only if its lease is over; else 0
+-- ARGV[8]  "", or the id that must be the topic's last
+-- ARGV[9]  1: only if its lease has expired; else 0
 --
--- Reply    last, epoch, the id of the end, be it an earlier one; "" where it goes on.
--- Message  see ends.lua.
+-- Reply    last, epoch, the id of the end, also if the topic was closed before; "" if it stays open
+-- Payload  see ends.lua
 
 local topic, leases, log, rec = ARGV[5], KEYS[4], KEYS[5], KEYS[6]
 

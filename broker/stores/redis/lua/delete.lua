@@ -1,15 +1,14 @@
--- Empty a topic for every reader to come, and tell those who watch it where it ended.
+-- Delete the events of a topic, and publish its end to its subscribers. A closed topic is open again afterwards.
 --
 -- KEYS     state, names, used, leases, log, rec
 -- ARGV[5]  the topic
 -- ARGV[6]  its channel
 --
--- Reply    last, epoch, the id of the end; "" where nothing is known of the topic, which then stays so.
--- A topic that had ended is open again.
+-- Reply    last, epoch, the id of the end; "" if the topic has no record, and gets none
+-- Payload  "D <epoch> <prev> <id>": prev is the topic's last id before
 --
--- Message  "D <epoch> <prev> <id>": prev is the topic's id before.
---
--- In rec: ca (cleared at) is the id of the end, cb (cleared before) the last entry's: a cursor from cb on has seen all.
+-- Fields of rec: ca (cleared at), the id of the end; cb (cleared before), the id of the last entry. A cursor at or after cb
+-- has seen every event.
 
 local leases, log, rec = KEYS[4], KEYS[5], KEYS[6]
 
@@ -23,7 +22,7 @@ local function delete()
   local seen = known[4] and known[4]:match('^%S+ (%S+)') or prev
   local ms, n = next_id()
   local id = format(ms, n)
-  call('DEL', log) -- first, since no server refuses it where memory is full; then it refuses nothing of the rest
+  call('DEL', log) -- first: a server without memory allows it, and afterwards refuses no command of this script
   call('HSET', KEYS[1], 'ms', ms, 'n', n)
   last_ms, last_n = ms, n
   call('HSET', rec, 'ms', ms, 'n', n, 'ca', id, 't', 0) -- t: the next log has no expiry yet

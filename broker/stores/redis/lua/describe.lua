@@ -1,12 +1,12 @@
--- What is held of some topics, after dropping what is too old.
+-- The state of some topics, after removing entries that are too old.
 --
 -- KEYS     state; then per topic: log, rec
 -- ARGV[5]  number of topics; then per topic: max age in ms
 --
 -- Reply    last, epoch; then per topic five values: number of entries, bytes of their frames, first id or "", the
---          topic's last id or "", 1 if it has ended, else 0.
+--          topic's last id or "", 1 if it is closed, else 0
 
--- The oldest entry that is not too old. It is looked at before anything is dropped: so looking on writes nothing.
+-- The oldest entry that is not too old. Checked before XTRIM, so that describing a topic usually writes nothing.
 local function oldest_of(log, kept_from)
   local oldest = call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
   if oldest and parse(oldest[1]) < kept_from then

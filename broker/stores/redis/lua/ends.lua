@@ -1,12 +1,11 @@
--- Ends of topics. This text stands in front of the scripts that end some (see scripts.py), which have KEYS[2] names and
--- KEYS[3] used.
+-- Ends of topics. This text precedes the scripts that close topics (see scripts.py); their KEYS[2] is names, KEYS[3] used.
 --
--- In a rec, e is "<id of the end> <id of the topic's entry before> <reason>": a topic that has it has ended. In leases, a
--- zset, a topic has the ms at which it ends unless somebody speaks for it.
+-- Field e of rec: "<id of the end> <id of the topic's entry before> <reason>", if the topic is closed.
+-- leases: a zset of topics, scored by the time (ms) at which each closes as abandoned unless its lease is renewed.
 --
--- Message  "C <epoch> <prev> <id> <reason>", after those of all entries of the same call.
+-- Payload  "C <epoch> <prev> <id> <reason>", after those of all entries of the same call
 
--- What stands for the last id of a topic of which nothing is known: it may have had an entry at or before it.
+-- The last id to assume for a topic without a record: it may have had an entry at or before this id.
 local function unknown_last(next_ms)
   local known = call('HMGET', KEYS[1], 'born', 'floor')
   local ms, n = next_ms - ARGV[4], 0
@@ -22,10 +21,10 @@ local function unknown_last(next_ms)
   return format(ms, n)
 end
 
--- End a topic whose last id is `prev`. The caller has written the state already.
+-- Close a topic whose last id is `prev`. The caller has written the state already.
 local function end_topic(topic, channel, leases, log, rec, is_new, prev, ms, n, reason)
   local id = format(ms, n)
-  if is_new then -- what is there under its keys is of a store that is gone
+  if is_new then -- anything under its keys is left from a lost store
     call('DEL', log, rec)
     call('ZADD', KEYS[2], 0, topic)
     call('HSET', rec, 'z', 0, 'a', ms, 'b', 0, 't', 0)

@@ -1,15 +1,16 @@
--- Give up what is remembered for longer than it has to be, and what is too much. Every instance calls it now and then.
+-- Remove expired idempotency keys, and topics that were unused for too long or are too many. Every instance calls this
+-- regularly.
 --
 -- KEYS     state, names, used, keys, keyage
--- ARGV[5]  topics to remember at most
+-- ARGV[5]  maximum number of topics to remember
 -- ARGV[6]  prefix of the logs' keys
 -- ARGV[7]  prefix of the recs' keys
--- ARGV[8]  topics to give up in one call at most
+-- ARGV[8]  maximum number of topics to remove in one call
 --
--- Reply    last, epoch, number of topics given up. As many as were asked for: call again.
+-- Reply    last, epoch, number of topics removed. If it is the maximum, call again.
 --
--- The keys of logs and recs are not in KEYS, since only the script learns which they are; the hash tag puts them where
--- the others are.
+-- The keys of logs and recs are not in KEYS, since only the script finds out which they are. The hash tag puts them in the
+-- same slot.
 
 local EXPIRED_KEYS_A_CALL = 200
 
@@ -19,7 +20,7 @@ local function give_up(topic)
   call('DEL', ARGV[6] .. topic, ARGV[7] .. topic)
 end
 
--- Topics whose record is as good as expired: `prev` of a next entry would reach back less far than to their last.
+-- Topics with a record that is about to expire: the `prev` of a new entry would already lie after their last id.
 local function give_up_unused(most)
   local unused = call('ZRANGEBYSCORE', KEYS[3], '-inf', now - ARGV[4] - SLACK_MS, 'LIMIT', 0, most)
   for _, topic in ipairs(unused) do
@@ -28,7 +29,7 @@ local function give_up_unused(most)
   return #unused
 end
 
--- Too many topics: those longest unused go, and the floor rises to their last ids, so that the gap is told.
+-- Too many topics: remove those unused for longest. The floor rises to their last ids, so that cursors before it get a gap.
 local function give_up_surplus(most)
   local count = math.min(most, call('ZCARD', KEYS[3]) - ARGV[5])
   if count <= 0 then

@@ -1,9 +1,9 @@
--- Idempotency keys. This text stands in front of the scripts that have KEYS[4] keys and KEYS[5] keyage (see scripts.py).
+-- Idempotency keys. This text precedes the scripts that use them (see scripts.py); their KEYS[4] is keys, KEYS[5] keyage.
 --
--- A member is "<topic> <key>". keys, a hash, has "<id> <nonce>" for it: the id that it brought, and the call that
--- published it; keyage, a zset, has its expiry in ms. The state's kb counts the bytes of them all.
+-- A member is "<topic> <key>". keys is a hash of "<id> <nonce>" by member: the id of its event, and the call that published
+-- it. keyage is a zset of members scored by their expiry (ms). Field kb of the state is the size of all members in bytes.
 
-local KEY_OVERHEAD_BYTES = 250 -- what the server needs for a key beside its text
+local KEY_OVERHEAD_BYTES = 250 -- the server's memory for a key, without its text
 
 local function key_bytes(members)
   local bytes = 0
@@ -31,8 +31,8 @@ local function keep_key(member, id, nonce, ms)
   call('HINCRBY', KEYS[1], 'kb', key_bytes({ member }))
 end
 
--- The id that a key brought and its call's nonce, or nil, nil, and whether the key is there all the same. An expiry from
--- far in the future is of a clock that has stepped back since.
+-- The id of a key's event and the nonce of its call; for an expired key nil, nil and a true value, for an unknown one nil, nil
+-- and a false one. A key that expires too far in the future counts as expired: the clock has stepped back.
 local function find_key(member, ms)
   local expiry = call('ZSCORE', KEYS[5], member)
   local is_known = expiry and tonumber(expiry) > now and tonumber(expiry) <= now + 2 * ms

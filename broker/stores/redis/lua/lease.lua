@@ -1,11 +1,11 @@
--- Have a topic end unless somebody speaks for it in time.
+-- Take, renew or drop a topic's lease. On expiry the topic closes as abandoned.
 --
 -- KEYS     state, leases, rec
 -- ARGV[5]  the topic
--- ARGV[6]  for how long, in ms; "" for no lease any more
--- ARGV[7]  leases at most
+-- ARGV[6]  duration in ms; "" drops the lease
+-- ARGV[7]  maximum number of leases
 --
--- Reply    last, epoch, 1; 0 where there is no room for another lease.
+-- Reply    last, epoch, 1; 0 if there is no room for another lease
 
 local topic, leases = ARGV[5], KEYS[2]
 

@@ -1,35 +1,36 @@
--- Append events to their topics' logs and publish them to whoever watches these topics, and end topics: all of it or nothing.
+-- Append events to their topics' logs, publish them on the topics' channels, and close topics: all of it or nothing.
 --
--- KEYS      state, names, used, keys, keyage; then per topic: log, rec; then, where more is asked for: leases
--- ARGV[5]   nonce of the call, which its entries keep
--- ARGV[6]   "" or, for a retry, an id after which the entries of the first try would be
--- ARGV[7]   idempotency key or ""; with a key, at most one entry a topic
+-- KEYS      state, names, used, keys, keyage; then per topic: log, rec; then, with options: leases
+-- ARGV[5]   nonce of the call; its entries keep it
+-- ARGV[6]   "", or for a retry: an id; entries of the first attempt can only lie after it
+-- ARGV[7]   idempotency key or ""; with a key, at most one entry per topic
 -- ARGV[8]   how long the key is remembered, ms
--- ARGV[9]   bound on the bytes of all keys
+-- ARGV[9]   maximum bytes of all keys
 -- ARGV[10]  number of topics; then per topic: name, channel, max events, max bytes, max age in ms
 -- then      number of entries; then per entry: number of its topic (from 1), lines
--- then      where more is asked for: name of the producer or "", the number of the first entry in its stream; "" or the
+-- then      the options, if any: name of the producer or "", the number of the first entry in its sequence; "" or the
 --           retention "<max age in ms> <max events> <max bytes>" of a topic that this call opens; the numbers of the
---           topics that end. A producer goes with one topic and no key.
+--           topics to close. A producer needs one topic and no key.
 --
--- Reply     last, epoch, status, known, closed, an id per entry but for the first `known`; where there is no entry, an id per
---           end. Status 0: published; 1: the key was known, nothing is published, these are the first ids; and where nothing
---           is done, 2: no room for another key; 3: the topics with the numbers that follow have ended; 4: entries of the
---           producer are missing, and the number that is expected follows. known: how many leading entries the producer
---           had published before; closed: 1 where all topics that were to end have ended.
+-- Reply     last, epoch, status, known, closed; then an id per entry after the first `known`, or without entries an id
+--           per end. Status 0: published. 1: the key was known, nothing is published, these are the first ids. In all
+--           other cases nothing is done. 2: no room for another key. 3: the topics with the numbers that follow are
+--           closed. 4: earlier entries of the producer are missing; the number that it must send follows. known: how many
+--           leading entries the producer had published before. closed: 1 if all topics to close are closed.
 --
 -- names, used   zsets of topics: scores 0; ms of the topic's last entry (late by up to TOUCH_MS)
 -- log           a stream of p "<id of the topic's entry before> <nonce>", z bytes of all entries up to this one, l lines
 -- rec           a hash that outlives the log: ms, n (the topic's last id), z (of the last entry), ca, cb (delete.lua);
---               a, b (ms of the oldest entry, and z before it, as they were when last looked at: neither is too high);
---               t (ms when expiries were last set); e (ends.lua); r, the retention that its first publisher asked for;
---               p "<producer> <number of its next entry>;…", who published last at the end
+--               a, b (ms of the oldest entry, and z before it, at the last check: neither is too high); t (ms at which
+--               expiries were last set); e (ends.lua); r, the retention that the topic's first publisher asked for;
+--               p "<producer> <number of its next entry>;…", the latest producer last
 --
--- Message   "E <epoch> <prev> <ms> <n> <said> <count> <offset> <size> …\n" and the lines of all entries: the id of each
---           is <ms>-<n + offset>, its lines have <size> bytes; prev is the topic's id before the first. Ids of one call
---           have one ms and count on by one, whatever the topic; each topic has a message of its own. So one may name
---           ids behind others of which the next message tells: all before <ms>-<n + said> are told of with this one.
---           Of a topic with r it is "F <epoch> <r> <prev> …". The ends have the ids after those of the entries.
+-- Payload   "E <epoch> <prev> <ms> <n> <announced> <count> <offset> <size> …\n" and the lines of all entries. The id of
+--           an entry is <ms>-<n + offset>, its lines have <size> bytes; prev is the topic's id before the first. The ids
+--           of one call have the same ms and increase by one, across topics; each topic has a payload of its own. So a
+--           payload may contain ids that lie after ids of the next payload: with this one, everything before
+--           <ms>-<n + announced> is published. A topic with r has "F <epoch> <r> <prev> …". The ends have the ids after
+--           those of the entries.
 
 local EXPIRED_KEYS_A_CALL = 20
 
@@ -44,7 +45,7 @@ local function frame_bytes(id, lines)
   return #lines + #id + 6 -- "id: ", and two LF
 end
 
--- `ids` are those of all entries, of which the first `known` were published before.
+-- `ids` has the ids of all entries; the first `known` entries were published before.
 local function reply(status, ids, known)
   local first, is_closed = 1 + (known or 0), 0
   if has_more then
@@ -63,8 +64,8 @@ local function topic_of(entry)
   return ARGV[entries_at + 2 * entry - 1]
 end
 
--- The ids that the first try of this call gave its entries, or nil where it never came here. Retention drops the oldest
--- first: if anything of it is left, then some topic's newest entry.
+-- The ids that the first attempt of this call gave its entries, or nil if it never arrived. Retention drops the oldest
+-- entries first, so if any entry of the attempt is left, the newest of some topic is.
 local function find_first_try()
   local STEP = 16
   local ending = ' ' .. nonce
@@ -91,7 +92,7 @@ local function find_first_try()
   end
 end
 
--- A topic before its next entry: its last id, z, a, b, t, which is nil if it is new, r, e.
+-- A topic before its next entry: its last id, z, a, b, t (nil for a new topic), r, e.
 local function open_topic(topic, next_ms)
   local rec = open_record(KEYS[5 + 2 * topic], 'z', 'a', 'b', 't', 'r', 'e')
   if rec then
@@ -101,8 +102,8 @@ local function open_topic(topic, next_ms)
   return { unknown_last(next_ms), 0, next_ms, 0 }
 end
 
--- Drop the oldest entries while more than `most` bytes are held; the newest stays. Answers ms of the oldest entry left,
--- and z before it. Entries are looked at a few at a time, for they come with their lines.
+-- Drop the oldest entries while the log has more than `most` bytes; the newest stays. Returns ms of the oldest entry left, and
+-- z before it. Reads a few entries at a time, since they come with their lines.
 local function trim_bytes(log, z, most)
   local step, from, dropped, oldest, before = 2, '-', false, nil, nil
   while true do
@@ -123,13 +124,13 @@ local function trim_bytes(log, z, most)
   end
 end
 
--- Append `entries` (by number) to a topic, keep it within its retention, and publish them. `offsets` has by number how
--- far the entry's id lies after ms-first_n, `said` how far what was told of goes then.
+-- Append `entries` (by number) to a topic, apply its retention, and publish them. `offsets`: by number, how far the entry's id
+-- lies after ms-first_n. `said`: the same for the first id that is not announced yet.
 local function append(topic, entries, offsets, said, ms, first_n, record)
   local at = 6 + 5 * topic
   local log, rec = KEYS[4 + 2 * topic], KEYS[5 + 2 * topic]
   local prev, z, oldest_ms, before, touched, retention = unpack(record, 1, 6)
-  if not touched then -- new, so what is there under its keys is of a store that is gone
+  if not touched then -- new: anything under its keys is left from a lost store
     call('DEL', log, rec)
     call('ZADD', KEYS[2], 0, ARGV[at])
   end
@@ -180,8 +181,8 @@ local function append(topic, entries, offsets, said, ms, first_n, record)
   call('PUBLISH', ARGV[at + 1], head .. '\n' .. table.concat(lines))
 end
 
--- Give ids to the entries after the first `known` that have none; answers the entries by topic, how far each id lies after
--- ms-n, and how many.
+-- Give an id to each entry after the first `known` that lacks one. Returns these entries by topic, how far each id lies after
+-- ms-n, and their number.
 local function give_ids(ids, known, ms, n)
   local entries, offsets, given = {}, {}, 0
   for topic = 1, topic_count do
@@ -202,7 +203,7 @@ local function give_ids(ids, known, ms, n)
   return entries, offsets, given
 end
 
--- By topic: the offset of the first entry of all topics after it, of which nothing is told yet when it is published.
+-- By topic: the lowest offset in the topics after it, which are not announced yet when it is published.
 local function offsets_said(entries, offsets, given)
   local said, least = {}, given
   for topic = topic_count, 1, -1 do
@@ -215,7 +216,7 @@ end
 
 local find_ending, end_topics
 if has_more then
-  -- The topics that are to end with this call, by number: not those that have ended, nor those whose key was known.
+  -- The numbers of the topics that this call closes: without closed ones, and without those that knew the key.
   function find_ending(records, replayed)
     local ending = {}
     for at = asked_at + 3, #ARGV do
@@ -240,7 +241,7 @@ if has_more then
   end
 end
 
--- Publish the entries that have no id in `ids`, but for the first `known`; `replayed` are topics whose key was known.
+-- Publish the entries without an id in `ids`, except the first `known`. `replayed`: topics that knew the key.
 local function publish(ids, known, replayed)
   local ms, n = next_id()
   local entries, offsets, given = give_ids(ids, known, ms, n)
@@ -258,7 +259,7 @@ local function publish(ids, known, replayed)
   if given + #ending == 0 then
     return reply(0, ids, known)
   end
-  -- Where memory is full, a server refuses a script's first command that writes, no later one. So this is the first.
+  -- A server without memory refuses a script's first write, but no later one. So this write comes first.
   last_ms, last_n = ms, n + given + #ending - 1
   call('HSET', KEYS[1], 'ms', last_ms, 'n', last_n)
   for topic = 1, topic_count do
@@ -272,9 +273,9 @@ local function publish(ids, known, replayed)
   return reply(0, ids, known)
 end
 
--- What the key means for each entry, by number: `ids` that it brought at first, and `fresh` members where it is new. By
--- topic, `replayed` is not nil where it brought one.
--- `dropped` are members that count no more, `bytes` what all keys then need; `is_own`: an id is of this call's first try.
+-- Look up the key for each entry. Returns, by number of the entry, `ids` of the first call and `fresh`, the members of new keys;
+-- by topic, `replayed`: not nil if the topic knew the key; `dropped`: members to drop; `bytes`: of all keys afterwards;
+-- `is_own`: whether an id is from this call's first attempt.
 local function look_up_key()
   local found = { ids = {}, fresh = {}, replayed = {}, dropped = find_expired_keys(EXPIRED_KEYS_A_CALL), is_own = false }
   local is_dropped = {}
@@ -322,7 +323,7 @@ end
 
 local is_in_order, count_known_then, publish_in_order = has_more and ARGV[asked_at] ~= '', nil, nil
 if is_in_order then
-  -- What the producer is known for: the others' "<name> <next>", and the number of its own next entry.
+  -- Returns "<name> <next>" of the other producers, and the number of this one's next entry.
   local function find_producer(name)
     local rec, others, expected = open_record(KEYS[7], 'p'), {}, 1
     for other, following in (rec and rec[3] or ''):gmatch('([^;%s]+) (%d+)') do
@@ -335,7 +336,7 @@ if is_in_order then
     return others, expected
   end
 
-  -- How many of the leading entries the first try of this call found published before, `last` being its last entry's id.
+  -- How many leading entries were known to this call's first attempt; `last` is the id of its last entry.
   function count_known_then(last)
     local ending, own = ' ' .. nonce, 0
     for _, found in ipairs(call('XREVRANGE', KEYS[6], last, '(' .. ARGV[6], 'COUNT', entry_count)) do
@@ -361,7 +362,7 @@ if is_in_order then
   end
 end
 
-if key ~= '' then -- which tells a retry too
+if key ~= '' then -- a key identifies a retry too
   return publish_once()
 end
 local ids = ARGV[6] ~= '' and find_first_try()

@@ -1,32 +1,32 @@
--- What lies after a cursor in each of some topics, and what the store knows of them: one view, of one moment.
+-- The entries after a cursor in each of some topics, and the records of the topics: one consistent view.
 --
 -- KEYS     state; then per topic: log, rec
--- ARGV[5]  a channel on which to say that the view was taken, or ""
--- ARGV[6]  bytes of frames in an answer at most; one entry goes through however large it is
+-- ARGV[5]  channel to publish a probe on, or ""
+-- ARGV[6]  maximum bytes of frames in the reply; one entry is always returned, whatever its size
 -- ARGV[7]  number of topics; then per topic: after (an id, exclusive; "$" for no entries), upto (an id, inclusive, or
 --          "+"), max age in ms
 --
 -- Reply    last, epoch, born, floor, rewinds; then an array per topic: its last id or "", ca or "", cb or "", e or "",
---          r or "", more (1 where the answer was full before the last entry), and for each entry its id, the id before
---          it, its lines.
--- Message  "P <epoch> <last>", after all that was published before.
+--          r or "", more (1 if the reply was full before the last entry), and for each entry its id, the id before it,
+--          its lines
+-- Payload  "P <epoch> <last>", the probe: after all payloads up to last
 
 local room, is_empty = tonumber(ARGV[6]), true
 
--- A cursor may be any id, also one that no range can begin after.
+-- A cursor may be any id, even one that XRANGE can't start after.
 local function is_short_of(cursor, ms, n)
   local cursor_ms, cursor_n = parse(cursor)
   return is_before(cursor_ms, cursor_n, ms, n)
 end
 
--- Where to start so that what is too old isn't given. What was cleared is gone.
+-- The start of the range: after the cursor, without entries that are too old. Deleted entries are not in the log any more.
 local function start_after(after, max_age)
   local kept_from = now - max_age
   return parse(after) < kept_from and ('%d'):format(kept_from) or '(' .. after
 end
 
--- Put entries into `answer` as long as there is room; answers whether there are more. A log is read a few entries at a
--- time, for it may be much larger than the room.
+-- Add entries to `answer` while there is room; returns whether there are more. Reads a few entries at a time, since the log
+-- may be much larger than the room.
 local function fill(answer, log, start, upto)
   local step, page = room > 0 and 8 or 1, nil
   repeat

@@ -1,29 +1,30 @@
--- The store's state, opened. This text stands in front of every script (see scripts.py).
+-- Open the store's state. This text precedes every script (see scripts.py).
 --
 -- KEYS[1]  state, a hash: ms, n (the last id given out), run (id of the server that gave it out), epoch, born, floor,
---          rewinds ("L S N;L S N", oldest first), rewound (ms of the newest N), kb (bytes of all idempotency keys)
+--          rewinds ("L S N;L S N", oldest first: the store went back to L, S was seen, ids resumed at N), rewound (ms of the
+--          newest N), kb (bytes of all idempotency keys)
 -- ARGV[1]  run id of the server, as the caller's connection read it
--- ARGV[2]  seen: the highest id that the caller has seen come out of the store; 0-0 for none
+-- ARGV[2]  seen: the highest id that the caller has received from the store; 0-0 for none
 -- ARGV[3]  failover margin, ms
 -- ARGV[4]  topic memory, ms
 --
 -- Afterwards `now` (ms), `last_ms`, `last_n` and `epoch` (text) are set. `epoch` rises whenever born, floor or rewinds
--- change: who knows them for this epoch need not ask again. It is never lower than an epoch that a server had which has
--- been lost since: it starts at the time of birth, and goes on from the id that a rewind goes on from.
+-- change, so callers read them once per epoch. It is never lower than an epoch of a lost server: it starts at the time of
+-- birth, and a rewind raises it to the id at which ids resume.
 --
--- A script's functions are made anew at every call, so what is seldom needed is made only where it is needed.
+-- A script creates its functions at every call. So rarely needed ones are nested, and created only when needed.
 
 local call = redis.call
 
-local TOUCH_MS = 1000 -- a topic's expiries are set anew when they are as old as that,
-local SLACK_MS = 2000 -- so they are late by more than that
+local TOUCH_MS = 1000 -- a topic's expiries are set again when they are this old,
+local SLACK_MS = 2000 -- so they must be late by more
 
 local function parse(id)
   local ms, n = id:match('^(%d+)%-(%d+)$')
   return tonumber(ms), tonumber(n)
 end
 
--- `..` would do for now: it writes a number of more than 14 digits with an exponent.
+-- `..` would write a number of more than 14 digits with an exponent.
 local function format(ms, n)
   return ('%d-%d'):format(ms, n)
 end
@@ -37,8 +38,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local last_ms, last_n, epoch
 
--- A topic's record: ms and n of its last id, then the fields asked for. nil where nothing is known of the topic, or what
--- is known lies ahead: then it is of a store that is gone.
+-- A topic's record: ms and n of its last id, then the given fields. nil if there is none, or if it lies ahead of the store: then
+-- it is left from a lost store.
 local function open_record(rec, ...)
   local found = call('HMGET', rec, 'ms', 'n', ...)
   local ms = tonumber(found[1])
@@ -55,28 +56,28 @@ local function next_id()
   return last_ms, last_n + 1
 end
 
--- Bring a state up to date that is not there, or that knows less than the caller.
+-- Create the state, or bring it up to date if the caller has seen more than it knows.
 local function renew(seen_ms, seen_n)
   local MOST_REWINDS = 64
   local margin, memory = tonumber(ARGV[3]), tonumber(ARGV[4])
 
-  -- Small, and needed for the server to be of use at all, so it is written also where memory is full: a server lets a
-  -- script go on that has begun to write, and refuses nobody a deletion.
+  -- The state is small, and no script works without it. So it is written even if memory is full: a server always allows a
+  -- deletion, and a script that has begun to write may go on.
   local function save(...)
     call('HDEL', KEYS[1], '')
     call('HSET', KEYS[1], ...)
   end
 
-  -- Above all that was given out and is lost, also what no caller has seen. Another server's clock may be behind by the
-  -- margin. Not on top of an id that is itself ahead of the clock by a margin: of a store that goes back twice within
-  -- that time, the second would go on where the first did, with the same ids.
+  -- An id above all that were given out and lost, even those that no caller has seen: this server's clock may be behind by
+  -- the margin. If `ms` itself is ahead of the clock by a margin, the result lies a margin after it: a store that goes back
+  -- twice within that time must not give out the same ids twice.
   local function beyond(ms)
     local ahead = now + margin
     return ahead > ms and ahead or ms + margin
   end
 
-  -- Where the caller has seen ids, there was a store before this one, whose clock may have been ahead. Epochs are
-  -- counted from the time of birth, so that none of them comes a second time.
+  -- If the caller has seen ids, there was a store before this one, and its clock may have been ahead. Epochs are counted from
+  -- the time of birth, so that none occurs twice.
   local function bear()
     last_ms, last_n = now, 0
     if seen_ms > 0 then
@@ -95,7 +96,7 @@ local function renew(seen_ms, seen_n)
     return rewinds
   end
 
-  -- The floor may have risen on a server that is lost, and its epoch with it: one more than this one knows may be known.
+  -- The floor, and the epoch with it, may have risen on a lost server. So one more than this server's epoch may be in use.
   local function store(rewinds)
     local texts = {}
     for index, rewind in ipairs(rewinds) do
@@ -105,8 +106,8 @@ local function renew(seen_ms, seen_n)
     save('rewinds', table.concat(texts, ';'), 'epoch', epoch)
   end
 
-  -- The caller has seen what was given out before the server went back, and comes only now. Where ids were given since,
-  -- readers have crossed the place of the loss without being told: so it moves to where they are.
+  -- The caller has seen ids from before the server went back, and is the first to say so. If ids were given out since,
+  -- subscribers have crossed the loss without a gap. So the loss moves to the present id.
   local function raise(rewinds)
     for index, rewind in ipairs(rewinds) do
       local resumed_ms, resumed_n = parse(rewind.resumed)
@@ -126,8 +127,8 @@ local function renew(seen_ms, seen_n)
     return false
   end
 
-  -- Give up rewinds that nobody can meet any more. With one that is too many, or told of a loss, goes what it knew: so
-  -- the store counts as born behind it.
+  -- Remove rewinds that are older than any remembered topic, or too many. If a removed one was a loss, or is removed because
+  -- there are too many, the store counts as born after it.
   local function shorten(rewinds)
     while rewinds[1] do
       local oldest = rewinds[1]
@@ -142,8 +143,8 @@ local function renew(seen_ms, seen_n)
     end
   end
 
-  -- Another server than before, or the same with less than it had: ids go on above everything that may have been given
-  -- out. Where nothing was lost (seen == lost) it is kept all the same: a later caller may have seen more.
+  -- Another server than before, or the same with less data: ids resume above all that may have been given out. The rewind is
+  -- recorded even if no loss is known (seen == lost), since a later caller may have seen more.
   local function rewind(rewinds)
     local lost = format(last_ms, last_n)
     local seen = is_before(last_ms, last_n, seen_ms, seen_n) and ARGV[2] or lost

@@ -1,4 +1,4 @@
-"""The way from brokers to a server: it may lead to another one, or fall silent, as any network may."""
+"""A proxy between brokers and a Redis server, which fails in the ways that a network fails."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tests.support.redis_servers import LOOPBACK, Server
 
 @dataclass(eq=False)
 class _Passage:
-    """One connection; `is_subscriber` once it has said so."""
+    """One connection; `is_subscriber` once it has sent SUBSCRIBE."""
 
     writers: list[asyncio.StreamWriter]
     is_subscriber: bool = False
-    is_mute: bool = False
+    is_silent: bool = False
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
 
-class Way:
-    """Passes connections on to `server`, by its unix socket; an async context manager."""
+class RedisProxy:
+    """Passes connections on to the unix socket of `server`; an async context manager."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -49,8 +49,8 @@ class Way:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def lead_to(self, server: Server) -> None:
-        """New connections go to another server; those there are end."""
+    def redirect(self, server: Server) -> None:
+        """End all connections, and pass new ones on to another server."""
         self._server = server
         self.cut()
 
@@ -78,10 +78,10 @@ class Way:
             for writer in passage.writers:
                 writer.close()
 
-    def mute_subscribers(self) -> None:
-        """Those who listen to channels now hear nothing any more, and nobody tells them."""
+    def silence_subscribers(self) -> None:
+        """Drop everything sent to connections that have subscribed; they stay open."""
         for passage in self._passages:
-            passage.is_mute = passage.is_subscriber
+            passage.is_silent = passage.is_subscriber
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_closed:
@@ -115,7 +115,7 @@ class Way:
             while data := await reader.read(1 << 16):
                 if to_server and b"SUBSCRIBE" in data:
                     passage.is_subscriber = True
-                if passage.is_mute:
+                if passage.is_silent:
                     continue
                 if self._left is not None and len(data) >= self._left:
                     writer.write(data[: self._left])

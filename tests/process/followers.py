@@ -1,4 +1,4 @@
-"""Subscribers and a publisher that outlast what is done to a broker: they come back, and tell what they met."""
+"""Subscribers and a publisher that reconnect while a test disturbs the broker, and record what they receive."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Followers:
 
     Attributes:
         published: the data of the events that were acknowledged, in order.
-        statuses: all that the publisher was answered; 0 for a connection that was lost.
-        received: what each subscriber got.
+        statuses: the status of each response to the publisher; 0 for a lost connection.
+        received: the data of each subscriber's events.
     """
 
     def __init__(self, clients: list[Client], session: aiohttp.ClientSession, url: str) -> None:
@@ -63,7 +63,7 @@ class Followers:
         return self.statuses[-1]
 
     async def more(self, count: int = 20) -> None:
-        """Wait until so many further events are published, and everybody has got something of them."""
+        """Wait until `count` more events are published and every subscriber has received the last of them."""
         target = len(self.published) + count
 
         def reached() -> bool:
@@ -74,7 +74,7 @@ class Followers:
         await self._until(reached)
 
     async def complete(self) -> None:
-        """Stop publishing, and wait until everybody has everything: once, in order, without a gap."""
+        """Stop publishing and check that every subscriber receives every event once, in order, without a gap."""
         self._done.set()
         await self._tasks[-1]
         await self._until(lambda: all(len(got) >= len(self.published) for got in self.received))
@@ -97,7 +97,7 @@ class Followers:
 
 @asynccontextmanager
 async def following(url: str, subscribers: int = 8) -> AsyncIterator[Followers]:
-    """All of them, until the block ends."""
+    """Followers of `news` that run until the block ends."""
     async with AsyncExitStack() as stack:
         clients = [
             await stack.enter_async_context(Client(url, max_delay_seconds=1)) for _ in range(subscribers)

@@ -1,10 +1,11 @@
-"""`broker serve` in a process of its own."""
+"""One instance, as an operator and connected clients see it: start, signals, drain, TLS, metrics port."""
 
 from __future__ import annotations
 
 import re
 import signal
 import socket
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -12,39 +13,18 @@ import pytest
 import trustme
 
 from broker.sse import Decoder
-from tests.cli.commands import run
-from tests.support.broker_process import BrokerProcess
+from tests.process.streams import read_to_end, subscribe
+from tests.support.broker_process import BrokerProcess, refused_start
 from tests.support.http import NDJSON, Connection, exchange, request
 from tests.support.ports import free_port
 from tests.support.tokens import HMAC
 from tests.support.waiting import wait_for
 
 CHUNKED = "Transfer-Encoding: chunked"
-AT_ONCE_SECONDS = 3  # a bound, not a measure: who waits for others takes 10
+AT_ONCE_SECONDS = 3  # an upper bound, not a measurement: waiting for other clients would take 10
 
 
-def subscribe(broker: BrokerProcess, topic: str = "news") -> socket.socket:
-    """A subscriber whose head and first bytes have arrived."""
-    connection = socket.create_connection(("127.0.0.1", broker.port), timeout=20)
-    connection.sendall(
-        f"GET /topics/{topic} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
-    )
-    data = b""
-    while b"broker.open" not in data:
-        data += connection.recv(65536)
-    return connection
-
-
-def rest(connection: socket.socket) -> bytes:
-    """What comes until the end."""
-    data = b""
-    while more := connection.recv(65536):
-        data += more
-    connection.close()
-    return data
-
-
-def test_start_line_says_where_and_which_store(broker: BrokerProcess) -> None:
+def test_start_line_has_url_and_store(broker: BrokerProcess) -> None:
     assert re.fullmatch(r"broker: listening on http://127\.0\.0\.1:\d+, store: memory\n", broker.output)
 
 
@@ -59,7 +39,7 @@ def test_i8_drain_ends_every_stream_with_a_retry_of_its_own_and_loses_nothing() 
         assert broker.terminate() == 0
         delays = set()
         for stream in streams:
-            body = rest(stream)
+            body = read_to_end(stream)
             *events, last = body.split(b"\n\n")
             assert [re.search(rb"^id: (.*)$", event, re.MULTILINE)[1].decode() for event in events] == ids  # type: ignore[index]
             retry = re.fullmatch(rb"(?::\n)*retry: (\d+)\n", last)
@@ -105,7 +85,7 @@ def test_a_body_that_is_open_when_the_drain_is_over_is_answered() -> None:
 
 
 def open_body(broker: BrokerProcess, publisher: Connection, topic: str) -> None:
-    """A streamed body, one line of which is published; another one is begun."""
+    """Start a streamed body: one line is published, another is incomplete."""
     publisher.send(
         request("POST", f"/topics/{topic}", NDJSON, CHUNKED) + b'd\r\n{"data": "1"}\r\n1\r\n\n\r\n'
     )
@@ -125,7 +105,7 @@ def test_a_second_sigterm_ends_at_once() -> None:
         stream.close()
 
 
-def test_a_second_sigterm_waits_for_nobody_who_does_not_read_its_answers() -> None:
+def test_a_second_sigterm_does_not_wait_for_clients_that_do_not_read() -> None:
     with BrokerProcess() as broker, Connection(broker.port) as deaf:
         deaf.socket.setblocking(True)
         deaf.socket.settimeout(0.5)
@@ -157,25 +137,17 @@ def _status(url: str) -> int:
             return error.code
 
 
-def refused_start(*flags: str) -> str:
-    """The one line with which `serve` refuses to start."""
-    done = run("", "serve", *flags)
-    assert done.returncode == 1
-    (line,) = done.stderr.decode().splitlines()
-    return line
-
-
 def test_sighup_drains_too() -> None:
     with BrokerProcess(drain_seconds=0) as broker:
         stream = subscribe(broker)
         broker.send_signal(signal.SIGHUP)
-        assert re.search(rb"retry: \d+\n$", rest(stream))
+        assert re.search(rb"retry: \d+\n$", read_to_end(stream))
         wait_for(lambda: not broker.running, "its end")
         assert broker.terminate() == 0
 
 
-def test_a_broker_that_is_to_outlive_its_terminal_does() -> None:
-    """Whoever started it had SIGHUP ignored."""
+def test_an_ignored_sighup_stays_ignored() -> None:
+    """As under `nohup`."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with BrokerProcess() as broker:
@@ -187,13 +159,13 @@ def test_a_broker_that_is_to_outlive_its_terminal_does() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_port_in_use_is_said_in_one_line(broker: BrokerProcess) -> None:
+def test_a_port_in_use_is_reported_in_one_line(broker: BrokerProcess) -> None:
     line = refused_start("--port", str(broker.port))
     assert "can't listen" in line
     assert str(broker.port) in line
 
 
-def test_tls_files_that_are_not_there(tmp_path: Path) -> None:
+def test_missing_tls_files_are_reported(tmp_path: Path) -> None:
     assert "tls_cert" in refused_start("--tls-cert", str(tmp_path / "c"), "--tls-key", str(tmp_path / "k"))
 
 
@@ -207,14 +179,7 @@ def test_https(tmp_path: Path) -> None:
         assert broker.url.startswith("https://127.0.0.1:")
 
 
-def test_soft_descriptor_limit_is_raised() -> None:
-    with BrokerProcess() as broker:
-        limits = Path(f"/proc/{broker.pid}/limits").read_text()
-        soft, hard = re.search(r"Max open files\s+(\d+)\s+(\d+)", limits).groups()  # type: ignore[union-attr]
-        assert soft == hard
-
-
-def test_metrics_have_a_port_of_their_own_where_asked_for() -> None:
+def test_metrics_have_their_own_port_if_set() -> None:
     port = free_port()
     with BrokerProcess(metrics_port=port, jwt_secrets=[HMAC.material]) as broker:
         text = exchange(port, request("GET", "/metrics"))
@@ -227,6 +192,7 @@ def test_metrics_have_a_port_of_their_own_where_asked_for() -> None:
         assert broker.terminate() == 0
 
 
-def test_a_metrics_port_that_is_taken_ends_the_start_with_one_line() -> None:
+def test_a_metrics_port_in_use_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert "metrics_port" in refused_start("--port", "0", "--metrics-port", str(taken.getsockname()[1]))
+        line = refused_start("--port", "0", "--metrics-port", str(taken.getsockname()[1]))
+    assert "metrics_port" in line

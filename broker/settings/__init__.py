@@ -1,0 +1,116 @@
+"""Settings: the flags and environment variables of `broker serve`.
+
+    values   types: how a value is read and checked
+    table    every setting with its default and description
+    here     checks over several settings, and derived values
+
+Rules: creating `Settings` checks everything, except that the store checks `redis_url`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+from pydantic import model_validator
+
+from broker.auth.keys import VerificationKey, secret
+from broker.hosts import is_loopback
+from broker.settings.table import SettingsTable
+from broker.settings.values import RetentionOverride as RetentionOverride
+from broker.settings.values import read_public_key
+from broker.topics import Retention, RetentionRules
+
+
+class BadSetting(ValueError):
+    """The operator's fault: a setting that only the code which uses it can judge is invalid.
+
+    Attributes:
+        name: the setting.
+    """
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"{name}: {why}")
+        self.name = name
+
+
+class Settings(SettingsTable):
+    """The broker's settings, immutable. Arguments win over environment variables.
+
+    Raises:
+        pydantic.ValidationError: a setting is invalid; its `errors()` name the setting.
+    """
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.retry_max_ms < self.retry_min_ms:
+            raise ValueError("retry_max_ms is less than retry_min_ms")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key must be set together")
+        if self.log_memory_bytes < self.retention_bytes:
+            raise ValueError("log_memory_bytes is less than retention_bytes, which a single topic may need")
+        self._check_store()
+        self._check_access()
+        return self
+
+    def _check_store(self) -> None:
+        if self.data is not None and self.redis_url is not None:
+            raise ValueError("data and redis_url exclude each other: each names a place for the events")
+        if self.data is not None and self.redis_wait_replicas:
+            raise ValueError("redis_wait_replicas must be 0 with data: that server has no replicas")
+        if self.workers > 1 and self.data is None and self.redis_url is None:
+            raise ValueError("workers: more than one need a shared store; set redis_url or data")
+
+    def _check_access(self) -> None:
+        if not (is_loopback(self.host) or self.has_keys() or self.anonymous):
+            raise ValueError(
+                f"host: other machines can reach {self.host}, and anyone could publish and subscribe. Set keys "
+                "(--jwt-secrets, --jwt-public-keys or --jwks-url), or allow it: --anonymous publish,subscribe"
+            )
+        for name in ("jwt_audience", "jwt_issuer"):
+            if getattr(self, name) is not None and not self.has_keys():
+                raise ValueError(
+                    f"{name}: without keys no token is verified; set jwt_secrets, jwt_public_keys or jwks_url"
+                )
+
+    def has_keys(self) -> bool:
+        """Whether there are keys to verify tokens; without them tokens are ignored."""
+        return bool(self.jwt_secrets or self.jwt_public_keys or self.jwks_url)
+
+    def is_open(self) -> bool:
+        """Whether every caller may do everything: a loopback address, and no setting that limits access."""
+        return is_loopback(self.host) and not self.has_keys() and not self.anonymous
+
+    def needs_client_addresses(self) -> bool:
+        """Whether a limit counts by client address."""
+        return bool(
+            self.max_connections_per_address
+            or self.max_publishes_per_second
+            or self.max_publish_bytes_per_second
+        )
+
+    def verification_keys(self) -> Sequence[VerificationKey]:
+        """The keys of `jwt_secrets` and `jwt_public_keys`; reads the files. Raises `BadKey`."""
+        return [
+            *(secret(text.get_secret_value()) for text in self.jwt_secrets),
+            *(read_public_key(path) for path in self.jwt_public_keys),
+        ]
+
+    def retention(self) -> RetentionRules:
+        """The retention of every topic."""
+        default = Retention(self.retention_events, self.retention_bytes, self.retention_seconds)
+        overrides = tuple(
+            (
+                pattern,
+                Retention(
+                    override.events or default.events,
+                    override.bytes or default.bytes,
+                    override.seconds or default.seconds,
+                ),
+            )
+            for pattern, override in self.retention_overrides.items()
+        )
+        retain = Retention(
+            self.retain_events, min(self.retain_bytes, self.log_memory_bytes), self.retain_max_seconds
+        )
+        return RetentionRules(default, overrides, retain)

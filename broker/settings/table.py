@@ -1,0 +1,251 @@
+"""All settings: name, type, default and description.
+
+The flags of `broker serve`, its help, the environment variables and the table in the settings guide are made from this. The
+setting `its_name` is the flag `--its-name` and the variable `BROKER_ITS_NAME`; the flag wins.
+
+Rules: fields only. A description is a help text with its unit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from broker.settings.values import (
+    Anonymous,
+    Directory,
+    HostNames,
+    Networks,
+    Origins,
+    Overrides,
+    PublicKeyFiles,
+    Seconds,
+    SecondsOrZero,
+    Secrets,
+)
+from broker.topics import MAX_TOPICS_PER_REQUEST
+
+
+class SettingsTable(BaseSettings):
+    """The fields of `Settings`."""
+
+    model_config = SettingsConfigDict(env_prefix="BROKER_", extra="ignore", frozen=True, allow_inf_nan=False)
+
+    # Listening
+
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(8080, ge=0, le=65535, description="TCP port to listen on; 0 chooses a free one.")
+    workers: int = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Processes that share the port. More than one needs redis_url or data.",
+    )
+    tls_cert: Path | None = Field(
+        None, description="PEM file with the certificate chain; the broker then serves HTTPS."
+    )
+    tls_key: Path | None = Field(None, description="PEM file with the private key of tls_cert.")
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="TCP port for /metrics, /healthz and /readyz by plain HTTP, without a token. Each further worker uses the next one.",
+    )
+
+    # Access
+
+    allowed_hosts: HostNames = Field(
+        (),
+        description="Host names, besides localhost, that clients without a token may use on a loopback address; comma-separated.",
+    )
+    cors_origins: Origins = Field(
+        (),
+        description="Web origins that may subscribe and publish, as scheme://host:port, comma-separated; * allows all, without credentials.",
+    )
+    anonymous: Anonymous = Field(
+        (),
+        description="Rights without a token: publish, subscribe or both, comma-separated. On a loopback address without keys, everything is allowed.",
+    )
+    jwt_secrets: Secrets = Field(
+        (),
+        description='Secrets for tokens (HS256, HS384, HS512), at least 32 bytes each; JSON, ["…"]. Prefer the environment: other users can see flags.',
+    )
+    jwt_public_keys: PublicKeyFiles = Field(
+        (),
+        description="PEM files of public keys or certificates for tokens (RSA, P-256, P-384, P-521, Ed25519); comma-separated.",
+    )
+    jwks_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/]",
+        description="URL of a JWK set with keys for tokens. Fetched every 5 minutes, and when a token names an unknown key.",
+    )
+    jwt_audience: str | None = Field(
+        None,
+        min_length=1,
+        description="Audience that a token's `aud` must contain. If not set, tokens with `aud` are refused.",
+    )
+    jwt_issuer: str | None = Field(None, min_length=1, description="Issuer that a token's `iss` must be.")
+    revocation_seconds: Seconds = Field(
+        86_400,
+        description="How long revoked tokens are refused, in seconds, unless the revocation says. At least the lifetime of your tokens.",
+    )
+    trusted_proxies: Networks = Field(
+        (),
+        description="Proxies, as addresses or networks, trusted to name the client in X-Forwarded-For or Forwarded; comma-separated.",
+    )
+    forwarded_header: Literal["x-forwarded-for", "forwarded"] | None = Field(
+        None,
+        description="Header that trusted proxies set: x-forwarded-for or forwarded. By default either; neither if both are present and differ.",
+    )
+
+    # Storage
+
+    data: Directory = Field(
+        None,
+        description="Directory for the broker's own Valkey server. Needs the extra `embedded`; excludes redis_url.",
+    )
+    redis_url: str | None = Field(
+        None,
+        description="Redis or Valkey server that all instances share: redis://, rediss://, unix:// or redis+sentinel://. Without it and data, events are in memory.",
+    )
+    redis_prefix: str = Field(
+        "broker:",
+        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
+        description="Prefix of all Redis keys and channels.",
+    )
+    redis_wait_replicas: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="Redis replicas that must have an event before the publish is answered.",
+    )
+    failover_margin_ms: int = Field(
+        10_000,
+        ge=0,
+        le=3_600_000,
+        description="How far ids jump ahead after a failover lost writes, in milliseconds, so that none is used twice.",
+    )
+
+    # Limits
+
+    max_connections: int | None = Field(
+        None,
+        ge=1,
+        description="Maximum open streams. By default, 90 % of what the file descriptor limit allows.",
+    )
+    max_connections_per_address: int = Field(
+        0,
+        ge=0,
+        description="Maximum open streams per client address, over all instances; 0 means no limit.",
+    )
+    max_connections_per_subject: int = Field(
+        0,
+        ge=0,
+        description="Maximum open streams per token subject (`sub`), over all instances; 0 means no limit.",
+    )
+    max_connects_per_second: float = Field(
+        0,
+        ge=0,
+        description="Maximum new streams per second on each instance; 0 means no limit.",
+    )
+    max_topics_per_connection: int = Field(
+        32, ge=1, le=MAX_TOPICS_PER_REQUEST, description="Maximum topics on one stream."
+    )
+    max_publishes_per_second: float = Field(
+        0,
+        ge=0,
+        description="Maximum events per second from one subject (without a token: address) on each instance; 0 means no limit.",
+    )
+    max_publish_bytes_per_second: float = Field(
+        0,
+        ge=0,
+        description="Maximum bytes of events per second, likewise; 0 means no limit.",
+    )
+    max_event_bytes: int = Field(262_144, ge=1, description="Maximum size of an event's data, in bytes.")
+    head_seconds: Seconds = Field(10, description="Time limit for a request's head, in seconds.")
+    body_seconds: Seconds = Field(30, description="Time limit for a body that isn't streamed, in seconds.")
+    stream_idle_seconds: SecondsOrZero = Field(
+        600, description="Longest pause within a streamed body, in seconds; 0 means no limit."
+    )
+
+    # Retention
+
+    retention_events: int = Field(1000, ge=1, description="Maximum events that a topic keeps for replay.")
+    retention_bytes: int = Field(
+        1_048_576, ge=1, description="Maximum bytes of events that a topic keeps for replay."
+    )
+    retention_seconds: Seconds = Field(3600, description="Maximum age of events kept for replay, in seconds.")
+    retention_overrides: Overrides = Field(
+        {},
+        description='Retention by topic pattern; the first match applies. JSON: {"orders.**": {"events": 10, "bytes": 4096, "seconds": 60}}.',
+    )
+    retain_max_seconds: Seconds = Field(
+        86_400,
+        description="Longest time that publishers may request with ?retain=, in seconds.",
+    )
+    retain_events: int = Field(100_000, ge=1, description="Maximum events that a topic with ?retain= keeps.")
+    retain_bytes: int = Field(
+        16_777_216, ge=1, description="Maximum bytes of events that a topic with ?retain= keeps."
+    )
+    log_memory_bytes: int = Field(
+        268_435_456,
+        ge=1,
+        description="Memory for all topics' events, in bytes. The least recently used topics lose theirs first.",
+    )
+    max_topics: int = Field(
+        100_000,
+        ge=1,
+        description="Maximum remembered topics without subscribers. The least recently used are forgotten first.",
+    )
+    topic_memory_seconds: Seconds = Field(
+        604_800, description="How long a topic is remembered after its newest event, in seconds."
+    )
+    idempotency_seconds: Seconds = Field(
+        300, description="How long an Idempotency-Key is remembered, in seconds."
+    )
+    idempotency_memory_bytes: int = Field(
+        67_108_864,
+        ge=1,
+        description="Memory for idempotency keys, in bytes. When it is full, publishing with a new key is refused.",
+    )
+
+    # Streams and producers
+
+    heartbeat_seconds: Seconds = Field(15, description="Silence on a stream before a heartbeat, in seconds.")
+    slow_seconds: Seconds = Field(
+        30, description="How long a subscriber may read nothing before it is closed, in seconds."
+    )
+    retry_min_ms: int = Field(
+        2000, ge=0, description="Shortest reconnect delay sent to clients, in milliseconds."
+    )
+    retry_max_ms: int = Field(
+        5000, ge=0, description="Longest reconnect delay sent to clients, in milliseconds."
+    )
+    max_age_seconds: SecondsOrZero = Field(
+        0,
+        description="Maximum age of a stream, in seconds. Streams close at a random moment in the last fifth of it. 0 means no limit.",
+    )
+    producer_timeout_seconds: Seconds = Field(
+        30,
+        description="With ?end=on-disconnect, how long a topic stays open after its producer disconnects, in seconds.",
+    )
+    last_viewer_seconds: SecondsOrZero = Field(
+        0,
+        description="Time without subscribers before a producer is asked to stop, in seconds; 0 means never.",
+    )
+
+    # Shutdown and logs
+
+    drain_notice_seconds: SecondsOrZero = Field(
+        0, description="At SIGTERM, time from failing readiness to closing streams, in seconds."
+    )
+    drain_seconds: SecondsOrZero = Field(
+        10, description="At SIGTERM, time over which streams are closed, in seconds."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Lowest level that is logged: debug, info, warning or error."
+    )
+    access_log: bool = Field(False, description="true logs a line for each request.")

@@ -1,0 +1,111 @@
+"""The connections of one store: for calls, for writes that wait for replicas, and for pub/sub.
+
+Rules: all must lead to the same server. During a failover two servers may accept writes; pub/sub of one and replies of another
+don't fit together.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from broker.stores.redis.address import Address
+from broker.stores.redis.delivery import Delivery
+from broker.stores.redis.link import Link
+from broker.stores.redis.names import Names
+from broker.stores.redis.options import StoreOptions
+from broker.stores.redis.pubsub import PubSubHandler, PubSubReader
+from broker.stores.redis.script_pipeline import LinkObserver, ScriptPipeline
+from broker.stores.redis.task_owner import TaskOwner
+from broker.stores.redis.watermark import Watermark
+
+_logger = logging.getLogger("broker")
+
+
+class Connections:
+    """See the module.
+
+    Attributes:
+        seen: the highest id that the store has returned, on whichever connection.
+        calls: for all calls but those of `writes`.
+        writes: for calls that count only when the replicas asked for have them; `calls` if there are to be none. A
+            connection does nothing else while it waits for replicas, so reads have one of their own.
+        pubsub: receives what is published.
+    """
+
+    def __init__(self, address: Address, names: Names, options: StoreOptions, delivery: Delivery) -> None:
+        self.seen = Watermark()
+        self.calls = self._make_pipeline(address, options, wait_replicas=0, observer=self)
+        self.writes = (
+            self._make_pipeline(address, options, wait_replicas=options.wait_replicas)
+            if options.wait_replicas
+            else self.calls
+        )
+        self.pubsub = PubSubReader(address, (names.probe_channel, names.broadcast_channel), delivery)
+        self._run_id = ""  # of the server that `calls` leads to
+
+    def _make_pipeline(
+        self,
+        address: Address,
+        options: StoreOptions,
+        *,
+        wait_replicas: int,
+        observer: LinkObserver | None = None,
+    ) -> ScriptPipeline:
+        return ScriptPipeline(
+            address,
+            self.seen,
+            margin_ms=options.failover_margin_ms,
+            topic_memory_ms=int(options.topic_memory_seconds * 1000),
+            wait_replicas=wait_replicas,
+            observer=observer,
+        )
+
+    def start(self, handler: PubSubHandler, tasks: TaskOwner) -> None:
+        """Keep all connections, by tasks of `tasks`."""
+        for pipeline in dict.fromkeys((self.calls, self.writes)):
+            tasks.spawn(pipeline.run())
+        tasks.spawn(self.pubsub.run(handler))
+
+    async def wait_connected(self) -> None:
+        """Return when calls can be made. Raises `Unavailable` if the server doesn't let us in."""
+        await self.calls.connector.wait_connected()
+        await self.writes.connector.wait_connected()
+
+    @property
+    def problem(self) -> str:
+        """Why the server can't be used; "" if it can."""
+        return self.calls_problem or self.pubsub.problem
+
+    @property
+    def calls_problem(self) -> str:
+        """Why no calls can be made; "" if they can."""
+        return self.calls.connector.problem or self.writes.connector.problem
+
+    @property
+    def count(self) -> int:
+        """How many connections there were, for calls and for pub/sub."""
+        return self.calls.connector.connections + self.pubsub.generation
+
+    def connected(self, link: Link) -> None:
+        """For `calls`: `LinkObserver`."""
+        if self._run_id != link.run_id:
+            _warn_of_losses(link.info)
+        self._run_id = link.run_id
+        self.check_same_server()
+
+    def check_same_server(self) -> None:
+        """Make the pub/sub connection anew if it leads to another server than the calls."""
+        if not self.calls.connector.problem and self.pubsub.run_id not in ("", self._run_id):
+            self.pubsub.reset("the store is another server now")
+
+
+def _warn_of_losses(info: Mapping[str, str]) -> None:
+    """Warn of a server that is configured to lose events."""
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        _logger.warning(
+            "the store's maxmemory-policy is %s: it will evict logs; set it to noeviction", policy
+        )
+    if info.get("aof_enabled") == "0":
+        _logger.warning("the store has no append-only file: its restart loses events; set appendonly to yes")

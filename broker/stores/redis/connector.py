@@ -1,0 +1,141 @@
+"""Keeps a connection for calls: makes it, makes it again whenever it is lost, and ends the lost one on the server.
+
+Rules: knows links and time; what is called is its handler's business (`script_pipeline`).
+
+Calls without a reply are made again on the next connection. Before that, the old connection is ended on the server: it may
+still hold them, and a server that was stopped for a while would run them after the retry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from broker.backoff import Backoff
+from broker.errors import Unavailable
+from broker.stores.redis.address import Address
+from broker.stores.redis.link import Link, LinkLost, Refused, Reply, open_link
+
+REPLY_TIMEOUT_SECONDS = 2.0  # without any reply while one is due, the connection is given up
+REPLY_CHECK_SECONDS = 0.25
+BACKOFF_SECONDS = 0.02, 0.5
+STOPPING = "this instance is stopping"
+
+_logger = logging.getLogger("broker")
+
+
+class LinkUser(Protocol):
+    """Sends calls over the connections that a `Connector` makes.
+
+    Attributes:
+        answers: counts successful replies. Without one, a connection was of no use, and the next is made later.
+    """
+
+    answers: int
+
+    def connected(self, link: Link) -> None:
+        """Use this connection from now on."""
+
+    def receive(self, reply: Reply) -> None:
+        """Take the next reply on the present connection."""
+
+    def unanswered_seconds(self) -> float:
+        """How long the present connection has been silent while a reply is due; else 0."""
+
+    def disconnected(self) -> bool:
+        """The connection is gone. Returns whether calls on it have no reply yet."""
+
+
+class Connector:
+    """See the module.
+
+    Attributes:
+        problem: why there is no connection; "" while there is one.
+        refused: whether the reason is that the server doesn't let us in.
+        connections: how many there were.
+    """
+
+    def __init__(self, address: Address, user: LinkUser) -> None:
+        self.problem = "not connected yet"
+        self.refused = False
+        self.connections = 0
+        self._address = address
+        self._user = user
+        self._previous: tuple[str, int] | None = None  # the last connection: run id of the server, client id
+        self._is_in_doubt = False  # whether it was lost with calls on it
+        self._backoff = Backoff(*BACKOFF_SECONDS)
+        self._settled = asyncio.Event()  # set while there is a connection, or `refused`
+
+    async def wait_connected(self) -> None:
+        """Return while there is a connection. Raises `Unavailable` if the server doesn't let us in."""
+        await self._settled.wait()
+        if self.refused:
+            raise unavailable(self.problem)
+
+    async def run(self) -> None:
+        """Keep a connection until cancelled."""
+        try:
+            while True:
+                answers = self._user.answers
+                try:
+                    await self._use(await open_link(self._address))
+                except LinkLost as error:
+                    self._lost(error)
+                if self._user.answers != answers:
+                    self._backoff.reset()
+                await asyncio.sleep(self._backoff.next())
+        finally:
+            self.problem = STOPPING
+            self._lost(LinkLost(STOPPING))
+
+    async def _use(self, link: Link) -> None:
+        """Let the user have the connection until it is lost."""
+        try:
+            await self._end_previous(link)
+            self.problem, self.refused = "", False
+            self.connections += 1
+            self._settled.set()
+            self._user.connected(link)
+            check = asyncio.create_task(self._check_replies(link), name="broker store replies")
+            try:
+                await link.read(self._user.receive)
+            finally:
+                check.cancel()
+        finally:
+            await link.close()
+
+    async def _end_previous(self, link: Link) -> None:
+        """End the previous connection on the server, if it may still hold calls."""
+        objection = ""
+        if self._is_in_doubt and self._previous is not None and self._previous[0] == link.run_id:
+            try:
+                async with asyncio.timeout(REPLY_TIMEOUT_SECONDS):
+                    objection = await link.end_client(self._previous[1])
+            except TimeoutError:
+                raise LinkLost("the server doesn't answer") from None
+        self._previous, self._is_in_doubt = (link.run_id, link.client_id), False
+        if objection:
+            _logger.warning("the store doesn't let us end our own previous connection: %s", objection)
+
+    async def _check_replies(self, link: Link) -> None:
+        while True:
+            await asyncio.sleep(REPLY_CHECK_SECONDS)
+            if self._user.unanswered_seconds() > REPLY_TIMEOUT_SECONDS:
+                link.abort("the server doesn't answer")
+
+    def _lost(self, error: LinkLost) -> None:
+        # A refused first connection is reported by `wait_connected`.
+        is_reported = isinstance(error, Refused) and self._previous is None
+        if str(error) != self.problem and not is_reported:
+            _logger.warning("the store at %s: %s", self._address.shown, error)
+        self.problem, self.refused = str(error), isinstance(error, Refused)
+        if self.refused:
+            self._settled.set()
+        else:
+            self._settled.clear()
+        self._is_in_doubt = self._user.disconnected() or self._is_in_doubt
+
+
+def unavailable(why: str) -> Unavailable:
+    return Unavailable(f"The store can't be used now: {why}. Try again in a moment.", retry_after=1)

@@ -1,0 +1,39 @@
+"""Delivers logs that have grown to the store's owner, and pauses reading while too much is on its way to subscribers.
+
+Rules: knows no subscriber and no connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from broker.stores.base import NO_OWNER, StoreOwner
+
+
+class Delivery:
+    """See the module.
+
+    Attributes:
+        owner: of the store while it runs.
+        flowing: cleared while reading from the server must pause.
+    """
+
+    def __init__(self) -> None:
+        self.owner: StoreOwner = NO_OWNER
+        self.flowing = asyncio.Event()
+        self.flowing.set()
+
+    def start(self, owner: StoreOwner) -> None:
+        self.owner = owner
+
+    def stop(self) -> None:
+        """Deliver nothing any more."""
+        self.owner = NO_OWNER
+
+    def deliver(self, topic: str, size: int) -> None:
+        """The log of `topic` has grown by `size` bytes of frames; 0 if only `complete_to` rose."""
+        if not self.owner.delivered(topic, size):
+            self.flowing.clear()
+
+    def resume(self) -> None:
+        self.flowing.set()

