@@ -1,28 +1,29 @@
 """sse-broker: publish events to topics over HTTP; subscribers follow them as server-sent events.
 
-The folders are layers. An import points down only, and folders beside each other don't import each other:
+The folders are layers, from top to bottom. Imports point down only, and folders in the same row don't import each other:
 
-    process, cli        an instance, the supervisor and its workers; the commands. Settings, a concrete store
-                        and the HTTP handlers meet here
-    web                 HTTP: requests, answers, statuses. Calls the node
-    node                one store and one hub joined: publish, watch, drain; limits and evictions
-    fanout | stores     from logs to sockets | where events are kept and given their ids
+    process, cli        instances, the supervisor and its workers; the commands. Only here do settings, a store
+                        and HTTP handlers meet
+    web                 HTTP: requests, responses, statuses. Calls the node
+    node                joins one store and one hub: publish, watch, drain, limits, evictions
+    fanout | stores     from logs to sockets | where events are kept and get their ids
+           | settings   every setting, checked
     log | auth          the bounded log of a topic | grants, tokens, keys. Values only, no I/O
-    the root            words that all use: events, topics, errors, sse, metrics, settings, ...
+    modules in the root words that all layers use: events, topics, errors, sse, metrics, ...
 
-`client` and `bench` talk to a broker over HTTP. Only the commands use them.
+`client` and `bench` use a broker over HTTP. Only the commands import them.
 
-Invariants; the code that upholds one names it, and each has a test of its name:
+Invariants. Code that upholds one names it, and each has a test named after it:
 
     I1  ids on a connection strictly increase
-    I2  no silent gap
+    I2  no gap is silent
     I3  fan-out never awaits a subscriber
-    I4  every buffer is bounded, in bytes, the kernel's too
+    I4  every buffer is bounded in bytes, including the kernel's
     I5  an event is encoded once per instance and form
-    I6  no redis type above stores
+    I6  only stores use types of the redis library
     I7  a 2xx to a publisher means that the event is in the store
-    I8  drain ends every stream with a `retry:` of its own and loses nothing
-    I9  no request, however bad, changes what other connections get
+    I8  a drain ends every stream with its own `retry:` and loses nothing
+    I9  no request, however bad, affects other connections
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ else:
     _LATER = {"Client": "broker.client", "Settings": "broker.settings", "create_app": "broker.process.app"}
 
     def __getattr__(name: str) -> object:
-        """The public names, each imported when it is asked for: a publisher doesn't pay for the server."""
+        """Import public names on first use, so that a publisher doesn't load the server."""
         if name not in _LATER:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(importlib.import_module(_LATER[name]), name)

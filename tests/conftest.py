@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 
+import hypothesis
 import pytest
 import uvloop
 
@@ -69,6 +70,10 @@ async def harness(request: pytest.FixtureRequest) -> AsyncIterator[HubHarness]:
     for far in made.far.values():
         far.close()
     assert not made.hub.feeds
+
+
+hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine makes no test fail
+hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_configure() -> None:

@@ -1,4 +1,4 @@
-"""How long the client waits."""
+"""Waits between attempts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ bounds = st.floats(0.1, 100)
 
 
 @given(seconds, bounds)
-def test_first_wait_is_what_the_broker_asked_for(asked: float, bound: float) -> None:
+def test_the_first_wait_is_fixed(asked: float, bound: float) -> None:
     backoff = Backoff(3, bound)
     backoff.set_first(asked)
     assert backoff.next() == min(asked, bound)
@@ -22,9 +22,7 @@ def test_first_wait_is_what_the_broker_asked_for(asked: float, bound: float) -> 
 
 
 @given(seconds, bounds, st.integers(1, 200))
-def test_waits_grow_within_a_range_that_doubles_up_to_the_bound(
-    asked: float, bound: float, failures: int
-) -> None:
+def test_the_limit_of_the_waits_doubles(asked: float, bound: float, failures: int) -> None:
     backoff = Backoff(asked, bound)
     first = backoff.next()
     for failure in range(1, failures):
@@ -34,7 +32,7 @@ def test_waits_grow_within_a_range_that_doubles_up_to_the_bound(
 
 
 @given(seconds, bounds, seconds)
-def test_retry_after_is_kept_and_jittered_up_to_the_bound(
+def test_a_wait_is_at_least_retry_after_and_at_most_the_maximum(
     asked: float, bound: float, retry_after: float
 ) -> None:
     backoff = Backoff(asked, bound)
@@ -42,7 +40,7 @@ def test_retry_after_is_kept_and_jittered_up_to_the_bound(
         assert min(retry_after, bound) <= backoff.next(retry_after) <= bound
 
 
-def test_clients_that_fail_together_do_not_come_back_together() -> None:
+def test_waits_are_random() -> None:
     waits = set()
     for _ in range(100):
         backoff = Backoff(2, 60)

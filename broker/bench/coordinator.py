@@ -25,7 +25,7 @@ from broker.bench.types import (
     ConnectProgress,
     CountingStarted,
     DeliveryCount,
-    Progress,
+    ProgressReporter,
     PublisherResult,
     PublisherShare,
     SubscriberResult,
@@ -46,7 +46,7 @@ class _NoProgress:
     def update(self, done: float) -> None: ...
 
 
-def measure(load: Load, progress: Progress | None = None) -> Result:
+def measure(load: Load, progress: ProgressReporter | None = None) -> Result:
     """Run the load. Raises BenchError if that is impossible; leaves no process behind."""
     load.check()
     subscribe_target = plan.resolve(load.url, load)
@@ -66,7 +66,7 @@ class Run:
     publish_target: Target
     subscribers: ProcessGroup
     publishers: ProcessGroup
-    progress: Progress
+    progress: ProgressReporter
     peak_memory: int = field(default=0, init=False)
 
     def measure(self) -> Result:

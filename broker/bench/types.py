@@ -14,7 +14,7 @@ Command = Literal["start", "stop"]
 """To a process: count deliveries, or publish, from now on; stop and send the result."""
 
 
-class Progress(Protocol):
+class ProgressReporter(Protocol):
     """Shows the user how far a run is."""
 
     def begin(self, title: str, total: float | None) -> None:

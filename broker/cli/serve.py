@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from broker.cli.common import setting_error_text
-from broker.process.check_store import check_store
 from broker.process.setup import StartError, relax_collector, set_up_process
+from broker.process.stores import check_store
 from broker.settings import BadSetting, Settings
 
 MIN_SOMAXCONN = 4096

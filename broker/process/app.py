@@ -1,14 +1,12 @@
-"""The application: routes, middlewares, start and stop."""
+"""The application: the settings, the node and the HTTP handlers, joined."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
-from time import monotonic, time
+from collections.abc import AsyncIterator
+from time import time
 
 from aiohttp import web
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from broker.auth.grants import ALL_TOPICS, FULL_ACCESS, Grant
 from broker.auth.tokens import Verifier
@@ -19,148 +17,122 @@ from broker.metrics import Metrics
 from broker.node.limits import RateLimitSettings
 from broker.node.node import Node
 from broker.node.streams import StreamPolicy
-from broker.process.check_store import check_store
+from broker.process.stores import check_store, make_store
 from broker.settings import BadSetting, Settings
-from broker.stores.base import Store
-from broker.stores.memory import MemoryStore
-from broker.web import admin, monitoring, page, publish, topics
-from broker.web.app_keys import BODIES, HEADERS, NODE, PRODUCING, SETTINGS, WAITING
+from broker.web.aiohttp_adapter import SERVICES, TIMEOUTS, application
 from broker.web.body_reader import BodyReader
 from broker.web.client_address import ClientAddresses
 from broker.web.connection_timeouts import ConnectionTimeouts
-from broker.web.cors import AllowedOrigins, preflights
-from broker.web.errors import errors_to_answers
-from broker.web.guard import guard
+from broker.web.cors import AllowedOrigins
+from broker.web.guard import Guard
 from broker.web.headers import ResponseHeaders
-from broker.web.identity import ACCESS, Authenticator
-from broker.web.jwks import KeySet
+from broker.web.identity import Authenticator
+from broker.web.jwks_fetcher import JwksFetcher
+from broker.web.monitoring import RequestGauges
 from broker.web.producers import Producers
+from broker.web.routes import METRICS_ROUTES, ROUTES
+from broker.web.services import Services
 
 IDLE_SECONDS = 75.0  # between two requests on a connection; longer than proxies keep idle ones
 
 
 def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.Application:
-    """The broker as an aiohttp application, to be served by `web.runner.Runner`, or by any of aiohttp's ways.
+    """The broker as an aiohttp application, to be served by `web.runner.Runner` or in any of aiohttp's ways.
 
     Raises:
-        BadSetting: a setting is none for the store that it chooses, or `data` is set: an application starts no server of its
-            own, `broker serve` does.
+        BadSetting: the store that a setting chooses does not accept it; or `data` is set, but only `broker serve` starts a
+            store's server.
     """
     settings = settings or Settings()
     check_store(settings)
     if settings.data is not None:
         raise BadSetting("data", "only `broker serve` runs a server there; give create_app a redis_url")
+    verifier = _verifier(settings)
     origins = AllowedOrigins(settings.cors_origins)
-    app = web.Application(
-        middlewares=[
-            errors_to_answers,
-            guard(
-                loopback_only=settings.is_open(),
-                allowed_hosts=settings.allowed_hosts,
-                origins=origins,
-            ),
-            preflights(origins),
-        ],
-        client_max_size=settings.max_event_bytes,
-    )
-    app[SETTINGS] = settings
-    metrics = Metrics()
-    app[BODIES] = BodyReader(
-        lambda why: metrics.cut_requests.labels(why).inc(),
-        body_seconds=settings.body_seconds,
-        stream_idle_seconds=settings.stream_idle_seconds,
-    )
-    app[ACCESS] = access = _access(settings, origins, clock)
-    app[HEADERS] = headers = ResponseHeaders(origins)
-    app.on_response_prepare.append(headers.complete)
+    guard = Guard(loopback_only=settings.is_open(), allowed_hosts=settings.allowed_hosts, origins=origins)
+    response_headers = ResponseHeaders(origins)
+    app = application(ROUTES, guard, response_headers)
 
-    async def run_node(app: web.Application) -> AsyncIterator[None]:
-        app[NODE] = node = Node(
-            _store(settings, clock), _limits(settings), metrics, clock, _allowances(settings)
+    async def run(app: web.Application) -> AsyncIterator[None]:
+        metrics = Metrics()
+        node = Node(
+            make_store(settings, clock), _stream_policy(settings), metrics, clock, _rate_limits(settings)
         )
-        app[WAITING] = waiting = _waiting(settings, node)
-        app[PRODUCING] = producing = Producers(node, settings.producer_timeout_seconds)
-        metrics.registry.register(_RequestGauges(waiting, producing))
+        fetcher = None
+        if verifier is not None and settings.jwks_url is not None:
+            fetcher = JwksFetcher(settings.jwks_url, verifier)
+        app[SERVICES] = services = Services(
+            settings,
+            node,
+            Authenticator(
+                _anonymous(settings),
+                verifier,
+                fetcher,
+                node.streams.evictions,
+                origins,
+                _client_addresses(settings),
+                clock,
+            ),
+            BodyReader(
+                metrics,
+                body_seconds=settings.body_seconds,
+                stream_idle_seconds=settings.stream_idle_seconds,
+            ),
+            Producers(node, settings.producer_timeout_seconds),
+            response_headers,
+        )
+        app[TIMEOUTS] = timeouts = _timeouts(settings, node)
+        metrics.registry.register(RequestGauges(timeouts, services.producers))
         await node.start()
-        waiting.start()
-        producing.start()
+        timeouts.start()
+        services.producers.start()
+        if fetcher is not None:
+            fetcher.start()
         yield
-        await producing.stop()
-        waiting.stop()
+        if fetcher is not None:
+            await fetcher.stop()
+        await services.producers.stop()
+        timeouts.stop()
         await node.stop()
 
-    async def run_key_set(_app: web.Application) -> AsyncIterator[None]:
-        if access.key_set is not None:
-            await access.key_set.start()
-        yield
-        if access.key_set is not None:
-            await access.key_set.stop()
-
-    app.cleanup_ctx.append(run_node)
-    app.cleanup_ctx.append(run_key_set)
-    app.on_shutdown.append(_let_nobody_wait)
-    add_routes(app.router)
+    app.cleanup_ctx.append(run)
+    app.on_shutdown.append(_stop_waiting)
     return app
 
 
 def metrics_app(app: web.Application) -> web.Application:
-    """What the port for metrics serves, of `app`, which has started: no topics, and nobody is asked for a token.
+    """What the port for metrics serves, for `app`, which has started: no topics, and no token is needed.
 
-    On a loopback address that port is open to this machine, so that the rule of contract §5 on Host holds there, keys or not.
+    On a loopback address that port is open to this machine, so the rule of contract §5 on Host holds there even with keys.
     """
-    settings = app[SETTINGS]
-    guarded = guard(
-        loopback_only=is_loopback(settings.host),
-        allowed_hosts=settings.allowed_hosts,
+    services = app[SERVICES]
+    guard = Guard(
+        loopback_only=is_loopback(services.settings.host),
+        allowed_hosts=services.settings.allowed_hosts,
         origins=AllowedOrigins(()),
     )
-    scraped = web.Application(middlewares=[errors_to_answers, guarded])
-    for key in (NODE, ACCESS, HEADERS, WAITING, PRODUCING):
-        scraped[key] = app[key]  # type: ignore[misc]
-    scraped.on_response_prepare.append(app[HEADERS].complete)
-    scraped.router.add_get("/metrics", monitoring.metrics_for_all)
-    scraped.router.add_get("/healthz", monitoring.healthz)
-    scraped.router.add_get("/readyz", monitoring.readyz)
-    return scraped
+    made = application(METRICS_ROUTES, guard, services.response_headers)
+    made[SERVICES] = services
+    made[TIMEOUTS] = app[TIMEOUTS]
+    return made
 
 
-async def _let_nobody_wait(app: web.Application) -> None:
-    """Before aiohttp waits for the handlers: none is to wait for a body, or at the gate for a subscriber to read."""
-    app[BODIES].stop()
-    app[NODE].streams.cut()
+async def _stop_waiting(app: web.Application) -> None:
+    """Release the handlers that wait for a body, or for subscribers to read, before aiohttp waits for the handlers."""
+    app[SERVICES].bodies.stop()
+    app[SERVICES].node.streams.cut()
 
 
-def add_routes(router: web.UrlDispatcher) -> None:
-    """All routes of contract §2 to §6."""
-    router.add_post("/topics/{topic:[^/]+}", publish.publish)
-    router.add_post("/topics/{topic:[^/]+}/cancel", publish.cancel)
-    router.add_get("/topics/{topic:[^/]+}", topics.topic)
-    router.add_delete("/topics/{topic:[^/]+}", topics.delete)
-    router.add_post("/topics", publish.publish_to_many)
-    router.add_get("/topics", topics.topics)
-    router.add_post("/admin/disconnect", admin.disconnect)
-    router.add_post("/admin/revoke", admin.revoke)
-    router.add_get("/healthz", monitoring.healthz)
-    router.add_get("/readyz", monitoring.readyz)
-    router.add_get("/metrics", monitoring.metrics)
-    router.add_get("/", page.index)
-    router.add_get("/page/{name}", page.asset)
+def _verifier(settings: Settings) -> Verifier | None:
+    if not settings.has_keys():
+        return None
+    return Verifier(settings.verification_keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
 
 
-def _access(settings: Settings, origins: AllowedOrigins, clock: Clock) -> Authenticator:
-    addresses = (
-        ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
-        if settings.needs_client_addresses()
-        else None
-    )
-    verifier, key_set = None, None
-    if settings.has_keys():
-        verifier = Verifier(
-            settings.verification_keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer
-        )
-    if verifier is not None and settings.jwks_url is not None:
-        key_set = KeySet(settings.jwks_url, verifier.set_fetched_keys, monotonic)
-    return Authenticator(_anonymous(settings), verifier, key_set, origins, addresses, clock)
+def _client_addresses(settings: Settings) -> ClientAddresses | None:
+    if not settings.needs_client_addresses():
+        return None
+    return ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
 
 
 def _anonymous(settings: Settings) -> Grant:
@@ -174,63 +146,19 @@ def _anonymous(settings: Settings) -> Grant:
     )
 
 
-class _RequestGauges(Collector):
-    """Reads, at every scrape, the numbers that the web layer keeps."""
-
-    def __init__(self, timeouts: ConnectionTimeouts, producers: Producers) -> None:
-        self._timeouts = timeouts
-        self._producers = producers
-
-    def collect(self) -> Iterable[Metric]:
-        yield GaugeMetricFamily("broker_streamed_bodies", "Open streamed bodies.", len(self._producers))
-        yield GaugeMetricFamily(
-            "broker_request_connections", "Open connections that are not streams.", self._timeouts.count
-        )
-
-
-def _waiting(settings: Settings, node: Node) -> ConnectionTimeouts:
-    descriptors = available_descriptors()
+def _timeouts(settings: Settings, node: Node) -> ConnectionTimeouts:
     return ConnectionTimeouts(
         asyncio.get_running_loop(),
-        room=lambda: descriptors - len(node.streams),
-        on_cut=lambda why: node.metrics.cut_requests.labels(why).inc(),
+        node.streams,
+        node.metrics,
+        max_descriptors=available_descriptors(),
         head_seconds=settings.head_seconds,
         idle_seconds=IDLE_SECONDS,
         answer_seconds=settings.slow_seconds,
     )
 
 
-def _store(settings: Settings, clock: Clock) -> Store:
-    if settings.redis_url is not None:
-        return _redis(settings, settings.redis_url, clock)
-    return MemoryStore(
-        settings.retention(),
-        clock=clock,
-        max_log_bytes=settings.log_memory_bytes,
-        max_topics=settings.max_topics,
-        topic_memory_seconds=settings.topic_memory_seconds,
-        idempotency_seconds=settings.idempotency_seconds,
-        max_key_bytes=settings.idempotency_memory_bytes,
-    )
-
-
-def _redis(settings: Settings, url: str, clock: Clock) -> Store:
-    from broker.stores.redis import address, options, store
-
-    store_options = options.StoreOptions(
-        prefix=settings.redis_prefix,
-        failover_margin_ms=settings.failover_margin_ms,
-        wait_replicas=settings.redis_wait_replicas,
-        max_log_bytes=settings.log_memory_bytes,
-        max_topics=settings.max_topics,
-        topic_memory_seconds=settings.topic_memory_seconds,
-        idempotency_seconds=settings.idempotency_seconds,
-        max_key_bytes=settings.idempotency_memory_bytes,
-    )
-    return store.RedisStore(address.parse(url), settings.retention(), store_options, clock=clock)
-
-
-def _allowances(settings: Settings) -> RateLimitSettings:
+def _rate_limits(settings: Settings) -> RateLimitSettings:
     return RateLimitSettings(
         max_connections_per_address=settings.max_connections_per_address,
         max_connections_per_subject=settings.max_connections_per_subject,
@@ -240,7 +168,7 @@ def _allowances(settings: Settings) -> RateLimitSettings:
     )
 
 
-def _limits(settings: Settings) -> StreamPolicy:
+def _stream_policy(settings: Settings) -> StreamPolicy:
     return StreamPolicy(
         max_connections=settings.max_connections or default_max_connections(),
         heartbeat_seconds=settings.heartbeat_seconds,

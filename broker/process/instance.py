@@ -17,9 +17,9 @@ from aiohttp import web
 from broker.errors import Unavailable
 from broker.process.app import create_app, metrics_app
 from broker.process.setup import Endpoint, StartError
-from broker.process.signals import Signals, may_catch_sighup
+from broker.process.signals import SignalQueue, may_catch_sighup
 from broker.settings import Settings
-from broker.web.app_keys import NODE
+from broker.web.aiohttp_adapter import SERVICES
 from broker.web.runner import Runner
 
 BACKLOG = 65_535
@@ -52,7 +52,7 @@ class Instance:
             shutdown_timeout=RESPONSE_SECONDS,
         )
         self._metrics_runner: web.AppRunner | None = None
-        self._signals: Signals | None = None
+        self._signals: SignalQueue | None = None
 
     async def start(self) -> Endpoint:
         """Connect to the store and listen. From then on, signals wait for `run`.
@@ -70,11 +70,11 @@ class Instance:
         except BaseException:
             await self._clean_up()
             raise
-        self._signals = Signals(sighup=self._sockets is not None or may_catch_sighup())
+        self._signals = SignalQueue(sighup=self._sockets is not None or may_catch_sighup())
         host, port = self._runner.addresses[0][:2]
         scheme = "https" if self._tls else "http"
         return Endpoint(
-            f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", self._app[NODE].store_name
+            f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", self._app[SERVICES].node.store_name
         )
 
     async def run(self) -> None:
@@ -113,7 +113,7 @@ class Instance:
         except OSError as error:
             raise StartError(f"metrics_port: can't listen on {host} port {port}: {error.strerror}") from None
 
-    async def _drain_at_signal(self, signals: Signals) -> None:
+    async def _drain_at_signal(self, signals: SignalQueue) -> None:
         first = await signals.next()
         _logger.info("%s: draining", first.name)
         if first is signal.SIGHUP and self._sockets is not None:
@@ -132,7 +132,7 @@ class Instance:
             await asyncio.wait([shutdown])
 
     async def _shut_down(self) -> None:
-        await self._app[NODE].streams.drain()
+        await self._app[SERVICES].node.streams.drain()
         await self._runner.cleanup()
 
     async def _clean_up(self) -> None:

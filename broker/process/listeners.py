@@ -11,7 +11,7 @@ from typing import Any
 
 from broker.process.setup import StartError
 
-Address = tuple[socket.AddressFamily, tuple[Any, ...]]
+BindAddress = tuple[socket.AddressFamily, tuple[Any, ...]]
 """A family, and the argument of `bind`: host, port, and for IPv6 two more."""
 
 
@@ -58,12 +58,12 @@ class Listeners:
         return sockets
 
 
-def _resolve(host: str, port: int) -> list[Address]:
+def _resolve(host: str, port: int) -> list[BindAddress]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
-def _check_free(addresses: Sequence[Address]) -> None:
+def _check_free(addresses: Sequence[BindAddress]) -> None:
     """Bind without SO_REUSEPORT. With it, two brokers with different stores could share the port and split the clients."""
     for family, address in addresses:
         _bound(family, address, shared=False).close()

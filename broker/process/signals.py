@@ -6,7 +6,7 @@ import asyncio
 import signal
 
 
-class Signals:
+class SignalQueue:
     """Receives SIGTERM, SIGINT and with `sighup` SIGHUP, from now on. Needs a running loop."""
 
     def __init__(self, *, sighup: bool) -> None:

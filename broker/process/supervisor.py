@@ -17,7 +17,7 @@ from contextlib import ExitStack, suppress
 from broker.process.data_directory import DataDirectory
 from broker.process.listeners import Listeners
 from broker.process.setup import Endpoint
-from broker.process.signals import Signals, may_catch_sighup
+from broker.process.signals import SignalQueue, may_catch_sighup
 from broker.process.valkey import ValkeyServer
 from broker.process.workers import WorkerPool
 from broker.settings import Settings
@@ -31,7 +31,7 @@ async def run(settings: Settings, on_listening: Callable[[Endpoint], None]) -> N
     Raises:
         StartError: something can't start; `on_listening` was not called.
     """
-    signals = Signals(sighup=may_catch_sighup())
+    signals = SignalQueue(sighup=may_catch_sighup())
     with ExitStack() as stack:
         valkey = None
         if settings.data is not None:
@@ -54,7 +54,7 @@ class _Supervisor:
         self._is_listening = False
         self._restarting: asyncio.Task[None] | None = None
 
-    async def run(self, signals: Signals) -> None:
+    async def run(self, signals: SignalQueue) -> None:
         serving = asyncio.create_task(self._serve(), name="workers")
         tasks = {serving}
         if self._valkey is not None:
@@ -77,7 +77,7 @@ class _Supervisor:
         self._on_listening(endpoint)
         await self._pool.run()
 
-    async def _wait_for_shutdown(self, tasks: set[asyncio.Task[None]], signals: Signals) -> None:
+    async def _wait_for_shutdown(self, tasks: set[asyncio.Task[None]], signals: SignalQueue) -> None:
         """Return at SIGTERM or SIGINT; restart the workers at SIGHUP. Raises the error of a task that ends."""
         while True:
             received = asyncio.ensure_future(signals.next())

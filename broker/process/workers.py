@@ -19,7 +19,7 @@ from socket import socket
 from broker.backoff import RestartBackoff
 from broker.process.listeners import Listeners
 from broker.process.setup import Endpoint, StartError
-from broker.process.signals import Signals
+from broker.process.signals import SignalQueue
 from broker.process.worker import WorkerConfig, decode_start
 from broker.settings import Settings
 
@@ -100,7 +100,7 @@ class WorkerProcess:
         return asyncio.get_running_loop().time() - self._started_at
 
     def drain(self, number: signal.Signals) -> None:
-        """Send SIGTERM, or SIGHUP if its successor listens already. Only once: a second signal would end the drain."""
+        """Send SIGTERM, or SIGHUP if its successor listens already. Only once: a second signal would end the drain at once."""
         if not self._is_draining:
             self._is_draining = True
             self.send(number)
@@ -169,7 +169,7 @@ class WorkerPool:
             await self._wait_or_kill(former)
         _logger.info("rolling restart complete")
 
-    async def drain(self, signals: Signals) -> None:
+    async def drain(self, signals: SignalQueue) -> None:
         """Drain all workers together. The next SIGTERM or SIGINT ends that at once."""
         for worker in self._running:
             worker.drain(signal.SIGTERM)

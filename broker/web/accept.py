@@ -1,4 +1,4 @@
-"""Which form of a topic a request wants, by its Accept (contract §3, RFC 9110 §12.5.1)."""
+"""Which representation of a topic a request wants, by its `Accept` header (contract §3, RFC 9110 §12.5.1)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from functools import lru_cache
 
 
 class Representation(enum.Enum):
+    """A media type that a topic can be answered as."""
+
     STREAM = "text/event-stream"
     JSON = "application/json"
     HTML = "text/html"
 
 
 @lru_cache(maxsize=512)
-def form_of(accept: str) -> Representation:
-    """JSON where it is named and the stream isn't; HTML where nothing is preferred to it; else the stream."""
+def representation(accept: str) -> Representation:
+    """The stream if `accept` names it, else HTML if nothing is preferred to it, else JSON if it is named, else the stream."""
     weights = _weights(accept)
     if Representation.STREAM.value in weights:
         return Representation.STREAM
@@ -26,12 +28,12 @@ def form_of(accept: str) -> Representation:
 
 @lru_cache(maxsize=512)
 def names_stream(accept: str) -> bool:
-    """Whether it is a browser's EventSource, or says so: it must get a 200, for anything else is final to it."""
+    """Whether the client is an EventSource, or says so: it gives up for good on any status but 200."""
     return Representation.STREAM.value in _weights(accept)
 
 
 def _weights(accept: str) -> dict[str, float]:
-    """Media ranges with their weight; those of weight 0 are left out, a weight that is no number counts as 1."""
+    """The weight of each media range. Ranges of weight 0 are left out; a malformed weight counts as 1."""
     weights: dict[str, float] = {}
     for part in accept.split(","):
         name, *parameters = (piece.strip().lower() for piece in part.split(";"))

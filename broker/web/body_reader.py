@@ -1,10 +1,10 @@
-"""Bodies that are still arriving: whoever waits for one can be told to stop.
+"""Waits for request bodies, with time limits, and stops waiting when the application shuts down.
 
-Rules: a handler waits for a body here and nowhere else, else it would hold up the end of the process, and be cut without
-an answer. Only the wait is broken off, never a publish that is underway.
+Rules: every handler reads a body through here; any other wait would delay the shutdown and then be cut without an answer.
+Only the wait for bytes is ever interrupted, never a publish.
 
-A body that is to be read whole has one bound for all of it: a sender that merely makes some progress would hold its
-connection for as long as it likes. A streamed one may take for ever, and is only to go on.
+A body that is read whole has one time limit for all of it, so that a sender cannot hold its connection by a byte now and
+then. A streamed body may last for ever; only the pauses between its pieces are limited.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TypeVar
 
-from broker.errors import BrokerError, InvalidBody, Unavailable
+from broker.errors import BrokerError, InvalidBody, TooLarge, Unavailable
+from broker.metrics import Metrics
 from broker.web.connection_timeouts import TimeoutReason
+from broker.web.values import BodySource
 
 RETRY_SECONDS = 2
 
@@ -23,95 +25,105 @@ T = TypeVar("T")
 
 
 class Interrupt:
-    """Lets somebody else break off what waits for a body, with an error for whoever sends it."""
+    """Ends another task's wait for a body.
+
+    Attributes:
+        error: what the wait raises, once `raise_` was called.
+        timeout: of the wait in progress, if there is one; set by `BodyReader`.
+    """
 
     def __init__(self) -> None:
         self.error: BrokerError | None = None
-        self.wait: asyncio.Timeout | None = None
+        self.timeout: asyncio.Timeout | None = None
 
     def raise_(self, error: BrokerError) -> None:
-        """Have the wait that is underway, or the next one, raise `error`; the first one counts."""
+        """Make the wait in progress, or else the next one, raise `error`. Only the first call counts."""
         self.error = self.error or error
-        if self.wait is not None:
-            self.wait.reschedule(0)
+        if self.timeout is not None:
+            self.timeout.reschedule(0)
 
 
 class BodyReader:
-    """Those of one application.
+    """Reads the bodies of one application's requests.
 
     Args:
-        on_cut: called once for each body that takes too long.
-        body_seconds: for a body that is read whole.
-        stream_idle_seconds: for the next piece of a streamed one; 0 for ever.
+        metrics: counts the bodies that take too long.
+        body_seconds: the time limit of a body that is read whole.
+        stream_idle_seconds: the time limit between two pieces of a streamed body; 0 for none.
     """
 
-    def __init__(
-        self, on_cut: Callable[[TimeoutReason], None], *, body_seconds: float, stream_idle_seconds: float
-    ) -> None:
-        self._stopped = False
-        self._waits: set[asyncio.Timeout] = set()
-        self._on_cut = on_cut
+    def __init__(self, metrics: Metrics, *, body_seconds: float, stream_idle_seconds: float) -> None:
+        self._metrics = metrics
+        self._is_stopped = False
+        self._timeouts: set[asyncio.Timeout] = set()
         self._body_seconds = body_seconds
-        self._late_body = (
-            f"The body was not whole within {body_seconds:g} s; send less at once, or send it as a stream."
-        )
         self._stream_idle_seconds = stream_idle_seconds or None
-        self._late_piece = f"Nothing came for {stream_idle_seconds:g} s; a streamed body that pauses sends an empty line, or a comment, now and then."
 
-    async def whole(self, read: Callable[[], Awaitable[T]]) -> T:
-        """What `read` returns, which reads the body to its end.
+    async def whole(self, body: BodySource, max_bytes: int) -> bytes:
+        """The whole `body`.
 
         Raises:
-            InvalidBody: it was not whole in time.
-            Unavailable: `stop` was called. What had arrived and was not read is lost.
+            InvalidBody: it breaks its transfer coding, or did not arrive in time.
+            TooLarge: it is larger than `max_bytes`.
+            Unavailable: `stop` was called while it was still arriving.
         """
-        return await self._wait(read, self._body_seconds, TimeoutReason.BODY, self._late_body)
+        if (body.length or 0) > max_bytes:
+            raise TooLarge(f"The body may have at most {max_bytes} bytes.")
+        data = body.arrived()
+        if data is None:
+            read = partial(body.whole, max_bytes)
+            data = await self._wait(read, self._body_seconds, TimeoutReason.BODY, Interrupt())
+        if len(data) > max_bytes:
+            raise TooLarge(f"The body may have at most {max_bytes} bytes.")
+        return data
 
-    async def piece(self, read: Callable[[], Awaitable[T]], interrupt: Interrupt) -> T:
-        """What `read` returns, which reads what comes next of a streamed body; raises as `whole` does, or by `interrupt`."""
-        return await self._wait(
-            read, self._stream_idle_seconds, TimeoutReason.PAUSE, self._late_piece, interrupt
-        )
+    async def piece(self, body: BodySource, interrupt: Interrupt) -> bytes:
+        """The next bytes of a streamed `body`, b"" at its end. Raises as `whole` does, or the error of `interrupt`."""
+        return await self._wait(body.piece, self._stream_idle_seconds, TimeoutReason.PAUSE, interrupt)
 
     async def pause(self, seconds: float, interrupt: Interrupt) -> None:
-        """Read nothing of a streamed body for so long. Raises `Unavailable` as `whole` does, or by `interrupt`."""
-        await self._wait(partial(asyncio.sleep, seconds), None, TimeoutReason.PAUSE, "", interrupt)
+        """Read nothing for `seconds`. Raises `Unavailable` if `stop` is called meanwhile, or the error of `interrupt`."""
+        await self._wait(partial(asyncio.sleep, seconds), None, TimeoutReason.PAUSE, interrupt)
 
     async def _wait(
         self,
         read: Callable[[], Awaitable[T]],
         seconds: float | None,
-        why: TimeoutReason,
-        late: str,
-        interrupt: Interrupt | None = None,
+        reason: TimeoutReason,
+        interrupt: Interrupt,
     ) -> T:
-        interrupt = interrupt or Interrupt()
         if interrupt.error is not None:
             raise interrupt.error
-        if not self._stopped:
-            wait = interrupt.wait = asyncio.timeout(seconds)
+        if not self._is_stopped:
+            timeout = interrupt.timeout = asyncio.timeout(seconds)
             try:
-                async with wait:
-                    self._waits.add(wait)
+                async with timeout:
+                    self._timeouts.add(timeout)
                     return await read()
             except TimeoutError:
-                if not wait.expired():
+                if not timeout.expired():
                     raise
                 if interrupt.error is not None:
                     raise interrupt.error from None
-                if not self._stopped:
-                    self._on_cut(why)
-                    raise InvalidBody(late) from None
+                if not self._is_stopped:
+                    self._metrics.cut_requests.labels(reason).inc()
+                    raise InvalidBody(_too_slow(reason, seconds)) from None
             finally:
-                interrupt.wait = None
-                self._waits.discard(wait)
+                interrupt.timeout = None
+                self._timeouts.discard(timeout)
         raise Unavailable(
-            "This instance is shutting down and takes no more of the body; send the rest again in a moment.",
+            "This instance is shutting down and reads no more of the body; send the rest again in a moment.",
             retry_after=RETRY_SECONDS,
         )
 
     def stop(self) -> None:
-        """Break off every wait, and those to come."""
-        self._stopped = True
-        for wait in self._waits:
-            wait.reschedule(0)
+        """Interrupt all waits, and from now on every new one."""
+        self._is_stopped = True
+        for timeout in self._timeouts:
+            timeout.reschedule(0)
+
+
+def _too_slow(reason: TimeoutReason, seconds: float | None) -> str:
+    if reason is TimeoutReason.BODY:
+        return f"The body did not arrive within {seconds:g} s; send a smaller one, or a streamed one."
+    return f"Nothing arrived for {seconds:g} s; during a pause, send an empty line or a comment now and then."

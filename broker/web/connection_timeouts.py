@@ -1,76 +1,81 @@
-"""Connections that are no streams: how long each may keep the broker waiting, and how many there may be.
+"""Request connections (those that are no streams): how long each may keep the broker waiting, and how many there may be.
 
-Rules: knows no HTTP and closes nothing by itself: it tells a connection that its time is up. One timer for all, cut into
-slices like the walk over the streams.
+Rules: knows no HTTP and closes nothing itself: it tells a connection that its time is up. One timer serves all connections
+and works in slices.
 
-All waits of one kind may last equally long. So a table in the order in which they began is in the order in which they
-end: to begin or end one is a single step, whatever their number, and whoever has waited longest comes first.
+All waits of one kind have the same limit. So a table in the order in which they began is also in the order in which they
+expire: starting or ending a wait is one step however many there are, and the first entry has waited longest.
 """
 
 from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable
+from collections.abc import Sized
 from typing import Protocol
 
-SLICE_CUTS = 50  # each costs the end of a task and perhaps an answer; about 2 ms
+from broker.metrics import Metrics
+
+SLICE_TIMEOUTS = 50  # each ends a task and perhaps sends an answer; about 2 ms
 SWEEP_SECONDS = 1.0
 
 
 class TimeoutReason(enum.StrEnum):
-    """Why a connection that is no stream was cut: the label of its metric."""
+    """Why a request connection was closed: the label of its metric."""
 
     HEAD = "head"
-    """No request, or not all of its head, came in time."""
+    """No complete request head arrived in time."""
     BODY = "body"
-    """A body that isn't streamed was not whole in time."""
+    """A body that is not streamed did not arrive in time."""
     PAUSE = "pause"
-    """Nothing came of a streamed body for too long."""
+    """A streamed body paused for too long."""
     ANSWER = "answer"
-    """An answer was not taken in time."""
+    """The client did not read its answer in time."""
     IDLE = "idle"
-    """Nothing was asked for since the last answer; the usual end of a connection that is kept."""
+    """No further request came after an answer; the usual end of a kept connection."""
     ROOM = "room"
-    """The descriptors were all in use, and it had waited for longest."""
+    """All descriptors were in use, and this connection had waited longest."""
 
 
 class RequestConnection(Protocol):
-    """What is known here of a connection."""
+    """A connection that waits for a request or sends an answer."""
 
-    def cut(self, why: TimeoutReason) -> None:
-        """End it, at once or after a word; `closed` follows."""
+    def time_out(self, reason: TimeoutReason) -> None:
+        """Close, at once or after an answer. `ConnectionTimeouts.closed` follows."""
 
 
 class ConnectionTimeouts:
-    """See the module.
+    """The waits of all request connections.
 
     Args:
-        loop: for its time and its one timer.
-        room: how many connections that are no streams there may be, now.
-        on_cut: called once for each connection that is cut.
-        head_seconds: for a request's head from its first byte, and for that byte from the connection's first moment.
-        idle_seconds: from an answer to the next request's first byte.
-        answer_seconds: for an answer to be taken.
+        loop: gives the time and the timer.
+        streams: the open streams, which share the descriptors with request connections.
+        metrics: counts the connections that time out.
+        max_descriptors: how many streams and request connections there may be together.
+        head_seconds: the limit for a request's head, from its first byte; also for the first byte of a new connection.
+        idle_seconds: the limit from an answer to the next request's first byte.
+        answer_seconds: the limit for the client to read an answer.
 
     Attributes:
-        count: the connections there are.
+        count: how many request connections there are.
     """
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
+        streams: Sized,
+        metrics: Metrics,
         *,
-        room: Callable[[], int],
-        on_cut: Callable[[TimeoutReason], None],
+        max_descriptors: int,
         head_seconds: float,
         idle_seconds: float,
         answer_seconds: float,
     ) -> None:
         self.count = 0
         self._loop = loop
-        self._room = room
-        self._on_cut = on_cut
+        self._streams = streams
+        self._metrics = metrics
+        self._max_descriptors = max_descriptors
         self._heads: dict[RequestConnection, float] = {}
         self._idle: dict[RequestConnection, float] = {}
         self._answers: dict[RequestConnection, float] = {}
@@ -83,43 +88,43 @@ class ConnectionTimeouts:
         self._timer: asyncio.Handle | None = None
 
     def start(self) -> None:
-        """Look for those whose time is up from now on."""
+        """Start the timer."""
         self._timer = self._loop.call_later(self._period, self._sweep)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
-    # What a connection tells of itself
+    # What a connection reports
 
     def opened(self, connection: RequestConnection) -> None:
-        """It is new. Where there is no more room, the one that has waited for a request longest goes; it may be this one."""
+        """It is new. If there are too many now, the one that has waited longest for a request times out, perhaps this one."""
         self.count += 1
         self._heads[connection] = self._loop.time()
-        if self.count > self._room():
+        if self.count > self._max_descriptors - len(self._streams):
             self._make_room()
 
-    def head_began(self, connection: RequestConnection) -> None:
-        """Something of a request has come."""
+    def head_started(self, connection: RequestConnection) -> None:
+        """The first bytes of a request have arrived."""
         self._forget(connection)
         self._heads[connection] = self._loop.time()
 
-    def request_came(self, connection: RequestConnection) -> None:
-        """The head is whole; what follows is the handler's time."""
+    def head_complete(self, connection: RequestConnection) -> None:
+        """A request's head is complete; until the answer, its handler sets the limits."""
         self._forget(connection)
 
-    def answer_began(self, connection: RequestConnection) -> None:
+    def answer_started(self, connection: RequestConnection) -> None:
         """Its answer is ready to be sent."""
         self._answers[connection] = self._loop.time()
 
-    def answered(self, connection: RequestConnection) -> None:
-        """The answer has been taken; the next request may come."""
+    def answer_sent(self, connection: RequestConnection) -> None:
+        """The answer has left; the next request may come."""
         self._forget(connection)
         self._idle[connection] = self._loop.time()
 
     def closed(self, connection: RequestConnection) -> None:
-        """It has ended, or is a stream now."""
+        """It has ended, or has become a stream."""
         self._forget(connection)
         self.count -= 1
 
@@ -127,39 +132,39 @@ class ConnectionTimeouts:
         if self._heads.pop(connection, None) is None and self._idle.pop(connection, None) is None:
             self._answers.pop(connection, None)
 
-    # Ends
+    # Expiry
 
     def _make_room(self) -> None:
         firsts = [next(iter(table.items())) for table in (self._heads, self._idle) if table]
         if firsts:
-            longest, _ = min(firsts, key=lambda first: first[1])
-            self._cut(longest, TimeoutReason.ROOM)
+            oldest, _ = min(firsts, key=lambda first: first[1])
+            self._expire(oldest, TimeoutReason.ROOM)
 
     def _sweep(self) -> None:
-        done = False
+        is_done = False
         try:
-            done = self._slice()
-        finally:  # a defect with one connection is not everybody's (I9)
+            is_done = self._slice()
+        finally:  # a defect met with one connection must not stop the timer of all (I9)
             self._timer = (
                 self._loop.call_later(self._period, self._sweep)
-                if done
+                if is_done
                 else self._loop.call_soon(self._sweep)
             )
 
     def _slice(self) -> bool:
-        """Whether nobody is left whose time is up."""
+        """Expire at most `SLICE_TIMEOUTS` waits. Returns whether none is left that has expired."""
         now = self._loop.time()
-        left = SLICE_CUTS
-        for why, table, seconds in self._kinds:
+        left = SLICE_TIMEOUTS
+        for reason, table, seconds in self._kinds:
             while left and table:
                 connection, since = next(iter(table.items()))
                 if now - since < seconds:
                     break
-                self._cut(connection, why)
+                self._expire(connection, reason)
                 left -= 1
         return left > 0
 
-    def _cut(self, connection: RequestConnection, why: TimeoutReason) -> None:
+    def _expire(self, connection: RequestConnection, reason: TimeoutReason) -> None:
         self._forget(connection)
-        self._on_cut(why)
-        connection.cut(why)
+        self._metrics.cut_requests.labels(reason).inc()
+        connection.time_out(reason)

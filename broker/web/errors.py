@@ -1,7 +1,7 @@
-"""Errors as answers: the only place that knows HTTP statuses (contract §5).
+"""Errors as answers: the only place that knows their HTTP statuses (contract §5).
 
-Every answer that is no success is `application/problem+json` (RFC 9457), whoever found the fault: a handler, aiohttp's
-router, or its parser.
+Every answer that is no success is `application/problem+json` (RFC 9457), whether a handler, the routing or the HTTP parser
+found the fault.
 """
 
 from __future__ import annotations
@@ -10,12 +10,8 @@ import json
 import logging
 from http import HTTPStatus
 
-from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler
-
-from broker.errors import BrokerError, RateLimited, Unauthorized, Unavailable
-from broker.web import handover
-from broker.web.app_keys import NODE
+from broker.errors import BrokerError, RateLimited, TooLarge, Unauthorized, Unavailable
+from broker.web.values import Answer
 
 STATUS = {
     "invalid-topic": 400,
@@ -35,11 +31,15 @@ STATUS = {
     "overloaded": 503,
 }
 
+DEFECT = "A defect in the broker; its log has the details."
+
 _logger = logging.getLogger("broker")
 
 
-def problem(code: str, detail: str, extra: dict[str, object] | None = None) -> web.Response:
-    """The answer for `code`; `extra` are members beside the standard ones."""
+def problem(
+    code: str, detail: str, extra: dict[str, object] | None = None, headers: dict[str, str] | None = None
+) -> Answer:
+    """The answer for an error `code`. `extra` are members of its JSON besides the standard ones."""
     status = STATUS[code]
     body = {
         "title": HTTPStatus(status).phrase,
@@ -48,58 +48,38 @@ def problem(code: str, detail: str, extra: dict[str, object] | None = None) -> w
         "code": code,
         **(extra or {}),
     }
-    return web.Response(
-        status=status,
-        body=json.dumps(body).encode(),
-        content_type="application/problem+json",
-        headers={"Cache-Control": "no-store", "Vary": "Accept"},
+    return Answer(
+        status,
+        json.dumps(body).encode(),
+        {
+            "Cache-Control": "no-store",
+            "Vary": "Accept",
+            "Content-Type": "application/problem+json",
+            **(headers or {}),
+        },
     )
 
 
-def answer(error: BrokerError) -> web.Response:
-    """The answer for an error."""
-    response = problem(error.code, error.detail, error.extra)
+def error_answer(error: Exception, method: str, path: str) -> Answer:
+    """The answer for what a handler raised. Anything but a `BrokerError` is a defect: it is logged, the answer tells nothing of it."""
+    if not isinstance(error, BrokerError):
+        _logger.error("defect in the handler of %s %s", method, path[:200], exc_info=error)
+        return problem("internal", DEFECT)
+    headers = {}
     if isinstance(error, Unauthorized):
-        response.headers[hdrs.WWW_AUTHENTICATE] = challenge(error)
+        headers["WWW-Authenticate"] = challenge(error)
     if isinstance(error, RateLimited | Unavailable):
-        response.headers[hdrs.RETRY_AFTER] = str(error.retry_after)
-    return response
+        headers["Retry-After"] = str(error.retry_after)
+    return problem(error.code, error.detail, error.extra, headers)
 
 
 def challenge(error: Unauthorized) -> str:
-    """The value of `WWW-Authenticate` (RFC 6750 §3): a token is asked for, and what was wrong with the one that came."""
+    """The value of `WWW-Authenticate` (RFC 6750 §3): asks for a token, and names what is wrong with one that was sent."""
     return f'Bearer error="{error.error}"' if error.error else "Bearer"
 
 
-def _routing(error: web.HTTPException, request: web.Request) -> web.Response:
-    if isinstance(error, web.HTTPNotFound):
-        return problem("not-found", "There is nothing at this path; topics are at /topics/{topic}.")
-    if isinstance(error, web.HTTPMethodNotAllowed):
-        allowed = ", ".join(sorted(error.allowed_methods))
-        response = problem("method-not-allowed", f"This path takes {allowed}.")
-        response.headers[hdrs.ALLOW] = allowed
-        return response
-    raise AssertionError(f"unexpected {error.status} for {request.method}")
-
-
-@web.middleware
-async def errors_to_answers(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The outermost middleware: whatever goes wrong leaves as a problem, and a defect tells nothing of the inside."""
-    response: web.StreamResponse
-    try:
-        response = await handler(request)
-    except BrokerError as error:
-        response = answer(error)
-    except web.HTTPException as error:
-        response = _routing(error, request)
-    except ConnectionError:  # the other side has left; there is nobody to answer
-        return handover.leave(request)
-    except Exception:
-        _logger.exception("defect in the handler of %s %s", request.method, request.rel_url.raw_path[:200])
-        response = problem("internal", "The broker has a defect here; its log says more.")
-    is_cut = not request.content.is_eof() or request.content.exception() is not None
-    if (
-        is_cut or request.app[NODE].streams.is_draining
-    ):  # who keeps a connection to a broker that goes would lose its next request
-        response.force_close()
-    return response
+def event_too_large(max_event_bytes: int) -> TooLarge:
+    """The error for an event whose data is larger than `max_event_bytes`."""
+    return TooLarge(
+        f"An event's data may have at most {max_event_bytes} bytes; send it in parts, or send a reference to it."
+    )

@@ -1,8 +1,8 @@
-"""A body that is itself an event stream (contract §2): the answer of a language model, piped in as it comes.
+"""A body that is itself an event stream (contract §2), such as the answer of a language model, piped in as it arrives.
 
 Rules: bytes in, `(topic, lines)` items out, lazily. The grammar is the standard's (WHATWG HTML §9.2.6): its line ends, its
-fields, comments that say nothing; `id` and `retry` are the sender's own and not taken over. Stricter than a browser in two
-things: what is no UTF-8, and an end within an event, are told, not passed over, for then the sender's source was cut.
+fields, comments that are ignored. `id` and `retry` are the sender's own and are not published. It is stricter than a browser
+in two points: invalid UTF-8, and an end within an event, are errors, for then the sender's source was cut.
 """
 
 from __future__ import annotations
@@ -10,48 +10,47 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from broker import sse
-from broker.errors import InvalidBody, TooLarge
+from broker.errors import InvalidBody
 from broker.stores.base import Item
 from broker.topics import check_type
+from broker.web.errors import event_too_large
 
-LINE_FACTOR = 7  # a line of data that is one character long has `data: ` before it
-SLICE_BYTES = 16 << 10  # of nothing but comments: some 4 ms
+LINE_FACTOR = 7  # a line of data with one character has `data: ` before it
+SLICE_BYTES = 16 << 10  # if they are nothing but comments, some 4 ms
 SLACK_BYTES = 4096  # for the other fields, and for comments
 
 
 class EventStreamBody:
-    """One body, whose events go to `topic`."""
+    """Decodes one body, whose events go to `topic`."""
 
     def __init__(self, topic: str, max_event_bytes: int) -> None:
         self._topic = topic
         self._max_event_bytes = max_event_bytes
         self._decoder = sse.Decoder(LINE_FACTOR * max_event_bytes + SLACK_BYTES, strict=True)
 
-    def where(self) -> Mapping[str, object]:
-        """For an error's answer: nothing but how many were published."""
+    def position(self) -> Mapping[str, object]:
+        """Nothing: an error's answer says only how many events were published."""
         return {}
 
     def items(self, data: bytes) -> Iterator[Item | None]:
-        """The events that `data` completes. Raises a `BrokerError` at the first one that is bad."""
+        """The events that `data` completes. Raises a `BrokerError` at the first bad one."""
         for first in range(0, len(data), SLICE_BYTES):
             if first:
                 yield None
-            yield from self._events(data[first : first + SLICE_BYTES])
+            yield from self._decode(data[first : first + SLICE_BYTES])
 
-    def _events(self, data: bytes) -> Iterator[Item]:
+    def _decode(self, data: bytes) -> Iterator[Item]:
         for event in self._decoder.feed(data):
             text = event.data.encode()
             if len(text) > self._max_event_bytes:
-                raise TooLarge(
-                    f"An event's data is at most {self._max_event_bytes} bytes; send it in parts, or a reference to it."
-                )
+                raise event_too_large(self._max_event_bytes)
             event_type = None if event.type is None else check_type(event.type)
             yield self._topic, sse.lines(text, event_type)
         if self._decoder.failure is not None:
             raise self._decoder.failure
 
     def end(self) -> Iterator[Item | None]:
-        """Raises `InvalidBody` where the body ends within an event, which is not published."""
+        """Raises `InvalidBody` if the body ends within an event, which is not published then."""
         if self._decoder.is_within_event:
             raise InvalidBody(
                 "The body ends within an event, so its source was cut; an event ends with an empty line."

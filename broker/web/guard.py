@@ -1,8 +1,8 @@
-"""Refuses what a browser was made to send by a page that has no business here (contract §5).
+"""Refuses requests that another site's page made a browser send (contract §5).
 
-Two rules. A POST or DELETE from a page of another origin is forbidden: cross-site request forgery. While the broker
-listens on loopback, a Host that is no loopback name is forbidden: a page elsewhere could point its own name at 127.0.0.1
-and read what is meant for this machine.
+A POST or DELETE from a page of another origin is forbidden: cross-site request forgery. While the broker is open to all on
+a loopback address, a `Host` that is no loopback name is forbidden: by DNS rebinding a page elsewhere could point its own
+name at 127.0.0.1 and read what is meant for this machine.
 """
 
 from __future__ import annotations
@@ -11,57 +11,64 @@ from collections.abc import Collection
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler, Middleware
-
 from broker.errors import Forbidden
 from broker.hosts import is_loopback
 from broker.web.cors import AllowedOrigins
+from broker.web.values import Headers
 
-_CHANGING = frozenset({hdrs.METH_POST, hdrs.METH_DELETE, hdrs.METH_PUT, hdrs.METH_PATCH})
+_CHANGING = frozenset({"POST", "DELETE", "PUT", "PATCH"})
 
 
-def guard(*, loopback_only: bool, allowed_hosts: Collection[str], origins: AllowedOrigins) -> Middleware:
-    """The middleware; `loopback_only` where the broker listens on a loopback address and is open to all there."""
-    hosts = frozenset(host.lower() for host in allowed_hosts)
+class Guard:
+    """Checks each request before its handler runs.
 
-    @lru_cache(maxsize=64)
-    def is_own_host(host: str) -> bool:
-        name = _without_port(host)
-        return not name or is_loopback(name) or name in hosts or host.lower() in hosts
+    Args:
+        loopback_only: whether the broker is open to all on a loopback address.
+        allowed_hosts: further values of `Host` that are accepted then, with or without a port.
+        origins: the origins whose pages may change something.
+    """
 
-    @web.middleware
-    async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-        headers = request.headers
-        if loopback_only and not is_own_host(headers.get(hdrs.HOST, "")):
+    def __init__(
+        self, *, loopback_only: bool, allowed_hosts: Collection[str], origins: AllowedOrigins
+    ) -> None:
+        self.origins = origins
+        self._loopback_only = loopback_only
+        self._hosts = frozenset(host.lower() for host in allowed_hosts)
+        self._is_own_host = lru_cache(maxsize=64)(self._check_host)
+
+    def check(self, method: str, headers: Headers) -> None:
+        """Raises `Forbidden` if the request's `Host` or `Origin` is not accepted."""
+        if self._loopback_only and not self._is_own_host(headers.get("Host", "")):
             raise Forbidden(
-                "This broker listens on a loopback address and is asked for by another name; "
+                "This broker listens on a loopback address, and the request names another host; "
                 "use localhost, or allow the name with --allowed-hosts."
             )
-        if request.method in _CHANGING and (hdrs.ORIGIN in headers or "Sec-Fetch-Site" in headers):
-            _check_origin(request, origins)
-        return await handler(request)
+        if method in _CHANGING and ("Origin" in headers or "Sec-Fetch-Site" in headers):
+            self._check_origin(headers)
 
-    return guarded
+    def _check_host(self, host: str) -> bool:
+        host = host.lower()
+        name = _without_port(host)
+        return not name or is_loopback(name) or name in self._hosts or host in self._hosts
+
+    def _check_origin(self, headers: Headers) -> None:
+        origin = headers.get("Origin")
+        if self.origins.allows(origin):
+            return
+        is_foreign = origin is not None and not is_own_origin(origin, headers.get("Host", ""))
+        if is_foreign or headers.get("Sec-Fetch-Site") == "cross-site":
+            raise Forbidden(
+                "Pages of another origin may not change anything here; allow the origin with --cors-origins."
+            )
 
 
 def _without_port(host: str) -> str:
-    name, colon, port = host.lower().rpartition(":")
-    return name if colon and port.isdigit() and (not name.count(":") or name.endswith("]")) else host.lower()
-
-
-def _check_origin(request: web.Request, origins: AllowedOrigins) -> None:
-    origin = request.headers.get(hdrs.ORIGIN)
-    if origins.allow(origin):
-        return
-    if (
-        origin is not None and not is_own_origin(origin, request.headers.get(hdrs.HOST, ""))
-    ) or request.headers.get("Sec-Fetch-Site") == "cross-site":
-        raise Forbidden("Pages of another origin may not change anything here; allow it with --cors-origins.")
+    name, colon, port = host.rpartition(":")
+    return name if colon and port.isdigit() and (not name.count(":") or name.endswith("]")) else host
 
 
 def is_own_origin(origin: str, host: str) -> bool:
-    """Whether `origin` is that of the broker itself, which was asked for as `host`."""
+    """Whether `origin` is the broker itself, which the request addressed as `host`."""
     try:
         return urlsplit(origin).netloc.lower() == host.lower() != ""
     except ValueError:

@@ -1,51 +1,56 @@
-"""What every answer carries, whoever gives it: what browsers must not do with it, and which pages may read it.
+"""The headers that every answer carries: what browsers must not do with it, and which pages may read it.
 
-Rules: the only place for such headers. Most answers get them just before aiohttp writes their head; a stream and the
-answer to a publish write their own, and ask for the lines.
+Rules: the only place for such headers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-
-from aiohttp import hdrs, web
+from email.utils import formatdate
+from functools import lru_cache
+from time import time
 
 from broker.web.cors import AllowedOrigins
 
 SECURITY = {
     "X-Content-Type-Options": "nosniff",
-    "Cross-Origin-Resource-Policy": "same-origin",  # pages that CORS lets in are not concerned (Fetch §3.7)
+    "Cross-Origin-Resource-Policy": "same-origin",  # does not affect pages that CORS lets in (Fetch §3.7)
 }
 
 
 class ResponseHeaders:
-    """Those of one application."""
+    """The headers of every answer of one application."""
 
     def __init__(self, origins: AllowedOrigins) -> None:
         self._origins = origins
-        self._plain: dict[str, bytes] = {}
+        self._lines: dict[str, bytes] = {}  # by `vary`, for requests without an Origin
 
-    async def complete(self, request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """For `Application.on_response_prepare`: also takes out which server, in which version, this is."""
-        headers = response.headers
-        headers.popall(hdrs.SERVER, None)
-        headers.update(self._of(request.headers.get(hdrs.ORIGIN), headers.get(hdrs.VARY, "")))
+    def of(self, origin: str | None, vary: str = "") -> dict[str, str]:
+        """The headers of an answer to a request from `origin`, which varies by the request headers `vary` besides."""
+        headers = SECURITY | self._origins.headers(origin)
+        varies = ", ".join(name for name in (vary, headers.get("Vary", "")) if name)
+        return headers | {"Vary": varies} if varies else headers
 
-    def lines(self, request: web.BaseRequest, vary: str = "") -> bytes:
-        """The same as lines of a head that is written by hand, which varies by `vary`."""
-        origin = request.headers.get(hdrs.ORIGIN)
+    def lines(self, origin: str | None, vary: str = "") -> bytes:
+        """The same as lines of a head."""
         if origin is not None:
-            return _lines(self._of(origin, vary))
-        plain = self._plain.get(vary)
-        if plain is None:
-            plain = self._plain[vary] = _lines(self._of(None, vary))
-        return plain
-
-    def _of(self, origin: str | None, vary: str) -> dict[str, str]:
-        found = SECURITY | self._origins.headers(origin)
-        varies = ", ".join(name for name in (vary, found.get(hdrs.VARY, "")) if name)
-        return found | {hdrs.VARY: varies} if varies else found
+            return head_lines(self.of(origin, vary))
+        lines = self._lines.get(vary)
+        if lines is None:
+            lines = self._lines[vary] = head_lines(self.of(None, vary))
+        return lines
 
 
-def _lines(headers: Mapping[str, str]) -> bytes:
+def head_lines(headers: Mapping[str, str]) -> bytes:
+    """`headers` as lines of a head."""
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
+
+
+def http_date() -> bytes:
+    """The present time as HTTP writes it (RFC 9110 §5.6.7)."""
+    return _http_date(int(time()))
+
+
+@lru_cache(maxsize=1)
+def _http_date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()

@@ -1,39 +1,58 @@
 """Who sends a request, and what that caller may do.
 
 Rules: a token comes by `Authorization: Bearer` (RFC 6750 §2.1), else by the cookie `broker_token`, else by `?access_token=`
-(§2.3): the first that is there counts, and if it is bad, nothing else does. Without one a caller has what everybody may do.
-A cookie also comes with what a page of somebody else's makes a browser send, so that with one POST and DELETE need an
-`Origin` that is the broker's own, or allowed by name.
+(§2.3). The first that is present counts, even if it is bad. A caller without a token has the anonymous grant.
+A browser also attaches the cookie to requests that another site's page makes. So with the cookie, POST and DELETE need an
+`Origin` that is the broker's own or allowed by name.
 """
 
 from __future__ import annotations
 
-from aiohttp import hdrs, web
+from typing import Protocol
 
 from broker.auth.grants import Caller, Grant
 from broker.auth.tokens import UnknownKey, Verifier
 from broker.errors import Forbidden
 from broker.events import Clock
-from broker.web.access_log import PARAMETER
-from broker.web.app_keys import NODE
 from broker.web.client_address import ClientAddresses
 from broker.web.cors import AllowedOrigins
 from broker.web.guard import is_own_origin
-from broker.web.jwks import KeySet
+from broker.web.values import Headers, Request
 
 COOKIE = "broker_token"
+PARAMETER = "access_token"
+"""The query parameter that carries a token (RFC 6750 §2.3)."""
 _SCHEME = "bearer"
 
 
+class Revocations(Protocol):
+    """Knows which tokens have been revoked: the node's evictions."""
+
+    def check(self, grant: Grant) -> None:
+        """Raises `Unauthorized` if the token of `grant` has expired or was revoked."""
+
+
+class KeyFetcher(Protocol):
+    """Fetches the keys of a JWK set into the verifier."""
+
+    @property
+    def check(self) -> str:
+        """`"ok"`, or what is wrong (contract §6, readyz)."""
+
+    async def refresh(self) -> bool:
+        """Fetch the keys again, unless that happened a moment ago. Returns whether they were fetched."""
+
+
 class Authenticator:
-    """How callers are told apart.
+    """Finds the caller of a request.
 
     Args:
         anonymous: what may be done without a token.
-        verifier: of the tokens that come; None where there are no keys, and a token is nothing.
-        key_set: fetches the verifier's further keys.
-        origins: those whose pages may change something by a cookie.
-        addresses: tells where callers are; None where nobody wants to know.
+        verifier: of the tokens; None if there are no keys, and tokens are ignored.
+        key_fetcher: gets the verifier's further keys, if there are any.
+        revocations: checked for each request with a token.
+        origins: the origins whose pages may change something by a cookie.
+        addresses: finds the callers' addresses; None if no limit needs them.
         clock: seconds since 1970.
     """
 
@@ -41,70 +60,75 @@ class Authenticator:
         self,
         anonymous: Grant,
         verifier: Verifier | None,
-        key_set: KeySet | None,
+        key_fetcher: KeyFetcher | None,
+        revocations: Revocations,
         origins: AllowedOrigins,
         addresses: ClientAddresses | None,
         clock: Clock,
     ) -> None:
-        self.key_set = key_set
-        self._anybody = Caller(anonymous)
+        self.key_fetcher = key_fetcher
+        self._anonymous = Caller(anonymous)
         self._addresses = addresses
         self._verifier = verifier
+        self._revocations = revocations
         self._origins = origins
         self._clock = clock
 
-    async def caller(self, request: web.Request) -> Caller:
-        """See `caller_of`."""
+    async def authenticate(self, request: Request) -> Caller:
+        """The caller, whose grant stays good for as long as a stream of theirs lasts, unless it expires or is revoked.
+
+        Raises:
+            Unauthorized: the request has a token, and it is bad.
+            Forbidden: its cookie may have been attached to the request of another site's page.
+        """
         token = None if self._verifier is None else self._token(request)
         if token is None or self._verifier is None:
             if self._addresses is None:
-                return self._anybody
-            grant = self._anybody.grant
+                return self._anonymous
+            grant = self._anonymous.grant
         else:
-            grant = await self._grant(self._verifier, token)
-            request.app[NODE].streams.evictions.check(grant)
+            grant = await self._verify(self._verifier, token)
+            self._revocations.check(grant)
         return Caller(grant, "" if self._addresses is None else self._addresses.of(request))
 
-    async def _grant(self, verifier: Verifier, token: str) -> Grant:
+    async def _verify(self, verifier: Verifier, token: str) -> Grant:
         try:
             return verifier.verify(token, self._clock())
         except UnknownKey:
-            if self.key_set is None or not await self.key_set.refresh():
+            if self.key_fetcher is None or not await self.key_fetcher.refresh():
                 raise
         return verifier.verify(token, self._clock())
 
-    def _token(self, request: web.Request) -> str | None:
-        scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    def _token(self, request: Request) -> str | None:
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == _SCHEME:
             return token.strip()
-        if hdrs.COOKIE in request.headers:
-            cookie = request.cookies.get(COOKIE)
-            if cookie is not None:
-                self._check_cookie(request)
-                return cookie
-        return request.query.get(PARAMETER) if request.query_string else None
+        cookie = _cookie(request.headers.get("Cookie"))
+        if cookie is not None:
+            self._check_cookie(request.method, request.headers)
+            return cookie
+        return request.query.get(PARAMETER)
 
-    def _check_cookie(self, request: web.Request) -> None:
-        if request.method in (hdrs.METH_GET, hdrs.METH_HEAD):
+    def _check_cookie(self, method: str, headers: Headers) -> None:
+        if method in ("GET", "HEAD"):
             return
-        origin = request.headers.get(hdrs.ORIGIN)
+        origin = headers.get("Origin")
         if origin is None or not (
-            self._origins.name(origin) or is_own_origin(origin, request.headers.get(hdrs.HOST, ""))
+            self._origins.names(origin) or is_own_origin(origin, headers.get("Host", ""))
         ):
             raise Forbidden(
-                f"With the cookie {COOKIE} this needs an Origin that is the broker's own, or one of --cors-origins by name; "
-                "programs send Authorization: Bearer."
+                f"With the cookie {COOKIE}, this request needs an Origin that is the broker's own or that --cors-origins names; "
+                "programs send Authorization: Bearer instead."
             )
 
 
-ACCESS = web.AppKey("access", Authenticator)
-
-
-async def caller_of(request: web.Request) -> Caller:
-    """Who is at the other end: what they may do is theirs for as long as their stream lasts.
-
-    Raises:
-        Unauthorized: a token came, and is bad.
-        Forbidden: a cookie came with a request that another page may have made the browser send.
-    """
-    return await request.app[ACCESS].caller(request)
+def _cookie(header: str | None) -> str | None:
+    """The token in a Cookie header (RFC 6265 §4.2), perhaps in quotes; the last one counts."""
+    found = None
+    for pair in (header or "").split(";"):
+        name, equals, value = pair.partition("=")
+        if equals and name.strip() == COOKIE:
+            found = value.strip()
+            if len(found) > 1 and found[0] == found[-1] == '"':
+                found = found[1:-1]
+    return found

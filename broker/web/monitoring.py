@@ -1,41 +1,59 @@
-"""What an operator asks (contract §6)."""
+"""Health, readiness and metrics, for operators (contract §6)."""
 
 from __future__ import annotations
 
-from aiohttp import hdrs, web
+from collections.abc import Iterable
+
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from broker.metrics import CONTENT_TYPE
-from broker.web.app_keys import NODE, PRODUCING
-from broker.web.identity import ACCESS, caller_of
+from broker.web.connection_timeouts import ConnectionTimeouts
+from broker.web.producers import Producers
+from broker.web.services import Services
+from broker.web.values import Answer, Request, json_answer
 
 _FRESH = {"Cache-Control": "no-store"}
 
 
-async def healthz(_request: web.Request) -> web.Response:
+async def healthz(_services: Services, _request: Request) -> Answer:
     """200 while the process can answer."""
-    return web.json_response({"status": "ok"}, headers=_FRESH)
+    return json_answer({"status": "ok"}, _FRESH)
 
 
-async def readyz(request: web.Request) -> web.Response:
-    """200 while events would arrive, else 503; each check says why."""
-    checks = dict(request.app[NODE].checks())
-    checks["producing"] = request.app[PRODUCING].check
-    key_set = request.app[ACCESS].key_set
-    if key_set is not None:
-        checks["keys"] = key_set.check
-    ready = all(check == "ok" for check in checks.values())
-    body = {"status": "ready" if ready else "not ready", "checks": checks}
-    return web.json_response(body, status=200 if ready else 503, headers=_FRESH)
+async def readyz(services: Services, _request: Request) -> Answer:
+    """200 while events are delivered, else 503; each check says why."""
+    checks = dict(services.node.checks())
+    checks["producing"] = services.producers.check
+    key_fetcher = services.authenticator.key_fetcher
+    if key_fetcher is not None:
+        checks["keys"] = key_fetcher.check
+    is_ready = all(check == "ok" for check in checks.values())
+    body = {"status": "ready" if is_ready else "not ready", "checks": checks}
+    return json_answer(body, _FRESH, 200 if is_ready else 503)
 
 
-async def metrics(request: web.Request) -> web.Response:
-    """Prometheus' text format; for operators."""
-    (await caller_of(request)).grant.check_admin()
-    return await metrics_for_all(request)
+async def metrics(services: Services, request: Request) -> Answer:
+    """The metrics in Prometheus' text format, for operators."""
+    caller = await services.authenticator.authenticate(request)
+    caller.grant.check_admin()
+    return await metrics_for_all(services, request)
 
 
-async def metrics_for_all(request: web.Request) -> web.Response:
-    """The same for whoever reaches the port."""
-    return web.Response(
-        body=request.app[NODE].metrics.text(), headers={hdrs.CONTENT_TYPE: CONTENT_TYPE, **_FRESH}
-    )
+async def metrics_for_all(services: Services, _request: Request) -> Answer:
+    """The metrics for everybody who can reach the port."""
+    return Answer(200, services.node.metrics.text(), {"Content-Type": CONTENT_TYPE, **_FRESH})
+
+
+class RequestGauges(Collector):
+    """Reads, at every scrape, the numbers that the web layer keeps."""
+
+    def __init__(self, timeouts: ConnectionTimeouts, producers: Producers) -> None:
+        self._timeouts = timeouts
+        self._producers = producers
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily("broker_streamed_bodies", "Open streamed bodies.", len(self._producers))
+        yield GaugeMetricFamily(
+            "broker_request_connections", "Open connections that are not streams.", self._timeouts.count
+        )

@@ -1,4 +1,4 @@
-"""A body of JSON lines as events (contract §2): one object a line, with `data`, and perhaps `event` and `topic`.
+"""A body of JSON lines as events (contract §2): one object a line, with `data`, and optionally `event` and `topic`.
 
 Rules: bytes in, `(topic, lines)` items out, lazily, so that what comes before a bad line is published. No I/O.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import json.scanner
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn, cast
 
 from broker import sse
@@ -15,18 +15,21 @@ from broker.auth.grants import Grant
 from broker.errors import InvalidBody, InvalidParameter, InvalidTopic, TooLarge
 from broker.stores.base import Item
 from broker.topics import check_publishable, check_type
+from broker.web.errors import event_too_large
 
-MOST_GRANTED = 1000  # topics of one body that are known to be allowed
-LINES_A_PAUSE = 128
+MAX_GRANTED = 1000  # topics of one body that are remembered as allowed
+LINES_PER_PAUSE = 128
 LINE_FACTOR = 6  # a character of data may be written as \u00XX
 LINE_SLACK_BYTES = 4096  # for the rest of a line's JSON
 
+_NESTED_TOO_DEEPLY = "The line's JSON is nested too deeply."
+
 
 class NdjsonBody:
-    """One body.
+    """Decodes one body.
 
     Args:
-        topic: where its events go; None takes it from each line, which `grant` must then allow.
+        topic: where its events go; None takes the topic from each line, which `grant` must allow.
     """
 
     def __init__(self, topic: str | None, grant: Grant, max_event_bytes: int) -> None:
@@ -35,81 +38,81 @@ class NdjsonBody:
         self._granted: set[str] = set()
         self._max_event_bytes = max_event_bytes
         self._max_line_bytes = LINE_FACTOR * max_event_bytes + LINE_SLACK_BYTES
-        self._rest: list[bytes] = []
+        self._rest: list[bytes] = []  # pieces of the line that has not ended
         self._rest_bytes = 0
-        self._done = 0
+        self._line_count = 0
 
-    def where(self) -> Mapping[str, object]:
-        """For an error's answer: the number of the line, from 1."""
-        return {"line": self._done + 1}
+    def position(self) -> Mapping[str, object]:
+        """The number of the current line, from 1, for an error's answer."""
+        return {"line": self._line_count + 1}
 
     def items(self, data: bytes) -> Iterator[Item | None]:
-        """What `data` completes. Raises a `BrokerError` at the first line that is bad."""
+        """The events that `data` completes. Raises a `BrokerError` at the first bad line."""
         first, *more = data.split(b"\n")
         if more:
-            yield from self._line(b"".join((*self._rest, first)))
+            yield from self._decode(b"".join((*self._rest, first)))
             for line in more[:-1]:
-                yield from self._line(line)
+                yield from self._decode(line)
             self._rest, self._rest_bytes, first = [], 0, more[-1]
         if first:
             self._rest.append(first)
             self._rest_bytes += len(first)
         if self._rest_bytes > self._max_line_bytes:
-            self._too_long()
+            self._fail_too_long()
 
     def end(self) -> Iterator[Item | None]:
-        """The last line needs no line end."""
+        """The last line, which needs no line end."""
         if self._rest:
-            yield from self._line(b"".join(self._rest))
+            yield from self._decode(b"".join(self._rest))
 
-    def _line(self, line: bytes) -> Iterator[Item | None]:
+    def _decode(self, line: bytes) -> Iterator[Item | None]:
         line = line.strip()
         if line:
             yield self._item(line)
-        elif self._done % LINES_A_PAUSE == 0:
+        elif self._line_count % LINES_PER_PAUSE == 0:
             yield None
-        self._done += 1
+        self._line_count += 1
 
     def _item(self, line: bytes) -> Item:
         if len(line) > self._max_line_bytes:
-            self._too_long()
+            self._fail_too_long()
         value = _object(line)
         try:
             data = _data(value)
         except UnicodeEncodeError:
-            raise InvalidBody("The line's data has a lone surrogate; data is Unicode text.") from None
+            raise InvalidBody(
+                "The line's data contains a lone surrogate; data must be Unicode text."
+            ) from None
         if len(data) > self._max_event_bytes:
-            raise TooLarge(
-                f"An event's data is at most {self._max_event_bytes} bytes; send it in parts, or a reference to it."
-            )
+            raise event_too_large(self._max_event_bytes)
         event_type = value.get("event")
         if event_type is not None:
             if not isinstance(event_type, str):
-                raise InvalidParameter("'event' is a string.")
+                raise InvalidParameter("'event' must be a string.")
             check_type(event_type)
-        return self._topic or self._granted_topic(value), sse.lines(data, event_type)
+        return self._topic or self._line_topic(value), sse.lines(data, event_type)
 
-    def _granted_topic(self, value: Mapping[str, Any]) -> str:
+    def _line_topic(self, value: Mapping[str, Any]) -> str:
         topic = value.get("topic")
         if not isinstance(topic, str):
-            raise InvalidTopic("Each line names its 'topic'.")
+            raise InvalidTopic("Each line must name its 'topic'.")
         if topic not in self._granted:
             self._grant.check_publish((check_publishable(topic),))
-            if len(self._granted) < MOST_GRANTED:
+            if len(self._granted) < MAX_GRANTED:
                 self._granted.add(topic)
         return topic
 
-    def _too_long(self) -> NoReturn:
-        raise TooLarge(f"The line is over {self._max_line_bytes} bytes.")
+    def _fail_too_long(self) -> NoReturn:
+        raise TooLarge(f"A line may have at most {self._max_line_bytes} bytes.")
 
 
 def refuse_constant(_name: str) -> NoReturn:
-    """For `parse_constant`: Infinity and NaN are no JSON (RFC 8259 §6)."""
-    raise ValueError("no JSON")
+    """For `parse_constant`: Infinity and NaN are not JSON (RFC 8259 §6)."""
+    raise ValueError("not JSON")
 
 
 _decoder = json.JSONDecoder(parse_constant=refuse_constant)
-_scan: Callable[[str, int], tuple[Any, int]] = json.scanner.make_scanner(cast("Any", _decoder))
+_scan = json.scanner.make_scanner(cast("Any", _decoder))
 _compact = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
@@ -120,10 +123,10 @@ def _object(line: bytes) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise InvalidBody("The line is not valid UTF-8.") from None
     except RecursionError:
-        raise InvalidBody("The line's JSON is nested too deep.") from None
+        raise InvalidBody(_NESTED_TOO_DEEPLY) from None
     except (ValueError, StopIteration):
         raise InvalidBody("The line is not JSON.") from None
-    if end != len(text) or type(value) is not dict:
+    if end != len(text) or not isinstance(value, dict):
         raise InvalidBody('The line is not one JSON object; send {"data": …} on each line.')
     return value
 
@@ -137,8 +140,8 @@ def _data(value: dict[str, Any]) -> bytes:
     try:
         return _compact(data).encode()
     except RecursionError:
-        raise InvalidBody("The line's JSON is nested too deep.") from None
+        raise InvalidBody(_NESTED_TOO_DEEPLY) from None
     except UnicodeEncodeError:
         raise
     except ValueError:
-        raise InvalidBody("The line has a number that JSON can't write.") from None
+        raise InvalidBody("The line contains a number that JSON can't express.") from None

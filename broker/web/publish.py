@@ -1,135 +1,110 @@
-"""`POST /topics/{topic}` and `POST /topics?topic=…`, and asking a producer to stop (contract §2)."""
+"""Publishes one event or a stream of events, to one topic or several, and cancels producers (contract §2)."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Sequence
-from typing import NoReturn
-
-from aiohttp import hdrs, web
 
 from broker import sse
 from broker.auth.grants import Caller
 from broker.errors import InvalidBody, InvalidParameter, RateLimited, TooLarge
 from broker.events import format_id
-from broker.node.node import Node
 from broker.stores.base import Receipt
 from broker.topics import check_publishable, check_type
-from broker.web.answers import Created
-from broker.web.app_keys import BODIES, NODE, SETTINGS
-from broker.web.identity import caller_of
-from broker.web.publish_options import asked_with_event, check_escapes, topics_of
-from broker.web.publish_stream import EVENT_STREAM, KINDS, publish_stream
+from broker.web.errors import event_too_large
+from broker.web.publish_options import event_options, requested_topics
+from broker.web.publish_stream import EVENT_STREAM, STREAMED_TYPES, publish_stream
+from broker.web.services import Services
+from broker.web.values import JSON, Answer, Request
 
 _KEY = re.compile(r"[!-~]{1,200}")
+_REPLAYED = {"Content-Type": "application/json", "Idempotency-Replayed": "true"}
 
 
-async def publish(request: web.Request) -> web.Response:
-    """One event, or a stream of them, to one topic."""
-    topic = check_publishable(request.match_info["topic"])
-    caller = await caller_of(request)
+async def publish(services: Services, request: Request) -> Answer:
+    """`POST /topics/{topic}`: one event, or a streamed body, to one topic."""
+    topic = check_publishable(request.path_values["topic"])
+    caller = await services.authenticator.authenticate(request)
     caller.grant.check_publish((topic,))
-    if _is_streamed(request):
-        return await publish_stream(request, caller, topic)
-    receipt = await _publish_one(request, caller, (topic,))
+    media_type = _media_type(request)
+    if media_type in STREAMED_TYPES:
+        return await publish_stream(services, request, caller, topic, media_type)
+    receipt = await _publish_event(services, request, caller, (topic,))
     closed = ', "closed": true' if receipt.closed else ""
     body = f'{{"topic": "{topic}", "id": "{format_id(receipt.ids[0])}"{closed}}}'
-    return _created(body, replayed=receipt.replayed)
+    return Answer(201, body.encode(), _REPLAYED if receipt.replayed else JSON)
 
 
-async def publish_to_many(request: web.Request) -> web.Response:
-    """One event to several topics, or a stream of events each of which names its topic."""
-    caller = await caller_of(request)
-    if _is_streamed(request):
-        if request.content_type == EVENT_STREAM:
-            raise InvalidParameter("A piped stream goes to one topic: POST /topics/{topic}.")
-        return await publish_stream(request, caller, None)
-    topics = [check_publishable(topic) for topic in topics_of(request)]
+async def publish_to_several(services: Services, request: Request) -> Answer:
+    """`POST /topics`: one event to several topics, or a streamed body each of whose lines names its topic."""
+    caller = await services.authenticator.authenticate(request)
+    media_type = _media_type(request)
+    if media_type in STREAMED_TYPES:
+        if media_type == EVENT_STREAM:
+            raise InvalidParameter("A piped event stream goes to one topic: POST it to /topics/{topic}.")
+        return await publish_stream(services, request, caller, None, media_type)
+    topics = [check_publishable(topic) for topic in requested_topics(request.query)]
     caller.grant.check_publish(topics)
-    receipt = await _publish_one(request, caller, topics)
+    receipt = await _publish_event(services, request, caller, topics)
     ids = {topic: format_id(event_id) for topic, event_id in zip(topics, receipt.ids, strict=True)}
-    answer = {"ids": ids, "closed": True} if receipt.closed else {"ids": ids}
-    return _created(json.dumps(answer), replayed=receipt.replayed)
+    value = {"ids": ids, "closed": True} if receipt.closed else {"ids": ids}
+    return Answer(201, json.dumps(value).encode(), _REPLAYED if receipt.replayed else JSON)
 
 
-async def cancel(request: web.Request) -> web.Response:
-    """Ask whoever publishes a stream to the topic to stop. 202: all instances that can be reached hear of it."""
-    topic = check_publishable(request.match_info["topic"])
-    (await caller_of(request)).grant.check_publish((topic,))
-    await request.app[NODE].instances.cancel(topic)
-    return web.Response(status=202)
+async def cancel(services: Services, request: Request) -> Answer:
+    """`POST /topics/{topic}/cancel`: ask the topic's producers to stop, on all instances that can be reached."""
+    topic = check_publishable(request.path_values["topic"])
+    caller = await services.authenticator.authenticate(request)
+    caller.grant.check_publish((topic,))
+    await services.node.instances.cancel(topic)
+    return Answer(202)
 
 
-async def _publish_one(request: web.Request, caller: Caller, topics: Sequence[str]) -> Receipt:
-    """The request's one event to each of `topics`, and their end where that is asked for: all or none."""
-    key, asked = _key(request), asked_with_event(request, topics)
-    data, lines = await _event(request)
-    items = [(topic, lines) for topic in topics] if data or not asked.ends else []
-    node = request.app[NODE]
+async def _publish_event(
+    services: Services, request: Request, caller: Caller, topics: Sequence[str]
+) -> Receipt:
+    """Publish the request's event to each of `topics`, and close them if that is asked for: all or none."""
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidParameter("Idempotency-Key must be 1 to 200 visible ASCII characters.")
+    options = event_options(request, topics, services.settings)
+    event_type = request.query.get("event")
+    if event_type is not None:
+        request.query.check_utf8()
+        check_type(event_type)
+    data = await _data(services, request)
+    lines = sse.lines(data, event_type)
+    items = [(topic, lines) for topic in topics] if data or not options.ends else []
+    node = services.node
     if node.limits.limits_publishing:
-        _check_rate(node, caller, len(items), len(items) * len(lines))
-    return await node.publish(items, key, asked)
+        _check_rate(services, caller, len(items), len(items) * len(lines))
+    return await node.publish(items, key, options)
 
 
-def _check_rate(node: Node, caller: Caller, events: int, size: int) -> None:
-    """Raises `RateLimited` where the caller publishes faster than it may."""
+async def _data(services: Services, request: Request) -> bytes:
+    max_event_bytes = services.settings.max_event_bytes
     try:
-        node.limits.check_publish(caller, events, size)
+        data = await services.bodies.whole(request.body, max_event_bytes)
+        data.decode()
+    except TooLarge:
+        raise event_too_large(max_event_bytes) from None
+    except UnicodeDecodeError:
+        raise InvalidBody("The body is not valid UTF-8; an event's data is text.") from None
+    return data
+
+
+def _check_rate(services: Services, caller: Caller, events: int, size: int) -> None:
+    """Raises `RateLimited` if the caller publishes more than its rate limits allow."""
+    try:
+        services.node.limits.check_publish(caller, events, size)
     except RateLimited as error:
-        node.metrics.refused_publishes.labels(str(error.extra["limit"])).inc()
+        services.node.metrics.refused_publishes.labels(str(error.extra["limit"])).inc()
         raise
 
 
-def _created(body: str, *, replayed: bool) -> web.Response:
-    if not replayed:
-        return Created(body.encode())
-    headers = {"Idempotency-Replayed": "true"}
-    return web.Response(status=201, body=body.encode(), content_type="application/json", headers=headers)
-
-
-def _is_streamed(request: web.Request) -> bool:
-    _check_coding(request)
-    return request.content_type in KINDS
-
-
-def _check_coding(request: web.Request) -> None:
-    """Bodies come as they are: what a compressed one might inflate to can't be bounded fairly."""
-    if request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() != "identity":
-        raise InvalidBody("Bodies are taken uncompressed; leave Content-Encoding out.")
-
-
-def _key(request: web.Request) -> str | None:
-    key = request.headers.get("Idempotency-Key")
-    if key is not None and not _KEY.fullmatch(key):
-        raise InvalidParameter("Idempotency-Key is 1 to 200 visible ASCII characters.")
-    return key
-
-
-async def _event(request: web.Request) -> tuple[bytes, bytes]:
-    """The data of the one event that the request carries, and its lines."""
-    limit = request.app[SETTINGS].max_event_bytes
-    event_type = request.query.get("event") if request.query_string else None
-    if event_type is not None:
-        check_escapes(request)
-        check_type(event_type)
-    if (request.content_length or 0) > limit:
-        _too_large(limit)
-    try:
-        if request.content.is_eof():
-            data = await request.read()
-        else:
-            data = await request.app[BODIES].whole(request.read)
-    except web.HTTPRequestEntityTooLarge:
-        _too_large(limit)
-    except web.RequestPayloadError:
-        raise InvalidBody("The body breaks the rules of its Transfer-Encoding.") from None
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        raise InvalidBody("The body is not valid UTF-8; an event's data is text.") from None
-    return data, sse.lines(data, event_type)
-
-
-def _too_large(limit: int) -> NoReturn:
-    raise TooLarge(f"An event's data is at most {limit} bytes; send it in parts, or a reference to it.")
+def _media_type(request: Request) -> str:
+    """The body's media type. Raises `InvalidBody` if it is compressed: what it inflates to can't be bounded fairly."""
+    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+        raise InvalidBody("The body must not be compressed; leave Content-Encoding out.")
+    return request.content_type

@@ -1,9 +1,7 @@
-"""What a publish asks for beside its events: that topics end, that a repeated part counts once, how long to keep it all.
+"""What a publish asks for beside its events: topics, their end, a producer's sequence, retention.
 
-Rules: reads a request's query and headers; what it means is the store's business (`stores.base.PublishOptions`), and that of
-`producing`.
-
-What several handlers read from a request's query.
+Rules: reads a request's query and headers. What the options mean is defined by `stores.base.PublishOptions`, and for
+streamed bodies by `producers`.
 """
 
 from __future__ import annotations
@@ -11,55 +9,30 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from urllib.parse import unquote_to_bytes
-
-from aiohttp import web
 
 from broker.durations import parse_duration
 from broker.errors import InvalidParameter
+from broker.settings import Settings
 from broker.stores.base import NO_OPTIONS, PublishOptions
 from broker.topics import MAX_TOPICS_PER_REQUEST
-from broker.web.app_keys import SETTINGS
-
-
-def topics_of(request: web.Request) -> tuple[str, ...]:
-    """The topics that the query names, each once.
-
-    Raises:
-        InvalidParameter: none, or too many.
-    """
-    topics = tuple(dict.fromkeys(request.query.getall("topic", ())))
-    if not topics:
-        raise InvalidParameter("Name at least one topic: /topics?topic=NAME.")
-    if len(topics) > MAX_TOPICS_PER_REQUEST:
-        raise InvalidParameter(f"At most {MAX_TOPICS_PER_REQUEST} topics go into one request.")
-    return topics
-
-
-def check_escapes(request: web.Request) -> None:
-    """Raises `InvalidParameter` where the query's percent-escapes are no UTF-8: its values would be the escapes themselves."""
-    try:
-        unquote_to_bytes(request.rel_url.raw_query_string).decode()
-    except UnicodeDecodeError:
-        raise InvalidParameter("The query's percent-escapes are not valid UTF-8.") from None
-
+from broker.web.values import Query, Request
 
 ON_DISCONNECT = "on-disconnect"
 
 _PRODUCER = re.compile(r"[A-Za-z0-9._~:@-]{1,100}")
-_MAX_SEQUENCE_DIGITS = 15  # which the store's numbers hold exactly
+_MAX_SEQUENCE_DIGITS = 15  # which a Lua number holds exactly
 
 
 @dataclass(frozen=True, slots=True)
 class StreamOptions:
-    """What goes with a streamed body.
+    """The options of a streamed body.
 
     Attributes:
-        ends: the topic ends with the body.
-        leased: it also ends where the producer goes away without ending the body.
-        producer: its name, and the number of the body's first event within its stream.
+        ends: the topic closes when the body ends.
+        leased: the topic also closes if the producer disappears before the body ends.
+        producer: its name, and the sequence number of the body's first event.
         retain_seconds: see `PublishOptions`.
-        last_viewer_seconds: the producer is asked to stop when nobody has watched for so long; 0 for never.
+        last_viewer_seconds: the producer is cancelled after nobody has watched for so long; 0 for never.
     """
 
     ends: bool = False
@@ -69,75 +42,88 @@ class StreamOptions:
     last_viewer_seconds: float = 0.0
 
 
-def asked_with_event(request: web.Request, topics: Sequence[str]) -> PublishOptions:
-    """For one event to `topics`. Raises `InvalidParameter`."""
-    if "Broker-Producer" in request.headers or "Broker-Sequence" in request.headers:
-        raise InvalidParameter(
-            "Broker-Producer goes with a streamed body; for one event there is Idempotency-Key."
-        )
-    if not request.query_string:
+def requested_topics(query: Query) -> tuple[str, ...]:
+    """The topics that the query names, each once. Raises `InvalidParameter` if there are none, or too many."""
+    topics = tuple(dict.fromkeys(query.getall("topic")))
+    if not topics:
+        raise InvalidParameter("Name at least one topic: /topics?topic=NAME.")
+    if len(topics) > MAX_TOPICS_PER_REQUEST:
+        raise InvalidParameter(f"A request may name at most {MAX_TOPICS_PER_REQUEST} topics.")
+    return topics
+
+
+def event_options(request: Request, topics: Sequence[str], settings: Settings) -> PublishOptions:
+    """The options of a request with one event for `topics`. Raises `InvalidParameter`."""
+    headers, query = request.headers, request.query
+    if "Broker-Producer" in headers or "Broker-Sequence" in headers:
+        raise InvalidParameter("Broker-Producer needs a streamed body; for one event use Idempotency-Key.")
+    if not query.raw:
         return NO_OPTIONS
-    end, retain_seconds = _end(request), _retain_seconds(request)
+    end, retain_seconds = _end(query), _retain_seconds(query, settings)
     if end == ON_DISCONNECT:
-        raise InvalidParameter("'end' takes on-disconnect with a streamed body only.")
-    ends = topics if end else ()
-    return NO_OPTIONS if not ends and retain_seconds is None else PublishOptions(ends, None, retain_seconds)
+        raise InvalidParameter("end=on-disconnect needs a streamed body.")
+    if end is None and retain_seconds is None:
+        return NO_OPTIONS
+    return PublishOptions(topics if end else (), None, retain_seconds)
 
 
-def wish_of(request: web.Request, topic: str | None) -> StreamOptions:
-    """For a streamed body to `topic`, or to the topics that its events name; it is for the whole body.
+def stream_options(request: Request, topic: str | None, settings: Settings) -> StreamOptions:
+    """The options of a streamed body for `topic`, or with None for the topics that its lines name.
 
     Raises:
-        InvalidParameter: a value is outside its rule, or goes with one topic only.
+        InvalidParameter: an option is malformed, or is for a body to one topic only.
     """
-    end, viewer, producer = _end(request), _age(request, "last_viewer"), _producer(request)
-    if topic is None and (end or viewer is not None or producer is not None):
+    query = request.query
+    end, last_viewer_seconds, producer = _end(query), _age(query, "last_viewer"), _producer(request)
+    if topic is None and (end or last_viewer_seconds is not None or producer is not None):
         raise InvalidParameter(
-            "'end', 'last_viewer' and Broker-Producer are for a body to one topic: POST it to /topics/{topic}."
+            "'end', 'last_viewer' and Broker-Producer need a body to one topic: POST it to /topics/{topic}."
         )
+    if last_viewer_seconds is None:
+        last_viewer_seconds = settings.last_viewer_seconds
     return StreamOptions(
         ends=end is not None,
         leased=end == ON_DISCONNECT,
         producer=producer,
-        retain_seconds=_retain_seconds(request),
-        last_viewer_seconds=request.app[SETTINGS].last_viewer_seconds if viewer is None else viewer,
+        retain_seconds=_retain_seconds(query, settings),
+        last_viewer_seconds=last_viewer_seconds,
     )
 
 
-def _end(request: web.Request) -> str | None:
-    text = request.query.get("end", "false") if request.query_string else "false"
-    if text not in ("true", "false", ON_DISCONNECT):
-        raise InvalidParameter(f"'end' is true, or false, or with a streamed body {ON_DISCONNECT}.")
+def _end(query: Query) -> str | None:
+    text = query.get("end")
+    if text not in (None, "true", "false", ON_DISCONNECT):
+        raise InvalidParameter(f"'end' must be true or false, or with a streamed body {ON_DISCONNECT}.")
     return None if text == "false" else text
 
 
-def _retain_seconds(request: web.Request) -> float | None:
-    seconds, most = _age(request, "retain"), request.app[SETTINGS].retain_max_seconds
-    if seconds is not None and seconds > most:
-        raise InvalidParameter(f"'retain' is at most {most:g} s here.")
+def _retain_seconds(query: Query, settings: Settings) -> float | None:
+    seconds = _age(query, "retain")
+    if seconds is not None and seconds > settings.retain_max_seconds:
+        raise InvalidParameter(f"'retain' may be at most {settings.retain_max_seconds:g} s here.")
     return seconds
 
 
-def _age(request: web.Request, name: str) -> float | None:
-    text = request.query.get(name) if request.query_string else None
+def _age(query: Query, name: str) -> float | None:
+    text = query.get(name)
     if text is None:
         return None
     seconds = parse_duration(text)
     if not seconds:
-        raise InvalidParameter(f"'{name}' is a time such as 90s, 10m, 24h.")
+        raise InvalidParameter(f"'{name}' must be a duration such as 90s, 10m or 24h.")
     return seconds
 
 
-def _producer(request: web.Request) -> tuple[str, int] | None:
+def _producer(request: Request) -> tuple[str, int] | None:
     name, number = request.headers.get("Broker-Producer"), request.headers.get("Broker-Sequence")
     if name is None and number is None:
         return None
     if name is None or not _PRODUCER.fullmatch(name):
-        raise InvalidParameter("Broker-Producer is 1 to 100 characters of A-Z a-z 0-9 . _ ~ : @ -.")
+        raise InvalidParameter("Broker-Producer must be 1 to 100 characters of A-Z a-z 0-9 . _ ~ : @ -.")
     if number is None or not _is_sequence(number):
         raise InvalidParameter(
-            "Broker-Sequence goes with Broker-Producer: the number, from 1, of the body's first event within the "
-            f"producer's stream, of at most {_MAX_SEQUENCE_DIGITS} digits."
+            "Broker-Producer needs Broker-Sequence: the number, from 1, that the body's first event has in the "
+            f"producer's stream; at most {_MAX_SEQUENCE_DIGITS} digits."
         )
     return name, int(number)
 

@@ -1,6 +1,7 @@
-"""Streamed bodies: each event is published as soon as it is complete, however long the body lasts (contract §2).
+"""Publishes streamed bodies: each event as soon as it is complete, however long the body lasts (contract §2).
 
-What came before a fault stands, and the answer says how far it got. Events that arrived together are published together.
+Events before a fault stay published, and the answer says how many they are. Events that arrive together are published
+together.
 """
 
 from __future__ import annotations
@@ -8,131 +9,123 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from aiohttp import web
-
 from broker.auth.grants import Caller
-from broker.errors import BrokerError, InvalidBody, InvalidParameter
+from broker.errors import BrokerError, InvalidParameter
 from broker.events import EventId, format_id
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions
-from broker.web.app_keys import BODIES, NODE, PRODUCING, SETTINGS
 from broker.web.body_reader import Interrupt
 from broker.web.event_stream_body import EventStreamBody
 from broker.web.ndjson import NdjsonBody
-from broker.web.publish_options import StreamOptions, wish_of
+from broker.web.publish_options import StreamOptions, stream_options
+from broker.web.services import Services
+from broker.web.values import JSON, Answer, BodySource, Request
 
 NDJSON = "application/x-ndjson"
 EVENT_STREAM = "text/event-stream"
-KINDS = frozenset({NDJSON, EVENT_STREAM})
+STREAMED_TYPES = frozenset({NDJSON, EVENT_STREAM})
 
 BATCH_ITEMS = 128
-BATCH_TOPICS = 32  # where each names its topic: a new one costs several times what an event does
+BATCH_ITEMS_ANY_TOPIC = (
+    32  # if each event names its topic: a new topic costs several times what an event does
+)
 BATCH_BYTES = 256 << 10
 
 
 class BodyFormat(Protocol):
-    """How a body's bytes become events."""
+    """Decodes the bytes of one body into events."""
 
     def items(self, data: bytes) -> Iterator[Item | None]:
-        """The events that `data` completes, and None where others should have their turn.
+        """The events that `data` completes; None where other tasks should run first.
 
-        Raises a `BrokerError` at the first one that is bad.
+        Raises a `BrokerError` at the first bad event.
         """
 
     def end(self) -> Iterator[Item | None]:
-        """Those that the body's end completes. Raises likewise."""
+        """The events that the end of the body completes. Raises as `items` does."""
 
-    def where(self) -> Mapping[str, object]:
-        """Members of an error's answer that say where in the body it is."""
+    def position(self) -> Mapping[str, object]:
+        """Members of an error's answer that locate the error in the body."""
 
 
-async def publish_stream(request: web.Request, caller: Caller, topic: str | None) -> web.Response:
-    """Publish each event of the body as it arrives; `topic` None takes it from each line, which `caller` must be allowed."""
+async def publish_stream(
+    services: Services, request: Request, caller: Caller, topic: str | None, media_type: str
+) -> Answer:
+    """Publish each event of the body to `topic`, or with None to the topic that its line names, which `caller` must be granted."""
     if "Idempotency-Key" in request.headers:
-        raise InvalidParameter("Idempotency-Key goes with one event, not with a streamed body.")
-    wish = wish_of(request, topic)
-    run = _StreamedPublish(request, caller, topic, wish)
+        raise InvalidParameter("Idempotency-Key is for one event, not for a streamed body.")
+    options = stream_options(request, topic, services.settings)
+    max_event_bytes = services.settings.max_event_bytes
+    body_format: BodyFormat = (
+        EventStreamBody(topic, max_event_bytes)
+        if topic is not None and media_type == EVENT_STREAM
+        else NdjsonBody(topic, caller.grant, max_event_bytes)
+    )
+    publication = _StreamedPublish(services, caller, topic, options)
     try:
-        with contextlib.ExitStack() as stack:
-            if topic is not None:
-                await run.begin(stack, topic)
-            async for data in _pieces(request, run.interrupt):
-                await run.publish(run.form.items(data))
-            await run.publish(run.form.end())
-            await run.end()
+        await publication.run(request.body, body_format)
     except BrokerError as error:
-        error.extra = {**run.form.where(), **run.result(), **error.extra}
+        error.extra = {**body_format.position(), **publication.result(), **error.extra}
         raise
-    answer = {"topic": topic, **run.result(), **run.ids()} if topic is not None else run.result()
-    return web.Response(body=json.dumps(answer).encode(), content_type="application/json")
-
-
-async def _pieces(request: web.Request, interrupt: Interrupt) -> AsyncIterator[bytes]:
-    bodies = request.app[BODIES]
-    try:
-        while data := await bodies.piece(request.content.readany, interrupt):
-            yield data
-    except web.RequestPayloadError:
-        raise InvalidBody("The body breaks the rules of its Transfer-Encoding.") from None
+    return Answer(200, json.dumps(publication.answer()).encode(), JSON)
 
 
 class _StreamedPublish:
-    """One streamed body.
+    """The publication of one streamed body."""
 
-    Attributes:
-        published: how many of its events are in the store by this request.
-        interrupt: breaks it off.
-    """
-
-    def __init__(self, request: web.Request, caller: Caller, topic: str | None, wish: StreamOptions) -> None:
-        max_event_bytes = request.app[SETTINGS].max_event_bytes
-        self.form: BodyFormat = (
-            EventStreamBody(topic, max_event_bytes)
-            if topic is not None and request.content_type == EVENT_STREAM
-            else NdjsonBody(topic, caller.grant, max_event_bytes)
-        )
-        self.published = 0
-        self.interrupt = Interrupt()
-        self._request = request
-        self._node = request.app[NODE]
-        self._bodies = request.app[BODIES]
+    def __init__(self, services: Services, caller: Caller, topic: str | None, options: StreamOptions) -> None:
+        self._services = services
+        self._node = services.node
         self._caller = caller
         self._topic = topic
-        self._wish = wish
-        self._known = 0
+        self._options = options
+        self._interrupt = Interrupt()
+        self._batch_items = BATCH_ITEMS if topic is not None else BATCH_ITEMS_ANY_TOPIC
+        self._published = 0  # by this request
+        self._known = 0  # published by an earlier request of the same producer
         self._closed = False
         self._first_id: EventId | None = None
         self._last_id: EventId | None = None
 
-    async def begin(self, stack: contextlib.ExitStack, topic: str) -> None:
-        """Be there for who asks the producer to stop, and see to the topic's lease."""
-        producing, wish = self._request.app[PRODUCING], self._wish
-        resumed = wish.producer is not None and wish.producer[1] > 1
-        body = stack.enter_context(
-            producing.open(
-                topic, resumed=resumed, leased=wish.leased, last_viewer_seconds=wish.last_viewer_seconds
-            )
-        )
-        self.interrupt = body.interrupt
-        if wish.ends or wish.producer is not None:
-            await producing.take_lease(topic, leased=wish.leased)
+    async def run(self, body: BodySource, body_format: BodyFormat) -> None:
+        """Publish the whole body. Raises a `BrokerError` at the first fault; what came before it is published."""
+        bodies = self._services.bodies
+        with contextlib.ExitStack() as stack:
+            if self._topic is not None:
+                await self._begin(stack, self._topic)
+            while data := await bodies.piece(body, self._interrupt):
+                await self._publish(body_format.items(data))
+            await self._publish(body_format.end())
+            await self._close()
 
-    async def publish(self, items: Iterator[Item | None]) -> None:
-        """Publish `items`; raises at the first bad one, after those before it are published."""
+    async def _begin(self, stack: contextlib.ExitStack, topic: str) -> None:
+        """Register the body for cancels, and take the topic's lease."""
+        options, producers = self._options, self._services.producers
+        body = producers.open(
+            topic,
+            resumed=options.producer is not None and options.producer[1] > 1,
+            leased=options.leased,
+            last_viewer_seconds=options.last_viewer_seconds,
+        )
+        self._interrupt = stack.enter_context(body).interrupt
+        if options.ends or options.producer is not None:
+            await producers.take_lease(topic, leased=options.leased)
+
+    async def _publish(self, items: Iterator[Item | None]) -> None:
+        """Publish `items` in batches. Raises at the first bad item, after the items before it are published."""
         self._node.streams.evictions.check(self._caller.grant)
-        most = BATCH_ITEMS if self._topic is not None else BATCH_TOPICS
         batch: list[Item] = []
         size = 0
         try:
             for item in items:
                 if item is None:
-                    await asyncio.sleep(0)  # a body that comes fast leaves room for the others (I9)
+                    await asyncio.sleep(0)  # a fast body must leave time for others (I9)
                     continue
                 batch.append(item)
                 size += len(item[1])
-                if len(batch) >= most or size >= BATCH_BYTES:
+                if len(batch) >= self._batch_items or size >= BATCH_BYTES:
                     full, batch, size = batch, [], 0
                     await self._flush(full)
                     await asyncio.sleep(0)
@@ -144,49 +137,54 @@ class _StreamedPublish:
     async def _flush(self, batch: list[Item]) -> None:
         if not batch:
             return
-        receipt = await self._node.publish(batch, options=self._asked())
+        receipt = await self._node.publish(batch, options=self._batch_options())
         self._known += receipt.known
         if receipt.ids:
             self._first_id = receipt.ids[0] if self._first_id is None else self._first_id
             self._last_id = receipt.ids[-1]
-        self.published += len(batch) - receipt.known
+        self._published += len(batch) - receipt.known
         if self._node.limits.limits_publishing:
             await self._slow_down(len(batch), sum(len(lines) for _, lines in batch))
 
-    def _asked(self) -> PublishOptions:
-        wish = self._wish
-        if wish.producer is None and (wish.retain_seconds is None or self._last_id is not None):
-            return NO_OPTIONS  # the topic's first event decides how long it is kept
-        name, first = wish.producer or ("", 1)
-        at = (name, first + self.published + self._known) if name else None
-        return PublishOptions(producer=at, retain_seconds=wish.retain_seconds)
+    def _batch_options(self) -> PublishOptions:
+        options = self._options
+        if options.producer is None and (options.retain_seconds is None or self._last_id is not None):
+            return NO_OPTIONS  # only the topic's first event decides how long it is kept
+        producer = None
+        if options.producer is not None:
+            name, first = options.producer
+            producer = (name, first + self._published + self._known)
+        return PublishOptions(producer=producer, retain_seconds=options.retain_seconds)
 
     async def _slow_down(self, events: int, size: int) -> None:
-        """Read no more while the caller is faster than it may be: so its own sending waits."""
+        """Read nothing while the caller is over its rate limits, so that its sending has to wait."""
         seconds = self._node.limits.slow_down(self._caller, events, size)
         if seconds:
             self._node.metrics.slowed_seconds.inc(seconds)
-            await self._bodies.pause(seconds, self.interrupt)
+            await self._services.bodies.pause(seconds, self._interrupt)
 
-    async def end(self) -> None:
-        """After the body's clean end: end the topic, where that was asked for."""
-        if self._wish.ends and self._topic is not None:
-            asked = PublishOptions(ends=(self._topic,), retain_seconds=self._wish.retain_seconds)
-            self._closed = (await self._node.publish([], options=asked)).closed
+    async def _close(self) -> None:
+        """After a clean end of the body, close the topic if that is asked for."""
+        if self._options.ends and self._topic is not None:
+            options = PublishOptions(ends=(self._topic,), retain_seconds=self._options.retain_seconds)
+            self._closed = (await self._node.publish([], options=options)).closed
 
     def result(self) -> dict[str, object]:
-        """Members of every answer."""
-        found: dict[str, object] = {"published": self.published}
-        if self._wish.producer is not None:
-            found["known"] = self._known
+        """The members of every answer, errors included."""
+        result: dict[str, object] = {"published": self._published}
+        if self._options.producer is not None:
+            result["known"] = self._known
         if self._closed:
-            found["closed"] = True
-        return found
+            result["closed"] = True
+        return result
 
-    def ids(self) -> dict[str, object]:
-        """Members of the answer of one topic."""
-        return {"first_id": _shown(self._first_id), "last_id": _shown(self._last_id)}
+    def answer(self) -> dict[str, object]:
+        """The whole answer of a body that ended without a fault."""
+        if self._topic is None:
+            return self.result()
+        ids = {"first_id": _id_text(self._first_id), "last_id": _id_text(self._last_id)}
+        return {"topic": self._topic, **self.result(), **ids}
 
 
-def _shown(event_id: EventId | None) -> str | None:
+def _id_text(event_id: EventId | None) -> str | None:
     return None if event_id is None else format_id(event_id)

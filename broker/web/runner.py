@@ -1,13 +1,26 @@
-"""Serves the application: aiohttp's runner, with what its connections do where no handler runs.
+"""Serves the application: aiohttp's runner, with what its connections do when no handler runs.
 
-Rules: with `handover`, the only place that leans on aiohttp's inside.
+Rules: with `handover`, the only module that leans on what aiohttp does not document. It leans on this; each has a test:
+
+    1  `AppRunner._make_server` makes the server and `_kwargs` are its options, the time-outs and the access logger included;
+       `_shutdown_timeout` is read when `cleanup` begins
+    2  `Server.__call__` makes a connection's `RequestHandler` and its `_kwargs` are that one's options; `request_factory`
+       makes a `Request` (`_cls` names its class) before its handler runs
+    3  `Request._prepare_hook` completes every response; `_match_info` is None before routing; `_version` is what the answer
+       is written in
+    4  `RequestHandler._waiter` is a future exactly while it waits for a request, and ends that wait; `_messages` are the
+       requests that have arrived, an `_ErrInfo` in place of what could not be parsed; `_request_in_progress` and
+       `_current_request` tell whether a handler runs; `_manager` is None once the connection is lost
+    5  `RequestHandler._keepalive_handle` is its idle timer; if there is one already, it makes none
+    6  `RequestHandler.finish_response` sends every response, `handle_error` makes the one for what is no request
+    7  `AccessLogger._format_line` gives everything that a line of the access log contains
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import cast
 
@@ -16,50 +29,62 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion10, RawRequestMessage
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_log import AccessLogger
 from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
-from broker.web.access_log import AccessLog, redact
-from broker.web.app_keys import WAITING
+from broker.web.aiohttp_adapter import TIMEOUTS, response_to
 from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
-from broker.web.errors import problem
+from broker.web.errors import DEFECT, problem
+from broker.web.redaction import redact
 
 HALF_CLOSED_CHECK_SECONDS = 0.05
-LINGER_SECONDS = 2  # for who was answered within its body, so that it can read that before it is cut off
-HURRY_SECONDS = 0.1  # aiohttp takes them twice, and 0 for ever
+LINGER_SECONDS = 2  # lets a client that was answered within its body read the answer before it is cut off
+HURRY_SECONDS = 0.1  # aiohttp waits for it twice, and takes 0 for no limit
 
 _logger = logging.getLogger("broker")
 
 
 class Runner(web.AppRunner):
-    """An AppRunner whose connections answer what isn't HTTP with a problem, and don't fill the log with it.
+    """An AppRunner whose connections answer what is not HTTP with a problem, without a traceback in the log.
 
-    Bodies are not decompressed: what one inflates to is the sender's choice, and nobody else may suffer from it (I9).
-    Streams need no TCP keep-alive: they have heartbeats. Time-outs are those of `waiting`, without a timer a connection.
+    Bodies are not decompressed: their sender decides what one inflates to, and no other client may suffer from it (I9).
+    Streams have heartbeats, so they need no TCP keep-alive. Time-outs are those of `ConnectionTimeouts`, without a timer for
+    each connection.
     """
 
     async def _make_server(self) -> web.Server:
         self._kwargs |= {"auto_decompress": False, "tcp_keepalive": False, "keepalive_timeout": 0}
         self._kwargs["lingering_time"] = LINGER_SECONDS
-        self._kwargs["access_log_class"] = AccessLog
+        self._kwargs["access_log_class"] = _AccessLog
         return _Server(await super()._make_server(), self.app)
 
     def hurry(self) -> None:
-        """Let the next `cleanup` wait for no handler: after it was broken off, or instead."""
+        """Let the next `cleanup` wait for no handler, also after an earlier one was cancelled."""
         self._shutdown_timeout = HURRY_SECONDS
+
+
+class _AccessLog(AccessLogger):
+    """aiohttp's, in the combined log format, without tokens."""
+
+    def _format_line(
+        self, request: web.BaseRequest, response: web.StreamResponse, time: float
+    ) -> Iterable[tuple[str | tuple[str, str], str]]:
+        for key, value in super()._format_line(request, response, time):
+            yield key, redact(value) if isinstance(value, str) else value
 
 
 class _Server(web.Server):
     def __init__(self, server: web.Server, app: web.Application) -> None:
         self.app = app
-        self.waiting = app[WAITING]
+        self.timeouts = app[TIMEOUTS]
         self._handle = server.request_handler
         self._new_request: Callable[..., web.BaseRequest] = server.request_factory
-        super().__init__(self._checked, request_factory=self._noted, **server._kwargs)  # noqa: SLF001
+        super().__init__(self._check_and_handle, request_factory=self._make_request, **server._kwargs)  # noqa: SLF001
 
     def __call__(self) -> RequestHandler:
         return _Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
 
-    def _noted(
+    def _make_request(
         self,
         message: RawRequestMessage,
         payload: StreamReader,
@@ -67,16 +92,16 @@ class _Server(web.Server):
         writer: AbstractStreamWriter,
         task: asyncio.Task[None],
     ) -> web.BaseRequest:
-        cast("_Connection", protocol).request_came(payload)
+        cast("_Connection", protocol).request_started(payload)
         return self._new_request(message, payload, protocol, writer, task, _cls=_Request)
 
-    async def _checked(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def _check_and_handle(self, request: web.BaseRequest) -> web.StreamResponse:
         refusal = _refusal(request)
-        return await self._handle(request) if refusal is None else _closing(refusal)
+        return await self._handle(request) if refusal is None else refusal
 
 
 class _Request(web.Request):
-    """One whose answer is completed as all others are, also where no route was looked for."""
+    """A request whose response gets the common headers even if no route was looked for."""
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         if self._match_info is None:
@@ -86,15 +111,15 @@ class _Request(web.Request):
 
 
 def _refusal(request: web.BaseRequest) -> web.Response | None:
-    """The answer to a request whose framing or version can't be trusted, whatever it asks for."""
+    """The answer to a request whose framing or version can't be trusted, whatever it asks for; else None."""
     headers = request.headers
     if request._version < HttpVersion10:  # noqa: SLF001 - the answer's version is the request's
         request._version = HttpVersion10  # noqa: SLF001
-        return problem("invalid-parameter", "This HTTP version isn't known here; send HTTP/1.1.")
+        return _closing("invalid-parameter", "This HTTP version is not supported; send HTTP/1.1.")
     if headers.get(hdrs.EXPECT, "100-continue").lower() != "100-continue":
-        return problem("invalid-parameter", "The only Expect that is understood is 100-continue.")
+        return _closing("invalid-parameter", "The only Expect that is supported is 100-continue.")
     if headers.get(hdrs.TRANSFER_ENCODING, "chunked").strip().lower() != "chunked":
-        return problem("invalid-body", "The only Transfer-Encoding that is understood is chunked.")
+        return _closing("invalid-body", "The only Transfer-Encoding that is supported is chunked.")
     return None
 
 
@@ -102,97 +127,96 @@ class _Connection(RequestHandler):
     """One connection, until it is closed or handed over.
 
     Attributes:
-        half_closed: the other side has shut down its sending side.
-        body: that of the request being handled, or of the last one.
+        half_closed: the client has shut down its sending side.
+        body: the body of the request that is being handled, or of the last one.
     """
 
-    __slots__ = ("_answered", "_head_began", "_waiting", "body", "half_closed")
+    __slots__ = ("_head_started", "_is_answered", "_timeouts", "body", "half_closed")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.half_closed = False
         self.body: StreamReader | None = None
-        self._head_began = self._answered = False
-        self._waiting: ConnectionTimeouts = cast("_Server", self._manager).waiting
+        self._head_started = self._is_answered = False
+        self._timeouts: ConnectionTimeouts = cast("_Server", self._manager).timeouts
         super().connection_made(transport)
         self._keepalive_handle = _NO_TIMER
-        self._waiting.opened(self)
+        self._timeouts.opened(self)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._manager is not None:
-            self._waiting.closed(self)
+            self._timeouts.closed(self)
         super().connection_lost(exc)
-        body, self.body = self.body, None  # each knows the other, and would wait for the cycle collector
+        body, self.body = self.body, None  # they refer to each other, and would wait for the cycle collector
         if body is None or self._current_request is not None:  # aiohttp has told the handler
             return
-        if self._answered:
+        if self._is_answered:
             body.feed_eof()  # else aiohttp would wait for the rest of it
         else:  # its handler is about to begin
-            body.set_exception(ConnectionResetError("left before its request was handled"))
+            body.set_exception(ConnectionResetError("the client left before its request was handled"))
 
     def data_received(self, data: bytes) -> None:
-        """As aiohttp does; and a body that stops being HTTP half-way ends for its handler, which would wait for ever."""
+        """As aiohttp does; also ends a body that stops being HTTP, which its handler would wait for without end."""
         super().data_received(data)
         if self._waiter is not None:
-            self._tell_of_head(self._waiter)
+            self._report_head(self._waiter)
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             body = self.body
             if body is not None and not body.is_eof():
-                body.set_exception(web.RequestPayloadError("the body is no HTTP"))
-                body.feed_eof()  # else aiohttp would read on, to be rid of it
+                body.set_exception(web.RequestPayloadError("the body is not HTTP"))
+                body.feed_eof()  # else aiohttp would read on to discard it
 
-    def _tell_of_head(self, waiter: asyncio.Future[None]) -> None:
-        if waiter.done():  # from now on it is not to be cut: aiohttp is going to handle what has come
-            self._waiting.request_came(self)
-        elif not self._head_began:
-            self._head_began = True
-            self._waiting.head_began(self)
+    def _report_head(self, waiter: asyncio.Future[None]) -> None:
+        if waiter.done():  # aiohttp is about to handle the request, so it must not time out any more
+            self._timeouts.head_complete(self)
+        elif not self._head_started:
+            self._head_started = True
+            self._timeouts.head_started(self)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Whether to stay open: who has sent whole requests gets its answers; who is in mid-body has left."""
+        """Returns whether to stay open: a client that sent whole requests gets its answers, one in mid-body has left."""
         self.half_closed = True
         last = self._messages[-1][1] if self._messages else self.body
-        if (
-            self._is_idle() or last is None or not last.is_eof() or self.ssl_context is not None
-        ):  # TLS can't be half-closed
+        is_tls = self.ssl_context is not None  # which can't be half-closed
+        if self._is_idle() or last is None or not last.is_eof() or is_tls:
             return False
         if self._messages:
             self._close_when_answered()
         else:
-            self.close()  # after the answer that is underway
+            self.close()  # after the answer in progress
         return True
 
     def _is_idle(self) -> bool:
-        """Whether no request is being handled, nor one there to be."""
+        """Whether no request is being handled or about to be."""
         return self._waiter is not None and not self._waiter.done()
 
-    def request_came(self, body: StreamReader) -> None:
-        """It is going to be handled."""
+    def request_started(self, body: StreamReader) -> None:
+        """A request with this body is about to be handled."""
         self.body = body
-        self._head_began = self._answered = False
-        self._waiting.request_came(self)
+        self._head_started = self._is_answered = False
+        self._timeouts.head_complete(self)
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """Send the answer. A connection that was handed over has none."""
+        """As aiohttp does, with a time-out. A connection that was handed over has no answer."""
         if self._manager is None:
             return await super().finish_response(request, resp, start_time)
-        self._waiting.answer_began(self)
+        self._timeouts.answer_started(self)
         finished = await super().finish_response(request, resp, start_time)
-        self._answered = True
+        self._is_answered = True
         if self._manager is not None:
-            self._waiting.answered(self)
+            self._timeouts.answer_sent(self)
         return finished
 
-    def cut(self, why: TimeoutReason) -> None:
-        """Close; who has sent a part of a head is told why."""
+    def time_out(self, reason: TimeoutReason) -> None:
+        """Close; a client that has sent part of a head is told why."""
         if self.transport is None:
             return
-        _logger.debug("cut a connection from %s: %s", self.peername, why)
-        if why is TimeoutReason.ANSWER or self.transport.get_write_buffer_size():
-            self.transport.abort()  # to close would wait for a reader who doesn't read
-        elif why is TimeoutReason.HEAD and self._head_began and self._is_idle():
-            self._messages.append((_ErrInfo(400, _HeadTooSlow(), why), EMPTY_PAYLOAD))
+        _logger.debug("closing a connection from %s: time-out %s", self.peername, reason)
+        if reason is TimeoutReason.ANSWER or self.transport.get_write_buffer_size():
+            self.transport.abort()  # close would wait for a client that does not read
+        elif reason is TimeoutReason.HEAD and self._head_started and self._is_idle():
+            self._messages.append((_ErrInfo(400, _HeadTooSlow(), reason), EMPTY_PAYLOAD))
             self._waiter.set_result(None)  # type: ignore[union-attr]
         else:
             self.force_close()
@@ -212,26 +236,26 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer where no handler ran: the request was no HTTP, or too long."""
+        """The answer if no handler ran: the request was not HTTP, or its head was too long or too slow."""
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            _logger.error("defect outside of the handlers", exc_info=exc)
-            return _closing(problem("internal", "The broker has a defect here; its log says more."))
+            _logger.error("defect outside the handlers", exc_info=exc)
+            return _closing("internal", DEFECT)
         _logger.debug("not an HTTP request from %s: %s", request.remote, redact(repr(exc)))
-        return _closing(problem("invalid-parameter", _DETAILS.get(type(exc), "This is not HTTP.")))
+        return _closing("invalid-parameter", _DETAILS.get(type(exc), "This is not HTTP."))
 
 
 class _HeadTooSlow(Exception):
-    """What a connection is told of that has not sent all of a head in time."""
+    """In place of a parser's error, for a head that did not arrive in time."""
 
 
 _DETAILS: dict[type[BaseException | None], str] = {
-    LineTooLong: "A request line or header is too long; 8,190 bytes are taken.",
-    _HeadTooSlow: "The request's head was not whole in time; send it in one go.",
+    LineTooLong: "A request line or header is too long; at most 8,190 bytes are accepted.",
+    _HeadTooSlow: "The request's head did not arrive in time; send it at once.",
 }
 
 
 class _NoTimer(asyncio.Handle):
-    """Stands where aiohttp has its timer, one a connection, so that it makes none."""
+    """Takes the place of aiohttp's idle timer, so that a connection makes none."""
 
     def __init__(self) -> None:
         pass
@@ -243,9 +267,10 @@ class _NoTimer(asyncio.Handle):
 _NO_TIMER = _NoTimer()
 
 
-def _closing(response: web.Response) -> web.Response:
-    response.headers[hdrs.CONNECTION] = (
-        "close"  # what it can't parse aiohttp takes for HTTP/1.0, which would do without
-    )
+def _closing(code: str, detail: str) -> web.Response:
+    """A problem that ends the connection."""
+    response = response_to(problem(code, detail))
+    # aiohttp takes what it can't parse for HTTP/1.0, which it would answer without this header.
+    response.headers[hdrs.CONNECTION] = "close"
     response.force_close()
     return response

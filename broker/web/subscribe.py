@@ -1,10 +1,10 @@
-"""`GET /topics/{topic}` and `GET /topics?topic=…` as a stream (contract §3)."""
+"""Subscribes: `GET /topics/{topic}` and `GET /topics?topic=…` as a stream (contract §3)."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
-
-from aiohttp import hdrs, web
+from dataclasses import dataclass
 
 from broker import sse
 from broker.auth.grants import Caller
@@ -13,74 +13,90 @@ from broker.log.log import Log
 from broker.log.start import After, Latest, Start, from_cursor, from_last, from_since
 from broker.node.node import Node
 from broker.topics import check_topic
-from broker.web import handover
 from broker.web.accept import names_stream
-from broker.web.answers import head_lines, http_date
-from broker.web.app_keys import NODE, SETTINGS
-from broker.web.identity import caller_of
+from broker.web.headers import head_lines, http_date
+from broker.web.services import Services
+from broker.web.values import Answer, Query, Request
 
 HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
-_VARYING = HEADERS | {"Vary": "Accept"}
-_NOTHING_MORE = {"Cache-Control": "no-store", "Vary": "Accept"}
-_HEAD = (
-    "HTTP/1.1 200 OK\r\n" + "".join(f"{k}: {v}\r\n" for k, v in HEADERS.items()) + "Connection: close\r\n"
-).encode()
+_HEAD_ANSWER = Answer(200, headers=HEADERS | {"Vary": "Accept"})
+_NO_MORE = Answer(204, headers={"Cache-Control": "no-store", "Vary": "Accept"})
+_HEAD = b"HTTP/1.1 200 OK\r\n" + head_lines(HEADERS) + b"Connection: close\r\n"
 
 
-async def subscribe(request: web.Request, topics: tuple[str, ...]) -> web.Response:
-    """The stream of `topics`, or the refusal that suits who asks."""
-    node = request.app[NODE]
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A stream that may begin.
+
+    Its logs answer for its start only until something else runs: call `attach` or `release`, exactly one of them and once,
+    before anything is awaited.
+    """
+
+    node: Node
+    caller: Caller
+    topics: Sequence[str]
+    logs: Sequence[Log]
+    start: Start
+    is_enveloped: bool
+    common_headers: bytes
+
+    def attach(self, transport: asyncio.Transport) -> None:
+        """Write the answer's head to `transport`, and make it a subscriber."""
+        head = b"%bDate: %b\r\n%b\r\n" % (_HEAD, http_date(), self.common_headers)
+        self.node.streams.attach(
+            transport, self.caller, head, self.topics, self.logs, self.start, enveloped=self.is_enveloped
+        )
+
+    def release(self) -> None:
+        """Give back the logs and the caller's place: there will be no stream."""
+        self.node.logs.unwatch(self.topics)
+        self.node.limits.leave(self.caller)
+
+
+async def subscribe(services: Services, request: Request, topics: Sequence[str]) -> Answer | Subscription:
+    """A stream of `topics`, or an answer: HEAD, nothing more to come, or a refusal that the client survives."""
+    node = services.node
     for topic in topics:
         check_topic(topic)
-    most = request.app[SETTINGS].max_topics_per_connection
-    if len(topics) > most:
+    max_topics = services.settings.max_topics_per_connection
+    if len(topics) > max_topics:
         node.metrics.refused_connects.labels("max_topics_per_connection").inc()
-        raise InvalidParameter(f"At most {most} topics go on one stream; open another for the rest.")
-    caller = await caller_of(request)
+        raise InvalidParameter(f"A stream may have at most {max_topics} topics; open another for the rest.")
+    caller = await services.authenticator.authenticate(request)
     caller.grant.check_subscribe(topics)
     start = _start(request, node)
-    enveloped = _enveloped(request)
-    is_head = request.method == hdrs.METH_HEAD
+    is_enveloped = _is_enveloped(request.query)
+    is_head = request.method == "HEAD"
     if is_head and not isinstance(start, After):
-        return web.Response(headers=_VARYING)
+        return _HEAD_ANSWER
     try:
         node.streams.check_room()
-        logs = await _begin(node, caller, topics, start)
+        logs = await _watch(node, caller, topics, start)
     except (Unavailable, RateLimited) as error:
         node.metrics.refused_connects.labels(str(error.extra.get("limit", error.code))).inc()
-        if names_stream(request.headers.get(hdrs.ACCEPT, "")):
-            return _come_back(node)
+        if names_stream(request.headers.get("Accept", "")):
+            return _retry_later(node)
         raise
-    is_over = node.streams.has_seen_all(logs, start)
-    if is_over or is_head:
-        node.logs.unwatch(topics)
-        node.limits.leave(caller)
-        return web.Response(status=204, headers=_NOTHING_MORE) if is_over else web.Response(headers=_VARYING)
+    common_headers = services.response_headers.lines(request.headers.get("Origin"), "Accept")
+    subscription = Subscription(node, caller, topics, logs, start, is_enveloped, common_headers)
     try:
-        node.streams.evictions.check(caller.grant)  # which may have changed meanwhile
-        transport = handover.take(request)
+        is_over = node.streams.has_seen_all(logs, start)
+        if not is_over and not is_head:
+            node.streams.evictions.check(caller.grant)  # it may have changed while the logs were read
+            return subscription
     except BaseException:
-        node.logs.unwatch(topics)
-        node.limits.leave(caller)
+        subscription.release()
         raise
-    node.streams.attach(
-        transport,
-        caller,
-        b"%bDate: %b\r\n%b\r\n" % (_HEAD, http_date(), head_lines(request, vary="Accept")),
-        topics,
-        logs,
-        start,
-        enveloped=enveloped,
-    )
-    return handover.GONE
+    subscription.release()
+    return _NO_MORE if is_over else _HEAD_ANSWER
 
 
-async def _begin(node: Node, caller: Caller, topics: Sequence[str], start: Start) -> Sequence[Log]:
-    """A place for one more stream of `caller`, and the logs that it reads. Raises `Unavailable` or `RateLimited`."""
+async def _watch(node: Node, caller: Caller, topics: Sequence[str], start: Start) -> Sequence[Log]:
+    """A place for one more stream of `caller`, and the logs it reads. Raises `Unavailable` or `RateLimited`."""
     await node.limits.enter(caller)
     try:
         return await node.logs.watch(topics, start)
@@ -89,20 +105,15 @@ async def _begin(node: Node, caller: Caller, topics: Sequence[str], start: Start
         raise
 
 
-def _come_back(node: Node) -> web.Response:
-    """A refusal that EventSource survives: a stream that ends at once and asks for a long delay."""
-    response = web.Response(headers=_VARYING, body=sse.retry(node.streams.long_retry_ms()))
-    response.force_close()
-    return response
+def _retry_later(node: Node) -> Answer:
+    """A refusal that an EventSource survives: a stream that ends at once and asks for a long reconnect delay."""
+    return Answer(200, sse.retry(node.streams.long_retry_ms()), _HEAD_ANSWER.headers, closes=True)
 
 
-def _start(request: web.Request, node: Node) -> Start:
-    """The first that is present of header `Last-Event-ID`, `lastEventId`, `since`, `last`."""
-    cursor = request.headers.get("Last-Event-ID")
-    if not cursor and not request.query_string:
-        return Latest()
+def _start(request: Request, node: Node) -> Start:
+    """The start that the first of these gives: header `Last-Event-ID`, `lastEventId`, `since`, `last`; else live only."""
     query = request.query
-    cursor = cursor or query.get("lastEventId")
+    cursor = request.headers.get("Last-Event-ID") or query.get("lastEventId")
     if cursor:
         return from_cursor(cursor)
     since = query.get("since")
@@ -112,8 +123,8 @@ def _start(request: web.Request, node: Node) -> Start:
     return Latest() if last is None else from_last(last)
 
 
-def _enveloped(request: web.Request) -> bool:
-    form = request.query.get("envelope") if request.query_string else None
-    if form not in (None, "json"):
-        raise InvalidParameter("The only envelope is 'json'.")
-    return form == "json"
+def _is_enveloped(query: Query) -> bool:
+    envelope = query.get("envelope")
+    if envelope not in (None, "json"):
+        raise InvalidParameter("'envelope' must be json.")
+    return envelope == "json"

@@ -1,54 +1,60 @@
-"""`/topics` and `/topics/{topic}` by what is asked for: the stream, JSON, or the page; and DELETE (contract §3, §4)."""
+"""Reads topics as a stream, as JSON or as the page, and deletes them (contract §3, §4)."""
 
 from __future__ import annotations
 
-from aiohttp import hdrs, web
-
 from broker.errors import InvalidParameter
 from broker.topics import check_publishable, check_topic
-from broker.web.accept import Representation, form_of
-from broker.web.app_keys import NODE
-from broker.web.identity import caller_of
-from broker.web.page import page
-from broker.web.publish_options import topics_of
-from broker.web.subscribe import subscribe
+from broker.web import page
+from broker.web.accept import Representation, representation
+from broker.web.publish_options import requested_topics
+from broker.web.services import Services
+from broker.web.subscribe import Subscription, subscribe
+from broker.web.values import Answer, Request, json_answer
 
+DEFAULT_PAGE = 100
 MAX_PAGE = 1000
 _FRESH = {"Cache-Control": "no-store", "Vary": "Accept"}
 
 
-async def topic(request: web.Request) -> web.StreamResponse:
-    """One topic, as the request's Accept asks for it."""
-    name = request.match_info["topic"]
-    form = form_of(request.headers.get(hdrs.ACCEPT, ""))
-    if form is Representation.STREAM:
-        return await subscribe(request, (name,))
-    check_topic(name)
-    if form is Representation.HTML:
-        return page()
-    (await caller_of(request)).grant.check_subscribe((name,))
-    return web.json_response(await request.app[NODE].describe(name), headers=_FRESH)
+async def read_topic(services: Services, request: Request) -> Answer | Subscription:
+    """`GET /topics/{topic}`: the representation that `Accept` asks for."""
+    topic = request.path_values["topic"]
+    wanted = representation(request.headers.get("Accept", ""))
+    if wanted is Representation.STREAM:
+        return await subscribe(services, request, (topic,))
+    check_topic(topic)
+    if wanted is Representation.HTML:
+        return page.html()
+    caller = await services.authenticator.authenticate(request)
+    caller.grant.check_subscribe((topic,))
+    return json_answer(await services.node.describe(topic), _FRESH)
 
 
-async def topics(request: web.Request) -> web.StreamResponse:
-    """Several topics as one stream, or the list of those there are."""
-    if "topic" in request.query or form_of(request.headers.get(hdrs.ACCEPT, "")) is not Representation.JSON:
-        return await subscribe(request, topics_of(request))
-    (await caller_of(request)).grant.check_admin()
-    limit = _limit(request.query.get("limit", "100"))
-    listed, following = await request.app[NODE].list_topics(request.query.get("after", ""), limit)
-    return web.json_response({"topics": listed, "next": following}, headers=_FRESH)
+async def read_topics(services: Services, request: Request) -> Answer | Subscription:
+    """`GET /topics`: several topics as one stream, or the list of all topics."""
+    query = request.query
+    accept = request.headers.get("Accept", "")
+    if "topic" in query or representation(accept) is not Representation.JSON:
+        return await subscribe(services, request, requested_topics(query))
+    caller = await services.authenticator.authenticate(request)
+    caller.grant.check_admin()
+    limit = _limit(query.get("limit"))
+    topics, following = await services.node.list_topics(query.get("after") or "", limit)
+    return json_answer({"topics": topics, "next": following}, _FRESH)
 
 
-def _limit(text: str) -> int:
+async def delete_topic(services: Services, request: Request) -> Answer:
+    """`DELETE /topics/{topic}`: remove its events, and close it for its subscribers."""
+    topic = check_publishable(request.path_values["topic"])
+    caller = await services.authenticator.authenticate(request)
+    caller.grant.check_admin()
+    await services.node.delete(topic)
+    return Answer(204)
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_PAGE
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_PAGE):
-        raise InvalidParameter(f"'limit' takes a whole number from 1 to {MAX_PAGE}.")
+        raise InvalidParameter(f"'limit' must be a whole number from 1 to {MAX_PAGE}.")
     return int(text)
-
-
-async def delete(request: web.Request) -> web.Response:
-    """Empty a topic."""
-    name = check_publishable(request.match_info["topic"])
-    (await caller_of(request)).grant.check_admin()
-    await request.app[NODE].delete(name)
-    return web.Response(status=204)

@@ -58,7 +58,7 @@ def run_shell(url: str, script: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def without(directory: Path, *packages: str) -> dict[str, str]:
-    """Variables with which a command does not find these packages; `directory` must stay until it ends."""
+    """Variables that hide packages from a command. `directory` must exist until the command ends."""
     hidden = "".join(f"sys.modules[{package!r}] = None\n" for package in packages)
     (directory / "sitecustomize.py").write_text("import sys\n" + hidden)
     return {"PYTHONPATH": str(directory)}
@@ -140,7 +140,7 @@ class Command:
         self.process.send_signal(signal.SIGINT)
 
     def wait(self) -> int:
-        """Wait for its end and its output; returns the exit status."""
+        """Wait for the end of the command and of its output; returns the exit status."""
         status = self.process.wait(STOP_SECONDS)
         for thread in self._threads:
             thread.join(STOP_SECONDS)

@@ -30,11 +30,11 @@ def test_one_event_is_published_and_its_id_printed(broker: BrokerProcess) -> Non
     assert kept(broker, "news") == [("hellö\nworld", "greeting")]
 
 
-def test_url_may_be_given_and_is_stronger_than_the_environment(broker: BrokerProcess) -> None:
+def test_the_option_url_takes_precedence_over_the_environment(broker: BrokerProcess) -> None:
     assert run("http://127.0.0.1:1", "publish", "news", "x", "--url", broker.url).returncode == 0
 
 
-def test_nothing_is_taken_for_an_option_behind_two_dashes(broker: BrokerProcess) -> None:
+def test_arguments_after_two_dashes_are_not_options(broker: BrokerProcess) -> None:
     assert run(broker.url, "publish", "news", "--", "--event").returncode == 0
     assert run(broker.url, "publish", "news", "").returncode == 0
     assert kept(broker, "news") == [("--event", None), ("", None)]
@@ -95,7 +95,7 @@ def test_ndjson_prints_first_and_last_id(broker: BrokerProcess) -> None:
     assert re.fullmatch(ID + rb"\n", done.stdout)
 
 
-def test_lines_outlive_a_restart_of_the_broker(broker: BrokerProcess) -> None:
+def test_lines_survive_a_restart_of_the_broker(broker: BrokerProcess) -> None:
     with Command(broker.url, "publish", "news", "-") as command:
         command.write(b"before\n")
         command.has_out(1)
@@ -120,7 +120,7 @@ def test_lines_outlive_a_restart_of_the_broker(broker: BrokerProcess) -> None:
         (["a", "-", "--ndjson"], b'{"data": 1}\n{"data": 2', rb"The line is not JSON.*\(invalid-body\).*"),
     ],
 )
-def test_refusal_is_one_line_and_status_1(
+def test_a_refusal_is_one_line_and_status_1(
     broker: BrokerProcess, words: list[str], stdin: bytes, says: bytes
 ) -> None:
     done = run(broker.url, "publish", *words, stdin=stdin)
@@ -168,7 +168,7 @@ def test_terminal_without_data_is_wrong_usage(broker: BrokerProcess) -> None:
 
 
 @pytest.mark.parametrize("ndjson", [False, True], ids=["lines", "ndjson"])
-def test_ctrl_c_is_130_and_quiet(broker: BrokerProcess, ndjson: bool) -> None:
+def test_ctrl_c_ends_it_with_130_and_no_message(broker: BrokerProcess, ndjson: bool) -> None:
     with Command(broker.url, "publish", "news", "-", *["--ndjson"] * ndjson) as command:
         command.write(b'{"data": 1}\n')
         wait_for(lambda: kept(broker, "news"), "the first event")
@@ -213,7 +213,7 @@ def test_it_exits_quietly_when_the_reader_of_the_ids_does(broker: BrokerProcess)
     assert done.stderr == b""
 
 
-def test_help_tells_what_it_does_with_input() -> None:
+def test_the_help_explains_the_input() -> None:
     done = run("", "publish", "--help")
     assert done.returncode == 0
     for text in (

@@ -15,7 +15,7 @@ from tests.support.broker_process import BrokerProcess
 
 @pytest.fixture
 def broker() -> Iterator[BrokerProcess]:
-    """A broker that asks its clients to come back soon."""
+    """A broker that asks its clients to reconnect soon."""
     with BrokerProcess(retry_min_ms=10, retry_max_ms=50, drain_seconds=0.1) as process:
         yield process
 
@@ -41,7 +41,7 @@ def test_data_is_printed_as_it_comes_until_the_topic_ends(broker: BrokerProcess)
         ]
 
 
-def test_several_topics_are_told_apart(broker: BrokerProcess) -> None:
+def test_each_event_of_several_topics_has_its_topic(broker: BrokerProcess) -> None:
     with Command(broker.url, "subscribe", "a", "b") as command:
         command.says("connected to")
         broker.publish("a", "1")
@@ -51,7 +51,7 @@ def test_several_topics_are_told_apart(broker: BrokerProcess) -> None:
 
 
 @pytest.mark.parametrize("topics", [("a",), ("a", "b")])
-def test_json_is_one_object_a_line(broker: BrokerProcess, topics: tuple[str, ...]) -> None:
+def test_json_is_one_object_per_line(broker: BrokerProcess, topics: tuple[str, ...]) -> None:
     ids = [broker.publish("a", "x\ny"), broker.publish("a", '{"ü": 1}', event="t")]
     with Command(broker.url, "subscribe", *topics, "--since", "earliest", "--json") as command:
         command.has_out(2)
@@ -62,7 +62,7 @@ def test_json_is_one_object_a_line(broker: BrokerProcess, topics: tuple[str, ...
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", first["time"])
 
 
-def test_start_may_be_given(broker: BrokerProcess) -> None:
+def test_the_start_can_be_chosen(broker: BrokerProcess) -> None:
     ids = [broker.publish("a", str(number)) for number in range(4)]
     for words, expected in (
         (["--since", "earliest"], [b"0", b"1", b"2", b"3"]),
@@ -75,7 +75,7 @@ def test_start_may_be_given(broker: BrokerProcess) -> None:
             assert command.out == expected
 
 
-def test_killed_broker_is_a_gap_and_then_new_events(broker: BrokerProcess) -> None:
+def test_after_a_crash_of_the_broker_a_gap_comes_before_new_events(broker: BrokerProcess) -> None:
     with Command(broker.url, "subscribe", "a", "--json") as command:
         command.says("connected to")
         first = broker.publish("a", "before")
@@ -94,7 +94,7 @@ def test_killed_broker_is_a_gap_and_then_new_events(broker: BrokerProcess) -> No
     assert (event["id"], event["data"]) == (second, "after")
 
 
-def test_gap_is_not_among_plain_data(broker: BrokerProcess) -> None:
+def test_a_gap_is_not_printed_as_data(broker: BrokerProcess) -> None:
     broker.publish("a", "x")
     with Command(broker.url, "subscribe", "a", "--cursor", "no-id") as command:
         command.has_out(1)
@@ -102,7 +102,7 @@ def test_gap_is_not_among_plain_data(broker: BrokerProcess) -> None:
         assert command.out == [b"x"]
 
 
-def test_broker_that_is_not_there_is_waited_for(broker: BrokerProcess) -> None:
+def test_it_waits_until_the_broker_has_started(broker: BrokerProcess) -> None:
     broker.kill()
     with Command(broker.url, "subscribe", "a") as command:
         command.says(f"{broker.url}: no answer: Connection refused; next attempt in 3.0 s")
@@ -126,13 +126,13 @@ def test_broker_that_is_not_there_is_waited_for(broker: BrokerProcess) -> None:
         (["a", "--cursor", "ü"], 2, rb".*is not a cursor.*"),
     ],
 )
-def test_error_is_one_line(broker: BrokerProcess, words: list[str], status: int, says: bytes) -> None:
+def test_an_error_is_one_line(broker: BrokerProcess, words: list[str], status: int, says: bytes) -> None:
     done = run(broker.url, "subscribe", *words)
     assert (done.returncode, done.stdout) == (status, b"")
     assert re.fullmatch(rb"broker subscribe: " + says + rb"\n", done.stderr)
 
 
-def test_ctrl_c_is_130_and_quiet(broker: BrokerProcess) -> None:
+def test_ctrl_c_ends_it_with_130_and_no_message(broker: BrokerProcess) -> None:
     with Command(broker.url, "subscribe", "a") as command:
         command.says("connected to")
         command.interrupt()
@@ -140,7 +140,7 @@ def test_ctrl_c_is_130_and_quiet(broker: BrokerProcess) -> None:
         assert len(command.err) == 1
 
 
-def test_reader_that_leaves_ends_it_quietly(broker: BrokerProcess) -> None:
+def test_it_exits_quietly_when_its_reader_does(broker: BrokerProcess) -> None:
     for number in range(5):
         broker.publish("a", str(number))
     done = run_shell(broker.url, "broker subscribe a --since earliest | head -n 2")
@@ -148,11 +148,11 @@ def test_reader_that_leaves_ends_it_quietly(broker: BrokerProcess) -> None:
     assert done.stderr.count(b"\n") == 1
 
 
-def test_reader_that_leaves_is_noticed_on_a_silent_topic(broker: BrokerProcess) -> None:
+def test_it_exits_when_its_reader_does_also_without_events(broker: BrokerProcess) -> None:
     run_shell(broker.url, "broker subscribe a | true")
 
 
-def test_terminal_is_not_shown_control_characters(broker: BrokerProcess) -> None:
+def test_control_characters_are_not_printed_to_a_terminal(broker: BrokerProcess) -> None:
     broker.publish("a", "\x1b[2Jx\ty\x9b")
     with Command(broker.url, "subscribe", "a", "--since", "earliest", terminal="stdout") as command:
         command.has_out(1)
@@ -162,7 +162,7 @@ def test_terminal_is_not_shown_control_characters(broker: BrokerProcess) -> None
         assert command.out == ["\x1b[2Jx\ty\x9b".encode()]
 
 
-def test_help_tells_the_forms() -> None:
+def test_the_help_explains_the_formats() -> None:
     done = run("", "subscribe", "--help")
     assert done.returncode == 0
     for text in (

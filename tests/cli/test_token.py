@@ -1,4 +1,4 @@
-"""`broker token`, as a shell runs it."""
+"""`broker token` as a shell runs it."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def token(*words: str, stdin: str = "", **variables: str) -> subprocess.Complete
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def test_a_minted_token_says_what_was_asked_for() -> None:
-    began = int(time())
+def test_a_new_token_has_the_requested_claims() -> None:
+    start = int(time())
     done = token(
         "--publish", "orders.*", "--subscribe", "**", "--subscribe", "_stats", "--expires", "2h", **SECRETS
     )
     claims = jwt.decode(done.stdout.strip(), SECRET, algorithms=["HS256"])
     assert claims["broker"] == {"publish": ["orders.*"], "subscribe": ["**", "_stats"]}
-    assert began <= claims["iat"] <= time()
+    assert start <= claims["iat"] <= time()
     assert claims["exp"] == claims["iat"] + 7200
 
 
-def test_what_is_not_asked_for_is_not_granted() -> None:
+def test_nothing_is_granted_by_default() -> None:
     claims = jwt.decode(token(**SECRETS).stdout.strip(), SECRET, algorithms=["HS256"])
     assert claims["broker"] == {}
     assert claims["exp"] == claims["iat"] + 3600
@@ -69,7 +69,7 @@ def test_a_private_key_signs(tmp_path: Path, algorithm: str) -> None:
     assert "subscribe to a" in done.stdout
 
 
-def test_a_new_secret_is_one_that_the_broker_takes_and_each_is_another() -> None:
+def test_a_new_secret_is_accepted_and_unique() -> None:
     first, second = (token("--new-secret").stdout.strip() for _ in range(2))
     assert first != second
     (text,) = json.loads(first)
@@ -95,7 +95,7 @@ def test_a_new_secret_is_one_that_the_broker_takes_and_each_is_another() -> None
     ],
     ids=str,
 )
-def test_wrong_usage_is_told_in_one_line(
+def test_wrong_usage_is_reported_in_one_line(
     words: tuple[str, ...], environment: dict[str, str], named: str
 ) -> None:
     done = token(*words, **environment)
@@ -126,21 +126,21 @@ def test_a_token_is_explained() -> None:
 @pytest.mark.parametrize(
     ("claims", "why"),
     [
-        ({"exp": int(time()) - 5}, "expired"),
-        ({"nbf": int(time()) + 500}, "is not valid yet"),
+        ({"exp": 1}, "expired"),
+        ({"nbf": 1 << 40}, "is not valid yet"),
         ({"aud": "else"}, "audience"),
         ({"broker": {"publish": ["a..b"]}}, "pattern"),
     ],
     ids=["expired", "not yet valid", "audience", "pattern"],
 )
-def test_why_a_token_would_be_refused(claims: dict[str, object], why: str) -> None:
+def test_the_reason_of_a_refusal_is_explained(claims: dict[str, object], why: str) -> None:
     done = token("--explain", HMAC.sign(claims), **SECRETS)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].startswith("REFUSED: ")
     assert why in done.stdout
 
 
-def test_a_token_of_somebody_else_is_refused() -> None:
+def test_a_token_signed_with_another_secret_is_refused() -> None:
     done = token("--explain", Signer("HS256", "x" * 40).token(), **SECRETS)
     assert (done.returncode, "REFUSED: " in done.stdout) == (1, True)
 
@@ -152,7 +152,7 @@ def test_a_token_is_explained_without_keys_but_not_verified() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x", "a.b.c", "a" * 10_000])
-def test_what_is_no_token(text: str) -> None:
+def test_text_that_is_not_a_token_is_reported(text: str) -> None:
     done = token("--explain", "-", stdin=text, **SECRETS)
     assert (done.returncode, done.stdout) == (1, "")
     assert len(done.stderr.splitlines()) == 1
@@ -165,6 +165,6 @@ def test_control_characters_do_not_reach_the_terminal() -> None:
 
 
 @pytest.mark.parametrize("seconds", [10**400, 1e300, -1e300], ids=["integer", "late", "early"])
-def test_a_time_that_no_calendar_has_is_shown_all_the_same(seconds: float) -> None:
+def test_an_impossible_time_is_printed_as_a_number(seconds: float) -> None:
     done = token("--explain", HMAC.sign({"iat": seconds}), **SECRETS)
     assert ("(not a date)" in done.stdout, done.stderr) == (True, "")

@@ -1,4 +1,4 @@
-"""Servers that misbehave in a way that a test chooses, in the test's own loop: raw bytes, no HTTP library."""
+"""Servers that fail in chosen ways, and proxies that cut connections; raw bytes, in the test's own loop."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _T = TypeVar("_T")
 
 
 def answer(status: str, body: bytes = b"", *headers: str) -> bytes:
-    """A whole answer, after which the connection ends."""
+    """A complete response, after which the connection ends."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", "Connection: close", *headers]
     return "".join(f"{line}\r\n" for line in lines).encode() + b"\r\n" + body
 
 
 def problem(status: str, code: str, *headers: str, **extra: object) -> bytes:
-    """A refusal in the broker's form; its detail is `Because.`."""
+    """A problem as the broker sends it; its detail is `Because.`."""
     members = "".join(f', "{name}": {value}' for name, value in extra.items())
     body = f'{{"title": "T", "status": {status[:3]}, "detail": "Because.", "code": "{code}"{members}}}'
     return answer(status, body.encode(), "Content-Type: application/problem+json", *headers)
@@ -40,13 +40,13 @@ CREATED = answer("201 Created", b'{"topic": "a", "id": "5-0"}', "Content-Type: a
 
 
 def event(event_id: str, data: str = "x") -> bytes:
-    """An event as it leaves."""
+    """An event as the broker sends it."""
     return f"data: {data}\nid: {event_id}\n\n".encode()
 
 
 @dataclass
-class Visit:
-    """One connection and the request that came on it; `body` is what its Content-Length promised."""
+class ServerConnection:
+    """One connection and its request; `body` has the length in Content-Length."""
 
     method: str
     target: str
@@ -74,7 +74,7 @@ class Visit:
         self.writer.transport.abort()
 
     async def left(self) -> None:
-        """Return once the other side has closed the connection."""
+        """Return when the client has closed the connection."""
         with contextlib.suppress(ConnectionError):
             while await self.reader.read(65536):
                 pass
@@ -83,12 +83,12 @@ class Visit:
 Direction = Literal["up", "down"]
 Cuts = Sequence[tuple[Direction, int]]
 Carry = Callable[[asyncio.StreamReader, asyncio.StreamWriter, Direction], Coroutine[None, None, None]]
-Script = bytes | Callable[[Visit], Awaitable[None]]
-"""What a connection gets: these bytes, or what the function does; then it is closed."""
+Script = bytes | Callable[[ServerConnection], Awaitable[None]]
+"""Bytes to send to a connection, or a function that serves it; then it is closed."""
 
 
 class _Listening:
-    """A server while its context lasts; an async context manager."""
+    """A server; an async context manager."""
 
     def __init__(self) -> None:
         self.url = ""
@@ -123,50 +123,50 @@ class _Listening:
 
 
 class ScriptedServer(_Listening):
-    """Serves each connection by the next of `scripts`, the last one again and again; an async context manager.
+    """Serves each connection with the next of `scripts`, then repeats the last one; an async context manager.
 
     Attributes:
         url: such as `http://127.0.0.1:40123`.
-        visits: all that came, in order.
+        accepted: all that came, in order.
     """
 
     def __init__(self, *scripts: Script) -> None:
         super().__init__()
-        self.visits: list[Visit] = []
+        self.accepted: list[ServerConnection] = []
         self._scripts = scripts
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            visit = await _visit(reader, writer)
-            script = self._scripts[min(len(self.visits), len(self._scripts) - 1)]
-            self.visits.append(visit)
+            connection = await _read_request(reader, writer)
+            script = self._scripts[min(len(self.accepted), len(self._scripts) - 1)]
+            self.accepted.append(connection)
             if isinstance(script, bytes):
-                await visit.send(script)
+                await connection.send(script)
             else:
-                await script(visit)
+                await script(connection)
         writer.close()
 
 
-async def _visit(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Visit:
+async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> ServerConnection:
     head = (await reader.readuntil(b"\r\n\r\n")).decode()
     first, *lines = head.split("\r\n")
     method, target, _ = first.split(" ")
     headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines if line)}
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Visit(method, target, headers, body, reader, writer)
+    return ServerConnection(method, target, headers, body, reader, writer)
 
 
-async def stay(visit: Visit) -> None:
-    """Say nothing until the other side leaves."""
-    await visit.left()
+async def stay(connection: ServerConnection) -> None:
+    """Send nothing until the client disconnects."""
+    await connection.left()
 
 
 def then_stay(data: bytes) -> Script:
-    """`data`, and then silence until the other side leaves."""
+    """Send `data`, and then nothing until the client disconnects."""
 
-    async def script(visit: Visit) -> None:
-        await visit.send(data)
-        await visit.left()
+    async def script(connection: ServerConnection) -> None:
+        await connection.send(data)
+        await connection.left()
 
     return script
 
@@ -175,7 +175,7 @@ class _Proxy(_Listening):
     """Passes connections on to `port`.
 
     Attributes:
-        connections: how many there were.
+        connections: how many there have been.
     """
 
     def __init__(self, port: int) -> None:
@@ -209,15 +209,15 @@ class _Proxy(_Listening):
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _carrier(self) -> Carry:
-        """What carries the bytes of the next connection in one direction; when it returns, the connection is cut."""
+        """The function that carries the bytes of the next connection in one direction; when it returns, the connection is cut."""
         raise NotImplementedError
 
 
 class TcpProxy(_Proxy):
-    """Passes connections on to `port`, and cuts all at once when told; an async context manager.
+    """Passes connections on to `port`, and cuts all of them on `cut`; an async context manager.
 
     Attributes:
-        swallow: while true, nothing comes back; what is sent still arrives.
+        swallow: while true, responses are dropped; requests still arrive.
     """
 
     def __init__(self, port: int) -> None:
@@ -282,11 +282,11 @@ async def take(events: AsyncIterator[_T], count: int) -> list[_T]:
 
 
 async def rest(events: AsyncIterator[_T]) -> list[_T]:
-    """All of `events`, which have to end."""
+    """All of `events`, up to their end."""
     async with asyncio.timeout(WAIT_SECONDS):
         return [event async for event in events]
 
 
 async def wait_for_leave(server: ScriptedServer) -> None:
-    """Return once the server's only client has left."""
-    await until(lambda: server.visits[0].reader.at_eof(), "the connection is closed")
+    """Return when the server's only client has disconnected."""
+    await until(lambda: server.accepted[0].reader.at_eof(), "the connection is closed")

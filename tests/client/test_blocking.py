@@ -1,4 +1,4 @@
-"""`publish` without an event loop."""
+"""The blocking `publish`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_published_events_arrive(broker: BrokerProcess) -> None:
     ]
 
 
-def test_same_key_publishes_once(broker: BrokerProcess) -> None:
+def test_an_idempotency_key_publishes_once(broker: BrokerProcess) -> None:
     first = publish(broker.url, "a", "x", idempotency_key="k")
     assert publish(broker.url, "a", "x", idempotency_key="k") == first
 
@@ -51,7 +51,7 @@ def test_same_key_publishes_once(broker: BrokerProcess) -> None:
         ("a b", "x", None, "invalid-topic", None),
     ],
 )
-def test_errors_are_those_of_the_client(
+def test_errors_have_code_and_status(
     broker: BrokerProcess,
     topic: str,
     data: str | bytes,
@@ -64,7 +64,7 @@ def test_errors_are_those_of_the_client(
     assert (raised.value.code, raised.value.status) == (code, status)
 
 
-def test_wrong_arguments_are_value_errors() -> None:
+def test_invalid_arguments_are_value_errors() -> None:
     with pytest.raises(ValueError, match="URL"):
         publish("localhost:8080", "a", "x")
     with pytest.raises(ValueError, match="header"):
@@ -74,7 +74,7 @@ def test_wrong_arguments_are_value_errors() -> None:
 
 
 def serve_once(data: bytes | None) -> str:
-    """A server that answers its first connection with `data`, or never; its URL."""
+    """Start a server that answers its first connection with `data`, or never; returns its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -84,7 +84,7 @@ def serve_once(data: bytes | None) -> str:
                 connection.sendall(data)
             else:
                 while connection.recv(65536):
-                    """Until the client has left."""
+                    """Until the client has disconnected."""
 
     threading.Thread(target=serve, daemon=True).start()
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -101,14 +101,14 @@ def serve_once(data: bytes | None) -> str:
         (problem("503 Service Unavailable", "overloaded", "Retry-After: 5"), "overloaded"),
     ],
 )
-def test_strange_answers_are_errors(data: bytes, code: str) -> None:
+def test_unexpected_responses_are_errors(data: bytes, code: str) -> None:
     with pytest.raises(PublishError) as raised:
         publish(serve_once(data), "a", "x")
     assert raised.value.code == code
     assert raised.value.retry_after == (5 if code == "overloaded" else None)
 
 
-def test_silent_server_is_given_up() -> None:
+def test_a_server_that_does_not_respond_is_an_error() -> None:
     begin = time.monotonic()
     with pytest.raises(PublishError, match="took too long") as raised:
         publish(serve_once(None), "a", "x", timeout=0.2)
@@ -116,7 +116,7 @@ def test_silent_server_is_given_up() -> None:
     assert time.monotonic() - begin < 10
 
 
-def test_absent_broker_is_told_in_plain_words() -> None:
+def test_the_error_for_an_unreachable_broker_names_its_url() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     listener.close()
@@ -124,7 +124,7 @@ def test_absent_broker_is_told_in_plain_words() -> None:
         publish(url, "a", "x")
 
 
-def test_https_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_certificate_of_the_broker_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("localhost")
     certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")

@@ -25,7 +25,7 @@ from tests.support.broker_process import BrokerProcess
 from tests.support.waiting import until
 
 
-async def test_wrong_arguments_are_refused_at_once(client: Client) -> None:
+async def test_invalid_arguments_are_refused_at_once(client: Client) -> None:
     with pytest.raises(SubscribeError) as raised:
         client.subscribe("a/../b")
     assert raised.value.code == "invalid-topic"
@@ -36,21 +36,21 @@ async def test_wrong_arguments_are_refused_at_once(client: Client) -> None:
         client.subscribe()
 
 
-async def test_session_of_the_caller_stays_open(broker: BrokerProcess) -> None:
+async def test_a_session_of_the_caller_stays_open(broker: BrokerProcess) -> None:
     async with aiohttp.ClientSession(headers={"X-Mine": "1"}) as session:
         async with Client(broker.url, session=session) as client:
             await client.publish("a", "x")
         assert not session.closed
 
 
-async def test_client_works_behind_a_path() -> None:
+async def test_the_url_may_have_a_path() -> None:
     async with ScriptedServer(CREATED) as server, Client(server.url + "/events/", token="t") as client:
         await client.publish("a", "x")
-        assert server.visits[0].target == "/events/topics/a"
-        assert server.visits[0].headers["authorization"] == "Bearer t"
+        assert server.accepted[0].target == "/events/topics/a"
+        assert server.accepted[0].headers["authorization"] == "Bearer t"
 
 
-async def test_closed_client_ends_what_it_holds(broker: BrokerProcess) -> None:
+async def test_closing_the_client_disconnects_its_subscriptions(broker: BrokerProcess) -> None:
     client = Client(broker.url)
     await client.publish("a", "x")
     events = client.subscribe("a")
@@ -60,7 +60,7 @@ async def test_closed_client_ends_what_it_holds(broker: BrokerProcess) -> None:
     await until(lambda: broker.metric("broker_subscribers") == 0, "the broker has no subscriber")
 
 
-async def test_one_client_holds_more_subscriptions_than_aiohttp_would(client: Client) -> None:
+async def test_a_client_has_more_subscriptions_than_aiohttps_default_limit(client: Client) -> None:
     async with contextlib.AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(client.subscribe("a")) for _ in range(120)]
         event_id = await client.publish("a", "all")

@@ -1,4 +1,4 @@
-"""The broker's own events, and what no broker sends."""
+"""The broker's own events, and invalid events."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from tests.client.servers import (
 )
 
 
-async def test_open_sets_the_cursor_and_is_not_handed_out() -> None:
+async def test_open_sets_the_cursor_and_is_not_returned() -> None:
     opening = b'event: broker.open\ndata: {"topics":["a"]}\nid: 7-0\n\n'
     async with (
         ScriptedServer(STREAM + OPENING + opening, STREAM + END) as server,
         Client(server.url) as client,
     ):
         assert await rest(client.subscribe("a")) == []
-        assert [visit.cursor for visit in server.visits] == ["", "7-0"]
+        assert [connection.cursor for connection in server.accepted] == ["", "7-0"]
 
 
-async def test_gap_leaves_the_cursor() -> None:
+async def test_a_gap_does_not_change_the_cursor() -> None:
     gap = b'event: broker.gap\ndata: {"topic":"a","after":"5-0","reason":"lost"}\n\n'
     async with ScriptedServer(STREAM + OPENING + gap, STREAM + END) as server, Client(server.url) as client:
         (told,) = await rest(client.subscribe("a", cursor="5-0"))
         assert (told.type, told.id) == ("broker.gap", "5-0")
-        assert [visit.cursor for visit in server.visits] == ["5-0", "5-0"]
+        assert [connection.cursor for connection in server.accepted] == ["5-0", "5-0"]
 
 
-async def test_cancel_is_handed_out() -> None:
+async def test_cancel_is_returned() -> None:
     cancel = b'event: broker.cancel\ndata: {"topic":"a"}\n\n'
     async with ScriptedServer(STREAM + cancel + END) as server, Client(server.url) as client:
         assert await rest(client.subscribe("a")) == [Event('{"topic":"a"}', "broker.cancel", "", "a")]
 
 
-async def test_ended_topic_is_not_asked_for_again() -> None:
+async def test_a_topic_that_has_ended_is_not_requested_again() -> None:
     enveloped = b'data: {"topic":"b","id":"100-0","event":null,"time":"","data":"x"}\nid: 100-0\n\n'
     end_of_b = END.replace(b'"a"', b'"b"').replace(b"closed", b"abandoned").replace(b"99", b"101")
     async with (
@@ -54,11 +54,11 @@ async def test_ended_topic_is_not_asked_for_again() -> None:
         events = client.subscribe("a", "b")
         assert await rest(events) == [Event("x", None, "100-0", "b")]
         assert events.ended == {"a": "closed", "b": "abandoned"}
-        assert [visit.query for visit in server.visits] == [
+        assert [connection.query for connection in server.accepted] == [
             [("topic", "a"), ("topic", "b"), ("envelope", "json")],
             [("envelope", "json")],
         ]
-        assert server.visits[1].target.startswith("/topics/b?")
+        assert server.accepted[1].target.startswith("/topics/b?")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ async def test_ended_topic_is_not_asked_for_again() -> None:
     ],
     ids=lambda junk: junk[:30].decode().replace("\n", " "),
 )
-async def test_what_no_broker_sends_is_an_error_after_what_came_before(junk: bytes) -> None:
+async def test_an_invalid_event_is_an_error_after_the_events_before_it(junk: bytes) -> None:
     good = b'data: {"topic":"a","id":"1-0","event":null,"time":"","data":"x"}\nid: 1-0\n\n'
     async with (
         ScriptedServer(STREAM + good + junk) as server,
@@ -92,7 +92,7 @@ async def test_what_no_broker_sends_is_an_error_after_what_came_before(junk: byt
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300))
-async def test_any_bytes_end_in_an_error_or_another_attempt(junk: bytes) -> None:
+async def test_any_bytes_lead_to_an_error_or_a_reconnect(junk: bytes) -> None:
     async with (
         ScriptedServer(b"HTTP/1.1 " + junk, STREAM + junk, STREAM + END) as server,
         Client(server.url, max_delay_seconds=0.01) as client,

@@ -1,4 +1,4 @@
-"""Responses that are not an event stream: temporary refusals, and final ones."""
+"""Responses that are not an event stream: temporary refusals, and permanent ones."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ from tests.support.waiting import until
     ],
     ids=lambda refusal: refusal.decode("latin-1").replace("\r\n", " ")[:60],
 )
-async def test_refusal_that_may_pass_is_outlived(refusal: bytes) -> None:
+async def test_a_temporary_refusal_leads_to_a_reconnect(refusal: bytes) -> None:
     first = STREAM + b"retry: 1\n" + event("1-0")
     async with (
         ScriptedServer(first, refusal, refusal, STREAM + END) as server,
         Client(server.url, max_delay_seconds=0.1) as client,
     ):
         assert [received.id for received in await rest(client.subscribe("a"))] == ["1-0"]
-        assert [visit.cursor for visit in server.visits] == ["", "1-0", "1-0", "1-0"]
+        assert [connection.cursor for connection in server.accepted] == ["", "1-0", "1-0", "1-0"]
 
 
-async def test_refused_stream_comes_back_after_the_delay_it_was_told() -> None:
+async def test_a_refused_stream_reconnects_after_the_delay_in_retry() -> None:
     changes: list[Connection] = []
     async with (
         ScriptedServer(STREAM + b"retry: 120\n", STREAM + OPENING + END) as server,
@@ -65,7 +65,7 @@ async def test_refused_stream_comes_back_after_the_delay_it_was_told() -> None:
         ]
 
 
-async def test_retry_after_is_waited_for() -> None:
+async def test_a_reconnect_waits_for_retry_after() -> None:
     changes: list[Connection] = []
     refusal = problem("503 Service Unavailable", "unavailable", "Retry-After: 3600")
     async with ScriptedServer(refusal) as server, Client(server.url) as client:
@@ -77,7 +77,7 @@ async def test_retry_after_is_waited_for() -> None:
         assert await waiting == []
 
 
-async def test_broker_that_is_not_there_yet_is_waited_for() -> None:
+async def test_connecting_waits_until_the_broker_has_started() -> None:
     with BrokerProcess() as broker:
         broker.kill()
         changes: list[Connection] = []
@@ -102,26 +102,28 @@ async def test_broker_that_is_not_there_yet_is_waited_for() -> None:
         (answer("302 Found", b"", "Location: /topics/a"), "unexpected", None),
     ],
 )
-async def test_refusal_for_good_is_raised_and_ends_it(refusal: bytes, code: str, status: int | None) -> None:
+async def test_a_permanent_refusal_is_raised_and_ends_the_subscription(
+    refusal: bytes, code: str, status: int | None
+) -> None:
     async with ScriptedServer(refusal) as server, Client(server.url) as client:
         events = client.subscribe("a")
         with pytest.raises(SubscribeError) as raised:
             await take(events, 1)
         assert (raised.value.code, raised.value.status) == (code, status)
-        visits = len(server.visits)
+        accepted = len(server.accepted)
         assert await rest(events) == []
-        assert len(server.visits) == visits
+        assert len(server.accepted) == accepted
 
 
-async def test_the_brokers_own_words_are_in_the_error(client: Client) -> None:
+async def test_the_error_contains_the_brokers_detail(client: Client) -> None:
     with pytest.raises(SubscribeError, match="'since' takes an id") as raised:
         await client.subscribe("a", since="soon").connect()
     assert (raised.value.code, raised.value.status) == ("invalid-parameter", 400)
 
 
-async def test_204_ends_it() -> None:
+async def test_a_204_ends_the_subscription() -> None:
     first = STREAM + OPENING + event("1-0")
     no_content = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
     async with ScriptedServer(first, no_content) as server, Client(server.url) as client:
         assert len(await rest(client.subscribe("a"))) == 1
-        assert len(server.visits) == 2
+        assert len(server.accepted) == 2

@@ -1,4 +1,4 @@
-"""Publishing: what arrives, what is repeated, and what is never repeated."""
+"""Publishing: events arrive; some failures are retried and others never."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from broker.events import Event
 from tests.client.servers import (
     CREATED,
     ScriptedServer,
+    ServerConnection,
     TcpProxy,
-    Visit,
     answer,
     problem,
     stay,
@@ -23,8 +23,8 @@ from tests.support.broker_process import BrokerProcess
 
 
 def keys(server: ScriptedServer) -> list[str | None]:
-    """The idempotency keys that came."""
-    return [visit.headers.get("idempotency-key") for visit in server.visits]
+    """The idempotency keys that the server received."""
+    return [connection.headers.get("idempotency-key") for connection in server.accepted]
 
 
 # One event
@@ -41,7 +41,7 @@ def keys(server: ScriptedServer) -> list[str | None]:
     ],
     ids=["plain", "empty", "unicode", "bytes", "largest"],
 )
-async def test_published_event_arrives(
+async def test_a_published_event_arrives(
     client: Client, data: str | bytes, event_type: str | None, arrives: str
 ) -> None:
     async with client.subscribe("a:b@c.~d-_") as events:
@@ -57,7 +57,7 @@ async def test_one_event_goes_to_several_topics(client: Client) -> None:
         assert await take(events, 3) == [Event("x", "t", ids[topic], topic) for topic in "abc"]
 
 
-async def test_same_key_publishes_once(client: Client) -> None:
+async def test_an_idempotency_key_publishes_once(client: Client) -> None:
     first = await client.publish("a", "x", idempotency_key="k")
     assert await client.publish("a", "other", idempotency_key="k") == first
     assert await client.publish_to(["a", "b"], "x", idempotency_key="l") == await client.publish_to(
@@ -80,7 +80,7 @@ async def test_same_key_publishes_once(client: Client) -> None:
         ("", "x", None, "invalid-topic", None),
     ],
 )
-async def test_what_the_broker_refuses_is_an_error_with_its_code(
+async def test_a_refusal_is_an_error_with_its_code(
     client: Client, topic: str, data: str | bytes, event_type: str | None, code: str, status: int | None
 ) -> None:
     with pytest.raises(PublishError) as raised:
@@ -110,23 +110,23 @@ async def test_members_of_a_problem_are_kept() -> None:
         answer("418 I'm a Teapot", b'{"code": 5, "detail": []}'),
     ],
 )
-async def test_answer_of_something_else_than_a_broker_is_an_error(strange: bytes) -> None:
+async def test_a_response_that_no_broker_sends_is_an_error(strange: bytes) -> None:
     async with ScriptedServer(strange) as server, Client(server.url) as client:
         with pytest.raises(PublishError) as raised:
             await client.publish("a", "x")
         assert raised.value.code == "unexpected"
-        assert len(server.visits) == 1
+        assert len(server.accepted) == 1
 
 
 # Retries
 
 
-async def vanish(_visit: Visit) -> None:
-    """Take the request and say nothing."""
+async def vanish(_connection: ServerConnection) -> None:
+    """Close the connection without a response."""
 
 
-async def reset(visit: Visit) -> None:
-    visit.reset()
+async def reset(connection: ServerConnection) -> None:
+    connection.reset()
 
 
 @pytest.mark.parametrize(
@@ -142,37 +142,39 @@ async def reset(visit: Visit) -> None:
         problem("500 Internal Server Error", "internal"),
     ],
 )
-async def test_failed_attempt_is_repeated_with_the_same_key(failure: bytes) -> None:
+async def test_a_failed_attempt_is_repeated_with_the_same_key(failure: bytes) -> None:
     async with ScriptedServer(failure, failure, CREATED) as server, Client(server.url) as client:
         assert await client.publish("a", "x", "t") == "5-0"
         assert len(set(keys(server))) == 1
         assert keys(server)[0]
-        assert [(visit.target, visit.body) for visit in server.visits] == [("/topics/a?event=t", b"x")] * 3
+        assert [(connection.target, connection.body) for connection in server.accepted] == [
+            ("/topics/a?event=t", b"x")
+        ] * 3
         assert await client.publish("a", "x") == "5-0"
         assert keys(server)[3] != keys(server)[0]
 
 
-async def test_silent_attempt_is_given_up_and_repeated() -> None:
+async def test_an_attempt_without_a_response_is_repeated() -> None:
     async with ScriptedServer(stay, CREATED) as server, Client(server.url, timeout_seconds=0.2) as client:
         assert await client.publish("a", "x", idempotency_key="mine") == "5-0"
         assert keys(server) == ["mine", "mine"]
 
 
-async def test_patience_ends() -> None:
+async def test_retries_end_after_the_time_limit() -> None:
     refusal = problem("503 Service Unavailable", "unavailable", "Retry-After: 3600")
     async with ScriptedServer(refusal) as server, Client(server.url) as client:
         with pytest.raises(PublishError) as raised:
             await client.publish("a", "x")
         assert (raised.value.code, raised.value.retry_after) == ("unavailable", 3600)
-        assert len(server.visits) == 1
+        assert len(server.accepted) == 1
     async with ScriptedServer(vanish) as server, Client(server.url, patience_seconds=0.5) as client:
         with pytest.raises(PublishError) as raised:
             await client.publish("a", "x")
         assert (raised.value.code, raised.value.status) == ("unreachable", None)
-        assert len(server.visits) > 1
+        assert len(server.accepted) > 1
 
 
-async def test_without_patience_there_is_one_attempt_and_no_key() -> None:
+async def test_without_a_time_limit_for_retries_there_is_one_attempt_and_no_key() -> None:
     async with ScriptedServer(vanish) as server, Client(server.url, patience_seconds=0) as client:
         with pytest.raises(PublishError):
             await client.publish("a", "x")
@@ -182,7 +184,7 @@ async def test_without_patience_there_is_one_attempt_and_no_key() -> None:
 FULL = problem("429 Too Many Requests", "rate-limited", "Retry-After: 30")
 
 
-async def test_without_room_for_keys_it_goes_without_and_is_not_repeated_in_doubt() -> None:
+async def test_without_room_for_keys_an_event_is_sent_without_one_and_not_repeated_in_doubt() -> None:
     async with ScriptedServer(FULL, CREATED, CREATED, vanish) as server, Client(server.url) as client:
         assert await client.publish("a", "1") == "5-0"
         assert await client.publish("a", "2") == "5-0"
@@ -192,10 +194,10 @@ async def test_without_room_for_keys_it_goes_without_and_is_not_repeated_in_doub
         with pytest.raises(PublishError) as raised:
             await client.publish("a", "3")
         assert raised.value.code == "unreachable"
-        assert len(server.visits) == 4
+        assert len(server.accepted) == 4
 
 
-async def test_key_stays_where_an_attempt_is_in_doubt() -> None:
+async def test_the_key_is_kept_if_an_attempt_is_in_doubt() -> None:
     full = problem("429 Too Many Requests", "rate-limited", "Retry-After: 0")
     async with ScriptedServer(vanish, full, CREATED) as server, Client(server.url) as client:
         assert await client.publish("a", "x") == "5-0"
@@ -203,14 +205,14 @@ async def test_key_stays_where_an_attempt_is_in_doubt() -> None:
         assert keys(server)[0]
 
 
-async def test_key_of_the_callers_own_is_never_dropped() -> None:
+async def test_a_key_of_the_caller_is_never_dropped() -> None:
     full = problem("429 Too Many Requests", "rate-limited", "Retry-After: 0")
     async with ScriptedServer(full, CREATED) as server, Client(server.url) as client:
         assert await client.publish("a", "x", idempotency_key="mine") == "5-0"
         assert keys(server) == ["mine", "mine"]
 
 
-async def test_without_a_key_a_refused_connection_is_tried_again(broker: BrokerProcess) -> None:
+async def test_without_a_key_a_refused_connection_is_retried(broker: BrokerProcess) -> None:
     async with Client(broker.url) as client:
         client._make_publisher()._keyless_until = float("inf")
         await asyncio.to_thread(broker.kill)
@@ -219,7 +221,7 @@ async def test_without_a_key_a_refused_connection_is_tried_again(broker: BrokerP
         assert await asyncio.wait_for(publishing, 20)
 
 
-async def test_publish_outlives_a_restart(broker: BrokerProcess) -> None:
+async def test_a_publish_survives_a_restart_of_the_broker(broker: BrokerProcess) -> None:
     async with Client(broker.url) as client:
         await client.publish("a", "before")
         await asyncio.to_thread(broker.kill)
@@ -230,7 +232,7 @@ async def test_publish_outlives_a_restart(broker: BrokerProcess) -> None:
             assert await take(events, 1) == [Event("after", None, event_id, "a")]
 
 
-async def test_lost_answers_publish_nothing_twice(broker: BrokerProcess) -> None:
+async def test_lost_responses_publish_nothing_twice(broker: BrokerProcess) -> None:
     async with TcpProxy(broker.port) as proxy, Client(broker.url) as direct, Client(proxy.url) as client:
         expected = []
         async with direct.subscribe("a") as events:
@@ -273,11 +275,11 @@ async def test_each_line_names_its_topic(client: Client) -> None:
         ]
 
 
-async def test_nothing_is_published_of_no_lines(client: Client) -> None:
+async def test_no_lines_publish_nothing(client: Client) -> None:
     assert await client.publish_lines("a", []) == Published(0)
 
 
-async def test_lines_arrive_while_the_stream_goes_on(client: Client) -> None:
+async def test_lines_arrive_while_the_stream_continues(client: Client) -> None:
     async with client.subscribe("a") as events:
 
         async def dialogue() -> AsyncIterator[str]:
@@ -299,7 +301,7 @@ async def test_many_lines_at_once() -> None:
     assert received == [str(number) for number in range(20_000)]
 
 
-async def test_subscription_can_be_published_on(client: Client) -> None:
+async def test_a_subscription_can_be_republished(client: Client) -> None:
     async with client.subscribe("a") as source, client.subscribe("copy") as copies:
         copying = asyncio.create_task(client.publish_lines("copy", source))
         await client.publish("a", "1", "t")
@@ -311,7 +313,7 @@ async def test_subscription_can_be_published_on(client: Client) -> None:
 @pytest.mark.parametrize(
     "failure", [KeyError("mine"), TimeoutError("mine"), OSError("mine"), ValueError("mine")]
 )
-async def test_error_of_the_source_is_raised_and_what_came_before_stands(
+async def test_an_error_of_the_source_is_raised_and_the_events_before_it_are_published(
     client: Client, failure: Exception
 ) -> None:
     async with client.subscribe("a") as events:
@@ -332,7 +334,7 @@ async def test_error_of_the_source_is_raised_and_what_came_before_stands(
             await client.publish_lines("a", failing_at_once())
 
 
-async def test_bad_line_is_named_and_those_before_it_stand(client: Client) -> None:
+async def test_the_error_names_the_bad_line_and_the_lines_before_it_are_published(client: Client) -> None:
     with pytest.raises(PublishError) as raised:
         await client.publish_lines("a", ["1", "2", Event("3", "broker.x"), "4"])
     assert (raised.value.code, raised.value.status) == ("invalid-parameter", 400)
@@ -341,14 +343,14 @@ async def test_bad_line_is_named_and_those_before_it_stand(client: Client) -> No
         assert [event.data for event in await take(events, 2)] == ["1", "2"]
 
 
-async def test_answer_before_the_end_of_the_stream_is_heard() -> None:
+async def test_a_response_before_the_end_of_the_stream_is_read() -> None:
     cancelled = problem("409 Conflict", "cancelled", published=1)
     stopped = asyncio.Event()
 
-    async def cancel(visit: Visit) -> None:
-        await visit.reader.readuntil(b"\n\r\n")
-        await visit.send(cancelled)
-        await visit.left()
+    async def cancel(connection: ServerConnection) -> None:
+        await connection.reader.readuntil(b"\n\r\n")
+        await connection.send(cancelled)
+        await connection.left()
 
     async def endless() -> AsyncIterator[str]:
         try:
@@ -365,7 +367,7 @@ async def test_answer_before_the_end_of_the_stream_is_heard() -> None:
         await asyncio.wait_for(stopped.wait(), 20)
 
 
-async def test_answer_is_heard_while_the_source_is_silent(client: Client) -> None:
+async def test_a_response_is_read_while_the_source_is_silent(client: Client) -> None:
     async def silent() -> AsyncIterator[bytes]:
         yield b"no json\n"
         await asyncio.Event().wait()
@@ -376,15 +378,15 @@ async def test_answer_is_heard_while_the_source_is_silent(client: Client) -> Non
 
 
 @pytest.mark.parametrize("end", [vanish, reset, stay])
-async def test_cut_stream_is_an_error_and_not_repeated(end: bytes) -> None:
+async def test_a_cut_stream_is_an_error_and_not_repeated(end: bytes) -> None:
     async with ScriptedServer(end) as server, Client(server.url, timeout_seconds=0.3) as client:
         with pytest.raises(PublishError) as raised:
             await client.publish_lines("a", ["x"])
         assert raised.value.code == "unreachable"
-        assert len(server.visits) == 1
+        assert len(server.accepted) == 1
 
 
-async def test_cancelled_stream_leaves(broker: BrokerProcess) -> None:
+async def test_a_cancelled_publish_disconnects(broker: BrokerProcess) -> None:
     async with Client(broker.url) as client, client.subscribe("a") as events:
 
         async def slow() -> AsyncIterator[str]:

@@ -1,4 +1,4 @@
-"""What lets the client in: a token that stays, and whoever gives a fresh one."""
+"""The token of the client's requests: a fixed one, or one from a function."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def token(number: int) -> str:
     return HMAC.token(["a"], ["a"], jti=str(number))
 
 
-def giver(*tokens: str) -> Callable[[], Awaitable[str]]:
-    """Gives one after the other, the last one again and again."""
+def tokens_in_turn(*tokens: str) -> Callable[[], Awaitable[str]]:
+    """A function that returns one token after the other, then repeats the last one."""
     left = list(tokens)
 
     async def give() -> str:
@@ -41,29 +41,32 @@ async def revoke(server: Server, number: int) -> None:
     assert answered.status == 202
 
 
-async def test_a_fresh_token_is_asked_for_before_each_request() -> None:
+async def test_the_token_function_is_called_before_each_request() -> None:
     passing = problem("503 Service Unavailable", "unavailable", "Retry-After: 0")
     async with (
         ScriptedServer(passing, CREATED) as server,
-        Client(server.url, token=giver("1", "2", "3")) as client,
+        Client(server.url, token=tokens_in_turn("1", "2", "3")) as client,
     ):
         await client.publish("a", "x")
         await client.publish("a", "x")
-        assert [visit.headers["authorization"] for visit in server.visits] == [
+        assert [connection.headers["authorization"] for connection in server.accepted] == [
             "Bearer 1",
             "Bearer 2",
             "Bearer 3",
         ]
 
 
-async def test_a_subscription_goes_on_with_the_next_token(server: Server) -> None:
-    async with Client(server.url, token=giver(token(1), token(2))) as client, client.subscribe("a") as events:
+async def test_a_subscription_continues_with_the_next_token(server: Server) -> None:
+    async with (
+        Client(server.url, token=tokens_in_turn(token(1), token(2))) as client,
+        client.subscribe("a") as events,
+    ):
         await revoke(server, 1)
         await server.publish("a", "x", authorization=f"Bearer {token(3)}")
         assert [event.data for event in await take(events, 1)] == ["x"]
 
 
-async def test_a_token_that_is_good_no_longer_ends_a_subscription_with_the_refusal(server: Server) -> None:
+async def test_a_revoked_token_ends_a_subscription_with_an_error(server: Server) -> None:
     async with Client(server.url, token=token(1)) as client, client.subscribe("a") as events:
         await server.publish("a", "x", authorization=f"Bearer {token(3)}")
         assert len(await take(events, 1)) == 1
@@ -74,8 +77,8 @@ async def test_a_token_that_is_good_no_longer_ends_a_subscription_with_the_refus
         assert await rest(events) == []
 
 
-async def test_each_part_of_the_client_is_let_in(server: Server) -> None:
-    async with Client(server.url, token=giver(token(1))) as client:
+async def test_each_request_carries_the_token(server: Server) -> None:
+    async with Client(server.url, token=tokens_in_turn(token(1))) as client:
         await client.publish("a", "1")
         await client.publish_lines("a", ["2"])
         await client.cancel("a")
@@ -85,7 +88,7 @@ async def test_each_part_of_the_client_is_let_in(server: Server) -> None:
 
 
 @pytest.mark.parametrize("given", ["", "no token"])
-async def test_without_a_good_token_nothing_is_tried_again(server: Server, given: str) -> None:
+async def test_without_a_valid_token_nothing_is_retried(server: Server, given: str) -> None:
     async with Client(server.url, token=given) as client:
         with pytest.raises(PublishError) as published:
             await client.publish("a", "x")
@@ -94,7 +97,7 @@ async def test_without_a_good_token_nothing_is_tried_again(server: Server, given
         assert (published.value.status, subscribed.value.status) == (401, 401)
 
 
-async def test_what_the_giver_raises_is_raised(server: Server) -> None:
+async def test_an_exception_of_the_token_function_is_raised(server: Server) -> None:
     async def give() -> str:
         raise LookupError("logged out")
 

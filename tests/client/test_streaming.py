@@ -1,4 +1,4 @@
-"""Streams into a topic, and following one: whole and once, whatever is cut; ended, cancelled, abandoned."""
+"""Streams into a topic, and their subscribers: the text is complete in spite of cuts; ends, cancellation, errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.waiting import until
 
 @contextlib.asynccontextmanager
 async def broker(**given_settings: object) -> AsyncIterator[Server]:
-    """One in this loop, whose clients come back at once."""
+    """A broker in this loop that asks its clients to reconnect at once."""
     server = Server(Settings.model_validate({"retry_min_ms": 0, "retry_max_ms": 10, **given_settings}), time)
     await server.start()
     yield server
@@ -29,11 +29,11 @@ async def broker(**given_settings: object) -> AsyncIterator[Server]:
 
 
 async def followed(client: Client, topic: str) -> list[str]:
-    """The data of all its events, from the first to the end."""
+    """The data of all events of a topic, from the first to the end."""
     return [event.data async for event in client.follow(topic)]
 
 
-async def test_what_is_sent_is_followed_from_the_start_to_the_end(server: Server) -> None:
+async def test_a_stream_is_followed_from_the_start_to_the_end(server: Server) -> None:
     async with Client(server.url) as client:
         early = asyncio.create_task(followed(client, "a"))
         async with client.stream("a", retain="24h") as stream:
@@ -41,12 +41,12 @@ async def test_what_is_sent_is_followed_from_the_start_to_the_end(server: Server
                 await stream.send(str(number), event="token" if number % 2 else None)
         texts = [str(number) for number in range(100)]
         assert await early == texts
-        assert await followed(client, "a") == texts, "also by who comes afterwards"
+        assert await followed(client, "a") == texts, "also by a later subscriber"
         info = await server.request("GET", "/topics/a", accept="application/json")
         assert info.json()["closed"] is True
 
 
-async def test_a_token_is_out_before_the_next_one_is_sent(server: Server) -> None:
+async def test_a_token_is_delivered_before_the_next_one_is_sent(server: Server) -> None:
     async with Client(server.url) as client, client.stream("a") as stream:
         events = client.follow("a")
         for number in range(10):
@@ -62,7 +62,7 @@ CUTS = st.lists(st.tuples(st.sampled_from(["up", "down"]), st.integers(1, 30_000
 
 @given(CUTS, CUTS)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_whatever_is_cut_every_viewer_has_the_text_once_whole_and_ended(sent: Cuts, seen: Cuts) -> None:
+def test_every_viewer_gets_the_complete_text_once_whatever_is_cut(sent: Cuts, seen: Cuts) -> None:
     async def scenario() -> None:
         async with (
             broker() as server,
@@ -84,8 +84,8 @@ def test_whatever_is_cut_every_viewer_has_the_text_once_whole_and_ended(sent: Cu
     asyncio.run(scenario())
 
 
-async def test_it_goes_on_after_the_broker_was_restarted_where_the_store_persists(server: Server) -> None:
-    """Here the store is the same: what restarts is the way to it."""
+async def test_a_stream_continues_after_connections_are_cut(server: Server) -> None:
+    """A restart of a broker with a persistent store looks like this to the client."""
     async with (
         CuttingProxy(server.port, [("up", 700), ("down", 1), ("up", 900)]) as way,
         Client(way.url) as client,
@@ -97,10 +97,10 @@ async def test_it_goes_on_after_the_broker_was_restarted_where_the_store_persist
         assert await followed(client, "a") == TOKENS
 
 
-# Ends that are none in order
+# Irregular ends
 
 
-async def test_cancel_is_raised_and_what_was_sent_is_the_text(server: Server) -> None:
+async def test_cancel_is_raised_and_the_sent_text_stands(server: Server) -> None:
     async with Client(server.url) as client:
         viewer = asyncio.create_task(followed(client, "a"))
         sent = 0
@@ -118,7 +118,7 @@ async def test_cancel_is_raised_and_what_was_sent_is_the_text(server: Server) ->
         assert info.json()["closed"] is True
 
 
-async def test_cancel_reaches_a_producer_that_thinks(server: Server) -> None:
+async def test_cancel_reaches_a_producer_that_sends_nothing(server: Server) -> None:
     async with Client(server.url) as client:
         with pytest.raises(Cancelled):
             async with client.stream("a") as stream:
@@ -129,7 +129,7 @@ async def test_cancel_reaches_a_producer_that_thinks(server: Server) -> None:
                 await stream.send("never")
 
 
-async def test_an_error_of_the_producer_leaves_no_end_that_looks_whole(serve: Serve) -> None:
+async def test_an_error_of_the_producer_abandons_the_topic(serve: Serve) -> None:
     async with broker(producer_timeout_seconds=0.5) as server, Client(server.url) as client:
         viewer = asyncio.create_task(followed(client, "a"))
         with pytest.raises(ZeroDivisionError):
@@ -142,7 +142,7 @@ async def test_an_error_of_the_producer_leaves_no_end_that_looks_whole(serve: Se
         assert caught.value.code == "abandoned"
 
 
-async def test_what_outgrew_the_retention_is_a_gap_and_told(serve: Serve) -> None:
+async def test_events_beyond_the_retention_are_a_gap(serve: Serve) -> None:
     server = await serve(retention_events=5)
     async with Client(server.url) as client:
         async with client.stream("a") as stream:
@@ -171,7 +171,7 @@ async def test_an_empty_stream_closes(server: Server) -> None:
         assert await followed(client, "a") == []
 
 
-async def test_a_broker_that_stays_away_is_told_after_a_while(server: Server) -> None:
+async def test_an_unreachable_broker_is_an_error_after_the_time_limit(server: Server) -> None:
     async with Client("http://127.0.0.1:9", patience_seconds=0.3) as client:
         with pytest.raises(PublishError) as caught:
             async with client.stream("a") as stream:
@@ -180,7 +180,7 @@ async def test_a_broker_that_stays_away_is_told_after_a_while(server: Server) ->
         assert caught.value.code == "unreachable"
 
 
-async def test_what_is_kept_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_kept_events_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "MAX_KEPT_BYTES", 5000)
     async with Client(server.url) as client:
         async with client.stream("a") as stream:
@@ -191,7 +191,7 @@ async def test_what_is_kept_is_bounded(server: Server, monkeypatch: pytest.Monke
         assert len(await followed(client, "a")) == 500
 
 
-async def test_a_stream_needs_the_right(serve: Serve) -> None:
+async def test_a_stream_needs_a_grant(serve: Serve) -> None:
     server = await serve(jwt_secrets=[SECRET])
     async with Client(server.url, token=HMAC.token(["a"], ["a"])) as client:
         async with client.stream("a") as stream:
@@ -204,7 +204,7 @@ async def test_a_stream_needs_the_right(serve: Serve) -> None:
         assert caught.value.code == "forbidden"
 
 
-async def test_a_broker_that_never_answers_is_given_up() -> None:
+async def test_a_broker_that_never_responds_is_an_error() -> None:
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             while await reader.read(65536):

@@ -1,4 +1,4 @@
-"""Subscriptions, over connections that break in every way."""
+"""Subscriptions, over connections that fail in many ways."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.client.servers import (
     OPENING,
     STREAM,
     ScriptedServer,
+    ServerConnection,
     TcpProxy,
-    Visit,
     event,
     rest,
     stay,
@@ -32,7 +32,7 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def quick_broker() -> Iterator[BrokerProcess]:
-    """A broker that asks its clients to come back soon."""
+    """A broker that asks its clients to reconnect soon."""
     with BrokerProcess(retry_min_ms=10, retry_max_ms=30, drain_seconds=0.1) as process:
         yield process
 
@@ -51,14 +51,14 @@ async def test_events_arrive_with_topic_id_type_and_data(client: Client) -> None
         assert events.cursor == second
 
 
-async def test_several_topics_come_on_one_connection_each_event_with_its_own(client: Client) -> None:
+async def test_several_topics_come_on_one_connection_each_event_with_its_topic(client: Client) -> None:
     async with client.subscribe("a", "b", "a") as events:
         first = await client.publish("b", "1", "t")
         second = await client.publish("a", "x\r\ny")
         assert await take(events, 2) == [Event("1", "t", first, "b"), Event("x\ny", None, second, "a")]
 
 
-async def test_async_for_alone_connects(client: Client) -> None:
+async def test_async_for_connects(client: Client) -> None:
     await client.publish("a", "1")
     async for received in client.subscribe("a", since="earliest"):
         assert received.data == "1"
@@ -66,7 +66,7 @@ async def test_async_for_alone_connects(client: Client) -> None:
 
 
 @pytest.mark.parametrize("topics", [("a",), ("a", "b")])
-async def test_start_is_where_it_was_asked_for(client: Client, topics: tuple[str, ...]) -> None:
+async def test_a_subscription_starts_where_it_was_asked_to(client: Client, topics: tuple[str, ...]) -> None:
     ids = [await client.publish("a", str(number)) for number in range(5)]
     for start, expected in (
         ({"since": "earliest"}, ids),
@@ -79,7 +79,7 @@ async def test_start_is_where_it_was_asked_for(client: Client, topics: tuple[str
             assert [received.id for received in await take(events, len(expected))] == expected
 
 
-async def test_cursor_is_known_before_the_first_event_and_goes_on_there(client: Client) -> None:
+async def test_the_cursor_is_known_before_the_first_event(client: Client) -> None:
     async with client.subscribe("a") as events:
         cursor = events.cursor
     assert cursor
@@ -88,7 +88,7 @@ async def test_cursor_is_known_before_the_first_event_and_goes_on_there(client: 
         assert await take(events, 1) == [Event("while away", None, missed, "a")]
 
 
-async def test_gap_is_told_before_the_first_event_behind_it() -> None:
+async def test_a_gap_comes_before_the_first_event_after_it() -> None:
     with BrokerProcess(retention_events=2) as broker:
         ids = [broker.publish("a", str(number)) for number in range(5)]
         async with Client(broker.url) as client, client.subscribe("a", cursor=ids[0]) as events:
@@ -105,7 +105,7 @@ async def test_gap_is_told_before_the_first_event_behind_it() -> None:
     assert [received.id for received in others] == ids[3:]
 
 
-async def test_deleted_topic_ends_the_iteration(client: Client, broker: BrokerProcess) -> None:
+async def test_a_deleted_topic_ends_the_iteration(client: Client, broker: BrokerProcess) -> None:
     async with client.subscribe("a", "b") as events:
         first = await client.publish("a", "1")
         for topic in ("a", "b"):
@@ -115,7 +115,7 @@ async def test_deleted_topic_ends_the_iteration(client: Client, broker: BrokerPr
         assert events.ended == {"a": "deleted", "b": "deleted"}
 
 
-async def test_closed_topic_ends_the_iteration_and_so_does_having_its_end(
+async def test_a_closed_topic_ends_the_iteration_also_for_a_cursor_at_its_end(
     client: Client, broker: BrokerProcess
 ) -> None:
     broker.publish("a", "1")
@@ -130,7 +130,7 @@ async def test_closed_topic_ends_the_iteration_and_so_does_having_its_end(
     assert (await rest(late), late.ended) == ([], {"a": "closed"})
 
 
-async def test_one_of_two_topics_had_ended_before(client: Client, broker: BrokerProcess) -> None:
+async def test_one_of_two_topics_has_ended_before(client: Client, broker: BrokerProcess) -> None:
     broker.publish("a", "1", end="true")
     async with client.subscribe("a", "b") as events:
         assert events.ended == {"a": "closed"}
@@ -139,7 +139,7 @@ async def test_one_of_two_topics_had_ended_before(client: Client, broker: Broker
         assert [received.id for received in await take(events, 1)] == [first]
 
 
-async def test_killed_broker_is_a_gap_and_then_new_events(quick_broker: BrokerProcess) -> None:
+async def test_after_a_crash_of_the_broker_a_gap_comes_before_new_events(quick_broker: BrokerProcess) -> None:
     async with Client(quick_broker.url, max_delay_seconds=0.2) as client, client.subscribe("a") as events:
         first = await client.publish("a", "before")
         assert (await take(events, 1))[0].id == first
@@ -153,7 +153,7 @@ async def test_killed_broker_is_a_gap_and_then_new_events(quick_broker: BrokerPr
     assert received == Event("after", None, second, "a")
 
 
-async def test_drained_broker_is_followed_to_its_successor(quick_broker: BrokerProcess) -> None:
+async def test_a_subscription_continues_after_a_drain_and_restart(quick_broker: BrokerProcess) -> None:
     changes: list[Connection] = []
     async with (
         Client(quick_broker.url, max_delay_seconds=0.2) as client,
@@ -175,7 +175,7 @@ async def test_drained_broker_is_followed_to_its_successor(quick_broker: BrokerP
 async def test_i2_dropped_connections_lose_nothing_and_double_nothing(
     quick_broker: BrokerProcess, topics: tuple[str, ...]
 ) -> None:
-    """The connection is cut a hundred times, at whatever bytes it then carries, while 2,000 events are published."""
+    """The connection is cut a hundred times, at any byte, while 2,000 events are published."""
     published: list[str] = []
     async with (
         TcpProxy(quick_broker.port) as proxy,
@@ -211,46 +211,46 @@ EXPECTED = [
 ]
 
 
-async def resume(visit: Visit) -> None:
-    """What lies behind the cursor, and the end."""
+async def resume(connection: ServerConnection) -> None:
+    """Send the events after the cursor, and the end."""
     behind = {"": WIRE, "1-0": WIRE[WIRE.index(b"event: t") :], "2-0": event("3-0", "three"), "3-0": b""}
-    await visit.send(STREAM + behind[visit.cursor] + END)
+    await connection.send(STREAM + behind[connection.cursor] + END)
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["ended", "reset"])
-async def test_stream_cut_at_any_byte_is_gone_on_with(reset: bool) -> None:
+async def test_a_stream_cut_at_any_byte_continues(reset: bool) -> None:
     for cut in range(len(WIRE) + 1):
 
-        async def cut_short(visit: Visit, cut: int = cut) -> None:
-            await visit.send(STREAM + b"retry: 1\n" + WIRE[:cut].replace(b"retry: 10", b"retry: 01"))
+        async def cut_short(connection: ServerConnection, cut: int = cut) -> None:
+            await connection.send(STREAM + b"retry: 1\n" + WIRE[:cut].replace(b"retry: 10", b"retry: 01"))
             if reset:
-                visit.reset()
+                connection.reset()
 
         async with ScriptedServer(cut_short, resume) as server, Client(server.url) as client:
             assert await rest(client.subscribe("a", since="earliest")) == EXPECTED
 
 
-async def test_stream_that_comes_byte_by_byte_is_the_same() -> None:
-    async def trickle(visit: Visit) -> None:
+async def test_a_stream_may_come_byte_by_byte() -> None:
+    async def trickle(connection: ServerConnection) -> None:
         for byte in STREAM + WIRE + END:
-            await visit.send(bytes([byte]))
+            await connection.send(bytes([byte]))
             await asyncio.sleep(0)
 
     async with ScriptedServer(trickle) as server, Client(server.url) as client:
         assert await rest(client.subscribe("a")) == EXPECTED
-        assert len(server.visits) == 1
+        assert len(server.accepted) == 1
 
 
-async def test_reconnect_asks_by_cursor_and_no_longer_by_start() -> None:
+async def test_a_reconnect_sends_the_cursor_instead_of_the_start() -> None:
     first = STREAM + OPENING + event("1-0")
     async with ScriptedServer(first, STREAM + END) as server, Client(server.url, token="secret") as client:
         assert len(await rest(client.subscribe("a", last=5))) == 1
-        asked = [(visit.target, visit.cursor) for visit in server.visits]
+        asked = [(connection.target, connection.cursor) for connection in server.accepted]
         assert asked == [("/topics/a?last=5", ""), ("/topics/a", "1-0")]
-        assert {visit.headers["authorization"] for visit in server.visits} == {"Bearer secret"}
+        assert {connection.headers["authorization"] for connection in server.accepted} == {"Bearer secret"}
 
 
-async def test_silent_connection_is_given_up() -> None:
+async def test_a_silent_connection_is_replaced() -> None:
     async with (
         ScriptedServer(then_stay(STREAM + OPENING + event("1-0")), stay, STREAM + END) as server,
         Client(server.url, silence_seconds=0.2, timeout_seconds=0.2) as client,
@@ -264,30 +264,30 @@ async def test_silent_connection_is_given_up() -> None:
 
 
 async def test_heartbeats_keep_a_silent_topic_connected() -> None:
-    async def beat(visit: Visit) -> None:
-        await visit.send(STREAM + OPENING)
+    async def beat(connection: ServerConnection) -> None:
+        await connection.send(STREAM + OPENING)
         for _ in range(20):
-            await visit.send(b":\n")
+            await connection.send(b":\n")
             await asyncio.sleep(0.05)  # the server's pace, not a wait for the client
-        await visit.send(END)
+        await connection.send(END)
 
     async with ScriptedServer(beat) as server, Client(server.url, silence_seconds=0.5) as client:
         assert await rest(client.subscribe("a")) == []
-        assert len(server.visits) == 1
+        assert len(server.accepted) == 1
 
 
 # Bounds
 
 
-async def test_what_is_not_handed_out_yet_is_bounded_and_not_behind_the_cursor() -> None:
+async def test_pending_events_are_bounded_and_not_yet_behind_the_cursor() -> None:
     sent = 0
 
-    async def flood(visit: Visit) -> None:
+    async def flood(connection: ServerConnection) -> None:
         nonlocal sent
-        await visit.send(STREAM + OPENING)
+        await connection.send(STREAM + OPENING)
         while True:
             sent += 1
-            await visit.send(event(f"{sent}-0", "x" * 10_000))
+            await connection.send(event(f"{sent}-0", "x" * 10_000))
 
     async with ScriptedServer(flood) as server, Client(server.url) as client:
         events = client.subscribe("a")
@@ -304,7 +304,7 @@ async def test_what_is_not_handed_out_yet_is_bounded_and_not_behind_the_cursor()
         assert events.cursor == "1002-0"
 
 
-# Ways to end it
+# Closing
 
 
 async def test_closing_closes_the_connection() -> None:
@@ -346,7 +346,7 @@ async def test_cancelling_the_task_closes_the_connection() -> None:
                     pass
 
         task = asyncio.create_task(follow())
-        await until(lambda: server.visits, "the client is there")
+        await until(lambda: server.accepted, "the client is there")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -367,7 +367,7 @@ async def test_cancelled_wait_loses_nothing(client: Client) -> None:
         assert received == expected
 
 
-async def test_cancelled_connecting_goes_on() -> None:
+async def test_connecting_continues_after_a_cancellation() -> None:
     async with (
         ScriptedServer(stay, stay, STREAM + OPENING + event("1-0")) as server,
         Client(server.url) as client,
@@ -378,4 +378,4 @@ async def test_cancelled_connecting_goes_on() -> None:
                 async with asyncio.timeout(0.1):
                     await anext(events)
         assert len(await take(events, 1)) == 1
-        assert len(server.visits) == 3
+        assert len(server.accepted) == 3

@@ -9,7 +9,7 @@ from broker.client.types import StartOptions
 from broker.events import Event
 
 
-def test_age_grows_while_nothing_came() -> None:
+def test_a_duration_grows_until_the_first_event() -> None:
     assert StartOptions(since="10m").query(0.5) == {"since": "10m"}
     assert StartOptions(since="10m").query(2.5) == {"since": "603s"}
     assert StartOptions(since="earliest").query(100) == {"since": "earliest"}

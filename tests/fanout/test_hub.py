@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import Callable, Sequence
 
 import pytest
 
 from broker import sse
-from broker.fanout import fanout
-from broker.fanout.fanout import MOVE_WRITES, WRITES_PER_TURN
+from broker.fanout import fanout, feed
+from broker.fanout.fanout import BATCHES_PER_TURN, MOVE_WRITES, WRITES_PER_TURN
 from broker.fanout.feed import PIECE_BYTES
 from broker.fanout.subscriber import CloseReason, Subscriber, write_each
 from broker.sse import Decoder
@@ -453,6 +454,75 @@ async def test_a_loss_that_several_topics_share_is_told_of_each(harness: HubHarn
     assert (harness.gaps, harness.hub.fan_out.delivered_events) == (["lost", "lost"], 1)
 
 
+def text_of(frame_bytes: int, event_id: int) -> bytes:
+    """The data of an event whose frame has so many bytes."""
+    return b"x" * (frame_bytes - len(sse.frame(sse.lines(b""), event_id)))
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_a_piece_is_filled_to_the_last_byte_and_no_further(harness: HubHarness, more: int) -> None:
+    first = sse.frame(sse.lines(b"x"), 1)
+    harness.publish("a", b"x")
+    harness.publish("a", text_of(PIECE_BYTES - len(first) + more, 2))
+    subscriber = await harness.subscribe("a", cursor=0)
+    assert subscriber.cursor == 2 - more
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_a_piece_behind_the_end_of_a_topic_is_filled_likewise(harness: HubHarness, more: int) -> None:
+    harness.close("a")
+    harness.publish("b", text_of(PIECE_BYTES - len(sse.end("a", "closed", 1)) + more, 2))
+    subscriber = await harness.subscribe("a", "b", cursor=0)
+    assert subscriber.cursor == 2 - more
+
+
+async def test_an_event_larger_than_a_piece_is_a_piece(harness: HubHarness) -> None:
+    for event_id in (1, 2):
+        harness.publish("a", text_of(PIECE_BYTES + 1, event_id))
+    subscriber = await harness.subscribe("a", cursor=0)
+    assert subscriber.cursor == 1
+
+
+async def test_i2_no_piece_ends_within_a_loss_that_several_topics_share(harness: HubHarness) -> None:
+    """Its entries have one id: whoever had only some of them could not be told of the others by its cursor."""
+    harness.publish("a", text_of(PIECE_BYTES - len(sse.gap("a", "0-1", "lost")), 1))
+    harness.lose("a", "b")
+    await harness.subscribe("a", "b", cursor=0)
+    assert harness.gaps == ["lost", "lost"]
+
+
+async def test_i3_a_turn_brings_only_a_few_replays_on(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PIECE_BYTES", 1)
+    for _ in range(3):
+        harness.publish("a", b"x")
+    subscribers = [await harness.subscribe("a", cursor=0) for _ in range(BATCHES_PER_TURN * 2)]
+    harness.turn()
+    assert [one.cursor for one in subscribers] == [2] * BATCHES_PER_TURN + [1] * BATCHES_PER_TURN
+    harness.run()
+    assert {one.cursor for one in subscribers} == {3}
+
+
+async def test_i2_several_topics_are_written_only_as_far_as_all_of_them_are_complete(
+    harness: HubHarness,
+) -> None:
+    """One topic alone needs no such care: its log says itself what came before each event."""
+    harness.incomplete_after = 0
+    alone, both = await harness.subscribe("a", cursor=0), await harness.subscribe("a", "b", cursor=0)
+    harness.publish("a", b"1")
+    harness.publish("b", b"2")
+    harness.run()
+    assert harness.read(alone) == b"data: 1\nid: 0-1\n\n"
+    assert harness.read(both) == b""
+    for complete_to in (1, 2):
+        harness.incomplete_after = complete_to
+        harness.hub.fan_out.delivered("b", 0)
+        harness.run()
+        assert harness.read(both) == b"data: %d\nid: 0-%d\n\n" % (complete_to, complete_to)
+    harness.incomplete_after = None
+
+
 async def test_those_with_the_same_cursor_are_written_together_on_several_topics_too(
     harness: HubHarness,
 ) -> None:
@@ -488,6 +558,20 @@ async def test_floors_let_topics_start_at_different_points(harness: HubHarness) 
     harness.publish("a", b"x")
     harness.run()
     assert await harness.read_all(subscriber, harness.last) == [9]
+
+
+async def test_a_replay_is_not_cut_for_what_was_gone_where_it_starts(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`a` has lost 4 and 5, of which a subscriber that starts it at 5 was told; its cursor, for `b`, lies before that."""
+    monkeypatch.setattr(feed, "PIECE_BYTES", 1)
+    for _ in range(3):
+        harness.publish("b", b"x")
+    harness.log("a").retention = Retention(1, 1 << 30, 1e9)
+    for _ in range(3):
+        harness.publish("a", b"x")
+    subscriber = await harness.subscribe("a", "b", cursor=0, floors=(5, 0))
+    assert await harness.read_all(subscriber, 6) == [1, 2, 3, 6]
 
 
 async def test_a_defect_in_fan_out_is_not_silent(
@@ -553,6 +637,39 @@ async def test_a_drained_subscriber_gets_the_end_of_its_topic_first(harness: Hub
     assert harness.read(subscriber) == sse.end("a", "closed", 1)
     await harness.closing()
     assert harness.closes == [CloseReason.ENDED]
+
+
+async def test_what_ends_a_stream_comes_after_what_the_transport_still_holds(harness: HubHarness) -> None:
+    harness.publish("a", b"x" * 100_000)
+    subscriber = await harness.subscribe("a", cursor=0)
+    data = harness.read(subscriber)  # so that the socket has room again, and the transport doesn't know
+    harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
+    async with asyncio.timeout(10):
+        while not harness.closes:
+            data += harness.read(subscriber)
+            harness.hub.sweep()
+            await asyncio.sleep(0)
+    data += harness.read(subscriber)
+    assert data == sse.frame(sse.lines(b"x" * 100_000), 1) + sse.retry(1)
+
+
+async def test_i4_a_connection_that_is_cut_is_reset_so_that_the_kernel_keeps_nothing_for_it(
+    harness: HubHarness,
+) -> None:
+    subscriber = await until_the_kernel_holds_bytes(harness)
+    harness.hub.cut(subscriber, CloseReason.SLOW)
+    await harness.closing()
+    with pytest.raises(ConnectionResetError):
+        harness.read(subscriber)
+
+
+async def test_who_is_gone_already_has_left_and_was_not_ended(harness: HubHarness) -> None:
+    subscriber = await harness.subscribe("a")
+    harness.far[subscriber].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    harness.far[subscriber].close()
+    harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
+    await harness.closing()
+    assert harness.closes == [CloseReason.CLIENT]
 
 
 async def until_the_kernel_holds_bytes(harness: HubHarness) -> Subscriber:

@@ -226,6 +226,7 @@ TestLogAgainstList = LogAgainstList.TestCase
         (Retention(events=1000, bytes=2 * len(frame(START)), seconds=3600), 2),
         (Retention(events=1000, bytes=1, seconds=3600), 1),
         (Retention(events=1000, bytes=1 << 20, seconds=4.5), 5),
+        (Retention(events=1000, bytes=1 << 20, seconds=4), 5),
     ],
 )
 def test_tightest_bound_rules(retention: Retention, left: int) -> None:
@@ -377,6 +378,16 @@ def test_a_loss_is_a_gap_in_its_place_and_no_event() -> None:
     (lost,) = [entry for entry in log.after(0) if entry.gap]
     assert (lost.id, lost.prev, lost.frame, lost.gap) == (loss, loss, b"", "lost")
     assert held(log, log.start_before(2)) == [ids(2)[1], loss, after], "two events, and the gap between them"
+    for cursor in ids(2):
+        assert log.start_after(cursor) == cursor, "who starts before it is told in its place"
+        assert not log.has_gap(cursor)
+        assert not log.has_moved_past(cursor)
+
+
+def test_where_there_are_gaps_only_no_event_is_left_to_start_from() -> None:
+    log = Log(START, FOREVER)
+    log.lose(START + 1)
+    assert log.start_before(1) == log.last
 
 
 # A copy, which begins somewhere and says what came before
@@ -401,11 +412,17 @@ def copied(*event_ids: EventId, data: bytes = b"x") -> list[Entry]:
 def test_a_copy_knows_how_far_back_it_can_tell() -> None:
     first, second, third = ids(3)
     log = Log(second, FOREVER)
+    assert log.reaches(0), "it is its store's own, unless it is told where it begins"
     log.complete_from = second
     log.append(third, frame(third))
     assert (log.reaches(second), log.reaches(second - 1)) == (True, False)
     log.prepend(copied(second), first)
     assert (log.reaches(first), log.reaches(first - 1)) == (True, False)
+    log.trim(id_seconds(third))
+    assert log.reaches(first), "nothing was too old"
+    log.trim(id_seconds(second) + FOREVER.seconds + 0.5)
+    assert held(log) == [third]
+    assert (log.reaches(second), log.reaches(second - 1)) == (True, False)
     log.clear(third + 1, b"end")
     assert log.reaches(0), "a newcomer is to have nothing from before a DELETE"
 
@@ -423,6 +440,8 @@ def test_a_gap_that_is_put_in_front_is_no_event() -> None:
     log = filled(2)
     log.prepend([*copied(START - SECOND), Entry(START, START, b"", gap="lost")], START - 2 * SECOND)
     assert held(log, log.start_before(3)) == [START - SECOND, START, *ids(2)], "three events"
+    log.lose(log.last + 1)
+    assert held(log, log.start_before(3)) == [START - SECOND, START, *ids(2), log.last], "still three"
 
 
 @pytest.mark.parametrize("event_ids", [(), (START,)])

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker.process.signals import Signals, may_catch_sighup
+from broker.process.signals import SignalQueue, may_catch_sighup
 
 TERMINATIONS = (signal.SIGTERM, signal.SIGINT)
 
@@ -23,7 +23,7 @@ def handlers() -> Iterator[None]:
 
 
 async def test_signals_arrive_in_order(handlers: None) -> None:
-    signals = Signals(sighup=True)
+    signals = SignalQueue(sighup=True)
     sent = [signal.SIGHUP, signal.SIGTERM, signal.SIGINT]
     for number in sent:
         signal.raise_signal(number)
@@ -34,7 +34,7 @@ async def test_signals_arrive_in_order(handlers: None) -> None:
 
 @pytest.mark.parametrize("number", TERMINATIONS)
 async def test_sighup_is_no_termination(handlers: None, number: signal.Signals) -> None:
-    signals = Signals(sighup=True)
+    signals = SignalQueue(sighup=True)
     for received in (signal.SIGHUP, signal.SIGHUP, number):
         signal.raise_signal(received)
     async with asyncio.timeout(10):
@@ -43,7 +43,7 @@ async def test_sighup_is_no_termination(handlers: None, number: signal.Signals) 
 
 async def test_sighup_is_left_alone_unless_asked_for(handlers: None) -> None:
     before = signal.getsignal(signal.SIGHUP)
-    Signals(sighup=False)
+    SignalQueue(sighup=False)
     assert signal.getsignal(signal.SIGHUP) is before
 
 

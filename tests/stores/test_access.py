@@ -110,7 +110,7 @@ async def work(one: Broker, other: Broker, proxy: RedisProxy) -> None:
     await until_ready(one, other)
 
 
-async def test_the_rights_of_the_readme_are_enough_and_all_are_used(
+async def test_the_documented_rights_are_sufficient_and_necessary(
     start_server: StartServer, start_broker: StartBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     primary = start_server("appendonly yes", tcp=True)
@@ -143,7 +143,7 @@ async def test_the_rights_of_the_readme_are_enough_and_all_are_used(
         ("~broker:{b}:*", "refuses"),
     ],
 )
-async def test_a_right_that_is_missing_is_named(
+async def test_the_log_names_a_missing_right(
     start_server: StartServer,
     start_broker: StartBroker,
     caplog: pytest.LogCaptureFixture,
@@ -162,7 +162,7 @@ async def test_a_right_that_is_missing_is_named(
     assert len(refusals(caplog)) < 30, "and not again and again"
 
 
-async def test_without_the_right_to_end_connections_all_works_and_the_log_says_so(
+async def test_a_missing_right_to_end_connections_is_only_logged(
     start_server: StartServer, start_broker: StartBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start_server()
@@ -179,7 +179,7 @@ async def test_without_the_right_to_end_connections_all_works_and_the_log_says_s
 
 
 @pytest.mark.parametrize("right", ["", "+info", "+client|id"])
-def test_who_is_not_let_in_does_not_start(start_server: StartServer, right: str) -> None:
+def test_a_refused_instance_does_not_start(start_server: StartServer, right: str) -> None:
     server = start_server()
     with server.client() as client:
         client.execute_command(*acl(*filter(None, [right])))
@@ -240,7 +240,7 @@ async def test_tls(tmp_path: Path, tls: dict[str, Path], start_broker: StartBrok
         await broker.stop()
 
 
-async def test_tls_with_a_certificate_that_nobody_vouches_for(
+async def test_tls_with_an_untrusted_certificate(
     tmp_path: Path, tls: dict[str, Path], start_broker: StartBroker
 ) -> None:
     with Server(tmp_path / "0", find_program("redis"), tls=tls) as server:
@@ -253,7 +253,7 @@ async def test_tls_with_a_certificate_that_nobody_vouches_for(
 
 
 @pytest.mark.parametrize("apart", ["prefix", "database"])
-async def test_two_brokers_on_one_server_know_nothing_of_each_other(
+async def test_two_brokers_on_one_server_are_isolated(
     start_server: StartServer, start_broker: StartBroker, apart: str
 ) -> None:
     server = start_server()
@@ -289,7 +289,7 @@ async def test_two_brokers_on_one_server_know_nothing_of_each_other(
 # Replicas
 
 
-async def test_201_means_that_a_replica_has_it(start_server: StartServer, start_broker: StartBroker) -> None:
+async def test_201_waits_for_the_replicas(start_server: StartServer, start_broker: StartBroker) -> None:
     primary = start_server(tcp=True)
     replica = start_server(tcp=True, replica_of=primary)
     replica.wait_synced()
@@ -309,9 +309,7 @@ async def test_201_means_that_a_replica_has_it(start_server: StartServer, start_
         assert copy.xlen("broker:{b}:log:a") == 21
 
 
-async def test_who_reads_does_not_wait_for_replicas(
-    start_server: StartServer, start_broker: StartBroker
-) -> None:
+async def test_reads_do_not_wait_for_replicas(start_server: StartServer, start_broker: StartBroker) -> None:
     """Publishers are refused without replicas, one a second each; subscribers come in all the same."""
     broker = await start_broker(start_server().url, redis_wait_replicas=1)
     streams = []

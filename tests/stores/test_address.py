@@ -73,10 +73,10 @@ def test_sentinels_have_users_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("", "write redis://"),
-        ("localhost:6379", "write redis://"),
-        ("http://u:hidden@h", "write redis://"),
-        ("memory+sentinel://u:hidden@h/main", "write redis://"),
+        ("", "must start with one of redis://"),
+        ("localhost:6379", "must start with one of redis://"),
+        ("http://u:hidden@h", "must start with one of redis://"),
+        ("memory+sentinel://u:hidden@h/main", "must start with one of redis://"),
         ("redis://u:hid/den@h:6379", "in a user or password"),
         ("redis://u:hid#den@h:6379", "in a user or password"),
         ("redis://u:hid?den@h:6379", "in a user or password"),
@@ -87,21 +87,21 @@ def test_sentinels_have_users_of_their_own() -> None:
         ("redis://h/hidden", "number of a database"),
         ("redis://h/-1", "number of a database"),
         ("redis://h?db=hidden", "'db'"),
-        ("redis://h?db=-1", "below 0"),
-        ("redis://h?hidden=1", "behind the ?"),
+        ("redis://h?db=-1", "negative"),
+        ("redis://h?hidden=1", "after the ?"),
         ("redis://h?socket_timeout=hidden", "'socket_timeout'"),
         ("unix://", "three slashes"),
         ("unix://run/s", "three slashes"),
-        ("redis+sentinel://u:hidden@h", "Sentinels are written"),
-        ("redis+sentinel://u:hidden@/main", "Sentinels are written"),
-        ("redis+sentinel://u:hidden@h,/main", "Sentinels are written"),
-        ("redis+sentinel://u:hid/den@h:1/main", "Sentinels are written"),
-        ("redis+sentinel://h:hidden/main", "Sentinels are written"),
-        ("redis+sentinel://h/main/hidden", "Sentinels are written"),
-        ("redis+sentinel://h/main?hidden=1", "behind the ?"),
+        ("redis+sentinel://u:hidden@h", "form with Sentinels"),
+        ("redis+sentinel://u:hidden@/main", "form with Sentinels"),
+        ("redis+sentinel://u:hidden@h,/main", "form with Sentinels"),
+        ("redis+sentinel://u:hid/den@h:1/main", "form with Sentinels"),
+        ("redis+sentinel://h:hidden/main", "form with Sentinels"),
+        ("redis+sentinel://h/main/hidden", "form with Sentinels"),
+        ("redis+sentinel://h/main?hidden=1", "after the ?"),
     ],
 )
-def test_what_is_no_address_is_told_without_what_it_holds(url: str, why: str) -> None:
+def test_an_error_never_quotes_the_url(url: str, why: str) -> None:
     with pytest.raises(ValueError) as caught:
         parse(url)
     assert why in str(caught.value)

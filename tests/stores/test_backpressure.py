@@ -19,7 +19,7 @@ SUBSCRIBERS = 40
 BACKLOG_BYTES = 500_000
 
 
-async def test_i4_what_is_heard_is_bounded_by_what_is_fanned_out(
+async def test_i4_reading_waits_for_the_fan_out(
     start_server: StartServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     redis = start_server()

@@ -48,7 +48,7 @@ async def start_instance(empty_server: Server) -> AsyncIterator[StartInstance]:
         instance.harness.close()
 
 
-async def test_all_instances_heed_it_once(start_instance: StartInstance) -> None:
+async def test_all_instances_get_a_command_once(start_instance: StartInstance) -> None:
     one, other = await start_instance(), await start_instance()
     await one.tell("a")
     await one.tell("b", time() + 60)
@@ -56,7 +56,7 @@ async def test_all_instances_heed_it_once(start_instance: StartInstance) -> None
     assert one.owner.commands == ["a", "b"]
 
 
-async def test_who_begins_later_heeds_what_is_kept(start_instance: StartInstance) -> None:
+async def test_a_later_instance_gets_the_kept_commands(start_instance: StartInstance) -> None:
     one = await start_instance()
     await one.tell("passing")
     await one.tell("over", time() - 1)
@@ -64,7 +64,9 @@ async def test_who_begins_later_heeds_what_is_kept(start_instance: StartInstance
     assert (await start_instance()).owner.commands == ["kept"]
 
 
-async def test_who_was_deaf_heeds_what_is_kept(start_instance: StartInstance, shared_server: Server) -> None:
+async def test_a_disconnected_instance_gets_the_kept_commands(
+    start_instance: StartInstance, shared_server: Server
+) -> None:
     one, other = await start_instance(), await start_instance()
     with shared_server.client() as client:
         client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
@@ -73,7 +75,7 @@ async def test_who_was_deaf_heeds_what_is_kept(start_instance: StartInstance, sh
     assert one.owner.commands == ["kept"]
 
 
-async def test_a_store_that_lost_it_gets_it_again(
+async def test_a_kept_command_is_written_again_after_a_loss(
     start_instance: StartInstance, shared_server: Server
 ) -> None:
     one = await start_instance()
@@ -86,7 +88,7 @@ async def test_a_store_that_lost_it_gets_it_again(
     assert one.owner.commands == ["kept"]
 
 
-async def test_no_more_is_kept_than_there_is_room_for(
+async def test_kept_commands_are_bounded(
     start_instance: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = await start_instance()

@@ -24,7 +24,7 @@ from tests.support.redis_proxy import RedisProxy
 from tests.support.waiting import until
 
 
-async def test_what_one_takes_the_other_delivers(
+async def test_an_event_is_delivered_on_the_other_instance(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     redis = start_server()
@@ -157,7 +157,7 @@ async def test_script_cache_flushed(start_server: StartServer, start_broker: Sta
     assert publisher.refused == []
 
 
-async def test_a_body_keeps_its_order_while_scripts_are_lost(
+async def test_a_streamed_body_keeps_its_order_when_the_script_cache_is_flushed(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     redis = start_server()
@@ -206,7 +206,7 @@ async def test_memory_full(start_server: StartServer, start_broker: StartBroker)
     assert (await one.request("POST", "/topics/a", b"room again")).status == 201
 
 
-async def test_replica_promoted_by_hand_that_lacks_the_last_writes(
+async def test_a_promoted_replica_lacks_the_last_writes(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     primary = start_server(tcp=True)
@@ -275,7 +275,7 @@ async def test_channels_dead_while_commands_work(
         await until_ready(other)
 
 
-async def test_a_way_that_is_cut_again_and_again(
+async def test_the_connection_is_cut_again_and_again(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     redis = start_server()

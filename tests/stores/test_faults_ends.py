@@ -37,9 +37,7 @@ def kinds(stream: AsyncStream) -> list[str | None]:
     return [event.type for event in stream.events if event.type != "broker.open"]
 
 
-async def test_an_end_that_the_store_has_lost_is_no_end(
-    start_server: StartServer, start_broker: StartBroker
-) -> None:
+async def test_a_lost_end_is_undone(start_server: StartServer, start_broker: StartBroker) -> None:
     server = start_server()
     one, other = await start_broker(server.url), await start_broker(server.url)
     await one.publish("a", "1")
@@ -67,7 +65,7 @@ async def test_an_end_that_the_store_has_lost_is_no_end(
     assert (await end(one, "a")) > cursor
 
 
-async def test_a_cursor_of_the_lost_time_is_told_before_the_end(
+async def test_a_lost_cursor_gets_its_gap_before_the_end(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     """The topic may have been deleted, and have gone on, in the time that is lost."""
@@ -106,7 +104,7 @@ async def test_a_clean_restart_keeps_the_end(start_server: StartServer, start_br
         assert kinds(stream) == [None, "broker.end"]
 
 
-async def test_a_store_that_came_back_empty_tells_lost_and_not_to_stop(
+async def test_an_emptied_store_reports_lost_instead_of_an_end(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     server = start_server()
@@ -120,7 +118,7 @@ async def test_a_store_that_came_back_empty_tells_lost_and_not_to_stop(
         assert (back.status, back.gaps()) == (200, ["lost"])
 
 
-async def test_ended_while_an_instance_heard_nothing(
+async def test_closed_while_an_instance_was_disconnected(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     server = start_server()
@@ -144,7 +142,7 @@ async def test_ended_while_an_instance_heard_nothing(
         assert await status(other, cursor) == 204
 
 
-async def test_deleted_and_ended_anew_while_an_instance_heard_nothing(
+async def test_deleted_and_closed_while_an_instance_was_disconnected(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     server = start_server()
@@ -164,7 +162,7 @@ async def test_deleted_and_ended_anew_while_an_instance_heard_nothing(
         assert await status(other, second) == 204
 
 
-async def test_the_store_went_back_to_where_the_topic_had_ended(
+async def test_the_store_went_back_to_the_topics_end(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     """It was deleted and used again in the time that is lost; those who read it then are told of both."""
@@ -187,7 +185,7 @@ async def test_the_store_went_back_to_where_the_topic_had_ended(
     assert kinds(back) == ["broker.gap", "broker.end"]
 
 
-async def test_whoever_lives_ends_what_a_dead_instance_spoke_for(
+async def test_a_living_instance_closes_the_topics_of_a_dead_one(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     server = start_server()
@@ -201,7 +199,7 @@ async def test_whoever_lives_ends_what_a_dead_instance_spoke_for(
     assert json.loads(stream.events[-1].data)["reason"] == "abandoned"
 
 
-async def test_a_publish_whose_answer_was_lost_is_not_refused_for_its_own_end(
+async def test_a_retried_publish_is_not_refused_for_its_own_end(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     server = start_server()
@@ -216,7 +214,7 @@ async def test_a_publish_whose_answer_was_lost_is_not_refused_for_its_own_end(
             assert (shown["events"], shown["closed"]) == (1, True)
 
 
-async def test_a_producers_answer_that_was_lost_is_counted_once(
+async def test_a_producer_retries_after_a_lost_answer(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     server = start_server()
@@ -235,9 +233,7 @@ async def test_a_producers_answer_that_was_lost_is_counted_once(
             assert (await about(one, f"t{number}"))["events"] == 4
 
 
-async def test_a_record_that_is_forgotten_takes_its_end_with_it(
-    start_server: StartServer, start_broker: StartBroker
-) -> None:
+async def test_a_forgotten_topic_is_open_again(start_server: StartServer, start_broker: StartBroker) -> None:
     server = start_server()
     one = await start_broker(server.url, max_topics=1)
     cursor = await end(one, "a", "1")

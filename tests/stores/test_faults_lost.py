@@ -79,7 +79,7 @@ async def test_restarted_from_an_older_file(start_server: StartServer, start_bro
                 ], "and who has heard the lost ones may still have them"
 
 
-async def test_cursor_of_the_lost_time_in_a_topic_whose_record_is_lost(
+async def test_a_lost_cursor_in_a_topic_with_a_lost_record(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     """Somebody else has opened the topic before, so that this instance has a copy that began behind the loss."""
@@ -102,7 +102,7 @@ async def test_cursor_of_the_lost_time_in_a_topic_whose_record_is_lost(
 
 
 @pytest.mark.parametrize("goes_on", [False, True], ids=["at once", "after it went on"])
-async def test_an_instance_that_had_seen_less_is_told_too(
+async def test_an_instance_that_had_seen_less_learns_of_the_loss(
     start_server: StartServer, start_broker: StartBroker, goes_on: bool
 ) -> None:
     """It was cut off while events were taken that are lost now, and is the first to come back."""
@@ -139,9 +139,7 @@ async def test_an_instance_that_had_seen_less_is_told_too(
             assert stream.gaps() == ["lost"] * (2 if stream is streams[1] else 1)
 
 
-async def test_a_clean_restart_is_no_gap_to_anybody(
-    start_server: StartServer, start_broker: StartBroker
-) -> None:
+async def test_a_clean_restart_makes_no_gap(start_server: StartServer, start_broker: StartBroker) -> None:
     server = start_server()
     one, other = await start_broker(server.url), await start_broker(server.url)
     streams = [await broker.subscribe(target) for broker in (one, other) for target in ("/topics/a", BOTH)]
@@ -165,9 +163,7 @@ async def test_a_clean_restart_is_no_gap_to_anybody(
                 assert (numbers(back), back.gaps()) == (numbers(streams[0])[index + 1 :], [])
 
 
-async def test_flushall_with_cursors_that_come_back(
-    start_server: StartServer, start_broker: StartBroker
-) -> None:
+async def test_flushall_with_returning_cursors(start_server: StartServer, start_broker: StartBroker) -> None:
     server = start_server()
     one, other = await start_broker(server.url), await start_broker(server.url)
     stream = await one.subscribe("/topics/a")
@@ -256,7 +252,7 @@ async def has_last(stream: AsyncStream, publisher: Publisher) -> None:
     await stream.until(lambda: numbers(stream)[-1:] == [publisher.number])
 
 
-async def test_a_key_across_a_failover_counts_once_where_the_store_kept_the_first(
+async def test_a_key_counts_once_across_a_failover_that_kept_it(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     primary = start_server(tcp=True)
@@ -284,7 +280,7 @@ async def test_a_key_across_a_failover_counts_once_where_the_store_kept_the_firs
         assert stream.gaps() == ["lost"]
 
 
-async def test_deleted_while_nobody_could_hear_it(
+async def test_deleted_while_all_instances_were_disconnected(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     """The end is told once, then what is new."""

@@ -37,7 +37,7 @@ def chance() -> random.Random:
     return random.Random(seed)
 
 
-async def test_a_store_that_comes_after_the_start(
+async def test_the_store_is_started_after_the_instance(
     program: str, tmp_path: Path, start_broker: StartBroker
 ) -> None:
     server = Server(tmp_path / "0", program)
@@ -87,9 +87,7 @@ async def test_memory_full_and_freed(start_server: StartServer, start_broker: St
     await until_ready(one, other)
 
 
-async def test_a_topics_keys_made_something_else(
-    start_server: StartServer, start_broker: StartBroker
-) -> None:
+async def test_a_topics_keys_have_another_type(start_server: StartServer, start_broker: StartBroker) -> None:
     """Somebody else's mistake: that topic is refused, all others go on, and it heals when the key is gone."""
     server = start_server()
     broker = await start_broker(server.url)
@@ -108,9 +106,7 @@ async def test_a_topics_keys_made_something_else(
     assert await stream.data(1) == ["again"]
 
 
-async def test_somebody_else_speaks_on_a_channel(
-    start_server: StartServer, start_broker: StartBroker
-) -> None:
+async def test_a_foreign_payload_on_a_channel(start_server: StartServer, start_broker: StartBroker) -> None:
     server = start_server()
     broker = await start_broker(server.url)
     streams = [await broker.subscribe("/topics/a"), await broker.subscribe("/topics?topic=a&topic=b")]
@@ -135,9 +131,7 @@ async def test_somebody_else_speaks_on_a_channel(
     await until_ready(broker)
 
 
-async def test_reads_that_are_given_up_harm_nobody(
-    start_server: StartServer, start_broker: StartBroker
-) -> None:
+async def test_abandoned_reads_do_no_harm(start_server: StartServer, start_broker: StartBroker) -> None:
     """Subscribers leave while their topics are being read; others ask for the same."""
     server = start_server()
     async with RedisProxy(server) as proxy:
@@ -161,7 +155,7 @@ async def test_reads_that_are_given_up_harm_nobody(
         assert store.logs._watchers == {}  # type: ignore[attr-defined]
 
 
-async def test_retries_never_double_wherever_the_way_is_cut(
+async def test_retries_never_publish_twice_wherever_the_connection_is_cut(
     start_server: StartServer, start_broker: StartBroker, chance: random.Random
 ) -> None:
     """The way ends in the middle of a greeting, a call, an answer or what is said on a channel."""
@@ -181,7 +175,7 @@ async def test_retries_never_double_wherever_the_way_is_cut(
         await until_ready(one, other)
 
 
-def test_an_instance_that_is_stopped_for_a_while(start_server: StartServer) -> None:
+def test_an_instance_is_stopped_for_a_while(start_server: StartServer) -> None:
     """It missed what was said and is cut off by nobody: afterwards it tells all, in order, and no gap."""
     server = start_server()
     with (

@@ -34,7 +34,7 @@ async def until_info(broker: Server, topic: str, **wanted: object) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_a_key_counts_once_wherever_it_is_sent(pair: Pair) -> None:
+async def test_a_key_counts_once_over_all_instances(pair: Pair) -> None:
     first, second = await asyncio.gather(
         *(broker.request("POST", "/topics/a", b"paid", Idempotency_Key="order-17") for broker in pair)
     )
@@ -54,7 +54,7 @@ async def test_a_key_to_several_topics_counts_once_on_each(pair: Pair) -> None:
     assert [(await info(other, topic))["events"] for topic in "ab"] == [1, 1]
 
 
-async def test_keys_are_bounded_in_bytes_for_all(pair: Pair) -> None:
+async def test_keys_of_all_instances_are_bounded_in_bytes(pair: Pair) -> None:
     statuses = set()
     for number in range(200):
         broker = pair[number % 2]
@@ -83,7 +83,7 @@ async def test_info_counts_the_subscribers_of_all(pair: Pair) -> None:
         await until_info(broker, "a", subscribers=2)
 
 
-async def test_the_list_has_the_topics_of_all_page_by_page(pair: Pair) -> None:
+async def test_the_topics_of_all_instances_are_listed_by_pages(pair: Pair) -> None:
     one, other = pair
     for name in ("d", "b"):
         await one.publish(name, "x")
@@ -130,7 +130,7 @@ async def test_deleted_on_one_ends_on_the_other(pair: Pair) -> None:
     assert (await info(other, "a"))["events"] == 1
 
 
-async def test_a_cursor_of_either_serves_on_the_other(pair: Pair) -> None:
+async def test_a_cursor_is_valid_on_another_instance(pair: Pair) -> None:
     ids = [await pair[number % 2].publish("ab"[number % 3 == 0], str(number)) for number in range(30)]
     for broker in pair:
         for at in (0, 7, 28):
@@ -139,7 +139,7 @@ async def test_a_cursor_of_either_serves_on_the_other(pair: Pair) -> None:
             assert len(stream.events) == 29 - at
 
 
-async def test_a_cursor_ahead_of_the_store_is_unknown_to_all(pair: Pair) -> None:
+async def test_a_cursor_ahead_of_the_store_is_unknown_on_all_instances(pair: Pair) -> None:
     one, other = pair
     last = await one.publish("a", "1")
     same = await other.subscribe("/topics/a", Last_Event_ID=last)
@@ -152,7 +152,7 @@ async def test_a_cursor_ahead_of_the_store_is_unknown_to_all(pair: Pair) -> None
     assert len(same.events) == 1
 
 
-async def test_starts_in_time_and_by_number_reach_into_the_store(pair: Pair) -> None:
+async def test_starts_by_time_and_by_count_read_from_the_store(pair: Pair) -> None:
     one, other = pair
     for number in range(10):
         await one.publish("a", str(number))
@@ -175,7 +175,7 @@ async def end(broker: Server, topic: str, data: str = "") -> None:
     assert (answer.status, answer.json().get("closed")) == (201, True), answer
 
 
-async def test_ended_on_one_is_ended_on_the_other(pair: Pair) -> None:
+async def test_closed_on_one_instance_is_closed_on_the_other(pair: Pair) -> None:
     one, other = pair
     streams = [await other.subscribe(target) for target in ("/topics/a", "/topics/a?envelope=json")]
     both = await other.subscribe("/topics?topic=a&topic=b")
@@ -200,7 +200,7 @@ async def test_ended_on_one_is_ended_on_the_other(pair: Pair) -> None:
     assert (await one.request("POST", "/topics/a", b"3")).status == 201
 
 
-async def test_no_reader_waits_for_an_end_that_was_told_while_it_came(pair: Pair) -> None:
+async def test_a_subscriber_that_joins_during_the_close_gets_the_end(pair: Pair) -> None:
     """Wherever its cursor comes from, and however far the other instance has heard."""
     one, other = pair
     for number in range(60):
@@ -223,7 +223,7 @@ async def test_no_reader_waits_for_an_end_that_was_told_while_it_came(pair: Pair
         assert back.status == 204
 
 
-async def test_who_closes_is_told_at_once_to_stop_on_the_other(pair: Pair) -> None:
+async def test_a_cursor_at_the_end_gets_204_on_the_other_instance_at_once(pair: Pair) -> None:
     """The cursor may reach an instance before the end does."""
     one, other = pair
     for number in range(40):

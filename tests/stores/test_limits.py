@@ -116,7 +116,7 @@ async def test_connections_of_one_holder_are_counted(start: Start, holder: str) 
     await converge(is_back)
 
 
-async def test_who_is_refused_or_leaves_early_holds_nothing(start: Start) -> None:
+async def test_refused_and_early_closed_streams_are_not_counted(start: Start) -> None:
     (server, *_) = await start(max_connections_per_address=2)
     for _ in range(5):
         answer = await server.request("HEAD", "/topics/a", accept="text/event-stream")
@@ -130,13 +130,13 @@ async def test_who_is_refused_or_leaves_early_holds_nothing(start: Start) -> Non
     assert await is_let_in(server) is None
 
 
-async def test_what_a_client_says_of_itself_is_not_believed(start: Start) -> None:
+async def test_forwarded_headers_of_an_untrusted_peer_are_ignored(start: Start) -> None:
     (server, *_) = await start(max_connections_per_address=1)
     assert await is_let_in(server, x_forwarded_for="203.0.113.7")
     assert await is_let_in(server, x_forwarded_for="203.0.113.8", forwarded="for=203.0.113.9") is None
 
 
-async def test_new_streams_a_second(start: Start) -> None:
+async def test_new_streams_per_second(start: Start) -> None:
     (server, *_) = await start(max_connects_per_second=5)
     let_in = [await is_let_in(server) for _ in range(12)]
     assert 5 <= sum(stream is not None for stream in let_in) <= 8
@@ -156,7 +156,7 @@ async def test_topics_on_one_stream(start: Start) -> None:
     assert await metric(server, 'broker_refused_connects_total{reason="max_topics_per_connection"}') == 1
 
 
-async def test_events_a_second(start: Start) -> None:
+async def test_events_per_second(start: Start) -> None:
     (server, *_) = await start(max_publishes_per_second=5, **PROXY)
     statuses = []
     for _ in range(20):
@@ -171,7 +171,7 @@ async def test_events_a_second(start: Start) -> None:
     assert await metric(server, 'broker_refused_publishes_total{limit="max_publishes_per_second"}') >= 10
 
 
-async def test_bytes_a_second_and_an_event_that_is_larger(start: Start) -> None:
+async def test_bytes_per_second_with_a_larger_event(start: Start) -> None:
     (server, *_) = await start(max_publish_bytes_per_second=1000)
     assert (await server.request("POST", "/topics/a", b"x" * 5000)).status == 201, "or it could never be"
     answer = await server.request("POST", "/topics/a", b"x")
@@ -179,14 +179,14 @@ async def test_bytes_a_second_and_an_event_that_is_larger(start: Start) -> None:
     assert int(answer.headers["retry-after"]) >= 4
 
 
-async def test_several_topics_are_as_many_events(start: Start) -> None:
+async def test_an_event_to_several_topics_counts_for_each(start: Start) -> None:
     (server, *_) = await start(max_publishes_per_second=5)
     assert (await server.request("POST", "/topics?topic=a&topic=b&topic=c", b"x")).status == 201
     assert (await server.request("POST", "/topics?topic=a&topic=b&topic=c", b"x")).status == 201
     assert (await server.request("POST", "/topics?topic=a&topic=b&topic=c", b"x")).status == 429
 
 
-async def test_a_streamed_body_is_slowed_down_and_not_cut(start: Start) -> None:
+async def test_a_streamed_body_is_slowed_down_instead_of_cut(start: Start) -> None:
     (server, *_) = await start(max_publishes_per_second=100)
     body = b"".join(b'{"data": "%d"}\n' % number for number in range(300))
     began = asyncio.get_running_loop().time()
@@ -197,7 +197,7 @@ async def test_a_streamed_body_is_slowed_down_and_not_cut(start: Start) -> None:
     assert await metric(server, "broker_slowed_bodies_seconds_total") >= 1.5
 
 
-async def test_a_slowed_body_does_not_hold_up_the_end(start: Start) -> None:
+async def test_a_slowed_body_does_not_delay_the_end(start: Start) -> None:
     (server, *_) = await start(max_publishes_per_second=1, drain_seconds=0)
     reader, writer = await server.send(
         b"POST /topics/a HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"

@@ -30,7 +30,7 @@ class LosesCancelling:
         raise AssertionError
 
 
-async def test_opening_ends_when_it_is_cancelled_whatever_the_library_makes_of_it(
+async def test_a_cancelled_opening_ends_even_if_the_library_swallows_it(
     shared_server: Server,
 ) -> None:
     address = LosesCancelling(parse(shared_server.url))

@@ -38,7 +38,7 @@ async def test_nothing_is_delivered_before_the_start_and_after_the_stop(memory: 
     assert (len(owner.deliveries), owner.commands) == (1, ["1"])
 
 
-async def test_who_watches_no_more_is_delivered_nothing(memory: MemoryStoreHarness) -> None:
+async def test_nothing_is_delivered_after_unwatch(memory: MemoryStoreHarness) -> None:
     owner = RecordingOwner()
     await memory.store.start(owner)
     await memory.store.logs.watch(["a"], Latest())
@@ -48,7 +48,7 @@ async def test_who_watches_no_more_is_delivered_nothing(memory: MemoryStoreHarne
     assert len(owner.deliveries) == 1
 
 
-async def test_it_counts_topics_and_can_always_be_used(memory: MemoryStoreHarness) -> None:
+async def test_its_stats_and_checks(memory: MemoryStoreHarness) -> None:
     await memory.store.topics.publish([item("a", "1"), item("b", "2"), item("a", "3")])
     assert (memory.store.name, memory.store.stats.topics) == ("memory", 2)
     assert memory.store.checks() == {"store": "ok"}

@@ -63,7 +63,7 @@ async def test_cancel_reaches_the_producer_on_the_other_instance(pair: Pair) -> 
             assert await stream.more()
 
 
-async def test_a_producer_goes_on_on_the_other_instance(pair: Pair) -> None:
+async def test_a_producer_continues_on_another_instance(pair: Pair) -> None:
     one, other = pair
     stream = await other.subscribe("/topics/a")
     body = await Body.open(one, broker_producer="p", broker_sequence="1")
@@ -78,7 +78,7 @@ async def test_a_producer_goes_on_on_the_other_instance(pair: Pair) -> None:
     assert [event.data for event in stream.published()] == ["1", "2", "3"]
 
 
-async def test_a_topic_is_abandoned_also_where_the_producers_instance_has_gone(pair: Pair) -> None:
+async def test_a_topic_is_abandoned_if_its_producers_instance_is_gone(pair: Pair) -> None:
     one, other = pair
     stream = await other.subscribe("/topics/a?since=earliest")
     body = await Body.open(one, "/topics/a?end=on-disconnect")
@@ -91,7 +91,7 @@ async def test_a_topic_is_abandoned_also_where_the_producers_instance_has_gone(p
     await until_closed(other)
 
 
-async def test_while_the_body_is_open_its_topic_is_spoken_for(pair: Pair) -> None:
+async def test_an_open_body_renews_its_lease(pair: Pair) -> None:
     one, other = pair
     body = await Body.open(one, "/topics/a?end=on-disconnect")
     await body.send(events("x"))
@@ -100,7 +100,7 @@ async def test_while_the_body_is_open_its_topic_is_spoken_for(pair: Pair) -> Non
     assert (await body.end()).json()["closed"] is True
 
 
-async def test_a_viewer_on_the_other_instance_is_one(pair: Pair) -> None:
+async def test_a_viewer_on_another_instance_counts(pair: Pair) -> None:
     one, other = pair
     stream = await other.subscribe("/topics/a?since=earliest")
     body = await Body.open(one, "/topics/a?last_viewer=2s")

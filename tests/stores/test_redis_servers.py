@@ -37,7 +37,7 @@ def test_a_kill_keeps_what_the_append_only_file_has(start_server: StartServer) -
         assert client.get("a") == b"1"
 
 
-def test_a_paused_server_answers_when_it_goes_on(start_server: StartServer) -> None:
+def test_a_paused_server_answers_when_it_resumes(start_server: StartServer) -> None:
     server = start_server()
     server.pause()
     with server.client(socket_timeout=0.1) as client, pytest.raises(RedisTimeoutError):

@@ -139,7 +139,7 @@ def harness() -> Harness:
     return Harness()
 
 
-def test_i2_a_call_for_several_topics_is_not_complete_before_its_last_message(harness: Harness) -> None:
+def test_i2_a_call_for_several_topics_is_complete_with_its_last_payload(harness: Harness) -> None:
     """Ids 1 and 3 are a's, 2 is b's: who reads both is not written 3 before b's message came."""
     one, other = harness.read("a"), harness.read("b")
     harness.replicas.received(at(0), 1)
@@ -157,7 +157,7 @@ def test_i2_a_call_for_several_topics_is_not_complete_before_its_last_message(ha
     assert piece is not None and piece.chunk.count(b"data:") == 3
 
 
-def test_what_was_held_back_is_delivered_once_it_is_complete(harness: Harness) -> None:
+def test_an_entry_beyond_complete_to_is_delivered_again(harness: Harness) -> None:
     harness.read("a")
     harness.replicas.received(at(0), 1)
     harness.receive("a", 1, 3, prev=at(0), announced=1)
@@ -166,7 +166,7 @@ def test_what_was_held_back_is_delivered_once_it_is_complete(harness: Harness) -
     assert harness.delivered == ["a"]
 
 
-def test_i2_new_facts_are_learned_before_anybody_is_complete_behind_them(harness: Harness) -> None:
+def test_i2_complete_to_waits_for_a_new_history(harness: Harness) -> None:
     """A probe of a new epoch may be heard before the answer that tells what was lost."""
     replica = harness.read("a")
     harness.replicas.received(at(1), 1)
@@ -177,7 +177,7 @@ def test_i2_new_facts_are_learned_before_anybody_is_complete_behind_them(harness
     assert gaps(replica) == ["lost"]
 
 
-def test_i2_a_loss_is_told_of_a_topic_of_which_the_store_knows_nothing(harness: Harness) -> None:
+def test_i2_a_loss_in_a_topic_without_a_record(harness: Harness) -> None:
     """Its record is lost too; the copy began behind the loss, and somebody comes back with a cursor from before."""
     replica = harness.read("a", after=at(9), upto=9, history=LOSS_AT_5)
     assert replica.log.reaches(at(2))
@@ -197,7 +197,7 @@ def test_i2_a_delete_between_two_pages_of_the_first_read_hides_what_was_read(har
     assert not replica.log.has_gap(at(3))
 
 
-def test_no_gap_where_the_floor_rises_under_a_live_copy(harness: Harness) -> None:
+def test_no_gap_when_the_floor_rises_above_a_live_replica(harness: Harness) -> None:
     """Its record was given up with others; nothing of this topic was missed, for its channel was heard all the time."""
     replica = harness.read("a", (1, 0))
     harness.replicas.received(at(1), 1)
@@ -209,7 +209,7 @@ def test_no_gap_where_the_floor_rises_under_a_live_copy(harness: Harness) -> Non
     assert (steps(replica), gaps(replica)) == ([1, 9], [])
 
 
-def test_no_gap_in_a_topic_unknown_for_longer_than_is_remembered(harness: Harness) -> None:
+def test_no_gap_in_a_topic_unknown_for_longer_than_topic_memory(harness: Harness) -> None:
     """What stands for its last id rises with time, and nothing else was heard yet."""
     replica = harness.read("a", upto=0, history=StoreHistory(1, id_at(1), id_at(1), (id_at(1),), ()))
     harness.receive("a", 1, prev=id_at(NOW - MEMORY_SECONDS + 0.5))
@@ -217,7 +217,7 @@ def test_no_gap_in_a_topic_unknown_for_longer_than_is_remembered(harness: Harnes
     assert (steps(replica), gaps(replica)) == ([1], [])
 
 
-def test_i2_what_was_lost_is_told_of_each_topic_of_a_connection(harness: Harness) -> None:
+def test_i2_a_loss_is_a_gap_in_each_topic_of_a_connection(harness: Harness) -> None:
     logs = [harness.read(topic).log for topic in "abc"]
     harness.replicas.received(at(1), 1)
     harness.replicas.learn(LOSS_AT_5)
@@ -231,7 +231,7 @@ def test_i2_what_was_lost_is_told_of_each_topic_of_a_connection(harness: Harness
     assert feed.piece_after(at(5), at(5)) is None
 
 
-def test_the_newest_events_are_counted_without_the_gaps_between(harness: Harness) -> None:
+def test_the_newest_events_are_counted_without_gaps(harness: Harness) -> None:
     replica = harness.read("a", (1, 0), (2, 1), (3, 2))
     harness.replicas.learn(LOSS_AT_5)
     harness.receive("a", 6, prev=at(3), epoch=2)
@@ -250,7 +250,7 @@ def close(harness: Harness, topic: str, step: int, prev: EventId, epoch: int = 1
     harness.receive_update(topic, TopicUpdate(epoch, prev, at(step), (), 0, at(step), "closed"))
 
 
-def test_an_end_is_heard(harness: Harness) -> None:
+def test_an_end_is_received(harness: Harness) -> None:
     replica = harness.read("a", (1, 0))
     close(harness, "a", 2, prev=at(1))
     assert (ends(replica), replica.tail, harness.interrupted) == ([2], at(2), [])
@@ -258,7 +258,7 @@ def test_an_end_is_heard(harness: Harness) -> None:
     assert harness.delivered == ["a"] * len(harness.delivered) != []
 
 
-def test_an_end_that_was_missed_is_read(harness: Harness) -> None:
+def test_a_missed_end_is_read(harness: Harness) -> None:
     replica = harness.read("a", (1, 0))
     harness.disconnect()
     harness.read_on(replica, page((2, 1), end=(3, 2)))
@@ -267,7 +267,7 @@ def test_an_end_that_was_missed_is_read(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize("after", [0, 1, 2, 9])
-def test_a_copy_has_the_end_wherever_it_begins(harness: Harness, after: int) -> None:
+def test_a_replica_has_the_end_wherever_it_begins(harness: Harness, after: int) -> None:
     replica = harness.replicas.open("a")
     first = page(*[(1, 0)] * (after < 1), end=(2, 1))
     harness.begin(replica, first, at(after), upto=9)
@@ -277,7 +277,7 @@ def test_a_copy_has_the_end_wherever_it_begins(harness: Harness, after: int) -> 
     assert not replica.log.has_gap(at(max(after, 1)))
 
 
-def test_an_end_of_a_page_that_is_not_the_last_waits(harness: Harness) -> None:
+def test_an_end_is_applied_with_the_last_page(harness: Harness) -> None:
     replica = harness.replicas.open("a")
     first = page((1, 0), end=(3, 2), more=True)
     harness.begin(replica, first, at(0), upto=3)
@@ -286,7 +286,7 @@ def test_an_end_of_a_page_that_is_not_the_last_waits(harness: Harness) -> None:
     assert (steps(replica), ends(replica)) == ([1, 2, 3], [3])
 
 
-def test_what_is_lost_before_an_end_is_told_before_it(harness: Harness) -> None:
+def test_a_loss_before_an_end_is_a_gap_before_it(harness: Harness) -> None:
     replica = harness.read("a", (1, 0))
     harness.disconnect()
     harness.read_on(replica, page(end=(7, 1)), LOSS_AT_5)
@@ -297,14 +297,14 @@ def test_what_is_lost_before_an_end_is_told_before_it(harness: Harness) -> None:
     ]
 
 
-def test_what_is_lost_behind_an_end_is_no_entry(harness: Harness) -> None:
+def test_a_loss_after_an_end_is_not_an_entry(harness: Harness) -> None:
     replica = harness.read("a", (1, 0))
     close(harness, "a", 2, prev=at(1))
     harness.replicas.learn(LOSS_AT_5)
     assert (ends(replica), gaps(replica), replica.log.lost_at) == ([2], [], at(5))
 
 
-def test_a_topic_whose_end_the_store_has_lost_is_open_again(harness: Harness) -> None:
+def test_a_topic_is_open_again_if_its_end_is_lost(harness: Harness) -> None:
     replica = harness.read("a", (1, 0))
     close(harness, "a", 3, prev=at(1))
     harness.disconnect()
@@ -314,7 +314,7 @@ def test_a_topic_whose_end_the_store_has_lost_is_open_again(harness: Harness) ->
     assert replica.log.end is None
 
 
-def test_a_topic_that_had_ended_where_the_store_went_back_to_ends_after_the_loss(harness: Harness) -> None:
+def test_a_topic_closed_before_the_loss_ends_after_it(harness: Harness) -> None:
     replica = harness.read("a", (1, 0))
     harness.receive("a", 4, prev=at(1))
     harness.disconnect()

@@ -130,9 +130,7 @@ async def say(pipeline: ScriptPipeline, what: bytes, **options: Any) -> Any:
 # What is held (I4)
 
 
-async def test_i4_calls_that_nobody_waits_for_any_more_are_not_held(
-    tmp_path: Path, start_pipeline: StartPipeline
-) -> None:
+async def test_i4_abandoned_calls_are_dropped(tmp_path: Path, start_pipeline: StartPipeline) -> None:
     """A server may be gone for a day, and each publisher waits for seconds only."""
     pipeline = start_pipeline(f"unix://{tmp_path / 'nobody'}")
     for _ in range(20):
@@ -142,7 +140,7 @@ async def test_i4_calls_that_nobody_waits_for_any_more_are_not_held(
     assert pipeline._pending_bytes == 0
 
 
-async def test_i4_what_was_sent_counts_until_it_is_answered(
+async def test_i4_a_sent_call_counts_until_its_reply(
     start_fake: StartFake, start_pipeline: StartPipeline
 ) -> None:
     """A server that takes little keeps the rest in our buffers, however soon its publishers give up."""
@@ -157,9 +155,7 @@ async def test_i4_what_was_sent_counts_until_it_is_answered(
     await until(lambda: pipeline._pending_bytes == 0, "the connection is given up")
 
 
-async def test_all_is_counted_and_all_is_given_back(
-    start_server: StartServer, start_pipeline: StartPipeline
-) -> None:
+async def test_pending_bytes_return_to_zero(start_server: StartServer, start_pipeline: StartPipeline) -> None:
     server = start_server()
     pipeline = start_pipeline(server.url)
     with server.client() as client:
@@ -175,7 +171,7 @@ async def test_all_is_counted_and_all_is_given_back(
 # Replicas
 
 
-async def test_a_script_that_the_server_lacks_is_answered_when_the_replicas_have_it(
+async def test_a_script_sent_again_by_text_waits_for_the_replicas(
     start_server: StartServer, start_pipeline: StartPipeline
 ) -> None:
     primary = start_server(tcp=True)
@@ -189,7 +185,7 @@ async def test_a_script_that_the_server_lacks_is_answered_when_the_replicas_have
             assert [answer[1] for answer in answers] == [b"%d" % n for n in range(5)]
 
 
-async def test_an_answer_of_a_lost_connection_is_not_given_for_one_on_the_next(
+async def test_an_answer_of_a_lost_connection_is_dropped(
     start_fake: StartFake, start_pipeline: StartPipeline
 ) -> None:
     """The next server lacks the script; that its replicas are well says nothing of what it hasn't done yet."""
@@ -210,9 +206,7 @@ async def test_an_answer_of_a_lost_connection_is_not_given_for_one_on_the_next(
     assert b"EVAL" in server.commands
 
 
-async def test_too_few_replicas_is_no_success(
-    start_server: StartServer, start_pipeline: StartPipeline
-) -> None:
+async def test_too_few_replicas_is_an_error(start_server: StartServer, start_pipeline: StartPipeline) -> None:
     pipeline = start_pipeline(start_server().url, wait_replicas=1)
     with pytest.raises(Unavailable, match="fewer than 1 replicas"):
         await say(pipeline, b"x", is_write=True)
@@ -234,13 +228,13 @@ async def test_too_few_replicas_is_no_success(
         bulk(b""),
     ],
 )
-async def test_who_is_no_redis_is_tried_again(start_fake: StartFake, answer: bytes) -> None:
+async def test_a_server_that_is_not_redis_is_a_lost_link(start_fake: StartFake, answer: bytes) -> None:
     server = await start_fake(lambda command: answer if command[0] == b"INFO" else greets(command))
     with pytest.raises(LinkLost):
         await open_link(parse(server.url))
 
 
-async def test_an_answer_that_is_none_loses_the_connection_only(
+async def test_a_malformed_reply_costs_only_the_connection(
     start_fake: StartFake, start_pipeline: StartPipeline
 ) -> None:
     server = await start_fake(
@@ -255,7 +249,7 @@ async def test_an_answer_that_is_none_loses_the_connection_only(
     assert server.connections == 2
 
 
-async def test_a_server_that_hangs_up_at_each_call_is_tried_less_and_less_often(
+async def test_the_back_off_grows_if_the_server_closes_at_each_call(
     start_fake: StartFake, start_pipeline: StartPipeline
 ) -> None:
     server = await start_fake(lambda command: b"" if command[0] == b"EVALSHA" else greets(command))
@@ -265,7 +259,7 @@ async def test_a_server_that_hangs_up_at_each_call_is_tried_less_and_less_often(
     assert server.connections < 15
 
 
-async def test_a_refusal_is_logged_and_not_each_time(
+async def test_repeated_refusals_are_logged_once(
     start_server: StartServer, start_pipeline: StartPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     pipeline = start_pipeline(start_server().url)
@@ -277,7 +271,7 @@ async def test_a_refusal_is_logged_and_not_each_time(
     assert len([record for record in caplog.records if "refuses broken" in record.getMessage()]) == 1
 
 
-async def test_writing_to_a_connection_that_is_lost_harms_nobody(start_server: StartServer) -> None:
+async def test_writing_to_a_lost_connection_does_no_harm(start_server: StartServer) -> None:
     server: Server = start_server()
     link = await open_link(parse(server.url))
     server.kill()

@@ -119,7 +119,7 @@ def listener(client: Redis) -> Iterator[PubSubReader]:
 # The texts
 
 
-def test_each_script_has_its_own_text_and_is_called_by_its_sha(client: Redis) -> None:
+def test_each_script_has_its_own_sha(client: Redis) -> None:
     assert len({script.text for script in ALL_SCRIPTS}) == len(ALL_SCRIPTS)
     for script in ALL_SCRIPTS:
         assert client.script_load(script.text) == script.sha
@@ -144,7 +144,7 @@ def test_ids_strictly_increase_over_all_topics_and_follow_the_clock(caller: Call
     assert abs(ms_of(ids[-1]) - server_ms(client)) < 5000
 
 
-def test_a_clock_that_steps_back_takes_no_id_with_it(caller: Caller, client: Redis) -> None:
+def test_ids_increase_when_the_clock_steps_back(caller: Caller, client: Redis) -> None:
     caller.publish(("a", LINES))
     ahead = server_ms(client) + DAY_MS
     client.hset(STATE, mapping={"ms": ahead, "n": 7})
@@ -166,7 +166,7 @@ def test_expiries_follow_ids_that_are_ahead_of_the_clock(caller: Caller, client:
 # Publish
 
 
-def test_prev_names_the_entry_before(caller: Caller) -> None:
+def test_prev_is_the_id_of_the_entry_before(caller: Caller) -> None:
     caller.read()
     born = caller.born
     first = caller.publish(("a", b"data: 1\n"), ("b", b"data: x\n"), ("a", b"data: 2\n")).ids
@@ -179,7 +179,7 @@ def test_prev_names_the_entry_before(caller: Caller) -> None:
     assert first == [first[0], first[0] + 1, first[0] + 2]
 
 
-def test_messages(caller: Caller, listener: PubSubReader) -> None:
+def test_payloads(caller: Caller, listener: PubSubReader) -> None:
     caller.read()
     born = format_id(caller.born)
     ids = caller.publish(("a", b"data: 1\n"), ("b", b"data: x\n"), ("a", b"event: t\ndata: 22\n")).ids
@@ -196,7 +196,7 @@ def test_messages(caller: Caller, listener: PubSubReader) -> None:
     assert listener.heard() == [(channel("a"), head.encode() + "data: ü\n".encode())]
 
 
-def test_a_full_batch_is_one_message(caller: Caller, listener: PubSubReader) -> None:
+def test_a_full_batch_is_one_payload(caller: Caller, listener: PubSubReader) -> None:
     ids = caller.publish(*[("a", b"data: %d\n" % number) for number in range(128)]).ids
     assert ids == list(range(ids[0], ids[0] + 128))
     assert caller.read_one("a").ids == ids
@@ -210,7 +210,7 @@ def test_a_full_batch_is_one_message(caller: Caller, listener: PubSubReader) -> 
     ("topics", "said"),
     [("ab", [1, 2]), ("aba", [1, 3]), ("abab", [1, 4]), ("aabb", [2, 4]), ("abca", [1, 2, 4])],
 )
-def test_each_message_of_a_call_says_how_far_all_is_told(
+def test_each_payload_says_how_far_all_topics_are_announced(
     caller: Caller, listener: PubSubReader, topics: str, said: list[int]
 ) -> None:
     caller.publish(*[(topic, LINES) for topic in topics])
@@ -238,7 +238,7 @@ def test_first_prev_reaches_back_as_far_as_topics_are_remembered(caller: Caller,
     assert caller.read_one("c").entries[0].prev == to_id("6-0")
 
 
-def test_a_log_without_its_state_is_of_a_store_that_is_gone(caller: Caller, client: Redis) -> None:
+def test_a_log_without_the_state_is_ignored(caller: Caller, client: Redis) -> None:
     caller.read()
     client.hset(STATE, mapping={"ms": server_ms(client) + DAY_MS})
     caller.publish(("a", LINES), ("a", LINES))
@@ -279,7 +279,7 @@ def test_retention_is_exact(client: Redis, calls: list[list[int]], events: int, 
         assert caller.describe("a") == [Described(len(held), total, held[0][0], held[-1][0])]
 
 
-def test_bytes_are_counted_anew_after_all_was_too_old(caller: Caller, client: Redis) -> None:
+def test_bytes_are_counted_anew_when_all_entries_were_too_old(caller: Caller, client: Redis) -> None:
     kept = Kept(bytes=200, ms=60_000)
     for _ in range(3):
         caller.publish(*[("a", b"data: " + b"x" * 50 + b"\n")] * 5, kept=kept)
@@ -357,7 +357,7 @@ def test_reading_by_pages(client: Redis, sizes: list[int], after: int, upto: int
     assert read.last == (ids[-1] if ids else None)
 
 
-def test_a_page_is_for_all_topics_together(caller: Caller) -> None:
+def test_all_topics_share_the_room_of_a_page(caller: Caller) -> None:
     ids = {topic: caller.publish(*[(topic, b"x" * 100)] * 3).ids for topic in "abc"}
     a, b, c = caller.read(("a", "0-0", "+"), ("b", "0-0", "+"), ("c", "$", "+"), page_bytes=520)
     assert (a.ids, a.more) == (ids["a"], False)
@@ -368,7 +368,7 @@ def test_a_page_is_for_all_topics_together(caller: Caller) -> None:
     assert (b.ids, b.more) == ([], True)
 
 
-def test_any_cursor_can_be_read_after(caller: Caller) -> None:
+def test_any_cursor_is_accepted(caller: Caller) -> None:
     caller.publish(("a", LINES))
     for cursor in (MAX_ID, "18446744073709551615-0", f"{ms_of(caller.seen)}-18446744073709551615", "0-0"):
         (read,) = caller.read(("a", cursor, "+"))
@@ -414,7 +414,7 @@ def test_delete(caller: Caller, listener: PubSubReader, client: Redis) -> None:
     assert client.pttl(rec_key("a")) > 7 * DAY_MS
 
 
-def test_deleting_what_never_was(caller: Caller, listener: PubSubReader, client: Redis) -> None:
+def test_deleting_an_unknown_topic(caller: Caller, listener: PubSubReader, client: Redis) -> None:
     caller.read()
     last = caller.seen
     assert caller.delete("a") is None
@@ -426,7 +426,7 @@ def test_deleting_what_never_was(caller: Caller, listener: PubSubReader, client:
 # Once only
 
 
-def test_a_key_counts_once_a_topic(caller: Caller, listener: PubSubReader) -> None:
+def test_a_key_counts_once_per_topic(caller: Caller, listener: PubSubReader) -> None:
     first = caller.publish(("a", LINES), ("b", LINES), key="k")
     assert first.status == 0
     listener.heard()
@@ -440,7 +440,7 @@ def test_a_key_counts_once_a_topic(caller: Caller, listener: PubSubReader) -> No
     assert caller.publish(("a", LINES), key="other").ids[0] > mixed.ids[1]
 
 
-def test_keys_have_a_bound_and_a_refused_one_changes_nothing(caller: Caller, client: Redis) -> None:
+def test_keys_are_bounded_and_a_refused_one_changes_nothing(caller: Caller, client: Redis) -> None:
     room = 2 * (1 + 1 + 250)
     kept = [caller.publish(("a", LINES), key=key, max_key_bytes=room) for key in "12"]
     last = caller.seen
@@ -470,7 +470,7 @@ def test_keys_expire(caller: Caller, client: Redis) -> None:
     assert client.hget(STATE, "kb") == b"0"
 
 
-def test_a_key_of_a_clock_that_was_far_ahead_counts_no_more(caller: Caller, client: Redis) -> None:
+def test_a_key_from_a_clock_far_ahead_counts_as_expired(caller: Caller, client: Redis) -> None:
     first = caller.publish(("a", LINES), key="k").ids
     client.zincrby(KEY_AGE, 200_000, "a k")
     assert caller.publish(("a", LINES), key="k").ids == first
@@ -482,7 +482,7 @@ def test_a_key_of_a_clock_that_was_far_ahead_counts_no_more(caller: Caller, clie
 # Retries
 
 
-def test_a_retry_finds_what_its_first_try_did(caller: Caller, listener: PubSubReader) -> None:
+def test_a_retry_finds_the_entries_of_its_first_attempt(caller: Caller, listener: PubSubReader) -> None:
     since = caller.publish(("a", LINES)).ids[0]
     items = [("a", b"data: 1\n"), ("b", b"data: 2\n"), ("a", b"data: 3\n")]
     first = caller.publish(*items, nonce="mine")
@@ -494,7 +494,7 @@ def test_a_retry_finds_what_its_first_try_did(caller: Caller, listener: PubSubRe
     assert len(caller.read_one("b").ids) == 1
 
 
-def test_a_retry_whose_first_try_never_came_publishes(caller: Caller) -> None:
+def test_a_retry_publishes_if_its_first_attempt_never_arrived(caller: Caller) -> None:
     caller.read()
     since = caller.seen
     caller.publish(("a", LINES), nonce="xmine")
@@ -503,7 +503,7 @@ def test_a_retry_whose_first_try_never_came_publishes(caller: Caller) -> None:
     assert caller.publish(("a", LINES), nonce="mine", retry_since=caller.seen).ids != tried.ids
 
 
-def test_a_retry_finds_what_retention_left(caller: Caller) -> None:
+def test_a_retry_finds_an_attempt_that_was_partly_trimmed(caller: Caller) -> None:
     caller.read()
     since = caller.seen
     items = [("a", LINES)] * 5
@@ -511,7 +511,7 @@ def test_a_retry_finds_what_retention_left(caller: Caller) -> None:
     assert caller.publish(*items, nonce="mine", retry_since=since) == first
 
 
-def test_a_retry_finds_what_a_delete_left(caller: Caller) -> None:
+def test_a_retry_after_a_delete(caller: Caller) -> None:
     caller.read()
     since = caller.seen
     items = [("a", LINES), ("b", LINES), ("a", LINES), ("a", LINES)]
@@ -520,7 +520,7 @@ def test_a_retry_finds_what_a_delete_left(caller: Caller) -> None:
     assert caller.publish(*items, nonce="mine", retry_since=since) == first
 
 
-def test_a_retry_with_a_key_is_no_replay(caller: Caller) -> None:
+def test_a_retry_with_a_key_is_not_reported_as_a_replay(caller: Caller) -> None:
     caller.read()
     since = caller.seen
     first = caller.publish(("a", LINES), key="k", nonce="mine")
@@ -534,7 +534,7 @@ def test_a_retry_with_a_key_is_no_replay(caller: Caller) -> None:
 # A store that went back
 
 
-def test_another_server_goes_on_above_everything_seen(caller: Caller, client: Redis) -> None:
+def test_another_server_resumes_above_all_seen_ids(caller: Caller, client: Redis) -> None:
     (last,) = caller.publish(("a", LINES)).ids
     epoch = caller.epoch
     caller.run = "promoted"
@@ -552,7 +552,7 @@ def test_another_server_goes_on_above_everything_seen(caller: Caller, client: Re
     assert caller.read_one("a").entries[1].prev == last
 
 
-def test_i2_no_epoch_of_a_lost_server_comes_again(caller: Caller, client: Redis) -> None:
+def test_i2_no_epoch_of_a_lost_server_is_repeated(caller: Caller, client: Redis) -> None:
     """Else who knows it would not ask what was lost: the floor rose, and then an older file was loaded."""
     for topic in "abc":
         caller.publish((topic, LINES))
@@ -566,7 +566,7 @@ def test_i2_no_epoch_of_a_lost_server_comes_again(caller: Caller, client: Redis)
     assert caller.epoch > epoch
 
 
-def test_a_clean_restart_is_kept_for_who_has_seen_more(caller: Caller, client: Redis) -> None:
+def test_a_clean_restart_is_recorded_for_later_callers(caller: Caller, client: Redis) -> None:
     (last,) = caller.publish(("a", LINES)).ids
     caller.run = "restarted"
     caller.read()
@@ -586,9 +586,7 @@ def test_a_clean_restart_is_kept_for_who_has_seen_more(caller: Caller, client: R
     assert (late.rewinds, late.epoch) == ([(last, last + 3, resumed)], epoch + 1)
 
 
-def test_i2_a_loss_that_is_learned_late_lies_behind_what_was_given_since(
-    caller: Caller, client: Redis
-) -> None:
+def test_i2_a_loss_that_is_learned_late_moves_to_the_present(caller: Caller, client: Redis) -> None:
     """Readers have crossed the place where ids went on, and must be told all the same; once."""
     (last,) = caller.publish(("a", LINES)).ids
     caller.run = "restarted"
@@ -609,7 +607,7 @@ def test_i2_a_loss_that_is_learned_late_lies_behind_what_was_given_since(
     assert caller.read_one("a").entries[-1].prev == since
 
 
-def test_the_same_server_with_less_than_it_had(caller: Caller, client: Redis) -> None:
+def test_the_same_server_with_less_data(caller: Caller, client: Redis) -> None:
     (last,) = caller.publish(("a", LINES)).ids
     caller.seen = last + 1
     caller.read()
@@ -617,9 +615,7 @@ def test_the_same_server_with_less_than_it_had(caller: Caller, client: Redis) ->
     assert ms_of(caller.seen) >= ms_of(last) + MARGIN_MS
 
 
-def test_a_server_whose_clock_is_far_behind_goes_on_above_what_was_seen(
-    caller: Caller, client: Redis
-) -> None:
+def test_a_server_with_a_slow_clock_resumes_above_all_seen_ids(caller: Caller, client: Redis) -> None:
     caller.read()
     ahead = server_ms(client) + DAY_MS
     client.hset(STATE, mapping={"ms": ahead, "n": 3})
@@ -628,7 +624,7 @@ def test_a_server_whose_clock_is_far_behind_goes_on_above_what_was_seen(
     assert caller.seen == at(ahead + 5 + MARGIN_MS)
 
 
-def test_a_store_that_goes_back_twice_gives_no_id_again(caller: Caller, client: Redis) -> None:
+def test_a_store_that_goes_back_twice_repeats_no_id(caller: Caller, client: Redis) -> None:
     """A server that crashes again and again, and each time loses what it wrote last, that it had gone back included."""
     caller.publish(("a", LINES))
     other = Caller(client, "first")
@@ -646,7 +642,7 @@ def test_a_store_that_goes_back_twice_gives_no_id_again(caller: Caller, client: 
     assert lost == sorted(set(lost))
 
 
-def test_who_saw_the_store_before_the_last_but_one_rewind(caller: Caller, client: Redis) -> None:
+def test_a_caller_from_before_the_last_but_one_rewind(caller: Caller, client: Redis) -> None:
     (last,) = caller.publish(("a", LINES)).ids
     caller.run = "second"
     (between,) = caller.publish(("a", LINES)).ids
@@ -657,7 +653,7 @@ def test_who_saw_the_store_before_the_last_but_one_rewind(caller: Caller, client
     assert [rewind[:2] for rewind in late.rewinds] == [(last, between), (resumed, resumed)]
 
 
-def test_an_emptied_store_is_born_above_what_was_seen(caller: Caller, client: Redis) -> None:
+def test_an_emptied_store_is_born_above_all_seen_ids(caller: Caller, client: Redis) -> None:
     (last,) = caller.publish(("a", LINES)).ids
     epoch = caller.epoch
     client.flushall()
@@ -669,7 +665,7 @@ def test_an_emptied_store_is_born_above_what_was_seen(caller: Caller, client: Re
     assert caller.rewinds == []
 
 
-def test_a_rewind_that_is_given_up_takes_what_was_before_with_it(caller: Caller) -> None:
+def test_a_removed_rewind_moves_the_birth_of_the_store(caller: Caller) -> None:
     caller.read()
     born = caller.born
     for number in range(64):
@@ -685,7 +681,7 @@ def test_a_rewind_that_is_given_up_takes_what_was_before_with_it(caller: Caller)
 
 
 @pytest.mark.parametrize("lost", [0, 3])
-def test_old_rewinds_are_given_up_when_another_comes(caller: Caller, client: Redis, lost: int) -> None:
+def test_a_new_rewind_removes_old_ones(caller: Caller, client: Redis, lost: int) -> None:
     caller.read()
     born = caller.born
     client.hset(STATE, mapping={"rewinds": f"1000-0 1000-{lost} 11000-0"})
@@ -703,7 +699,9 @@ steps = st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.integers(0, 12))
 
 @given(steps=steps)
 @few
-def test_nobody_who_missed_something_goes_untold(client: Redis, steps: list[tuple[int, bool, int]]) -> None:
+def test_every_cursor_that_missed_something_gets_a_gap(
+    client: Redis, steps: list[tuple[int, bool, int]]
+) -> None:
     """Three instances; now and then the server goes back by some events, or is only another one.
 
     The rule for readers (design §2), applied to every cursor that anybody ever got, against what was really lost.
@@ -765,7 +763,7 @@ def test_unused_topics_are_forgotten(caller: Caller, client: Redis) -> None:
     assert (caller.floor, caller.epoch) == (caller.born, epoch)
 
 
-def test_of_too_many_topics_the_longest_unused_go_and_raise_the_floor(caller: Caller, client: Redis) -> None:
+def test_surplus_topics_are_forgotten_and_raise_the_floor(caller: Caller, client: Redis) -> None:
     ids = {topic: caller.publish((topic, LINES)).ids[0] for topic in "abcd"}
     epoch = caller.epoch
     for number, topic in enumerate("abcd"):
@@ -780,7 +778,7 @@ def test_of_too_many_topics_the_longest_unused_go_and_raise_the_floor(caller: Ca
     assert caller.epoch == epoch + 1
 
 
-def test_who_only_looks_writes_nothing(caller: Caller, client: Redis) -> None:
+def test_reading_writes_nothing(caller: Caller, client: Redis) -> None:
     caller.publish(("a", LINES), key="k")
     client.config_set("min-replicas-to-write", 1)  # so that whatever writes is refused
     with pytest.raises(ResponseError, match="NOREPLICAS"):
@@ -793,7 +791,7 @@ def test_who_only_looks_writes_nothing(caller: Caller, client: Redis) -> None:
 # Full memory
 
 
-def test_where_memory_is_full_a_publish_fails_as_a_whole(
+def test_a_publish_fails_as_a_whole_if_memory_is_full(
     caller: Caller, client: Redis, listener: PubSubReader
 ) -> None:
     caller.publish(("a", LINES), key="old")
@@ -809,7 +807,7 @@ def test_where_memory_is_full_a_publish_fails_as_a_whole(
     assert listener.heard() == []
 
 
-def test_where_memory_is_full_all_else_goes_on(caller: Caller, client: Redis) -> None:
+def test_all_other_scripts_work_if_memory_is_full(caller: Caller, client: Redis) -> None:
     ids = caller.publish(("a", LINES), ("b", LINES)).ids
     age(client, "b", 8 * DAY_MS)
     client.config_set("maxmemory", 1)
@@ -824,7 +822,7 @@ def test_where_memory_is_full_all_else_goes_on(caller: Caller, client: Redis) ->
 # Whole servers
 
 
-def test_a_user_needs_no_more_than_the_scripts_commands(start_server: StartServer) -> None:
+def test_a_user_needs_only_the_scripts_commands(start_server: StartServer) -> None:
     texts = "".join(script.text for script in ALL_SCRIPTS)
     commands = {name.lower() for name in re.findall(r"\bcall\(\s*'([A-Z]+)'", texts)}
     allowed = " ".join(f"+{name}" for name in sorted({"info", "eval", *commands}))

@@ -34,14 +34,12 @@ def end_of(caller: Caller, topic: str) -> str:
     return caller.read_one(topic).end
 
 
-def test_each_has_its_own_text_and_is_called_by_its_sha(client: Redis) -> None:
+def test_each_script_about_ends_has_its_own_sha(client: Redis) -> None:
     for script in (SCRIPTS.close, SCRIPTS.lease, SCRIPTS.due):
         assert client.script_load(script.text) == script.sha
 
 
-def test_the_ends_have_the_ids_after_all_entries_and_are_told_after_them(
-    caller: Caller, listener: PubSubReader
-) -> None:
+def test_ends_follow_all_entries_in_ids_and_payloads(caller: Caller, listener: PubSubReader) -> None:
     done = caller.publish(("a", LINES), ("b", LINES), ("a", LINES), ends=["b", "a"])
     first, second, third = done.ids
     assert done.closed
@@ -62,7 +60,7 @@ def test_the_ends_have_the_ids_after_all_entries_and_are_told_after_them(
     assert caller.read_one("a").ids == [first, third], "the end is no entry"
 
 
-def test_nothing_is_done_where_one_of_the_topics_has_ended(caller: Caller, listener: PubSubReader) -> None:
+def test_nothing_is_published_if_one_topic_is_closed(caller: Caller, listener: PubSubReader) -> None:
     caller.publish(("b", LINES), ends=["b"])
     before = caller.seen
     listener.heard()
@@ -92,7 +90,7 @@ def test_a_retry_of_an_end_alone_gets_its_id(caller: Caller, listener: PubSubRea
     assert len(listener.heard()) == 1
 
 
-def test_a_retry_tells_what_its_first_try_found_known(caller: Caller) -> None:
+def test_a_retry_returns_the_known_count_of_its_first_attempt(caller: Caller) -> None:
     items = [("a", LINES)] * 3
     caller.publish(*items, producer=("p", 1))
     since = caller.seen
@@ -102,7 +100,7 @@ def test_a_retry_tells_what_its_first_try_found_known(caller: Caller) -> None:
     assert len(caller.read_one("a").entries) == 4
 
 
-def test_the_end_outlives_its_log_and_goes_with_the_record(caller: Caller, client: Redis) -> None:
+def test_the_end_outlives_the_log_but_not_the_record(caller: Caller, client: Redis) -> None:
     (first,) = caller.publish(("a", LINES), kept=Kept(ms=1000), ends=["a"]).ids
     assert client.pttl(log_key("a")) <= 1000 + 2 * 2000
     assert client.pttl(rec_key("a")) > 6 * DAY_MS
@@ -113,7 +111,7 @@ def test_the_end_outlives_its_log_and_goes_with_the_record(caller: Caller, clien
     assert caller.publish(("a", LINES)).status == CLOSED
 
 
-def test_a_topic_of_which_nothing_is_known_can_end(caller: Caller, client: Redis) -> None:
+def test_an_unknown_topic_can_be_closed(caller: Caller, client: Redis) -> None:
     client.hset(rec_key("a"), mapping={"ms": 1 << 50, "n": 0, "cb": "9-9"})  # of a store that is gone
     client.xadd(log_key("a"), {"p": "0-0 x", "z": 1, "l": b"old"})
     (end,) = caller.publish(ends=["a"]).ids
@@ -153,7 +151,7 @@ def test_close(caller: Caller, listener: PubSubReader) -> None:
     assert listener.heard() == []
 
 
-def test_a_lease_ends_only_what_nobody_spoke_for(caller: Caller, client: Redis) -> None:
+def test_a_renewed_lease_does_not_expire(caller: Caller, client: Redis) -> None:
     assert caller.close("a", "abandoned", if_due=True) is None, "it has none"
     assert caller.lease("a", 60_000)
     assert caller.lease("a", 1)
@@ -169,7 +167,7 @@ def test_a_lease_ends_only_what_nobody_spoke_for(caller: Caller, client: Redis) 
     assert client.zrange(LEASES, 0, -1) == [b"a"]
 
 
-def test_leases_have_a_bound_and_none_is_taken_of_what_has_ended(caller: Caller, client: Redis) -> None:
+def test_leases_are_bounded_and_a_closed_topic_gets_none(caller: Caller, client: Redis) -> None:
     assert [caller.lease(topic, 60_000, most=2) for topic in ("a", "b", "c", "a")] == [
         True,
         True,
@@ -199,7 +197,7 @@ def test_the_first_publish_decides_what_its_topic_keeps(caller: Caller, listener
     assert caller.read_one("a").retention == ""
 
 
-def test_what_was_published_to_before_keeps_what_it_kept(caller: Caller) -> None:
+def test_a_later_publish_does_not_change_the_retention(caller: Caller) -> None:
     caller.publish(("a", LINES))
     caller.publish(("a", LINES), retention="7200000 3 100000")
     assert caller.read_one("a").retention == ""
@@ -216,7 +214,7 @@ def test_producers_are_bounded_and_go_with_a_delete(caller: Caller, client: Redi
     assert client.hget(rec_key("a"), "p") is None
 
 
-def test_numbers_as_high_as_may_be(caller: Caller, client: Redis) -> None:
+def test_the_highest_sequence_numbers(caller: Caller, client: Redis) -> None:
     client.hset(rec_key("a"), "x", "")
     caller.publish(("a", LINES))
     highest = 10**15 - 1
@@ -225,7 +223,7 @@ def test_numbers_as_high_as_may_be(caller: Caller, client: Redis) -> None:
     assert client.hget(rec_key("a"), "p") == b"p %d" % (highest + 1)
 
 
-def test_ends_go_with_the_records_that_are_given_up(caller: Caller, client: Redis) -> None:
+def test_an_end_goes_with_its_forgotten_record(caller: Caller, client: Redis) -> None:
     ended: list[EventId] = []
     for topic in ("a", "b"):
         caller.publish(("a" if topic == "a" else "b", LINES), ends=[topic])
@@ -239,7 +237,7 @@ def test_ends_go_with_the_records_that_are_given_up(caller: Caller, client: Redi
 
 
 @pytest.mark.parametrize("calls", ["publish", "close"])
-def test_a_full_server_refuses_all_of_it_or_nothing(caller: Caller, client: Redis, calls: str) -> None:
+def test_a_full_server_refuses_a_call_as_a_whole(caller: Caller, client: Redis, calls: str) -> None:
     caller.publish(("a", LINES))
     client.config_set("maxmemory", 1)
     try:

@@ -50,7 +50,7 @@ async def publish(harness: RedisStoreHarness, *topics: str, size: int = 10) -> l
     return list(receipt.ids)
 
 
-async def test_a_topic_larger_than_the_memory_for_logs_can_be_read_all_the_same(
+async def test_a_topic_may_be_larger_than_the_memory_for_logs(
     start_harness: StartHarness,
 ) -> None:
     harness = await start_harness(max_log_bytes=1000)
@@ -65,7 +65,7 @@ async def test_a_topic_larger_than_the_memory_for_logs_can_be_read_all_the_same(
         harness.store.logs.unwatch(["b"])
 
 
-async def test_no_gap_when_topics_are_given_up_under_who_watches_them(start_harness: StartHarness) -> None:
+async def test_no_gap_when_a_watched_topic_is_forgotten(start_harness: StartHarness) -> None:
     one, other = await start_harness(max_topics=3), await start_harness()
     (log,) = await other.store.logs.watch(["a"], Latest())
     log.trim_barrier = log.last
@@ -78,7 +78,7 @@ async def test_no_gap_when_topics_are_given_up_under_who_watches_them(start_harn
     assert [(entry.id, entry.gap) for entry in log.after(first - 1)] == [(first, None), (second, None)]
 
 
-async def test_what_a_refused_subscriber_asked_for_does_not_stay(start_server: StartServer) -> None:
+async def test_a_refused_subscriber_leaves_nothing_behind(start_server: StartServer) -> None:
     """While the server is gone, each who comes names topics that nobody has written down."""
     server = start_server()
     async with RedisProxy(server) as proxy:
@@ -99,7 +99,7 @@ async def test_what_a_refused_subscriber_asked_for_does_not_stay(start_server: S
         harness.close()
 
 
-async def test_who_asks_for_what_was_before_a_copy_began_gets_it(start_harness: StartHarness) -> None:
+async def test_entries_before_the_beginning_of_a_replica_are_read(start_harness: StartHarness) -> None:
     """Whatever was asked first, and whatever the log has lost since: the store is asked for the rest."""
     harness = await start_harness()
     ids = await publish(harness, *["a"] * 9)

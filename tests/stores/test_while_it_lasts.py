@@ -77,7 +77,7 @@ async def ended_by(stream: AsyncStream) -> str:
     return found[1].decode()
 
 
-async def test_a_stream_ends_with_its_token_and_not_after_it(brokers: Brokers) -> None:
+async def test_a_stream_ends_when_its_token_expires(brokers: Brokers) -> None:
     server, lives = brokers[-1], 2.0
     until_then = time() + lives
     expiring = HMAC.token(subscribe=["a"], exp=until_then)
@@ -96,7 +96,7 @@ async def test_a_stream_ends_with_its_token_and_not_after_it(brokers: Brokers) -
             await asyncio.sleep(0.02)
 
 
-async def test_it_is_told_everything_before_it_ends(brokers: Brokers) -> None:
+async def test_a_stream_gets_all_events_before_it_ends(brokers: Brokers) -> None:
     server = brokers[-1]
     stream = await follow(server, HMAC.token(subscribe=["a"], exp=time() + 3))
     sent = 0
@@ -169,7 +169,7 @@ async def test_disconnected_by_topic(brokers: Brokers) -> None:
     assert await kept.data(1) == ["x"]
 
 
-async def test_a_publisher_of_a_stream_is_not_let_on_with_a_revoked_token(brokers: Brokers) -> None:
+async def test_a_revoked_token_stops_a_streamed_body(brokers: Brokers) -> None:
     server = brokers[-1]
     token = HMAC.token(["a"], jti="7")
     head = (

@@ -23,12 +23,14 @@ BUFFER = 16 << 10
 class HubHarness:
     """A hub; its owner, logs and loop; and the far ends of its subscribers' connections.
 
-    Time is the test's (`now`); what the hub schedules runs when the test calls `turn`.
+    Time is the test's (`now`); what the hub schedules runs when the test calls `turn`. The logs are complete up to their
+    last event, unless the test sets `incomplete_after`.
     """
 
     def __init__(self, max_age_seconds: float = 0) -> None:
         self.now = 1000.0
         self.last = 0
+        self.incomplete_after: int | None = None
         self.logs: dict[str, Log] = {}
         self.retention = KEEP
         self.scheduled: list[Callable[[], object]] = []
@@ -50,7 +52,7 @@ class HubHarness:
 
     @property
     def complete_to(self) -> int:
-        return self.last
+        return self.last if self.incomplete_after is None else self.incomplete_after
 
     def unwatch(self, topics: Sequence[str]) -> None:
         self.released.extend(topics)

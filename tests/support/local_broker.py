@@ -12,7 +12,7 @@ from aiohttp import web
 from broker.node.node import Node
 from broker.process.app import create_app
 from broker.settings import Settings
-from broker.web.app_keys import NODE
+from broker.web.aiohttp_adapter import SERVICES
 from broker.web.runner import Runner
 from tests.support.event_stream import AsyncStream
 from tests.support.http import HOST, Answer, close, read_answer
@@ -51,7 +51,7 @@ class Server:
 
     @property
     def node(self) -> Node:
-        return self._runner.app[NODE]
+        return self._runner.app[SERVICES].node
 
     def subscribers_of(self, topic: str) -> int:
         """How many are subscribed to a topic here."""

@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
-from unittest.mock import Mock
 
 import pytest
-from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
-from multidict import CIMultiDict
 
 from broker.web.client_address import ClientAddresses
+from tests.web.requests import plain_request
 
 TRUSTED = [ip_network(text) for text in ("10.0.0.0/8", "127.0.0.1", "fd00::/8")]
 CLIENT = "203.0.113.7"
 
 
 def address(peer: str, *headers: tuple[str, str], trusted: bool = True, believed: str | None = None) -> str:
-    transport = Mock()
-    transport.get_extra_info.side_effect = lambda name, default=None: {"peername": (peer, 1)}.get(
-        name, default
-    )
-    request = make_mocked_request("GET", "/", CIMultiDict(headers), transport=transport)
+    request = plain_request("GET", "/", *headers, peer=peer)
     return ClientAddresses(TRUSTED if trusted else [], believed).of(request)
 
 

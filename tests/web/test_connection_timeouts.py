@@ -1,15 +1,16 @@
-"""Connections that are no streams: each wait has its bound, and so has their number."""
+"""Request connections: each wait has a limit, and so has their number."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
 
-from broker.web.connection_timeouts import SLICE_CUTS, ConnectionTimeouts, TimeoutReason
+from broker.metrics import Metrics
+from broker.web.connection_timeouts import SLICE_TIMEOUTS, ConnectionTimeouts, TimeoutReason
 
 
 class Timer:
-    """A loop's time, which only a test moves, and what was asked of it."""
+    """A loop's time, which only a test moves, and its one timer."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -27,163 +28,192 @@ class Timer:
         self.call_later(0, call)
 
     def move(self, seconds: float) -> None:
-        """Let time pass, and the timer be due."""
+        """Let `seconds` pass, and then call the timer."""
         self.now += seconds
         assert self._call is not None
         self._call()
 
 
-class Far:
-    """A connection; `why` it was cut."""
+class Connection:
+    """A connection, and the reason for which it timed out."""
 
     def __init__(self) -> None:
-        self.why: TimeoutReason | None = None
+        self.reason: TimeoutReason | None = None
 
-    def cut(self, why: TimeoutReason) -> None:
-        assert self.why is None
-        self.why = why
+    def time_out(self, reason: TimeoutReason) -> None:
+        assert self.reason is None
+        self.reason = reason
 
 
-def waiting(room: int = 1000) -> tuple[ConnectionTimeouts, Timer, list[TimeoutReason]]:
-    timer, cuts = Timer(), list[TimeoutReason]()
-    made = ConnectionTimeouts(
-        timer,  # type: ignore[arg-type]
-        room=lambda: room,
-        on_cut=cuts.append,
-        head_seconds=10,
-        idle_seconds=75,
-        answer_seconds=30,
+class Bench:
+    """`ConnectionTimeouts` with limits of 10 s for a head, 75 s between requests and 30 s for an answer."""
+
+    def __init__(self, max_descriptors: int = 1000, streams: int = 0) -> None:
+        self.timer = Timer()
+        self.metrics = Metrics()
+        self.timeouts = ConnectionTimeouts(
+            self.timer,  # type: ignore[arg-type]
+            range(streams),
+            self.metrics,
+            max_descriptors=max_descriptors,
+            head_seconds=10,
+            idle_seconds=75,
+            answer_seconds=30,
+        )
+        self.timeouts.start()
+
+    def open(self) -> Connection:
+        connection = Connection()
+        self.timeouts.opened(connection)
+        return connection
+
+    def count(self, reason: TimeoutReason) -> int:
+        """How many connections have timed out for this reason."""
+        value = self.metrics.registry.get_sample_value("broker_cut_requests_total", {"reason": reason})
+        return int(value or 0)
+
+    def counts(self) -> dict[TimeoutReason, int]:
+        """The same for each reason that occurred."""
+        return {reason: self.count(reason) for reason in TimeoutReason if self.count(reason)}
+
+
+def test_a_connection_that_sends_nothing_times_out() -> None:
+    bench = Bench()
+    connection = bench.open()
+    bench.timer.move(9.9)
+    assert connection.reason is None
+    bench.timer.move(0.1)
+    assert connection.reason is TimeoutReason.HEAD
+    assert bench.counts() == {TimeoutReason.HEAD: 1}
+
+
+def test_the_limit_of_a_head_begins_with_its_first_byte() -> None:
+    bench = Bench()
+    connection = bench.open()
+    bench.timer.move(9)
+    bench.timeouts.head_started(connection)
+    bench.timer.move(9)
+    assert connection.reason is None
+    bench.timer.move(1)
+    assert connection.reason is TimeoutReason.HEAD
+
+
+def test_no_limit_while_the_handler_runs() -> None:
+    bench = Bench()
+    bench.timeouts.head_complete(bench.open())
+    bench.timer.move(1000)
+    assert bench.counts() == {}
+
+
+def test_an_answer_that_is_not_read_and_then_a_next_request_that_does_not_come() -> None:
+    bench = Bench()
+    stuck, idle = bench.open(), bench.open()
+    for connection in (stuck, idle):
+        bench.timeouts.head_complete(connection)
+        bench.timeouts.answer_started(connection)
+    bench.timeouts.answer_sent(idle)
+    bench.timer.move(30)
+    assert (stuck.reason, idle.reason) == (TimeoutReason.ANSWER, None)
+    bench.timer.move(45)
+    assert idle.reason is TimeoutReason.IDLE
+
+
+def test_the_next_head_on_a_kept_connection_has_a_limit_of_its_own() -> None:
+    bench = Bench()
+    connection = bench.open()
+    bench.timeouts.head_complete(connection)
+    bench.timeouts.answer_started(connection)
+    bench.timeouts.answer_sent(connection)
+    bench.timer.move(70)
+    bench.timeouts.head_started(connection)
+    bench.timer.move(9.9)
+    assert connection.reason is None
+    bench.timer.move(0.1)
+    assert connection.reason is TimeoutReason.HEAD
+
+
+def test_the_connection_that_has_waited_longest_makes_room() -> None:
+    bench = Bench(max_descriptors=3)
+    handled, kept, silent = bench.open(), bench.open(), bench.open()
+    for connection in (handled, kept):
+        bench.timeouts.head_complete(connection)
+    bench.timer.move(1)
+    bench.timeouts.answer_started(kept)
+    bench.timeouts.answer_sent(kept)
+    bench.timer.move(1)
+    bench.open()
+    assert (handled.reason, kept.reason, silent.reason) == (None, None, TimeoutReason.ROOM), (
+        "it was opened before the answer was sent"
     )
-    made.start()
-    return made, timer, cuts
+    bench.timeouts.closed(silent)
+    bench.open()
+    assert (handled.reason, kept.reason) == (None, TimeoutReason.ROOM)
+    assert bench.counts() == {TimeoutReason.ROOM: 2}
 
 
-def opened(room: ConnectionTimeouts) -> Far:
-    far = Far()
-    room.opened(far)
-    return far
+def test_if_all_others_are_being_answered_the_new_connection_makes_room() -> None:
+    bench = Bench(max_descriptors=1)
+    handled = bench.open()
+    bench.timeouts.head_complete(handled)
+    assert bench.open().reason is TimeoutReason.ROOM
+    assert handled.reason is None
 
 
-def test_connection_that_never_sends_is_cut() -> None:
-    room, timer, cuts = waiting()
-    far = opened(room)
-    timer.move(9.9)
-    assert far.why is None
-    timer.move(0.1)
-    assert far.why is TimeoutReason.HEAD
-    assert cuts == [TimeoutReason.HEAD]
+def test_streams_take_descriptors_too() -> None:
+    bench = Bench(max_descriptors=3, streams=2)
+    first = bench.open()
+    assert first.reason is None
+    bench.open()
+    assert first.reason is TimeoutReason.ROOM
 
 
-def test_head_is_measured_from_its_first_byte() -> None:
-    room, timer, _ = waiting()
-    far = opened(room)
-    timer.move(9)
-    room.head_began(far)
-    timer.move(9)
-    assert far.why is None
-    timer.move(1)
-    assert far.why is TimeoutReason.HEAD
+def test_many_connections_time_out_in_slices() -> None:
+    bench = Bench()
+    for _ in range(3 * SLICE_TIMEOUTS):
+        bench.open()
+    bench.timer.move(10)
+    assert bench.count(TimeoutReason.HEAD) == SLICE_TIMEOUTS
+    assert bench.timer.delays[-1] == 0
+    bench.timer.move(0)
+    bench.timer.move(0)
+    bench.timer.move(0)
+    assert bench.count(TimeoutReason.HEAD) == 3 * SLICE_TIMEOUTS
+    assert bench.timer.delays[-1] > 0
 
 
-def test_who_has_asked_is_given_the_handlers_time() -> None:
-    room, timer, cuts = waiting()
-    room.request_came(opened(room))
-    timer.move(1000)
-    assert cuts == []
-
-
-def test_answer_that_is_not_taken_and_then_the_next_request_that_does_not_come() -> None:
-    room, timer, _ = waiting()
-    stuck, idle = opened(room), opened(room)
-    for far in (stuck, idle):
-        room.request_came(far)
-        room.answer_began(far)
-    room.answered(idle)
-    timer.move(30)
-    assert (stuck.why, idle.why) == (TimeoutReason.ANSWER, None)
-    timer.move(45)
-    assert idle.why is TimeoutReason.IDLE
-
-
-def test_next_head_on_a_kept_connection_is_measured_anew() -> None:
-    room, timer, _ = waiting()
-    far = opened(room)
-    room.request_came(far)
-    room.answer_began(far)
-    room.answered(far)
-    timer.move(70)
-    room.head_began(far)
-    timer.move(9.9)
-    assert far.why is None
-    timer.move(0.1)
-    assert far.why is TimeoutReason.HEAD
-
-
-def test_who_has_waited_longest_makes_room() -> None:
-    room, timer, cuts = waiting(room=3)
-    handled, kept, silent = opened(room), opened(room), opened(room)
-    for far in (handled, kept):
-        room.request_came(far)
-    timer.move(1)
-    room.answer_began(kept)
-    room.answered(kept)
-    timer.move(1)
-    opened(room)
-    assert (handled.why, kept.why, silent.why) == (None, None, TimeoutReason.ROOM), (
-        "it came before the answer was taken"
+def test_nothing_is_kept_of_a_closed_connection() -> None:
+    bench = Bench()
+    timeouts = bench.timeouts
+    steps = (
+        timeouts.head_started,
+        timeouts.head_complete,
+        timeouts.answer_started,
+        timeouts.answer_sent,
+        timeouts.head_started,
     )
-    room.closed(silent)
-    opened(room)
-    assert (handled.why, kept.why) == (None, TimeoutReason.ROOM)
-    assert cuts == [TimeoutReason.ROOM, TimeoutReason.ROOM]
-
-
-def test_where_all_are_being_answered_the_new_one_goes() -> None:
-    room, _, _ = waiting(room=1)
-    handled = opened(room)
-    room.request_came(handled)
-    assert opened(room).why is TimeoutReason.ROOM
-    assert handled.why is None
-
-
-def test_many_are_cut_in_slices() -> None:
-    room, timer, cuts = waiting()
-    for _ in range(3 * SLICE_CUTS):
-        opened(room)
-    timer.move(10)
-    assert (len(cuts), timer.delays[-1]) == (SLICE_CUTS, 0)
-    timer.move(0)
-    timer.move(0)
-    timer.move(0)
-    assert len(cuts) == 3 * SLICE_CUTS
-    assert timer.delays[-1] > 0
-
-
-def test_nothing_is_left_of_who_has_gone() -> None:
-    room, timer, cuts = waiting()
-    steps = (room.head_began, room.request_came, room.answer_began, room.answered, room.head_began)
     for count in range(len(steps) + 1):
-        far = opened(room)
+        connection = bench.open()
         for step in steps[:count]:
-            step(far)
-        room.closed(far)
-    assert room.count == 0
-    timer.move(1000)
-    assert cuts == []
+            step(connection)
+        timeouts.closed(connection)
+    assert timeouts.count == 0
+    bench.timer.move(1000)
+    assert bench.counts() == {}
 
 
-async def test_the_timer_ends_with_the_broker() -> None:
-    cuts: list[TimeoutReason] = []
-    room = ConnectionTimeouts(
+async def test_the_timer_stops() -> None:
+    connection = Connection()
+    timeouts = ConnectionTimeouts(
         asyncio.get_running_loop(),
-        room=lambda: 1,
-        on_cut=cuts.append,
+        (),
+        Metrics(),
+        max_descriptors=1,
         head_seconds=0.001,
         idle_seconds=1,
         answer_seconds=1,
     )
-    room.start()
-    room.stop()
-    opened(room)
+    timeouts.start()
+    timeouts.stop()
+    timeouts.opened(connection)
     await asyncio.sleep(0.01)
-    assert cuts == []
+    assert connection.reason is None

@@ -117,4 +117,4 @@ async def test_star_lets_every_page_publish_and_none_with_credentials(serve: Ser
     for origin in (PAGE, "null"):
         assert (await server.request("POST", "/topics/news", b"x", origin=origin)).status == 201
     assert (await server.request("POST", "/topics/news", b"x", sec_fetch_site="cross-site")).status == 403
-    assert not AllowedOrigins(["*"]).name(PAGE)
+    assert not AllowedOrigins(["*"]).names(PAGE)

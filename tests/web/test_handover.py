@@ -16,7 +16,7 @@ from broker import sse
 from broker.node.node import Node
 from broker.process.app import create_app
 from broker.settings import Settings
-from broker.web.app_keys import NODE
+from broker.web.aiohttp_adapter import SERVICES
 from broker.web.handover import SEND_BUFFER_BYTES
 from broker.web.runner import Runner
 from tests.support.http import close, read_head
@@ -156,7 +156,7 @@ async def test_cleanup_does_not_wait_for_streams() -> None:
     reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
     writer.write(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await read_head(reader)
-    node = runner.app[NODE]
+    node = runner.app[SERVICES].node
     async with asyncio.timeout(10):
         await runner.cleanup()
     assert len(node.streams.hub) == 0
@@ -179,7 +179,7 @@ async def test_tls_peers_that_reset_harm_nobody() -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     port = runner.addresses[0][1]
-    node = runner.app[NODE]
+    node = runner.app[SERVICES].node
     writers = []
     for _ in range(40):
         reader, writer = await asyncio.open_connection("localhost", port, ssl=trusting, limit=1 << 10)
@@ -207,7 +207,7 @@ async def test_tls() -> None:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
     port = runner.addresses[0][1]
-    node = runner.app[NODE]
+    node = runner.app[SERVICES].node
 
     async def subscribe() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_connection("localhost", port, ssl=trusting, limit=1 << 16)

@@ -10,7 +10,7 @@ import pytest
 
 from broker.fanout import batches
 from broker.web import producers
-from broker.web.app_keys import PRODUCING
+from broker.web.aiohttp_adapter import SERVICES
 from tests.support.http import Answer, read_answer
 from tests.support.local_broker import Serve, Server
 from tests.support.waiting import until
@@ -108,7 +108,7 @@ async def test_a_cut_body_publishes_nothing_of_the_event_that_was_cut(server: Se
 
 
 def producing(server: Server) -> Any:
-    return server._runner.app[PRODUCING]
+    return server._runner.app[SERVICES].producers
 
 
 async def test_an_end_within_an_event_says_how_far_it_came_and_closes_nothing(server: Server) -> None:
@@ -439,7 +439,7 @@ async def test_i4_however_often_a_producer_is_asked_to_stop_its_readers_are_told
 async def test_i4_topics_that_were_cancelled_are_remembered_within_a_bound(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(producers, "MOST_CANCELLED", 3)
+    monkeypatch.setattr(producers, "MAX_CANCELLED", 3)
     for number in range(10):
         assert (await server.request("POST", f"/topics/t{number}/cancel")).status == 202
-    assert list(producing(server)._cancelled) == ["t7", "t8", "t9"]
+    assert list(producing(server)._cancelled_at) == ["t7", "t8", "t9"]

@@ -10,9 +10,9 @@ The server                             Its connections
 This instance's logs                   The rest of the store
   replica      of one topic's log        commands         publish, close, describe …
   replicas     all of them               broadcast        commands to all instances
-  catch_up     reads what they lack      counters         counts over all instances
-  receiver     receives what comes live  housekeeping     what any instance may do for all
-  watches      what is watched           task_owner       the tasks
+  catch_up     reads missing entries    counters         counts over all instances
+  receiver     handles pub/sub           housekeeping     regular work of any instance
+  watches      topics with subscribers   task_owner       the tasks
   delivery     to the store's owner      store            all parts, as `stores.base.Store`
   watermark    an id that only rises     options          the settings it needs
 """

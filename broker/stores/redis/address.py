@@ -1,13 +1,13 @@
-"""Where the server is, and how a connection to it is opened.
+"""The address of the server: parsed from the setting `redis_url`, and opened as a connection.
 
-Rules: the one place that reads a store's URL. redis-py opens connections (TLS, authentication, database, Sentinel); what is
-said on them afterwards is `link`'s business.
+Rules: the only module that reads such a URL. redis-py opens connections (TLS, authentication, database, Sentinel); `link` uses
+them.
 
     redis://[[user]:password@]host[:port][/database]          rediss:// for TLS
     unix://[[user]:password@]/path/to/socket[?db=number]
     redis+sentinel://[[user]:password@]host[:port][,host[:port] …]/service[/database]      rediss+sentinel:// for TLS
 
-The user and password of a Sentinel URL are the server's; Sentinels have their own, as `?sentinel_username=` and
+The user and password of a Sentinel URL are for the server. Those of the Sentinels are `?sentinel_username=` and
 `?sentinel_password=`.
 """
 
@@ -41,23 +41,23 @@ _KINDS: Mapping[str, type[Any]] = {
     "rediss+sentinel": SSLConnection,
 }
 _SCHEMES = tuple(_KINDS)
-_UNREADABLE = "host and port can't be told; in a user or password write / as %2F, ? as %3F, # as %23, @ as %40, : as %3A"
-_SENTINEL = "Sentinels are written redis+sentinel://host:26379,other:26379/service/database"
+_UNREADABLE = "host and port can't be read; in a user or password, write / as %2F, ? as %3F, # as %23, @ as %40, : as %3A"
+_SENTINEL = "the form with Sentinels is redis+sentinel://host:26379,other:26379/service/database"
 
 _OPTIONS: Mapping[str, Any] = {
     "protocol": 2,
     "socket_connect_timeout": CONNECT_SECONDS,
     "socket_timeout": CONNECT_SECONDS,
     "client_name": "sse-broker",
-    "driver_info": None,  # a command more, which older servers don't know
+    "driver_info": None,  # it would send a command that older servers don't know
 }
 
 
 class Address(Protocol):
-    """A server to be found.
+    """Leads to a server.
 
     Attributes:
-        shown: the address as it may stand in a log: without passwords.
+        shown: the address for logs, without passwords.
         database: number of the database.
     """
 
@@ -73,7 +73,7 @@ class Address(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Direct:
-    """One server, by its address."""
+    """One server at a fixed address."""
 
     shown: str
     database: int
@@ -88,7 +88,7 @@ class Direct:
 
 @dataclass(frozen=True, slots=True)
 class BySentinel:
-    """The present master of a service, as Sentinels know it."""
+    """The present master of a service, found by Sentinels."""
 
     shown: str
     database: int
@@ -111,23 +111,23 @@ async def _open(connection: AbstractConnection) -> None:
     try:
         await connection.connect()  # type: ignore[no-untyped-call]
     except BaseException:
-        await connection.disconnect(nowait=True)  # which redis-py leaves to us where it was cancelled
+        await connection.disconnect(nowait=True)  # redis-py doesn't after a cancellation
         raise
 
 
 def parse(url: str) -> Address:
-    """The address that `url` writes.
+    """The address in `url`.
 
     Raises:
-        ValueError: it is none; the text says what is wrong with it, and shows nothing of it: who forgets to escape a
-            password finds parts of it anywhere.
+        ValueError: the URL is malformed. The text explains why without quoting it: an unescaped password can turn up in any
+            part of it.
     """
     try:
         parts = urlsplit(url)
     except ValueError:
         raise ValueError(_UNREADABLE) from None
     if parts.scheme not in _SCHEMES:
-        raise ValueError(f"write {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
+        raise ValueError(f"the URL must start with one of {', '.join(f'{scheme}://' for scheme in _SCHEMES)}")
     if parts.scheme.endswith("+sentinel"):
         return _by_sentinel(parts)
     if parts.scheme == "unix":
@@ -139,14 +139,14 @@ def parse(url: str) -> Address:
     if host is None and parts.netloc:
         raise ValueError(_UNREADABLE)
     if not _is_number(parts.path.strip("/") or "0"):
-        raise ValueError("behind host and port stands the number of a database")
+        raise ValueError("the path must be the number of a database")
     shown = f"[{host}]" if host and ":" in host else host or "localhost"
     return _direct(f"{parts.scheme}://{shown}:{port or PORT}", url, parts.scheme)
 
 
 def _by_socket(url: str, parts: SplitResult) -> Direct:
     if not parts.path or parts.netloc.rpartition("@")[2]:
-        raise ValueError("a socket is written unix:///path/to/socket, with three slashes")
+        raise ValueError("the form for a socket is unix:///path/to/socket, with three slashes")
     return _direct(f"unix://{unquote(parts.path)}", url, parts.scheme)
 
 
@@ -157,21 +157,21 @@ def _direct(shown: str, url: str, scheme: str) -> Direct:
 
 
 def _options(url: str) -> dict[str, Any]:
-    """What redis-py makes of a URL, the parameters in the types that it takes."""
+    """A URL's options for redis-py's connections, in their types."""
     options: dict[str, Any] = dict(parse_url(url))
     database = options.setdefault("db", 0)
     if database < 0:
-        raise ValueError("no database has a number below 0")
+        raise ValueError("the number of a database can't be negative")
     return options
 
 
 def _checked(kind: type[AbstractConnection], options: dict[str, Any]) -> Mapping[str, Any]:
-    """All options of a connection: it is written and read in RESP2, whatever the URL asks for."""
+    """All options of a connection, checked. The protocol is always RESP2, since `link` parses it."""
     options = {**_OPTIONS, **options, "protocol": 2}
     try:
         kind(**options)
     except (TypeError, ValueError, RedisError):
-        raise ValueError("a parameter behind the ? is none of redis-py's connections") from None
+        raise ValueError("redis-py knows no such parameter after the ?") from None
     return options
 
 
@@ -209,7 +209,7 @@ def _credentials(text: str) -> dict[str, str]:
 
 def _host_and_port(text: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
-    if not colon or text.endswith("]"):  # an IPv6 address stands in brackets
+    if not colon or text.endswith("]"):  # an IPv6 address in brackets
         host, port = text, str(SENTINEL_PORT)
     host = host.strip("[]")
     if not host or not _is_number(port):

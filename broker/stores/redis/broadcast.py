@@ -1,6 +1,6 @@
-"""Commands to all instances, beside events.
+"""Commands to all instances.
 
-Rules: text; what a command means is for the store's owner. A command goes out on a channel of its own. One with an `until` is
+Rules: text; the store's owner knows their meaning. A command goes out on a channel of its own. One with an `until` is
 also kept in a sorted set until then: instances that start later or were disconnected read it there, and an instance that knows
 it writes it again if the server has lost it.
 """
@@ -25,7 +25,7 @@ class RedisBroadcast:
 
     Args:
         clock: seconds since 1970.
-        delivery: of the store whose owner gets each command once.
+        delivery: leads to the store's owner, which gets each command once.
 
     Attributes:
         is_complete: whether the kept commands were read since this instance subscribed.

@@ -1,4 +1,4 @@
-"""Reads from the store what replicas lack: a new one everything, a stale one what it missed, and older entries on request.
+"""Reads entries from the store: all for a new replica, the missed ones for a stale replica, and older ones on request.
 
 Rules: owns the reading tasks. A replica may have changed whenever a reply arrives, so each step checks again. One call reads one
 page of one topic; calls of one loop turn leave in one write (see `script_pipeline`).

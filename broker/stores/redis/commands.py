@@ -174,7 +174,7 @@ class Commands:
     # Housekeeping
 
     async def close_abandoned(self) -> None:
-        """Close the topics whose leases have expired."""
+        """Close the topics with an expired lease."""
         while True:
             _, _, *topics = await self._calls.call(self._scripts.due, self._lease_keys, [TOPICS_PER_CALL])
             for name in topics:

@@ -1,7 +1,6 @@
 """The connections of one store: for calls, for writes that wait for replicas, and for pub/sub.
 
-Rules: all must lead to the same server. During a failover two servers may accept writes; pub/sub of one and replies of another
-don't fit together.
+Rules: pub/sub and calls must reach the same server; during a failover two may accept writes.
 """
 
 from __future__ import annotations
@@ -26,11 +25,9 @@ class Connections:
     """See the module.
 
     Attributes:
-        seen: the highest id that the store has returned, on whichever connection.
-        calls: for all calls but those of `writes`.
-        writes: for calls that count only when the replicas asked for have them; `calls` if there are to be none. A
-            connection does nothing else while it waits for replicas, so reads have one of their own.
-        pubsub: receives what is published.
+        seen: the highest id that the store has returned.
+        calls: for reads, and for writes that wait for no replicas.
+        writes: for writes that wait for replicas, which blocks the connection; `calls` if none wait.
     """
 
     def __init__(self, address: Address, names: Names, options: StoreOptions, delivery: Delivery) -> None:

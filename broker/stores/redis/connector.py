@@ -1,9 +1,9 @@
-"""Keeps a connection for calls: makes it, makes it again whenever it is lost, and ends the lost one on the server.
+"""Keeps a connection for calls, and makes it again whenever it is lost.
 
-Rules: knows links and time; what is called is its handler's business (`script_pipeline`).
+Rules: knows links and time; its user makes the calls (`script_pipeline`).
 
-Calls without a reply are made again on the next connection. Before that, the old connection is ended on the server: it may
-still hold them, and a server that was stopped for a while would run them after the retry.
+Calls without a reply are made again on the next connection. First the lost connection is ended on the server: a server that
+was stopped for a while would still run its calls, after the retries.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _logger = logging.getLogger("broker")
 
 
 class LinkUser(Protocol):
-    """Sends calls over the connections that a `Connector` makes.
+    """Uses the connections of a `Connector`.
 
     Attributes:
-        answers: counts successful replies. Without one, a connection was of no use, and the next is made later.
+        answers: counts successful replies. A connection without one makes the back-off grow.
     """
 
     answers: int
@@ -41,7 +41,7 @@ class LinkUser(Protocol):
         """Take the next reply on the present connection."""
 
     def unanswered_seconds(self) -> float:
-        """How long the present connection has been silent while a reply is due; else 0."""
+        """How long a reply has been due on the present connection; else 0."""
 
     def disconnected(self) -> bool:
         """The connection is gone. Returns whether calls on it have no reply yet."""
@@ -51,7 +51,7 @@ class Connector:
     """See the module.
 
     Attributes:
-        problem: why there is no connection; "" while there is one.
+        problem: why the connection is missing; "" while it is there.
         refused: whether the reason is that the server doesn't let us in.
         connections: how many there were.
     """

@@ -28,7 +28,7 @@ class RedisCounters:
     """See the module; `stores.base.Counters`.
 
     Args:
-        kind: what is counted, as part of the keys: "subs" or "held".
+        kind: "subs" or "held", a part of the keys.
     """
 
     def __init__(self, names: Names, pipeline: ScriptPipeline, kind: str) -> None:
@@ -54,7 +54,7 @@ class RedisCounters:
         self._counts.pop(name, None)
         if name in self._written:
             self._changed.add(name)
-        else:  # the names of refused subscribers must not pile up while there is no server
+        else:  # without a server, the names of refused subscribers must not pile up
             self._changed.discard(name)
 
     async def run(self) -> None:
@@ -153,7 +153,7 @@ class RedisCounters:
         return found
 
     async def _read_others(self) -> Sequence[str]:
-        """The other instances that have counts; those whose hash has expired are removed from the set."""
+        """The other instances that have counts; those with an expired hash are removed from the set."""
         members = await self._pipeline.command("SMEMBERS", self._instances)
         others = [name.decode() for name in members if name.decode() != self._names.instance]
         alive = []

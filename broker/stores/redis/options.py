@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """Settings of the broker; those without `redis_` in their names here have the same names there, or are `log_memory_bytes`
-    and `idempotency_memory_bytes`.
+    """The broker's settings of the same names.
+
+    `redis_prefix` and `redis_wait_replicas` lack their prefix here. `max_log_bytes` is `log_memory_bytes`, `max_key_bytes` is
+    `idempotency_memory_bytes`.
     """
 
     prefix: str

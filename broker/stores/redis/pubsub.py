@@ -1,6 +1,6 @@
 """Receives pub/sub payloads over one connection that is made again whenever it is lost.
 
-Rules: knows channels and bytes; not what a payload means. It only passes on (design §4): its handler decides what was missed.
+Rules: knows channels and bytes; not the meaning of payloads. It only passes them on (design §4): its handler decides which were missed.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class PubSubReader:
         delivery: nothing is read while it pauses.
 
     Attributes:
-        generation: the number of the present connection, or the last one.
-        run_id: of the server that the present connection leads to; "" without one.
+        generation: counts connections.
+        run_id: of the present connection's server; "" without one.
         is_ready: whether all channels are subscribed to.
         problem: why not.
     """
@@ -133,7 +133,7 @@ class PubSubReader:
             self._link.abort(why)
 
     async def _use(self, link: Link) -> None:
-        """Subscribe to all channels and pass on what is published, until the connection is lost."""
+        """Subscribe to all channels and pass on payloads, until the connection is lost."""
         self._link = link
         self.run_id = link.run_id
         self.generation += 1

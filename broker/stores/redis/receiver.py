@@ -1,6 +1,6 @@
-"""Receives what the store publishes, and makes sure that it does receive it: a probe of its own goes round every second.
+"""Passes pub/sub payloads on to the replicas and the broadcast, and checks every second that they do arrive.
 
-Rules: passes payloads on to the replicas and the broadcast; after each new connection it has read what was missed.
+Rules: decides when something was missed, and has it read: after each new connection, after a hole, after a lost probe.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Receiver:
     # Probes
 
     async def probe(self) -> None:
-        """Every second, check that this instance receives what it publishes; until cancelled."""
+        """Every second, publish a probe and wait for it on the channel; until cancelled."""
         while True:
             await asyncio.sleep(PROBE_SECONDS)
             await self._flowing.wait()
@@ -155,7 +155,7 @@ class Receiver:
 
     @property
     def problem(self) -> str:
-        """Why this instance may not receive what is published; "" if it does."""
+        """Why payloads may not arrive; "" if they do."""
         silent_seconds = time.monotonic() - self._probed_at
         if silent_seconds > PROBE_SECONDS + 2 * PROBE_TIMEOUT_SECONDS and self._flowing.is_set():
             return self._pubsub.problem or "published events don't arrive"

@@ -179,7 +179,7 @@ class TopicReplica:
 
         Args:
             history: of the store when the page was read.
-            forgotten_to: the store has forgotten topics whose last id is not higher.
+            forgotten_to: the store has forgotten topics with a last id up to this.
         """
         self._move(Phase.FILLING)
         log = self.log
@@ -221,7 +221,7 @@ class TopicReplica:
         log = self.log
         if page.cleared_at <= self.tail:
             return
-        if not self.is_readable:  # no subscriber has to be told
+        if not self.is_readable:  # so no subscriber needs a gap
             log.cleared_at, log.cleared_after = page.cleared_at, page.cleared_after
             self.tail = page.cleared_at
             log.last = max(log.last, self.tail)

@@ -2,7 +2,7 @@
 
 Rules: state only; every method is a `def`, and none asks the server (`catch_up` does).
 
-A subscriber of several topics is only written what lies at or before `complete_to`. It rises with what is received on the
+A subscriber of several topics is only written entries up to `complete_to`. It rises with the payloads received on the
 channels, and stands still while a replica is STALE, or while the store has lost something that isn't in the logs yet.
 """
 
@@ -81,7 +81,7 @@ class Replicas:
         """Whether no readable replica has missed an update."""
         return not self._stale
 
-    # What is received on the channels
+    # Received on the channels
 
     def received(self, announced_to: EventId, epoch: int) -> None:
         """All payloads up to `announced_to` were received, on the present connection."""
@@ -127,7 +127,7 @@ class Replicas:
                 del self._ahead[topic]
                 self._delivery.deliver(topic, 0)
 
-    # What is read from the store
+    # Read from the store
 
     def learn(self, history: StoreHistory) -> None:
         """Take over a newer history; its losses go to the live replicas at once, to others when they are read."""
@@ -158,7 +158,7 @@ class Replicas:
         self._logs.filled(replica.topic, replica.log)
 
     def forgotten_to(self, last: EventId) -> EventId:
-        """A store whose last id is `last` has forgotten topics whose last id is not higher than this."""
+        """When the store's last id is `last`, it has forgotten topics with a last id up to this."""
         return id_at(id_seconds(last) - self._topic_memory_seconds)
 
     # For a replica: `ReplicaOwner`

@@ -2,10 +2,10 @@
 
 Rules: knows scripts, replies and time; not what a script means. The calls of one loop turn leave in one write.
 
-A call whose reply was lost with the connection is made again on the next one, until its time is up. Its script is told that it
-is a retry (`retry_at`) and looks for the effect of the first attempt.
+If a reply is lost with the connection, the call is made again on the next one, until its time is up. An argument marks it as a
+retry (`retry_at`), so that the script looks for the effect of the first attempt.
 
-Pending calls are bounded in bytes. A call whose caller has given up counts until its reply arrives.
+Pending calls are bounded in bytes. An abandoned call counts until its reply arrives.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Call:
     """A call of a script, or of a plain command if `script` is None.
 
     Attributes:
-        retry_at: index in `args` of the retry's argument: ids of the first attempt can only be higher than it. "" at first.
-        is_write: whether the replicas asked for must have it before it is answered.
+        retry_at: index in `args` of the argument for retries: "" at first, then an id before all ids of the first attempt.
+        is_write: whether it waits for replicas.
         size: bytes of the arguments.
         reply: kept until the replicas have confirmed it.
     """
@@ -157,7 +157,7 @@ class ScriptPipeline:
 
     def _call_done(self, call: Call, _future: asyncio.Future[Reply]) -> None:
         call.expiry.cancel()
-        if call in self._unsent:  # its caller has given up
+        if call in self._unsent:  # abandoned by its caller
             del self._unsent[call]
             self._pending_bytes -= call.size
 

@@ -1,10 +1,9 @@
-"""The Lua scripts that run inside the server: their texts, and the SHA1s by which they are called.
+"""The Lua scripts that run on the server: their texts, and the SHA-1 digests by which they are called.
 
-Rules: text only; knows no client and no connection. What a script takes and answers stands at the head of its file.
+Rules: text only; knows no client and no connection. The head of each script describes its arguments and its reply.
 
-Each is atomic, and all begin alike: `state.lua` opens the store's state (its last id, whether the server went back) and
-stands in front of every other text, as `keys.lua` does where idempotency keys are needed, and `ends.lua` where topics end: a
-script can't call another.
+Each script runs atomically. A script can't call another, so shared code precedes it: `state.lua` in all of them, which opens
+the store's state (its last id, whether the server went back), `keys.lua` for idempotency keys, `ends.lua` to close topics.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from importlib.resources import files
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A script as the server gets it; `sha` is what EVALSHA calls it by."""
+    """A script; `sha` is its name for EVALSHA."""
 
     name: str
     text: str
@@ -25,7 +24,7 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Scripts:
-    """All there are."""
+    """All scripts of the package."""
 
     publish: Script
     read: Script
@@ -38,7 +37,7 @@ class Scripts:
 
 
 def load() -> Scripts:
-    """Read the texts from the package."""
+    """The scripts, read from the package's files."""
     folder = files("broker.stores.redis") / "lua"
 
     def script(name: str, *preludes: str) -> Script:

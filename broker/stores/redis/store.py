@@ -2,9 +2,9 @@
 
 Rules: joins the parts of this package to a `stores.base.Store`; owns its tasks.
 
-A script appends published events to the topic's stream and publishes them on the topic's channel, in one step. An instance
-subscribes to the channels of the topics that it watches and keeps a replica of each topic's log. It reads the streams to fill
-a new replica, and to repair one that missed something.
+A script appends events to the topic's stream and publishes them on the topic's channel, in one step. An instance subscribes
+to the channels of the topics that it watches, and keeps a replica of each topic's log. It reads the streams to fill and to
+repair replicas.
 """
 
 from __future__ import annotations
@@ -40,11 +40,10 @@ _logger = logging.getLogger("broker")
 
 
 class RedisStore:
-    """See `stores.base.Store`. Made within a running loop.
+    """See `stores.base.Store`. Needs a running loop.
 
     Args:
-        clock: this instance's; ids come from the server's.
-        scripts: the package's by default.
+        clock: of this instance; ids come from the server's.
     """
 
     def __init__(
@@ -81,7 +80,7 @@ class RedisStore:
             max_topics=options.max_topics,
             topic_memory_seconds=options.topic_memory_seconds,
         )
-        self._logs = logs
+        self._log_table = logs
         self._replicas = Replicas(
             logs, clock, self._delivery, topic_memory_seconds=options.topic_memory_seconds
         )
@@ -115,7 +114,7 @@ class RedisStore:
         )
 
     async def start(self, owner: StoreOwner) -> None:
-        """See `stores.base.Store`. Waits a while for a server that can't be reached; until it can, the instance isn't ready."""
+        """See `stores.base.Store`. If the server can't be reached in time, starts without it; the instance isn't ready then."""
         self._delivery.start(owner)
         self._connections.start(self._receiver, self._tasks)
         for task in (self._subscribers.run(), self.counters.run(), self._receiver.probe()):
@@ -150,9 +149,9 @@ class RedisStore:
     @property
     def stats(self) -> StoreStats:
         return StoreStats(
-            log_bytes=self._logs.bytes,
+            log_bytes=self._log_table.bytes,
             topics=len(self._replicas),
-            connected=not self._connections.problem,
+            connected=not (self._connections.calls.connector.problem or self._connections.pubsub.problem),
             connections=self._connections.count,
             repairs=self._receiver.repairs,
             lag_seconds=self._receiver.lag_seconds,

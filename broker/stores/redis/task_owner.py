@@ -1,6 +1,6 @@
 """The tasks of a store. Each has this one owner, which cancels them at the end and notices if one dies of a defect.
 
-Rules: a task may end with `Unavailable`, which those who wait for it handle. Any other exception is a defect.
+Rules: a task may end with `Unavailable`, which its awaiters handle. Any other exception is a defect.
 """
 
 from __future__ import annotations
@@ -39,7 +39,9 @@ class TaskOwner:
         failure = task.exception()
         if failure is not None and not isinstance(failure, Unavailable):
             self.defect = failure
-            _logger.critical("a task of the store died; this instance is no longer ready", exc_info=failure)
+            _logger.critical(
+                "a task of the store died; this instance is not ready any more", exc_info=failure
+            )
 
     async def stop(self) -> None:
         """Cancel all tasks and wait for their end."""

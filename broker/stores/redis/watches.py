@@ -1,7 +1,6 @@
-"""The topics that this instance watches: each has a replica, which is made ready for a subscriber's start and kept for a while
-after its last one.
+"""The topics with subscribers on this instance. Each has a replica, made ready for the subscribers' starts.
 
-Rules: counts subscribers of each topic; reading is the business of `catch_up`, state that of `replicas`.
+Rules: counts the watches of each topic. `catch_up` reads, `replicas` keeps the state.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ class _Target:
     """The id that a watermark must reach before replicas are complete as of now.
 
     Attributes:
-        generation: of the pub/sub connection when the store was asked for its last id. Another one may have missed the
-            probe that raises the watermark.
+        generation: of the pub/sub connection at the last sync. A later one has missed the sync's probe.
     """
 
     watermark: Watermark
@@ -182,7 +180,7 @@ class Watches:
 
     @property
     def _pubsub_generation(self) -> int:
-        """The connection that receives what is published now; 0 for none."""
+        """The connection that receives payloads now; 0 for none."""
         pubsub = self._connections.pubsub
         return pubsub.generation if pubsub.is_ready else 0
 

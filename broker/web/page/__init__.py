@@ -1,6 +1,6 @@
 """The web page: publish to topics and watch them live.
 
-Its files are read once and served as they are; the content security policy lets nothing else run.
+Its files are read once and served unchanged. The content security policy lets nothing else run.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from functools import lru_cache
 from importlib.resources import files
 from pathlib import PurePath
 
-from aiohttp import web
-
 from broker.errors import BrokerError
+from broker.web.services import Services
+from broker.web.values import Answer, Request
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -25,30 +25,34 @@ _HEADERS = {
 
 
 class NotFound(BrokerError):
-    """The caller's: the page has no such file."""
+    """The caller's fault: the page has no such file."""
 
     code = "not-found"
 
 
-def page() -> web.Response:
-    """The page itself; which topic it shows it takes from its own address."""
-    headers = {**_HEADERS, "Cache-Control": "no-store", "Vary": "Accept"}
-    return web.Response(body=_read("index.html"), content_type="text/html", charset="utf-8", headers=headers)
+def html() -> Answer:
+    """The page itself, which takes the topic that it shows from its own address."""
+    headers = {
+        **_HEADERS,
+        "Cache-Control": "no-store",
+        "Vary": "Accept",
+        "Content-Type": "text/html; charset=utf-8",
+    }
+    return Answer(200, _read("index.html"), headers)
 
 
-async def index(_request: web.Request) -> web.Response:
+async def index(_services: Services, _request: Request) -> Answer:
     """`GET /`."""
-    return page()
+    return html()
 
 
-async def asset(request: web.Request) -> web.Response:
-    """What the page loads."""
-    name = request.match_info["name"]
+async def asset(_services: Services, request: Request) -> Answer:
+    """`GET /page/{name}`: a file that the page loads."""
+    name = request.path_values["name"]
     if name not in _assets():
         raise NotFound("The page has no such file.")
-    headers = {**_HEADERS, "Cache-Control": "no-cache"}
-    content_type = _TYPES[PurePath(name).suffix]
-    return web.Response(body=_read(name), content_type=content_type, charset="utf-8", headers=headers)
+    content_type = f"{_TYPES[PurePath(name).suffix]}; charset=utf-8"
+    return Answer(200, _read(name), {**_HEADERS, "Cache-Control": "no-cache", "Content-Type": content_type})
 
 
 @lru_cache

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from broker.web import jwks
+from broker.web import jwks_fetcher
 from tests.support.local_broker import Serve, Server
 from tests.support.tokens import HMAC, Signer, signer
 from tests.support.waiting import until
@@ -69,8 +69,8 @@ async def key_server() -> AsyncIterator[KeyServer]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fetches follow each other at once."""
-    monkeypatch.setattr(jwks, "LEAST_SECONDS", 0.0)
-    monkeypatch.setattr(jwks, "RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(jwks_fetcher, "MIN_REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(jwks_fetcher, "RETRY_SECONDS", 0.02)
 
 
 async def publish(server: Server, token: str) -> int:
@@ -183,7 +183,7 @@ BAD: dict[str, object] = {
     "only secrets": web.json_response({"keys": [{"kty": "oct", "k": "AAAA" * 20, "kid": "evil"}]}),
     "weak keys": web.json_response({"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "evil"}]}),
     "too many": web.json_response({"keys": [NEW.jwk(kid=f"evil{n}") for n in range(33)]}),
-    "huge": web.Response(body=b'{"keys": [' + b" " * (jwks.MAX_BYTES + 1) + b"]}"),
+    "huge": web.Response(body=b'{"keys": [' + b" " * (jwks_fetcher.MAX_BYTES + 1) + b"]}"),
     "not found": web.Response(status=404),
     "error": web.Response(status=500),
     "redirect": web.Response(status=302, headers={"Location": "/evil.json"}),
@@ -215,7 +215,7 @@ async def test_a_slow_server_is_given_up(
 ) -> None:
     server = await serve(jwks_url=key_server.url)
     await until_ready(server)
-    monkeypatch.setattr(jwks, "FETCH_SECONDS", 0.1)
+    monkeypatch.setattr(jwks_fetcher, "FETCH_SECONDS", 0.1)
     key_server.gate.clear()
     assert await publish(server, token(NEW, "new")) == 401
     assert await publish(server, token(OLD, "old")) == 201

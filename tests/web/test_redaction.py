@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from broker.settings import Settings
-from broker.web.access_log import redact
+from broker.web.redaction import redact
 from tests.support.http import read_head
 from tests.support.local_broker import Clock, Server
 

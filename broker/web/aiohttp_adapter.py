@@ -1,0 +1,162 @@
+"""Serves the handlers with aiohttp: its requests become plain values, and their answers its responses.
+
+Rules: the only module that knows both. `runner` and `handover` know what goes on below it, on the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from aiohttp import hdrs, web
+from aiohttp.http import HttpVersion11
+from aiohttp.typedefs import Handler, Middleware
+
+from broker.errors import InvalidBody, TooLarge
+from broker.web import handover, routes
+from broker.web.connection_timeouts import ConnectionTimeouts
+from broker.web.errors import error_answer, problem
+from broker.web.guard import Guard
+from broker.web.headers import ResponseHeaders
+from broker.web.routes import Route
+from broker.web.services import Services
+from broker.web.subscribe import Subscription
+from broker.web.values import Answer, Query, Request
+
+SERVICES = web.AppKey("services", Services)
+TIMEOUTS = web.AppKey("timeouts", ConnectionTimeouts)
+
+_NO_QUERY = Query("")
+
+
+def application(served: Sequence[Route], guard: Guard, response_headers: ResponseHeaders) -> web.Application:
+    """An application that serves these routes; `SERVICES` must be set before the first request."""
+    app = web.Application()
+
+    async def complete(request: web.BaseRequest, response: web.StreamResponse) -> None:
+        """Add the common headers, and remove the one that names aiohttp's version."""
+        headers = response.headers
+        headers.popall(hdrs.SERVER, None)
+        headers.update(response_headers.of(request.headers.get(hdrs.ORIGIN), headers.get(hdrs.VARY, "")))
+
+    app.on_response_prepare.append(complete)
+    app.middlewares.append(_answer_errors(app, guard))
+    for route in served:
+        add = app.router.add_get if route.method == hdrs.METH_GET else _adder(app.router, route.method)
+        add(route.path.replace("}", ":[^/]+}"), _endpoint(app, route.handler))
+    return app
+
+
+def response_to(answer: Answer) -> web.Response:
+    """aiohttp's response for `answer`."""
+    response = web.Response(status=answer.status, body=answer.body or None, headers=answer.headers)
+    if answer.closes:
+        response.force_close()
+    return response
+
+
+def _adder(router: web.UrlDispatcher, method: str) -> Callable[[str, Handler], object]:
+    return lambda path, handler: router.add_route(method, path, handler)
+
+
+def _endpoint(
+    app: web.Application, handler: routes.Handler
+) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """`handler` as one of aiohttp's."""
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        services = app[SERVICES]
+        url = request.rel_url
+        query = url.raw_query_string
+        plain = Request(
+            request.method,
+            url.raw_path,
+            Query(query) if query else _NO_QUERY,
+            request.headers,
+            request.remote or "",
+            _Body(request),
+            request.match_info,
+        )
+        result = await handler(services, plain)
+        if isinstance(result, Subscription):
+            return handover.start(request, result)
+        if result.status == 201 and request.version == HttpVersion11:
+            common_headers = services.response_headers.lines(request.headers.get(hdrs.ORIGIN))
+            return handover.Created(result, common_headers)
+        return response_to(result)
+
+    return serve
+
+
+def _answer_errors(app: web.Application, guard: Guard) -> Middleware:
+    """The only middleware: checks each request, and turns whatever is raised into an answer."""
+
+    @web.middleware
+    async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
+        response: web.StreamResponse
+        try:
+            guard.check(request.method, request.headers)
+            is_options = request.method == hdrs.METH_OPTIONS
+            preflight = guard.origins.preflight(request.headers) if is_options else None
+            response = await handler(request) if preflight is None else response_to(preflight)
+        except web.HTTPException as error:
+            response = response_to(_routing_problem(error))
+        except ConnectionError:
+            return handover.leave(request)  # there is nobody to answer
+        except Exception as error:
+            response = response_to(error_answer(error, request.method, request.rel_url.raw_path))
+        body = request.content
+        if not body.is_eof() or body.exception() is not None or app[SERVICES].node.streams.is_draining:
+            response.force_close()  # what follows is the rest of the body, or would be lost when this instance goes
+        return response
+
+    return answered
+
+
+def _routing_problem(error: web.HTTPException) -> Answer:
+    if isinstance(error, web.HTTPNotFound):
+        return problem("not-found", "Nothing exists at this path; topics are at /topics/{topic}.")
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return problem("method-not-allowed", f"This path allows {allowed}.", headers={hdrs.ALLOW: allowed})
+    raise AssertionError(f"unexpected {error.status}")
+
+
+class _Body:
+    """A request's body, as `values.BodySource` describes it."""
+
+    __slots__ = ("_request",)
+
+    def __init__(self, request: web.Request) -> None:
+        self._request = request
+
+    @property
+    def length(self) -> int | None:
+        return self._request.content_length
+
+    def arrived(self) -> bytes | None:
+        content = self._request.content
+        if not content.is_eof():
+            return None
+        try:
+            return content.read_nowait()
+        except web.RequestPayloadError:
+            raise _malformed() from None
+
+    async def whole(self, max_bytes: int) -> bytes:
+        self._request.content.set_read_chunk_size(max_bytes)  # else a large body is read in many small steps
+        body = bytearray()
+        while piece := await self.piece():
+            body += piece
+            if len(body) > max_bytes:
+                raise TooLarge(f"The body may have at most {max_bytes} bytes.")
+        return bytes(body)
+
+    async def piece(self) -> bytes:
+        try:
+            return await self._request.content.readany()
+        except web.RequestPayloadError:
+            raise _malformed() from None
+
+
+def _malformed() -> InvalidBody:
+    return InvalidBody("The body does not follow its Transfer-Encoding.")

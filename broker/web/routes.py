@@ -1,0 +1,46 @@
+"""Which handler serves which method and path (contract §2 to §6)."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from broker.web import admin, monitoring, page, publish, topics
+from broker.web.services import Services
+from broker.web.subscribe import Subscription
+from broker.web.values import Answer, Request
+
+Handler = Callable[[Services, Request], Awaitable[Answer | Subscription]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`path` may have placeholders such as `{topic}`, each for one segment. GET serves HEAD too."""
+
+    method: str
+    path: str
+    handler: Handler
+
+
+_HEALTH = (
+    Route("GET", "/healthz", monitoring.healthz),
+    Route("GET", "/readyz", monitoring.readyz),
+)
+
+ROUTES: Sequence[Route] = (
+    Route("POST", "/topics/{topic}", publish.publish),
+    Route("POST", "/topics/{topic}/cancel", publish.cancel),
+    Route("GET", "/topics/{topic}", topics.read_topic),
+    Route("DELETE", "/topics/{topic}", topics.delete_topic),
+    Route("POST", "/topics", publish.publish_to_several),
+    Route("GET", "/topics", topics.read_topics),
+    Route("POST", "/admin/disconnect", admin.disconnect),
+    Route("POST", "/admin/revoke", admin.revoke),
+    *_HEALTH,
+    Route("GET", "/metrics", monitoring.metrics),
+    Route("GET", "/", page.index),
+    Route("GET", "/page/{name}", page.asset),
+)
+
+METRICS_ROUTES: Sequence[Route] = (*_HEALTH, Route("GET", "/metrics", monitoring.metrics_for_all))
+"""What the port for metrics serves, without a token."""

@@ -1,0 +1,24 @@
+"""What handlers use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from broker.node.node import Node
+from broker.settings import Settings
+from broker.web.body_reader import BodyReader
+from broker.web.headers import ResponseHeaders
+from broker.web.identity import Authenticator
+from broker.web.producers import Producers
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What the handlers of one application use; made when it starts."""
+
+    settings: Settings
+    node: Node
+    authenticator: Authenticator
+    bodies: BodyReader
+    producers: Producers
+    response_headers: ResponseHeaders
