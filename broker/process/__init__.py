@@ -1,16 +1,17 @@
 """Processes: one instance, or a supervisor with several workers and, with `--data`, a Valkey server.
 
     app             the aiohttp application, built from the settings
+    stores          the store that the settings choose
     instance        one instance: listens and serves until a signal
     supervisor      starts everything, handles signals and stops everything in order
-    workers         the pool of worker processes: restarts
+    workers         the worker processes: starts, restarts and ends them
     worker          the program of a worker, and its messages to and from the supervisor
     listeners       the sockets of the port
     data_directory  the directory of `--data`
     valkey          the Valkey server in it
     signals, setup  what every process needs at its start
 
-Rules: but for `app` and `instance`, processes, sockets and files only; no topic, event or store. A worker is an ordinary
+Rules: but for `app`, `stores` and `instance`, processes, sockets and files only; no topic, event or store. A worker is an ordinary
 instance with a `redis_url`. One worker without `--data` runs without a supervisor.
 
 Each worker has its own listening socket; with SO_REUSEPORT the kernel distributes connections among them. The supervisor

@@ -59,7 +59,7 @@ class Settings(SettingsTable):
         if self.data is not None and self.redis_wait_replicas:
             raise ValueError("redis_wait_replicas must be 0 with data: that server has no replicas")
         if self.workers > 1 and self.data is None and self.redis_url is None:
-            raise ValueError("workers: more than one need a shared store; set redis_url or data")
+            raise ValueError("workers: several need a shared store; set redis_url or data")
 
     def _check_access(self) -> None:
         if not (is_loopback(self.host) or self.has_keys() or self.anonymous):

@@ -71,16 +71,16 @@ class SettingsTable(BaseSettings):
     )
     jwt_secrets: Secrets = Field(
         (),
-        description='Secrets for tokens (HS256, HS384, HS512), at least 32 bytes each; JSON, ["…"]. Prefer the environment: other users can see flags.',
+        description='Secrets that sign tokens (HS256, HS384, HS512), at least 32 bytes each; JSON, ["…"]. Prefer the environment: other users can see flags.',
     )
     jwt_public_keys: PublicKeyFiles = Field(
         (),
-        description="PEM files of public keys or certificates for tokens (RSA, P-256, P-384, P-521, Ed25519); comma-separated.",
+        description="PEM files of public keys or certificates that verify tokens (RSA, P-256, P-384, P-521, Ed25519); comma-separated.",
     )
     jwks_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s/]",
-        description="URL of a JWK set with keys for tokens. Fetched every 5 minutes, and when a token names an unknown key.",
+        description="URL of a JWK set with keys that verify tokens. Fetched every 5 minutes, and when a token names an unknown key.",
     )
     jwt_audience: str | None = Field(
         None,
@@ -90,7 +90,7 @@ class SettingsTable(BaseSettings):
     jwt_issuer: str | None = Field(None, min_length=1, description="Issuer that a token's `iss` must be.")
     revocation_seconds: Seconds = Field(
         86_400,
-        description="How long revoked tokens are refused, in seconds, unless the revocation says. At least the lifetime of your tokens.",
+        description="How long revoked tokens are refused, in seconds, unless the revocation sets a time. At least the lifetime of your tokens.",
     )
     trusted_proxies: Networks = Field(
         (),
@@ -105,7 +105,7 @@ class SettingsTable(BaseSettings):
 
     data: Directory = Field(
         None,
-        description="Directory for the broker's own Valkey server. Needs the extra `embedded`; excludes redis_url.",
+        description="Directory where the broker's own Valkey server keeps events. Needs the extra `embedded`; excludes redis_url.",
     )
     redis_url: str | None = Field(
         None,
@@ -157,7 +157,7 @@ class SettingsTable(BaseSettings):
     max_publishes_per_second: float = Field(
         0,
         ge=0,
-        description="Maximum events per second from one subject (without a token: address) on each instance; 0 means no limit.",
+        description="Maximum events per second from one subject, or from one address without a token, on each instance; 0 means no limit.",
     )
     max_publish_bytes_per_second: float = Field(
         0,

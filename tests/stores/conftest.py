@@ -6,6 +6,7 @@ CI=true.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -15,7 +16,11 @@ from typing import Any, Protocol
 import pytest
 
 from broker.settings import Settings
+from broker.stores.redis.address import parse
+from broker.stores.redis.script_pipeline import ScriptPipeline
+from broker.stores.redis.watermark import Watermark
 from tests.stores.brokers import StartBroker
+from tests.stores.fake_server import Answer, FakeServer, StartFake, StartPipeline
 from tests.support import local_broker
 from tests.support.redis_servers import Sentinel, Server, redis, valkey
 
@@ -126,3 +131,41 @@ async def start_broker() -> AsyncIterator[StartBroker]:
     yield start
     for broker in brokers:
         await broker.stop()
+
+
+@pytest.fixture
+async def start_fake(tmp_path: Path) -> AsyncIterator[StartFake]:
+    servers: list[FakeServer] = []
+
+    async def start(answer: Answer) -> FakeServer:
+        server = FakeServer(tmp_path / f"fake{len(servers)}", answer)
+        servers.append(server)
+        await server.start()
+        return server
+
+    yield start
+    for server in servers:
+        await server.stop()
+
+
+@pytest.fixture
+async def start_pipeline() -> AsyncIterator[StartPipeline]:
+    """Starts pipelines to a URL; they are stopped after the test."""
+    tasks: list[asyncio.Task[None]] = []
+
+    def start(url: str, *, wait_replicas: int = 0) -> ScriptPipeline:
+        pipeline = ScriptPipeline(
+            parse(url),
+            Watermark(),
+            margin_ms=10_000,
+            topic_memory_ms=1000,
+            wait_replicas=wait_replicas,
+        )
+        tasks.append(asyncio.create_task(pipeline.connector.run()))
+        return pipeline
+
+    yield start
+    for task in tasks:
+        task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(result, asyncio.CancelledError) for result in results), results

@@ -61,7 +61,7 @@ class Connections:
     def start(self, handler: PubSubHandler, tasks: TaskOwner) -> None:
         """Keep all connections, by tasks of `tasks`."""
         for pipeline in dict.fromkeys((self.calls, self.writes)):
-            tasks.spawn(pipeline.run())
+            tasks.spawn(pipeline.connector.run())
         tasks.spawn(self.pubsub.run(handler))
 
     async def wait_connected(self) -> None:

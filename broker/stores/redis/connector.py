@@ -46,6 +46,9 @@ class LinkUser(Protocol):
     def disconnected(self) -> bool:
         """The connection is gone. Returns whether calls on it have no reply yet."""
 
+    def stopped(self) -> None:
+        """There will be no connection any more."""
+
 
 class Connector:
     """See the module.
@@ -88,6 +91,7 @@ class Connector:
         finally:
             self.problem = STOPPING
             self._lost(LinkLost(STOPPING))
+            self._user.stopped()
 
     async def _use(self, link: Link) -> None:
         """Let the user have the connection until it is lost."""

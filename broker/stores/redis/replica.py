@@ -18,6 +18,7 @@ A loss in the store (`StoreHistory.losses`) becomes an entry without an event: a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from operator import attrgetter
 from typing import Protocol
@@ -69,41 +70,29 @@ class ReplicaOwner(Protocol):
         """Let the log keep what the topic's first publisher asked for; None: what the settings say."""
 
 
+@dataclass(slots=True, eq=False)
 class TopicReplica:
     """See the module.
 
     Attributes:
-        phase: see the module.
         log: read by subscribers from LIVE on.
-        tail: the topic's last id, as far as it was read or received; the store is read on from here. `log.last` may lie
-            behind it, at a loss.
-        confirmed_to: nothing up to this id is missing, even if it is behind `tail`: the store was read up to here, or has
-            said that the topic had nothing new.
-        losses_applied_to: losses up to this id are entries of the log, or lie before its beginning.
+        tail: the topic's last id, as far as it was read or received; the store is read on from here. Losses may lie behind
+            it in the log.
+        confirmed_to: the topic has nothing between `tail` and this id: the store was read up to here, or has said so.
+        losses_applied_to: losses up to this id are in the log, or lie before its beginning.
     """
 
-    __slots__ = (
-        "_buffer",
-        "_buffer_bytes",
-        "_owner",
-        "confirmed_to",
-        "log",
-        "losses_applied_to",
-        "phase",
-        "tail",
-        "topic",
-    )
-
-    def __init__(self, topic: str, log: Log, owner: ReplicaOwner) -> None:
-        self.topic = topic
-        self.log = log
-        self.phase = Phase.EMPTY
-        self.tail: EventId = 0
-        self.confirmed_to: EventId = 0
-        self.losses_applied_to: EventId = 0
-        self._owner = owner
-        self._buffer: list[TopicUpdate] | None = []  # None: it was too much, so the store must be read again
-        self._buffer_bytes = 0
+    topic: str
+    log: Log
+    _owner: ReplicaOwner
+    phase: Phase = Phase.EMPTY
+    tail: EventId = 0
+    confirmed_to: EventId = 0
+    losses_applied_to: EventId = 0
+    _buffer: list[TopicUpdate] | None = field(
+        default_factory=list
+    )  # None: too much, the store must be read again
+    _buffer_bytes: int = 0
 
     @property
     def is_readable(self) -> bool:
@@ -132,7 +121,10 @@ class TopicReplica:
         if update.last <= self.tail:
             return
         if not update.entries:
-            self._append_end(update)
+            if update.reason == "deleted":
+                self._clear(update.last)
+            else:
+                self._close(TopicEnd(update.last, update.prev, update.reason))
             return
         if update.retention is not None:
             self.log.retention = update.retention
@@ -143,12 +135,6 @@ class TopicReplica:
             prev = event_id
         self.tail = prev
         self._owner.grew(self, update.size)
-
-    def _append_end(self, update: TopicUpdate) -> None:
-        if update.reason == "deleted":
-            self._clear(update.last)
-        else:
-            self._close(TopicEnd(update.last, update.prev, update.reason))
 
     def buffer(self, update: TopicUpdate) -> None:
         """Keep an update until `go_live`."""
@@ -275,11 +261,10 @@ class TopicReplica:
         """Put older entries, `(id, prev, frame)`, in front of the log, with the losses among them."""
         history, log = self._owner.history, self.log
         losses = [loss for loss in history.losses if complete_from < loss <= log.complete_from]
-        made = [_loss(loss) for loss in losses if loss > history.born]
+        made = [Entry(loss, loss, b"", gap="lost") for loss in losses if loss > history.born]
         made += [Entry(event_id, prev, frame) for event_id, prev, frame in entries]
-        log.prepend(
-            sorted(made, key=_entry_id), complete_from
-        )  # stable: a loss comes before the event at its id
+        made.sort(key=_entry_id)  # stable: a loss comes before the event at its id
+        log.prepend(made, complete_from)
 
     # What a log may get besides events
 
@@ -308,10 +293,6 @@ class TopicReplica:
         self._owner.set_retention(self, None)
         self.tail = end
         self._owner.grew(self, len(frame))
-
-
-def _loss(event_id: EventId) -> Entry:
-    return Entry(event_id, event_id, b"", gap="lost")
 
 
 def _last_event(page: TopicPage, last: EventId) -> EventId:

@@ -79,6 +79,7 @@ class ScriptPipeline:
         wait_replicas: how many replicas must have a write before it is answered.
 
     Attributes:
+        connector: keeps the connection; to be run by a task.
         answers: counts successful replies.
     """
 
@@ -107,15 +108,6 @@ class ScriptPipeline:
         self._replied_at = 0.0
         self._refusals_logged: dict[str, float] = {}
         self._is_flush_scheduled = False
-
-    async def run(self) -> None:
-        """Keep the connection until cancelled."""
-        try:
-            await self.connector.run()
-        finally:
-            for call in list(self._unsent):
-                if not call.future.done():
-                    call.future.set_exception(unavailable(STOPPING))
 
     # Calls
 
@@ -213,6 +205,11 @@ class ScriptPipeline:
         self._pending_bytes += sum(call.size for call in again if call not in self._unsent)
         self._unsent = again | self._unsent
         return is_in_doubt
+
+    def stopped(self) -> None:
+        for call in self._unsent:
+            if not call.future.done():
+                call.future.set_exception(unavailable(STOPPING))
 
     def unanswered_seconds(self) -> float:
         return self._loop.time() - self._replied_at if self._sent else 0.0

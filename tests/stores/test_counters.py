@@ -1,0 +1,93 @@
+"""Counts over all instances of a server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from broker.errors import Unavailable
+from broker.stores.redis import counters
+from broker.stores.redis.counters import RedisCounters
+from broker.stores.redis.names import Names
+from broker.stores.redis.task_owner import TaskOwner
+from tests.stores.fake_server import StartPipeline
+from tests.support.redis_servers import Server
+from tests.support.waiting import WAIT_SECONDS
+
+INSTANCES = "test:{b}:instances:held"
+
+
+@pytest.fixture
+async def pair(
+    empty_server: Server, start_pipeline: StartPipeline, monkeypatch: pytest.MonkeyPatch
+) -> tuple[RedisCounters, RedisCounters]:
+    """The counters of two instances, which write at once."""
+    monkeypatch.setattr(counters, "PERIOD_SECONDS", 0.01)
+    one, other = (
+        RedisCounters(Names("test:", 0, name), start_pipeline(empty_server.url), "held")
+        for name in ("one", "other")
+    )
+    return one, other
+
+
+async def until_counts(counters: RedisCounters, names: Sequence[str], expected: Sequence[int]) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while await counters.counts(names) != expected:
+            await asyncio.sleep(0.005)
+
+
+async def test_counts_are_summed_over_instances(pair: tuple[RedisCounters, RedisCounters]) -> None:
+    one, other = pair
+    tasks = TaskOwner()
+    for each in pair:
+        tasks.spawn(each.run())
+    one.set_count("a", 2)
+    other.set_count("a", 3)
+    other.set_count("b", 1)
+    await until_counts(one, ["a", "b", "c"], [5, 1, 0])
+    assert await one.counts_elsewhere(["a", "b"]) == [3, 1]
+    assert await one.counted_names() == {"a", "b"}
+    other.set_count("a", 0)
+    await until_counts(one, ["a", "b"], [2, 1])
+    await other.leave()
+    assert await one.counts(["a", "b"]) == [2, 0]
+    await tasks.stop()
+
+
+async def test_an_instance_whose_counts_expired_is_removed(
+    pair: tuple[RedisCounters, RedisCounters], empty_server: Server
+) -> None:
+    one, _ = pair
+    with empty_server.client() as client:
+        client.sadd(INSTANCES, "gone")
+        assert await one.counts(["a"]) == [0]
+        assert client.smembers(INSTANCES) == set()
+
+
+async def test_counts_are_written_again_on_a_new_connection(
+    pair: tuple[RedisCounters, RedisCounters], empty_server: Server
+) -> None:
+    """The server may be another one, or have lost them."""
+    one, other = pair
+    tasks = TaskOwner()
+    tasks.spawn(one.run())
+    one.set_count("a", 2)
+    await until_counts(other, ["a"], [2])
+    with empty_server.client() as client:
+        client.flushall()
+        client.execute_command("CLIENT", "KILL", "TYPE", "normal")
+    await until_counts(other, ["a"], [2])
+    await tasks.stop()
+
+
+async def test_names_that_were_never_written_are_forgotten(start_pipeline: StartPipeline) -> None:
+    """Without a server, the names of refused subscribers must not pile up."""
+    lonely = RedisCounters(Names("test:", 0, "one"), start_pipeline("unix:///nowhere"), "held")
+    for number in range(100):
+        lonely.set_count(f"t{number}", 1)
+        lonely.set_count(f"t{number}", 0)
+    assert len(lonely._changed) == 0
+    with pytest.raises(Unavailable):
+        await lonely._pipeline.command("PING", seconds=0.01)
