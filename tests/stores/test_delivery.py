@@ -1,4 +1,4 @@
-"""What an instance hears faster than it can fan out stays in the server: its own memory is bounded (I4)."""
+"""Reading pauses while the fan-out is behind: the instance's memory is bounded (I4)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def test_i4_reading_waits_for_the_fan_out(
         streams = [await other.subscribe("/topics/a") for _ in range(SUBSCRIBERS)]
         for module in (fanout, feed_table):
             monkeypatch.setattr(module, "MAX_BYTES", BACKLOG_BYTES)
-        monkeypatch.setattr(fanout, "WRITES_PER_TURN", 2)  # much slower than what is heard
+        monkeypatch.setattr(fanout, "WRITES_PER_TURN", 2)  # much slower than payloads arrive
         most, pauses = 0, 0
         done = asyncio.Event()
 
@@ -50,9 +50,7 @@ async def test_i4_reading_waits_for_the_fan_out(
         done.set()
         await looking
         assert pauses
-        at_once = (
-            BACKLOG_BYTES + 2 * READ_BYTES
-        )  # what was read before it stopped, and one message that had begun
+        at_once = BACKLOG_BYTES + 2 * READ_BYTES  # a read before the pause, and a payload that had begun
         assert most <= at_once < EVENTS * EVENT_BYTES / 3
         assert await ready(other)
     finally:
