@@ -1,15 +1,15 @@
-# The broker alone, as a user that owns nothing; works on a read-only file system. deploy/compose.yaml shows it in company.
+# The broker alone, as an unprivileged user; it works on a read-only file system. deploy/compose.yaml runs three of them.
 #
 #     docker build -t sse-broker .
 #     docker run --rm -p 127.0.0.1:8080:8080 -e BROKER_ANONYMOUS=publish,subscribe sse-broker
 #
-# Every setting is an environment variable (BROKER_REDIS_URL), or a flag behind the image's name (serve --redis-url=…). It
-# doesn't start without being told who may do what: BROKER_JWT_SECRETS and its like, or that anybody may, as above.
+# Every setting is an environment variable (BROKER_REDIS_URL) or a flag after the image's name (serve --redis-url=…). It
+# doesn't start without access control: set BROKER_JWT_SECRETS or other keys, or open it with BROKER_ANONYMOUS as above.
 
-# The version that the tests run on.
+# The version that the tests use.
 ARG PYTHON=3.11
 
-# With compilers, should a dependency have no wheel for this platform.
+# This image has compilers, in case a dependency has no wheel for this platform.
 FROM python:${PYTHON}-bookworm AS build
 WORKDIR /src
 COPY pyproject.toml README.md ./
@@ -17,20 +17,20 @@ COPY broker broker
 RUN pip wheel --no-cache-dir --wheel-dir /wheels .
 
 FROM python:${PYTHON}-slim-bookworm
-# From a mount: a copied wheel would stay in a layer. pip compiles what it installs, so nothing needs to be written later.
+# A mount leaves no wheels in the image's layers. pip compiles all modules, so nothing is written at run time.
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --find-links=/wheels sse-broker
 
-# Inside a container loopback reaches nobody. Whoever publishes the port decides who reaches it.
+# Loopback inside a container is unreachable from outside. Publishing the port decides which networks reach it.
 ENV BROKER_HOST=0.0.0.0 \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 65532:65532
 EXPOSE 8080
 
-# Whether the process answers; not readyz, for to be restarted doesn't help a broker whose Redis is away.
+# healthz and not readyz: a restart doesn't help while Redis is unreachable.
 HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ.get(\"BROKER_PORT\", 8080)}/healthz', timeout=2)"]
 
-# As lists: a shell between would keep SIGTERM, which drains, to itself.
+# As lists: a shell in between wouldn't pass on SIGTERM, which starts the drain.
 ENTRYPOINT ["broker"]
 CMD ["serve"]

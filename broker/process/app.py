@@ -54,9 +54,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
 
     async def run(app: web.Application) -> AsyncIterator[None]:
         metrics = Metrics()
-        node = Node(
-            make_store(settings, clock), _stream_policy(settings), metrics, clock, _rate_limits(settings)
-        )
+        node = make_node(settings, metrics, clock)
         fetcher = None
         if verifier is not None and settings.jwks_url is not None:
             fetcher = JwksFetcher(settings.jwks_url, verifier)
@@ -108,6 +106,12 @@ def metrics_app(app: web.Application) -> web.Application:
     made[SERVICES] = services
     made[TIMEOUTS] = app[TIMEOUTS]
     return made
+
+
+def make_node(settings: Settings, metrics: Metrics, clock: Clock) -> Node:
+    """The node for these settings, with its store. It is not started."""
+    store = make_store(settings, clock)
+    return Node(store, _stream_policy(settings), metrics, clock, _rate_limits(settings))
 
 
 async def _stop_waiting(app: web.Application) -> None:

@@ -114,12 +114,14 @@ class ConnectionTimeouts:
 
     def head_started(self, connection: RequestConnection) -> None:
         """The first bytes of a request have arrived."""
-        self._forget(connection)
+        self._idle.pop(connection, None)
+        self._heads.pop(connection, None)  # so that it goes to the end
         self._heads[connection] = self._loop.time()
 
     def head_complete(self, connection: RequestConnection) -> None:
         """A request's head is complete; until the answer, its handler sets the limits."""
-        self._forget(connection)
+        self._idle.pop(connection, None)
+        self._heads.pop(connection, None)
 
     def answer_started(self, connection: RequestConnection) -> None:
         """Its answer is ready to be sent."""
@@ -127,7 +129,7 @@ class ConnectionTimeouts:
 
     def answer_sent(self, connection: RequestConnection) -> None:
         """The answer has left; the next request may come."""
-        self._forget(connection)
+        self._answers.pop(connection, None)
         self._idle[connection] = self._loop.time()
 
     def closed(self, connection: RequestConnection) -> None:
@@ -136,8 +138,8 @@ class ConnectionTimeouts:
         self.count -= 1
 
     def _forget(self, connection: RequestConnection) -> None:
-        if self._heads.pop(connection, None) is None and self._idle.pop(connection, None) is None:
-            self._answers.pop(connection, None)
+        for _, table, _ in self._kinds:
+            table.pop(connection, None)
 
     # Expiry
 

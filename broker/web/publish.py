@@ -16,7 +16,7 @@ from broker.web.errors import event_too_large
 from broker.web.publish_options import event_options, requested_topics
 from broker.web.publish_stream import EVENT_STREAM, STREAMED_TYPES, publish_stream
 from broker.web.services import Services
-from broker.web.values import JSON, Answer, Request
+from broker.web.values import JSON, Answer, BodySource, Request
 
 _KEY = re.compile(r"[!-~]{1,200}")
 _REPLAYED = {"Content-Type": "application/json", "Idempotency-Replayed": "true"}
@@ -73,7 +73,16 @@ async def _publish_event(
     if event_type is not None:
         request.query.check_utf8()
         check_type(event_type)
-    data = await _data(services, request)
+    max_event_bytes = services.settings.max_event_bytes
+    data = request.body.arrived()
+    if data is None:
+        data = await _read(services, request.body, max_event_bytes)
+    elif len(data) > max_event_bytes:
+        raise event_too_large(max_event_bytes)
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        raise InvalidBody("The body is not valid UTF-8; an event's data is text.") from None
     lines = sse.lines(data, event_type)
     items = [(topic, lines) for topic in topics] if data or not options.ends else []
     node = services.node
@@ -82,16 +91,11 @@ async def _publish_event(
     return await node.publish(items, key, options)
 
 
-async def _data(services: Services, request: Request) -> bytes:
-    max_event_bytes = services.settings.max_event_bytes
+async def _read(services: Services, body: BodySource, max_event_bytes: int) -> bytes:
     try:
-        data = await services.bodies.whole(request.body, max_event_bytes)
-        data.decode()
+        return await services.bodies.whole(body, max_event_bytes)
     except TooLarge:
         raise event_too_large(max_event_bytes) from None
-    except UnicodeDecodeError:
-        raise InvalidBody("The body is not valid UTF-8; an event's data is text.") from None
-    return data
 
 
 def _check_rate(services: Services, caller: Caller, events: int, size: int) -> None:
@@ -104,7 +108,12 @@ def _check_rate(services: Services, caller: Caller, events: int, size: int) -> N
 
 
 def _media_type(request: Request) -> str:
-    """The body's media type. Raises `InvalidBody` if it is compressed: what it inflates to can't be bounded fairly."""
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    """The body's media type in lower case, without parameters; "" if it is not named.
+
+    Raises:
+        InvalidBody: the body is compressed; what it inflates to can't be bounded fairly.
+    """
+    headers = request.headers
+    if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise InvalidBody("The body must not be compressed; leave Content-Encoding out.")
-    return request.content_type
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()

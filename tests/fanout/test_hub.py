@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -17,7 +16,7 @@ from broker.fanout.feed import PIECE_BYTES
 from broker.fanout.subscriber import CloseReason, Subscriber, write_each
 from broker.sse import Decoder
 from broker.topics import Retention
-from tests.support.hub_harness import HubHarness
+from tests.support.hub_harness import HubHarness, reset
 
 
 def data(*texts: bytes) -> list[bytes]:
@@ -69,8 +68,9 @@ async def test_i5_an_envelope_is_encoded_once(harness: HubHarness) -> None:
     assert log.enveloped("a", entry) is log.enveloped("a", entry)
 
 
-async def test_fan_out_is_cut_into_slices(harness: HubHarness) -> None:
-    subscribers = [await harness.subscribe("a") for _ in range(SLICE_WRITES * 2)]
+@pytest.mark.parametrize("count", [SLICE_WRITES * 2, SLICE_WRITES * 3 // 2])
+async def test_fan_out_is_cut_into_slices(harness: HubHarness, count: int) -> None:
+    subscribers = [await harness.subscribe("a") for _ in range(count)]
     harness.publish("a", b"1")
     harness.turn()
     served = sum(bool(harness.read(subscriber)) for subscriber in subscribers)
@@ -99,12 +99,15 @@ async def test_who_comes_and_goes_during_a_pass_changes_nothing_for_the_others(h
         assert harness.read(subscriber).count(b"data: 2\n") == 1
 
 
-async def test_a_small_feed_does_not_wait_for_the_pass_over_a_large_one(harness: HubHarness) -> None:
+@pytest.mark.parametrize("order", [("large", "small"), ("small", "large")])
+async def test_a_small_feed_does_not_wait_for_the_pass_over_a_large_one(
+    harness: HubHarness, order: tuple[str, str]
+) -> None:
     for _ in range(SLICE_WRITES * 4):
         await harness.subscribe("large")
     small = await harness.subscribe("small")
-    harness.publish("large", b"1")
-    harness.publish("small", b"1")
+    for topic in order:
+        harness.publish(topic, b"1")
     turns = 0
     while not harness.read(small):
         assert harness.turn()
@@ -196,6 +199,22 @@ async def test_a_replay_is_written_piece_by_piece_and_joins_live_events(harness:
     assert subscriber.lag is not None
     harness.publish("a", b"live")
     assert await harness.read_all(subscriber, harness.last) == list(range(1, 62))
+    assert harness.hub.delivered == 61
+
+
+async def test_to_be_told_twice_that_a_subscriber_can_be_written_to_is_harmless(harness: HubHarness) -> None:
+    for _ in range(60):
+        harness.publish("a", b"x" * 10_000)
+    subscriber = await harness.subscribe("a", cursor=0)
+    decoder, ids = Decoder(), [0]
+    async with asyncio.timeout(10):
+        while ids[-1] < harness.last:
+            ids += [int(event.id.split("-")[1]) for event in decoder.feed(harness.read(subscriber))]
+            harness.hub.flushed(subscriber)
+            harness.hub.flushed(subscriber)
+            harness.run()
+            await asyncio.sleep(0)
+    assert ids == list(range(61))
 
 
 async def test_slow_subscriber_is_closed_not_waited_for(harness: HubHarness) -> None:
@@ -376,8 +395,10 @@ async def test_end_of_one_of_several_topics_loses_nothing_of_the_others(harness:
     assert (await harness.read_all(both, harness.last))[1:] == await harness.read_all(only_b, harness.last)
     assert harness.released == ["a"]
     assert both.feed is only_b.feed
+    assert (both.reads("a"), both.reads("b")) == (False, True)
     harness.delete("b")
     harness.run()
+    assert not both.reads("b")
     async with asyncio.timeout(10):
         while len(harness.closed) < 2:
             await asyncio.sleep(0)
@@ -534,6 +555,7 @@ async def test_those_with_the_same_cursor_are_written_together_on_several_topics
     harness.publish("b", b"2")
     harness.run()
     assert {subscriber.cursor for subscriber in first + second} == {harness.last}
+    assert harness.hub.delivered == 5 * 2 + 5
     assert await harness.read_all(first[0], 3) == [1, 3]
     assert await harness.read_all(second[0], 3) == [3]
 
@@ -597,6 +619,16 @@ async def test_a_slice_is_small_also_when_much_is_due(harness: HubHarness) -> No
     assert all(one.cursor > 0 for one in harness.hub.subscribers)
 
 
+async def test_a_slice_has_somebody_in_it_however_much_is_due(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "PIECE_BYTES", 1)
+    subscriber = await harness.subscribe("a")
+    harness.publish("a", b"x" * 2 * SLICE_WRITES)
+    harness.turn()
+    assert subscriber.cursor == 1
+
+
 async def test_many_feeds_of_one_topic_share_what_is_on_its_way(harness: HubHarness) -> None:
     for number in range(50):
         await harness.subscribe("common", f"own{number}")
@@ -621,6 +653,30 @@ async def test_i9_a_defect_with_one_connection_stops_no_heartbeat_but_is_told(
     harness.now += 16
     harness.hub.walk()
     assert harness.read(good) == sse.HEARTBEAT
+
+
+@pytest.mark.parametrize("data", [b"", b"data: after\nid: 0-2\n\n"])
+async def test_a_notice_comes_between_two_events_and_to_who_lags_only_the_latest(
+    harness: HubHarness, data: bytes
+) -> None:
+    subscriber = await harness.subscribe("a")
+    harness.hub.notify(subscriber, b": at once\n\n")
+    assert harness.read(subscriber) == b": at once\n\n"
+    large = b"x" * 100_000
+    harness.publish("a", large)
+    harness.run()
+    for notice in (b": first\n\n", b": latest\n\n"):
+        harness.hub.notify(subscriber, notice)
+    if data:
+        harness.publish("a", b"after")
+    wanted = b"data: " + large + b"\nid: 0-1\n\n: latest\n\n" + data
+    got = b""
+    async with asyncio.timeout(10):
+        while len(got) < len(wanted):
+            got += harness.read(subscriber)
+            harness.run()
+            await asyncio.sleep(0)
+    assert got == wanted
 
 
 async def test_drained_subscribers_get_what_was_published_first(harness: HubHarness) -> None:
@@ -665,9 +721,18 @@ async def test_i4_a_connection_that_is_cut_is_reset_so_that_the_kernel_keeps_not
 
 async def test_who_is_gone_already_has_left_and_was_not_ended(harness: HubHarness) -> None:
     subscriber = await harness.subscribe("a")
-    harness.far[subscriber].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    harness.far[subscriber].close()
+    reset(harness.far[subscriber])
     harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
+    await harness.closing()
+    assert harness.closed == [CloseReason.CLIENT]
+
+
+async def test_who_is_gone_before_it_is_told_that_its_topic_has_ended_is_no_defect(
+    harness: HubHarness,
+) -> None:
+    harness.close("a")
+    subscriber = await harness.subscribe("a", cursor=0, is_gone=True)
+    assert subscriber.feed is None
     await harness.closing()
     assert harness.closed == [CloseReason.CLIENT]
 

@@ -1,4 +1,4 @@
-"""What an instance hears faster than it can fan out stays in the server: its own memory is bounded (I4)."""
+"""Reading pauses while the fan-out is behind: the instance's memory is bounded (I4)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_i4_reading_waits_for_the_fan_out(
     try:
         streams = [await other.subscribe("/topics/a") for _ in range(SUBSCRIBERS)]
         monkeypatch.setattr(backpressure, "ALL_BYTES", 500_000)
-        monkeypatch.setattr(fanout, "SLICE_WRITES", 2)  # much slower than what is heard
+        monkeypatch.setattr(fanout, "SLICE_WRITES", 2)  # much slower than payloads arrive
         most, pauses = 0, 0
         done = asyncio.Event()
 
@@ -50,7 +50,7 @@ async def test_i4_reading_waits_for_the_fan_out(
         assert pauses
         at_once = (
             backpressure.ALL_BYTES + 2 * READ_BYTES
-        )  # what was read before it stopped, and one message that had begun
+        )  # a read before the pause, and a payload that had begun
         assert most <= at_once < EVENTS * EVENT_BYTES / 3
         assert await ready(other)
     finally:

@@ -1,4 +1,4 @@
-"""Replicas without a server: the logs they make of what is read and received, in any order."""
+"""Replicas without a server: pages and updates in any order, and the logs they result in."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def page(
     end: tuple[int, int] | None = None,
     more: bool = False,
 ) -> TopicPage:
-    """What a read answers of a topic whose entries are (id, prev), and its end."""
+    """A page of a topic with entries (id, prev), and its end."""
     cleared_at, cleared_after = cleared or (0, 0)
     made = [(at(step), at(prev), frame(at(step))) for step, prev in entries]
     last = max([made[-1][0]] if made else [0], default=0)
@@ -136,7 +136,7 @@ def harness() -> Harness:
 
 
 def test_i2_a_call_for_several_topics_is_complete_with_its_last_payload(harness: Harness) -> None:
-    """Ids 1 and 3 are a's, 2 is b's: who reads both is not written 3 before b's message came."""
+    """Ids 1 and 3 are a's, 2 is b's: a subscriber of both is not written 3 before b's payload arrived."""
     one, other = harness.read("a"), harness.read("b")
     harness.replicas.received(at(0), 1)
     both = Feed(FeedKey(("a", "b"), False), [one.log, other.log], at(0))
@@ -163,7 +163,7 @@ def test_an_entry_beyond_complete_to_is_delivered_again(harness: Harness) -> Non
 
 
 def test_i2_complete_to_waits_for_a_new_history(harness: Harness) -> None:
-    """A probe of a new epoch may be heard before the answer that tells what was lost."""
+    """A probe of a new epoch may arrive before the reply with the new losses."""
     replica = harness.read("a")
     harness.replicas.received(at(1), 1)
     harness.replicas.received(at(9), 2)
@@ -174,7 +174,7 @@ def test_i2_complete_to_waits_for_a_new_history(harness: Harness) -> None:
 
 
 def test_i2_a_loss_in_a_topic_without_a_record(harness: Harness) -> None:
-    """Its record is lost too; the copy began behind the loss, and somebody comes back with a cursor from before."""
+    """Its record is lost too; the replica begins after the loss, and a subscriber returns with an earlier cursor."""
     replica = harness.read("a", after=at(9), upto=9, history=LOSS_AT_5)
     assert replica.log.reaches(at(2))
     assert gaps(replica, after=at(2)) == ["lost"]
@@ -194,7 +194,7 @@ def test_i2_a_delete_between_two_pages_of_the_first_read_hides_what_was_read(har
 
 
 def test_no_gap_when_the_floor_rises_above_a_live_replica(harness: Harness) -> None:
-    """Its record was given up with others; nothing of this topic was missed, for its channel was heard all the time."""
+    """Its record was forgotten, but no update was missed: the channel was subscribed all the time."""
     replica = harness.read("a", (1, 0))
     harness.replicas.received(at(1), 1)
     harness.receive("a", 9, prev=at(7), epoch=2)
@@ -206,7 +206,7 @@ def test_no_gap_when_the_floor_rises_above_a_live_replica(harness: Harness) -> N
 
 
 def test_no_gap_in_a_topic_unknown_for_longer_than_topic_memory(harness: Harness) -> None:
-    """What stands for its last id rises with time, and nothing else was heard yet."""
+    """The assumed last id rises with time, and no update was received yet."""
     replica = harness.read("a", upto=0, history=StoreHistory(1, id_at(1), id_at(1), (id_at(1),), ()))
     harness.receive("a", 1, prev=id_at(NOW - MEMORY_SECONDS + 0.5))
     assert harness.interrupted == []

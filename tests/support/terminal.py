@@ -1,0 +1,116 @@
+"""A terminal with bash in it: text is pasted into it, and Ctrl-C pressed, as a person does."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.waiting import wait_for
+
+PASTE_SECONDS = 240
+EXIT_SECONDS = 30
+FAILED = re.compile(r"@failed (.*)@")
+_SETUP = """\
+stty -echo
+set -o pipefail
+trap 'printf "@failed %s@\\n" "$BASH_COMMAND"' ERR
+"""
+
+
+class Terminal:
+    """A bash that runs interactively on a pseudo-terminal; a context manager.
+
+    Attributes:
+        output: everything that the terminal has shown. A command that fails adds a line that matches `FAILED`.
+        busy: whether the last paste is still running, as far as the caller waited for it.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+        self.output = ""
+        self.busy = False
+        self._pastes = 0
+        self._terminal, inside = os.openpty()
+        self._process = subprocess.Popen(
+            ["setsid", "--ctty", "bash", "--norc", "--noprofile", "--noediting", "-i"],
+            cwd=folder,
+            env={**environment, "PS1": "", "PS2": "", "TERM": "dumb"},
+            stdin=inside,
+            stdout=inside,
+            stderr=inside,
+        )
+        os.close(inside)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        self.paste(_SETUP)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ctrl-C, then exit; what still runs after that is killed."""
+        try:
+            self._type("\x03")
+            self._type("exit\n")
+            self._process.wait(EXIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(os.tcgetpgrp(self._terminal), signal.SIGKILL)
+            self._process.kill()
+            self._process.wait(EXIT_SECONDS)
+        self._reader.join(EXIT_SECONDS)
+        os.close(self._terminal)
+
+    def paste(self, text: str, until: str = "") -> str:
+        """Paste lines and return the output from then on.
+
+        Args:
+            until: a regular expression. Return when the output matches, with the command still running. Without it, wait
+                until all commands are done.
+        """
+        assert not self.busy, f"a command is still running:\n{self.output}"
+        start = len(self.output)
+        self._pastes += 1
+        mark = f"@done {self._pastes}@"
+        self._type(text)
+        if until:
+            self.busy = True
+        else:
+            self._type(f"printf '@done %s@\\n' {self._pastes}\n")  # the mark itself isn't in this text
+        wait_for(
+            partial(self.shows, until or re.escape(mark), start),
+            f"{until or mark!r} after {text!r}, in: {self.output[start:]}",
+            PASTE_SECONDS,
+        )
+        return self.output[start:]
+
+    def shows(self, pattern: str, start: int = 0) -> bool:
+        """Whether the output from offset `start` on matches a regular expression."""
+        return re.search(pattern, self.output[start:]) is not None
+
+    def interrupt(self) -> None:
+        """Press Ctrl-C, and wait until the command has ended."""
+        self._type("\x03")
+        self.busy = False
+        self.paste("\n")
+
+    def _type(self, text: str) -> None:
+        os.write(self._terminal, text.encode())
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = os.read(self._terminal, 1 << 16)
+            except OSError:  # EIO: nothing has the other side open any more
+                return
+            if not data:
+                return
+            self.output += data.decode(errors="replace").replace("\r\n", "\n")
