@@ -24,7 +24,8 @@ from typing import Protocol
 
 from broker import sse
 from broker.events import EventId
-from broker.log.log import Entry, Log
+from broker.log.entry import Entry
+from broker.log.log import Log
 from broker.stores.redis.payloads import TopicUpdate
 from broker.stores.redis.replies import StoreHistory, TopicEnd, TopicPage
 from broker.stores.redis.watermark import Watermark
