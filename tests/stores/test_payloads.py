@@ -1,4 +1,4 @@
-"""Pub/sub payloads: what is decoded, and what no script of the broker has published."""
+"""Pub/sub payloads, decoded; foreign ones are refused."""
 
 from __future__ import annotations
 
