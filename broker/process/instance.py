@@ -132,7 +132,7 @@ class Instance:
             await asyncio.wait([shutdown])
 
     async def _shut_down(self) -> None:
-        await self._app[SERVICES].node.drain()
+        await self._app[SERVICES].node.streams.drain()
         await self._runner.cleanup()
 
     async def _clean_up(self) -> None:

@@ -24,7 +24,7 @@ from broker.log.start import (
     from_cursor,
     from_last,
     from_since,
-    has_all,
+    has_seen_all,
     position,
 )
 from broker.topics import Retention
@@ -347,8 +347,8 @@ def test_who_has_the_end_is_left_out_of_that_topic() -> None:
     ended, live = closed_log(1), log_of(2, 3)
     where = at(after(2), ended, live)
     assert (where.topics, where.cursor, where.floors, where.preface) == (("b",), id_of(2), (), b"")
-    assert not has_all(after(2), [ended, live], known_at(id_of(3)))
-    assert has_all(after(2), [ended], known_at(id_of(3)))
+    assert not has_seen_all(after(2), [ended, live], known_at(id_of(3)))
+    assert has_seen_all(after(2), [ended], known_at(id_of(3)))
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_a_cursor_that_may_lack_something_behind_the_end_gets_a_gap_and_the_end(
 ) -> None:
     ended = closed_log(1)
     ended.lost_at = lost_at
-    assert not has_all(after(2), [ended], known)
+    assert not has_seen_all(after(2), [ended], known)
     where = position(after(2), "a", [ended], known)
     assert len(where.gaps) == 1
     assert delivered(where, ended) == [ended.last]
@@ -375,11 +375,11 @@ def test_a_cursor_that_may_lack_something_behind_the_end_gets_a_gap_and_the_end(
 def test_a_cursor_at_the_end_of_what_may_be_lacking_lacks_nothing() -> None:
     ended = closed_log(1)
     ended.lost_at = id_of(2)
-    assert has_all(after(2), [ended], known_at(id_of(2)))
-    assert has_all(after(2), [ended], known_at(id_of(2), born=id_of(2)))
-    assert has_all(After(ended.last, ""), [closed_log(1)], known_at(ended.last))
+    assert has_seen_all(after(2), [ended], known_at(id_of(2)))
+    assert has_seen_all(after(2), [ended], known_at(id_of(2), born=id_of(2)))
+    assert has_seen_all(After(ended.last, ""), [closed_log(1)], known_at(ended.last))
 
 
 @pytest.mark.parametrize("start", [Latest(), Since(0), Last(1), Malformed("x")])
 def test_only_a_cursor_can_have_the_end(start: Start) -> None:
-    assert not has_all(start, [closed_log(1)], known_at(id_of(9)))
+    assert not has_seen_all(start, [closed_log(1)], known_at(id_of(9)))
