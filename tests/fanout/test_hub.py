@@ -719,6 +719,17 @@ async def test_i4_a_connection_that_is_cut_is_reset_so_that_the_kernel_keeps_not
         harness.read(subscriber)
 
 
+async def test_a_stream_is_ended_once(harness: HubHarness) -> None:
+    subscriber = await until_the_kernel_holds_bytes(harness)
+    harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
+    harness.hub.finish(subscriber, CloseReason.EXPIRED, sse.retry(2))
+    data = harness.read(subscriber)
+    harness.hub.walk()
+    await harness.closing()
+    assert (data + harness.read(subscriber)).endswith(b"\n\nretry: 1\n")
+    assert harness.closed == [CloseReason.DRAINING]
+
+
 async def test_who_is_gone_already_has_left_and_was_not_ended(harness: HubHarness) -> None:
     subscriber = await harness.subscribe("a")
     reset(harness.far[subscriber])
