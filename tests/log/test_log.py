@@ -304,7 +304,7 @@ def test_envelope_holds_the_same_event() -> None:
 
 def test_only_events_have_an_envelope() -> None:
     log = filled(1)
-    log.hold = START
+    log.trim_barrier = START
     log.lose(log.last + 1)
     log.clear(log.last + 1, b"deleted")
     log.close(log.last + 1, b"closed")
