@@ -20,13 +20,13 @@ class TopicUpdate(NamedTuple):
     Attributes:
         epoch: of the store's history at that time.
         prev: the topic's last id before.
-        last: the topic's last id after it: of the last entry, or of the end.
-        entries: `(id, frame)`, ids increasing; empty for an end.
+        last: the topic's last id after it.
+        entries: `(id, frame)`, ids increasing; none for an end.
         size: bytes of the frames.
-        announced_to: everything up to this id, in any topic, was published with this payload or before it. A call for
-            several topics publishes one payload for each, so `last` may lie behind ids that are not announced yet.
-        reason: why the topic ended; `deleted` after DELETE.
-        retention: set if the topic's first publisher asked for its own.
+        announced_to: everything up to this id, in any topic, is published with this payload. A call for several topics
+            publishes one payload for each, so `last` may lie behind ids that are not announced yet.
+        reason: of an end; `deleted` after DELETE.
+        retention: if the topic's first publisher asked for its own.
     """
 
     epoch: int

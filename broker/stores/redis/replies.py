@@ -29,12 +29,11 @@ class StoreHistory:
     """What the store knows of events that it has lost.
 
     Attributes:
-        epoch: rises whenever one of the other values changes.
+        epoch: rises when one of the others changes.
         born: nothing before this id is known.
         floor: topics without a record may have had events up to this id.
-        losses: ids, increasing; events before each of them may be lost.
-        uncertain: pairs of ids (both exclusive). The store restarted without a known loss; a cursor between them is from
-            events that it has lost after all.
+        losses: increasing ids; events before each of them may be lost.
+        uncertain: spans of ids (both exclusive) of restarts without a known loss; a cursor inside one is a lost event's.
     """
 
     epoch: int
@@ -51,7 +50,7 @@ UNKNOWN_HISTORY = StoreHistory(0, 0, 0, (), ())
 
 
 def decode_history(epoch: int, reply: Sequence[bytes]) -> StoreHistory:
-    """The history in a reply's values born, floor and rewinds."""
+    """Decodes a reply's born, floor and rewinds."""
     born, floor, rewinds = reply[:3]
     losses, uncertain = [decode_id(born)], []
     for rewind in filter(None, rewinds.split(b";")):
@@ -64,7 +63,7 @@ def decode_history(epoch: int, reply: Sequence[bytes]) -> StoreHistory:
 
 
 class TopicEnd(NamedTuple):
-    """A topic was closed: the id of the end, the topic's id before it, and the reason."""
+    """The end of a closed topic; `prev` is the topic's id before."""
 
     id: EventId
     prev: EventId
@@ -75,11 +74,10 @@ class TopicPage(NamedTuple):
     """A part of one topic's log.
 
     Attributes:
-        last: the topic's last id; None if the store has no record of the topic.
-        cleared_at, cleared_after: see `Log`; 0 if the topic was never cleared.
-        end: the end of a closed topic.
-        retention: set if the topic's first publisher asked for its own.
-        more: whether the page was full before the last entry.
+        last: the topic's last id; None if the store has no record of it.
+        cleared_at, cleared_after: see `Log`; 0 without a DELETE.
+        retention: if the topic's first publisher asked for its own.
+        more: whether entries are left.
         entries: `(id, prev, frame)`, oldest first.
     """
 
@@ -93,7 +91,6 @@ class TopicPage(NamedTuple):
 
 
 def decode_page(reply: Sequence[bytes]) -> TopicPage:
-    """One topic's part of a reply."""
     last, cleared_at, cleared_after, end, retention, more, *flat = reply
     entries = []
     for at in range(0, len(flat), 3):
