@@ -724,10 +724,10 @@ async def test_a_stream_is_ended_once(harness: HubHarness) -> None:
     harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
     harness.hub.finish(subscriber, CloseReason.EXPIRED, sse.retry(2))
     data = harness.read(subscriber)
-    harness.hub.walk()
+    harness.hub.sweep()
     await harness.closing()
     assert (data + harness.read(subscriber)).endswith(b"\n\nretry: 1\n")
-    assert harness.closed == [CloseReason.DRAINING]
+    assert harness.closes == [CloseReason.DRAINING]
 
 
 async def test_who_is_gone_already_has_left_and_was_not_ended(harness: HubHarness) -> None:
