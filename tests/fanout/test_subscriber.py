@@ -9,9 +9,10 @@ import socket
 import pytest
 
 from broker import sse
+from broker.auth.grants import UNRESTRICTED_CALLER
 from broker.fanout.feed import PIECE_BYTES
 from broker.fanout.subscriber import CloseReason, Subscriber
-from tests.support.hub_harness import HubHarness, reset
+from tests.support.hub_harness import HubHarness, reset, tcp_pair
 
 
 async def until_the_kernel_holds_bytes(harness: HubHarness) -> Subscriber:
@@ -131,3 +132,54 @@ async def test_a_connection_whose_peer_has_left_without_reading_is_closed_once_s
         while not harness.closes:
             await asyncio.sleep(0)
     assert harness.closes == [CloseReason.CLIENT]
+
+
+async def test_a_stream_ends_once(harness: HubHarness) -> None:
+    subscriber = await until_the_kernel_holds_bytes(harness)
+    harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
+    harness.hub.finish(subscriber, CloseReason.EXPIRED, sse.retry(2))
+    data = harness.read(subscriber)
+    harness.hub.sweep()
+    await harness.closing()
+    assert (data + harness.read(subscriber)).endswith(b"\n\nretry: 1\n")
+    assert harness.closes == [CloseReason.DRAINING]
+
+
+class Owner:
+    """Records why connections were lost."""
+
+    def __init__(self) -> None:
+        self.reasons: list[CloseReason] = []
+
+    def flushed(self, subscriber: Subscriber) -> None:
+        """Nothing is written here."""
+
+    def left(self, subscriber: Subscriber) -> None:
+        """No peer leaves here."""
+
+    def lost(self, subscriber: Subscriber, reason: CloseReason) -> None:
+        self.reasons.append(reason)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (None, CloseReason.CLIENT),
+        (ConnectionResetError(), CloseReason.CLIENT),
+        (TimeoutError(), CloseReason.TIMEOUT),
+    ],
+)
+async def test_a_connection_that_times_out_has_a_close_reason_of_its_own(
+    error: Exception | None, reason: CloseReason
+) -> None:
+    near, far = tcp_pair()
+    transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, near)
+    owner = Owner()
+    subscriber = Subscriber(transport, owner, UNRESTRICTED_CALLER, 0, 0.0)
+    subscriber.connection_lost(error)
+    assert owner.reasons == [reason]
+    transport.abort()
+    far.close()
+    async with asyncio.timeout(10):
+        while len(owner.reasons) < 2:
+            await asyncio.sleep(0)

@@ -194,6 +194,7 @@ def test_after_something_from_before_the_store_was_born() -> None:
     where = at(after(-2000), log)
     assert where.gaps == ("lost",)
     assert delivered(where, log) == [id_of(1)]
+    assert at(After(BORN, ""), log_of(1, 2, keep=1)).gaps == ("trimmed",)
 
 
 def test_a_cursor_ahead_of_the_store_gets_a_gap_and_new_events_only() -> None:
@@ -201,6 +202,13 @@ def test_a_cursor_ahead_of_the_store_gets_a_gap_and_new_events_only() -> None:
     where = at(after(3), log)
     assert where.gaps == ("unknown-id",)
     assert where.cursor == id_of(2)
+
+
+def test_a_cursor_at_the_newest_id_stays_there_though_that_event_is_still_on_its_way() -> None:
+    """I1: the subscriber has it from another instance."""
+    state = StateValue(BORN, id_of(2), id_of(1))
+    where = position(after(2), "a", [log_of(1)], state)
+    assert (where.cursor, where.gaps) == (id_of(2), ())
 
 
 def test_malformed_gets_everything_kept() -> None:
@@ -226,7 +234,7 @@ def test_a_time_in_the_future_means_new_events_only() -> None:
 
 
 @pytest.mark.parametrize(("count", "times"), [(1, [3]), (2, [2, 3]), (3, [1, 2, 3]), (10, [1, 2, 3])])
-def test_last(count: int, times: list[float]) -> None:
+def test_last_starts_so_many_events_back(count: int, times: list[float]) -> None:
     log = log_of(1, 2, 3)
     where = at(Last(count), log)
     assert delivered(where, log) == [id_of(time) for time in times]
@@ -321,11 +329,12 @@ def test_latest_writes_the_ends_of_closed_topics() -> None:
 
 def test_no_id_follows_an_end_that_is_the_newest_of_all() -> None:
     """I1: the second `broker.open` would have the id of the end before it."""
-    first, last, live = closed_log(1), closed_log(3), log_of(2)
-    where = at(Latest(), first, last, live)
-    assert [event_id for _, _, event_id in told(where)][1:3] == [format_id(first.last), format_id(last.last)]
-    assert where.preface.endswith(sse.control("broker.open", {"topics": ["c"]}))
-    assert (where.topics, where.cursor) == (("c",), last.last)
+    first, middle, last, live = closed_log(1), closed_log(2), closed_log(3), log_of(2)
+    where = at(Latest(), last, first, middle, live)
+    ends = [format_id(log.last) for log in (first, middle, last)]
+    assert [event_id for _, _, event_id in told(where)][1:4] == ends
+    assert where.preface.endswith(sse.control("broker.open", {"topics": ["d"]}))
+    assert (where.topics, where.cursor) == (("d",), last.last)
 
 
 def test_latest_leaves_out_an_end_that_is_not_received_yet() -> None:
@@ -341,6 +350,11 @@ def test_latest_leaves_out_an_end_that_is_not_received_yet() -> None:
 def test_the_end_is_delivered_wherever_one_starts(start: Start) -> None:
     ended = closed_log(1, 2)
     assert delivered(at(start, ended), ended)[-1] == ended.last
+
+
+def test_a_cursor_at_the_last_event_of_a_closed_topic_has_no_gap() -> None:
+    where = at(after(2), closed_log(1, 2))
+    assert (where.topics, where.cursor, where.gaps) == (("a",), id_of(2), ())
 
 
 def test_a_cursor_at_the_end_of_a_closed_topic_does_not_read_it() -> None:
@@ -370,6 +384,13 @@ def test_a_cursor_behind_the_end_that_may_lack_events_gets_a_gap_and_the_end(
     where = position(after(2), "a", [ended], known)
     assert len(where.gaps) == 1
     assert delivered(where, ended) == [ended.last]
+
+
+def test_a_cursor_at_the_end_that_may_lack_events_behind_it_gets_a_gap() -> None:
+    ended = closed_log(1)
+    ended.lost_at = id_of(3)
+    where = position(After(ended.last, ""), "a", [ended], known_at(id_of(9)))
+    assert (where.gaps, delivered(where, ended)) == (("lost",), [ended.last])
 
 
 def test_a_cursor_at_the_loss_behind_the_end_lacks_nothing() -> None:

@@ -10,10 +10,9 @@ from broker.events import EventId, id_at
 from broker.fanout.feed import Feed, FeedKey
 from broker.log.table import LogTable
 from broker.stores.redis.delivery import Delivery
-from broker.stores.redis.payloads import TopicUpdate, decode_payload
+from broker.stores.redis.formats import StoreHistory, TopicEnd, TopicPage, TopicUpdate, decode_payload
 from broker.stores.redis.replica import BUFFER_BYTES, TRANSITIONS, Phase, TopicReplica
 from broker.stores.redis.replicas import Replicas
-from broker.stores.redis.replies import StoreHistory, TopicEnd, TopicPage
 from broker.topics import Retention, RetentionRules
 from tests.support.store_harness import RecordingOwner
 

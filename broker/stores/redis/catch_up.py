@@ -13,10 +13,10 @@ from broker.errors import Unavailable
 from broker.events import EventId, format_id
 from broker.stores.redis.connections import Connections
 from broker.stores.redis.delivery import Delivery
+from broker.stores.redis.formats import StoreHistory, TopicPage, decode_history, decode_id, decode_page
 from broker.stores.redis.names import Names
 from broker.stores.redis.replica import Phase, TopicReplica
 from broker.stores.redis.replicas import Replicas
-from broker.stores.redis.replies import StoreHistory, TopicPage, decode_history, decode_id, decode_page
 from broker.stores.redis.scripts import Script
 from broker.stores.redis.task_owner import TaskOwner
 from broker.topics import RetentionRules

@@ -16,6 +16,7 @@ from broker.errors import Unavailable
 from broker.stores.redis.link import Argument
 from broker.stores.redis.names import Names
 from broker.stores.redis.script_pipeline import ScriptPipeline
+from broker.stores.redis.task_owner import mark_retrieved
 
 PERIOD_SECONDS = 0.5
 LIFE_MS = 10_000
@@ -129,7 +130,7 @@ class RedisCounters:
         """Concurrent callers share one read."""
         if self._others_task is None:
             self._others_task = asyncio.create_task(self._store_others())
-            self._others_task.add_done_callback(_mark_retrieved)
+            self._others_task.add_done_callback(mark_retrieved)
         await asyncio.shield(self._others_task)
 
     async def _store_others(self) -> None:
@@ -163,9 +164,3 @@ class RedisCounters:
             else:
                 await self._pipeline.command("SREM", self._instances, instance)
         return alive
-
-
-def _mark_retrieved(task: asyncio.Task[None]) -> None:
-    """Keep asyncio from logging an exception without a waiting caller."""
-    if not task.cancelled():
-        task.exception()

@@ -23,6 +23,7 @@ from redis.exceptions import (
 )
 
 from broker.stores.redis.address import CONNECT_SECONDS, Address
+from broker.stores.redis.task_owner import mark_retrieved
 
 READ_BYTES = 256 << 10
 
@@ -80,6 +81,12 @@ class Link:
 
         While `flowing` isn't set, nothing is read: data piles up on the server.
         """
+        # A task of its own, lest each reply resume the callers' coroutines too.
+        reading = asyncio.create_task(self._read(on_reply, flowing), name="broker store reader")
+        reading.add_done_callback(mark_retrieved)
+        await reading
+
+    async def _read(self, on_reply: Callable[[Reply], None], flowing: asyncio.Event | None) -> None:
         parser = hiredis.Reader(notEnoughData=_NOTHING, replyError=ServerError)
         while True:
             if flowing is not None and not flowing.is_set():

@@ -15,8 +15,8 @@ from broker.stores.redis.broadcast import RedisBroadcast
 from broker.stores.redis.catch_up import RETRY_SECONDS, CatchUp
 from broker.stores.redis.connections import Connections
 from broker.stores.redis.delivery import Delivery
+from broker.stores.redis.formats import Probe, decode_payload
 from broker.stores.redis.names import Names
-from broker.stores.redis.payloads import Probe, decode_payload
 from broker.stores.redis.replica import TopicReplica
 from broker.stores.redis.replicas import Replicas
 from broker.stores.redis.task_owner import TaskOwner

@@ -26,8 +26,7 @@ from broker import sse
 from broker.events import EventId
 from broker.log.entry import Entry
 from broker.log.log import Log
-from broker.stores.redis.payloads import TopicUpdate
-from broker.stores.redis.replies import StoreHistory, TopicEnd, TopicPage
+from broker.stores.redis.formats import StoreHistory, TopicEnd, TopicPage, TopicUpdate
 from broker.stores.redis.watermark import Watermark
 from broker.topics import Retention
 
@@ -83,15 +82,12 @@ class TopicReplica:
     log: Log
     _owner: ReplicaOwner
     phase: Phase = Phase.EMPTY
+    is_readable: bool = False  # by subscribers
     tail: EventId = 0
     confirmed_to: EventId = 0
     losses_applied_to: EventId = 0
     _buffer: list[TopicUpdate] | None = field(default_factory=list)  # None: it was too much
     _buffer_bytes: int = 0
-
-    @property
-    def is_readable(self) -> bool:
-        return self.phase is Phase.LIVE or self.phase is Phase.STALE
 
     @property
     def contiguous_to(self) -> EventId:
@@ -102,6 +98,7 @@ class TopicReplica:
     def _move(self, phase: Phase) -> None:
         assert phase in TRANSITIONS[self.phase]
         self.phase = phase
+        self.is_readable = phase in (Phase.LIVE, Phase.STALE)
 
     # Updates, as they are received
 

@@ -13,9 +13,8 @@ from collections.abc import Iterator, Sequence
 from broker.events import Clock, EventId, id_at, id_seconds
 from broker.log.table import LogTable
 from broker.stores.redis.delivery import Delivery
-from broker.stores.redis.payloads import TopicUpdate
+from broker.stores.redis.formats import UNKNOWN_HISTORY, StoreHistory, TopicUpdate
 from broker.stores.redis.replica import Phase, TopicReplica
-from broker.stores.redis.replies import UNKNOWN_HISTORY, StoreHistory
 from broker.stores.redis.watermark import Watermark
 from broker.topics import Retention
 

@@ -22,8 +22,8 @@ from broker.errors import Unavailable
 from broker.events import format_id
 from broker.stores.redis.address import Address
 from broker.stores.redis.connector import STOPPING, Connector, unavailable
+from broker.stores.redis.formats import decode_id
 from broker.stores.redis.link import Argument, Link, Reply, ServerError, pack
-from broker.stores.redis.replies import decode_id
 from broker.stores.redis.scripts import Script
 from broker.stores.redis.watermark import Watermark
 
