@@ -1,4 +1,4 @@
-"""The Dockerfile's own steps and the Compose file, as far as they go without Docker."""
+"""The steps of the Dockerfile, and the Compose file, tested without Docker."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ COMPOSE = ROOT / "deploy" / "compose.yaml"
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[Stage]:
-    """What the Dockerfile makes, where anybody can read it and nobody but us can write."""
+    """The result of the Dockerfile, readable for all users and writable only for this one."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield build(Path(folder))
 
 
 class Container:
-    """The image's command, running with nothing that it could write to; in a port of its own."""
+    """The image's command on a free port, with a read-only folder."""
 
     def __init__(self, image: Stage, **env: str) -> None:
         self.port = free_port()
@@ -74,12 +74,12 @@ class Container:
             self.output += line
 
     def is_healthy(self) -> bool:
-        """What the HEALTHCHECK says."""
+        """Whether the HEALTHCHECK succeeds."""
         with self._started(self._image.health, stderr=subprocess.DEVNULL) as check:
             return check.wait(SECONDS) == 0
 
     def stop(self) -> int:
-        """SIGTERM to the one process that Docker knows; its exit status."""
+        """Send SIGTERM to the process that Docker would start; returns its exit status."""
         self._process.send_signal(signal.SIGTERM)
         return self.wait()
 
