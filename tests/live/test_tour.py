@@ -312,7 +312,7 @@ async def reading(root: Path, page: Path, chromium: Browser, **variables: str) -
         await asyncio.to_thread(reader.stack.close)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", ["protocol.md", "token-streams.md", "operating.md", "performance.md"])
 async def test_guide(page: str, checkout: Path, chromium: Browser) -> None:
     async with reading(checkout, GUIDES / page, chromium) as reader:
@@ -335,13 +335,13 @@ def openai() -> Iterator[dict[str, str]]:
     process.wait(20)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_readme(checkout: Path, chromium: Browser, openai: dict[str, str]) -> None:
     async with reading(checkout, README, chromium, **openai) as reader:
         await reader.read()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_many_instances(checkout: Path, chromium: Browser) -> None:
     program = redis() or valkey()
     assert program is not None
@@ -372,7 +372,7 @@ async def log_in(chromium: Browser, origin: str, user: int) -> Page:
     return page
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_each_user_sees_their_own_topics(checkout: Path, chromium: Browser) -> None:
     async with reading(checkout, GUIDES / "access.md", chromium) as reader:
         await reader.read()
