@@ -1,7 +1,4 @@
-"""Exponential back-off: how long to wait before the next attempt, or before a process is restarted.
-
-Rules: no clock and no sleeping; the caller waits.
-"""
+"""Exponential back-off: how long to wait before the next attempt, or before a restart. The caller waits."""
 
 from __future__ import annotations
 
@@ -14,14 +11,13 @@ STABLE_SECONDS = 10.0
 
 
 class Backoff:
-    """Computes the waits between the attempts of one caller.
+    """The waits between the attempts of one caller.
 
-    The first wait after a success has a fixed length. Each further wait is random: at least the first wait, and at most
-    a limit that doubles with each failure.
+    The first wait after a success is fixed. Further waits are random, between the first wait and a limit that doubles with
+    each failure.
 
     Args:
-        first_seconds: the first wait. `set_first` changes it.
-        max_seconds: the longest wait. It also limits `set_first` and `retry_after`.
+        max_seconds: the longest wait, whatever `set_first` and `retry_after` ask for.
     """
 
     def __init__(self, first_seconds: float, max_seconds: float) -> None:
@@ -31,22 +27,21 @@ class Backoff:
 
     @property
     def first(self) -> float:
-        """The first wait after a success, in seconds."""
+        """The first wait, in seconds."""
         return self._first
 
     def set_first(self, seconds: float) -> None:
-        """Change the first wait. An SSE client calls this when the server sends `retry:`."""
+        """Change the first wait, because the server sent `retry:`."""
         self._first = min(seconds, self._max)
 
     def reset(self) -> None:
-        """Start again with the first wait, because an attempt succeeded."""
+        """An attempt succeeded: start again with the first wait."""
         self._failures = 0
 
     def next(self, retry_after: float | None = None) -> float:
         """The seconds to wait after a failure.
 
-        If the server sent `retry_after` seconds, the wait is at least that long, plus up to a quarter at random so that
-        clients do not return together.
+        At least `retry_after`, plus up to a quarter of it, so that clients do not return together.
         """
         high = min(self._max, max(self._first, MIN_STEP_SECONDS) * 2.0 ** min(self._failures, 30))
         seconds = random.uniform(self._first, high) if self._failures else self._first

@@ -94,6 +94,23 @@ def test_imports_point_down(path: Path) -> None:
             )
 
 
+AIOHTTP = {"aiohttp_adapter", "handover", "runner", "jwks_fetcher"}
+"""The modules of `web` that use aiohttp. The others take and return plain values, and import none of these."""
+
+
+def test_handlers_know_no_http_library() -> None:
+    for path in MODULES:
+        folder, _, module = name_of(path).partition(".")
+        if folder != "web" or module in AIOHTTP:
+            continue
+        for imported in imports(path, all_of_them=True):
+            parts = imported.split(".")
+            assert parts[0] != "aiohttp", f"{name_of(path)} imports {imported}"
+            assert parts[:2] != ["broker", "web"] or parts[2] not in AIOHTTP, (
+                f"{name_of(path)} imports {imported}"
+            )
+
+
 def test_the_root_holds_only_the_words() -> None:
     flat = {path.stem for path in ROOT.glob("*.py")} - {"__init__", "__main__"}
     assert flat == LAYERS[0]

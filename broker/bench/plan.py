@@ -65,7 +65,7 @@ class Load:
             )
         if max(self.topics, self.alive_topics) > 1 and PLACEHOLDER not in self.url:
             raise BenchError(
-                f"--url needs {PLACEHOLDER} in place of the topic's number, to use more than one topic"
+                f"--url needs {PLACEHOLDER} in place of the topic's number to use more than one topic"
             )
         if self.replay and not self.connects:
             raise BenchError("--replay measures reconnecting: use it with --connects")
@@ -82,7 +82,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server's address, and a path that may contain the placeholder; makes requests."""
+    """A server's address, and a path in which {n} stands for the topic's number; makes requests."""
 
     host: str
     port: int

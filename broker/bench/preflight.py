@@ -1,4 +1,4 @@
-"""Checks the server before the load: it responses, it streams SSE, it takes events. Also publishes first events, and finds cursors.
+"""Checks before the load: does the server respond, stream SSE and accept events? Publishes first events, finds event ids.
 
 Rules: blocking sockets, each call with a time limit; every failure is a BenchError of one line. Nothing here is measured.
 """

@@ -31,25 +31,22 @@ def connect_lines(figures: ConnectFigures, replay: int) -> list[str]:
 
 
 def publish_lines(figures: PublishFigures) -> list[str]:
-    lines = [row("published", f"{figures.published:,} events, {figures.per_second:,.1f}/s")]
-    return (
-        [*lines, row("publish -> response", latency_text(figures.latency))]
-        if figures.latency.count
-        else lines
-    )
+    published = row("published", f"{figures.published:,} events, {figures.per_second:,.1f}/s")
+    return [published, *latency_lines("publish -> response", figures.latency)]
 
 
 def deliver_lines(figures: DeliveryFigures) -> list[str]:
-    lines = [row("delivered", f"{figures.delivered:,} of {figures.expected:,}, {figures.per_second:,.0f}/s")]
-    return (
-        [*lines, row("publish -> delivery", latency_text(figures.latency))]
-        if figures.latency.count
-        else lines
+    counts = f"{figures.delivered:,} of {figures.expected:,}, {figures.per_second:,.0f}/s"
+    return [row("delivered", counts), *latency_lines("publish -> delivery", figures.latency)]
+
+
+def latency_lines(name: str, latency: Latency) -> list[str]:
+    if not latency.count:
+        return []
+    percentiles = (
+        f"p50 {latency.p50:.2f}  p90 {latency.p90:.2f}  p99 {latency.p99:.2f}  max {latency.max:.2f} ms"
     )
-
-
-def latency_text(latency: Latency) -> str:
-    return f"p50 {latency.p50:.2f}  p90 {latency.p90:.2f}  p99 {latency.p99:.2f}  max {latency.max:.2f} ms  ({latency.count:,} events)"
+    return [row(name, f"{percentiles}  ({latency.count:,} events)")]
 
 
 def cost_lines(cost: ServerCost) -> list[str]:

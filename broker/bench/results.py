@@ -135,13 +135,15 @@ def compute(
     connects = connect_figures(results)
     publishing = publish_figures(results.publishers) if results.publishers else None
     delivering = delivery_figures(results) if results.publishers and load.subscribers else None
-    busy = [one.cpu_ns / 1e9 for one in results.subscribers] + [
-        one.cpu_ns / 1e9 for one in results.publishers
-    ]
+    cpu_ns = [one.cpu_ns for one in results.subscribers] + [one.cpu_ns for one in results.publishers]
     taken = [sample for sample in samples if sample is not None]
     cost = server_cost(load, taken, peak, connects.connected, publishing, delivering) if taken else None
     lasted = max(seconds if results.publishers else connects.seconds, 1e-9)
-    cpus = LoadCpus(round(sum(busy) / lasted, 3), round(max(busy) / lasted, 3), len(os.sched_getaffinity(0)))
+    cpus = LoadCpus(
+        round(sum(cpu_ns) / 1e9 / lasted, 3),
+        round(max(cpu_ns) / 1e9 / lasted, 3),
+        len(os.sched_getaffinity(0)),
+    )
     return Result(load, connects, publishing, delivering, cost, cpus)
 
 

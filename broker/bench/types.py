@@ -43,7 +43,7 @@ class CountingStarted:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryCount:
-    """How many events were delivered since "start"."""
+    """How many events were delivered since the command "start"."""
 
     delivered: int
 

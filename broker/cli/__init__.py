@@ -1,7 +1,6 @@
-"""The command `broker`. Each subcommand is a module; this one joins them.
+"""The command `broker`. Each subcommand is a module with the functions of `Command`.
 
-Rules: a command module has `add_arguments(parser)` and `run(args) -> int`, which returns the exit status. Only the requested
-command's module is imported, so that `broker publish` need not load the server.
+Rules: only the requested command's module is imported, so that `broker publish` need not load the server.
 """
 
 from __future__ import annotations
@@ -23,22 +22,23 @@ INTERRUPTED = 130
 
 
 class Command(Protocol):
-    """The functions of a command module."""
+    """A command module."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
 
-    def run(self, args: argparse.Namespace) -> int: ...
+    def run(self, args: argparse.Namespace) -> int:
+        """Returns the exit status."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose error message is one line; the exit status is 2."""
+    """A parser with error messages of one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 class _Version(argparse.Action):
-    """Print the installed version. Reading the package's metadata takes time, so it is read only here."""
+    """Prints the installed version; the metadata is read only then, because that takes time."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from importlib.metadata import version
@@ -48,11 +48,7 @@ class _Version(argparse.Action):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command and return its exit status.
-
-    Args:
-        argv: the arguments, by default those of the process.
-    """
+    """Run a command and return its exit status. `argv` is by default the process's own."""
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _Parser(
         prog="broker", description="Publish events to topics; browsers follow them with EventSource."

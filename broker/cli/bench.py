@@ -1,7 +1,6 @@
-"""`broker bench`: puts load on an SSE server, and reports deliveries/s, latency, connects/s, CPU time and memory.
+"""`broker bench`: puts load on an SSE server, and reports rates, latency, CPU time and memory.
 
-Rules: options in, figures out; `broker.bench` measures. The result goes to standard output, the progress to standard error: a
-bar on a terminal, otherwise one line for each phase.
+Rules: `broker.bench` measures. The result goes to standard output, the progress to standard error.
 """
 
 from __future__ import annotations

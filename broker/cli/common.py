@@ -1,4 +1,4 @@
-"""What several commands share: the options for a broker's URL and token, types of arguments, messages."""
+"""What several commands share: options, types of arguments, messages."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def add_token(parser: argparse.ArgumentParser) -> None:
         "--token",
         type=_argument(_header),
         default=os.environ.get("BROKER_TOKEN") or None,
-        help="bearer token (default: BROKER_TOKEN from the environment, which other users cannot see)",
+        help="bearer token (default: BROKER_TOKEN from the environment, invisible to other users)",
     )
 
 
@@ -97,7 +97,7 @@ def client_error_text(error: ClientError) -> str:
 
 
 def setting_error_text(error: ValidationError) -> str:
-    """The first invalid setting: its name, and what is wrong."""
+    """The name of the first invalid setting, and the problem."""
     first = error.errors()[0]
     name = str(first["loc"][0]) if first["loc"] else ""
     message = str(first["msg"]).removeprefix("Value error, ")

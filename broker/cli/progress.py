@@ -1,7 +1,4 @@
-"""How far a command is, on standard error: a bar on a terminal, lines, or nothing.
-
-Rules: the library for bars is optional; without it there is no bar, and one line says how to install it.
-"""
+"""The progress of a command on standard error: a bar, lines, or nothing. The library for bars is optional."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Remove what is shown."""
+        """Remove the display."""
 
     def begin(self, title: str, total: float | None) -> None:
         """Start a phase. `total` is the final value of `update`, or None if it is unknown."""
@@ -67,7 +64,7 @@ class ProgressBar(Progress):
 
 
 def progress_bar(command: str) -> ProgressBar | None:
-    """A bar on standard error. None without the library `rich`; a line says so."""
+    """A bar on standard error; without the library `rich`, None and a line that says how to install it."""
     try:
         from rich.console import Console  # takes 0.1 s
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn

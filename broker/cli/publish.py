@@ -1,7 +1,7 @@
 """Publish one event, or the events on standard input, and print their ids.
 
-Rules: one event is published by the blocking `publish`, which loads quickly, and fails at once if the broker is unreachable.
-Lines are published by `Client`, each with retries; NDJSON is one request. Ids go to standard output, all else to standard error.
+Rules: one event is published by the blocking `publish`, which loads quickly and has no retries; lines by `Client`, with
+retries; NDJSON in one request. Ids go to standard output, all else to standard error.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ CHUNK_BYTES = 64 << 10
 MAX_LINE_BYTES = 16 << 20
 
 EPILOG = """\
-Lines (-): each line of standard input is the data of one event. It is published when it is complete, and its id is printed. If
-the broker is unreachable, the line is repeated for at most 30 s; an idempotency key ensures that it is published only once.
+Lines (-): each line of standard input is the data of one event, published when it is complete; its id is printed. If the
+broker is unreachable, the line is repeated for at most 30 s. An idempotency key ensures that it is published only once.
 
-NDJSON (--ndjson): each line is {"data": ..., "event": "TYPE"}. With -, all lines go in one request, each as it comes: this is
-many times faster, but nothing is repeated if the connection is cut. The first and the last id are printed.
+NDJSON (--ndjson): each line is {"data": ..., "event": "TYPE"}. With -, all lines go in one request, each as it comes: many
+times faster, but without retries. The first and the last id are printed.
 
 examples:
   broker publish news 'hello'

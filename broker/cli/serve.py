@@ -100,7 +100,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
 
 
 def warn_about_backlog() -> None:
-    """Log a warning if the kernel's listen queue is too short for many clients that reconnect at once."""
+    """Warn if the kernel's listen queue is too short for many simultaneous reconnects."""
     path = Path("/proc/sys/net/core/somaxconn")
     if path.exists() and int(path.read_text()) < MIN_SOMAXCONN:
         _logger.warning(

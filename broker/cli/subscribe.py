@@ -1,7 +1,6 @@
 """Print the events of topics as they come.
 
-Rules: events go to standard output, each line at once; connection changes and gaps go to standard error. The client reconnects;
-nothing here does.
+Rules: events go to standard output, each line at once; connection changes and gaps go to standard error. `Client` reconnects.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ EPILOG = """\
 An event is printed as its data; with several topics, its topic and a tab come first. With --json, each event is one line:
 {"topic", "id", "event", "time", "data"}. A gap is such a line too: its event is broker.gap, its data is the broker's JSON.
 
-If the connection is lost, it reconnects and continues after the last event. Events that the broker still keeps come once and in
-order; if some are missing, the gap is printed.
+After a lost connection it continues after the last event. Events that the broker still keeps come once and in order; if some
+are missing, the gap is printed.
 
 examples:
   broker subscribe news
@@ -139,7 +138,7 @@ def _write(line: str) -> None:
 
 
 def _on_output_closed(callback: Callable[[], None]) -> None:
-    """Call `callback` when the program that reads our output through a pipe has exited, even if there is nothing to write."""
+    """Call `callback` when the program that reads our output through a pipe exits, even without events to write."""
     out = sys.stdout.fileno()
     if not stat.S_ISFIFO(os.fstat(out).st_mode):
         return

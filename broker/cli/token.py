@@ -172,7 +172,7 @@ def _private_key(path: Path) -> tuple[Any, str]:
 
 
 def _explain(token: str, settings: Settings) -> int:
-    """Print what the token contains, and whether a broker with these settings accepts it."""
+    """Print the token, and whether a broker with these settings accepts it."""
     try:
         header = jwt.get_unverified_header(token)
         claims = jwt.decode(token, options={"verify_signature": False})

@@ -8,20 +8,19 @@
 
     publish("http://127.0.0.1:8080", "news", "hello")  # blocking; the standard library only
 
-Rules: uses the HTTP interface and knows nothing of the server. `publish` must work, and import, without aiohttp. Nothing here
-may need a module that exists on Unix only.
+Rules: knows nothing of the server. `publish` must work without aiohttp. No module that exists only on Unix is needed.
 
     errors          what the client raises
     address         URLs of a broker and of its topics
-    types           the values of a subscription: `Gap`, `Connection`, where it starts
+    types           values of a subscription: `Gap`, `Connection`
     blocking        `publish`
-    requests        one POST request: the token, the time limit, the response
+    requests        one POST request
     publishing      publishing with retries
-    streaming       `Stream`: a stream of events into one topic
+    streaming       `Stream`: events into one topic
     open_stream     the request for an event stream
-    control_events  decoding of events, the broker's own among them
-    subscription    `Subscription`: events over any number of connections
-    client          `Client`, which joins them to one aiohttp session
+    control_events  decoding of events
+    subscription    `Subscription`
+    client          `Client`
 """
 
 from __future__ import annotations

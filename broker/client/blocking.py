@@ -34,9 +34,8 @@ def publish(
         url: the broker's URL, such as `http://127.0.0.1:8080`.
         data: text, or UTF-8 bytes.
         event: the event's type.
-        timeout: limit in seconds, for connecting, for sending, and for each read of the response.
-        idempotency_key: 1 to 200 visible ASCII characters. After an error, a call with the same key does not publish the
-            event again if it was published already.
+        timeout: limit in seconds for connecting, for sending, and for each read.
+        idempotency_key: 1 to 200 visible ASCII characters. Calls with the same key publish the event once.
         token: a bearer token.
 
     Raises:

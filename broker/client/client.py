@@ -28,10 +28,10 @@ class Client:
 
     Args:
         url: `http[s]://host[:port][/path]`.
-        token: a bearer token, or an async function that returns one. The function is called before each request, so that
-            a subscription whose token has expired continues with a new one.
+        token: a bearer token, or an async function that returns one, called before each request. With a function, a
+            subscription continues after its token has expired.
         session: a session with other TLS or proxy settings; the caller closes it. Each subscription needs a connection
-            of its own, so mind the limit of the session's connector.
+            of its own: mind the limit of the session's connector.
         timeout_seconds: limit for one attempt to publish, and for connecting a subscription.
         patience_seconds: limit for a publish with its retries; 0 tries once. Keep it below the broker's
             `idempotency_seconds`.
@@ -96,14 +96,14 @@ class Client:
     ) -> str:
         """Publish one event and return its id. When this returns, the event is in the broker's store.
 
-        If there is no response, or a status of 429 or 5xx that may be temporary, the request is repeated for
-        `patience_seconds`. An idempotency key ensures that the event is published at most once.
+        Without a response, or after a temporary status (429, 5xx), the request is repeated for `patience_seconds`. An
+        idempotency key ensures that the event is published at most once.
 
         Args:
             data: text, or UTF-8 bytes.
             event: the event's type.
-            idempotency_key: 1 to 200 visible ASCII characters. By default each call makes its own key; with a key of
-                yours, the broker recognises the event in a later call too.
+            idempotency_key: 1 to 200 visible ASCII characters; by default a new key for each call. Calls with the same
+                key publish the event once.
 
         Raises:
             PublishError: the event was not published. With the code `unreachable` it may have been published: call again
@@ -131,16 +131,12 @@ class Client:
         self, topics: Sequence[str], data: str | bytes, event: str | None, key: str | None
     ) -> Response:
         url = topic_url(PublishError, self.url, topics, {} if event is None else {"event": event})
-        return await self._make_publisher().publish(
-            url, data.encode() if isinstance(data, str) else data, key
-        )
+        return await self._get_publisher().publish(url, data.encode() if isinstance(data, str) else data, key)
 
     async def publish_lines(
         self, topic: str | None, events: AsyncIterable[str | Event] | Iterable[str | Event]
     ) -> Published:
-        """Publish many events in one request, each as it comes. Much cheaper than a `publish` for each.
-
-        There are no retries, because it is unknown how much of a cut request was published. If that matters, use `publish`.
+        """Publish many events in one request, each as it comes. Much cheaper than a `publish` for each, but without retries.
 
         Args:
             topic: None publishes each event to its own topic.
@@ -155,9 +151,9 @@ class Client:
         return await self.publish_ndjson(topic, encode_ndjson(events, with_topic=topic is None))
 
     async def publish_ndjson(self, topic: str | None, chunks: AsyncIterable[bytes]) -> Published:
-        """Like `publish_lines`, but for a body that is NDJSON already, in chunks of any size."""
+        """Like `publish_lines`, for a body in NDJSON, in chunks of any size."""
         url = f"{self.url}/topics" if topic is None else topic_url(PublishError, self.url, [topic])
-        response = await self._make_publisher().publish_ndjson(url, chunks)
+        response = await self._get_publisher().publish_ndjson(url, chunks)
         count = _member(response, "published")
         members = json_object(response.body)
         return Published(int(count), members.get("first_id"), members.get("last_id"))
@@ -185,9 +181,9 @@ class Client:
     async def cancel(self, topic: str) -> None:
         """Ask the producer of `topic` to stop. Its subscribers get `broker.cancel`. Raises `PublishError`."""
         url = topic_url(PublishError, self.url, [topic]) + "/cancel"
-        await self._make_publisher().cancel(url)
+        await self._get_publisher().cancel(url)
 
-    def _make_publisher(self) -> Publisher:
+    def _get_publisher(self) -> Publisher:
         if self._publisher is None:
             self._publisher = Publisher(self._make_requests(), self._options.patience_seconds)
         return self._publisher
@@ -227,8 +223,8 @@ class Client:
         Args:
             since: an id, `earliest`, `latest`, an RFC 3339 time, or a duration before this call, such as `90s`, `10m`, `2h`.
             last: how many events of each topic come first. Until the first event has come, each attempt asks again.
-            cursor: the `cursor` of an earlier subscription to the same topics, or the id of an event; what came after it
-                follows.
+            cursor: the `cursor` of an earlier subscription to the same topics, or an event's id; the events after it
+                come.
             on_change: called in the event loop when the connection's state changes.
 
         Raises:
@@ -250,7 +246,7 @@ class Client:
 
 
 def _socket(info: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket whose connection fails soon if the peer acknowledges nothing. The default takes many minutes."""
+    """A socket that fails soon if the peer acknowledges nothing. The default takes many minutes."""
     family, kind, protocol, _, _ = info
     made = socket.socket(family, kind, protocol)
     with contextlib.suppress(

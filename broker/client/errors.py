@@ -24,7 +24,7 @@ class ClientError(Exception):
 
     Attributes:
         code: the problem's code; `unreachable` if there was no response; `unexpected` if the response is not a broker's.
-        detail: what is wrong and how to fix it, in the broker's words if it sent any.
+        detail: the problem and its remedy, in the broker's words if it sent any.
         status: the HTTP status, or None.
         retry_after: seconds after which the broker asks to try again, or None.
         extra: further members of the problem, such as `line` and `published`.
@@ -70,11 +70,10 @@ def is_temporary(status: int) -> bool:
 
 
 def problem(error_type: type[_Error], status: int, retry_after: str | None, body: bytes) -> _Error:
-    """The error that a response describes.
+    """The error that a response describes; its code is `unexpected` if `body` is not a problem in JSON.
 
     Args:
         retry_after: the header `Retry-After`; only its form in seconds is understood.
-        body: the problem in JSON. Any other body gives an error with the code `unexpected`.
     """
     members = _members(body)
     code, detail = members.pop("code", None), members.pop("detail", None)

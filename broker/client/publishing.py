@@ -1,6 +1,6 @@
 """Publishing with retries.
 
-Rules: an event is never published twice. A request whose outcome is unknown is repeated only if it carries an
+Rules: an event is never published twice. A request with an unknown outcome is repeated only if it carries an
 `Idempotency-Key`.
 """
 

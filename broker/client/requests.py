@@ -1,7 +1,7 @@
 """One POST request: the token, the time limit and the response.
 
-Rules: no retries. The token function is called before each request, because only it knows how long a token is valid; an
-exception that it raises reaches the caller of the client.
+Rules: no retries. The token function is called before each request, because only it knows how long a token is valid. Its
+exceptions reach the caller of the client.
 """
 
 from __future__ import annotations
@@ -51,8 +51,7 @@ class Requests:
     """Sends POST requests on an aiohttp session.
 
     Args:
-        timeout_seconds: limit for a request whose body is at hand. For a streamed body: for connecting, and for the
-            response after the body.
+        timeout_seconds: limit for a request. For a streamed body: for connecting, and for the response after it.
     """
 
     def __init__(self, session: aiohttp.ClientSession, token: Token | None, timeout_seconds: float) -> None:

@@ -1,6 +1,6 @@
 """A stream of events into one topic, such as the answer of a language model. It survives lost connections and has an end.
 
-Rules: one request whose body lasts as long as the stream. Events are numbered and kept until the end, so that they can be
+Rules: the body of one request lasts as long as the stream. Events are numbered and kept until the end, so that they can be
 sent again after a lost connection; the broker knows the numbers and publishes nothing twice. A stream therefore needs as
 much memory as the text it sends, up to `MAX_KEPT_BYTES`.
 """
@@ -99,7 +99,7 @@ class Stream:
     async def cancelled(self) -> None:
         """Return when the broker takes no more events. `send` then raises the reason.
 
-        For a producer that waits for its next token, and does not call `send` meanwhile.
+        For a producer that waits for its next token instead of sending.
         """
         assert self._task is not None, _NOT_ENTERED
         await asyncio.wait((self._task,))

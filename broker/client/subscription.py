@@ -53,9 +53,8 @@ class Subscription(AsyncIterator[Event]):
     and after growing delays while the broker is unreachable. The iteration ends when all topics have ended, or after
     `close`. As an async context manager, it connects on entry and closes on exit.
 
-    Each event has its topic. Event types that start with `broker.` are the broker's own. `broker.gap` is returned as a
-    `Gap` and `broker.cancel` as an event; `broker.open`, `broker.end` and `broker.expired` are not returned. After
-    `broker.expired` the broker refuses a fixed token; a token function is called for a new one.
+    Each event has its topic. Of the broker's own events, `broker.gap` is returned as a `Gap`, `broker.cancel` as it is, and
+    the others not at all. After `broker.expired` the broker refuses a fixed token; a token function is called for a new one.
 
     Not for concurrent use by two tasks, except `close`.
 

@@ -1,4 +1,4 @@
-"""The values of a subscription: what it delivers and reports, where it starts, and its limits."""
+"""The values of a subscription: gaps, connection states, its start, its limits."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Waits for request bodies, with time limits, and stops waiting when the application shuts down.
 
-Rules: every handler reads a body through here; any other wait would delay the shutdown and then be cut without an answer.
+Rules: every handler waits for a body through here; any other wait would delay the shutdown and then be cut without an answer.
 Only the wait for bytes is ever interrupted, never a publish.
 
 A body that is read whole has one time limit for all of it, so that a sender cannot hold its connection by a byte now and
@@ -65,17 +65,12 @@ class BodyReader:
         Raises:
             InvalidBody: it breaks its transfer coding, or did not arrive in time.
             TooLarge: it is larger than `max_bytes`.
-            Unavailable: `stop` was called while it was still arriving.
+            Unavailable: `stop` was called.
         """
         if (body.length or 0) > max_bytes:
             raise TooLarge(f"The body may have at most {max_bytes} bytes.")
-        data = body.arrived()
-        if data is None:
-            read = partial(body.whole, max_bytes)
-            data = await self._wait(read, self._body_seconds, TimeoutReason.BODY, Interrupt())
-        if len(data) > max_bytes:
-            raise TooLarge(f"The body may have at most {max_bytes} bytes.")
-        return data
+        read = partial(body.whole, max_bytes)
+        return await self._wait(read, self._body_seconds, TimeoutReason.BODY, Interrupt())
 
     async def piece(self, body: BodySource, interrupt: Interrupt) -> bytes:
         """The next bytes of a streamed `body`, b"" at its end. Raises as `whole` does, or the error of `interrupt`."""

@@ -16,7 +16,7 @@ from broker.web.errors import event_too_large
 from broker.web.publish_options import event_options, requested_topics
 from broker.web.publish_stream import EVENT_STREAM, STREAMED_TYPES, publish_stream
 from broker.web.services import Services
-from broker.web.values import JSON, Answer, Request
+from broker.web.values import JSON, Answer, BodySource, Request
 
 _KEY = re.compile(r"[!-~]{1,200}")
 _REPLAYED = {"Content-Type": "application/json", "Idempotency-Replayed": "true"}
@@ -57,7 +57,7 @@ async def cancel(services: Services, request: Request) -> Answer:
     topic = check_publishable(request.path_values["topic"])
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_publish((topic,))
-    await services.node.cancel(topic)
+    await services.node.instances.cancel(topic)
     return Answer(202)
 
 
@@ -73,38 +73,47 @@ async def _publish_event(
     if event_type is not None:
         request.query.check_utf8()
         check_type(event_type)
-    data = await _data(services, request)
+    max_event_bytes = services.settings.max_event_bytes
+    data = request.body.arrived()
+    if data is None:
+        data = await _read(services, request.body, max_event_bytes)
+    elif len(data) > max_event_bytes:
+        raise event_too_large(max_event_bytes)
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        raise InvalidBody("The body is not valid UTF-8; an event's data is text.") from None
     lines = sse.lines(data, event_type)
     items = [(topic, lines) for topic in topics] if data or not options.ends else []
     node = services.node
-    if node.admission.limits_publishing:
+    if node.limits.limits_publishing:
         _check_rate(services, caller, len(items), len(items) * len(lines))
     return await node.publish(items, key, options)
 
 
-async def _data(services: Services, request: Request) -> bytes:
-    max_event_bytes = services.settings.max_event_bytes
+async def _read(services: Services, body: BodySource, max_event_bytes: int) -> bytes:
     try:
-        data = await services.bodies.whole(request.body, max_event_bytes)
-        data.decode()
+        return await services.bodies.whole(body, max_event_bytes)
     except TooLarge:
         raise event_too_large(max_event_bytes) from None
-    except UnicodeDecodeError:
-        raise InvalidBody("The body is not valid UTF-8; an event's data is text.") from None
-    return data
 
 
 def _check_rate(services: Services, caller: Caller, events: int, size: int) -> None:
     """Raises `RateLimited` if the caller publishes more than its rate limits allow."""
     try:
-        services.node.admission.check_publish(caller, events, size)
+        services.node.limits.check_publish(caller, events, size)
     except RateLimited as error:
         services.node.metrics.refused_publishes.labels(str(error.extra["limit"])).inc()
         raise
 
 
 def _media_type(request: Request) -> str:
-    """The body's media type. Raises `InvalidBody` if it is compressed: what it inflates to can't be bounded fairly."""
-    if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    """The body's media type in lower case, without parameters; "" if it is not named.
+
+    Raises:
+        InvalidBody: the body is compressed; what it inflates to can't be bounded fairly.
+    """
+    headers = request.headers
+    if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise InvalidBody("The body must not be compressed; leave Content-Encoding out.")
-    return request.content_type
+    return headers.get("Content-Type", "").partition(";")[0].strip().lower()

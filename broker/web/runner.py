@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import cast
 
@@ -95,7 +95,13 @@ class _Server(web.Server):
         cast("_Connection", protocol).request_started(payload)
         return self._new_request(message, payload, protocol, writer, task, _cls=_Request)
 
-    async def _check_and_handle(self, request: web.BaseRequest) -> web.StreamResponse:
+    def _check_and_handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
+        headers = request.headers
+        if request.version < HttpVersion10 or hdrs.EXPECT in headers or hdrs.TRANSFER_ENCODING in headers:
+            return self._handle_unusual(request)
+        return self._handle(request)
+
+    async def _handle_unusual(self, request: web.BaseRequest) -> web.StreamResponse:
         refusal = _refusal(request)
         return await self._handle(request) if refusal is None else refusal
 
@@ -131,12 +137,12 @@ class _Connection(RequestHandler):
         body: the body of the request that is being handled, or of the last one.
     """
 
-    __slots__ = ("_head_started", "_is_answered", "_timeouts", "body", "half_closed")
+    __slots__ = ("_is_answered", "_is_head_complete", "_is_head_started", "_timeouts", "body", "half_closed")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.half_closed = False
         self.body: StreamReader | None = None
-        self._head_started = self._is_answered = False
+        self._is_head_started = self._is_head_complete = self._is_answered = False
         self._timeouts: ConnectionTimeouts = cast("_Server", self._manager).timeouts
         super().connection_made(transport)
         self._keepalive_handle = _NO_TIMER
@@ -157,20 +163,19 @@ class _Connection(RequestHandler):
     def data_received(self, data: bytes) -> None:
         """As aiohttp does; also ends a body that stops being HTTP, which its handler would wait for without end."""
         super().data_received(data)
-        if self._waiter is not None:
-            self._report_head(self._waiter)
+        waiter = self._waiter
+        if waiter is not None:
+            if waiter.done():  # aiohttp is about to handle the request, so it must not time out any more
+                self._is_head_complete = True
+                self._timeouts.head_complete(self)
+            elif not self._is_head_started:
+                self._is_head_started = True
+                self._timeouts.head_started(self)
         if self._messages and isinstance(self._messages[-1][0], _ErrInfo):
             body = self.body
             if body is not None and not body.is_eof():
                 body.set_exception(web.RequestPayloadError("the body is not HTTP"))
                 body.feed_eof()  # else aiohttp would read on to discard it
-
-    def _report_head(self, waiter: asyncio.Future[None]) -> None:
-        if waiter.done():  # aiohttp is about to handle the request, so it must not time out any more
-            self._timeouts.head_complete(self)
-        elif not self._head_started:
-            self._head_started = True
-            self._timeouts.head_started(self)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Returns whether to stay open: a client that sent whole requests gets its answers, one in mid-body has left."""
@@ -192,8 +197,9 @@ class _Connection(RequestHandler):
     def request_started(self, body: StreamReader) -> None:
         """A request with this body is about to be handled."""
         self.body = body
-        self._head_started = self._is_answered = False
-        self._timeouts.head_complete(self)
+        if not self._is_head_complete:  # the request came while another one was handled
+            self._timeouts.head_complete(self)
+        self._is_head_started = self._is_head_complete = self._is_answered = False
 
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
@@ -215,7 +221,7 @@ class _Connection(RequestHandler):
         _logger.debug("closing a connection from %s: time-out %s", self.peername, reason)
         if reason is TimeoutReason.ANSWER or self.transport.get_write_buffer_size():
             self.transport.abort()  # close would wait for a client that does not read
-        elif reason is TimeoutReason.HEAD and self._head_started and self._is_idle():
+        elif reason is TimeoutReason.HEAD and self._is_head_started and self._is_idle():
             self._messages.append((_ErrInfo(400, _HeadTooSlow(), reason), EMPTY_PAYLOAD))
             self._waiter.set_result(None)  # type: ignore[union-attr]
         else:

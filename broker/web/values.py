@@ -111,11 +111,6 @@ class Request:
     body: BodySource
     path_values: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def content_type(self) -> str:
-        """The media type of the body in lower case, without parameters; "" if it is not named."""
-        return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-
 
 @dataclass(frozen=True, slots=True)
 class Answer:

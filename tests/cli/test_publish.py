@@ -34,6 +34,11 @@ def test_the_option_url_takes_precedence_over_the_environment(broker: BrokerProc
     assert run("http://127.0.0.1:1", "publish", "news", "x", "--url", broker.url).returncode == 0
 
 
+def test_the_port_of_the_broker_may_come_from_the_environment(broker: BrokerProcess) -> None:
+    done = run("", "publish", "news", "x", variables={"BROKER_PORT": str(broker.port)})
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_arguments_after_two_dashes_are_not_options(broker: BrokerProcess) -> None:
     assert run(broker.url, "publish", "news", "--", "--event").returncode == 0
     assert run(broker.url, "publish", "news", "").returncode == 0

@@ -1,7 +1,7 @@
-"""Whole brokers on a real server, and what is claimed of them whatever goes wrong (`test_faults*.py`).
+"""Brokers on a real server, and the claims that hold during every fault (`test_faults*.py`).
 
-A publisher's 2xx means that the event is in the store, else it is told 503 in time; live subscribers keep their connections;
-what the channels lost is mended in place and in order; what the store lost is told as a gap.
+A 2xx means that the event is in the store; otherwise the publisher gets 503 in time. Live subscribers keep their connections.
+Missed payloads are read from the store, in order. Events that the store has lost become a gap.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ StartBroker = Callable[..., Awaitable[Server]]
 
 
 class Publisher:
-    """Publishes numbers, one after the other, and knows which were taken: the answer was 201."""
+    """Publishes numbers one after the other. `taken` are those with the answer 201."""
 
     def __init__(self, broker: Server, topic: str = "a") -> None:
         self.broker = broker
@@ -29,7 +29,7 @@ class Publisher:
         self.refused: list[int] = []
 
     async def once(self) -> bool:
-        """Publish the next number; whether it was taken. A refusal is 503."""
+        """Publish the next number. Returns whether the answer was 201; if not, it was 503."""
         self.number += 1
         number = self.number
         answer = await self.broker.request("POST", f"/topics/{self.topic}", str(number).encode())
@@ -58,12 +58,12 @@ def numbers(stream: EventStream) -> list[int]:
     return [int(event.data) for event in stream.published()]
 
 
-async def has(stream: AsyncStream, publisher: Publisher) -> None:
-    """Read on until the last that was taken is there; all that were are, once, in order, maybe with refused ones."""
+async def expect_all_taken(stream: AsyncStream, publisher: Publisher) -> None:
+    """Read until the last taken number. All taken ones arrived, once and in order; refused ones may be among them."""
     last = max(publisher.taken.values())
     await stream.until(lambda: any(parse_id(event.id) == last for event in stream.published()))
     seen = numbers(stream)
-    assert len(seen) == len(set(seen)), "none twice"
+    assert len(seen) == len(set(seen)), "no number twice"
     assert set(publisher.taken) <= set(seen) <= set(publisher.taken) | set(publisher.refused)
     ids = [parse_id(event.id) for event in stream.published()]
     assert ids == sorted(ids, key=lambda one: one or 0)

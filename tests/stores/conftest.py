@@ -1,7 +1,6 @@
 """Servers for the tests of stores: each test that asks for one runs on Valkey and on Debian's Redis.
 
-`tests/run` installs both. A missing one is told by the test that needs it: a skip that says why, and a failure where
-CI=true.
+`tests/run` installs both. Without one, the tests that need it are skipped with the reason, or fail if CI=true.
 """
 
 from __future__ import annotations
@@ -102,14 +101,14 @@ def start_sentinel(program: str, tmp_path: Path) -> Iterator[StartSentinel]:
 
 @pytest.fixture(scope="session")
 def shared_server(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests that leave it running and empty it before they begin."""
+    """One server for all tests that leave it running and flush it first."""
     with Server(tmp_path_factory.mktemp("shared") / "0", program) as server:
         yield server
 
 
 @pytest.fixture
 def empty_server(shared_server: Server) -> Server:
-    """The same, with nothing in it."""
+    """The shared server, flushed."""
     with shared_server.client() as client:
         client.flushall()
     return shared_server

@@ -1,4 +1,4 @@
-"""One instance, as the scripts see it: calls them with what it knows and takes from the replies what it learns."""
+"""An instance as the scripts see it: it calls them with the id that it has seen, and learns from their replies."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """`ids` are those of the entries that were published, or what else the status tells."""
+    """`ids` are those of the published entries, or the numbers that belong to the status."""
 
     status: int
     ids: list[EventId]
@@ -68,7 +68,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What was read of one topic."""
+    """A read of one topic."""
 
     last: EventId | None
     cleared_at: EventId | None
@@ -96,7 +96,7 @@ class Caller:
     """See above.
 
     Attributes:
-        run: what it read as the server's run id.
+        run: the server's run id, as it was read.
         seen: the highest id that it saw come out of the store.
         epoch: that of the last reply.
     """
@@ -113,7 +113,7 @@ class Caller:
         self.rewinds: list[tuple[EventId, EventId, EventId]] = []
 
     def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> list[Any]:
-        """Run a script and return its reply behind the last id and the epoch."""
+        """Run a script; returns its reply after the last id and the epoch."""
         head = (self.run, format_id(self.seen), self.margin_ms, self.memory_ms)
         reply: Any = self.client.eval(script.text, len(keys), *keys, *head, *arguments)
         last, self.epoch, *rest = reply
@@ -217,7 +217,7 @@ class Caller:
 
 
 def age(client: Redis, topic: str, ms: int) -> None:
-    """Make a topic what it would be `ms` later, if nothing happened to it until then."""
+    """Age a topic by `ms`."""
 
     def earlier(event_id: EventId) -> str:
         return format_id(max(0, event_id - (ms << 64)))

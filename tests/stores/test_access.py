@@ -1,4 +1,4 @@
-"""Who may use a server, how it is reached, and what is kept apart in it."""
+"""Rights on a server, connections to it, and brokers that share it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PASSWORD = "s3cret-of-the-test"
 
 
 def acl(*without: str) -> list[str]:
-    """The line of the guide, less some words."""
+    """The guide's ACL line, without some words."""
     (line,) = re.findall(r"^ACL SETUSER .*$", GUIDE.read_text(), re.MULTILINE)
     words = line.replace(">PASSWORD", f">{PASSWORD}").split(" ")
     assert set(without) <= set(words)
@@ -35,7 +35,7 @@ def acl(*without: str) -> list[str]:
 
 
 def rights() -> set[str]:
-    """The commands that the line allows, in the words of INFO commandstats."""
+    """The commands that the line allows, named as in INFO commandstats."""
     return {word[1:] for word in acl() if word.startswith("+")}
 
 
@@ -61,7 +61,7 @@ def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def serve(*flags: str) -> tuple[int, list[str]]:
-    """Exit status and the lines that `broker serve` says, where it ends by itself."""
+    """Exit status and output of a `broker serve` that ends by itself."""
     done = subprocess.run(
         [sys.executable, "-m", "broker", "serve", "--port", "0", *flags],
         capture_output=True,
@@ -88,14 +88,14 @@ async def work(one: Broker, other: Broker, proxy: RedisProxy) -> None:
     assert await replay.data(1)
     for _ in range(
         5
-    ):  # answers that are lost, so that old connections are fenced off and first tries are looked for
+    ):  # lost answers, so that old connections are ended and retries look for their first attempt
         publishing = asyncio.gather(*(one.request("POST", "/topics/b", b"x" * 1000) for _ in range(20)))
         await asyncio.sleep(0.004)
         proxy.cut()
         assert {answer.status for answer in await publishing} == {201}
     for topic in "cdefgh":
         await one.publish(topic, "x")
-    await asyncio.sleep(1.5)  # presence is written twice a second
+    await asyncio.sleep(1.5)  # counts are written twice a second
     for name in ("", "/a"):
         assert (await one.request("GET", f"/topics{name}", Accept="application/json")).status == 200
     await one.node._store.broadcast.send(encode(Disconnect(0, topic="nobody")), time() + 1)
@@ -131,7 +131,7 @@ async def test_the_documented_rights_are_sufficient_and_necessary(
 
 
 @pytest.mark.parametrize(
-    ("right", "said"),
+    ("right", "logged"),
     [
         ("+evalsha", "refuses read: NOPERM"),
         ("+publish", "refuses"),
@@ -148,7 +148,7 @@ async def test_the_log_names_a_missing_right(
     start_broker: StartBroker,
     caplog: pytest.LogCaptureFixture,
     right: str,
-    said: str,
+    logged: str,
 ) -> None:
     server = start_server()
     with server.client() as client:
@@ -158,8 +158,8 @@ async def test_the_log_names_a_missing_right(
         assert (await broker.request("POST", "/topics/a", b"x")).status == 503
         refused = await broker.subscribe("/topics/a")
         assert refused.status == 200
-        await until(lambda: any(said in line for line in refusals(caplog)), said)
-    assert len(refusals(caplog)) < 30, "and not again and again"
+        await until(lambda: any(logged in line for line in refusals(caplog)), logged)
+    assert len(refusals(caplog)) < 30, "not at every call"
 
 
 async def test_a_missing_right_to_end_connections_is_only_logged(
@@ -189,7 +189,7 @@ def test_a_refused_instance_does_not_start(start_server: StartServer, right: str
     assert status == 1
     assert line.startswith(f"broker: redis_url: unix://{server.path} refuses access: ")
     assert PASSWORD not in line
-    assert monotonic() - began < 4, "it doesn't wait for what won't change"
+    assert monotonic() - began < 4, "it doesn't wait for a server that refuses it"
 
 
 def test_a_password_that_is_missing(start_server: StartServer) -> None:
@@ -206,7 +206,7 @@ def test_a_bad_url_is_a_bad_setting(url: str) -> None:
     assert "hid" not in line
 
 
-# Ways there
+# Connections
 
 
 async def test_a_password_alone(start_server: StartServer, start_broker: StartBroker) -> None:
@@ -249,7 +249,7 @@ async def test_tls_with_an_untrusted_certificate(
         assert "certificate" in str(checks)
 
 
-# What is kept apart
+# Brokers that share a server
 
 
 @pytest.mark.parametrize("apart", ["prefix", "database"])
@@ -299,7 +299,7 @@ async def test_201_waits_for_the_replicas(start_server: StartServer, start_broke
             await broker.publish("a", str(number))
             assert copy.xlen("broker:{b}:log:a") == number + 1
     replica.pause()
-    for _ in range(2):  # the second is known by its key, and isn't answered from it alone
+    for _ in range(2):  # the second is a replay, and waits for the replicas too
         answer = await broker.request("POST", "/topics/a", b"20", Idempotency_Key="k")
         assert (answer.status, answer.json()["code"]) == (503, "unavailable")
     replica.resume()
@@ -310,7 +310,7 @@ async def test_201_waits_for_the_replicas(start_server: StartServer, start_broke
 
 
 async def test_reads_do_not_wait_for_replicas(start_server: StartServer, start_broker: StartBroker) -> None:
-    """Publishers are refused without replicas, one a second each; subscribers come in all the same."""
+    """Without replicas each publisher is refused after a second; subscribers are not delayed."""
     broker = await start_broker(start_server().url, redis_wait_replicas=1)
     streams = []
     for number in range(2):
@@ -324,7 +324,7 @@ async def test_reads_do_not_wait_for_replicas(start_server: StartServer, start_b
         assert await stream.data(3) == ["x"] * 3
 
 
-# What the start warns of
+# Warnings at the start
 
 
 @pytest.mark.parametrize(
@@ -343,6 +343,6 @@ async def test_warnings_of_a_server_that_loses_events(
     warnings: list[str],
 ) -> None:
     await start_broker(start_server(*config).url)
-    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(said) == len(warnings)
-    assert all(warning in line for warning, line in zip(warnings, said, strict=True))
+    lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(lines) == len(warnings)
+    assert all(warning in line for warning, line in zip(warnings, lines, strict=True))

@@ -1,4 +1,4 @@
-"""What one instance tells all, whoever can't hear it at the moment."""
+"""Commands to all instances, including those that are disconnected at the moment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.waiting import until
 
 
 class Instance:
-    """A store, and what it was told."""
+    """A store, and the commands that its owner got."""
 
     def __init__(self, server: Server) -> None:
         self.harness = RedisStoreHarness(server)
@@ -23,10 +23,10 @@ class Instance:
 
     async def start(self) -> None:
         await self.harness.store.start(self.owner)
-        await until(lambda: self.harness.store.checks()["notices"] == "ok", "the notices are read")
+        await until(lambda: self.harness.store.checks()["notices"] == "ok", "the kept commands are read")
 
-    async def tell(self, notice: str, until: float | None = None) -> None:
-        await self.harness.store.broadcast.send(notice, until)
+    async def send(self, command: str, until: float | None = None) -> None:
+        await self.harness.store.broadcast.send(command, until)
 
 
 StartInstance = Callable[[], Awaitable[Instance]]
@@ -50,17 +50,17 @@ async def start_instance(empty_server: Server) -> AsyncIterator[StartInstance]:
 
 async def test_all_instances_get_a_command_once(start_instance: StartInstance) -> None:
     one, other = await start_instance(), await start_instance()
-    await one.tell("a")
-    await one.tell("b", time() + 60)
-    await until(lambda: other.owner.commands == ["a", "b"], "both are heeded")
+    await one.send("a")
+    await one.send("b", time() + 60)
+    await until(lambda: other.owner.commands == ["a", "b"], "both arrive")
     assert one.owner.commands == ["a", "b"]
 
 
 async def test_a_later_instance_gets_the_kept_commands(start_instance: StartInstance) -> None:
     one = await start_instance()
-    await one.tell("passing")
-    await one.tell("over", time() - 1)
-    await one.tell("kept", time() + 60)
+    await one.send("passing")
+    await one.send("over", time() - 1)
+    await one.send("kept", time() + 60)
     assert (await start_instance()).owner.commands == ["kept"]
 
 
@@ -70,8 +70,8 @@ async def test_a_disconnected_instance_gets_the_kept_commands(
     one, other = await start_instance(), await start_instance()
     with shared_server.client() as client:
         client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-    await one.tell("kept", time() + 60)
-    await until(lambda: other.owner.commands == ["kept"], "it is heeded")
+    await one.send("kept", time() + 60)
+    await until(lambda: other.owner.commands == ["kept"], "it arrives")
     assert one.owner.commands == ["kept"]
 
 
@@ -79,7 +79,7 @@ async def test_a_kept_command_is_written_again_after_a_loss(
     start_instance: StartInstance, shared_server: Server
 ) -> None:
     one = await start_instance()
-    await one.tell("kept", time() + 60)
+    await one.send("kept", time() + 60)
     with shared_server.client() as client:
         client.flushall()
         client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
@@ -93,9 +93,9 @@ async def test_kept_commands_are_bounded(
 ) -> None:
     one = await start_instance()
     monkeypatch.setattr(broadcast, "MAX_KEPT", 2)
-    await one.tell("a", time() + 60)
-    await one.tell("b", time() - 60)
-    await one.tell("c", time() + 60)
+    await one.send("a", time() + 60)
+    await one.send("b", time() - 60)
+    await one.send("c", time() + 60)
     with pytest.raises(RateLimited):
-        await one.tell("d", time() + 60)
+        await one.send("d", time() + 60)
     assert one.owner.commands == ["a", "b", "c"]

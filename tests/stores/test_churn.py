@@ -1,5 +1,5 @@
-"""Order and completeness for those who drop and come back by cursor to any of two brokers on one server, whose connections
-are killed all the while (I1, I2)."""
+"""Order and completeness for subscribers that reconnect by cursor to either of two brokers, while connections to their server
+are killed all the time (I1, I2)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROUNDS = 150
 PUBLISHERS = 4
 KILL_SECONDS = (0.05, 0.3)
 MAX_KILLS = 3
-"""How often one publish meets a kill at most: otherwise a slow machine gives no publish the time to succeed."""
+"""The most kills during one publish: on a slow machine, more would let no publish succeed."""
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def chance() -> random.Random:
 
 
 class Wanderer(Follower):
-    """Comes back to whichever broker; one that refuses it for now ends its stream at once."""
+    """Reconnects to either broker; one that refuses it ends the stream at once."""
 
     def __init__(self, ports: Sequence[int], topics: Sequence[str], chance: random.Random) -> None:
         super().__init__(ports[0], topics, chance, enveloped=chance.random() < 0.4)
@@ -82,7 +82,7 @@ async def test_i2_nothing_is_missed_while_connections_are_killed(
         for _ in range(ROUNDS):
             topics = chance.choices(
                 TOPICS, k=chance.choice([1, 1, 1, 2, 3, 30])
-            )  # the same one may come again
+            )  # may be the same broker again
             await publish(chance.choice(brokers), topics)
             kills[publisher] = 0
 
@@ -111,5 +111,5 @@ async def test_i2_nothing_is_missed_while_connections_are_killed(
     async with asyncio.timeout(100):
         await all_of([publish_all(killing), *(follower.follow(has_all) for follower in crowd)])
     await asyncio.gather(killing, return_exceptions=True)
-    assert sum(judge(follower, published) for follower in crowd) == 0, "nothing was lost, so there is no gap"
+    assert sum(judge(follower, published) for follower in crowd) == 0, "nothing was lost, so no gaps"
     await until_ready(*brokers)

@@ -39,7 +39,7 @@ async def test_the_back_off_grows_if_the_server_closes_at_each_call(
 async def test_stopping_while_a_connection_is_being_made_leaves_nothing_open(
     start_server: StartServer, start_pipeline: StartPipeline
 ) -> None:
-    """An open connection that nobody refers to is warned of, which fails a test."""
+    """A connection left open would cause a ResourceWarning, which fails the test."""
     server = start_server("requirepass secret")
     server.pause()
     start_pipeline(f"unix://:secret@{server.path}")

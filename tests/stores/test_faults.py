@@ -1,6 +1,6 @@
-"""What goes wrong with the server, or on the way to it: two whole brokers on one real server (design §2, §4).
+"""Faults of the server and of the connections to it, with two brokers on one real server (design §2, §4).
 
-What is claimed for each fault stands in `brokers`.
+`brokers` lists the claims that hold for each fault.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from broker.events import parse_id
 from tests.stores.brokers import (
     Publisher,
     StartBroker,
-    has,
+    expect_all_taken,
     numbers,
     until_not_ready,
     until_ready,
@@ -32,7 +32,7 @@ async def test_an_event_is_delivered_on_the_other_instance(
     stream = await other.subscribe("/topics/a")
     publisher = Publisher(one)
     await publisher.some(20)
-    await has(stream, publisher)
+    await expect_all_taken(stream, publisher)
     assert stream.gaps() == []
     for broker in (one, other):
         replay = await broker.subscribe("/topics/a?since=earliest")
@@ -54,7 +54,7 @@ async def test_killed_with_its_data(start_server: StartServer, start_broker: Sta
     await until_ready(one, other)
     await publisher.some(5)
     for stream in streams:
-        await has(stream, publisher)
+        await expect_all_taken(stream, publisher)
         assert stream.gaps() == []
     back = await other.subscribe("/topics/a", Last_Event_ID=streams[0].published()[0].id)
     await back.until(lambda: numbers(back)[-1:] == [publisher.number])
@@ -69,13 +69,13 @@ async def test_killed_without_its_data(start_server: StartServer, start_broker: 
     publisher = Publisher(one)
     await publisher.some(5)
     for stream in streams:
-        await has(stream, publisher)
+        await expect_all_taken(stream, publisher)
     cursor = streams[0].published()[-1].id
     redis.restart(keep_data=False)
     await publisher.until_taken()
     await publisher.some(2)
     for stream in streams:
-        await has(stream, publisher)
+        await expect_all_taken(stream, publisher)
         assert set(stream.gaps()) == {"lost"}
     back = await one.subscribe("/topics/a", Last_Event_ID=cursor)
     await back.until(lambda: numbers(back)[-1:] == [publisher.number])
@@ -89,14 +89,14 @@ async def test_flushall(start_server: StartServer, start_broker: StartBroker) ->
     silent = await other.subscribe("/topics/silent")
     publisher = Publisher(one)
     await publisher.some(3)
-    await has(stream, publisher)
+    await expect_all_taken(stream, publisher)
     with redis.client() as client:
         client.flushall()
     await stream.until(lambda: stream.gaps())
     await silent.until(lambda: silent.gaps())
     assert stream.gaps() == silent.gaps() == ["lost"]
     await publisher.some(3)
-    await has(stream, publisher)
+    await expect_all_taken(stream, publisher)
     assert stream.gaps() == ["lost"]
 
 
@@ -120,7 +120,7 @@ async def test_paused_for_10_seconds(start_server: StartServer, start_broker: St
     await publisher.until_taken()
     await until_ready(one, other)
     await publisher.some(3)
-    await has(stream, publisher)
+    await expect_all_taken(stream, publisher)
     assert stream.gaps() == []
 
 
@@ -135,7 +135,7 @@ async def test_connections_cut(start_server: StartServer, start_broker: StartBro
             client.execute_command("CLIENT", "KILL", "TYPE", kind)
             await publisher.some(10)
             await second.some(1)
-    await has(streams[0], publisher)
+    await expect_all_taken(streams[0], publisher)
     assert numbers(streams[0]) == list(publisher.taken)
     await streams[1].until(lambda: len(streams[1].published()) == len(publisher.taken) + len(second.taken))
     ids = [parse_id(event.id) for event in streams[1].published()]
@@ -222,13 +222,13 @@ async def test_a_promoted_replica_lacks_the_last_writes(
             await until(lambda: copy.xlen("broker:{b}:log:a") == 3, "the replica has it")
             copy.replicaof("NO", "ONE")
         await publisher.some(3)
-        await has(stream, publisher)
+        await expect_all_taken(stream, publisher)
         primary.kill()
         proxy.redirect(replica)
         await publisher.until_taken()
         await publisher.some(3)
         for reader in (stream, both):
-            await has(reader, publisher)
+            await expect_all_taken(reader, publisher)
             assert set(reader.gaps()) == {"lost"}
         assert stream.gaps() == ["lost"]
 
@@ -251,7 +251,7 @@ async def test_sentinel_promotes_a_replica(
     primary.kill()
     await publisher.until_taken()
     await publisher.some(3)
-    await has(stream, publisher)
+    await expect_all_taken(stream, publisher)
     assert stream.gaps() == []
     await until_ready(one, other)
 
@@ -265,12 +265,12 @@ async def test_channels_dead_while_commands_work(
         streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
         publisher = Publisher(one)
         await publisher.some(3)
-        await has(streams[0], publisher)
+        await expect_all_taken(streams[0], publisher)
         proxy.silence_subscribers()
         await publisher.some(3)
         assert await other.request("POST", "/topics/other", b"commands work")
         for stream in streams:
-            await has(stream, publisher)
+            await expect_all_taken(stream, publisher)
             assert stream.gaps() == []
         await until_ready(other)
 
@@ -288,7 +288,9 @@ async def test_the_connection_is_cut_again_and_again(
             proxy.cut()
         await publisher.until_taken()
         for stream in streams:
-            await has(stream, publisher)
+            await expect_all_taken(stream, publisher)
             seen = numbers(stream)
-            assert sorted(seen) == list(range(1, publisher.number + 1)), "each once, though answers were lost"
+            assert sorted(seen) == list(range(1, publisher.number + 1)), (
+                "each event once, although answers were lost"
+            )
             assert stream.gaps() == []

@@ -1,4 +1,4 @@
-"""Topics that end, whatever goes wrong: nobody is told to stop who may lack something, and nobody waits for ever."""
+"""Closed topics during faults: no subscriber gets an end before it has everything, and none waits for ever."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.waiting import until
 
 
 async def end(broker: Server, topic: str, data: str = "") -> str:
-    """End a topic; the id of its end."""
+    """Close a topic; returns the id of its end."""
     answer = await broker.request("POST", f"/topics/{topic}?end=true", data.encode())
     assert (answer.status, answer.json().get("closed")) == (201, True), answer
     return str((await broker.request("POST", f"/topics/{topic}?end=true", b"")).json()["id"])
@@ -27,7 +27,7 @@ async def about(broker: Server, topic: str = "a") -> dict[str, Any]:
 
 
 async def status(broker: Server, cursor: str, target: str = "/topics/a") -> int:
-    """204, or 200 of a stream that is left at once."""
+    """The status of a subscription that is closed at once: 204, or 200."""
     stream = await broker.subscribe(target, Last_Event_ID=cursor)
     await stream.close()
     return stream.status
@@ -68,7 +68,7 @@ async def test_a_lost_end_is_undone(start_server: StartServer, start_broker: Sta
 async def test_a_lost_cursor_gets_its_gap_before_the_end(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
-    """The topic may have been deleted, and have gone on, in the time that is lost."""
+    """The lost writes may include a DELETE of the topic and new events."""
     server = start_server()
     one, other = await start_broker(server.url), await start_broker(server.url)
     end_id = await end(one, "a", "1")
@@ -165,7 +165,7 @@ async def test_deleted_and_closed_while_an_instance_was_disconnected(
 async def test_the_store_went_back_to_the_topics_end(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
-    """It was deleted and used again in the time that is lost; those who read it then are told of both."""
+    """The lost writes include a DELETE and new events; subscribers at that time get the end and a gap."""
     server = start_server()
     one, other = await start_broker(server.url), await start_broker(server.url)
     await end(one, "a", "1")

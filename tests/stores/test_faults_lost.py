@@ -1,4 +1,4 @@
-"""What a store that went back has lost, and whom that is told: in place, once, and nobody who has lost nothing."""
+"""A store that went back: every cursor that lost events gets one gap, in its place, and no other cursor does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from broker.events import EventId, parse_id
 from broker.stores.redis.scripts import load
-from tests.stores.brokers import Publisher, StartBroker, has, numbers, until_ready
+from tests.stores.brokers import Publisher, StartBroker, expect_all_taken, numbers, until_ready
 from tests.stores.conftest import StartSentinel, StartServer
 from tests.support.event_stream import AsyncStream
 from tests.support.redis_proxy import RedisProxy
@@ -27,7 +27,7 @@ def number(text: str) -> EventId:
 
 
 class Older:
-    """A server that is set back to what it was when this was made."""
+    """A server that can go back to its state when this was made."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -43,7 +43,7 @@ class Older:
 
 
 async def both_have(stream: AsyncStream, publisher: Publisher) -> None:
-    await has(stream, publisher)
+    await expect_all_taken(stream, publisher)
     assert set(stream.gaps()) == {"lost"}
 
 
@@ -57,7 +57,7 @@ async def test_restarted_from_an_older_file(start_server: StartServer, start_bro
     older = Older(server)
     await publisher.some(3)
     for stream in streams:
-        await has(stream, publisher)
+        await expect_all_taken(stream, publisher)
     cursors = [event.id for event in streams[0].published()]
     older.load()
     await publisher.until_taken()
@@ -65,7 +65,7 @@ async def test_restarted_from_an_older_file(start_server: StartServer, start_bro
     for stream in streams:
         await both_have(stream, publisher)
         place = [event.type == "broker.gap" for event in stream.events if event.type != "broker.open"]
-        assert place == [False] * 6 + [True] * place.count(True) + [False] * 3, "behind what was lost"
+        assert place == [False] * 6 + [True] * place.count(True) + [False] * 3, "after the loss"
     await silent.until(lambda: silent.gaps())
     for target in ("/topics/a", BOTH):
         for broker in (one, other, await start_broker(server.url)):
@@ -76,13 +76,13 @@ async def test_restarted_from_an_older_file(start_server: StartServer, start_bro
                 expected = [one for one in publisher.taken if one > seen + 1]
                 assert [one for one in numbers(back) if one not in LOST] == [
                     one for one in expected if one not in LOST
-                ], "and who has heard the lost ones may still have them"
+                ], "a subscriber that received lost events may still have them"
 
 
 async def test_a_lost_cursor_in_a_topic_with_a_lost_record(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
-    """Somebody else has opened the topic before, so that this instance has a copy that began behind the loss."""
+    """Another subscriber has opened the topic, so this instance has a replica that begins after the loss."""
     server = start_server()
     one = await start_broker(server.url)
     await one.publish("other", "x")
@@ -105,7 +105,7 @@ async def test_a_lost_cursor_in_a_topic_with_a_lost_record(
 async def test_an_instance_that_had_seen_less_learns_of_the_loss(
     start_server: StartServer, start_broker: StartBroker, goes_on: bool
 ) -> None:
-    """It was cut off while events were taken that are lost now, and is the first to come back."""
+    """It was disconnected during the publishes that are lost, and reconnects first."""
     server = start_server()
     async with RedisProxy(server) as proxy, RedisProxy(server) as far_proxy:
         one, other = await start_broker(proxy.url), await start_broker(far_proxy.url)
@@ -147,12 +147,12 @@ async def test_a_clean_restart_makes_no_gap(start_server: StartServer, start_bro
     await publisher.some(5)
     for _ in range(2):
         for stream in streams:
-            await has(stream, publisher)
+            await expect_all_taken(stream, publisher)
         server.restart(keep_data=True)
         await publisher.until_taken()
         await publisher.some(2)
     for stream in streams:
-        await has(stream, publisher)
+        await expect_all_taken(stream, publisher)
         assert stream.gaps() == []
     seen = streams[0].published()
     for target in ("/topics/a", BOTH):
@@ -169,7 +169,7 @@ async def test_flushall_with_returning_cursors(start_server: StartServer, start_
     stream = await one.subscribe("/topics/a")
     publisher = Publisher(one)
     await publisher.some(3)
-    await has(stream, publisher)
+    await expect_all_taken(stream, publisher)
     cursors = [event.id for event in stream.published()]
     with server.client() as client:
         client.flushall()
@@ -181,14 +181,14 @@ async def test_flushall_with_returning_cursors(start_server: StartServer, start_
                 await back.until(lambda back=back: numbers(back)[-1:] == [publisher.number])  # type: ignore[misc]
                 assert set(back.gaps()) == {"lost"}
                 assert [one for one in numbers(back) if one > 3] == list(range(4, publisher.number + 1))
-    await has(stream, publisher)
+    await expect_all_taken(stream, publisher)
     assert stream.gaps() == ["lost"]
 
 
 async def test_a_promoted_replica_whose_clock_is_behind(
     start_server: StartServer, start_broker: StartBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Ids go on above all that was given out, and nothing is told but what was lost."""
+    """Ids resume above all earlier ones, and only lost events make a gap."""
     monkeypatch.setattr("broker.stores.redis.store.load", lambda: with_offset(load()))
     primary = start_server(tcp=True)
     replica = start_server(tcp=True, replica_of=primary)
@@ -204,7 +204,7 @@ async def test_a_promoted_replica_whose_clock_is_behind(
             copy.set(OFFSET, -5)
         await publisher.some(3)
         for stream in streams:
-            await has(stream, publisher)
+            await expect_all_taken(stream, publisher)
         primary.kill()
         proxy.redirect(replica)
         await publisher.until_taken()
@@ -230,12 +230,12 @@ async def test_sentinel_promotes_a_replica_without_the_last_writes(
     with replica.client() as copy:
         await until(lambda: copy.xlen("broker:{b}:log:a") == 3, "the replica has it")
     sentinel.pause()
-    with primary.client() as client:  # the replica is cut off, and not let in again
+    with primary.client() as client:  # the replica is disconnected, and refused from now on
         client.config_set("requirepass", "another")
         client.client_kill_filter(_type="replica")
     await publisher.some(3)
     for stream in streams:
-        await has(stream, publisher)
+        await expect_all_taken(stream, publisher)
     cursor = streams[0].published()[4].id
     primary.kill()
     sentinel.resume()
@@ -283,7 +283,7 @@ async def test_a_key_counts_once_across_a_failover_that_kept_it(
 async def test_deleted_while_all_instances_were_disconnected(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
-    """The end is told once, then what is new."""
+    """The end is written once, then new events."""
     server = start_server()
     async with RedisProxy(server) as proxy:
         one, other = await start_broker(server.url), await start_broker(proxy.url)

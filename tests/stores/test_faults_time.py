@@ -1,4 +1,4 @@
-"""Servers, ways and instances that are slow, full, or not there at the time they are needed."""
+"""Servers, connections and instances that are slow, full or missing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from tests.stores.brokers import (
     Publisher,
     StartBroker,
-    has,
+    expect_all_taken,
     numbers,
     ready,
     until_ready,
@@ -60,13 +60,13 @@ async def test_the_store_is_started_after_the_instance(
         await until_ready(broker)
         stream = await broker.subscribe("/topics/a")
         await publisher.some(2)
-        await has(stream, publisher)
+        await expect_all_taken(stream, publisher)
     finally:
         server.__exit__(None, None, None)
 
 
 async def test_memory_full_and_freed(start_server: StartServer, start_broker: StartBroker) -> None:
-    """Readers go on, also those who come; nobody is told of a gap; publishers are taken again when there is room."""
+    """Old and new subscribers go on without a gap; publishes succeed again when there is room."""
     server = start_server("maxmemory 6mb", "maxmemory-policy noeviction")
     one, other = await start_broker(server.url), await start_broker(server.url)
     stream, both = await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")
@@ -82,13 +82,13 @@ async def test_memory_full_and_freed(start_server: StartServer, start_broker: St
         client.config_set("maxmemory", 0)
     await publisher.some(5)
     for reader in (stream, both, replay):
-        await has(reader, publisher)
+        await expect_all_taken(reader, publisher)
         assert reader.gaps() == []
     await until_ready(one, other)
 
 
 async def test_a_topics_keys_have_another_type(start_server: StartServer, start_broker: StartBroker) -> None:
-    """Somebody else's mistake: that topic is refused, all others go on, and it heals when the key is gone."""
+    """Another application uses the key: that topic fails, all others work, and it works again when the key is gone."""
     server = start_server()
     broker = await start_broker(server.url)
     witness = await broker.subscribe("/topics?topic=b&topic=c")
@@ -126,13 +126,13 @@ async def test_a_foreign_payload_on_a_channel(start_server: StartServer, start_b
             client.publish("broker:0:a", message)
             await publisher.some(1)
     for stream in streams:
-        await has(stream, publisher)
+        await expect_all_taken(stream, publisher)
         assert stream.gaps() == []
     await until_ready(broker)
 
 
 async def test_abandoned_reads_do_no_harm(start_server: StartServer, start_broker: StartBroker) -> None:
-    """Subscribers leave while their topics are being read; others ask for the same."""
+    """Subscribers leave while their topics are read; others ask for the same topics."""
     server = start_server()
     async with RedisProxy(server) as proxy:
         broker = await start_broker(proxy.url, retention_bytes=16 << 20)
@@ -158,7 +158,7 @@ async def test_abandoned_reads_do_no_harm(start_server: StartServer, start_broke
 async def test_retries_never_publish_twice_wherever_the_connection_is_cut(
     start_server: StartServer, start_broker: StartBroker, chance: random.Random
 ) -> None:
-    """The way ends in the middle of a greeting, a call, an answer or what is said on a channel."""
+    """The connection ends in the middle of a greeting, a call, a reply or a payload."""
     server = start_server()
     async with RedisProxy(server) as proxy:
         one, other = await start_broker(proxy.url), await start_broker(proxy.url)
@@ -169,14 +169,14 @@ async def test_retries_never_publish_twice_wherever_the_connection_is_cut(
             await asyncio.gather(*(publisher.once() for _ in range(chance.randrange(1, 8))))
         await publisher.until_taken()
         for stream in streams:
-            await has(stream, publisher)
+            await expect_all_taken(stream, publisher)
             assert stream.gaps() == []
             assert set(publisher.taken) <= set(numbers(stream))
         await until_ready(one, other)
 
 
 def test_an_instance_is_stopped_for_a_while(start_server: StartServer) -> None:
-    """It missed what was said and is cut off by nobody: afterwards it tells all, in order, and no gap."""
+    """It missed payloads without being disconnected: afterwards its subscribers get all events in order, without a gap."""
     server = start_server()
     with (
         BrokerProcess(redis_url=server.url, heartbeat_seconds=0.2) as one,
@@ -189,7 +189,7 @@ def test_an_instance_is_stopped_for_a_while(start_server: StartServer) -> None:
         other.send_signal(signal.SIGSTOP)
         for number in range(5, 10):
             one.publish("a", str(number))
-        with server.client() as client:  # meanwhile the server gives it up
+        with server.client() as client:  # meanwhile the server closes its connections
             client.client_kill_filter(_type="pubsub")
         for number in range(10, 15):
             one.publish("a", str(number))

@@ -1,4 +1,4 @@
-"""Two instances on one server are one broker: whatever is asked of one holds for the other (contract §2 to §4)."""
+"""Two instances on one server are one broker: a request to one has its effect on both (contract §2 to §4)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Pair = tuple[Server, Server]
 
 @pytest.fixture
 async def pair(empty_server: Redis, start_broker: StartBroker) -> Pair:
-    """Two brokers on one server that is empty."""
+    """Two brokers on one empty server."""
     given = {"idempotency_memory_bytes": 20_000}
     return await start_broker(empty_server.url, **given), await start_broker(empty_server.url, **given)
 
@@ -28,7 +28,7 @@ async def info(broker: Server, topic: str) -> dict[str, Any]:
 
 
 async def until_info(broker: Server, topic: str, **wanted: object) -> None:
-    """Ask until the answer has what is wanted."""
+    """Repeat a request until its answer has the wanted value."""
     async with asyncio.timeout(WAIT_SECONDS):
         while not wanted.items() <= (await info(broker, topic)).items():
             await asyncio.sleep(0.02)
@@ -125,7 +125,7 @@ async def test_deleted_on_one_ends_on_the_other(pair: Pair) -> None:
         assert [event.type for event in behind.events] == ["broker.gap", None]
         upto_date = await broker.subscribe("/topics/a", Last_Event_ID=missed)
         assert [event.id for event in [await upto_date.event(1)]] == [new], (
-            "no gap for who had seen everything"
+            "no gap: the cursor had seen everything"
         )
     assert (await info(other, "a"))["events"] == 1
 
@@ -156,7 +156,7 @@ async def test_starts_by_time_and_by_count_read_from_the_store(pair: Pair) -> No
     one, other = pair
     for number in range(10):
         await one.publish("a", str(number))
-    live = await other.subscribe("/topics/a")  # so that this one's copy begins behind them
+    live = await other.subscribe("/topics/a")  # so that this instance's replica begins after them
     for query, first in (
         ("last=3", 7),
         ("since=earliest", 0),
@@ -201,7 +201,7 @@ async def test_closed_on_one_instance_is_closed_on_the_other(pair: Pair) -> None
 
 
 async def test_a_subscriber_that_joins_during_the_close_gets_the_end(pair: Pair) -> None:
-    """Wherever its cursor comes from, and however far the other instance has heard."""
+    """Whatever its cursor, and however far the other instance has received."""
     one, other = pair
     for number in range(60):
         topic = f"t{number}"

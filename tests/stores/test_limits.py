@@ -49,7 +49,7 @@ def bearer(**claims: Any) -> dict[str, str]:
 
 
 async def is_let_in(server: Server, **headers: str) -> AsyncStream | None:
-    """The stream of an EventSource, or None where it is refused as such a one can bear."""
+    """The stream of an EventSource; None if it is refused in a way that EventSource retries."""
     stream = await server.subscribe("/topics/a", **headers)
     assert stream.status == 200
     while b"\n:\n" not in stream.body and await stream.more():
@@ -69,7 +69,7 @@ async def metric(server: Server, name: str) -> float:
 
 
 async def converge(attempt: Callable[[], Awaitable[object]]) -> None:
-    """Try until it comes true: within 2 s, and some for a slow machine."""
+    """Try until it is true: within 2 s, and more on a slow machine."""
     async with asyncio.timeout(CONVERGED_SECONDS):
         while not await attempt():
             await asyncio.sleep(0.05)
@@ -101,7 +101,7 @@ async def test_connections_of_one_holder_are_counted(start: Start, holder: str) 
         return stream is None
 
     await converge(is_refused)
-    assert await is_let_in(last, **others), "nobody else is concerned"
+    assert await is_let_in(last, **others), "others are not limited"
     label = f'broker_refused_connects_total{{reason="max_connections_per_{holder}"}}'
     assert await metric(first, label) >= 1
     answer = await last.request("GET", "/topics/a", accept="*/*", **mine)
@@ -124,7 +124,7 @@ async def test_refused_and_early_closed_streams_are_not_counted(start: Start) ->
         _, writer = await server.send(b"GET /topics/a HTTP/1.1\r\nHost: x\r\n\r\n")
         writer.transport.abort()
     await server.request("GET", "/healthz")  # is accepted after all of them
-    await until(lambda: not (server.node.admission._held or server.requesting), "all are gone")
+    await until(lambda: not (server.node.limits._connections or server.requesting), "all are gone")
     assert await is_let_in(server)
     assert await is_let_in(server)
     assert await is_let_in(server) is None
@@ -173,7 +173,9 @@ async def test_events_per_second(start: Start) -> None:
 
 async def test_bytes_per_second_with_a_larger_event(start: Start) -> None:
     (server, *_) = await start(max_publish_bytes_per_second=1000)
-    assert (await server.request("POST", "/topics/a", b"x" * 5000)).status == 201, "or it could never be"
+    assert (await server.request("POST", "/topics/a", b"x" * 5000)).status == 201, (
+        "else it could never be published"
+    )
     answer = await server.request("POST", "/topics/a", b"x")
     assert (answer.status, answer.json()["limit"]) == (429, "max_publish_bytes_per_second")
     assert int(answer.headers["retry-after"]) >= 4
@@ -193,7 +195,7 @@ async def test_a_streamed_body_is_slowed_down_instead_of_cut(start: Start) -> No
     answer = await server.request("POST", "/topics/a", body, content_type="application/x-ndjson")
     took = asyncio.get_running_loop().time() - began
     assert (answer.status, answer.json()["published"]) == (200, 300)
-    assert took >= 1.5, "as the rate says, less what one holds and the last batch"
+    assert took >= 1.5, "the rate, without the burst and the last batch"
     assert await metric(server, "broker_slowed_bodies_seconds_total") >= 1.5
 
 
@@ -207,7 +209,7 @@ async def test_a_slowed_body_does_not_delay_the_end(start: Start) -> None:
     watching = await server.subscribe("/topics/a?since=earliest")
     await watching.data(100)
     async with asyncio.timeout(5):
-        await server.node.drain()
+        await server.node.streams.drain()
         stopping = asyncio.ensure_future(server._runner.cleanup())
         answer = await reader.read(2000)
         await stopping

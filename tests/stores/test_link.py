@@ -17,7 +17,7 @@ from tests.support.redis_servers import Server
 
 @dataclass
 class LosesCancelling:
-    """An address whose `connect` loses that its task was cancelled, as redis-py's may on Python 3.11."""
+    """An address with a `connect` that swallows a cancellation, as redis-py may on Python 3.11."""
 
     real: Address
     shown: str = "here"

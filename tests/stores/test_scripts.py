@@ -1,4 +1,4 @@
-"""The scripts on their own, on real servers: what each call changes, answers and says on channels."""
+"""The scripts alone, on real servers: their changes, replies and payloads."""
 
 from __future__ import annotations
 
@@ -84,34 +84,34 @@ def caller(client: Redis) -> Caller:
     return Caller(client)
 
 
-class PubSubReader:
-    """All that is said on the broker's channels."""
+class ChannelListener:
+    """The payloads on the broker's channels."""
 
     def __init__(self, client: Redis) -> None:
         self._client = client
         self._pubsub = client.pubsub()  # type: ignore[no-untyped-call]
         self._pubsub.psubscribe("broker:*")
-        self.heard()
+        self.new_payloads()
 
-    def heard(self) -> list[tuple[str, bytes]]:
-        """What was said since the last call, as (channel, message)."""
+    def new_payloads(self) -> list[tuple[str, bytes]]:
+        """The payloads since the last call, as (channel, payload)."""
         self._client.publish("broker:0:_mark", "")
-        messages: list[tuple[str, bytes]] = []
+        payloads: list[tuple[str, bytes]] = []
         while True:
-            message = self._pubsub.get_message(timeout=10)
-            assert message is not None
-            if message["channel"] == b"broker:0:_mark":
-                return messages
-            if message["type"] == "pmessage":
-                messages.append((message["channel"].decode(), message["data"]))
+            reply = self._pubsub.get_message(timeout=10)
+            assert reply is not None
+            if reply["channel"] == b"broker:0:_mark":
+                return payloads
+            if reply["type"] == "pmessage":
+                payloads.append((reply["channel"].decode(), reply["data"]))
 
     def close(self) -> None:
         self._pubsub.close()
 
 
 @pytest.fixture
-def listener(client: Redis) -> Iterator[PubSubReader]:
-    listener = PubSubReader(client)
+def listener(client: Redis) -> Iterator[ChannelListener]:
+    listener = ChannelListener(client)
     yield listener
     listener.close()
 
@@ -179,12 +179,12 @@ def test_prev_is_the_id_of_the_entry_before(caller: Caller) -> None:
     assert first == [first[0], first[0] + 1, first[0] + 2]
 
 
-def test_payloads(caller: Caller, listener: PubSubReader) -> None:
+def test_payloads(caller: Caller, listener: ChannelListener) -> None:
     caller.read()
     born = format_id(caller.born)
     ids = caller.publish(("a", b"data: 1\n"), ("b", b"data: x\n"), ("a", b"event: t\ndata: 22\n")).ids
     ms, n = ms_of(ids[0]), ids[0] & 0xFFFF
-    assert listener.heard() == [
+    assert listener.new_payloads() == [
         (
             channel("a"),
             f"E {caller.epoch} {born} {ms} {n} 1 2 0 8 2 18\ndata: 1\nevent: t\ndata: 22\n".encode(),
@@ -193,32 +193,32 @@ def test_payloads(caller: Caller, listener: PubSubReader) -> None:
     ]
     (last,) = caller.publish(("a", "data: ü\n".encode())).ids
     head = f"E {caller.epoch} {format_id(ids[2])} {ms_of(last)} {last & 0xFFFF} 1 1 0 9\n"
-    assert listener.heard() == [(channel("a"), head.encode() + "data: ü\n".encode())]
+    assert listener.new_payloads() == [(channel("a"), head.encode() + "data: ü\n".encode())]
 
 
-def test_a_full_batch_is_one_payload(caller: Caller, listener: PubSubReader) -> None:
+def test_a_full_batch_is_one_payload(caller: Caller, listener: ChannelListener) -> None:
     ids = caller.publish(*[("a", b"data: %d\n" % number) for number in range(128)]).ids
     assert ids == list(range(ids[0], ids[0] + 128))
     assert caller.read_one("a").ids == ids
-    ((_, message),) = listener.heard()
-    head, _, lines = message.partition(b"\n")
+    ((_, payload),) = listener.new_payloads()
+    head, _, lines = payload.partition(b"\n")
     assert lines == b"".join(b"data: %d\n" % number for number in range(128))
     assert head.split(b" ")[5:10] == [b"128", b"128", b"0", b"8", b"1"]
 
 
 @pytest.mark.parametrize(
-    ("topics", "said"),
+    ("topics", "announced"),
     [("ab", [1, 2]), ("aba", [1, 3]), ("abab", [1, 4]), ("aabb", [2, 4]), ("abca", [1, 2, 4])],
 )
 def test_each_payload_says_how_far_all_topics_are_announced(
-    caller: Caller, listener: PubSubReader, topics: str, said: list[int]
+    caller: Caller, listener: ChannelListener, topics: str, announced: list[int]
 ) -> None:
     caller.publish(*[(topic, LINES) for topic in topics])
-    assert [int(message.split(b" ")[5]) for _, message in listener.heard()] == said
+    assert [int(payload.split(b" ")[5]) for _, payload in listener.new_payloads()] == announced
 
 
 def test_first_prev_is_no_later_than_the_stores_last_id(caller: Caller) -> None:
-    """A cursor at the store's last id has missed nothing of a topic that begins afterwards, be it years later."""
+    """A cursor at the store's last id has missed nothing of a topic that begins afterwards, even years later."""
     caller.memory_ms = 1
     (before,) = caller.publish(("a", LINES)).ids
     wait_for(lambda: server_ms(caller.client) > ms_of(before) + 2, "the first event is out of memory")
@@ -284,7 +284,7 @@ def test_bytes_are_counted_anew_when_all_entries_were_too_old(caller: Caller, cl
     for _ in range(3):
         caller.publish(*[("a", b"data: " + b"x" * 50 + b"\n")] * 5, kept=kept)
         assert caller.describe("a", max_age_ms=60_000)[0].events == 2
-        client.delete(log_key("a"))  # as when it has expired
+        client.delete(log_key("a"))  # as if it had expired
 
 
 def test_retention_by_age(caller: Caller, client: Redis) -> None:
@@ -296,7 +296,7 @@ def test_retention_by_age(caller: Caller, client: Redis) -> None:
     age(client, "a", 30_000)
     third -= at(30_000)
     assert caller.read_one("a", max_age_ms=60_000).ids == [third]
-    assert client.xlen(log_key("a")) == 3  # hidden; dropped by the next call that writes anyway
+    assert client.xlen(log_key("a")) == 3  # hidden; the next write drops them
     (fourth,) = caller.publish(("a", b"data: 4\n"), kept=kept).ids
     assert client.xlen(log_key("a")) == 2
     assert [entry.prev for entry in caller.read_one("a").entries][1:] == [third]
@@ -312,8 +312,8 @@ def test_keys_expire_and_a_busy_topic_does_not(caller: Caller, client: Redis) ->
     assert 7 * DAY_MS < client.pttl(rec_key("a")) <= 7 * DAY_MS + 2000
     client.pexpire(log_key("a"), 50_000)
     caller.publish(("a", LINES), kept=kept)
-    assert client.pttl(log_key("a")) <= 50_000  # not at every event
-    for _ in range(3):  # and yet in time where no two events are far apart
+    assert client.pttl(log_key("a")) <= 50_000  # not set at every event
+    for _ in range(3):  # but in time, even if the events are close together
         age(client, "a", 400)
         caller.publish(("a", LINES), kept=kept)
     assert client.pttl(log_key("a")) > 60_000
@@ -321,7 +321,10 @@ def test_keys_expire_and_a_busy_topic_does_not(caller: Caller, client: Redis) ->
 
 def test_a_log_does_not_outlive_its_record(caller: Caller, client: Redis) -> None:
     caller.publish(("a", LINES), kept=Kept(ms=3650 * DAY_MS))
-    rec, log = client.pttl(rec_key("a")), client.pttl(log_key("a"))  # in this order, for time goes on between
+    rec, log = (
+        client.pttl(rec_key("a")),
+        client.pttl(log_key("a")),
+    )  # in this order, since time passes between
     assert log <= rec <= 7 * DAY_MS + 2000
 
 
@@ -377,28 +380,28 @@ def test_any_cursor_is_accepted(caller: Caller) -> None:
     assert (read.last, read.cleared_at, read.cleared_after, read.entries) == (None, None, None, [])
 
 
-def test_probe_comes_after_what_was_published_before(caller: Caller, listener: PubSubReader) -> None:
+def test_probe_comes_after_what_was_published_before(caller: Caller, listener: ChannelListener) -> None:
     caller.publish(("a", LINES))
     caller.read(probe="broker:0:_probe:1")
-    assert [name for name, _ in listener.heard()] == [channel("a"), "broker:0:_probe:1"]
+    assert [name for name, _ in listener.new_payloads()] == [channel("a"), "broker:0:_probe:1"]
     caller.read(("a", "$", "+"), probe="broker:0:_probe:1")
-    said = f"P {caller.epoch} {format_id(caller.seen)}".encode()
-    assert listener.heard() == [("broker:0:_probe:1", said)]
+    expected = f"P {caller.epoch} {format_id(caller.seen)}".encode()
+    assert listener.new_payloads() == [("broker:0:_probe:1", expected)]
     caller.read()
-    assert listener.heard() == []
+    assert listener.new_payloads() == []
 
 
 # Delete
 
 
-def test_delete(caller: Caller, listener: PubSubReader, client: Redis) -> None:
+def test_delete(caller: Caller, listener: ChannelListener, client: Redis) -> None:
     ids = caller.publish(("a", LINES), ("a", LINES)).ids
-    listener.heard()
+    listener.new_payloads()
     end = caller.delete("a")
     assert end is not None
     assert end > ids[-1]
-    said = f"D {caller.epoch} {format_id(ids[-1])} {format_id(end)}".encode()
-    assert listener.heard() == [(channel("a"), said)]
+    expected = f"D {caller.epoch} {format_id(ids[-1])} {format_id(end)}".encode()
+    assert listener.new_payloads() == [(channel("a"), expected)]
     read = caller.read_one("a")
     assert (read.last, read.cleared_at, read.cleared_after, read.ids) == (end, end, ids[-1], [])
     assert caller.describe("a") == [Described(0, 0, None, end)]
@@ -414,28 +417,28 @@ def test_delete(caller: Caller, listener: PubSubReader, client: Redis) -> None:
     assert client.pttl(rec_key("a")) > 7 * DAY_MS
 
 
-def test_deleting_an_unknown_topic(caller: Caller, listener: PubSubReader, client: Redis) -> None:
+def test_deleting_an_unknown_topic(caller: Caller, listener: ChannelListener, client: Redis) -> None:
     caller.read()
     last = caller.seen
     assert caller.delete("a") is None
     assert caller.seen == last
-    assert listener.heard() == []
+    assert listener.new_payloads() == []
     assert client.keys() == [STATE.encode()]
 
 
 # Once only
 
 
-def test_a_key_counts_once_per_topic(caller: Caller, listener: PubSubReader) -> None:
+def test_a_key_counts_once_per_topic(caller: Caller, listener: ChannelListener) -> None:
     first = caller.publish(("a", LINES), ("b", LINES), key="k")
     assert first.status == 0
-    listener.heard()
+    listener.new_payloads()
     assert caller.publish(("a", LINES), ("b", LINES), key="k") == Published(1, first.ids)
-    assert listener.heard() == []
+    assert listener.new_payloads() == []
     mixed = caller.publish(("b", LINES), ("c", LINES), key="k")
     assert (mixed.status, mixed.ids[0]) == (0, first.ids[1])
     assert mixed.ids[1] == caller.seen
-    assert [name for name, _ in listener.heard()] == [channel("c")]
+    assert [name for name, _ in listener.new_payloads()] == [channel("c")]
     assert caller.read_one("b").ids == [first.ids[1]]
     assert caller.publish(("a", LINES), key="other").ids[0] > mixed.ids[1]
 
@@ -458,8 +461,8 @@ def test_keys_expire(caller: Caller, client: Redis) -> None:
     members = [f"a {number:02}" for number in range(30)]
     assert client.zrange(KEY_AGE, 0, -1) == [member.encode() for member in members]
     client.zadd(KEY_AGE, {member: number for number, member in enumerate(members)})
-    assert caller.publish(("a", LINES), key="29").status == 0  # it is there and counts no more
-    assert client.hlen(KEYS) == client.zcard(KEY_AGE) == 10  # 20 go at a call, and this one for itself
+    assert caller.publish(("a", LINES), key="29").status == 0  # it is present but expired
+    assert client.hlen(KEYS) == client.zcard(KEY_AGE) == 10  # each call drops 20, and this one its own key
     assert int(client.hget(STATE, "kb") or 0) == 10 * (1 + 2 + 250)
     client.zadd(KEY_AGE, {"a 29": 1})
     caller.publish(("a", LINES), key="29")
@@ -482,15 +485,15 @@ def test_a_key_from_a_clock_far_ahead_counts_as_expired(caller: Caller, client: 
 # Retries
 
 
-def test_a_retry_finds_the_entries_of_its_first_attempt(caller: Caller, listener: PubSubReader) -> None:
+def test_a_retry_finds_the_entries_of_its_first_attempt(caller: Caller, listener: ChannelListener) -> None:
     since = caller.publish(("a", LINES)).ids[0]
     items = [("a", b"data: 1\n"), ("b", b"data: 2\n"), ("a", b"data: 3\n")]
     first = caller.publish(*items, nonce="mine")
     for _ in range(40):
         caller.publish(("a", LINES), nonce="not-mine")
-    listener.heard()
+    listener.new_payloads()
     assert caller.publish(*items, nonce="mine", retry_since=since) == first
-    assert listener.heard() == []
+    assert listener.new_payloads() == []
     assert len(caller.read_one("b").ids) == 1
 
 
@@ -538,7 +541,7 @@ def test_another_server_resumes_above_all_seen_ids(caller: Caller, client: Redis
     (last,) = caller.publish(("a", LINES)).ids
     epoch = caller.epoch
     caller.run = "promoted"
-    caller.seen = last + at(50)  # of what the promoted one never got
+    caller.seen = last + at(50)  # an id that the promoted server never got
     seen = caller.seen
     now = server_ms(client)
     (event_id,) = caller.publish(("a", LINES)).ids
@@ -553,7 +556,7 @@ def test_another_server_resumes_above_all_seen_ids(caller: Caller, client: Redis
 
 
 def test_i2_no_epoch_of_a_lost_server_is_repeated(caller: Caller, client: Redis) -> None:
-    """Else who knows it would not ask what was lost: the floor rose, and then an older file was loaded."""
+    """Otherwise an instance that knows the epoch would not ask for the losses: the floor rose, then an older file was loaded."""
     for topic in "abc":
         caller.publish((topic, LINES))
     saved: Any = client.hgetall(STATE)
@@ -587,7 +590,7 @@ def test_a_clean_restart_is_recorded_for_later_callers(caller: Caller, client: R
 
 
 def test_i2_a_loss_that_is_learned_late_moves_to_the_present(caller: Caller, client: Redis) -> None:
-    """Readers have crossed the place where ids went on, and must be told all the same; once."""
+    """Subscribers that crossed the id where ids resumed must get a gap all the same, once."""
     (last,) = caller.publish(("a", LINES)).ids
     caller.run = "restarted"
     (since,) = caller.publish(("a", LINES)).ids
@@ -625,7 +628,7 @@ def test_a_server_with_a_slow_clock_resumes_above_all_seen_ids(caller: Caller, c
 
 
 def test_a_store_that_goes_back_twice_repeats_no_id(caller: Caller, client: Redis) -> None:
-    """A server that crashes again and again, and each time loses what it wrote last, that it had gone back included."""
+    """A server crashes repeatedly and loses its last writes each time, the record of the rewind included."""
     caller.publish(("a", LINES))
     other = Caller(client, "first")
     (first,) = other.publish(("a", LINES)).ids
@@ -702,9 +705,9 @@ steps = st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.integers(0, 12))
 def test_every_cursor_that_missed_something_gets_a_gap(
     client: Redis, steps: list[tuple[int, bool, int]]
 ) -> None:
-    """Three instances; now and then the server goes back by some events, or is only another one.
+    """Three instances; sometimes the server loses its last events, or is only replaced.
 
-    The rule for readers (design §2), applied to every cursor that anybody ever got, against what was really lost.
+    Compares the rule for subscribers (design §2) with the real losses, for every cursor ever given out.
     """
     client.flushall()
     run = 0
@@ -780,7 +783,7 @@ def test_surplus_topics_are_forgotten_and_raise_the_floor(caller: Caller, client
 
 def test_reading_writes_nothing(caller: Caller, client: Redis) -> None:
     caller.publish(("a", LINES), key="k")
-    client.config_set("min-replicas-to-write", 1)  # so that whatever writes is refused
+    client.config_set("min-replicas-to-write", 1)  # so that every write is refused
     with pytest.raises(ResponseError, match="NOREPLICAS"):
         caller.publish(("a", LINES))
     assert caller.forget() == 0
@@ -792,19 +795,19 @@ def test_reading_writes_nothing(caller: Caller, client: Redis) -> None:
 
 
 def test_a_publish_fails_as_a_whole_if_memory_is_full(
-    caller: Caller, client: Redis, listener: PubSubReader
+    caller: Caller, client: Redis, listener: ChannelListener
 ) -> None:
     caller.publish(("a", LINES), key="old")
     (state, log) = client.hgetall(STATE), client.xrange(log_key("a"))
     client.zadd(KEY_AGE, {"a old": 1})
-    listener.heard()
+    listener.new_payloads()
     client.config_set("maxmemory", 1)
     for options in ({}, {"key": "k"}, {"nonce": "mine", "retry_since": 0}):
         with pytest.raises(OutOfMemoryError):
             caller.publish(("a", LINES), ("b", LINES), **options)
     assert (client.hgetall(STATE), client.xrange(log_key("a"))) == (state, log)
     assert client.keys(log_key("b")) == []
-    assert listener.heard() == []
+    assert listener.new_payloads() == []
 
 
 def test_all_other_scripts_work_if_memory_is_full(caller: Caller, client: Redis) -> None:

@@ -1,4 +1,4 @@
-"""The scripts where topics end: what each call changes, answers and says on channels."""
+"""The scripts that close topics: their changes, replies and payloads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.stores.scripts_caller import (
     log_key,
     rec_key,
 )
-from tests.stores.test_scripts import LINES, PubSubReader, caller, client, listener
+from tests.stores.test_scripts import LINES, ChannelListener, caller, client, listener
 from tests.support.waiting import wait_for
 
 __all__ = ["caller", "client", "listener"]
@@ -39,7 +39,7 @@ def test_each_script_about_ends_has_its_own_sha(client: Redis) -> None:
         assert client.script_load(script.text) == script.sha
 
 
-def test_ends_follow_all_entries_in_ids_and_payloads(caller: Caller, listener: PubSubReader) -> None:
+def test_ends_follow_all_entries_in_ids_and_payloads(caller: Caller, listener: ChannelListener) -> None:
     done = caller.publish(("a", LINES), ("b", LINES), ("a", LINES), ends=["b", "a"])
     first, second, third = done.ids
     assert done.closed
@@ -48,46 +48,48 @@ def test_ends_follow_all_entries_in_ids_and_payloads(caller: Caller, listener: P
     for topic, (end, prev) in ends.items():
         assert end_of(caller, topic) == f"{format_id(end)} {format_id(prev)} closed"
         assert caller.read_one(topic).last == end
-    heard = [(channel, message.split(b"\n")[0].split(b" ")) for channel, message in listener.heard()]
-    assert [(channel, words[0]) for channel, words in heard] == [
+    payloads = [
+        (channel, payload.split(b"\n")[0].split(b" ")) for channel, payload in listener.new_payloads()
+    ]
+    assert [(channel, words[0]) for channel, words in payloads] == [
         ("broker:0:a", b"E"),
         ("broker:0:b", b"E"),
         ("broker:0:b", b"C"),
         ("broker:0:a", b"C"),
     ]
-    *_, last = heard
+    *_, last = payloads
     assert last[1][2:] == [format_id(third).encode(), format_id(third + 2).encode(), b"closed"]
-    assert caller.read_one("a").ids == [first, third], "the end is no entry"
+    assert caller.read_one("a").ids == [first, third], "the end is not an entry"
 
 
-def test_nothing_is_published_if_one_topic_is_closed(caller: Caller, listener: PubSubReader) -> None:
+def test_nothing_is_published_if_one_topic_is_closed(caller: Caller, listener: ChannelListener) -> None:
     caller.publish(("b", LINES), ends=["b"])
     before = caller.seen
-    listener.heard()
+    listener.new_payloads()
     refused = caller.publish(("a", LINES), ("b", LINES), ("c", LINES), ends=["c"])
     assert (refused.status, refused.ids, refused.closed) == (CLOSED, [2], False)
     assert (caller.publish(("b", LINES), key="k").status, caller.seen) == (CLOSED, before)
-    assert listener.heard() == []
+    assert listener.new_payloads() == []
     assert [caller.read_one(topic).last for topic in ("a", "c")] == [None, None]
 
 
-def test_a_retry_finds_its_own_end(caller: Caller, listener: PubSubReader) -> None:
+def test_a_retry_finds_its_own_end(caller: Caller, listener: ChannelListener) -> None:
     since = caller.seen
     first = caller.publish(("a", LINES), ("b", LINES), nonce="mine", ends=["a", "b"])
-    listener.heard()
+    listener.new_payloads()
     assert (
         caller.publish(("a", LINES), ("b", LINES), nonce="mine", ends=["a", "b"], retry_since=since) == first
     )
-    assert listener.heard() == []
+    assert listener.new_payloads() == []
     keyed = caller.publish(("c", LINES), key="k", nonce="keyed", ends=["c"])
     assert caller.publish(("c", LINES), key="k", nonce="keyed", ends=["c"], retry_since=since) == keyed
 
 
-def test_a_retry_of_an_end_alone_gets_its_id(caller: Caller, listener: PubSubReader) -> None:
+def test_a_retry_of_an_end_alone_gets_its_id(caller: Caller, listener: ChannelListener) -> None:
     since = caller.seen
     first = caller.publish(nonce="mine", ends=["a"])
     assert caller.publish(nonce="mine", ends=["a"], retry_since=since) == first
-    assert len(listener.heard()) == 1
+    assert len(listener.new_payloads()) == 1
 
 
 def test_a_retry_returns_the_known_count_of_its_first_attempt(caller: Caller) -> None:
@@ -112,7 +114,7 @@ def test_the_end_outlives_the_log_but_not_the_record(caller: Caller, client: Red
 
 
 def test_an_unknown_topic_can_be_closed(caller: Caller, client: Redis) -> None:
-    client.hset(rec_key("a"), mapping={"ms": 1 << 50, "n": 0, "cb": "9-9"})  # of a store that is gone
+    client.hset(rec_key("a"), mapping={"ms": 1 << 50, "n": 0, "cb": "9-9"})  # left from a lost store
     client.xadd(log_key("a"), {"p": "0-0 x", "z": 1, "l": b"old"})
     (end,) = caller.publish(ends=["a"]).ids
     assert end_of(caller, "a") == f"{format_id(end)} {format_id(caller.born)} closed"
@@ -136,26 +138,26 @@ def test_delete_of_an_ended_topic_hides_no_event_that_was_seen(caller: Caller) -
     assert (answer.cleared_at, answer.cleared_after) == (again, event), "no event came between"
 
 
-def test_close(caller: Caller, listener: PubSubReader) -> None:
+def test_close(caller: Caller, listener: ChannelListener) -> None:
     assert caller.close("a", "abandoned", if_last=5) is None
     (event,) = caller.publish(("a", LINES)).ids
     assert caller.close("a", "abandoned", if_last=event - 1) is None
-    listener.heard()
+    listener.new_payloads()
     end = caller.close("a", "abandoned", if_last=event)
     assert end == caller.seen > event
-    assert listener.heard() == [
+    assert listener.new_payloads() == [
         ("broker:0:a", f"C {caller.epoch} {format_id(event)} {format_id(end)} abandoned".encode())
     ]
     assert caller.close("a") == end
     assert caller.describe("a")[0].closed
-    assert listener.heard() == []
+    assert listener.new_payloads() == []
 
 
 def test_a_renewed_lease_does_not_expire(caller: Caller, client: Redis) -> None:
-    assert caller.close("a", "abandoned", if_due=True) is None, "it has none"
+    assert caller.close("a", "abandoned", if_due=True) is None, "it has no lease"
     assert caller.lease("a", 60_000)
     assert caller.lease("a", 1)
-    assert caller.close("a", "abandoned", if_due=True) is None, "the longest counts"
+    assert caller.close("a", "abandoned", if_due=True) is None, "the longest lease counts"
     assert caller.lease("b", 1)
     wait_for(lambda: caller.due() == ["b"], "its time is over")
     caller.lease("b", 60_000)
@@ -181,7 +183,7 @@ def test_leases_are_bounded_and_a_closed_topic_gets_none(caller: Caller, client:
     assert client.zcard(LEASES) == 0
 
 
-def test_the_first_publish_decides_what_its_topic_keeps(caller: Caller, listener: PubSubReader) -> None:
+def test_the_first_publish_decides_what_its_topic_keeps(caller: Caller, listener: ChannelListener) -> None:
     asked = "7200000 3 100000"
     caller.publish(("a", LINES), retention=asked)
     caller.publish(("a", LINES), retention="1 1 1")
@@ -189,7 +191,7 @@ def test_the_first_publish_decides_what_its_topic_keeps(caller: Caller, listener
     assert caller.read_one("a", max_age_ms=1).retention == asked
     assert len(caller.read_one("a", max_age_ms=1).entries) == 3
     assert caller.describe("a", max_age_ms=1)[0].events == 3
-    words = [message.split(b" ")[:5] for _, message in listener.heard()]
+    words = [payload.split(b" ")[:5] for _, payload in listener.new_payloads()]
     assert [one[0] for one in words] == [b"F"] * 3
     assert words[0][2:] == asked.encode().split()
     caller.delete("a")
@@ -233,7 +235,7 @@ def test_an_end_goes_with_its_forgotten_record(caller: Caller, client: Redis) ->
     assert caller.publish(("a", LINES)).status == 0
     assert caller.forget(max_topics=0) == 2
     assert end_of(caller, "b") == ""
-    assert caller.floor >= ended[1], "who comes with a cursor from before it is told of a gap"
+    assert caller.floor >= ended[1], "an earlier cursor gets a gap"
 
 
 @pytest.mark.parametrize("calls", ["publish", "close"])

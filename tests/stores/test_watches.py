@@ -1,4 +1,4 @@
-"""The store's own promises, where they are about its copies: what they may take, and what readers get all the same."""
+"""Watched topics of the Redis store: replicas are bounded, and still answer for every start."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ async def test_a_topic_may_be_larger_than_the_memory_for_logs(
 async def test_no_gap_when_a_watched_topic_is_forgotten(start_harness: StartHarness) -> None:
     one, other = await start_harness(max_topics=3), await start_harness()
     (log,) = await other.store.logs.watch(["a"], Latest())
-    log.hold = log.last
+    log.trim_barrier = log.last
     (first,) = await publish(one, "a")
     for number in range(10):
         await publish(one, f"t{number}")
@@ -79,7 +79,7 @@ async def test_no_gap_when_a_watched_topic_is_forgotten(start_harness: StartHarn
 
 
 async def test_a_refused_subscriber_leaves_nothing_behind(start_server: StartServer) -> None:
-    """While the server is gone, each who comes names topics that nobody has written down."""
+    """While the server is gone, subscribers name topics that were never written."""
     server = start_server()
     async with RedisProxy(server) as proxy:
         harness = RedisStoreHarness(server)
@@ -100,7 +100,7 @@ async def test_a_refused_subscriber_leaves_nothing_behind(start_server: StartSer
 
 
 async def test_entries_before_the_beginning_of_a_replica_are_read(start_harness: StartHarness) -> None:
-    """Whatever was asked first, and whatever the log has lost since: the store is asked for the rest."""
+    """Whatever the first start was, and whatever the log has dropped since, the rest is read from the store."""
     harness = await start_harness()
     ids = await publish(harness, *["a"] * 9)
     for start, expected in (
@@ -124,10 +124,10 @@ async def test_entries_before_the_beginning_of_a_replica_are_read(start_harness:
 
 
 async def test_cursors_of_any_age(start_harness: StartHarness) -> None:
-    """Before the store was born, before what is remembered, at and behind its last id, and no id of any store."""
+    """Before the store's birth, before its memory, at and after its last id, and malformed."""
     harness = await start_harness()
     ids = await publish(harness, *["a"] * 3)
-    harness.advance(3700)  # the record of the topic is given up, and its events are too old
+    harness.advance(3700)  # the topic is forgotten, and its events are too old
     await harness.store.topics.forget()
     (after,) = await publish(harness, "b")
     other = await start_harness()

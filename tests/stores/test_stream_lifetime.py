@@ -1,4 +1,4 @@
-"""A stream lasts as long as what let it in: tokens that expire, that are revoked, streams that an operator ends."""
+"""A stream lasts as long as its token: expiry, revocation, and streams that an operator ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Start = Callable[[], Awaitable[Server]]
 
 @pytest.fixture(params=["memory", "shared"])
 async def start_one(request: pytest.FixtureRequest, empty_server: Redis) -> AsyncIterator[Start]:
-    """Starts brokers that know each other; with the store in memory there can be only one."""
+    """Starts brokers on one store; a store in memory has only one."""
     settings: dict[str, object] = {"jwt_secrets": json.dumps([HMAC.material])}
     if request.param == "shared":
         settings["redis_url"] = empty_server.url
@@ -46,7 +46,7 @@ async def start_one(request: pytest.FixtureRequest, empty_server: Redis) -> Asyn
 
 @pytest.fixture
 async def brokers(start_one: Start) -> Brokers:
-    """One broker with its store in memory, or two that share a server: what is asked of the first holds for the last."""
+    """One broker with its store in memory, or two on one server: commands to the first take effect on the last."""
     return [await start_one() for _ in range(2 if start_one.is_shared else 1)]  # type: ignore[attr-defined]
 
 
@@ -71,7 +71,7 @@ async def status(server: Server, token: str) -> int:
 
 
 async def ended_by(stream: AsyncStream) -> str:
-    """Why it says that its token is good no longer."""
+    """The reason in `broker.expired`."""
     found = re.search(FAREWELL, await stream.end())
     assert found, stream.body
     return found[1].decode()
@@ -110,7 +110,9 @@ async def test_a_stream_gets_all_events_before_it_ends(brokers: Brokers) -> None
 
 
 def _has_ended(server: Server) -> bool:
-    return not len(server.node._hub) or all(s.feed is None for s in server.node._hub.subscribers)
+    return not len(server.node.streams.hub) or all(
+        s.feed is None for s in server.node.streams.hub.subscribers
+    )
 
 
 async def test_revoked_by_its_id(brokers: Brokers) -> None:
@@ -151,7 +153,7 @@ async def test_disconnected_by_subject(brokers: Brokers) -> None:
     assert (await order(brokers[0], "disconnect", sub="ann")).status == 202
     for stream in streams:
         assert re.search(rb"\n\nretry: \d+\n$", await stream.end())
-    await follow(brokers[-1], ann)  # it is welcome to come back
+    await follow(brokers[-1], ann)  # it may subscribe again
     await brokers[0].publish("a", "x", authorization=f"Bearer {ADMIN}")
     assert await bob.data(1) == ["x"]
 
@@ -179,7 +181,7 @@ async def test_a_revoked_token_stops_a_streamed_body(brokers: Brokers) -> None:
     watching = await follow(server, ADMIN, "/topics/a?since=earliest")
     assert await watching.data(1) == ["1"]
     assert (await order(brokers[0], "revoke", jti="7")).status == 202
-    await until(lambda: len(server.node._dismissals.revocations) == 1, "it has heard of it")
+    await until(lambda: len(server.node.streams.evictions.revocations) == 1, "the revocation arrives")
     writer.write(b"%x\r\n%b\r\n" % (len(line % 2), line % 2))
     async with asyncio.timeout(10):
         answer = (await reader.read(2000)).decode()
@@ -192,5 +194,5 @@ async def test_a_revocation_is_known_to_an_instance_that_starts_later(start_one:
     token = HMAC.token(subscribe=["a"], jti="7")
     assert (await order(await start_one(), "revoke", jti="7", exp=time() + 60)).status == 202
     later = await start_one()
-    await until(lambda: len(later.node._dismissals.revocations) == 1, "it has read it")
+    await until(lambda: len(later.node.streams.evictions.revocations) == 1, "it has read it")
     assert await status(later, token) == 401
