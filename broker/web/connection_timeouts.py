@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections.abc import Sized
 from typing import Protocol
 
 from broker.metrics import Metrics
@@ -43,20 +44,12 @@ class RequestConnection(Protocol):
         """Close, at once or after an answer. `ConnectionTimeouts.closed` follows."""
 
 
-class Streams(Protocol):
-    """Counts the open streams, which share the descriptors with request connections."""
-
-    @property
-    def streams(self) -> int:
-        """How many there are now."""
-
-
 class ConnectionTimeouts:
     """The waits of all request connections.
 
     Args:
         loop: gives the time and the timer.
-        node: counts the streams.
+        streams: the open streams, which share the descriptors with request connections.
         metrics: counts the connections that time out.
         max_descriptors: how many streams and request connections there may be together.
         head_seconds: the limit for a request's head, from its first byte; also for the first byte of a new connection.
@@ -70,7 +63,7 @@ class ConnectionTimeouts:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        node: Streams,
+        streams: Sized,
         metrics: Metrics,
         *,
         max_descriptors: int,
@@ -80,7 +73,7 @@ class ConnectionTimeouts:
     ) -> None:
         self.count = 0
         self._loop = loop
-        self._node = node
+        self._streams = streams
         self._metrics = metrics
         self._max_descriptors = max_descriptors
         self._heads: dict[RequestConnection, float] = {}
@@ -109,7 +102,7 @@ class ConnectionTimeouts:
         """It is new. If there are too many now, the one that has waited longest for a request times out, perhaps this one."""
         self.count += 1
         self._heads[connection] = self._loop.time()
-        if self.count > self._max_descriptors - self._node.streams:
+        if self.count > self._max_descriptors - len(self._streams):
             self._make_room()
 
     def head_started(self, connection: RequestConnection) -> None:

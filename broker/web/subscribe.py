@@ -47,14 +47,14 @@ class Subscription:
     def attach(self, transport: asyncio.Transport) -> None:
         """Write the answer's head to `transport`, and make it a subscriber."""
         head = b"%bDate: %b\r\n%b\r\n" % (_HEAD, http_date(), self.common_headers)
-        self.node.attach(
+        self.node.streams.attach(
             transport, self.caller, head, self.topics, self.logs, self.start, enveloped=self.is_enveloped
         )
 
     def release(self) -> None:
         """Give back the logs and the caller's place: there will be no stream."""
-        self.node.unwatch(self.topics)
-        self.node.admission.leave(self.caller)
+        self.node.logs.unwatch(self.topics)
+        self.node.limits.leave(self.caller)
 
 
 async def subscribe(services: Services, request: Request, topics: Sequence[str]) -> Answer | Subscription:
@@ -74,7 +74,7 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
     if is_head and not isinstance(start, After):
         return _HEAD_ANSWER
     try:
-        node.check_room()
+        node.streams.check_room()
         logs = await _watch(node, caller, topics, start)
     except (Unavailable, RateLimited) as error:
         node.metrics.refused_connects.labels(str(error.extra.get("limit", error.code))).inc()
@@ -84,9 +84,9 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
     common_headers = services.response_headers.lines(request.headers.get("Origin"), "Accept")
     subscription = Subscription(node, caller, topics, logs, start, is_enveloped, common_headers)
     try:
-        is_over = node.has_all(logs, start)
+        is_over = node.streams.has_seen_all(logs, start)
         if not is_over and not is_head:
-            node.check_good(caller.grant)  # it may have changed while the logs were read
+            node.streams.evictions.check(caller.grant)  # it may have changed while the logs were read
             return subscription
     except BaseException:
         subscription.release()
@@ -97,17 +97,17 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
 
 async def _watch(node: Node, caller: Caller, topics: Sequence[str], start: Start) -> Sequence[Log]:
     """A place for one more stream of `caller`, and the logs it reads. Raises `Unavailable` or `RateLimited`."""
-    await node.admission.enter(caller)
+    await node.limits.enter(caller)
     try:
-        return await node.watch(topics, start)
+        return await node.logs.watch(topics, start)
     except BaseException:
-        node.admission.leave(caller)
+        node.limits.leave(caller)
         raise
 
 
 def _retry_later(node: Node) -> Answer:
     """A refusal that an EventSource survives: a stream that ends at once and asks for a long reconnect delay."""
-    return Answer(200, sse.retry(node.long_retry_ms()), _HEAD_ANSWER.headers, closes=True)
+    return Answer(200, sse.retry(node.streams.long_retry_ms()), _HEAD_ANSWER.headers, closes=True)
 
 
 def _start(request: Request, node: Node) -> Start:
