@@ -69,7 +69,7 @@ async def harness(request: pytest.FixtureRequest) -> AsyncIterator[HubHarness]:
             await asyncio.sleep(0)
     for far in made.far.values():
         far.close()
-    assert not made.hub._feeds
+    assert not made.hub.feeds
 
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine makes no test fail

@@ -1,14 +1,12 @@
-"""The Dockerfile's own steps and the Compose file, as far as they go without Docker."""
+"""The steps of the Dockerfile, and the Compose file, tested without Docker."""
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from ruamel.yaml import YAML
 
 from broker.settings import Settings
 from tests.live.proxies import NAMES
+from tests.support.child_process import ChildProcess
 from tests.support.dockerfile import ROOT, Instruction, Stage, build, instructions
 from tests.support.http import exchange, request
 from tests.support.ports import free_port
@@ -33,68 +32,47 @@ COMPOSE = ROOT / "deploy" / "compose.yaml"
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[Stage]:
-    """What the Dockerfile makes, where anybody can read it and nobody but us can write."""
+    """The result of the Dockerfile, readable for all users and writable only for this one."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield build(Path(folder))
 
 
 class Container:
-    """The image's command, running with nothing that it could write to; in a port of its own."""
+    """The image's command, on a free port, with a read-only folder."""
 
     def __init__(self, image: Stage, **env: str) -> None:
         self.port = free_port()
-        self.output = ""
         self._env = {**image.environment(), "BROKER_PORT": str(self.port), "TMPDIR": "/nonexistent", **env}
         self._image = image
-        self._process = self._started(image.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self._process = self._started(image.command)
 
-    def _started(
-        self, command: list[str], *, stdout: int | None = None, stderr: int | None = None
-    ) -> subprocess.Popen[str]:
+    def _started(self, command: list[str]) -> ChildProcess:
         user, group = map(int, self._image.user.split(":"))
-        is_root = os.getuid() == 0
-        return subprocess.Popen(
-            [str(self._image.programs / command[0]), *command[1:]],
-            cwd=self._image.folder,
-            env=self._env,
-            stdout=stdout,
-            stderr=stderr,
-            text=True,
-            user=user if is_root else None,
-            group=group if is_root else None,
-            extra_groups=[] if is_root else None,
-        )
+        as_user = {"user": user, "group": group, "extra_groups": []} if os.getuid() == 0 else {}
+        program = str(self._image.programs / command[0])
+        return ChildProcess([program, *command[1:]], cwd=self._image.folder, env=self._env, **as_user)
 
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.output += line
+    @property
+    def output(self) -> str:
+        """Everything it has printed so far."""
+        return self._process.output
 
     def is_healthy(self) -> bool:
-        """What the HEALTHCHECK says."""
-        with self._started(self._image.health, stderr=subprocess.DEVNULL) as check:
+        """Whether the HEALTHCHECK succeeds."""
+        with self._started(self._image.health) as check:
             return check.wait(SECONDS) == 0
 
     def stop(self) -> int:
-        """SIGTERM to the one process that Docker knows; its exit status."""
-        self._process.send_signal(signal.SIGTERM)
-        return self.wait()
+        """SIGTERM to the one process that Docker knows; returns the exit status."""
+        return self._process.terminate()
 
     def wait(self) -> int:
-        """Its exit status."""
-        status = self._process.wait(SECONDS)
-        self._reader.join(SECONDS)
-        return status
+        """Returns the exit status."""
+        return self._process.wait(SECONDS)
 
     def end(self) -> None:
         self._process.kill()
-        self._process.wait(SECONDS)
-        self._reader.join(SECONDS)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 @contextmanager

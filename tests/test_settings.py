@@ -79,7 +79,7 @@ def test_retention_overrides_can_be_a_flag() -> None:
 
 
 def test_secrets_are_hidden_except_from_workers() -> None:
-    text = "a secret that is long enough, and nobody's business"
+    text = "a secret that is long enough, and never shown"
     settings = Settings(jwt_secrets=f'["{text}"]')
     assert text not in repr(settings)
     assert text not in str(settings.model_dump())

@@ -85,7 +85,7 @@ def test_all_line_ends_are_equal(data: str, event_type: str | None, wire: bytes,
         assert decoded(other, range(len(other))) == [expected] * 2
 
 
-# what arrives, and what it is: events, last id, retry
+# bytes, then the decoded events, last id and retry
 GRAMMAR = [
     (b"data: a\n\n", [Event("a")], "", None),
     (b"data:a\n\ndata:  b\n\n", [Event("a"), Event(" b")], "", None),

@@ -1,4 +1,4 @@
-"""Tokens (JWT, RFC 7519): verify a token's signature and claims, and turn them into a grant.
+"""Tokens (JWT, RFC 7519): verified, and turned into grants.
 
 Rules: no I/O and no clock; the caller passes keys and time. A token's rights are in its claim `broker`:
 

@@ -1,47 +1,52 @@
-"""Where publishers wait while too much is on its way: for their own topic, or in all.
+"""Where publishers wait while too much is on its way to subscribers: of their own topic, or in all.
 
-Rules: knows numbers and names. Who came first goes first, one at a time for each topic, so that nobody starves and what
-is on its way exceeds its bound by one publish at most. A busy topic holds nobody up but its own publishers, unless all
-together reach the bound of all.
+Rules: knows numbers and names. Publishers of a topic go in the order they came, one at a time. So none starves, and what
+is on its way exceeds its bound by at most one publish. A busy topic delays only its own publishers, unless the bound for
+all topics is reached.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
+from typing import Protocol
 
-TOPIC_BYTES = 1 << 20
-ALL_BYTES = 32 << 20
+MAX_TOPIC_BYTES = 1 << 20
+MAX_BYTES = 32 << 20
+
+
+class Backlog(Protocol):
+    """Bytes on their way to subscribers."""
+
+    @property
+    def backlog(self) -> int:
+        """In all."""
+
+    def backlog_of(self, topic: str) -> int: ...
 
 
 class Backpressure:
-    """See the module.
+    """Admits publishers according to `backlog`."""
 
-    Args:
-        backlog: bytes on their way in all.
-        backlog_of: bytes on their way for a topic.
-    """
-
-    def __init__(self, backlog: Callable[[], int], backlog_of: Callable[[str], int]) -> None:
+    def __init__(self, backlog: Backlog) -> None:
         self._backlog = backlog
-        self._backlog_of = backlog_of
         self._queue: deque[tuple[Collection[str], asyncio.Future[None]]] = deque()
         self._queued: Counter[str] = Counter()
 
     def is_open(self, topics: Collection[str]) -> bool:
         """Whether a publish to `topics` need not wait: there is room, and nobody waits for one of them."""
-        if not self._backlog():
+        if not self._backlog.backlog:
             return True
         return self._has_room(topics) and not any(self._queued[topic] for topic in topics)
 
     def _has_room(self, topics: Collection[str]) -> bool:
-        return self._backlog() <= ALL_BYTES and all(
-            self._backlog_of(topic) <= TOPIC_BYTES for topic in topics
+        return self._backlog.backlog <= MAX_BYTES and all(
+            self._backlog.backlog_of(topic) <= MAX_TOPIC_BYTES for topic in topics
         )
 
     async def wait(self, topics: Collection[str]) -> None:
-        """Return when it is the turn of a publish to `topics`; `turn` must be called after it."""
+        """Return when it is the turn of a publish to `topics`. After the publish, `admit` must be called."""
         admitted = asyncio.get_running_loop().create_future()
         self._queue.append((topics, admitted))
         self._queued.update(topics)
@@ -49,10 +54,12 @@ class Backpressure:
             await admitted
         finally:
             self._queued.subtract(topics)
-            self._queued += Counter()  # forget those that nobody waits for
+            self._queued += Counter()  # forget topics that nobody waits for
 
-    def turn(self) -> None:
-        """Admit those for whom there is room now; to be called when there is less on its way, and after each publish."""
+    def admit(self) -> None:
+        """Admit publishers for which there is room now. To be called after each publish, and when the backlog shrinks."""
+        if not self._queue:
+            return
         passed: set[str] = set()
         waiting: deque[tuple[Collection[str], asyncio.Future[None]]] = deque()
         for topics, admitted in self._queue:

@@ -1,83 +1,79 @@
-"""Does something to many subscribers at once: in slices, so that the loop still accepts and answers meanwhile.
+"""Acts on many subscribers, a batch a turn of the loop, so that the loop still accepts and answers in between.
 
-Rules: to whom, and what, is said by whoever calls.
+Rules: a job says on whom to act, and how.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
+from broker.fanout.owner import Scheduler
 from broker.fanout.subscriber import Subscriber
 
-SLICE_VISITS = 4000
-SLICE_ACTS = 200  # a system call or two each: some 4 ms
+BATCH_VISITS = 4000
+BATCH_ACTS = 200  # a system call or two each: about 4 ms
 
 _logger = logging.getLogger("broker")
 
-Act = Callable[[Subscriber], None]
 
-_Order = tuple[Iterator[Subscriber], Callable[[Subscriber], bool], Act, Callable[[], None]]
+class Job:
+    """What to do with each of some subscribers."""
 
+    def concerns(self, subscriber: Subscriber) -> bool:
+        """Whether to act on this one; asked just before."""
+        return True
 
-def _nothing() -> None:
-    """Nobody waits for it."""
+    def act(self, subscriber: Subscriber) -> None:
+        """Called only while the subscriber's stream is open."""
+        raise NotImplementedError
+
+    def done(self) -> None:
+        """All subscribers were visited."""
 
 
 class BatchRunner:
-    """See the module.
-
-    Args:
-        call_soon: schedules a callable for the loop's next turn.
+    """Runs jobs, one after the other.
 
     Attributes:
         failure: the last defect that was met.
     """
 
-    def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(self, loop: Scheduler) -> None:
         self.failure: Exception | None = None
-        self._call_soon = call_soon
-        self._orders: deque[_Order] = deque()
+        self._loop = loop
+        self._jobs: deque[tuple[Job, Iterator[Subscriber]]] = deque()
 
     def __len__(self) -> int:
-        """How many orders are underway."""
-        return len(self._orders)
+        """How many jobs are not done."""
+        return len(self._jobs)
 
-    def order(
-        self,
-        subscribers: Iterable[Subscriber],
-        concerns: Callable[[Subscriber], bool],
-        act: Act,
-        on_done: Callable[[], None] = _nothing,
-    ) -> None:
-        """Call `act` with each of `subscribers`, which doesn't change, whose stream is open then and whom it `concerns`.
+    def run(self, job: Job, subscribers: Iterable[Subscriber]) -> None:
+        """Visit `subscribers`, which must not change: the first batch now unless other jobs are first."""
+        self._jobs.append((job, iter(subscribers)))
+        if len(self._jobs) == 1:
+            self._run_batch()
 
-        `on_done` is called after the last one.
-        """
-        self._orders.append((iter(subscribers), concerns, act, on_done))
-        if len(self._orders) == 1:
-            self._slice()
-
-    def _slice(self) -> None:
-        visits, acts = SLICE_VISITS, SLICE_ACTS
-        while self._orders and visits and acts:
-            subscribers, concerns, act, on_done = self._orders[0]
+    def _run_batch(self) -> None:
+        visits, acts = BATCH_VISITS, BATCH_ACTS
+        while self._jobs and visits and acts:
+            job, subscribers = self._jobs[0]
             subscriber = next(subscribers, None)
             if subscriber is None:
-                self._orders.popleft()
-                on_done()
+                self._jobs.popleft()
+                job.done()
                 continue
             visits -= 1
-            if subscriber.feed is not None and concerns(subscriber):
+            if subscriber.feed is not None and job.concerns(subscriber):
                 acts -= 1
-                self._act(act, subscriber)
-        if self._orders:
-            self._call_soon(self._slice)
+                self._act(job, subscriber)
+        if self._jobs:
+            self._loop.call_soon(self._run_batch)
 
-    def _act(self, act: Act, subscriber: Subscriber) -> None:
+    def _act(self, job: Job, subscriber: Subscriber) -> None:
         try:
-            act(subscriber)
-        except Exception as failure:  # a defect with one connection is not everybody's (I9)
-            _logger.exception("a slice met a defect; this instance is not ready any more")
+            job.act(subscriber)
+        except Exception as failure:  # a defect with one connection must not reach the others (I9)
+            _logger.exception("a batch met a defect; this instance is not ready any more")
             self.failure = failure

@@ -1,270 +1,269 @@
 """Fan-out: brings subscribers to the present end of the logs that they read.
 
-Rules: never waits (I3): every method is a `def`, and work that is long is cut into slices between which the loop does
-other things. Knows feeds and subscribers; who there is, and why somebody leaves, is the hub's business.
+Rules: never waits (I3): every method is a `def`, and long work is cut into parts, between which the loop does other things.
+Knows feeds and subscribers; who is there, and why one leaves, is the hub's business.
 
-A *pass* brings every subscriber of a feed that isn't lagging to the present end of its logs. It walks the feed's list
-downwards, and whoever leaves is replaced by the last of the list: so nobody is skipped, whoever comes or goes meanwhile,
-and who is met twice has nothing to be written. Subscribers that lag, or that replay, are brought up one piece a turn in
+A *pass* brings every subscriber of a feed that doesn't lag to the present end of the feed's logs. It walks the list of
+subscribers downwards, and a subscriber that leaves is replaced by the last one of the list. So it skips none, whoever
+comes or goes meanwhile; visiting a subscriber twice is harmless. Subscribers that lag or replay get one batch a turn, from
 a queue of their own.
 
-Where a topic ends, those who read others too move on to another feed. That costs more than a write, so a slice moves
-fewer, and visits the others of its group again.
+When a topic ends, its subscribers that read other topics too move on to another feed. That costs more than a write, so a
+turn moves fewer of them.
 
-What is delivered stays in its log until the passes over it are done, and publishers wait while that is too much, which
-bounds it (I4); `feeds` keeps the accounts.
+What is delivered stays in its log until the passes over it are done. Publishers wait while that is too much, which bounds
+it (I4); `feed_table` keeps the accounts.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from broker.events import EventId
-from broker.fanout.feed import PIECE_BYTES, Batch, Feed, FeedKey, stretch_after
-from broker.fanout.feed_table import FeedTable
+from broker.fanout.backpressure import MAX_BYTES
+from broker.fanout.feed import PIECE_BYTES, Batch, Feed, FeedKey
+from broker.fanout.feed_table import FeedGroup, FeedTable
+from broker.fanout.owner import HubOwner, LogSource, Scheduler
 from broker.fanout.subscriber import CloseReason, Lag, Subscriber, write_each
 from broker.log.log import Log
 
-SLICE_WRITES = 200  # about 2 ms
-MOVE_WRITES = 4  # so many writes cost what it costs to take one off topics that have ended
-PIECES_PER_TURN = 5  # to those who are behind; about 1 ms
+WRITES_PER_TURN = 200  # about 2 ms
+MOVE_WRITES = 4  # to move a subscriber to another feed costs as much as so many writes
+BATCHES_PER_TURN = 5  # to subscribers that are behind; about 1 ms
 
 
 class FanOut:
-    """See the module.
-
-    Args:
-        feeds: who reads what.
-        call_soon: schedules a callable for the loop's next turn.
-        monotonic: the loop's time in seconds.
-        complete_to: up to where the logs are complete; see `stores.base.Store`.
-        on_released: called with topics that a subscriber no longer needs.
-        on_past: called with a subscriber that the logs have moved past; it is to be ended.
-        on_gap: called with the reason of a gap that lies within a log, and how many were told of it.
+    """Writes what the logs have to the subscribers of `feeds`.
 
     Attributes:
-        delivered: events written to subscribers so far.
-        failure: a defect that was met; from then on nobody can rely on what comes next.
+        delivered_events: events written to subscribers so far.
+        failure: a defect that was met; what subscribers get from then on can't be relied on.
     """
 
-    def __init__(
-        self,
-        feeds: FeedTable,
-        *,
-        call_soon: Callable[[Callable[[], None]], object],
-        monotonic: Callable[[], float],
-        complete_to: Callable[[], EventId],
-        on_released: Callable[[Sequence[str]], None],
-        on_past: Callable[[Subscriber], None],
-        on_gap: Callable[[str, int], None],
-    ) -> None:
-        self.delivered = 0
+    def __init__(self, feeds: FeedTable, logs: LogSource, owner: HubOwner, loop: Scheduler) -> None:
+        self.delivered_events = 0
         self.failure: Exception | None = None
         self._feeds = feeds
-        self._call_soon = call_soon
-        self._monotonic = monotonic
-        self._complete_to = complete_to
-        self._on_released = on_released
-        self._on_past = on_past
-        self._on_gap = on_gap
-        self._queue: deque[Feed] = deque()
+        self._logs = logs
+        self._owner = owner
+        self._loop = loop
+        self._queue: deque[FeedGroup] = deque()
         self._behind: deque[Subscriber] = deque()
-        self._kept: tuple[Feed, EventId, Batch] | None = None
-        self._scheduled = False
+        self._last_batch: tuple[Feed, EventId, Batch] | None = None
+        self._is_scheduled = False
+
+    def delivered(self, topic: str, size: int) -> bool:
+        """The log of `topic` has grown by `size` bytes; see `stores.base.StoreOwner.delivered`."""
+        self._last_batch = None
+        for group in self._feeds.delivered(topic, size):
+            group.is_due = True
+            if not group.is_queued:
+                group.is_queued = True
+                self._queue.append(group)
+        if not self._is_scheduled:
+            self._schedule()
+        if self._feeds.backlog <= MAX_BYTES:
+            return True
+        self._feeds.is_paused = True
+        return False
 
     def begin(
         self, subscriber: Subscriber, key: FeedKey, logs: Sequence[Log], opening: bytes, now: float
     ) -> None:
-        """Make `subscriber` a reader of `logs`; write `opening` and what it lacks, as far as that is one piece.
+        """Make `subscriber` a reader of `logs`, and write `opening` and the first batch of what it lacks.
 
-        Without any log its stream ends with `opening`.
+        Without logs, its stream ends after `opening`.
         """
         if not logs:
             _write_first(subscriber, opening, now)
             subscriber.finish(CloseReason.ENDED, b"", now)
             return
         feed = self._feeds.join(subscriber, key, logs)
-        stretch = self._stretch(feed, subscriber.cursor)
-        _write_first(subscriber, opening if stretch is None else opening + stretch.chunk, now)
-        if stretch is not None:
-            self._wrote(subscriber, stretch, now)
+        batch = self._batch_after(feed, subscriber.cursor)
+        _write_first(subscriber, opening if batch is None else opening + batch.chunk, now)
+        if batch is not None:
+            self._wrote(subscriber, batch, now)
         self._settle(subscriber, subscriber.lag or Lag(now))
 
-    def bring_to_end(self, subscriber: Subscriber, now: float) -> None:
-        """Write it what it lacks, at once, unless it lags."""
+    def release(self, subscriber: Subscriber) -> None:
+        """Take `subscriber` off its feed: fan-out writes nothing more to it."""
         feed = subscriber.feed
         if feed is not None:
-            self._write_group(feed, [subscriber], feed.end(self._complete_to()), 1, now)
+            self._feeds.leave(subscriber)
+            self._logs.unwatch(feed.key.topics)
+
+    def bring_to_end(self, subscriber: Subscriber, now: float) -> None:
+        """Write to it what it lacks, at once, unless it lags."""
+        feed = subscriber.feed
+        if feed is not None:
+            self._write_to(feed, [subscriber], feed.end(), 1, now)
 
     def flushed(self, subscriber: Subscriber) -> None:
         """A lagging subscriber can be written to again."""
         self._behind.append(subscriber)
         self._schedule()
 
-    def delivered_to(self, topic: str, size: int) -> None:
-        """The log of `topic` has grown by `size` bytes of frames."""
-        self._kept = None
-        for feed in self._feeds.delivered(topic, size):
-            feed.is_due = True
-            if not feed.queued:
-                feed.queued = True
-                self._queue.append(feed)
-        self._schedule()
-
     # Turns
 
     def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
-            self._call_soon(self._turn)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
+        self._is_scheduled = False
+        now = self._loop.time()
         try:
-            self._fan_out()
+            if self._behind:
+                self._bring_up(now)
+            budget = WRITES_PER_TURN
+            while self._queue and budget > 0:
+                group = self._queue.popleft()
+                budget -= self._continue_pass(group, budget, now)
+                if group.unvisited is not None or group.is_due:
+                    self._queue.append(group)
+                else:
+                    group.is_queued = False
         except Exception as failure:
             self.failure = failure
             raise
-
-    def _fan_out(self) -> None:
-        self._scheduled = False
-        now = self._monotonic()
-        self._bring_up(now)
-        budget = SLICE_WRITES
-        while self._queue and budget > 0:
-            feed = self._queue.popleft()
-            budget -= self._slice(feed, budget, now)
-            if feed.unvisited is not None or feed.is_due:
-                self._queue.append(feed)
-            else:
-                feed.queued = False
         if self._queue or self._behind:
             self._schedule()
 
-    # Those who are up to date
+    # Subscribers that are up to date
 
-    def _slice(self, feed: Feed, budget: int, now: float) -> int:
-        """Go on with the pass over `feed`, with about `budget` writes; returns how many, at least 1."""
-        if feed.unvisited is None:
-            self._feeds.begin_pass(feed)
-        assert feed.unvisited is not None
-        left = min(feed.unvisited, len(feed.subscribers))
-        pieces = 1 + feed.bytes_due // PIECE_BYTES
-        group = feed.subscribers[max(0, left - max(1, budget // pieces)) : left]
-        moved = self._write_group(feed, group, feed.target, budget, now)
-        feed.unvisited = min(left, len(feed.subscribers)) if moved else left - len(group)
-        if not feed.unvisited:
-            self._feeds.end_pass(feed)
-        return len(group) * pieces + moved * MOVE_WRITES or 1
+    def _continue_pass(self, group: FeedGroup, budget: int, now: float) -> int:
+        """Go on with the pass over `group`, with about `budget` writes; returns how many it took, at least 1."""
+        if group.unvisited is None:
+            self._feeds.begin_pass(group)
+        assert group.unvisited is not None
+        stop = min(group.unvisited, len(group.subscribers))
+        pieces = 1 + group.bytes_due // PIECE_BYTES
+        some = group.subscribers[max(0, stop - max(1, budget // pieces)) : stop]
+        moved = self._write_to(group.feed, some, group.target, budget, now)
+        group.unvisited = min(stop, len(group.subscribers)) if moved else stop - len(some)
+        if not group.unvisited:
+            self._feeds.end_pass(group)
+        return len(some) * pieces + moved * MOVE_WRITES or 1
 
-    def _write_group(
-        self, feed: Feed, group: Sequence[Subscriber], target: EventId, budget: int, now: float
+    def _write_to(
+        self, feed: Feed, subscribers: Sequence[Subscriber], target: EventId, budget: int, now: float
     ) -> int:
-        """Bring those of `group` who aren't lagging to `target`: those with the same cursor together.
+        """Bring those of `subscribers` that don't lag to `target`: those with the same cursor together.
 
-        At the end of a topic it stops, and returns how many have moved on to other feeds: as many as `budget` allows, at
-        least 1. Some of `group` may be left then; 0 means that nobody is.
+        Stops at the end of a topic, and returns how many have moved on to other feeds: as many as `budget` allows, at least
+        1. Some may not be at `target` then. 0 means that all are.
         """
         while True:
-            cursor = next((one.cursor for one in group if one.lag is None and one.cursor < target), None)
-            if cursor is None:
+            for subscriber in subscribers:
+                if subscriber.lag is None and subscriber.cursor < target:
+                    cursor = subscriber.cursor
+                    break
+            else:
                 return 0
             piece = feed.piece_after(cursor, target)
             chunk, end, events, ended, gaps = piece or (b"", target, 0, None, ())
             if ended is not None:
-                served = [one for one in group if one.lag is None and one.cursor == cursor]
-                return self._write_ends(feed, served[: max(1, budget // MOVE_WRITES)], cursor, now)
-            self._count(write_each(group, cursor, chunk, end, now), events, gaps)
+                here = [one for one in subscribers if one.lag is None and one.cursor == cursor]
+                return self._write_ends(feed, here[: max(1, budget // MOVE_WRITES)], cursor, now)
+            written = write_each(subscribers, cursor, chunk, end, now)
+            self.delivered_events += written * events
+            if gaps:
+                self._gaps_sent(gaps, written)
 
-    def _write_ends(self, feed: Feed, group: Sequence[Subscriber], cursor: EventId, now: float) -> int:
-        """Bring `group`, all at `cursor`, to the present end, and off the topics that end on the way; returns how many.
+    def _write_ends(self, feed: Feed, subscribers: Sequence[Subscriber], cursor: EventId, now: float) -> int:
+        """Bring `subscribers`, all at `cursor`, to the present end, and off the topics that end on the way.
 
-        They are written everything before they leave the feed: afterwards nothing would hold it for them.
+        They are written everything before they leave the feed: afterwards no barrier would keep it for them. Returns their
+        number.
         """
         ended: tuple[str, ...] = ()
-        reading = group
-        while reading and (stretch := self._stretch(feed, cursor)) is not None:
-            written = write_each(reading, cursor, stretch.chunk, stretch.end, now)
-            self._count(written, stretch.events, stretch.gaps)
-            cursor, feed, ended = stretch.end, stretch.rest, ended + stretch.ended
+        reading = subscribers
+        while reading and (batch := self._batch_after(feed, cursor)) is not None:
+            written = write_each(reading, cursor, batch.chunk, batch.end, now)
+            self.delivered_events += written * batch.events
+            self._gaps_sent(batch.gaps, written)
+            cursor, feed, ended = batch.end, batch.rest, ended + batch.ended
             for one in reading:
                 if one.lag is not None:
                     self._move(one, feed, ended, now)
             reading = [one for one in reading if one.lag is None]
         for one in reading:
             self._move(one, feed, ended, now)
-        return len(group)
+        return len(subscribers)
 
     def _move(self, subscriber: Subscriber, rest: Feed, ended: Sequence[str], now: float) -> None:
-        """Take it off topics whose ends it was just written, on to `rest`; where nothing is left its stream ends."""
+        """Take it off topics whose ends it was just written, on to `rest`; without any its stream ends."""
         self._feeds.leave(subscriber)
         if rest.logs:
             self._feeds.join(subscriber, rest.key, rest.logs)
             self._settle(subscriber, Lag(now))
         else:
             subscriber.finish(CloseReason.ENDED, b"", now)
-        self._on_released(ended)
+        self._logs.unwatch(ended)
 
-    # Those who are behind
+    def _gaps_sent(self, reasons: Sequence[str], subscribers: int) -> None:
+        for reason in reasons:
+            self._owner.gap_sent(reason, subscribers)
+
+    # Subscribers that are behind
 
     def _bring_up(self, now: float) -> None:
-        for _ in range(min(len(self._behind), PIECES_PER_TURN)):
+        """Write one batch each to some of them."""
+        for _ in range(min(len(self._behind), BATCHES_PER_TURN)):
             subscriber = self._behind.popleft()
             feed, lag = subscriber.feed, subscriber.lag
             if feed is None or lag is None or not subscriber.is_flushed():
                 continue
-            if feed.is_past(subscriber.cursor):
-                self._on_past(subscriber)
+            if feed.has_moved_past(subscriber.cursor):
+                self.release(subscriber)
+                subscriber.finish(CloseReason.SLOW, b"", now)
                 continue
-            stretch = self._stretch(feed, subscriber.cursor)
+            batch = self._batch_after(feed, subscriber.cursor)
             subscriber.lag = None
-            notice, lag.notice = lag.notice, b""
-            if stretch is not None:
-                subscriber.write(notice + stretch.chunk if notice else stretch.chunk, now)
-                self._wrote(subscriber, stretch, now)
-            elif notice:
-                subscriber.write(notice, now)
+            control_event, lag.control_event = lag.control_event, b""
+            if batch is not None:
+                subscriber.write(control_event + batch.chunk if control_event else batch.chunk, now)
+                self._wrote(subscriber, batch, now)
+            elif control_event:
+                subscriber.write(control_event, now)
             self._settle(subscriber, lag)
 
-    def _wrote(self, subscriber: Subscriber, stretch: Batch, now: float) -> None:
-        subscriber.cursor = stretch.end
-        self._count(1, stretch.events, stretch.gaps)
-        if stretch.ended:
-            self._move(subscriber, stretch.rest, stretch.ended, now)
-
-    def _count(self, subscribers: int, events: int, gaps: Sequence[str]) -> None:
-        self.delivered += subscribers * events
-        for reason in gaps:
-            self._on_gap(reason, subscribers)
+    def _wrote(self, subscriber: Subscriber, batch: Batch, now: float) -> None:
+        subscriber.cursor = batch.end
+        self.delivered_events += batch.events
+        self._gaps_sent(batch.gaps, 1)
+        if batch.ended:
+            self._move(subscriber, batch.rest, batch.ended, now)
 
     def _settle(self, subscriber: Subscriber, lag: Lag) -> None:
-        """After a piece: done, or in the queue of those who are behind, or waiting for the transport."""
+        """After a batch: up to date, or in the queue of those that are behind, or waiting for its transport."""
         feed = subscriber.feed
         if feed is None or subscriber.lag is not None:
             return
-        end = feed.end(self._complete_to())
+        end = feed.end()
         if feed.lacks(subscriber.cursor, end):
             subscriber.lag = lag
-            self._behind.append(subscriber)
-            self._schedule()
+            self.flushed(subscriber)
             return
         subscriber.cursor = max(subscriber.cursor, end)
-        if feed.key.floors:
+        if feed.key.floors:  # they lie behind it
             self._feeds.leave(subscriber)
             self._feeds.join(subscriber, feed.key._replace(floors=()), feed.logs)
 
-    def _stretch(self, feed: Feed, cursor: EventId) -> Batch | None:
-        """The next stretch; kept, since many reconnect with the same cursor, or meet the same ends."""
-        if self._kept is not None and self._kept[0] is feed and self._kept[1] == cursor:
-            return self._kept[2]
-        stretch = stretch_after(feed, cursor, self._complete_to())
-        if stretch is not None:  # that there is nothing is soon found, and asked after each stretch
-            self._kept = feed, cursor, stretch
-        return stretch
+    def _batch_after(self, feed: Feed, cursor: EventId) -> Batch | None:
+        """The next batch. The last one is kept: many reconnect with the same cursor, or meet the same ends."""
+        if self._last_batch is not None and self._last_batch[0] is feed and self._last_batch[1] == cursor:
+            return self._last_batch[2]
+        batch = feed.batch_after(cursor)
+        if batch is not None:
+            self._last_batch = feed, cursor, batch
+        return batch
 
 
 def _write_first(subscriber: Subscriber, chunk: bytes, now: float) -> None:
     if subscriber.is_flushed():
         subscriber.write(chunk, now)
-    else:  # an answer to a request before it on the same connection is still underway
+    else:  # the answer to an earlier request on the same connection is still on its way
         subscriber.write_behind(chunk, now)

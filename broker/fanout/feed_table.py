@@ -1,22 +1,48 @@
-"""The feeds there are, by topic; and what logs must keep because it is on its way to their subscribers.
+"""The feeds that subscribers read, by topic, and what the logs must keep because it is on its way to them.
 
 Rules: knows logs and feeds; writes to no subscriber.
 
-A topic's log keeps everything after `Log.hold`, however small its retention. Several feeds may read a topic, each at its
-own pace, so the hold may move on to an id only when all of them are written up to it. To know that without looking at
-every feed after every pass, a topic has a `mark`, an id, and counts down the feeds that have yet to reach it: at zero
-the hold moves to the mark, and the newest id becomes the next one.
+A topic's log keeps everything after its `trim_barrier`. Several feeds may read the log, each at its own pace, so the
+barrier may move on to an id only when all of them are written up to it. To know that without visiting every feed after
+every pass, a topic has a `mark`, an id, and counts the feeds that have yet to reach it. At zero the barrier moves to the
+mark, and the newest id becomes the next mark.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from broker.events import EventId
+from broker.fanout.backpressure import MAX_BYTES, Backpressure
 from broker.fanout.feed import Feed, FeedKey
+from broker.fanout.owner import LogSource
 from broker.fanout.subscriber import Subscriber
 from broker.log.log import Log
+
+
+@dataclass(slots=True, eq=False)
+class FeedGroup:
+    """The subscribers of one feed, and the *pass* over them (see `fanout`).
+
+    Attributes:
+        subscribers: in no order; `Subscriber.feed_index` is the index here.
+        written: the cursor that every subscriber has reached unless it lags.
+        target: how far the present pass goes.
+        unvisited: how many subscribers, from the start of the list, the pass has yet to visit; None between passes.
+        bytes_due: about how many bytes the pass has for each subscriber.
+        is_due: whether something was delivered since the last pass began.
+        is_queued: whether it waits for its turn.
+    """
+
+    feed: Feed
+    written: EventId
+    subscribers: list[Subscriber] = field(default_factory=list)
+    target: EventId = 0
+    unvisited: int | None = None
+    bytes_due: int = 0
+    is_due: bool = False
+    is_queued: bool = False
 
 
 @dataclass(slots=True)
@@ -24,160 +50,167 @@ class _Topic:
     """A topic with subscribers here.
 
     Attributes:
-        mark: an id that `waiting` of its feeds have yet to be written up to.
-        held, later: bytes on their way, up to the mark and after it.
+        mark: an id that `groups_behind` of the groups have yet to reach.
+        bytes_to_mark, bytes_after_mark: on their way, up to the mark and after it.
     """
 
     log: Log
     mark: EventId
-    waiting: int = 0
-    held: int = 0
-    later: int = 0
+    groups_behind: int = 0
+    bytes_to_mark: int = 0
+    bytes_after_mark: int = 0
     subscribers: int = 0
-    feeds: dict[Feed, None] = field(default_factory=dict)
+    groups: dict[FeedGroup, None] = field(default_factory=dict)
 
 
 class FeedTable:
-    """See the module.
-
-    Args:
-        complete_to: up to where the logs are complete; see `stores.base.Store`.
-        on_written: called with a topic whose hold has moved on.
-        on_shrunk: called when `backlog` has become less.
+    """All groups, and their backlog.
 
     Attributes:
-        backlog: bytes of frames that logs hold because they are on their way.
+        backlog: bytes of frames that logs keep because they are on their way.
+        backpressure: where publishers wait while that is too much.
+        is_paused: whether the store was asked to bring no more; it is told to resume at half of `MAX_BYTES`.
     """
 
-    def __init__(
-        self,
-        complete_to: Callable[[], EventId],
-        on_written: Callable[[str], None],
-        on_shrunk: Callable[[], None],
-    ) -> None:
+    def __init__(self, logs: LogSource) -> None:
         self.backlog = 0
-        self._complete_to = complete_to
-        self._on_written = on_written
-        self._on_shrunk = on_shrunk
+        self.backpressure = Backpressure(self)
+        self._logs = logs
+        self.is_paused = False
         self._topics: dict[str, _Topic] = {}
-        self._feeds: dict[FeedKey, Feed] = {}
+        self._groups: dict[FeedKey, FeedGroup] = {}
 
     def __len__(self) -> int:
-        return len(self._feeds)
+        return len(self._groups)
 
     def count(self, topic: str) -> int:
-        """How many are subscribed to `topic` here."""
-        known = self._topics.get(topic)
-        return known.subscribers if known is not None else 0
+        """How many subscribers `topic` has here."""
+        state = self._topics.get(topic)
+        return 0 if state is None else state.subscribers
 
     def subscribers_of(self, topic: str) -> Sequence[Subscriber]:
-        """Those who are subscribed to `topic` here, at this moment."""
-        known = self._topics.get(topic)
-        return [one for feed in known.feeds for one in feed.subscribers] if known is not None else ()
+        """The subscribers that `topic` has here now."""
+        state = self._topics.get(topic)
+        return () if state is None else [one for group in state.groups for one in group.subscribers]
 
     def backlog_of(self, topic: str) -> int:
-        """The same for one topic."""
-        known = self._topics.get(topic)
-        return known.held + known.later if known is not None else 0
+        """The part of `backlog` that is the topic's."""
+        state = self._topics.get(topic)
+        return 0 if state is None else state.bytes_to_mark + state.bytes_after_mark
+
+    # Subscribers
 
     def join(self, subscriber: Subscriber, key: FeedKey, logs: Sequence[Log]) -> Feed:
-        """Make `subscriber` one of the feed of `key`, which reads `logs`."""
-        feed = self._feeds.get(key) or self._make(key, logs)
-        subscriber.feed = feed
-        subscriber.place = len(feed.subscribers)
-        feed.subscribers.append(subscriber)
+        """Add `subscriber` to the group of `key`, whose feed reads `logs`."""
+        group = self._groups.get(key) or self._make(key, logs)
+        subscriber.feed = group.feed
+        subscriber.feed_index = len(group.subscribers)
+        group.subscribers.append(subscriber)
         for topic in key.topics:
             self._topics[topic].subscribers += 1
-        return feed
+        return group.feed
 
-    def _make(self, key: FeedKey, logs: Sequence[Log]) -> Feed:
-        feed = self._feeds[key] = Feed(key, logs, self._complete_to())
+    def _make(self, key: FeedKey, logs: Sequence[Log]) -> FeedGroup:
+        group = self._groups[key] = FeedGroup(Feed(key, logs, self._logs), self._logs.complete_to)
         for topic, log in zip(key.topics, logs, strict=True):
-            known = self._topics.get(topic)
-            if known is None:
-                known = self._topics[topic] = _Topic(log, log.last)
-                log.hold = log.last
-            known.feeds[feed] = None
-            if feed.written < known.mark:
-                known.waiting += 1
-        return feed
+            state = self._topics.get(topic)
+            if state is None:
+                state = self._topics[topic] = _Topic(log, log.last)
+                log.trim_barrier = log.last
+            state.groups[group] = None
+            if group.written < state.mark:
+                state.groups_behind += 1
+        return group
 
     def leave(self, subscriber: Subscriber) -> None:
-        """Take `subscriber` off its feed, and the feed away if it was the last."""
-        feed = subscriber.feed
-        assert feed is not None
+        """Take `subscriber` off its feed, and drop the feed if it was the last."""
+        assert subscriber.feed is not None
+        group = self._groups[subscriber.feed.key]
         subscriber.feed = None
-        last = feed.subscribers.pop()
+        last = group.subscribers.pop()
         if last is not subscriber:
-            feed.subscribers[subscriber.place] = last
-            last.place = subscriber.place
-        subscriber.place = -1
-        for topic in feed.key.topics:
+            group.subscribers[subscriber.feed_index] = last
+            last.feed_index = subscriber.feed_index
+        subscriber.feed_index = -1
+        for topic in group.feed.key.topics:
             self._topics[topic].subscribers -= 1
-        if not feed.subscribers:
-            self._drop(feed)
+        if not group.subscribers:
+            self._drop(group)
 
-    def _drop(self, feed: Feed) -> None:
-        del self._feeds[feed.key]
-        for topic in feed.key.topics:
-            known = self._topics[topic]
-            del known.feeds[feed]
-            if not known.feeds:
+    def _drop(self, group: FeedGroup) -> None:
+        del self._groups[group.feed.key]
+        for topic in group.feed.key.topics:
+            state = self._topics[topic]
+            del state.groups[group]
+            if not state.groups:
                 del self._topics[topic]
-                known.log.hold = None
-                self._on_written(topic)
-                self._shrink(known.held + known.later)
-            elif feed.written < known.mark:
-                self._one_less(topic, known)
+                state.log.trim_barrier = None
+                self._logs.trim(topic)
+                self._shrink(state.bytes_to_mark + state.bytes_after_mark)
+            elif group.written < state.mark:
+                self._group_reached_mark(topic, state)
 
-    def delivered(self, topic: str, size: int) -> Iterable[Feed]:
-        """Note that the log of `topic` has grown by `size` bytes; returns the feeds that are due a pass."""
-        known = self._topics.get(topic)
-        if known is None:
+    # Passes
+
+    def delivered(self, topic: str, size: int) -> Iterable[FeedGroup]:
+        """The log of `topic` has grown by `size` bytes; returns the groups that are due a pass."""
+        state = self._topics.get(topic)
+        if state is None:
             return ()
         self.backlog += size
-        known.later += size
-        if not known.waiting:
-            self._set_mark(known)
-        return known.feeds
+        state.bytes_after_mark += size
+        if not state.groups_behind:
+            self._move_mark(state)
+        return state.groups
 
-    def begin_pass(self, feed: Feed) -> None:
-        """A pass over `feed` begins: it goes as far as the logs go now."""
-        feed.unvisited = len(feed.subscribers)
-        feed.target = feed.end(self._complete_to())
-        feed.is_due = False
-        feed.bytes_due = sum(self.backlog_of(topic) for topic in feed.key.topics)
+    def begin_pass(self, group: FeedGroup) -> None:
+        """Begin a pass to the present end of the logs."""
+        group.unvisited = len(group.subscribers)
+        group.target = group.feed.end()
+        group.is_due = False
+        group.bytes_due = 0
+        for topic in group.feed.key.topics:
+            state = self._topics.get(topic)
+            if state is not None:  # else the group was dropped while it waited for its turn
+                group.bytes_due += state.bytes_to_mark + state.bytes_after_mark
 
-    def end_pass(self, feed: Feed) -> None:
-        """The pass over `feed` is done: all its subscribers who aren't lagging have reached its target."""
-        before, feed.written = feed.written, feed.target
-        feed.unvisited = None
-        if not feed.subscribers:
+    def end_pass(self, group: FeedGroup) -> None:
+        """All subscribers that don't lag have reached the pass's target."""
+        before, group.written = group.written, group.target
+        group.unvisited = None
+        if not group.subscribers:
             return  # dropped during the pass
-        for topic in feed.key.topics:
-            known = self._topics[topic]
-            if before < known.mark <= feed.written:
-                self._one_less(topic, known)
+        for topic in group.feed.key.topics:
+            state = self._topics[topic]
+            if before < state.mark <= group.written:
+                self._group_reached_mark(topic, state)
 
-    def _one_less(self, topic: str, known: _Topic) -> None:
-        known.waiting -= 1
-        if known.waiting:
+    def _group_reached_mark(self, topic: str, state: _Topic) -> None:
+        state.groups_behind -= 1
+        if state.groups_behind:
             return
-        before = known.held + known.later
-        known.log.hold, known.held = known.mark, 0
-        self._set_mark(known)
-        if not known.waiting:  # the passes went further than the mark
-            known.log.hold, known.held = known.mark, 0
-        self._on_written(topic)
-        self._shrink(before - known.held - known.later)
+        written = state.bytes_to_mark
+        state.log.trim_barrier, state.bytes_to_mark = state.mark, 0
+        self._move_mark(state)
+        if not state.groups_behind:  # the passes went further than the mark
+            written += state.bytes_to_mark
+            state.log.trim_barrier, state.bytes_to_mark = state.mark, 0
+        self._logs.trim(topic)
+        self._shrink(written)
 
     @staticmethod
-    def _set_mark(known: _Topic) -> None:
-        known.mark = known.log.last
-        known.held, known.later = known.held + known.later, 0
-        known.waiting = sum(feed.written < known.mark for feed in known.feeds)
+    def _move_mark(state: _Topic) -> None:
+        state.mark = state.log.last
+        state.bytes_to_mark, state.bytes_after_mark = state.bytes_to_mark + state.bytes_after_mark, 0
+        state.groups_behind = 0
+        for group in state.groups:
+            state.groups_behind += group.written < state.mark
 
     def _shrink(self, size: int) -> None:
-        if size:
-            self.backlog -= size
-            self._on_shrunk()
+        if not size:
+            return
+        self.backlog -= size
+        self.backpressure.admit()
+        if self.is_paused and self.backlog <= MAX_BYTES // 2:
+            self.is_paused = False
+            self._logs.resume()

@@ -1,18 +1,18 @@
 """One subscriber: a cursor, a socket, and nothing in between that could grow.
 
-Rules: knows bytes and its transport; which bytes come next is the hub's business. No task, no queue.
+Rules: knows bytes and its transport; fan-out decides which bytes come next. No task, no queue.
 
-A subscriber that is up to date is written to at once, with `os.write` on its socket: the transport has nothing buffered
-then, so order is kept. What the socket doesn't take goes to the transport, and the subscriber is *lagging*: it gets
-nothing more until the transport has sent that rest, and then catches up from the log by its cursor (design §1). So it
-costs one piece, however far it falls behind (I4), and nobody waits for it (I3). A transport that is not a plain socket
-(TLS) is always written through, with the same rule.
+A subscriber that is up to date is written to at once, with `os.write` on its socket. The transport buffers nothing then, so
+order is kept. What the socket doesn't take goes to the transport, and the subscriber *lags*: it gets nothing more until
+the transport has sent that rest, and then catches up from the log by its cursor (design §1). So it costs one piece,
+however far it falls behind (I4), and nobody waits for it (I3). A transport that is not a plain socket (TLS) is always
+written through, with the same rule.
 
-Whether the other side is still there, and reads, is judged by what it has acknowledged, the kernel's buffer included: a
-reader at a few KB/s may not free the transport's buffer for minutes and is not stuck. (How fine that is, is the kernel's
-choice: over loopback it acknowledges in steps of up to 64 KiB, so a slow reader behind a proxy on the same machine looks
-stuck in between.) TCP_USER_TIMEOUT can't tell at all: the kernel's clock also runs against a peer whose window is small
-but opens again and again, and cuts it within an event.
+Whether the peer is still there, and reads, shows in what it has acknowledged, including the kernel's buffer: a peer that
+reads a few KB/s may not free the transport's buffer for minutes, and yet is not stuck. The kernel decides how fine that
+is. Over loopback it acknowledges in steps of up to 64 KiB, so a slow reader behind a proxy on the same machine looks stuck
+in between. TCP_USER_TIMEOUT can't tell at all: its clock also runs against a peer whose window is small but opens again and
+again, and cuts that peer within an event.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ import socket
 import struct
 import termios
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from broker.auth.grants import Caller
 from broker.events import EventId
-
-if TYPE_CHECKING:
-    from broker.fanout.feed import Feed
+from broker.fanout.feed import Feed
 
 _LINGER_NONE = struct.pack("ii", 1, 0)
 _NO_SOCKET = -1
@@ -41,66 +39,65 @@ class CloseReason(enum.StrEnum):
     """Why a stream ended: the same word in the log line and in the metric's label."""
 
     CLIENT = "client"
-    """The other side left."""
+    """The peer left."""
     TIMEOUT = "timeout"
-    """The other side acknowledged nothing any more, not even a heartbeat: half-open, gone without a word."""
+    """The peer acknowledged nothing any more, not even a heartbeat: the connection was half-open."""
     SLOW = "slow"
-    """It read too slowly: the log moved past it, or nothing moved for `slow_seconds`."""
+    """The peer read too slowly: the log moved past its cursor, or it took nothing for `slow_seconds`."""
     ENDED = "ended"
-    """All its topics have ended."""
+    """All its topics are closed."""
     EXPIRED = "expired"
-    """The token that let it in is good no longer."""
+    """Its token has expired."""
     DISCONNECTED = "disconnected"
     """An operator ended it, or its token was revoked."""
     MAX_AGE = "max-age"
-    """It was open for as long as one may be; its client comes back, perhaps to another instance."""
+    """It reached the maximum age. Its client reconnects, perhaps to another instance."""
     DRAINING = "draining"
     """This instance is shutting down."""
 
 
 class Lag:
-    """What is known of a lagging subscriber.
+    """The state of a lagging subscriber.
 
     Attributes:
-        pending: bytes that its peer has yet to acknowledge.
-        moved_at: when that last changed.
-        unanswered: nothing more is to be written to it, but a heartbeat's time has passed without an acknowledgement.
-        notice: a control event that it is to be written first, once it can be written to; the latest one.
+        pending: bytes that the peer has yet to acknowledge.
+        moved_at: when `pending` last changed.
+        unanswered: it lags only because the peer hasn't acknowledged earlier bytes for a heartbeat's time.
+        control_event: the latest one that waits until the subscriber can be written to; else empty.
     """
 
-    __slots__ = ("moved_at", "notice", "pending", "unanswered")
+    __slots__ = ("control_event", "moved_at", "pending", "unanswered")
 
     def __init__(self, now: float, *, unanswered: bool = False) -> None:
         self.pending = -1
         self.moved_at = now
         self.unanswered = unanswered
-        self.notice = b""
+        self.control_event = b""
 
 
-class Owner(Protocol):
-    """Whom a subscriber tells of itself: the hub."""
+class SubscriberOwner(Protocol):
+    """The hub, which a subscriber tells of itself."""
 
     def flushed(self, subscriber: Subscriber) -> None:
         """The transport has sent what it held."""
 
     def left(self, subscriber: Subscriber) -> None:
-        """The other side sends no more."""
+        """The peer has shut down its sending side."""
 
     def lost(self, subscriber: Subscriber, reason: CloseReason) -> None:
         """The connection is gone; called once."""
 
 
 class Subscriber(asyncio.Protocol):
-    """One subscriber; on being made it becomes the protocol of `transport`.
+    """One subscriber. The constructor makes it the protocol of `transport`.
 
     Attributes:
-        caller: who it is.
         cursor: id of the last event written, in whole or in part.
-        lag: None while it is up to date or can be brought there by one write.
+        lag: None while it is up to date, or one write would bring it up to date.
         wrote_at: when bytes were last written, for the heartbeat; loop time in seconds.
-        since: when it was connected; loop time in seconds.
-        feed: what it reads; None once it is on its way out.
-        seat, place: its index in the hub's list and in its feed's; the hub's to change. -1 where it has none.
+        opened_at: when it was connected; loop time in seconds.
+        feed: what it reads; None once its stream is ending.
+        hub_index, feed_index: its index in the hub's list and in its feed's; only those change it. -1 if it is in none.
     """
 
     __slots__ = (
@@ -111,24 +108,29 @@ class Subscriber(asyncio.Protocol):
         "caller",
         "cursor",
         "feed",
+        "feed_index",
         "hub_index",
         "lag",
-        "place",
-        "since",
+        "opened_at",
         "wrote_at",
     )
 
     def __init__(
-        self, transport: asyncio.Transport, owner: Owner, caller: Caller, cursor: EventId, now: float
+        self,
+        transport: asyncio.Transport,
+        owner: SubscriberOwner,
+        caller: Caller,
+        cursor: EventId,
+        now: float,
     ) -> None:
         self.caller = caller
         self.cursor = cursor
         self.feed: Feed | None = None
         self.lag: Lag | None = None
         self.wrote_at = now
-        self.since = now
+        self.opened_at = now
         self.hub_index = -1
-        self.place = -1
+        self.feed_index = -1
         self._owner = owner
         self._transport = transport
         self._reason: CloseReason | None = None
@@ -137,13 +139,13 @@ class Subscriber(asyncio.Protocol):
         self._socket: int = transport.get_extra_info("socket").fileno() if plain else _NO_SOCKET
 
     def reads(self, topic: str) -> bool:
-        """Whether `topic` is one of those that it is still written."""
+        """Whether it still gets the events of `topic`."""
         return self.feed is not None and topic in self.feed.key.topics
 
     def write(self, chunk: bytes, now: float) -> None:
-        """Send `chunk`, whole; afterwards this subscriber may be lagging. Only while it is not.
+        """Send `chunk`, whole. Only while the subscriber doesn't lag; it may lag afterwards.
 
-        An error of the socket ends the connection: `lost` follows.
+        A socket error ends the connection: `lost` follows.
         """
         sent = 0
         if self._socket >= 0:
@@ -171,7 +173,7 @@ class Subscriber(asyncio.Protocol):
         return not self._transport.get_write_buffer_size()
 
     def is_stuck(self, now: float, slow_seconds: float) -> bool:
-        """Whether a lagging subscriber's peer has taken nothing for `slow_seconds`; to be asked again and again."""
+        """Whether it lags and its peer has taken nothing for `slow_seconds`. To be called regularly: it compares calls."""
         lag = self.lag
         if lag is None:
             return False
@@ -184,20 +186,20 @@ class Subscriber(asyncio.Protocol):
     def _unacknowledged(self) -> int:
         outgoing = struct.pack("i", 0)
         sock = self._transport.get_extra_info("socket")
-        if sock is None:  # TLS: it is gone, and connection_lost follows
+        if sock is None:  # TLS: the connection is gone, and connection_lost follows
             return 0
         (in_kernel,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, outgoing))
         return int(in_kernel) + self._transport.get_write_buffer_size()
 
     def is_acknowledged(self) -> bool:
-        """Whether the other side has all that was written."""
+        """Whether the peer has all that was written."""
         return not self._unacknowledged()
 
     def finish(self, reason: CloseReason, last: bytes, now: float) -> None:
-        """End the stream after what is underway and `last`.
+        """End the stream after what is on its way and `last`.
 
-        The connection stays until the other side has acknowledged it all (`close` then), for at most as long as a
-        lagging one may stand still: closed at once, the kernel would hold what is left for as long as it likes.
+        The connection stays open until the peer has acknowledged everything (then `close`), or is stuck for too long. If it
+        were closed at once, the kernel would hold the rest for as long as it likes.
         """
         if self._reason is not None or self._transport.is_closing():
             return
@@ -215,11 +217,11 @@ class Subscriber(asyncio.Protocol):
                 self._transport.close()
 
     def close(self) -> None:
-        """Give the connection back; everything was acknowledged."""
+        """Close the connection; everything was acknowledged."""
         self._transport.close()
 
     def cut(self, reason: CloseReason) -> None:
-        """End the connection now, and let the kernel forget what it still holds for it."""
+        """End the connection now; the kernel drops what it still holds for it."""
         sock = self._transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
@@ -235,7 +237,7 @@ class Subscriber(asyncio.Protocol):
             self._owner.flushed(self)
 
     def eof_received(self) -> bool:
-        """The other side has left; what the kernel still holds for it is watched until it is gone."""
+        """The peer has left. Returns whether to keep the connection, until the peer has what the kernel still holds."""
         self._owner.left(self)
         return self._socket >= 0 and not self._transport.is_closing() and not self.is_acknowledged()
 
@@ -245,9 +247,9 @@ class Subscriber(asyncio.Protocol):
 
 
 def write_each(group: Sequence[Subscriber], cursor: EventId, chunk: bytes, end: EventId, now: float) -> int:
-    """Send `chunk` to those of `group` who are at `cursor` and not lagging, and move them on to `end`; returns how many.
+    """Send `chunk` to those of `group` that are at `cursor` and don't lag, and move them on to `end`; returns how many.
 
-    This is the innermost loop of the broker. It does what `Subscriber.write` does, without a call for each: that alone
+    This is the innermost loop of the broker. It does what `Subscriber.write` does, without a call for each: the calls alone
     would cost a fifth of the kernel's work for a delivery.
     """
     size, send = len(chunk), os.write
@@ -263,7 +265,7 @@ def write_each(group: Sequence[Subscriber], cursor: EventId, chunk: bytes, end: 
         try:
             sent = send(subscriber._socket, chunk)  # noqa: SLF001 - its own module
         except OSError:
-            subscriber.write(chunk, now)  # which tells a full socket from a dead one, and from none
+            subscriber.write(chunk, now)  # which tells a full socket from a dead one, and both from none
             continue
         if sent != size:
             subscriber.write_behind(memoryview(chunk)[sent:], now)

@@ -1,27 +1,26 @@
 """The bounded log of one topic: what it still has, and whether a reader's cursor joins on to it.
 
-Rules: a value in memory; knows no store, no subscriber, no clock (times come in as ids or seconds).
+Rules: a value in memory. It knows no store, no subscriber and no clock: times come in as ids or seconds.
 
-Every entry names the topic's entry before it, `prev`. A reader at cursor X that meets entry e has missed nothing
-between them if and only if `e.prev <= X`; where no entry is left after X, the same is asked of `last`, which outlives
-the entries. So a topic may be silent for longer than its retention without a gap, and a topic that was trimmed to
-nothing still tells of one (design §2).
+Every entry names the topic's entry before it, `prev`. A reader at cursor X that meets entry e has missed nothing between
+them if and only if `e.prev <= X`. If no entry is left after X, `last` answers instead of e: it outlives the entries. So a
+topic may be silent for longer than its retention without a gap, and a topic that was trimmed to nothing still tells of one
+(design §2).
 
-Three lines are drawn through a log. Entries up to `cleared_at` are gone for every new reader (DELETE). Entries after
-`hold` are not trimmed, however small the retention, for they are on their way to subscribers; the hub moves `hold` on
-once they are written, and bounds how much can be on its way. Of what lies at or before `complete_from` only the store can tell:
-a log is a store's whole truth (the one in memory), or a copy that begins somewhere.
+Three ids divide a log:
 
-A topic that was closed ends with its *end*: an entry behind the last event, which is none itself. It is neither trimmed nor
-counted, and stays as long as `last` is remembered. Nothing follows it, unless the topic is cleared, or its store went back:
-then the topic is open again.
+- New readers don't see entries up to `cleared_at`: the topic was deleted then.
+- Entries after `trim_barrier` stay, however small the retention: they are on their way to subscribers. The hub moves the
+  barrier on once they are written, and bounds how much can be on its way.
+- What lies at or before `complete_from` only the store can tell. The store in memory has complete logs; a replica of a
+  shared store's log begins somewhere.
 
-A hole that came about while readers were at it is an entry's `gap`: who crosses it is told in place, so nobody else has
-to tell of it.
+The log of a closed topic ends with its *end*, an entry behind the last event. The end is no event: it is neither trimmed
+nor counted, and it stays as long as `last` is remembered. Nothing follows it, unless the topic is deleted or the store
+goes back behind it; either opens the topic again.
 
-One entry of a topic's log: an event, an end, or nothing but a gap.
-
-Rules: a value; what it means to a reader is its log's business.
+If events are lost while subscribers read the log, the entry behind the hole gets a `gap`. It tells every reader that
+crosses the hole, so nothing else has to.
 """
 
 from __future__ import annotations
@@ -32,40 +31,11 @@ from operator import attrgetter
 
 from broker import sse
 from broker.events import EventId, id_at
+from broker.log.entry import ENTRY_OVERHEAD_BYTES, Entry
 from broker.log.producers import ProducerSequences
 from broker.topics import Retention
 
-
-class Entry:
-    """One event of a log: encoded once, shared by all that read it (I5).
-
-    Attributes:
-        prev: the id of the topic's entry before this one; nothing lies between them.
-        frame: the event as it goes over the wire.
-        enveloped: its envelope form, made when somebody first asks for it.
-        end: whether it ends the topic for those who are subscribed (`broker.end`).
-        gap: why whoever comes from before `prev` is told of a gap in front of this entry; None where that was no hole
-            of the log's. Such an entry may have an empty frame: then it is nothing but the gap.
-    """
-
-    __slots__ = ("end", "enveloped", "frame", "gap", "id", "prev")
-
-    def __init__(
-        self, event_id: EventId, prev: EventId, frame: bytes, *, end: bool = False, gap: str | None = None
-    ) -> None:
-        self.id = event_id
-        self.prev = prev
-        self.frame = frame
-        self.enveloped: bytes | None = None
-        self.end = end
-        self.gap = gap
-
-
-ENTRY_OVERHEAD_BYTES = 200  # what Python needs for an entry beside its frame, measured
-
 _entry_id = attrgetter("id")
-
-
 _DROPPED = Entry(0, 0, b"")
 
 
@@ -73,21 +43,21 @@ class Log:
     """The entries of one topic, oldest first.
 
     Args:
-        last: what `prev` of the first entry is to be: nothing of this topic is known at or before it.
+        last: the first entry's `prev`: nothing of this topic is known at or before it.
         retention: how much to keep.
 
     Attributes:
-        last: id of the newest entry there ever was, or the `last` it began with.
-        bytes: size of all frames held: what retention counts.
-        envelope_bytes: size of all envelopes held; readers made them, so they take nothing from retention.
-        hold: entries after this id stay; None holds nothing.
+        last: the id of the newest entry there ever was, or the `last` that the log began with.
+        bytes: size of the frames held, which retention bounds.
+        envelope_bytes: size of the envelopes held. Readers cause them, so retention doesn't count them.
+        trim_barrier: entries after this id stay; None if nothing is on its way.
         complete_from: for a cursor at or after this id the log answers exactly as its store would.
-        gap_entries: how many entries are nothing but a gap.
-        accounted: how much of `footprint` the owner of all logs has counted.
+        gap_entries: how many entries are only a gap.
+        accounted: how much of `footprint` the table of all logs has counted.
         named: whether an entry was ever appended, so that `last` is worth remembering.
-        end: the end of a topic that was closed; None while it is open.
-        lost_at: behind `end`, up to this id, the store may have lost that the topic went on; 0 where it hasn't.
-        producers: what the topic's producers have published so far; None where none has said who it is.
+        end: the end of a closed topic; None while it is open.
+        lost_at: the store may have lost events between `end` and this id; 0 if it hasn't.
+        producers: how far the topic's producers have come; None if none has given its name.
     """
 
     __slots__ = (
@@ -101,12 +71,12 @@ class Log:
         "end",
         "envelope_bytes",
         "gap_entries",
-        "hold",
         "last",
         "lost_at",
         "named",
         "producers",
         "retention",
+        "trim_barrier",
     )
 
     def __init__(self, last: EventId, retention: Retention) -> None:
@@ -116,10 +86,10 @@ class Log:
         self.envelope_bytes = 0
         self.accounted = 0
         self.gap_entries = 0
-        self.hold: EventId | None = None
+        self.trim_barrier: EventId | None = None
         self.complete_from: EventId = 0
         self.named = False
-        self.cleared_after: EventId = 0
+        self.cleared_after: EventId = 0  # the last event that the newest DELETE removed
         self.cleared_at: EventId = 0
         self.end: Entry | None = None
         self.lost_at: EventId = 0
@@ -128,21 +98,32 @@ class Log:
         self._start = 0
 
     def __len__(self) -> int:
-        """How many entries are held, those on their way included."""
+        """How many entries are held, including those on their way."""
         return len(self._entries) - self._start
 
+    # Growing
+
     def append(self, event_id: EventId, frame: bytes) -> None:
-        """Add the newest entry; `event_id` is greater than `last`."""
+        """Add the newest event; `event_id` is greater than `last`."""
         self._add(Entry(event_id, self.last, frame))
 
     def append_after(
         self, prev: EventId, event_id: EventId, frame: bytes, gap: str | None = None, *, end: bool = False
     ) -> None:
-        """The same for a copy of a store's log, which says what came before; see `Entry.gap`."""
+        """Add the newest entry of a replica, whose store says what came before it; see `Entry.gap`."""
         self._add(Entry(event_id, prev, frame, end=end, gap=gap))
 
+    def _add(self, entry: Entry) -> None:
+        if self.end is not None:
+            self.reopen()
+        self._entries.append(entry)
+        self.bytes += len(entry.frame)
+        self.gap_entries += not entry.frame
+        self.last = entry.id
+        self.named = True
+
     def prepend(self, entries: Sequence[Entry], complete_from: EventId) -> None:
-        """Put entries in front: those between `complete_from` and the present reach, oldest first."""
+        """Put `entries`, oldest first, in front: all that lie between the new and the present `complete_from`."""
         self._entries[: self._start] = entries
         self._start = 0
         self.bytes += sum(len(entry.frame) for entry in entries)
@@ -150,26 +131,22 @@ class Log:
         self.named = self.named or bool(entries)
         self.complete_from = complete_from
 
-    def reaches(self, cursor: EventId) -> bool:
-        """Whether this log can tell what lies after `cursor`, as its store would."""
-        return max(cursor, self.cleared_at) >= self.complete_from
-
     def close(self, end_id: EventId, end_frame: bytes, prev: EventId = 0) -> None:
-        """Add the end of the topic; for a copy, `prev` is what came before it in the store."""
+        """Add the end of the topic. For a replica, `prev` is what came before it in the store."""
         entry = Entry(end_id, max(prev, self.last), end_frame, end=True)
         self._add(entry)
         self.bytes -= len(end_frame)
         self.end = entry
 
     def lose(self, loss: EventId) -> None:
-        """A store has lost what lay before `loss`, of which nobody can tell: who comes from before it is told in its place."""
+        """The store has lost events before `loss`: readers that come from before it get a gap there."""
         if self.end is None:
             self._add(Entry(loss, loss, b"", gap="lost"))
         else:
             self.lost_at = loss
 
     def reopen(self) -> None:
-        """Forget the end: the store that told of it went back behind it, or has forgotten the topic."""
+        """Forget the end: the store went back behind it, or has forgotten the topic."""
         if self.end is None:
             return
         self._entries.pop()
@@ -177,25 +154,17 @@ class Log:
         if loss > self.last:
             self.lose(loss)
 
-    def _add(self, entry: Entry) -> None:
-        self.reopen()
-        self._entries.append(entry)
-        self.bytes += len(entry.frame)
-        self.gap_entries += not entry.frame
-        self.last = entry.id
-        self.named = True
+    # Shrinking
 
     def clear(self, end_id: EventId, end_frame: bytes) -> None:
-        """Empty the log for every reader to come; those subscribed are still written what they lack, then the end.
+        """Hide all entries from new readers (DELETE). Subscribers still get what they lack, then this end.
 
-        A cursor that had seen every event before has no gap afterwards, whether or not it saw the end.
+        A cursor that had seen every event has no gap afterwards, whether or not it saw the end.
         """
         seen = self.last
-        if (
-            self.end is not None
-        ):  # from now on an entry like any other, for those who are still to be written it
+        if self.end is not None:
             seen = max(self.end.prev, self.lost_at)
-            self.bytes += len(self.end.frame)
+            self.bytes += len(self.end.frame)  # an entry like any other now, for subscribers that lack it
             self.end, self.lost_at = None, 0
         if seen != self.cleared_at:
             self.cleared_after = seen
@@ -204,36 +173,33 @@ class Log:
         self.producers = None
 
     def trim(self, now: float) -> None:
-        """Drop, oldest first, what retention no longer covers at `now` (seconds since 1970) and nothing holds.
+        """Drop, oldest first, what retention no longer covers at `now` (seconds since 1970), up to `trim_barrier`.
 
         The newest entry stays unless it is too old, however large it is.
         """
-        newest = self._stop - 1
-        if newest < self._start:
+        entries, start = self._entries, self._start
+        newest = len(entries) - (self.end is not None) - 1
+        if newest < start:
             return
         keep = self.retention
         oldest = id_at(now - keep.seconds)
-        drop = self._start
-        size = self.bytes
+        drop, size = start, self.bytes
         while drop <= newest:
-            entry = self._entries[drop]
+            entry = entries[drop]
             within = (newest - drop < keep.events and size <= keep.bytes) or drop == newest
             if within and entry.id >= oldest and entry.id > self.cleared_at:
                 break
-            if self.hold is not None and entry.id > self.hold:
+            if self.trim_barrier is not None and entry.id > self.trim_barrier:
                 break
             size -= len(entry.frame)
             drop += 1
-        self._drop_before(drop)
+        if drop > start:
+            self._drop_before(drop)
 
     def empty(self) -> None:
-        """Drop everything that nothing holds; `last` stays, so that the gap is told."""
-        self._drop_before(min(self._stop, self._index_after(self.last if self.hold is None else self.hold)))
-
-    @property
-    def _stop(self) -> int:
-        """The index behind the last entry that is not the end of the topic."""
-        return len(self._entries) - (self.end is not None)
+        """Drop everything up to `trim_barrier`. `last` stays, so that readers are told of the gap."""
+        barrier = self.last if self.trim_barrier is None else self.trim_barrier
+        self._drop_before(min(self._stop, self._index_after(barrier)))
 
     def _drop_before(self, index: int) -> None:
         entries = self._entries
@@ -246,11 +212,16 @@ class Log:
             self.envelope_bytes -= len(entry.enveloped or b"")
             entries[dropped] = _DROPPED
         self._start = index
-        if index * 2 > len(
-            entries
-        ):  # shorten the list now and then, so that dropping costs the same at any length
+        if index * 2 > len(entries):  # shortened only now and then: a drop costs the same at any length
             del entries[:index]
             self._start = 0
+
+    # Reading
+
+    def after(self, cursor: EventId) -> Iterator[Entry]:
+        """The entries after `cursor`, oldest first. Valid until the log changes."""
+        entries = self._entries
+        return map(entries.__getitem__, range(self._index_after(cursor), len(entries)))
 
     def enveloped(self, topic: str, entry: Entry) -> bytes:
         """The envelope form of an entry of this log, encoded when first asked for (I5)."""
@@ -262,38 +233,20 @@ class Log:
             self.envelope_bytes += len(entry.enveloped)
         return entry.enveloped
 
-    def after(self, cursor: EventId) -> Iterator[Entry]:
-        """The entries after `cursor`, oldest first. Not to be kept over a change of the log."""
-        entries = self._entries
-        return (entries[index] for index in range(self._index_after(cursor), len(entries)))
-
-    @property
-    def footprint(self) -> int:
-        """Bytes of memory that the entries take, Python's own included; an estimate. A kept end is part of the record."""
-        return self.bytes + self.envelope_bytes + (self._stop - self._start) * ENTRY_OVERHEAD_BYTES
-
-    def visible(self) -> tuple[Entry | None, Entry | None, int, int]:
-        """What a reader who comes now could have of events: the first, the last, how many, and their bytes."""
-        first, stop = self._index_after(self.cleared_at), self._stop
-        count = stop - first
-        if count <= 0:
-            return None, None, 0, 0
-        hidden = sum(len(entry.frame) for entry in self._entries[self._start : first])
-        return self._entries[first], self._entries[stop - 1], count, self.bytes - hidden
+    def reaches(self, cursor: EventId) -> bool:
+        """Whether this log can tell, as its store would, what lies after `cursor`."""
+        return max(cursor, self.cleared_at) >= self.complete_from
 
     def has_gap(self, cursor: EventId) -> bool:
-        """Whether something of this topic lies after `cursor` that isn't here any more, or that nobody can tell of."""
+        """Whether a new reader at `cursor` has missed something: it is dropped, or nobody knows whether it existed."""
         if cursor < self.cleared_at:
             if cursor < self.cleared_after:
                 return True
             cursor = self.cleared_at
-        return self.is_past(cursor)
+        return self.has_moved_past(cursor)
 
-    def is_past(self, cursor: EventId) -> bool:
-        """The same for a reader who is subscribed already: a DELETE hides nothing of what is held for it.
-
-        An entry that tells of its gap itself doesn't count.
-        """
+    def has_moved_past(self, cursor: EventId) -> bool:
+        """`has_gap` for a subscriber: a DELETE hides nothing that waits for it. An entry's own `gap` doesn't count."""
         index = self._index_after(cursor)
         if index == len(self._entries):
             return self.last > cursor
@@ -301,7 +254,7 @@ class Log:
         return entry.prev > cursor and entry.gap is None
 
     def start_after(self, cursor: EventId) -> EventId:
-        """The cursor, `cursor` or the first one after it, from which a reader who comes now misses nothing."""
+        """The first cursor, from `cursor` on, at which a new reader misses nothing."""
         index = self._index_after(max(cursor, self.cleared_at))
         if index == len(self._entries):
             return max(cursor, self.last)
@@ -309,13 +262,33 @@ class Log:
         return cursor if entry.gap is not None else max(cursor, entry.prev)
 
     def start_before(self, count: int) -> EventId:
-        """The cursor from which the newest `count` events follow, or all, if there are fewer."""
+        """The cursor that the newest `count` events follow, or all of them if there are fewer."""
         first, stop = self._index_after(self.cleared_at), self._stop
         index = max(first, stop - count)
         if self.gap_entries:
             events = [at for at in range(first, stop) if self._entries[at].frame][-count:]
             index = events[0] if events else stop
         return self._entries[index].prev if index < len(self._entries) else self.last
+
+    def visible(self) -> tuple[Entry | None, Entry | None, int, int]:
+        """What a new reader could have: the first event, the last, their number and their bytes."""
+        first, stop = self._index_after(self.cleared_at), self._stop
+        count = stop - first
+        if count <= 0:
+            return None, None, 0, 0
+        hidden = sum(len(entry.frame) for entry in self._entries[self._start : first])
+        return self._entries[first], self._entries[stop - 1], count, self.bytes - hidden
+
+    @property
+    def footprint(self) -> int:
+        """Estimated memory of the entries in bytes, including Python's own. A kept end belongs to the record instead."""
+        entries = len(self._entries) - (self.end is not None) - self._start
+        return self.bytes + self.envelope_bytes + entries * ENTRY_OVERHEAD_BYTES
+
+    @property
+    def _stop(self) -> int:
+        """The index behind the last entry that is not the end of the topic."""
+        return len(self._entries) - (self.end is not None)
 
     def _index_after(self, cursor: EventId) -> int:
         entries = self._entries

@@ -1,39 +1,39 @@
-"""How far the producers of a topic have come: a repeated part of a stream counts once, and a hole is told.
+"""How far the producers of a topic have come: repeated events count once, and a hole in a sequence is refused.
 
-Rules: a value in memory. A producer numbers the events of its stream from 1. At most `MOST_PRODUCERS` are remembered by topic, and
-as long as the topic's record: whoever has published longest ago is forgotten first, and is then as one that never came, so
-that it is asked to begin at 1. It does better to go on under another name.
+Rules: a value in memory. A producer numbers the events of its stream from 1. A topic remembers `MAX_PRODUCERS`, as long as
+its own record; the one that published longest ago is forgotten first. A forgotten producer counts as new, so the broker
+expects number 1 from it; it had better go on under another name.
 """
 
 from __future__ import annotations
 
 from broker.errors import OutOfOrder
 
-MOST_PRODUCERS = 16
+MAX_PRODUCERS = 16
 
 
 class ProducerSequences:
-    """Those of one topic."""
+    """The producers of one topic."""
 
     __slots__ = ("_next",)
 
     def __init__(self) -> None:
-        self._next: dict[str, int] = {}  # whoever published last is at the end
+        self._next: dict[str, int] = {}  # the last to publish comes last
 
     def known(self, name: str, first: int, count: int) -> int:
-        """How many of `count` events, of which the first has the number `first`, are published already.
+        """How many of `count` events, numbered from `first`, are published already.
 
         Raises:
-            OutOfOrder: events before the first one are missing.
+            OutOfOrder: events before `first` are missing.
         """
         expected = self._next.get(name, 1)
         if first > expected:
             raise OutOfOrder(expected)
         return min(count, expected - first)
 
-    def advance(self, name: str, following: int) -> None:
-        """The next event of `name` is to have the number `following`."""
+    def advance(self, name: str, expected: int) -> None:
+        """Expect number `expected` as the next event of `name`."""
         self._next.pop(name, None)
-        self._next[name] = following
-        if len(self._next) > MOST_PRODUCERS:
+        self._next[name] = expected
+        if len(self._next) > MAX_PRODUCERS:
             del self._next[next(iter(self._next))]

@@ -1,7 +1,7 @@
-"""Where a subscriber starts: what a request asks for, and what that means for the logs as they are.
+"""Where a subscriber starts: what a request asks for, and what that means for the logs as they are now.
 
-Rules: values only. A `Start` is parsed from the request's words without looking at any log; `positions` then reads the
-logs, in one step with the attaching, so that nothing comes between. The rules are contract §3, "Where it starts".
+Rules: values only. A `Start` is parsed from the request's text without looking at a log. `position` then reads the logs, in
+one step with attaching the subscriber, so that nothing happens in between. The rules are contract §3, "Where it starts".
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Protocol
 
 from broker import sse
+from broker.durations import parse_duration
 from broker.errors import InvalidParameter
 from broker.events import EventId, id_at, parse_id
 from broker.log.log import Log
@@ -20,11 +21,9 @@ from broker.log.log import Log
 MAX_LAST = 1_000_000
 MAX_CURSOR_CHARS = 128
 
-_AGE = re.compile(r"([0-9]{1,9})([smh])")
 _TIME = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
-_AGE_SECONDS = {"s": 1, "m": 60, "h": 3600}
 _SPACE_FOR_PLUS = re.compile(r" (?=\d\d:\d\d$)")
 
 
@@ -35,7 +34,7 @@ class Latest:
 
 @dataclass(frozen=True, slots=True)
 class After:
-    """Everything after a cursor, or a gap; `text` is the cursor as it was given."""
+    """Everything after a cursor, or a gap; `text` is the cursor as the client sent it."""
 
     cursor: EventId
     text: str
@@ -43,21 +42,21 @@ class After:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A cursor that no store ever gave: a gap, then everything kept."""
+    """A cursor that is no id: a gap, then everything kept."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """From a time on, seconds since 1970, as far as retention reaches: no gap."""
+    """Everything since a time, in seconds since 1970, as far as retention reaches; never a gap."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Last:
-    """The newest `count` events of each topic, then what follows; where there are none, it is as `Latest`."""
+    """The newest `count` events of each topic, then new ones. If there are none, the same as `Latest`."""
 
     count: int
 
@@ -66,13 +65,13 @@ Start = Latest | After | Malformed | Since | Last
 
 
 def from_cursor(text: str) -> Start:
-    """What `Last-Event-ID` or `lastEventId` asks for; never an error, for EventSource would give up for good."""
+    """The start that `Last-Event-ID` or `lastEventId` asks for. Never an error: EventSource would give up for good."""
     cursor = parse_id(text)
     return Malformed(text[:MAX_CURSOR_CHARS]) if cursor is None else After(cursor, text)
 
 
 def from_since(text: str, now: float) -> Start:
-    """What `since` asks for: an id, `earliest`, `latest`, an RFC 3339 time, or an age such as `90s`, `10m`, `2h`.
+    """The start that `since` asks for: an id, `earliest`, `latest`, an RFC 3339 time, or an age (`90s`, `10m`, `2h`).
 
     Raises:
         InvalidParameter: it is none of these.
@@ -84,14 +83,8 @@ def from_since(text: str, now: float) -> Start:
     cursor = parse_id(text)
     if cursor is not None:
         return After(cursor, text)
-    age = age_seconds(text)
+    age = parse_duration(text)
     return Since(_time(text) if age is None else now - age)
-
-
-def age_seconds(text: str) -> int | None:
-    """The seconds of an age such as `90s`, `10m`, `2h`; None where it is none."""
-    age = _AGE.fullmatch(text)
-    return int(age[1]) * _AGE_SECONDS[age[2]] if age else None
 
 
 def _time(text: str) -> float:
@@ -108,7 +101,7 @@ def _time(text: str) -> float:
 
 
 def from_last(text: str) -> Start:
-    """What `last` asks for: a number of events.
+    """The start that `last` asks for: a number of events.
 
     Raises:
         InvalidParameter: it is no whole number from 0 to 1,000,000.
@@ -120,14 +113,14 @@ def from_last(text: str) -> Start:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a subscriber begins.
+    """Where a subscriber starts.
 
     Attributes:
-        topics: what it reads; those are left out that ended before, and of which it has, or is told in `preface`, the end.
-        cursor: from where it reads.
-        floors: for each topic, from where it reads that one; empty where that is the cursor for all.
-        preface: control events that come before anything else.
-        gaps: the reasons of the gaps told in `preface`.
+        topics: what it reads; without closed topics whose end it has seen, or gets in `preface`.
+        cursor: where it starts to read.
+        floors: where it starts to read each of `topics`; empty if that is `cursor` for all.
+        preface: control events to be written before anything else.
+        gaps: the reasons of the gaps in `preface`.
     """
 
     topics: tuple[str, ...]
@@ -138,7 +131,7 @@ class Position:
 
 
 class StoreState(Protocol):
-    """What a start needs to know of the store; see `stores.base.WatchedLogs`."""
+    """What a start must know of the store: the part of `stores.base.WatchedLogs` that `position` reads."""
 
     @property
     def born(self) -> EventId: ...
@@ -152,49 +145,43 @@ class StoreState(Protocol):
     def is_lost(self, cursor: EventId) -> bool: ...
 
 
-def has_all(start: Start, logs: Sequence[Log], store: StoreState) -> bool:
-    """Whether all of `logs` are of topics that have ended, and who starts there has seen each of these ends."""
-    return isinstance(start, After) and all(_has_end(start, log, store) for log in logs)
+def has_seen_all(start: Start, logs: Sequence[Log], store: StoreState) -> bool:
+    """Whether all topics of `logs` are closed, and `start` is a cursor that has seen each of the ends."""
+    return isinstance(start, After) and all(_has_seen_end(start.cursor, log, store) for log in logs)
 
 
-def _has_end(start: After, log: Log, store: StoreState) -> bool:
-    end, cursor = log.end, start.cursor
-    if end is None or not end.id <= cursor <= store.last_id:
+def _has_seen_end(cursor: EventId, log: Log, store: StoreState) -> bool:
+    if log.end is None or not log.end.id <= cursor <= store.last_id:
         return False
     return cursor >= max(store.born, log.lost_at) and not store.is_lost(cursor)
 
 
 def position(start: Start, topics: Sequence[str], logs: Sequence[Log], store: StoreState) -> Position:
-    """What `start` means for `logs`, those of `topics`, which reach back as far as it asks."""
-    if isinstance(start, Latest):
+    """Where a subscriber to `topics` starts. `logs` are theirs, and reach back as far as `start` asks."""
+    if _is_latest(start, logs):
         return _latest(topics, logs, store)
-    if isinstance(start, Last) and all(log.start_before(start.count) == log.last for log in logs):
-        return _latest(topics, logs, store)  # else a reconnect would start N back again
+    reading = list(zip(topics, logs, strict=True))
     if isinstance(start, After) and any(log.end is not None for log in logs):
-        left = [
-            (topic, log) for topic, log in zip(topics, logs, strict=True) if not _has_end(start, log, store)
-        ]
-        topics, logs = [topic for topic, _ in left], [log for _, log in left]
-    gaps = [_gap(start, log, store) for log in logs]
-    preface = b"".join(
-        sse.gap(topic, _cursor_text(start), reason)
-        for topic, reason in zip(topics, gaps, strict=True)
-        if reason is not None
-    )
-    floors = tuple(_floor(start, log, store) for log in logs)
+        reading = [(topic, log) for topic, log in reading if not _has_seen_end(start.cursor, log, store)]
+    preface, gaps = _gaps(start, reading, store)
+    floors = tuple(_floor(start, log, store) for _, log in reading)
     cursor = min(floors)
-    return Position(
-        tuple(topics),
-        cursor,
-        floors if cursor != max(floors) else (),
-        preface,
-        tuple(reason for reason in gaps if reason is not None),
-    )
+    is_same = cursor == max(floors)
+    return Position(tuple(topic for topic, _ in reading), cursor, () if is_same else floors, preface, gaps)
+
+
+def _is_latest(start: Start, logs: Sequence[Log]) -> bool:
+    """`last` counts too if there is nothing to replay: without the id in `broker.open`, a reconnect would replay again."""
+    if isinstance(start, Last):
+        return all(log.start_before(start.count) == log.last for log in logs)
+    return isinstance(start, Latest)
 
 
 def _latest(topics: Sequence[str], logs: Sequence[Log], store: StoreState) -> Position:
-    """New events only. Of topics that have ended the end is told: after a `broker.open` without an id, lest the reader come
-    back with a cursor behind it, and before one with an id for those that are left (I1).
+    """New events only, and the ends of closed topics.
+
+    If topics are closed, a `broker.open` without an id precedes their ends, so that a client that is cut there doesn't come
+    back with a cursor behind them. A second one, with an id, follows for the open topics (I1).
     """
     cursor = store.received_to
     ends = sorted(
@@ -203,20 +190,31 @@ def _latest(topics: Sequence[str], logs: Sequence[Log], store: StoreState) -> Po
         if log.end is not None and log.end.id <= cursor
     )
     if not ends:
-        return Position(tuple(topics), cursor, (), _open(topics, cursor), ())
-    told = {topic for _, topic, _ in ends}
-    left = tuple(topic for topic in topics if topic not in told)
-    preface = _open(topics, None) + b"".join(frame for _, _, frame in ends)
-    if left:
-        preface += _open(left, cursor if cursor > ends[-1][0] else None)
-    return Position(left, cursor, (), preface, ())
+        return Position(tuple(topics), cursor, (), _open_event(topics, cursor), ())
+    closed = {topic for _, topic, _ in ends}
+    reading = tuple(topic for topic in topics if topic not in closed)
+    preface = _open_event(topics, None) + b"".join(frame for _, _, frame in ends)
+    if reading:
+        preface += _open_event(reading, cursor if cursor > ends[-1][0] else None)
+    return Position(reading, cursor, (), preface, ())
 
 
-def _open(topics: Sequence[str], cursor: EventId | None) -> bytes:
+def _open_event(topics: Sequence[str], cursor: EventId | None) -> bytes:
     return sse.control("broker.open", {"topics": list(topics)}, cursor)
 
 
+def _gaps(
+    start: Start, reading: Sequence[tuple[str, Log]], store: StoreState
+) -> tuple[bytes, tuple[str, ...]]:
+    """The `broker.gap` events that precede everything else, and their reasons."""
+    cursor = start.text if isinstance(start, After | Malformed) else ""
+    gaps = [(topic, reason) for topic, log in reading if (reason := _gap(start, log, store)) is not None]
+    events = b"".join(sse.gap(topic, cursor, reason) for topic, reason in gaps)
+    return events, tuple(reason for _, reason in gaps)
+
+
 def _gap(start: Start, log: Log, store: StoreState) -> str | None:
+    """The reason of the gap that a subscriber starts with, or None."""
     if isinstance(start, Malformed):
         return "unknown-id"
     if not isinstance(start, After):
@@ -226,13 +224,14 @@ def _gap(start: Start, log: Log, store: StoreState) -> str | None:
     if store.is_lost(start.cursor):
         return "lost"
     if log.end is not None and log.end.id <= start.cursor:
-        return "lost"  # what came behind the end, else it would be left out
+        return "lost"  # events behind the end, else the topic would not be read
     if not log.has_gap(start.cursor):
         return None
     return "lost" if start.cursor < store.born else "trimmed"
 
 
 def _floor(start: Start, log: Log, store: StoreState) -> EventId:
+    """The cursor at which `start` begins to read `log`; at the latest before its end."""
     floor = _floor_of_events(start, log, store)
     return floor if log.end is None else min(floor, log.end.prev)
 
@@ -247,7 +246,3 @@ def _floor_of_events(start: Start, log: Log, store: StoreState) -> EventId:
             return log.start_before(count)
         case _:
             return log.start_after(0)
-
-
-def _cursor_text(start: Start) -> str:
-    return start.text if isinstance(start, After | Malformed) else ""

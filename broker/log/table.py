@@ -1,12 +1,11 @@
-"""The logs of all topics together, within a bound on their bytes and on their number.
+"""The logs of all topics, within a bound on their bytes and on their number.
 
-Rules: as for one log: values in memory, no I/O. A store owns one of these; whoever reads a log through a store gets it
-from here.
+Rules: as for one log: values in memory, no I/O. A store owns one table; readers get their logs from it through the store.
 
-What is given up goes by least recent use, in two steps. Over `max_bytes`, a log loses its entries; its `last` stays, so
-that every cursor is still judged exactly. Over `max_topics`, a record goes as a whole and raises `floor` to its `last`:
-whatever lies at or before the floor may have been there, nobody can tell, so a cursor before it is told of a gap
-(design §2). A pinned log (somebody is subscribed) is never given up as a whole.
+The least recently used are given up first, in two steps. Over `max_bytes`, a log loses its entries but keeps its `last`, so
+that every cursor is still judged exactly. Over `max_topics`, the whole record goes, and `floor` rises to its `last`. An
+event at or before the floor may have existed, so a cursor before the floor gets a gap (design §2). A pinned log, which
+has subscribers, is never given up as a whole.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ class LogTable:
     """A mapping of topic to `Log` that stays within its bounds.
 
     Args:
-        born: nothing is known of what was before this id.
+        born: nothing before this id is known.
         retention: what each topic keeps.
-        max_bytes: bound on the footprint of all logs together; what is on its way to subscribers may exceed it.
-        max_topics: bound on the number of topics that nobody is subscribed to.
+        max_bytes: bound on the footprint of all logs; entries on their way to subscribers may exceed it.
+        max_topics: bound on the number of topics without subscribers.
         topic_memory_seconds: how long a topic's `last` outlives its newest entry.
     """
 
@@ -51,23 +50,21 @@ class LogTable:
         self._max_topics = max_topics
         self._topic_memory_seconds = topic_memory_seconds
         self._logs: SortedDict[str, Log] = SortedDict()  # by name, so that a page of names costs little
+        self.get = self._logs.get  # called for each event: it costs no call of ours
         self._pins: dict[str, int] = {}
         self._unpinned: OrderedDict[str, Log] = OrderedDict()  # least recently used first
         self._filled: OrderedDict[str, Log] = OrderedDict()  # those with entries, least recently used first
-        self._sweep: Iterator[str] = iter(())
+        self._unswept: Iterator[str] = iter(())
 
     def __len__(self) -> int:
         return len(self._logs)
 
     def names_after(self, topic: str, limit: int) -> list[str]:
-        """The first `limit` names after `topic`, sorted; what comes or goes between two calls moves no other name."""
+        """The first `limit` names after `topic`, sorted. Paging is stable while other topics come and go."""
         return list(islice(self._logs.irange(topic, inclusive=(False, True)), limit))
 
-    def get(self, topic: str) -> Log | None:
-        return self._logs.get(topic)
-
     def unknown_last(self, now: float) -> EventId:
-        """What stands for `last` of a topic without a record: it may have had an event at or before this id."""
+        """The `last` of a topic without a record: it may have had an event at or before this id."""
         return max(self.floor, min(self.newest, id_at(now - self._topic_memory_seconds)))
 
     def open(self, topic: str, now: float) -> Log:
@@ -79,16 +76,16 @@ class LogTable:
         return log
 
     def open_with_retention(self, log: Log, seconds: float) -> None:
-        """`log` is about to grow, and is to keep that for `seconds`: heeded where it is the first of its topic, or after a DELETE."""
+        """Keep events for `seconds`, if the topic opens now: it has had no event yet, or none since a DELETE."""
         if not log.named or log.last == log.cleared_at:
             log.retention = self._retention.with_retain(seconds)
 
     def retain(self, topic: str, log: Log, retention: Retention | None) -> None:
-        """Have `log` keep what its first publisher has asked for; None: what all of its kind do."""
+        """Set the retention that the first publisher asked for; None sets that of the rules."""
         log.retention = retention or self._retention.of(topic)
 
     def pin(self, topic: str, now: float) -> Log:
-        """The log of `topic`, kept until `unpin` was called as often; counts as a use of it."""
+        """The log of `topic`, kept until `unpin` was called as often as `pin`. Counts as a use."""
         log = self.open(topic, now)
         self._pins[topic] = self._pins.get(topic, 0) + 1
         self._unpinned.pop(topic, None)
@@ -98,11 +95,11 @@ class LogTable:
         return log
 
     def pins(self, topic: str) -> int:
-        """How often `pin` was called and not taken back."""
+        """How many pins `topic` has."""
         return self._pins.get(topic, 0)
 
     def unpin(self, topic: str) -> bool:
-        """Take one pin back and tell whether it was the last; a log that never had an entry goes with it."""
+        """Undo one `pin`. Returns whether it was the last; a log that never had an entry goes with it."""
         pins = self._pins.pop(topic) - 1
         if pins:
             self._pins[topic] = pins
@@ -114,28 +111,34 @@ class LogTable:
         return not pins
 
     def appended(self, topic: str, log: Log, now: float) -> None:
-        """To be called when `log` has grown: counts it as used, and keeps the bounds."""
+        """To be called when `log` has grown: counts as a use, and keeps the bounds.
+
+        Events on their way to subscribers are trimmed when they are written (`trim`), not now.
+        """
         self.newest = max(self.newest, log.last)
         self._filled[topic] = log
         self._filled.move_to_end(topic)
         if topic in self._unpinned:
             self._unpinned.move_to_end(topic)
-        self.trim(topic, log, now)
-        self._squeeze()
+        if log.trim_barrier is None:
+            log.trim(now)
+        self._account(topic, log)
+        if self.bytes > self._max_bytes or len(self._unpinned) > self._max_topics:
+            self._squeeze()
 
     def filled(self, topic: str, log: Log) -> None:
-        """To be called when entries were put in front: the same, but they stay for now, whatever the bounds say.
+        """To be called when entries were put in front of `log`: as `appended`, but these entries stay for now.
 
-        Somebody is about to read them, who would ask for them again and again where they are too many.
+        A reader is about to read them. If they were dropped again because they are too many, it would never get further.
         """
-        self._settle(topic, log)
+        self._account(topic, log)
         if log.footprint:
             self._filled[topic] = log
             self._filled.move_to_end(topic)
         self._squeeze(spare=log)
 
     def discard(self, topic: str) -> None:
-        """Forget a log that nobody is subscribed to, and that its store can tell of again."""
+        """Forget the log of a topic without subscribers, whose store still has it."""
         log = self._logs.pop(topic)
         self.bytes -= log.accounted
         self._pins.pop(topic, None)
@@ -145,9 +148,9 @@ class LogTable:
     def trim(self, topic: str, log: Log, now: float) -> None:
         """Drop what the retention of `topic` no longer covers."""
         log.trim(now)
-        self._settle(topic, log)
+        self._account(topic, log)
 
-    def _settle(self, topic: str, log: Log) -> None:
+    def _account(self, topic: str, log: Log) -> None:
         footprint = log.footprint
         self.bytes += footprint - log.accounted
         log.accounted = footprint
@@ -155,6 +158,7 @@ class LogTable:
             self._filled.pop(topic, None)
 
     def _squeeze(self, spare: Log | None = None) -> None:
+        """Back within the bounds; the entries of `spare` stay."""
         while self.bytes > self._max_bytes and self._empty_one(spare):
             pass
         while len(self._unpinned) > self._max_topics:
@@ -166,7 +170,7 @@ class LogTable:
                 continue
             log.empty()
             if log.footprint < log.accounted:
-                self._settle(topic, log)
+                self._account(topic, log)
                 return True
         return False
 
@@ -176,14 +180,14 @@ class LogTable:
         self._filled.pop(topic, None)
         del self._logs[topic]
 
-    def sweep(self, now: float, most: int) -> None:
-        """One step of the endless walk that drops what became too old; looks at no more than `most` logs."""
-        for topic in self._next_topics(most):
+    def sweep(self, now: float, max_logs: int) -> None:
+        """Drop what became too old, in the next `max_logs` logs."""
+        for topic in self._next_topics(max_logs):
             log = self._filled.get(topic)
             if log is not None:
                 self.trim(topic, log, now)
         oldest = id_at(now - self._topic_memory_seconds)
-        for _ in range(most):
+        for _ in range(max_logs):
             topic, log = next(iter(self._unpinned.items()), ("", None))
             if log is None or log.last >= oldest:
                 break
@@ -191,10 +195,10 @@ class LogTable:
             self._forget(topic, log)
         self._squeeze()
 
-    def _next_topics(self, most: int) -> Iterable[str]:
-        for _ in range(most):
-            topic = next(self._sweep, None)
+    def _next_topics(self, count: int) -> Iterable[str]:
+        for _ in range(count):
+            topic = next(self._unswept, None)
             if topic is None:
-                self._sweep = iter(list(self._filled))
+                self._unswept = iter(list(self._filled))
                 return
             yield topic

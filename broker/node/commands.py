@@ -1,7 +1,7 @@
-"""What instances tell each other beside events, as text: `stores.base.Store.tell` carries it.
+"""What instances tell each other beside events, as text: `stores.base.Broadcast` carries it.
 
-Rules: words only; heeding is the node's. One that this version doesn't know is None: instances of several versions run
-side by side during an upgrade.
+Rules: values and their text only; `instances` carries them out. Instances of several versions run side by side during an
+upgrade, so a command that this version doesn't know decodes to None.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """End the streams of a subject, or of a topic; the one that isn't meant is None; `at` tells two times apart."""
+    """End the streams of a subject or of a topic; the other one is None. `at` tells two of them apart."""
 
     at: float
     subject: str | None = None
@@ -21,7 +21,7 @@ class Disconnect:
 
 @dataclass(frozen=True, slots=True)
 class Revoke:
-    """Refuse a token by its id, or all that a subject was given up to `at`; and end their streams.
+    """Refuse a token by its id, or all tokens that a subject got up to `at`, and end their streams.
 
     It may be forgotten at `until`. Both are seconds since 1970.
     """
@@ -34,31 +34,31 @@ class Revoke:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Ask whoever publishes a stream to `topic` to stop; `at` (seconds since 1970) tells two times apart."""
+    """Ask the producer that streams to `topic` to stop. `at` (seconds since 1970) tells two of them apart."""
 
     topic: str
     at: float
 
 
-Notice = Disconnect | Revoke | Cancel
+Command = Disconnect | Revoke | Cancel
 
-_KINDS: dict[str, type[Disconnect | Revoke | Cancel]] = {
+_CLASSES: dict[str, type[Disconnect | Revoke | Cancel]] = {
     "disconnect": Disconnect,
     "revoke": Revoke,
     "cancel": Cancel,
 }
-_NAMES = {kind: name for name, kind in _KINDS.items()}
+_NAMES = {command: name for name, command in _CLASSES.items()}
 
 
-def encode(notice: Notice) -> str:
+def encode(command: Command) -> str:
     """One line of JSON."""
-    return json.dumps({"do": _NAMES[type(notice)], **asdict(notice)})
+    return json.dumps({"do": _NAMES[type(command)], **asdict(command)})
 
 
-def decode(text: str) -> Notice | None:
-    """The notice that `encode` wrote, or None where no such one is known here."""
+def decode(text: str) -> Command | None:
+    """The command that `encode` wrote, or None if this version doesn't know it."""
     try:
         value = json.loads(text)
-        return _KINDS[value.pop("do")](**value)
+        return _CLASSES[value.pop("do")](**value)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

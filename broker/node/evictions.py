@@ -1,12 +1,10 @@
-"""Ends the streams of those who may stay no longer: their token expires or is revoked, or an operator says so.
+"""Ends the streams of those that may stay no longer: their token expires or is revoked, or an operator disconnects them.
 
-Rules: who that is, and what they hear last. How a stream ends is the hub's business; what other instances say comes here
-through the node.
+Rules: decides who that is, and what they are told last. The streams' owner ends them.
 
-When the streams end that somebody's token let in: a little before the token's own time, each at another moment.
-
-Rules: never after it. Whoever logs in at nine with a token for an hour would else be back at ten sharp, with everybody.
-The time is that of a clock which may be set; so it is looked at about once a second, and a timer is for the rest of one.
+A stream ends a little before its token expires, each at another moment, and never after it. Otherwise everybody who logged
+in at nine with a token for an hour would reconnect at ten sharp. Expiry follows a clock that may be set, so it is compared
+about once a second; a timer covers only the last second.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ import itertools
 import random
 from asyncio import TimerHandle
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from sortedcontainers import SortedDict
 
@@ -23,41 +22,43 @@ from broker.auth.grants import Grant
 from broker.auth.revocations import Revocations
 from broker.errors import Unauthorized
 from broker.events import Clock
-from broker.fanout.batches import BatchRunner
+from broker.fanout.batches import BatchRunner, Job
+from broker.fanout.hub import Hub
 from broker.fanout.subscriber import CloseReason, Subscriber
 from broker.node.commands import Disconnect, Revoke
 
 EARLY = (0.01, 0.1)
-"""What part of the time that is left a stream may end before it is over."""
-EARLY_MOST_SECONDS = 10.0
-LOOK_SECONDS = 1.0
-LEAST_WAIT_SECONDS = 0.01
+"""The part of a token's remaining time by which its stream may end early."""
+EARLY_MAX_SECONDS = 10.0
+SWEEP_SECONDS = 1.0
+MIN_WAIT_SECONDS = 0.01
 
-CallLater = Callable[[float, Callable[[], None]], TimerHandle]
 
-_Key = tuple[float, int]
+class Timers(Protocol):
+    """The part of an event loop that sets timers."""
+
+    def call_later(self, delay: float, callback: Callable[[], object], /) -> TimerHandle: ...
+
+
+class ExpiryOwner(Protocol):
+    """Whoever ends streams whose token is about to expire."""
+
+    def expired(self, subscribers: Sequence[Subscriber]) -> None: ...
 
 
 class Expiries:
-    """See the module.
+    """When which stream ends because its token expires.
 
     Args:
         clock: seconds since 1970.
-        call_later: schedules a callable, in seconds from now.
-        on_expired: called with those whose time has come.
     """
 
-    def __init__(
-        self,
-        clock: Clock,
-        call_later: CallLater,
-        on_expired: Callable[[Sequence[Subscriber]], None],
-    ) -> None:
+    def __init__(self, owner: ExpiryOwner, clock: Clock, timers: Timers) -> None:
+        self._owner = owner
         self._clock = clock
-        self._call_later = call_later
-        self._on_expired = on_expired
-        self._due: SortedDict[_Key, Subscriber] = SortedDict()
-        self._keys: dict[Subscriber, _Key] = {}
+        self._timers = timers
+        self._due: SortedDict[tuple[float, int], Subscriber] = SortedDict()
+        self._keys: dict[Subscriber, tuple[float, int]] = {}
         self._numbers = itertools.count()
         self._timer: TimerHandle | None = None
 
@@ -65,23 +66,23 @@ class Expiries:
         return len(self._keys)
 
     def add(self, subscriber: Subscriber, until: float) -> None:
-        """End its stream before `until`, seconds since 1970."""
+        """Report it as expired a little before `until`, in seconds since 1970."""
         left = max(0.0, until - self._clock())
-        early = min(left * random.uniform(*EARLY), random.uniform(0.0, EARLY_MOST_SECONDS))
+        early = min(left * random.uniform(*EARLY), random.uniform(0.0, EARLY_MAX_SECONDS))
         key = (until - early, next(self._numbers))
         self._keys[subscriber] = key
         self._due[key] = subscriber
         if self._due.keys()[0] == key:
-            self._arm()
+            self._set_timer()
 
     def remove(self, subscriber: Subscriber) -> None:
-        """It has ended, for whatever reason."""
+        """Its stream has ended. Harmless if it was never added."""
         key = self._keys.pop(subscriber, None)
         if key is not None:
             self._due.pop(key, None)
 
-    def look(self) -> None:
-        """Tell of those whose time has come; to be called about once a second."""
+    def sweep(self) -> None:
+        """Report those whose time has come; called about once a second."""
         now = self._clock()
         expired = []
         while self._due and self._due.keys()[0][0] <= now:
@@ -89,123 +90,131 @@ class Expiries:
             del self._keys[subscriber]
             expired.append(subscriber)
         if expired:
-            self._on_expired(expired)
-        self._arm()
+            self._owner.expired(expired)
+        self._set_timer()
 
-    def _arm(self) -> None:
+    def _set_timer(self) -> None:
         self.stop()
-        wait = self._due.keys()[0][0] - self._clock() if self._due else LOOK_SECONDS
-        if wait < LOOK_SECONDS:
-            self._timer = self._call_later(max(wait, LEAST_WAIT_SECONDS), self.look)
+        wait = self._due.keys()[0][0] - self._clock() if self._due else SWEEP_SECONDS
+        if wait < SWEEP_SECONDS:
+            self._timer = self._timers.call_later(max(wait, MIN_WAIT_SECONDS), self.sweep)
 
     def stop(self) -> None:
-        """Look no more, but where asked to."""
+        """Report nothing any more, except when swept."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
 
-End = Callable[[Subscriber, CloseReason, bytes, float], None]
+class StreamOwner(Protocol):
+    """Whoever has the streams and ends them."""
+
+    @property
+    def hub(self) -> Hub: ...
+
+    def end(
+        self, subscriber: Subscriber, reason: CloseReason, farewell: bytes = b"", wait_seconds: float = 0.0
+    ) -> None:
+        """End a stream with `farewell`; its client is to come back after `wait_seconds` at the earliest."""
 
 
 class Evictions:
-    """See the module.
+    """Ends streams of `streams`.
 
     Args:
-        slices: by which many streams end.
-        call_later: schedules a callable, in seconds from now.
+        batches: many streams end in batches.
         clock: seconds since 1970.
-        subscribers: all that are there at the moment.
-        end: ends a stream, for a reason; the bytes are an event that is the last one, and for so many seconds its client is
-            not to come back.
 
     Attributes:
-        revocations: those that are known here.
+        revocations: those that this instance knows.
     """
 
-    def __init__(
-        self,
-        slices: BatchRunner,
-        call_later: CallLater,
-        clock: Clock,
-        subscribers: Callable[[], Sequence[Subscriber]],
-        end: End,
-    ) -> None:
+    def __init__(self, streams: StreamOwner, batches: BatchRunner, clock: Clock, timers: Timers) -> None:
         self.revocations = Revocations()
+        self._streams = streams
+        self._batches = batches
         self._clock = clock
-        self._subscribers = subscribers
-        self._end = end
-        self._slices = slices
-        self._expiries = Expiries(clock, call_later, self._expired)
+        self._expiries = Expiries(self, clock, timers)
 
     def check(self, grant: Grant) -> None:
-        """Raises `Unauthorized` where what lets a caller in has been revoked, or has expired, since it was looked at."""
+        """Raises `Unauthorized` if the token was revoked or has expired since it was verified."""
         self.revocations.check(grant)
         if grant.expires_at is not None and grant.expires_at <= self._clock():
             raise Unauthorized("This token has expired; get a new one.", error="invalid_token")
 
-    def admitted(self, subscriber: Subscriber) -> None:
-        """It is there, until its token expires."""
+    def opened(self, subscriber: Subscriber) -> None:
+        """Its stream may stay until its token expires."""
         until = subscriber.caller.grant.expires_at
         if until is not None:
             self._expiries.add(subscriber, until)
 
-    def left(self, subscriber: Subscriber) -> None:
-        """It is there no longer."""
+    def closed(self, subscriber: Subscriber) -> None:
+        """Its connection is gone."""
         self._expiries.remove(subscriber)
 
-    def disconnect(self, order: Disconnect) -> None:
-        """End the streams that `order` is about; who reads the topic, be it one of several, or has the subject's token."""
+    def disconnect(self, command: Disconnect) -> None:
+        """End all streams of the topic, even those of several topics, or all streams of the subject."""
+        self._batches.run(_Disconnect(self._streams, command), self._streams.hub.subscribers)
 
-        def concerns(subscriber: Subscriber) -> bool:
-            if order.topic is None:
-                return subscriber.caller.grant.subject == order.subject
-            return subscriber.reads(order.topic)
+    def revoke(self, command: Revoke) -> None:
+        """Refuse the tokens from now on, and end their streams."""
+        if command.token_id is not None:
+            self.revocations.revoke_token(command.token_id, at=command.at, until=command.until)
+        if command.subject is not None:
+            self.revocations.revoke_subject(command.subject, at=command.at, until=command.until)
+        self._batches.run(_EndRevoked(self._streams, self.revocations), self._streams.hub.subscribers)
 
-        self._end_where(concerns, CloseReason.DISCONNECTED, b"")
+    def expired(self, subscribers: Sequence[Subscriber]) -> None:
+        self._batches.run(_EndExpired(self._streams, self._clock), subscribers)
 
-    def revoke(self, order: Revoke) -> None:
-        """Refuse the tokens that `order` is about from now on, and end their streams."""
-        if order.token_id is not None:
-            self.revocations.revoke_token(order.token_id, at=order.at, until=order.until)
-        if order.subject is not None:
-            self.revocations.revoke_subject(order.subject, at=order.at, until=order.until)
-        self._end_where(
-            lambda subscriber: self.revocations.is_revoked(subscriber.caller.grant),
-            CloseReason.DISCONNECTED,
-            _farewell("revoked"),
-        )
-
-    def _end_where(
-        self, concerns: Callable[[Subscriber], bool], reason: CloseReason, farewell: bytes
-    ) -> None:
-        self._slices.order(
-            self._subscribers(), concerns, lambda subscriber: self._end(subscriber, reason, farewell, 0.0)
-        )
-
-    def _expired(self, subscribers: Sequence[Subscriber]) -> None:
-        self._slices.order(subscribers, lambda _subscriber: True, self._end_expired)
-
-    def _end_expired(self, subscriber: Subscriber) -> None:
-        """Who comes back by itself does so when the token is good no longer, and is refused once, not let in again."""
-        until = subscriber.caller.grant.expires_at
-        assert until is not None
-        left = max(0.0, until - self._clock())
-        self._end(subscriber, CloseReason.EXPIRED, _EXPIRED, left)
-
-    def look(self) -> None:
-        """Whose time has come, and which revocations are to be forgotten; to be called about once a second."""
-        self._expiries.look()
+    def sweep(self) -> None:
+        """End expired streams, and forget old revocations; called about once a second."""
+        self._expiries.sweep()
         self.revocations.sweep(self._clock())
 
     def stop(self) -> None:
-        """End nobody any more."""
         self._expiries.stop()
 
 
-def _farewell(reason: str) -> bytes:
-    """What tells a page that its token is good no longer: what it comes back with will be refused, for good."""
-    return sse.control("broker.expired", {"reason": reason})
+class _Disconnect(Job):
+    def __init__(self, streams: StreamOwner, command: Disconnect) -> None:
+        self._streams = streams
+        self._command = command
+
+    def concerns(self, subscriber: Subscriber) -> bool:
+        if self._command.topic is not None:
+            return subscriber.reads(self._command.topic)
+        return subscriber.caller.grant.subject == self._command.subject
+
+    def act(self, subscriber: Subscriber) -> None:
+        self._streams.end(subscriber, CloseReason.DISCONNECTED)
 
 
-_EXPIRED = _farewell("expired")
+class _EndRevoked(Job):
+    def __init__(self, streams: StreamOwner, revocations: Revocations) -> None:
+        self._streams = streams
+        self._revocations = revocations
+
+    def concerns(self, subscriber: Subscriber) -> bool:
+        return self._revocations.is_revoked(subscriber.caller.grant)
+
+    def act(self, subscriber: Subscriber) -> None:
+        self._streams.end(subscriber, CloseReason.DISCONNECTED, _REVOKED)
+
+
+class _EndExpired(Job):
+    """A client that comes back too early would be let in again by the token's last moments, so it is told to wait."""
+
+    def __init__(self, streams: StreamOwner, clock: Clock) -> None:
+        self._streams = streams
+        self._clock = clock
+
+    def act(self, subscriber: Subscriber) -> None:
+        until = subscriber.caller.grant.expires_at
+        assert until is not None
+        left = max(0.0, until - self._clock())
+        self._streams.end(subscriber, CloseReason.EXPIRED, _EXPIRED, left)
+
+
+_REVOKED = sse.control("broker.expired", {"reason": "revoked"})
+_EXPIRED = sse.control("broker.expired", {"reason": "expired"})

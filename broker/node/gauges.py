@@ -25,9 +25,13 @@ class NodeGauges(Collector):
         yield GaugeMetricFamily(
             "broker_lagging_subscribers", "Streams that lag or replay events.", hub.lagging
         )
-        yield CounterMetricFamily("broker_delivered_events", "Events written to subscribers.", hub.delivered)
+        yield CounterMetricFamily(
+            "broker_delivered_events", "Events written to subscribers.", hub.fan_out.delivered_events
+        )
         yield GaugeMetricFamily(
-            "broker_backlog_bytes", "Bytes of events that lagging streams still have to be sent.", hub.backlog
+            "broker_backlog_bytes",
+            "Bytes of events on their way to streams that do not lag.",
+            hub.feeds.backlog,
         )
         yield GaugeMetricFamily("broker_log_bytes", "Memory that the logs use, in bytes.", stats.log_bytes)
         yield GaugeMetricFamily("broker_topics", "Topics that have a record on this instance.", stats.topics)

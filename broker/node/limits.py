@@ -1,33 +1,36 @@
-"""Who is let in, and how much each may do: the limits by address, by subject and by time.
+"""Limits on connections and publishes, by address, by subject and in all.
 
-Rules: numbers and names; what a refusal looks like is the web layer's. A limit that isn't set costs nothing. How many
-connections an address or a subject has is known exactly for this instance, and for the others as of at most 2 s ago.
+Rules: numbers and names; the web layer decides what a refusal looks like. A limit that isn't set costs nothing. The number
+of connections is exact for this instance, and at most 2 s old for the others.
 
-Token buckets (RFC 2697's idea, with one rate), many of them: how much somebody may do in a second.
-
-Rules: pure; the time comes from outside. Who is not in debt may do something, however large, and is in debt then until the
-rate has paid for it: so an event that is larger than a second's share goes through now and then, and the average holds.
+Rates are token buckets (RFC 2697's idea, with one rate). A caller that isn't in debt may do something of any size, and is in
+debt until the rate has paid for it. So an event larger than a second's share goes through now and then, and the average
+holds.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from broker.auth.grants import Caller
 from broker.errors import RateLimited
+from broker.fanout.owner import Scheduler
 from broker.stores.base import Counters
 
-MOST = 100_000
+MAX_BUCKETS = 100_000
+CONNECTIONS_RETRY_SECONDS = 30
+EVERYBODY = ""
+"""The bucket of a rate that all callers share."""
 
 
 class TokenBuckets:
-    """One bucket for each key; those that nobody used for longest are forgotten first, and a full one needs no memory.
+    """A bucket for each key. Full buckets need no memory; over `MAX_BUCKETS` the least recently used is forgotten.
 
     Args:
-        rate: what flows in, in a second; also how much one holds.
+        rate: what flows into each bucket in a second, and what it holds at most.
     """
 
     def __init__(self, rate: float) -> None:
@@ -38,29 +41,24 @@ class TokenBuckets:
         return len(self._levels)
 
     def wait(self, key: str, now: float) -> float:
-        """Seconds until this one is out of debt; 0 where it may do something."""
+        """Seconds until `key` is out of debt; 0 if it isn't in debt. `now` is in seconds."""
         return max(0.0, -self._level(key, now) / self._rate)
 
     def take(self, key: str, amount: float, now: float) -> None:
-        """It does something; `now` in seconds, and never less than before."""
+        """Take `amount` out of the bucket of `key`. `now` never decreases."""
         self._levels[key] = self._level(key, now) - amount, now
         self._levels.move_to_end(key)
-        while self._levels and (len(self._levels) > MOST or self._is_full(now)):
+        while self._levels and (len(self._levels) > MAX_BUCKETS or self._is_oldest_full(now)):
             self._levels.popitem(last=False)
 
     def _level(self, key: str, now: float) -> float:
         level, at = self._levels.get(key, (self._rate, now))
         return min(self._rate, level + (now - at) * self._rate)
 
-    def _is_full(self, now: float) -> bool:
-        """Whether the one that was used longest ago is as if it had never been."""
+    def _is_oldest_full(self, now: float) -> bool:
+        """Whether the least recently used bucket is full, so that it can be forgotten."""
         oldest = next(iter(self._levels))
         return self._level(oldest, now) >= self._rate
-
-
-ALL = ""
-"""The key of what is counted for everybody together."""
-CONNECTIONS_RETRY_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,113 +73,110 @@ class RateLimitSettings:
 
 
 class RateLimits:
-    """See the module.
+    """Counts what callers do, and refuses what is over `settings`.
 
     Args:
-        monotonic: seconds.
+        loop: its time, for the rates.
+
+    Attributes:
+        limits_publishing: whether publishes are counted at all.
     """
 
-    def __init__(
-        self, allowances: RateLimitSettings, counters: Counters, monotonic: Callable[[], float]
-    ) -> None:
-        self._allowances = allowances
+    def __init__(self, settings: RateLimitSettings, counters: Counters, loop: Scheduler) -> None:
+        self._settings = settings
         self._counters = counters
-        self._monotonic = monotonic
-        self._held: Counter[str] = Counter()
-        self._connects = _buckets(allowances.max_connects_per_second)
-        self._publishes = _buckets(allowances.max_publishes_per_second)
-        self._bytes = _buckets(allowances.max_publish_bytes_per_second)
+        self._loop = loop
+        self._connections: Counter[str] = Counter()
+        self._connects = _buckets(settings.max_connects_per_second)
+        self._publishes = _buckets(settings.max_publishes_per_second)
+        self._bytes = _buckets(settings.max_publish_bytes_per_second)
+        self.limits_publishing = self._publishes is not None or self._bytes is not None
 
     # Streams
 
     async def enter(self, caller: Caller) -> None:
-        """Let `caller` have one more stream, which `leave` gives back.
+        """Let `caller` have one more stream, until `leave`.
 
         Raises:
-            RateLimited: it has as many as it may, or too many come at once; `limit` says which.
-            Unavailable: the store can't tell how many there are elsewhere.
+            RateLimited: it has as many as it may, or too many streams are opened at once; `limit` names the setting.
+            Unavailable: the store doesn't know how many streams the other instances have.
         """
-        if self._connects is not None:
-            now = self._monotonic()
-            wait = self._connects.wait(ALL, now)
-            if wait:
-                raise _limited("max_connects_per_second", "Too many streams are opened at once", wait)
-            self._connects.take(ALL, 1, now)
-        holders = self._holders(caller)
-        if holders:
-            names = [name for name, _, _ in holders]
-            elsewhere = await self._counters.counts_elsewhere(names)
-            for (name, limit, setting), count in zip(holders, elsewhere, strict=True):
-                if self._held[name] + count >= limit:
-                    what = "address" if setting.endswith("address") else "subject"
-                    raise _limited(
-                        setting,
-                        f"This {what} has {limit} streams open, and no more",
-                        CONNECTIONS_RETRY_SECONDS,
-                    )
-            for name in names:
-                self._hold(name, 1)
+        self._check_connect_rate()
+        counted = self._counted_as(caller)
+        if not counted:
+            return
+        names = [name for name, _, _ in counted]
+        elsewhere = await self._counters.counts_elsewhere(names)
+        for (name, limit, setting), count in zip(counted, elsewhere, strict=True):
+            if self._connections[name] + count >= limit:
+                what = "address" if setting.endswith("address") else "subject"
+                text = f"This {what} has {limit} streams open, and no more"
+                raise _limited(setting, text, CONNECTIONS_RETRY_SECONDS)
+        for name in names:
+            self._count_connections(name, 1)
 
     def leave(self, caller: Caller) -> None:
-        """Give back what `enter` gave."""
-        for name, _, _ in self._holders(caller):
-            self._hold(name, -1)
+        """Undo `enter`."""
+        for name, _, _ in self._counted_as(caller):
+            self._count_connections(name, -1)
 
-    def _hold(self, name: str, change: int) -> None:
-        self._held[name] += change
-        self._counters.set_count(name, self._held[name])
-        if not self._held[name]:
-            del self._held[name]
+    def _check_connect_rate(self) -> None:
+        if self._connects is None:
+            return
+        now = self._loop.time()
+        wait = self._connects.wait(EVERYBODY, now)
+        if wait:
+            raise _limited("max_connects_per_second", "Too many streams are opened at once", wait)
+        self._connects.take(EVERYBODY, 1, now)
 
-    def _holders(self, caller: Caller) -> Sequence[tuple[str, int, str]]:
-        """Under which names it is counted, up to how many, and by which setting."""
-        allowances = self._allowances
-        found = []
-        if allowances.max_connections_per_address and caller.address:
-            limit = allowances.max_connections_per_address
-            found.append((f"address {caller.address}", limit, "max_connections_per_address"))
-        if allowances.max_connections_per_subject and caller.grant.subject is not None:
-            limit = allowances.max_connections_per_subject
-            found.append((f"subject {caller.grant.subject}", limit, "max_connections_per_subject"))
-        return found
+    def _count_connections(self, name: str, change: int) -> None:
+        self._connections[name] += change
+        self._counters.set_count(name, self._connections[name])
+        if not self._connections[name]:
+            del self._connections[name]
+
+    def _counted_as(self, caller: Caller) -> Sequence[tuple[str, int, str]]:
+        """The names that the caller's streams are counted under, with the limit and the setting of each."""
+        settings = self._settings
+        counted = []
+        if settings.max_connections_per_address and caller.address:
+            limit = settings.max_connections_per_address
+            counted.append((f"address {caller.address}", limit, "max_connections_per_address"))
+        if settings.max_connections_per_subject and caller.grant.subject is not None:
+            limit = settings.max_connections_per_subject
+            counted.append((f"subject {caller.grant.subject}", limit, "max_connections_per_subject"))
+        return counted
 
     # Publishing
 
     def check_publish(self, caller: Caller, events: int, size: int) -> None:
-        """Count `events` of `size` bytes in all. Raises `RateLimited` where that is too much; then nothing is counted."""
+        """Count `events` of `size` bytes in all. Raises `RateLimited` if the caller is in debt; then nothing is counted."""
         wait, setting = self._wait(caller)
         if wait:
             raise _limited(setting, "You publish faster than you may", wait)
         self._count(caller, events, size)
 
     def slow_down(self, caller: Caller, events: int, size: int) -> float:
-        """Count what was taken out of a streamed body; for how many seconds nothing more is to be taken."""
+        """Count what was read of a streamed body. Returns for how many seconds to read no more of it."""
         self._count(caller, events, size)
         return self._wait(caller)[0]
 
     def _wait(self, caller: Caller) -> tuple[float, str]:
+        """The seconds until the caller is out of debt, and the setting that it waits for."""
+        now, payer = self._loop.time(), _payer(caller)
         waits = [(0.0, "")]
         if self._publishes is not None:
-            waits.append(
-                (self._publishes.wait(_payer(caller), self._monotonic()), "max_publishes_per_second")
-            )
+            waits.append((self._publishes.wait(payer, now), "max_publishes_per_second"))
         if self._bytes is not None:
-            waits.append(
-                (self._bytes.wait(_payer(caller), self._monotonic()), "max_publish_bytes_per_second")
-            )
+            waits.append((self._bytes.wait(payer, now), "max_publish_bytes_per_second"))
         return max(waits)
 
     def _count(self, caller: Caller, events: int, size: int) -> None:
-        now = self._monotonic()
+        now = self._loop.time()
         if self._publishes is not None:
             self._publishes.take(_payer(caller), events, now)
         if self._bytes is not None:
             self._bytes.take(_payer(caller), size, now)
-
-    @property
-    def limits_publishing(self) -> bool:
-        """Whether there is anything to count."""
-        return self._publishes is not None or self._bytes is not None
 
 
 def _buckets(rate: float) -> TokenBuckets | None:
@@ -189,7 +184,7 @@ def _buckets(rate: float) -> TokenBuckets | None:
 
 
 def _payer(caller: Caller) -> str:
-    """Who publishes: the token's subject, else the address."""
+    """The bucket of a publisher: its token's subject, else its address."""
     subject = caller.grant.subject
     return f"address {caller.address}" if subject is None else f"subject {subject}"
 

@@ -3,23 +3,22 @@
     app             the aiohttp application, built from the settings
     stores          the store that the settings choose
     instance        one instance: listens and serves until a signal
-    supervisor      starts everything, handles signals and stops everything in order
-    workers         the worker processes: starts, restarts and ends them
-    worker          the program of a worker, and its messages to and from the supervisor
+    supervisor      the order of start and stop; signals
+    workers         the worker processes
+    worker          the program of a worker, and its messages
     listeners       the sockets of the port
     data_directory  the directory of `--data`
     valkey          the Valkey server in it
-    signals, setup  what every process needs at its start
+    signals, setup  for every process
 
 Rules: but for `app`, `stores` and `instance`, processes, sockets and files only; no topic, event or store. A worker is an ordinary
 instance with a `redis_url`. One worker without `--data` runs without a supervisor.
 
 Each worker has its own listening socket; with SO_REUSEPORT the kernel distributes connections among them. The supervisor
 creates the sockets and keeps them open. So a port in use is reported once, before any worker starts, and with port 0 all workers
-get the same port. A connection in a socket's queue when its worker ends is accepted by the successor, and not reset.
+get the same port. A connection in a socket's queue when its worker ends waits for the successor and is not reset.
 
-Nothing outlives the supervisor, even if it is killed: workers exit when a pipe closes, and the kernel sends SIGTERM to the
-Valkey server.
+Nothing outlives a killed supervisor: workers exit when a pipe closes, and the kernel sends SIGTERM to the Valkey server.
 
 Libraries considered: circus (needs tornado and pyzmq), cotyledon (forks, and reloads in place), the arbiters of gunicorn and
 uvicorn (not usable alone), simpervisor (no readiness check, no restart delay). None passes a listening socket from a draining

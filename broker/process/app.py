@@ -15,7 +15,8 @@ from broker.events import Clock
 from broker.hosts import is_loopback
 from broker.metrics import Metrics
 from broker.node.limits import RateLimitSettings
-from broker.node.node import Node, StreamPolicy
+from broker.node.node import Node
+from broker.node.streams import StreamPolicy
 from broker.process.stores import check_store, make_store
 from broker.settings import BadSetting, Settings
 from broker.web.aiohttp_adapter import SERVICES, TIMEOUTS, application
@@ -61,7 +62,13 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
             settings,
             node,
             Authenticator(
-                _anonymous(settings), verifier, fetcher, node, origins, _client_addresses(settings), clock
+                _anonymous(settings),
+                verifier,
+                fetcher,
+                node.streams.evictions,
+                origins,
+                _client_addresses(settings),
+                clock,
             ),
             BodyReader(
                 metrics,
@@ -116,7 +123,7 @@ def make_node(settings: Settings, metrics: Metrics, clock: Clock) -> Node:
 async def _stop_waiting(app: web.Application) -> None:
     """Release handlers that wait for bodies or subscribers; aiohttp waits for the handlers next."""
     app[SERVICES].bodies.stop()
-    app[SERVICES].node.cut()
+    app[SERVICES].node.streams.cut()
 
 
 def _verifier(settings: Settings) -> Verifier | None:
@@ -145,7 +152,7 @@ def _anonymous(settings: Settings) -> Grant:
 def _timeouts(settings: Settings, node: Node) -> ConnectionTimeouts:
     return ConnectionTimeouts(
         asyncio.get_running_loop(),
-        node,
+        node.streams,
         node.metrics,
         max_descriptors=available_descriptors(),
         head_seconds=settings.head_seconds,

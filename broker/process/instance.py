@@ -1,7 +1,4 @@
-"""One instance: an application that listens and serves until a signal. `broker serve` runs one, and so does each worker.
-
-Rules: sockets, TLS and signals meet the application here. No command line; no other processes.
-"""
+"""One instance: an application with its sockets, TLS and signals. `broker serve` runs one, and so does each worker."""
 
 from __future__ import annotations
 
@@ -132,7 +129,7 @@ class Instance:
             await asyncio.wait([shutdown])
 
     async def _shut_down(self) -> None:
-        await self._app[SERVICES].node.drain()
+        await self._app[SERVICES].node.streams.drain()
         await self._runner.cleanup()
 
     async def _clean_up(self) -> None:

@@ -1,6 +1,6 @@
-"""The sockets of the port: for each worker one socket per address, created by the supervisor and inherited by the worker.
+"""The sockets of the port: for each worker one socket per address, bound here and inherited by the worker.
 
-Rules: sockets are bound here; the workers call `listen`. Until then the kernel delivers no connection to a socket.
+The worker calls `listen`; until then the kernel delivers no connection to its sockets.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Listeners:
             raise StartError(f"can't listen on {host} port {port}: {error.strerror}") from None
 
     def sockets(self, worker: int) -> Sequence[socket.socket]:
-        """The sockets of the worker with this index, one for each address."""
+        """Those of the worker with this index, one for each address."""
         return self._sockets[worker]
 
     def replace(self, worker: int) -> None:
         """Close a worker's sockets and bind new ones, so that new connections go to the other workers.
 
-        Connections that wait in the old sockets' queues are reset. The new sockets are bound first: the port stays ours.
+        Connections in the old queues are reset. New sockets are bound first, so the port stays ours.
         """
         former, self._sockets[worker] = self._sockets[worker], self._bind()
         _close(former)

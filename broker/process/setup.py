@@ -1,7 +1,4 @@
-"""The start of a process: its log, limits and garbage collector, and what a start returns or raises.
-
-Rules: nothing here depends on what the process is for.
-"""
+"""The start of any process: its log, limits and garbage collector, and what a start returns or raises."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ COLLECT_AFTER = 20_000
 
 
 class StartError(Exception):
-    """The operator's or the machine's fault: the broker can't start. The text is one line that says why."""
+    """The operator's or the machine's fault: the broker can't start. The text is one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,6 @@ def set_up_process(log_level: str, *, log_pid: bool = False) -> None:
     """Log to standard error, and raise the limit of file descriptors as far as allowed.
 
     Args:
-        log_level: the name of a level of `logging`, in any case.
         log_pid: add the process id to log lines, to distinguish workers.
     """
     name = "%(name)s[%(process)d]" if log_pid else "%(name)s"

@@ -1,9 +1,7 @@
 """The supervisor: starts the Valkey server and the workers, handles signals, and stops everything in order.
 
-SIGTERM and SIGINT drain all workers at the same time, and a second one ends the drain at once; the Valkey server stops last.
-SIGHUP starts a rolling restart of the workers.
-
-Rules: only the order of things; `workers` and `valkey` run the processes.
+SIGTERM and SIGINT drain all workers together, and a second one ends the drain at once; the Valkey server stops last. SIGHUP
+starts a rolling restart.
 """
 
 from __future__ import annotations
@@ -69,7 +67,6 @@ class _Supervisor:
                 await self._valkey.stop()
 
     async def _serve(self) -> None:
-        """Start the workers and keep them running. Ends only by an error or cancellation."""
         if self._valkey is not None:
             await self._valkey.ready.wait()
         endpoint = await self._pool.start()

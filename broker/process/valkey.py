@@ -1,13 +1,10 @@
-"""The Valkey server of `--data`: started in the data directory, restarted if it ends, stopped last.
-
-Rules: a process and its socket. The workers' stores use `url` like that of any other server.
+"""The Valkey server of `--data`, restarted if it ends. The workers' stores use it like any other server.
 
 The server listens on a unix socket only, which no other user can open. It writes each change to its append-only file before it
 answers and flushes the file every second. If the server is killed, no acknowledged event is lost, unless a busy disk delayed the
 writes, which Valkey allows for two seconds. If the machine loses power, the last second or two are lost.
 
-The socket is in the data directory too, so its mode protects everything, and nothing is left elsewhere when the machine stops. A
-path too long for a socket is refused.
+The socket is in the data directory too, so its mode protects everything. A path too long for a socket is refused.
 """
 
 from __future__ import annotations
@@ -120,7 +117,7 @@ class ValkeyServer:
         return [argument for name, value in options.items() for argument in (f"--{name}", value)]
 
     async def _is_ready(self) -> bool:
-        """Whether the server answers PING. It doesn't while it loads its data."""
+        """Whether it answers PING, which it doesn't while it loads."""
         try:
             async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                 reader, writer = await asyncio.open_unix_connection(self._socket)
@@ -158,9 +155,9 @@ def _find_program() -> Path:
 
 
 def _end_with_parent(parent: int) -> Callable[[], None]:
-    """A `preexec_fn` that has the kernel send the child SIGTERM when this process ends. Linux only.
+    """A `preexec_fn`: on Linux, the kernel sends the child SIGTERM when this process ends.
 
-    Elsewhere the server outlives a killed supervisor. It still holds the directory's lock, so no second server starts there.
+    Elsewhere the server outlives a killed supervisor, and keeps the directory locked.
     """
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
 

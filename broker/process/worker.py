@@ -30,23 +30,17 @@ EXIT_START_ERROR = 1
 
 @dataclass(frozen=True, slots=True)
 class WorkerConfig:
-    """What a worker needs to start.
-
-    Attributes:
-        descriptors: the inherited sockets that it listens on.
-    """
+    """What a worker needs to start. The `descriptors` are the inherited sockets that it listens on."""
 
     settings: Settings
     descriptors: Sequence[int]
 
     def encode(self) -> bytes:
-        """One line of JSON."""
         members = {"settings": self.settings.model_dump(mode="json"), "descriptors": list(self.descriptors)}
         return json.dumps(members).encode() + b"\n"
 
     @classmethod
     def decode(cls, line: bytes) -> WorkerConfig:
-        """The inverse of `encode`."""
         members = json.loads(line)
         return cls(Settings(**members["settings"]), members["descriptors"])
 

@@ -1,4 +1,4 @@
-"""The worker processes of a supervisor, seen from the supervisor: one process, and the pool that restarts them.
+"""Worker processes as the supervisor sees them: one process, and the pool that restarts them.
 
 Rules: each worker has a slot with its sockets. Starting a process in a slot takes the slot's lock, so a slot has one process, or
 two during a rolling restart: the draining one and its successor. The supervisor handles signals and starts and ends the pool.
@@ -32,11 +32,7 @@ _logger = logging.getLogger("broker")
 
 
 class WorkerProcess:
-    """One running worker process.
-
-    Attributes:
-        pid: its process id.
-    """
+    """One running worker process."""
 
     def __init__(self, process: Process) -> None:
         self.pid = process.pid
@@ -96,7 +92,6 @@ class WorkerProcess:
 
     @property
     def uptime_seconds(self) -> float:
-        """Seconds since it was started."""
         return asyncio.get_running_loop().time() - self._started_at
 
     def drain(self, number: signal.Signals) -> None:
@@ -106,7 +101,7 @@ class WorkerProcess:
             self.send(number)
 
     def send(self, number: signal.Signals) -> None:
-        """Send it a signal, unless it has ended."""
+        """Send a signal, unless it has ended."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
@@ -121,11 +116,7 @@ def _environment() -> dict[str, str]:
 
 
 class WorkerPool:
-    """All workers of a supervisor, `settings.workers` of them.
-
-    Args:
-        settings: each worker gets these, with `workers` set to 1.
-    """
+    """All workers of a supervisor, as many as `settings.workers`."""
 
     def __init__(self, settings: Settings, listeners: Listeners) -> None:
         slots = range(settings.workers)
@@ -136,8 +127,6 @@ class WorkerPool:
         self._locks = [asyncio.Lock() for _ in slots]
         self._restart_backoffs = [RestartBackoff() for _ in slots]
         self._drain_seconds = settings.drain_notice_seconds + settings.drain_seconds + GRACE_SECONDS
-
-    # Life
 
     async def start(self) -> Endpoint:
         """Start all workers and return once all listen. Raises `StartError` as soon as one can't start."""
@@ -150,7 +139,7 @@ class WorkerPool:
         return starting[0].result()[1]
 
     async def run(self) -> None:
-        """Restart every worker that ends unexpectedly. Runs until it is cancelled."""
+        """Restart workers that end, until cancelled."""
         async with asyncio.TaskGroup() as group:
             for slot in range(len(self._locks)):
                 group.create_task(self._run_slot(slot))
@@ -186,8 +175,6 @@ class WorkerPool:
         self._send_to_all(signal.SIGKILL)
         await self._wait_for_all()
 
-    # One slot
-
     async def _start(self, slot: int) -> tuple[WorkerProcess, Endpoint]:
         worker = await WorkerProcess.start(self._settings_of(slot), self._listeners.sockets(slot))
         self._running.add(worker)
@@ -198,7 +185,6 @@ class WorkerPool:
             raise
 
     def _settings_of(self, slot: int) -> Settings:
-        """The settings for the worker in `slot`: each has a metrics port of its own."""
         port = self._settings.metrics_port
         return self._settings if not port else self._settings.model_copy(update={"metrics_port": port + slot})
 
@@ -226,8 +212,6 @@ class WorkerPool:
                 _logger.info("worker %d is listening", self._workers[slot].pid)
                 return
 
-    # All
-
     def _send_to_all(self, number: signal.Signals) -> None:
         for worker in self._running:
             worker.send(number)
@@ -236,7 +220,6 @@ class WorkerPool:
         await asyncio.gather(*[self._wait_or_kill(worker) for worker in self._running])
 
     async def _wait_or_kill(self, worker: WorkerProcess) -> None:
-        """Wait for a draining worker; kill it if it takes too long."""
         try:
             async with asyncio.timeout(self._drain_seconds):
                 await worker.wait()

@@ -42,7 +42,7 @@ class SettingsTable(BaseSettings):
         1,
         ge=1,
         le=256,
-        description="Processes that share the port. More than one needs redis_url or data.",
+        description="Processes that share the port; more than one needs redis_url or data.",
     )
     tls_cert: Path | None = Field(
         None, description="PEM file with the certificate chain; the broker then serves HTTPS."
@@ -67,7 +67,7 @@ class SettingsTable(BaseSettings):
     )
     anonymous: Anonymous = Field(
         (),
-        description="Rights without a token: publish, subscribe or both, comma-separated. On a loopback address without keys, everything is allowed.",
+        description="Rights without a token: publish, subscribe or both, comma-separated. A loopback address without keys allows everything.",
     )
     jwt_secrets: Secrets = Field(
         (),
@@ -139,17 +139,17 @@ class SettingsTable(BaseSettings):
     max_connections_per_address: int = Field(
         0,
         ge=0,
-        description="Maximum open streams per client address, over all instances; 0 means no limit.",
+        description="Maximum open streams per client address, over all instances; 0: no limit.",
     )
     max_connections_per_subject: int = Field(
         0,
         ge=0,
-        description="Maximum open streams per token subject (`sub`), over all instances; 0 means no limit.",
+        description="Maximum open streams per token subject (`sub`), over all instances; 0: no limit.",
     )
     max_connects_per_second: float = Field(
         0,
         ge=0,
-        description="Maximum new streams per second on each instance; 0 means no limit.",
+        description="Maximum new streams per second on each instance; 0: no limit.",
     )
     max_topics_per_connection: int = Field(
         32, ge=1, le=MAX_TOPICS_PER_REQUEST, description="Maximum topics on one stream."
@@ -157,18 +157,18 @@ class SettingsTable(BaseSettings):
     max_publishes_per_second: float = Field(
         0,
         ge=0,
-        description="Maximum events per second from one subject, or from one address without a token, on each instance; 0 means no limit.",
+        description="Maximum events per second from one subject, or from one address without a token, on each instance; 0: no limit.",
     )
     max_publish_bytes_per_second: float = Field(
         0,
         ge=0,
-        description="Maximum bytes of events per second, likewise; 0 means no limit.",
+        description="Maximum bytes of events per second, likewise; 0: no limit.",
     )
     max_event_bytes: int = Field(262_144, ge=1, description="Maximum size of an event's data, in bytes.")
     head_seconds: Seconds = Field(10, description="Time limit for a request's head, in seconds.")
     body_seconds: Seconds = Field(30, description="Time limit for a body that isn't streamed, in seconds.")
     stream_idle_seconds: SecondsOrZero = Field(
-        600, description="Longest pause within a streamed body, in seconds; 0 means no limit."
+        600, description="Longest pause within a streamed body, in seconds; 0: no limit."
     )
 
     # Retention
@@ -226,7 +226,7 @@ class SettingsTable(BaseSettings):
     )
     max_age_seconds: SecondsOrZero = Field(
         0,
-        description="Maximum age of a stream, in seconds. Streams close at a random moment in the last fifth of it. 0 means no limit.",
+        description="Maximum age of a stream, in seconds. Streams close at a random moment in the last fifth of it. 0: no limit.",
     )
     producer_timeout_seconds: Seconds = Field(
         30,
@@ -234,7 +234,7 @@ class SettingsTable(BaseSettings):
     )
     last_viewer_seconds: SecondsOrZero = Field(
         0,
-        description="Time without subscribers before a producer is asked to stop, in seconds; 0 means never.",
+        description="Time without subscribers before a producer is asked to stop, in seconds; 0: never.",
     )
 
     # Shutdown and logs

@@ -194,7 +194,7 @@ class WatchedLogs(Protocol):
         """Undo one `watch` of each of `topics`."""
 
     def trim(self, topic: str) -> None:
-        """`Log.hold` of a watched topic has moved on, or is gone: drop what its retention no longer covers."""
+        """A watched topic's `Log.trim_barrier` moved on, or is gone: drop what retention no longer covers."""
 
     def resume(self) -> None:
         """Deliver again, after `StoreOwner.delivered` returned False. Harmless at any time."""

@@ -25,9 +25,9 @@ async def disconnect(services: Services, request: Request) -> Answer:
     """End the streams of a subject or of a topic."""
     name, value, _ = await _order(services, request, ("sub", "topic"), ())
     if name == "topic":
-        await services.node.disconnect(topic=check_topic(value))
+        await services.node.instances.disconnect(topic=check_topic(value))
     else:
-        await services.node.disconnect(subject=value)
+        await services.node.instances.disconnect(subject=value)
     return Answer(202)
 
 
@@ -35,7 +35,7 @@ async def revoke(services: Services, request: Request) -> Answer:
     """Refuse a token, or all tokens that a subject has so far, and end their streams."""
     name, value, expires_at = await _order(services, request, ("jti", "sub"), ("exp",))
     token_id, subject = (value, None) if name == "jti" else (None, value)
-    await services.node.revoke(token_id=token_id, subject=subject, until=expires_at)
+    await services.node.instances.revoke(token_id=token_id, subject=subject, until=expires_at)
     return Answer(202)
 
 

@@ -102,7 +102,7 @@ def _answer_errors(app: web.Application, guard: Guard) -> Middleware:
         except Exception as error:
             response = response_to(error_answer(error, request.method, request.rel_url.raw_path))
         body = request.content
-        if not body.is_eof() or body.exception() is not None or app[SERVICES].node.draining:
+        if not body.is_eof() or body.exception() is not None or app[SERVICES].node.streams.is_draining:
             response.force_close()  # the rest of the body follows, or this instance is about to stop
         return response
 

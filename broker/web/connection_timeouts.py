@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+from collections.abc import Sized
 from typing import Protocol
 
 from broker.metrics import Metrics
@@ -42,18 +43,11 @@ class RequestConnection(Protocol):
         """Close, at once or after an answer. `ConnectionTimeouts.closed` follows."""
 
 
-class Streams(Protocol):
-    """Open streams, which use descriptors too."""
-
-    @property
-    def streams(self) -> int:
-        """Their number."""
-
-
 class ConnectionTimeouts:
     """The waits of all request connections.
 
     Args:
+        streams: the open streams.
         max_descriptors: the limit for streams and request connections together.
         head_seconds: for a request's head from its first byte, and for a new connection's first byte.
         idle_seconds: from an answer to the next request's first byte.
@@ -66,7 +60,7 @@ class ConnectionTimeouts:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        node: Streams,
+        streams: Sized,
         metrics: Metrics,
         *,
         max_descriptors: int,
@@ -76,7 +70,7 @@ class ConnectionTimeouts:
     ) -> None:
         self.count = 0
         self._loop = loop
-        self._node = node
+        self._streams = streams
         self._metrics = metrics
         self._max_descriptors = max_descriptors
         self._heads: dict[RequestConnection, float] = {}
@@ -105,7 +99,7 @@ class ConnectionTimeouts:
         """It is new. If there are too many, the one that has waited longest for a request times out."""
         self.count += 1
         self._heads[connection] = self._loop.time()
-        if self.count > self._max_descriptors - self._node.streams:
+        if self.count > self._max_descriptors - len(self._streams):
             self._make_room()
 
     def head_started(self, connection: RequestConnection) -> None:

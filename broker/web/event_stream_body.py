@@ -29,7 +29,7 @@ class EventStreamBody:
         self._decoder = sse.Decoder(LINE_FACTOR * max_event_bytes + SLACK_BYTES, strict=True)
 
     def position(self) -> Mapping[str, object]:
-        """Nothing: the count of published events is enough."""
+        """Empty: an event stream has no line numbers to report."""
         return {}
 
     def items(self, data: bytes) -> Iterator[Item | None]:

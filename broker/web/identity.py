@@ -26,9 +26,9 @@ _SCHEME = "bearer"
 
 
 class Revocations(Protocol):
-    """The node, which knows the revoked tokens."""
+    """The node's evictions, which know the revoked tokens."""
 
-    def check_good(self, grant: Grant) -> None:
+    def check(self, grant: Grant) -> None:
         """Raises `Unauthorized` if the token of `grant` has expired or was revoked."""
 
 
@@ -87,7 +87,7 @@ class Authenticator:
             grant = self._anonymous.grant
         else:
             grant = await self._verify(self._verifier, token)
-            self._revocations.check_good(grant)
+            self._revocations.check(grant)
         return Caller(grant, "" if self._addresses is None else self._addresses.of(request))
 
     async def _verify(self, verifier: Verifier, token: str) -> Grant:

@@ -67,7 +67,7 @@ class Producers:
 
     def start(self) -> None:
         """Start the task, and receive the node's cancels."""
-        self._node.on_cancel = self._cancel
+        self._node.instances.on_cancel = self._cancel
         self._task = asyncio.create_task(self._run(), name="broker producers")
 
     async def stop(self) -> None:
@@ -151,4 +151,4 @@ class Producers:
             if body.topic in watched:
                 body.watched_at = now
             elif now - body.watched_at >= body.last_viewer_seconds and body.interrupt.error is None:
-                await self._node.cancel(body.topic)
+                await self._node.instances.cancel(body.topic)

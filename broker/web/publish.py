@@ -57,7 +57,7 @@ async def cancel(services: Services, request: Request) -> Answer:
     topic = check_publishable(request.path_values["topic"])
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_publish((topic,))
-    await services.node.cancel(topic)
+    await services.node.instances.cancel(topic)
     return Answer(202)
 
 
@@ -86,7 +86,7 @@ async def _publish_event(
     lines = sse.lines(data, event_type)
     items = [(topic, lines) for topic in topics] if data or not options.ends else []
     node = services.node
-    if node.admission.limits_publishing:
+    if node.limits.limits_publishing:
         _check_rate(services, caller, len(items), len(items) * len(lines))
     return await node.publish(items, key, options)
 
@@ -101,7 +101,7 @@ async def _read(services: Services, body: BodySource, max_event_bytes: int) -> b
 def _check_rate(services: Services, caller: Caller, events: int, size: int) -> None:
     """Raises `RateLimited` if the caller exceeds its rate limits."""
     try:
-        services.node.admission.check_publish(caller, events, size)
+        services.node.limits.check_publish(caller, events, size)
     except RateLimited as error:
         services.node.metrics.refused_publishes.labels(str(error.extra["limit"])).inc()
         raise

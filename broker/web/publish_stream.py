@@ -112,7 +112,7 @@ class _StreamedPublish:
 
     async def _publish(self, items: Iterator[Item | None]) -> None:
         """Publish `items` in batches. Raises at the first bad item, after the items before it are published."""
-        self._node.check_good(self._caller.grant)
+        self._node.streams.evictions.check(self._caller.grant)
         batch: list[Item] = []
         size = 0
         try:
@@ -140,7 +140,7 @@ class _StreamedPublish:
             self._first_id = receipt.ids[0] if self._first_id is None else self._first_id
             self._last_id = receipt.ids[-1]
         self._published += len(batch) - receipt.known
-        if self._node.admission.limits_publishing:
+        if self._node.limits.limits_publishing:
             await self._slow_down(len(batch), sum(len(lines) for _, lines in batch))
 
     def _batch_options(self) -> PublishOptions:
@@ -155,7 +155,7 @@ class _StreamedPublish:
 
     async def _slow_down(self, events: int, size: int) -> None:
         """Stop reading while the caller exceeds its rate limits."""
-        seconds = self._node.admission.slow_down(self._caller, events, size)
+        seconds = self._node.limits.slow_down(self._caller, events, size)
         if seconds:
             self._node.metrics.slowed_seconds.inc(seconds)
             await self._services.bodies.pause(seconds, self._interrupt)

@@ -94,7 +94,8 @@ class _Server(web.Server):
 
     def _check_and_handle(self, request: web.BaseRequest) -> Awaitable[web.StreamResponse]:
         headers = request.headers
-        if request.version < HttpVersion10 or hdrs.EXPECT in headers or hdrs.TRANSFER_ENCODING in headers:
+        version = request._version  # noqa: SLF001 - reading `version` would cache it for the answer
+        if version < HttpVersion10 or hdrs.EXPECT in headers or hdrs.TRANSFER_ENCODING in headers:
             return self._handle_unusual(request)
         return self._handle(request)
 

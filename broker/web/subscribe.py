@@ -46,14 +46,14 @@ class Subscription:
     def attach(self, transport: asyncio.Transport) -> None:
         """Begin the stream on `transport`, with the answer's head."""
         head = b"%bDate: %b\r\n%b\r\n" % (_HEAD, http_date(), self.common_headers)
-        self.node.attach(
+        self.node.streams.attach(
             transport, self.caller, head, self.topics, self.logs, self.start, enveloped=self.is_enveloped
         )
 
     def release(self) -> None:
         """Give up the logs and the caller's place."""
-        self.node.unwatch(self.topics)
-        self.node.admission.leave(self.caller)
+        self.node.logs.unwatch(self.topics)
+        self.node.limits.leave(self.caller)
 
 
 async def subscribe(services: Services, request: Request, topics: Sequence[str]) -> Answer | Subscription:
@@ -73,7 +73,7 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
     if is_head and not isinstance(start, After):
         return _HEAD_ANSWER
     try:
-        node.check_room()
+        node.streams.check_room()
         logs = await _watch(node, caller, topics, start)
     except (Unavailable, RateLimited) as error:
         node.metrics.refused_connects.labels(str(error.extra.get("limit", error.code))).inc()
@@ -83,9 +83,9 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
     common_headers = services.response_headers.lines(request.headers.get("Origin"), "Accept")
     subscription = Subscription(node, caller, topics, logs, start, is_enveloped, common_headers)
     try:
-        is_over = node.has_all(logs, start)
+        is_over = node.streams.has_seen_all(logs, start)
         if not is_over and not is_head:
-            node.check_good(caller.grant)  # it may have changed while the logs were read
+            node.streams.evictions.check(caller.grant)  # it may have changed while the logs were read
             return subscription
     except BaseException:
         subscription.release()
@@ -96,17 +96,17 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
 
 async def _watch(node: Node, caller: Caller, topics: Sequence[str], start: Start) -> Sequence[Log]:
     """A place for one more stream of `caller`, and the logs it reads. Raises `Unavailable` or `RateLimited`."""
-    await node.admission.enter(caller)
+    await node.limits.enter(caller)
     try:
-        return await node.watch(topics, start)
+        return await node.logs.watch(topics, start)
     except BaseException:
-        node.admission.leave(caller)
+        node.limits.leave(caller)
         raise
 
 
 def _retry_later(node: Node) -> Answer:
     """A refusal after which an EventSource reconnects: a stream that ends at once, with a long delay."""
-    return Answer(200, sse.retry(node.long_retry_ms()), _HEAD_ANSWER.headers, closes=True)
+    return Answer(200, sse.retry(node.streams.long_retry_ms()), _HEAD_ANSWER.headers, closes=True)
 
 
 def _start(request: Request, node: Node) -> Start:

@@ -39,7 +39,7 @@ async def read_topics(services: Services, request: Request) -> Answer | Subscrip
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_admin()
     limit = _limit(query.get("limit"))
-    topics, following = await services.node.topics(query.get("after") or "", limit)
+    topics, following = await services.node.list_topics(query.get("after") or "", limit)
     return json_answer({"topics": topics, "next": following}, _FRESH)
 
 

@@ -1,4 +1,4 @@
-"""Tokens: which are accepted, and what they grant."""
+"""Tokens: which are accepted, and their grants."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ FORGED = {
     "claims exchanged": ".".join(
         [HMAC.token().split(".")[0], part({"broker": {"admin": True}}), HMAC.token().split(".")[2]]
     ),
-    "algorithm is no text": f"{part({'alg': ['HS256']})}.{part({})}.xx",
+    "algorithm is a list": f"{part({'alg': ['HS256']})}.{part({})}.xx",
     "unknown algorithm": f"{part({'alg': 'HS1'})}.{part({})}.xx",
     "critical extension": HMAC.sign({}, crit=["b64"], b64=True),
     "deep header": f"{part(b'[' * 3000)}.{part({})}.xx",

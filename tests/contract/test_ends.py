@@ -9,7 +9,7 @@ import pytest
 from broker import sse
 from broker.errors import Closed, OutOfOrder
 from broker.events import EventId
-from broker.log.start import After, Last, Latest, Since, Start, has_all, position
+from broker.log.start import After, Last, Latest, Since, Start, has_seen_all, position
 from broker.stores.base import PublishOptions, Receipt, TopicState
 from tests.contract.conftest import item
 from tests.support.store_harness import RecordingOwner, StoreHarness
@@ -43,14 +43,13 @@ async def seen(
     return sorted(read), where.gaps
 
 
-async def has_seen_all(harness: StoreHarness, cursor: EventId, *topics: str) -> bool:
+async def ends_seen(harness: StoreHarness, cursor: EventId, *topics: str) -> bool:
     start = After(cursor, "")
-    asked = topics or ("a",)
-    logs = await harness.store.logs.watch(asked, start)
+    names = topics or ("a",)
     store = harness.store
-    known = store.logs
-    harness.store.logs.unwatch(asked)
-    return has_all(start, logs, known)
+    logs = await store.logs.watch(names, start)
+    store.logs.unwatch(names)
+    return has_seen_all(start, logs, store.logs)
 
 
 async def test_events_and_the_end_are_one_step(store: StoreHarness, owner: RecordingOwner) -> None:
@@ -122,7 +121,7 @@ async def test_several_topics_end_together(store: StoreHarness) -> None:
     assert [is_end for _, is_end in read] == [True, False, False, True, True]
     assert [event_id for event_id, is_end in read if not is_end] == list(receipt.ids)
     assert gaps == ()
-    assert await has_seen_all(store, store.store.logs.last_id, "a", "b", "c")
+    assert await ends_seen(store, store.store.logs.last_id, "a", "b", "c")
 
 
 async def test_only_the_topics_named_end(store: StoreHarness) -> None:
@@ -133,12 +132,12 @@ async def test_only_the_topics_named_end(store: StoreHarness) -> None:
 async def test_who_has_the_end_lacks_nothing(store: StoreHarness) -> None:
     (event,) = (await end(store, "1")).ids
     end_id = store.store.logs.last_id
-    assert not await has_seen_all(store, event)
-    assert await has_seen_all(store, end_id)
-    assert not await has_seen_all(store, end_id + 1), "ahead of the store"
-    assert not await has_seen_all(store, end_id, "a", "b"), "the other one goes on"
+    assert not await ends_seen(store, event)
+    assert await ends_seen(store, end_id)
+    assert not await ends_seen(store, end_id + 1), "ahead of the store"
+    assert not await ends_seen(store, end_id, "a", "b"), "the other one goes on"
     (later,) = (await store.store.topics.publish([item("b", "1")])).ids
-    assert await has_seen_all(store, later)
+    assert await ends_seen(store, later)
     assert await seen(store, After(later, ""), "a", "b") == ([], ())
 
 
@@ -160,7 +159,7 @@ async def test_the_end_outlives_the_events_as_long_as_the_record(store: StoreHar
     assert (await state(store)).events == 0
     assert await seen(store, After(ids[-1], "")) == ([(end_id, True)], ())
     assert await seen(store, After(ids[-2], "")) == ([(end_id, True)], ("trimmed",))
-    assert await has_seen_all(store, end_id)
+    assert await ends_seen(store, end_id)
     store.advance(3605)
     await store.sweep()
     assert not (await state(store)).closed
@@ -183,7 +182,7 @@ async def test_delete_opens_the_name_anew(store: StoreHarness) -> None:
 
 async def test_those_who_watch_are_told_of_the_end_and_then_of_a_new_one(store: StoreHarness) -> None:
     (log,) = await store.store.logs.watch(["a"], Latest())
-    log.hold = before = log.last
+    log.trim_barrier = before = log.last
     await end(store, "1")
     await store.store.topics.delete("a")
     await end(store, "2")

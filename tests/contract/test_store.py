@@ -73,12 +73,12 @@ async def test_retention(store: StoreHarness) -> None:
 
 async def test_a_log_with_a_reader_is_not_trimmed_before_it_is_written(store: StoreHarness) -> None:
     (log,) = await store.store.logs.watch(["a"], Latest())
-    log.hold = log.last
+    log.trim_barrier = log.last
     start = log.last
     await store.store.topics.publish([item("a", str(number)) for number in range(30)])
     await store.settle()
     assert len(list(log.after(start))) == 30
-    log.hold = log.last
+    log.trim_barrier = log.last
     store.store.logs.trim("a")
     assert len(log) == 10
 
@@ -91,7 +91,7 @@ async def test_what_is_held_here_is_held_nowhere_else(store: StoreHarness) -> No
 
 async def test_delete(store: StoreHarness, owner: RecordingOwner) -> None:
     (log,) = await store.store.logs.watch(["a"], Latest())
-    log.hold = log.last
+    log.trim_barrier = log.last
     (last,) = (await store.store.topics.publish([item("a", "1")])).ids
     await store.store.topics.delete("a")
     await store.settle()

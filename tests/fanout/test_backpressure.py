@@ -4,28 +4,35 @@ from __future__ import annotations
 
 import asyncio
 
-from broker.fanout.backpressure import ALL_BYTES, TOPIC_BYTES, Backpressure
+from broker.fanout.backpressure import MAX_BYTES, MAX_TOPIC_BYTES, Backpressure
 
 
-class Way:
-    """What is on its way, by topic; a publish adds to it."""
+class OnItsWay:
+    """Bytes on their way, by topic; a publish adds to them."""
 
     def __init__(self) -> None:
         self.bytes: dict[str, int] = {}
         self.published: list[str] = []
-        self.gate = Backpressure(lambda: sum(self.bytes.values()), lambda topic: self.bytes.get(topic, 0))
+        self.backpressure = Backpressure(self)
 
-    async def publish(self, name: str, *topics: str, size: int = TOPIC_BYTES + 1) -> None:
-        if not self.gate.is_open(topics):
-            await self.gate.wait(topics)
+    @property
+    def backlog(self) -> int:
+        return sum(self.bytes.values())
+
+    def backlog_of(self, topic: str) -> int:
+        return self.bytes.get(topic, 0)
+
+    async def publish(self, name: str, *topics: str, size: int = MAX_TOPIC_BYTES + 1) -> None:
+        if not self.backpressure.is_open(topics):
+            await self.backpressure.wait(topics)
         for topic in topics:
             self.bytes[topic] = self.bytes.get(topic, 0) + size
         self.published.append(name)
-        self.gate.turn()
+        self.backpressure.admit()
 
     async def written(self, topic: str) -> None:
         self.bytes[topic] = 0
-        self.gate.turn()
+        self.backpressure.admit()
         await asyncio.sleep(0)
 
 
@@ -36,7 +43,7 @@ async def start(*publishes: object) -> list[asyncio.Task[None]]:
 
 
 async def test_first_come_first_served_and_one_at_a_time() -> None:
-    way = Way()
+    way = OnItsWay()
     await way.publish("first", "a")
     tasks = await start(*(way.publish(name, "a") for name in "123"))
     assert way.published == ["first"]
@@ -44,7 +51,7 @@ async def test_first_come_first_served_and_one_at_a_time() -> None:
         await way.written("a")
         tasks += await start(way.publish(f"late {count}", "a"))
         assert way.published == ["first", "1", "2", "3"][:count]
-        assert way.bytes["a"] == TOPIC_BYTES + 1
+        assert way.bytes["a"] == MAX_TOPIC_BYTES + 1
     for _ in range(3):
         await way.written("a")
     await asyncio.gather(*tasks)
@@ -52,7 +59,7 @@ async def test_first_come_first_served_and_one_at_a_time() -> None:
 
 
 async def test_a_busy_topic_holds_up_nobody_elses_publishers() -> None:
-    way = Way()
+    way = OnItsWay()
     await way.publish("first", "busy")
     tasks = await start(way.publish("waits", "busy"), way.publish("waits, too", "busy", "quiet"))
     async with asyncio.timeout(5):
@@ -64,8 +71,8 @@ async def test_a_busy_topic_holds_up_nobody_elses_publishers() -> None:
 
 
 async def test_all_together_have_a_bound() -> None:
-    way = Way()
-    way.bytes = {f"t{number}": TOPIC_BYTES for number in range(ALL_BYTES // TOPIC_BYTES + 1)}
+    way = OnItsWay()
+    way.bytes = {f"t{number}": MAX_TOPIC_BYTES for number in range(MAX_BYTES // MAX_TOPIC_BYTES + 1)}
     (task,) = await start(way.publish("waits", "other", size=1))
     assert not way.published
     await way.written("t0")
@@ -73,7 +80,7 @@ async def test_all_together_have_a_bound() -> None:
 
 
 async def test_who_gives_up_leaves_nothing() -> None:
-    way = Way()
+    way = OnItsWay()
     await way.publish("first", "a")
     given_up, waiting = await start(way.publish("gives up", "a"), way.publish("waits", "a"))
     given_up.cancel()
@@ -82,4 +89,4 @@ async def test_who_gives_up_leaves_nothing() -> None:
     await waiting
     assert way.published == ["first", "waits"]
     await way.written("a")
-    assert way.gate.is_open(["a"])
+    assert way.backpressure.is_open(["a"])

@@ -1,60 +1,79 @@
-"""Many streams end in slices."""
+"""Many streams end in batches."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import pytest
 
 from broker.fanout import batches
-from broker.fanout.batches import BatchRunner
-from broker.fanout.subscriber import CloseReason
+from broker.fanout.batches import BatchRunner, Job
+from broker.fanout.subscriber import CloseReason, Subscriber
 from tests.support.hub_harness import HubHarness
 
 
-async def test_many_end_in_slices_and_each_once(harness: HubHarness) -> None:
-    count = batches.SLICE_ACTS * 2 + 10
+class Recorder(Job):
+    """Notes on whom it acts; meets a defect with `bad`."""
+
+    def __init__(self, bad: Subscriber | None = None) -> None:
+        self.acted_on: list[Subscriber] = []
+        self.is_done = False
+        self._bad = bad
+
+    def act(self, subscriber: Subscriber) -> None:
+        if subscriber is self._bad:
+            raise ZeroDivisionError
+        self.acted_on.append(subscriber)
+
+    def done(self) -> None:
+        self.is_done = True
+
+
+class DisconnectTopic(Job):
+    """Disconnects the subscribers of a topic."""
+
+    def __init__(self, harness: HubHarness, topic: str) -> None:
+        self._harness = harness
+        self._topic = topic
+
+    def concerns(self, subscriber: Subscriber) -> bool:
+        assert subscriber.feed is not None, "asked only while the stream is open"
+        return self._topic in subscriber.feed.key.topics
+
+    def act(self, subscriber: Subscriber) -> None:
+        self._harness.hub.finish(subscriber, CloseReason.DISCONNECTED)
+
+
+async def test_a_batch_is_bounded_and_each_subscriber_has_its_turn_once(harness: HubHarness) -> None:
+    count = batches.BATCH_ACTS * 2 + 10
     subscribers = [await harness.subscribe("a" if index % 2 else "b") for index in range(count)]
-    turns: list[Callable[[], None]] = []
-    ended: list[object] = []
-    orders = BatchRunner(turns.append)
-    orders.order(subscribers, lambda subscriber: True, ended.append)
-    assert len(ended) == batches.SLICE_ACTS
-    orders.order(subscribers[:3], lambda subscriber: True, ended.append)
-    while turns:
-        before = len(ended)
-        turns.pop(0)()
-        assert len(ended) - before <= batches.SLICE_ACTS
-    assert ended == [*subscribers, *subscribers[:3]], "as nobody has really ended them"
+    harness.run()
+    runner, first, second = BatchRunner(harness), Recorder(), Recorder()
+    runner.run(first, subscribers)
+    assert len(first.acted_on) == batches.BATCH_ACTS
+    runner.run(second, subscribers[:3])
+    while harness.scheduled:
+        before = len(first.acted_on) + len(second.acted_on)
+        harness.scheduled.pop(0)()
+        assert len(first.acted_on) + len(second.acted_on) - before <= batches.BATCH_ACTS
+    assert (first.acted_on, first.is_done) == (subscribers, True)
+    assert (second.acted_on, second.is_done) == (subscribers[:3], True)
+    assert len(runner) == 0
 
 
-async def test_only_those_concerned_and_still_there(harness: HubHarness) -> None:
+async def test_a_job_acts_only_on_open_streams_that_concern_it(harness: HubHarness) -> None:
     kept, left, gone = [await harness.subscribe(topic) for topic in ("a", "b", "b")]
-    turns: list[Callable[[], None]] = []
-    orders = BatchRunner(turns.append)
+    harness.run()
     harness.hub.finish(gone, CloseReason.ENDED)
-    orders.order(
-        harness.hub.subscribers,
-        lambda subscriber: subscriber.feed is not None and "b" in subscriber.feed.key.topics,
-        lambda subscriber: harness.hub.finish(subscriber, CloseReason.DISCONNECTED),
-    )
+    BatchRunner(harness).run(DisconnectTopic(harness, "b"), harness.hub.subscribers)
     assert (kept.feed is not None, left.feed) == (True, None)
-    assert not turns
+    assert not harness.scheduled
 
 
 async def test_a_defect_with_one_of_them_is_not_everybodys(
     harness: HubHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad, good = [await harness.subscribe("a") for _ in range(2)]
-    reached: list[object] = []
-
-    def act(subscriber: object) -> None:
-        if subscriber is bad:
-            raise ZeroDivisionError
-        reached.append(subscriber)
-
-    orders, done = BatchRunner(lambda _turn: None), []
-    orders.order([bad, good], lambda subscriber: True, act, lambda: done.append("done"))
-    assert (reached, done) == ([good], ["done"])
-    assert isinstance(orders.failure, ZeroDivisionError)
+    runner, job = BatchRunner(harness), Recorder(bad)
+    runner.run(job, [bad, good])
+    assert (job.acted_on, job.is_done) == ([good], True)
+    assert isinstance(runner.failure, ZeroDivisionError)
     assert "met a defect" in caplog.text

@@ -11,7 +11,7 @@ import pytest
 
 from broker import sse
 from broker.fanout import fanout, feed
-from broker.fanout.fanout import MOVE_WRITES, PIECES_PER_TURN, SLICE_WRITES
+from broker.fanout.fanout import BATCHES_PER_TURN, MOVE_WRITES, WRITES_PER_TURN
 from broker.fanout.feed import PIECE_BYTES
 from broker.fanout.subscriber import CloseReason, Subscriber, write_each
 from broker.sse import Decoder
@@ -32,8 +32,8 @@ async def test_events_of_one_turn_leave_as_one_write(harness: HubHarness) -> Non
     assert harness.read(subscriber) == b"".join(
         line + b"id: 0-%d\n\n" % number for number, line in enumerate(data(b"1", b"2", b"3"), 1)
     )
-    assert harness.hub.delivered == 3
-    assert harness.hub.backlog == 0
+    assert harness.hub.fan_out.delivered_events == 3
+    assert harness.hub.feeds.backlog == 0
 
 
 def noting(sent: list[tuple[int, int]]) -> Callable[[Sequence[Subscriber], int, bytes, int, float], int]:
@@ -52,13 +52,13 @@ async def test_i5_an_event_is_encoded_once_and_its_bytes_are_shared(
 ) -> None:
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(fanout, "write_each", noting(sent))
-    for _ in range(SLICE_WRITES * 2):
+    for _ in range(WRITES_PER_TURN * 2):
         await harness.subscribe("a")
     harness.publish("a", b"1")
     harness.run()
     (entry,) = harness.log("a").after(0)
     assert {chunk for chunk, _ in sent} == {id(entry.frame)}
-    assert sum(written for _, written in sent) == SLICE_WRITES * 2
+    assert sum(written for _, written in sent) == WRITES_PER_TURN * 2
 
 
 async def test_i5_an_envelope_is_encoded_once(harness: HubHarness) -> None:
@@ -68,21 +68,21 @@ async def test_i5_an_envelope_is_encoded_once(harness: HubHarness) -> None:
     assert log.enveloped("a", entry) is log.enveloped("a", entry)
 
 
-@pytest.mark.parametrize("count", [SLICE_WRITES * 2, SLICE_WRITES * 3 // 2])
+@pytest.mark.parametrize("count", [WRITES_PER_TURN * 2, WRITES_PER_TURN * 3 // 2])
 async def test_fan_out_is_cut_into_slices(harness: HubHarness, count: int) -> None:
     subscribers = [await harness.subscribe("a") for _ in range(count)]
     harness.publish("a", b"1")
     harness.turn()
     served = sum(bool(harness.read(subscriber)) for subscriber in subscribers)
-    assert 0 < served <= SLICE_WRITES
+    assert 0 < served <= WRITES_PER_TURN
     harness.publish("a", b"2")  # in mid-pass: nobody misses it, nobody gets anything twice
     harness.run()
-    assert harness.hub.delivered == 2 * len(subscribers)
+    assert harness.hub.fan_out.delivered_events == 2 * len(subscribers)
     assert all(subscriber.cursor == harness.last for subscriber in subscribers)
 
 
 async def test_who_comes_and_goes_during_a_pass_changes_nothing_for_the_others(harness: HubHarness) -> None:
-    subscribers = [await harness.subscribe("a") for _ in range(SLICE_WRITES * 3)]
+    subscribers = [await harness.subscribe("a") for _ in range(WRITES_PER_TURN * 3)]
     harness.publish("a", b"1")
     harness.turn()
     gone = subscribers[::7] + subscribers[-20:]
@@ -103,7 +103,7 @@ async def test_who_comes_and_goes_during_a_pass_changes_nothing_for_the_others(h
 async def test_a_small_feed_does_not_wait_for_the_pass_over_a_large_one(
     harness: HubHarness, order: tuple[str, str]
 ) -> None:
-    for _ in range(SLICE_WRITES * 4):
+    for _ in range(WRITES_PER_TURN * 4):
         await harness.subscribe("large")
     small = await harness.subscribe("small")
     for topic in order:
@@ -144,17 +144,17 @@ async def test_what_is_held_goes_when_the_last_subscriber_leaves(harness: HubHar
     for _ in range(50):
         harness.publish("a", b"x")
     assert len(harness.log("a")) == 50
-    assert harness.hub.backlog > 0
+    assert harness.hub.feeds.backlog > 0
     harness.hub.cut(subscriber, CloseReason.CLIENT)
     assert len(harness.log("a")) == 1
-    assert harness.hub.backlog == 0
+    assert harness.hub.feeds.backlog == 0
     harness.run()
-    assert harness.hub.backlog == 0
+    assert harness.hub.feeds.backlog == 0
 
 
 async def test_held_until_every_feed_of_the_topic_is_written(harness: HubHarness) -> None:
     harness.retention = Retention(1, 1, 1e9)
-    alone = [await harness.subscribe("a") for _ in range(SLICE_WRITES)]
+    alone = [await harness.subscribe("a") for _ in range(WRITES_PER_TURN)]
     both = await harness.subscribe("a", "b")
     for _ in range(20):
         harness.publish("a", b"x")
@@ -199,7 +199,7 @@ async def test_a_replay_is_written_piece_by_piece_and_joins_live_events(harness:
     assert subscriber.lag is not None
     harness.publish("a", b"live")
     assert await harness.read_all(subscriber, harness.last) == list(range(1, 62))
-    assert harness.hub.delivered == 61
+    assert harness.hub.fan_out.delivered_events == 61
 
 
 async def test_to_be_told_twice_that_a_subscriber_can_be_written_to_is_harmless(harness: HubHarness) -> None:
@@ -221,17 +221,17 @@ async def test_slow_subscriber_is_closed_not_waited_for(harness: HubHarness) -> 
     stuck = await harness.subscribe("a")
     harness.publish("a", b"x" * 500_000)
     harness.run()
-    harness.hub.walk()
+    harness.hub.sweep()
     harness.now += 29
-    harness.hub.walk()
+    harness.hub.sweep()
     assert stuck.feed is not None
     harness.now += 2
-    harness.hub.walk()
+    harness.hub.sweep()
     assert stuck.feed is None
     async with asyncio.timeout(10):
-        while not harness.closed:
+        while not harness.closes:
             await asyncio.sleep(0)
-    assert harness.closed == [CloseReason.SLOW]
+    assert harness.closes == [CloseReason.SLOW]
     assert harness.released == ["a"]
 
 
@@ -242,7 +242,7 @@ async def test_who_still_moves_is_not_stuck(harness: HubHarness) -> None:
     read = 0
     while read < 300_000:
         harness.now += 25
-        harness.hub.walk()
+        harness.hub.sweep()
         assert slow.feed is not None, f"cut after {read} bytes"
         async with asyncio.timeout(10):
             got = 0
@@ -255,7 +255,7 @@ async def test_who_still_moves_is_not_stuck(harness: HubHarness) -> None:
                     break
         read += got
         await asyncio.sleep(0)
-    assert not harness.closed
+    assert not harness.closes
 
 
 async def test_whom_the_log_has_moved_past_gets_the_rest_of_its_piece_and_is_closed(
@@ -269,13 +269,13 @@ async def test_whom_the_log_has_moved_past_gets_the_rest_of_its_piece_and_is_clo
     assert slow.lag is not None
     decoder, ids = Decoder(), []
     async with asyncio.timeout(10):
-        while not harness.closed:
+        while not harness.closes:
             ids += [int(event.id.split("-")[1]) for event in decoder.feed(harness.read(slow))]
             harness.run()
-            harness.hub.walk()
+            harness.hub.sweep()
             await asyncio.sleep(0)
     decoder.feed(harness.read(slow))
-    assert harness.closed == [CloseReason.SLOW]
+    assert harness.closes == [CloseReason.SLOW]
     assert ids == list(
         range(1, len(ids) + 1)
     )  # whole events, in order, none missing up to where it was closed
@@ -287,18 +287,18 @@ async def test_who_was_finished_is_closed_as_soon_as_it_has_everything(harness: 
     harness.publish("a", b"x" * 100_000)
     slow = await harness.subscribe("a", cursor=0)
     harness.hub.finish(slow, CloseReason.DRAINING, sse.retry(1))
-    harness.hub.walk()
+    harness.hub.sweep()
     await asyncio.sleep(0)
-    assert not harness.closed  # it has not read yet
+    assert not harness.closes  # it has not read yet
     data = b""
     async with asyncio.timeout(10):
-        while not harness.closed:
+        while not harness.closes:
             data += harness.read(slow)
-            harness.hub.walk()
+            harness.hub.sweep()
             await asyncio.sleep(0)
     data += harness.read(slow)
     assert data.endswith(b"id: 0-1\n\nretry: 1\n")
-    assert harness.closed == [CloseReason.DRAINING]
+    assert harness.closes == [CloseReason.DRAINING]
 
 
 async def test_heartbeats_only_to_the_silent_and_only_once(harness: HubHarness) -> None:
@@ -308,12 +308,12 @@ async def test_heartbeats_only_to_the_silent_and_only_once(harness: HubHarness) 
     harness.run()
     harness.read(served)
     harness.now += 6
-    harness.hub.walk()
-    harness.hub.walk()
+    harness.hub.sweep()
+    harness.hub.sweep()
     assert harness.read(silent) == sse.HEARTBEAT
     assert harness.read(served) == b""
     harness.now += 15
-    harness.hub.walk()
+    harness.hub.sweep()
     assert harness.read(silent) == harness.read(served) == sse.HEARTBEAT
 
 
@@ -323,7 +323,7 @@ async def test_the_old_are_ended_spread_over_the_last_fifth_of_their_time(harnes
     left = []
     for _ in range(100):
         harness.now += 1
-        harness.hub.walk()
+        harness.hub.sweep()
         harness.run()
         left.append(sum(subscriber.feed is not None for subscriber in subscribers))
     assert left[79] == 200
@@ -338,7 +338,7 @@ async def test_who_is_ended_for_age_has_everything_first(harness: HubHarness) ->
     subscriber = await harness.subscribe("a")
     harness.now += 100
     harness.publish("a", b"x")
-    harness.hub.walk()
+    harness.hub.sweep()
     assert harness.read(subscriber) == b"data: x\nid: 0-1\n\nretry: 1\n"
 
 
@@ -351,35 +351,35 @@ async def test_a_peer_that_acknowledges_no_heartbeat_is_gone(
     }  # a half-open peer can't be had without a network to cut: the kernel's figure stands for it
     monkeypatch.setattr(Subscriber, "_unacknowledged", lambda one: in_kernel.get(one, 0))
     harness.now += 15
-    harness.hub.walk()
+    harness.hub.sweep()
     assert vanished.lag is not None
     harness.publish("a", b"waits for its answer")
     harness.run()
     assert harness.read(vanished) == b""
     for _ in range(2):
         harness.now += 14
-        harness.hub.walk()
+        harness.hub.sweep()
     in_kernel[vanished] = 0
-    harness.hub.walk()
+    harness.hub.sweep()
     harness.run()
     assert vanished.lag is None
     assert b"waits for its answer" in harness.read(vanished)
     in_kernel[vanished] = 2
     for _ in range(4):
         harness.now += 15
-        harness.hub.walk()
+        harness.hub.sweep()
     async with asyncio.timeout(10):
-        while not harness.closed:
+        while not harness.closes:
             await asyncio.sleep(0)
-    assert harness.closed == [CloseReason.TIMEOUT]
+    assert harness.closes == [CloseReason.TIMEOUT]
     assert there.feed is not None
 
 
 async def test_walk_goes_over_everybody_in_slices(harness: HubHarness) -> None:
-    subscribers = [await harness.subscribe("a") for _ in range(SLICE_WRITES * 2 + 5)]
+    subscribers = [await harness.subscribe("a") for _ in range(WRITES_PER_TURN * 2 + 5)]
     harness.now += 16
-    harness.hub.walk()
-    harness.hub.walk()  # while one is underway: nothing
+    harness.hub.sweep()
+    harness.hub.sweep()  # while one is underway: nothing
     harness.run()
     assert all(harness.read(subscriber) == sse.HEARTBEAT for subscriber in subscribers)
 
@@ -400,23 +400,23 @@ async def test_end_of_one_of_several_topics_loses_nothing_of_the_others(harness:
     harness.run()
     assert not both.reads("b")
     async with asyncio.timeout(10):
-        while len(harness.closed) < 2:
+        while len(harness.closes) < 2:
             await asyncio.sleep(0)
-    assert set(harness.closed) == {CloseReason.ENDED}
+    assert set(harness.closes) == {CloseReason.ENDED}
     assert sorted(harness.released) == ["a", "b", "b"]
 
 
 async def test_i3_the_end_of_many_topics_is_cut_into_slices(harness: HubHarness) -> None:
     harness.retention = Retention(1, 1, 1e9)
     *ending, lasting = topics = [f"t{number}" for number in range(32)]
-    subscribers = [await harness.subscribe(*topics) for _ in range(SLICE_WRITES)]
+    subscribers = [await harness.subscribe(*topics) for _ in range(WRITES_PER_TURN)]
     alone = await harness.subscribe("alone")
     for topic in ending:
         harness.delete(topic)
         harness.publish(lasting, b"x")
     harness.publish("alone", b"x")
     harness.turn()
-    assert 0 < sum(one.cursor > 0 for one in subscribers) <= SLICE_WRITES // MOVE_WRITES
+    assert 0 < sum(one.cursor > 0 for one in subscribers) <= WRITES_PER_TURN // MOVE_WRITES
     harness.turn()
     assert alone.cursor == harness.last, "nobody else waits for it"
     harness.run()
@@ -431,13 +431,13 @@ async def test_many_with_the_same_ends_are_written_the_same_bytes(
 ) -> None:
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(fanout, "write_each", noting(sent))
-    for _ in range(SLICE_WRITES):
+    for _ in range(WRITES_PER_TURN):
         await harness.subscribe("a", "b", "c")
     harness.delete("a")
     harness.delete("b")
     harness.run()
     assert len({chunk for chunk, _ in sent}) == 1
-    assert sum(written for _, written in sent) == SLICE_WRITES
+    assert sum(written for _, written in sent) == WRITES_PER_TURN
 
 
 async def test_a_gap_is_told_only_to_a_cursor_that_lies_before_it(harness: HubHarness) -> None:
@@ -472,7 +472,7 @@ async def test_a_loss_that_several_topics_share_is_told_of_each(harness: HubHarn
     harness.run()
     gaps = sse.gap("a", "0-0", "lost") + sse.gap("b", "0-0", "lost")
     assert harness.read(subscriber) == gaps + b"data: 2\nid: 0-2\n\n"
-    assert (harness.gaps, harness.hub.delivered) == (["lost", "lost"], 1)
+    assert (harness.gaps, harness.hub.fan_out.delivered_events) == (["lost", "lost"], 1)
 
 
 def text_of(frame_bytes: int, event_id: int) -> bytes:
@@ -518,9 +518,9 @@ async def test_i3_a_turn_brings_only_a_few_replays_on(
     monkeypatch.setattr(feed, "PIECE_BYTES", 1)
     for _ in range(3):
         harness.publish("a", b"x")
-    subscribers = [await harness.subscribe("a", cursor=0) for _ in range(PIECES_PER_TURN * 2)]
+    subscribers = [await harness.subscribe("a", cursor=0) for _ in range(BATCHES_PER_TURN * 2)]
     harness.turn()
-    assert [one.cursor for one in subscribers] == [2] * PIECES_PER_TURN + [1] * PIECES_PER_TURN
+    assert [one.cursor for one in subscribers] == [2] * BATCHES_PER_TURN + [1] * BATCHES_PER_TURN
     harness.run()
     assert {one.cursor for one in subscribers} == {3}
 
@@ -529,7 +529,7 @@ async def test_i2_several_topics_are_written_only_as_far_as_all_of_them_are_comp
     harness: HubHarness,
 ) -> None:
     """One topic alone needs no such care: its log says itself what came before each event."""
-    harness.complete_to = 0
+    harness.incomplete_after = 0
     alone, both = await harness.subscribe("a", cursor=0), await harness.subscribe("a", "b", cursor=0)
     harness.publish("a", b"1")
     harness.publish("b", b"2")
@@ -537,11 +537,11 @@ async def test_i2_several_topics_are_written_only_as_far_as_all_of_them_are_comp
     assert harness.read(alone) == b"data: 1\nid: 0-1\n\n"
     assert harness.read(both) == b""
     for complete_to in (1, 2):
-        harness.complete_to = complete_to
-        harness.hub.delivered_to("b", 0)
+        harness.incomplete_after = complete_to
+        harness.hub.fan_out.delivered("b", 0)
         harness.run()
         assert harness.read(both) == b"data: %d\nid: 0-%d\n\n" % (complete_to, complete_to)
-    harness.complete_to = None
+    harness.incomplete_after = None
 
 
 async def test_those_with_the_same_cursor_are_written_together_on_several_topics_too(
@@ -555,7 +555,7 @@ async def test_those_with_the_same_cursor_are_written_together_on_several_topics
     harness.publish("b", b"2")
     harness.run()
     assert {subscriber.cursor for subscriber in first + second} == {harness.last}
-    assert harness.hub.delivered == 5 * 2 + 5
+    assert harness.hub.fan_out.delivered_events == 5 * 2 + 5
     assert await harness.read_all(first[0], 3) == [1, 3]
     assert await harness.read_all(second[0], 3) == [3]
 
@@ -600,7 +600,7 @@ async def test_a_defect_in_fan_out_is_not_silent(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await harness.subscribe("a")
-    monkeypatch.setattr(harness.hub._fan_out, "_fan_out", lambda: 1 / 0)
+    monkeypatch.setattr(harness.hub.feeds, "begin_pass", lambda _group: 1 / 0)
     harness.publish("a", b"1")
     with pytest.raises(ZeroDivisionError):
         harness.turn()
@@ -608,13 +608,13 @@ async def test_a_defect_in_fan_out_is_not_silent(
 
 
 async def test_a_slice_is_small_also_when_much_is_due(harness: HubHarness) -> None:
-    for _ in range(SLICE_WRITES):
+    for _ in range(WRITES_PER_TURN):
         await harness.subscribe("a")
     for _ in range(30):
         harness.publish("a", b"x" * 20_000)  # ten pieces for each
     harness.turn()
     lagging_or_served = sum(one.cursor > 0 for one in harness.hub.subscribers)
-    assert 0 < lagging_or_served <= SLICE_WRITES // 9
+    assert 0 < lagging_or_served <= WRITES_PER_TURN // 9
     harness.run()
     assert all(one.cursor > 0 for one in harness.hub.subscribers)
 
@@ -624,7 +624,7 @@ async def test_a_slice_has_somebody_in_it_however_much_is_due(
 ) -> None:
     monkeypatch.setattr(fanout, "PIECE_BYTES", 1)
     subscriber = await harness.subscribe("a")
-    harness.publish("a", b"x" * 2 * SLICE_WRITES)
+    harness.publish("a", b"x" * 2 * WRITES_PER_TURN)
     harness.turn()
     assert subscriber.cursor == 1
 
@@ -635,9 +635,9 @@ async def test_many_feeds_of_one_topic_share_what_is_on_its_way(harness: HubHarn
     size = len(sse.frame(sse.lines(b"x" * 100), 1))
     for _ in range(9):
         harness.publish("common", b"x" * 100)
-    assert harness.hub.backlog == harness.hub.backlog_of("common") == 9 * size
+    assert harness.hub.feeds.backlog == harness.hub.feeds.backlog_of("common") == 9 * size
     harness.run()
-    assert harness.hub.backlog == 0
+    assert harness.hub.feeds.backlog == 0
 
 
 async def test_i9_a_defect_with_one_connection_stops_no_heartbeat_but_is_told(
@@ -647,11 +647,11 @@ async def test_i9_a_defect_with_one_connection_stops_no_heartbeat_but_is_told(
     look = Subscriber.is_acknowledged
     monkeypatch.setattr(Subscriber, "is_acknowledged", lambda one: 1 / 0 if one is bad else look(one))
     harness.now += 16
-    harness.hub.walk()
+    harness.hub.sweep()
     assert harness.read(good) == sse.HEARTBEAT
     assert isinstance(harness.hub.failure, ZeroDivisionError)
     harness.now += 16
-    harness.hub.walk()
+    harness.hub.sweep()
     assert harness.read(good) == sse.HEARTBEAT
 
 
@@ -660,13 +660,13 @@ async def test_a_notice_comes_between_two_events_and_to_who_lags_only_the_latest
     harness: HubHarness, data: bytes
 ) -> None:
     subscriber = await harness.subscribe("a")
-    harness.hub.notify(subscriber, b": at once\n\n")
+    harness.hub.send_control(subscriber, b": at once\n\n")
     assert harness.read(subscriber) == b": at once\n\n"
     large = b"x" * 100_000
     harness.publish("a", large)
     harness.run()
     for notice in (b": first\n\n", b": latest\n\n"):
-        harness.hub.notify(subscriber, notice)
+        harness.hub.send_control(subscriber, notice)
     if data:
         harness.publish("a", b"after")
     wanted = b"data: " + large + b"\nid: 0-1\n\n: latest\n\n" + data
@@ -692,7 +692,7 @@ async def test_a_drained_subscriber_gets_the_end_of_its_topic_first(harness: Hub
     harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1234))
     assert harness.read(subscriber) == sse.end("a", "closed", 1)
     await harness.closing()
-    assert harness.closed == [CloseReason.ENDED]
+    assert harness.closes == [CloseReason.ENDED]
 
 
 async def test_what_ends_a_stream_comes_after_what_the_transport_still_holds(harness: HubHarness) -> None:
@@ -701,9 +701,9 @@ async def test_what_ends_a_stream_comes_after_what_the_transport_still_holds(har
     data = harness.read(subscriber)  # so that the socket has room again, and the transport doesn't know
     harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
     async with asyncio.timeout(10):
-        while not harness.closed:
+        while not harness.closes:
             data += harness.read(subscriber)
-            harness.hub.walk()
+            harness.hub.sweep()
             await asyncio.sleep(0)
     data += harness.read(subscriber)
     assert data == sse.frame(sse.lines(b"x" * 100_000), 1) + sse.retry(1)
@@ -719,12 +719,23 @@ async def test_i4_a_connection_that_is_cut_is_reset_so_that_the_kernel_keeps_not
         harness.read(subscriber)
 
 
+async def test_a_stream_is_ended_once(harness: HubHarness) -> None:
+    subscriber = await until_the_kernel_holds_bytes(harness)
+    harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
+    harness.hub.finish(subscriber, CloseReason.EXPIRED, sse.retry(2))
+    data = harness.read(subscriber)
+    harness.hub.sweep()
+    await harness.closing()
+    assert (data + harness.read(subscriber)).endswith(b"\n\nretry: 1\n")
+    assert harness.closes == [CloseReason.DRAINING]
+
+
 async def test_who_is_gone_already_has_left_and_was_not_ended(harness: HubHarness) -> None:
     subscriber = await harness.subscribe("a")
     reset(harness.far[subscriber])
     harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
     await harness.closing()
-    assert harness.closed == [CloseReason.CLIENT]
+    assert harness.closes == [CloseReason.CLIENT]
 
 
 async def test_who_is_gone_before_it_is_told_that_its_topic_has_ended_is_no_defect(
@@ -734,7 +745,7 @@ async def test_who_is_gone_before_it_is_told_that_its_topic_has_ended_is_no_defe
     subscriber = await harness.subscribe("a", cursor=0, is_gone=True)
     assert subscriber.feed is None
     await harness.closing()
-    assert harness.closed == [CloseReason.CLIENT]
+    assert harness.closes == [CloseReason.CLIENT]
 
 
 async def until_the_kernel_holds_bytes(harness: HubHarness) -> Subscriber:
@@ -763,9 +774,9 @@ async def test_who_has_left_is_held_while_the_kernel_holds_bytes_for_it(harness:
         await asyncio.sleep(0)
     assert len(harness.hub) == 1
     harness.read(subscriber)
-    harness.hub.walk()
+    harness.hub.sweep()
     await harness.closing()
-    assert harness.closed == [CloseReason.CLIENT]
+    assert harness.closes == [CloseReason.CLIENT]
 
 
 async def test_who_leaves_with_everything_is_gone_at_once(harness: HubHarness) -> None:
@@ -776,7 +787,7 @@ async def test_who_leaves_with_everything_is_gone_at_once(harness: HubHarness) -
     harness.read(subscriber)
     harness.far[subscriber].shutdown(socket.SHUT_WR)
     await harness.closing()
-    assert harness.closed == [CloseReason.DRAINING]
+    assert harness.closes == [CloseReason.DRAINING]
 
 
 async def test_who_has_left_without_reading_is_held_until_it_stands_still(harness: HubHarness) -> None:
@@ -788,13 +799,13 @@ async def test_who_has_left_without_reading_is_held_until_it_stands_still(harnes
         while subscriber.feed is not None:
             await asyncio.sleep(0)
     assert len(harness.hub) == 1  # it still counts: the kernel holds bytes for it
-    harness.hub.walk()
+    harness.hub.sweep()
     harness.now += 31
-    harness.hub.walk()
+    harness.hub.sweep()
     async with asyncio.timeout(10):
-        while not harness.closed:
+        while not harness.closes:
             await asyncio.sleep(0)
-    assert harness.closed == [CloseReason.CLIENT]
+    assert harness.closes == [CloseReason.CLIENT]
 
 
 async def test_nothing_stays_of_who_has_left(harness: HubHarness) -> None:
@@ -806,9 +817,9 @@ async def test_nothing_stays_of_who_has_left(harness: HubHarness) -> None:
     for far in harness.far.values():
         far.close()
     async with asyncio.timeout(10):
-        while len(harness.closed) < len(subscribers):
+        while len(harness.closes) < len(subscribers):
             await asyncio.sleep(0)
     assert len(harness.hub) == 0
-    assert len(harness.hub._feeds) == 0
-    assert harness.log("a").hold is None
+    assert len(harness.hub.feeds) == 0
+    assert harness.log("a").trim_barrier is None
     assert sorted(harness.released) == ["a"] * 15 + ["b"] * 15

@@ -13,7 +13,7 @@ import pytest
 from broker.events import Event
 from broker.fanout import fanout, feed
 from broker.fanout.subscriber import Subscriber
-from broker.log.start import After, has_all, position
+from broker.log.start import After, has_seen_all, position
 from broker.sse import Decoder
 from tests.support.hub_harness import HubHarness
 from tests.support.store_state import StateValue
@@ -81,7 +81,7 @@ class Story:
         logs = [self.harness.log(topic) for topic in topics]
         start = After(cursor, "")
         known = StateValue(0, self.harness.last, self.harness.last)
-        if has_all(start, logs, known):
+        if has_seen_all(start, logs, known):
             return
         where = position(start, topics, logs, known)
         logs = [self.harness.log(topic) for topic in where.topics]
@@ -133,8 +133,8 @@ async def test_i1_i2_each_gets_its_events_once_in_order_and_to_the_end(
         seed = random.randrange(1 << 32)
         print(f"seed {seed}")
     chance = random.Random(seed)
-    monkeypatch.setattr(fanout, "SLICE_WRITES", 3)
-    monkeypatch.setattr(fanout, "PIECES_PER_TURN", 2)
+    monkeypatch.setattr(fanout, "WRITES_PER_TURN", 3)
+    monkeypatch.setattr(fanout, "BATCHES_PER_TURN", 2)
     piece_bytes = chance.choice([500, 64 << 10])
     for module in (feed, feed):
         monkeypatch.setattr(module, "PIECE_BYTES", piece_bytes)
@@ -147,6 +147,6 @@ async def test_i1_i2_each_gets_its_events_once_in_order_and_to_the_end(
             assert told.ids == told.wanted[: len(told.ids)]
         else:
             assert told.ids == told.wanted
-    assert harness.hub.backlog == 0
+    assert harness.hub.feeds.backlog == 0
     for log in harness.logs.values():
-        assert log.hold in (None, log.last), "nothing is held that has been written"
+        assert log.trim_barrier in (None, log.last), "nothing is held that has been written"

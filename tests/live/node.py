@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import threading
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from tests.support.child_process import ChildProcess
 from tests.support.waiting import wait_for
 
 MODULES = Path(__file__).parents[2] / ".cache" / "node" / "node_modules"
 _SCRIPT = Path(__file__).with_name("follow.mjs")
-STOP_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,36 +29,17 @@ class Told:
     state: int
 
 
-class NodeClient:
-    """Follows `url` with the EventSource of an npm package, listening for `types` beside `message`; a context manager.
-
-    Attributes:
-        told: all it told so far, in order.
-    """
+class NodeClient(ChildProcess):
+    """Follows `url` with the EventSource of an npm package, and listens for `types` beside `message`."""
 
     def __init__(self, node: str, package: str, url: str, types: tuple[str, ...] = ()) -> None:
-        self._command = [node, str(_SCRIPT), str(MODULES), package, url, *types]
-        self.told: list[Told] = []
+        super().__init__([node, str(_SCRIPT), str(MODULES), package, url, *types], stderr=None)
 
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.kill()
-        self._process.wait(STOP_SECONDS)
-        self._reader.join(STOP_SECONDS)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.told.append(Told(**json.loads(line)))
+    @property
+    def told(self) -> list[Told]:
+        """Everything it has told so far, in order."""
+        lines = self.printed.rpartition(b"\n")[0].splitlines()
+        return [Told(**json.loads(line)) for line in lines]
 
     @property
     def events(self) -> list[Told]:

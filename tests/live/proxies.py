@@ -11,8 +11,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,16 +20,15 @@ from typing import ClassVar, Self
 
 import trustme
 
+from tests.support.child_process import ChildProcess
 from tests.support.http import HOST, exchange, request
 from tests.support.ports import free_port
-from tests.support.waiting import wait_for
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 NAMES = ("broker-1", "broker-2", "broker-3")
 IDLE = "75s"
 """How long the files let a hop be silent; shorter in tests that can't wait as long."""
 START_SECONDS = 20
-STOP_SECONDS = 20
 
 
 def substituted(text: str, replacements: Mapping[str, str]) -> str:
@@ -72,7 +69,6 @@ class ProxyProcess(ABC):
     Attributes:
         port: where it speaks plain HTTP.
         tls_port: where it speaks HTTPS, HTTP/2 too.
-        output: all it printed so far.
     """
 
     program: ClassVar[str]
@@ -88,7 +84,6 @@ class ProxyProcess(ABC):
     def __init__(self, brokers: Sequence[str], folder: Path, *, idle_seconds: int | None = None) -> None:
         self.port = free_port()
         self.tls_port = free_port()
-        self.output = ""
         self._folder = folder
         addresses = {
             f"{name}:8080": brokers[index % len(brokers)].removeprefix("http://")
@@ -119,24 +114,12 @@ class ProxyProcess(ABC):
     def __enter__(self) -> Self:
         path = self.path()
         assert path is not None
-        self._process = subprocess.Popen(
+        self._process = ChildProcess(
             [path, *self._arguments()],
             cwd=self._folder,
             env={**os.environ, "HOME": str(self._folder), "XDG_DATA_HOME": str(self._folder)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
         )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        try:
-            wait_for(
-                lambda: self._process.poll() is not None or self._answers(), "it to answer", START_SECONDS
-            )
-            assert self._process.poll() is None, "it has ended"
-        except BaseException as error:
-            self._stop()
-            raise AssertionError(f"{self.program} did not start: {error}\n{self.output}") from error
+        self._process.wait_until_up(self._answers, START_SECONDS)
         return self
 
     def __exit__(
@@ -146,15 +129,12 @@ class ProxyProcess(ABC):
 
     def _stop(self) -> None:
         self._process.send_signal(self.stop_signal)
-        self._process.wait(STOP_SECONDS)
-        self._reader.join(STOP_SECONDS)
-        assert self._process.stdout is not None
-        self._process.stdout.close()
+        self._process.wait()
 
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.output += line
+    @property
+    def output(self) -> str:
+        """Everything it has printed so far."""
+        return self._process.output
 
     def _answers(self) -> bool:
         """Whether a broker answers through it."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from tests.support.broker_process import BrokerProcess
+from tests.support.child_process import ChildProcess
 from tests.support.http import Connection, request
 from tests.support.waiting import wait_for
 
@@ -21,63 +18,22 @@ ID = rb"\d{13}-\d+"
 OPENING = rb'retry: (\d+)\n:\nevent: broker\.open\ndata: {"topics":\["news"\]}\nid: ' + ID + rb"\n\n"
 
 
-class Curl:
-    """A curl that runs, and what it printed so far."""
+class Curl(ChildProcess):
+    """A curl that runs."""
 
-    def __init__(self, command: list[str]) -> None:
-        self.output = b""
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        while data := os.read(self._process.stdout.fileno(), 65536):
-            self.output += data
+    def __init__(self, curl: str, *arguments: str) -> None:
+        command = [curl, "--silent", "--show-error", "--noproxy", "*", *arguments]
+        super().__init__(command, stdin=subprocess.PIPE, stderr=None)
 
     def wait_for_end(self, end: bytes) -> bytes:
-        """The output, once it ends with `end`."""
-        wait_for(lambda: self.output.endswith(end), f"{end!r} at the end of {self.output!r}", SECONDS)
-        return self.output
-
-    def feed(self, data: bytes) -> None:
-        """Give it standard input."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(data)
-        self._process.stdin.flush()
-
-    def end_input(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-
-    def wait(self) -> int:
-        """Its exit status."""
-        status = self._process.wait(SECONDS)
-        self._reader.join(SECONDS)
-        return status
-
-    def stop(self) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-        self.wait()
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
-
-
-@contextmanager
-def running(curl: str, *arguments: str) -> Iterator[Curl]:
-    started = Curl([curl, "--silent", "--show-error", "--noproxy", "*", *arguments])
-    try:
-        yield started
-    finally:
-        started.stop()
+        """What it has printed, once that ends with `end`."""
+        wait_for(lambda: self.printed.endswith(end), f"{end!r} at the end of {self.printed!r}")
+        return self.printed
 
 
 @pytest.mark.parametrize("flag", ["-N", "--no-buffer"])
 def test_stream_is_these_bytes(curl: str, flag: str, broker: BrokerProcess) -> None:
-    with running(curl, flag, f"{broker.url}/topics/news") as reader:
+    with Curl(curl, flag, f"{broker.url}/topics/news") as reader:
         opening = reader.wait_for_end(b"\n\n")
         match = re.fullmatch(OPENING, opening)
         assert match, opening
@@ -96,7 +52,7 @@ def test_stream_is_these_bytes(curl: str, flag: str, broker: BrokerProcess) -> N
 
 
 def test_heartbeat_is_two_bytes(curl: str, brisk: BrokerProcess) -> None:
-    with running(curl, "-N", f"{brisk.url}/topics/news") as reader:
+    with Curl(curl, "-N", f"{brisk.url}/topics/news") as reader:
         opening = reader.wait_for_end(b"\n\n")
         reader.wait_for_end(b":\n:\n:\n:\n")
         event_id = brisk.publish("news", "one")
@@ -106,7 +62,7 @@ def test_heartbeat_is_two_bytes(curl: str, brisk: BrokerProcess) -> None:
 
 
 def test_envelope_is_one_line_of_json(curl: str, broker: BrokerProcess) -> None:
-    with running(curl, "-N", f"{broker.url}/topics/news?envelope=json") as reader:
+    with Curl(curl, "-N", f"{broker.url}/topics/news?envelope=json") as reader:
         opening = reader.wait_for_end(b"\n\n")
         event_id = broker.publish("news", "a\nb", event="kind")
         output = reader.wait_for_end(f"id: {event_id}\n\n".encode())
@@ -125,7 +81,7 @@ def test_stream_goes_on_behind_a_cursor(curl: str, broker: BrokerProcess) -> Non
         [f"{broker.url}/topics/news?since={ids[0]}"],
         [f"{broker.url}/topics/news?last=2"],
     ):
-        with running(curl, "-N", *place) as reader:
+        with Curl(curl, "-N", *place) as reader:
             output = reader.wait_for_end(f"id: {ids[2]}\n\n".encode())
         expected = f":\ndata: two\nid: {ids[1]}\n\ndata: three\nid: {ids[2]}\n\n"
         assert output.split(b"\n", 1)[1] == expected.encode(), place
@@ -133,7 +89,7 @@ def test_stream_goes_on_behind_a_cursor(curl: str, broker: BrokerProcess) -> Non
 
 def test_cursor_that_is_none_is_a_gap_and_all_that_is_kept(curl: str, broker: BrokerProcess) -> None:
     event_id = broker.publish("news", "kept")
-    with running(curl, "-N", "-H", "Last-Event-ID: <none>", f"{broker.url}/topics/news") as reader:
+    with Curl(curl, "-N", "-H", "Last-Event-ID: <none>", f"{broker.url}/topics/news") as reader:
         output = reader.wait_for_end(f"id: {event_id}\n\n".encode())
     expected = (
         b':\nevent: broker.gap\ndata: {"topic":"news","after":"<none>","reason":"unknown-id"}\n\n'
@@ -149,11 +105,11 @@ def _headers(head: bytes) -> dict[str, str]:
 
 
 def test_head_of_a_stream(curl: str, broker: BrokerProcess) -> None:
-    with running(curl, "--head", f"{broker.url}/topics/news") as head:
+    with Curl(curl, "--head", f"{broker.url}/topics/news") as head:
         assert head.wait() == 0
-    with running(curl, "-N", "--include", "--compressed", f"{broker.url}/topics/news") as reader:
+    with Curl(curl, "-N", "--include", "--compressed", f"{broker.url}/topics/news") as reader:
         reader.wait_for_end(b"\n\n")
-    for answer in (head.output, reader.output.partition(b"\r\n\r\n")[0]):
+    for answer in (head.printed, reader.printed.partition(b"\r\n\r\n")[0]):
         headers = _headers(answer)
         assert headers["content-type"] == "text/event-stream"
         assert headers["cache-control"] == "no-cache, no-transform"
@@ -167,31 +123,29 @@ def test_head_of_a_stream(curl: str, broker: BrokerProcess) -> None:
 def test_drained_stream_ends_clean(curl: str) -> None:
     with (
         BrokerProcess(retry_min_ms=100, retry_max_ms=200) as broker,
-        running(curl, "-N", f"{broker.url}/topics/news") as reader,
+        Curl(curl, "-N", f"{broker.url}/topics/news") as reader,
     ):
         opening = reader.wait_for_end(b"\n\n")
         assert broker.terminate() == 0
         assert reader.wait() == 0
-    assert re.fullmatch(rb"retry: 1\d\d\n|retry: 200\n", reader.output.removeprefix(opening))
+    assert re.fullmatch(rb"retry: 1\d\d\n|retry: 200\n", reader.printed.removeprefix(opening))
 
 
 def test_refusals(curl: str) -> None:
     with (
         BrokerProcess(max_connections=1) as broker,
-        running(curl, "-N", f"{broker.url}/topics/news") as reader,
+        Curl(curl, "-N", f"{broker.url}/topics/news") as reader,
     ):
         reader.wait_for_end(b"\n\n")
-        with running(curl, "--include", f"{broker.url}/topics/news") as refused:
+        with Curl(curl, "--include", f"{broker.url}/topics/news") as refused:
             assert refused.wait() == 0
-        head, _, body = refused.output.partition(b"\r\n\r\n")
+        head, _, body = refused.printed.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 503 ")
         assert re.search(rb"(?i)\r\nretry-after: \d+", head)
         assert json.loads(body)["code"] == "overloaded"
-        with running(
-            curl, "--include", "-H", "Accept: text/event-stream", f"{broker.url}/topics/news"
-        ) as told:
+        with Curl(curl, "--include", "-H", "Accept: text/event-stream", f"{broker.url}/topics/news") as told:
             assert told.wait() == 0
-        head, _, body = told.output.partition(b"\r\n\r\n")
+        head, _, body = told.printed.partition(b"\r\n\r\n")
         assert _headers(head)["content-type"] == "text/event-stream"
         match = re.fullmatch(rb"retry: (\d+)\n", body)
         assert match
@@ -203,37 +157,37 @@ def test_piped_lines_are_published_as_they_come(curl: str, broker: BrokerProcess
     url = f"{broker.url}/topics/news"
     kind = "Content-Type: application/x-ndjson"
     with (
-        running(curl, "-N", url) as reader,
-        running(curl, "-X", "POST", "-H", kind, "-T", "-", url) as publisher,
+        Curl(curl, "-N", url) as reader,
+        Curl(curl, "-X", "POST", "-H", kind, "-T", "-", url) as publisher,
     ):
         reader.wait_for_end(b"\n\n")
         for number in range(3):
-            before = reader.output
-            publisher.feed(b'{"data": "number %d"}\n' % number)
-            wait_for(lambda known=before: reader.output != known, "the event", SECONDS)  # type: ignore[misc]
-            assert f"data: number {number}\n".encode() in reader.output
+            before = reader.printed
+            publisher.write(b'{"data": "number %d"}\n' % number)
+            wait_for(lambda known=before: reader.printed != known, "the event", SECONDS)  # type: ignore[misc]
+            assert f"data: number {number}\n".encode() in reader.printed
         publisher.end_input()
         assert publisher.wait() == 0
-    answer = json.loads(publisher.output)
+    answer = json.loads(publisher.printed)
     assert (answer["topic"], answer["published"]) == ("news", 3)
-    assert reader.output.endswith(f"id: {answer['last_id']}\n\n".encode())
+    assert reader.printed.endswith(f"id: {answer['last_id']}\n\n".encode())
 
 
 def test_posts_of_the_tour(curl: str, broker: BrokerProcess) -> None:
     url = f"{broker.url}/topics/news"
-    with running(curl, "-d", "a form's way", url) as publisher:
+    with Curl(curl, "-d", "a form's way", url) as publisher:
         assert publisher.wait() == 0
-    assert json.loads(publisher.output)["topic"] == "news"
-    with running(curl, "--data-binary", "@-", f"{url}?event=kind") as publisher:
-        publisher.feed(b"two\nlines\n")
+    assert json.loads(publisher.printed)["topic"] == "news"
+    with Curl(curl, "--data-binary", "@-", f"{url}?event=kind") as publisher:
+        publisher.write(b"two\nlines\n")
         publisher.end_input()
         assert publisher.wait() == 0
-    with running(curl, "-H", "Accept: application/json", url) as look:
+    with Curl(curl, "-H", "Accept: application/json", url) as look:
         assert look.wait() == 0
-    assert json.loads(look.output)["events"] == 2
-    with running(curl, "-X", "DELETE", "--write-out", "%{http_code}", url) as delete:
+    assert json.loads(look.printed)["events"] == 2
+    with Curl(curl, "-X", "DELETE", "--write-out", "%{http_code}", url) as delete:
         assert delete.wait() == 0
-    assert delete.output == b"204"
+    assert delete.printed == b"204"
 
 
 def test_reader_that_shuts_down_its_sending_side_is_not_held_against_others(broker: BrokerProcess) -> None:

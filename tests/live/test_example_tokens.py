@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -18,9 +16,11 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from tests.support.broker_process import BrokerProcess
+from tests.support.child_process import ChildProcess
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.ports import free_port
-from tests.support.waiting import wait_for
+from tests.support.process_tree import descendants, is_running
+from tests.support.waiting import until
 
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "tokens"
 QUESTION = "Why “this”, & why now?"
@@ -39,60 +39,42 @@ class Example:
     Attributes:
         url: where the chat is.
         command: as it is started.
-        output: all it printed.
     """
 
     def __init__(self, *flags: str, **variables: str) -> None:
         self._environment = environment() | variables
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.output = ""
         self.command = [sys.executable, str(EXAMPLE / "run.py"), "--port", str(self.port), *flags]
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self._environment
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        wait_for(
-            lambda: "chat: http" in self.output or self._process.poll() is not None, "its line", START_SECONDS
-        )
-        assert self._process.poll() is None, self.output
+        self._process = ChildProcess(self.command, env=self._environment)
+        self._process.wait_until_up(lambda: "chat: http" in self.output, START_SECONDS)
         return self
 
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            self.output += line
+    @property
+    def output(self) -> str:
+        """Everything it has printed so far."""
+        return self._process.output
 
     def broker_pid(self) -> int:
         """The process of the broker that it started."""
-        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
-        (pid,) = (int(child) for child in children)
+        (pid,) = descendants(self._process.pid)
         return pid
 
     def interrupt(self) -> int:
-        """Ctrl-C; the exit status."""
+        """Ctrl-C; returns the exit status."""
         self._process.send_signal(signal.SIGINT)
-        status = self._process.wait(START_SECONDS)
-        self._reader.join(START_SECONDS)
-        return status
+        return self._process.wait(START_SECONDS)
 
     def __exit__(self, *_: object) -> None:
-        if self._process.poll() is None:
+        if self._process.running:
             self.interrupt()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
 
 
 def environment() -> dict[str, str]:
     """Without what would change the example."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "BROKER_"))}
-
-
-def alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}").exists()
 
 
 @contextmanager
@@ -192,17 +174,11 @@ async def test_network_off_and_on(context: BrowserContext) -> None:
         await expect(page.locator("#state")).to_have_text("Connecting again …")
         shown = await page.locator("#answer").text_content()
         published = broker.metric("broker_published_events_total")
-        await until(lambda: broker.metric("broker_published_events_total") > published + 30)
+        await until(lambda: broker.metric("broker_published_events_total") > published + 30, "more tokens")
         assert await page.locator("#answer").text_content() == shown
         assert shown != TEXT
         await devtools.send("Network.emulateNetworkConditions", {"offline": False, **nothing})
         await is_complete(page)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("how", ["restarted", "killed"])
@@ -238,7 +214,7 @@ async def test_one_command_runs_all_of_it_and_one_ctrl_c_ends_it(
         assert re.search(r"chat: http://127\.0\.0\.1:\d+ \(the broker: http://", example.output)
         broker = example.broker_pid()
         assert example.interrupt() == 0
-        assert not alive(broker)
+        assert not is_running(broker)
     assert "Traceback" not in example.output
 
 
@@ -257,7 +233,7 @@ async def test_ctrl_c_in_mid_answer_ends_all_of_it(context: BrowserContext, flag
         await ask(context, example)
         broker = example.broker_pid()
         assert example.interrupt() == 0
-        assert not alive(broker)
+        assert not is_running(broker)
     assert "Traceback" not in example.output
 
 

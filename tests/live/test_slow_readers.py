@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from broker.fanout.backpressure import TOPIC_BYTES
+from broker.fanout.backpressure import MAX_TOPIC_BYTES
 from broker.fanout.feed import PIECE_BYTES
-from broker.log.log import ENTRY_OVERHEAD_BYTES
+from broker.log.entry import ENTRY_OVERHEAD_BYTES
 from broker.web.handover import SEND_BUFFER_BYTES
 from tests.live.crowd import SMALL_BUFFER_BYTES, BadReaders, BadReading, GoodReaders
 from tests.support.broker_process import BrokerProcess
@@ -61,7 +61,7 @@ def resident_bound(streams: int, lagging: int) -> int:
     """I4: what the broker may take beside what it took when nobody was there."""
     log = RETENTION_BYTES + RETENTION_EVENTS * ENTRY_OVERHEAD_BYTES
     batch = BATCH_EVENTS * (EVENT_BYTES + ENTRY_OVERHEAD_BYTES + 100)
-    on_its_way = TOPIC_BYTES + batch
+    on_its_way = MAX_TOPIC_BYTES + batch
     return streams * CONNECTION_BYTES + lagging * PIECE_BYTES + log + 2 * on_its_way + SLACK_BYTES
 
 

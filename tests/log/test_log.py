@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from broker import sse
 from broker.events import SEQUENCE_BITS, EventId, id_at, id_seconds
-from broker.log.log import ENTRY_OVERHEAD_BYTES, Entry, Log
+from broker.log.entry import ENTRY_OVERHEAD_BYTES, Entry
+from broker.log.log import Log
 from broker.topics import Retention
 
 START = 1_763_791_200_000 << SEQUENCE_BITS
@@ -114,7 +115,7 @@ class LogAgainstList(RuleBasedStateMachine):
             self.first += 1
 
     def is_held(self, past: Past) -> bool:
-        return self.log.hold is not None and past.id > self.log.hold
+        return self.log.trim_barrier is not None and past.id > self.log.trim_barrier
 
     @precondition(lambda self: not self.is_closed)
     @rule()
@@ -135,8 +136,12 @@ class LogAgainstList(RuleBasedStateMachine):
     @rule(move=st.data())
     def hold(self, move: Any) -> None:
         """A hub holds from the newest on, and only ever moves its hold forward, or lets go."""
-        places = [self.log.last, None, *(past.id for past in self.kept if past.id > (self.log.hold or 0))]
-        self.log.hold = move.draw(st.sampled_from(places), label="hold")
+        places = [
+            self.log.last,
+            None,
+            *(past.id for past in self.kept if past.id > (self.log.trim_barrier or 0)),
+        ]
+        self.log.trim_barrier = move.draw(st.sampled_from(places), label="hold")
 
     @precondition(lambda self: self.kept)
     @rule(data=st.data())
@@ -187,7 +192,7 @@ class LogAgainstList(RuleBasedStateMachine):
             missed = any(past.id > cursor and past.id not in seen and not past.end for past in self.history)
             assert self.log.has_gap(cursor) == (unknown or missed), cursor
             cut = any(past.id > cursor and past.id not in kept for past in self.history)
-            assert self.log.is_past(cursor) == (unknown or cut), cursor
+            assert self.log.has_moved_past(cursor) == (unknown or cut), cursor
 
     @invariant()
     def starts_a_reader_where_nothing_is_skipped(self) -> None:
@@ -195,7 +200,7 @@ class LogAgainstList(RuleBasedStateMachine):
             start = self.log.start_after(cursor)
             assert start >= cursor
             assert not self.log.has_gap(start)
-            assert not self.log.is_past(start)
+            assert not self.log.has_moved_past(start)
             assert held(self.log, start) == [past.id for past in self.seen if past.id > cursor]
 
     @invariant()
@@ -206,7 +211,7 @@ class LogAgainstList(RuleBasedStateMachine):
             assert (
                 held(self.log, start) == [past.id for past in self.seen][-wanted or len(self.history) + 1 :]
             )
-            assert not self.log.is_past(start)
+            assert not self.log.has_moved_past(start)
 
 
 LogAgainstList.TestCase.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
@@ -250,7 +255,7 @@ def test_silence_longer_than_retention_is_no_gap() -> None:
 
 def test_what_is_on_its_way_is_not_trimmed() -> None:
     log = filled(10, Retention(events=1, bytes=1, seconds=1))
-    log.hold = ids(10)[3]
+    log.trim_barrier = ids(10)[3]
     log.trim(id_seconds(log.last) + 100)
     log.empty()
     assert held(log) == ids(10)[4:]
@@ -258,7 +263,7 @@ def test_what_is_on_its_way_is_not_trimmed() -> None:
 
 def test_clear_hides_from_newcomers_what_subscribers_are_still_to_be_written() -> None:
     log = filled(3)
-    log.hold = START
+    log.trim_barrier = START
     end = log.last + SECOND
     log.clear(end, sse.control("broker.end", {"topic": "a", "reason": "deleted"}, end))
     assert held(log) == [*ids(3), end]
@@ -324,7 +329,7 @@ def test_the_end_stays_whatever_goes() -> None:
 
 def test_a_log_that_grows_behind_its_end_is_open_again() -> None:
     log = closed(1)
-    log.hold = START
+    log.trim_barrier = START
     end, event = log.last, log.last + SECOND
     log.append_after(end, event, frame(event))
     assert (log.end, held(log)) == (None, [*ids(1), event])
@@ -353,12 +358,12 @@ def test_who_was_not_told_of_a_loss_behind_the_end_has_a_gap_after_a_delete() ->
 
 def test_those_who_are_still_to_be_written_get_the_end_before_the_topic_was_deleted() -> None:
     log = closed(2)
-    log.hold = START
+    log.trim_barrier = START
     end = log.last
     log.clear(end + SECOND, b"end")
     assert held(log) == [*ids(2), end, end + SECOND]
     assert log.end is None
-    log.hold = None
+    log.trim_barrier = None
     log.trim(id_seconds(log.last))
     assert (held(log), log.bytes) == ([], 0)
     assert not log.has_gap(ids(2)[-1])
@@ -376,7 +381,7 @@ def test_a_loss_is_a_gap_in_its_place_and_no_event() -> None:
     for cursor in ids(2):
         assert log.start_after(cursor) == cursor, "who starts before it is told in its place"
         assert not log.has_gap(cursor)
-        assert not log.is_past(cursor)
+        assert not log.has_moved_past(cursor)
 
 
 def test_where_there_are_gaps_only_no_event_is_left_to_start_from() -> None:

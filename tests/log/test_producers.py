@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.errors import OutOfOrder
-from broker.log.producers import MOST_PRODUCERS, ProducerSequences
+from broker.log.producers import MAX_PRODUCERS, ProducerSequences
 
 
 def test_a_repeated_part_is_known_and_the_rest_is_not() -> None:
@@ -27,7 +27,7 @@ def test_a_hole_is_refused_with_the_number_that_is_expected(name: str, first: in
 
 def test_who_has_published_longest_ago_is_forgotten_first() -> None:
     producers = ProducerSequences()
-    for number in range(MOST_PRODUCERS):
+    for number in range(MAX_PRODUCERS):
         producers.advance(f"p{number}", 2)
     producers.advance("p0", 3)
     producers.advance("one more", 2)

@@ -24,7 +24,7 @@ from broker.log.start import (
     from_cursor,
     from_last,
     from_since,
-    has_all,
+    has_seen_all,
     position,
 )
 from broker.topics import Retention
@@ -194,6 +194,7 @@ def test_after_something_from_before_the_store_was_born() -> None:
     where = at(after(-2000), log)
     assert where.gaps == ("lost",)
     assert delivered(where, log) == [id_of(1)]
+    assert at(After(BORN, ""), log_of(1, 2, keep=1)).gaps == ("trimmed",)
 
 
 def test_ahead_of_the_store_gets_what_is_new_only() -> None:
@@ -201,6 +202,13 @@ def test_ahead_of_the_store_gets_what_is_new_only() -> None:
     where = at(after(3), log)
     assert where.gaps == ("unknown-id",)
     assert where.cursor == id_of(2)
+
+
+def test_a_cursor_at_the_newest_id_stays_there_though_that_event_is_still_on_its_way() -> None:
+    """I1: the subscriber has it from another instance."""
+    state = StateValue(BORN, id_of(2), id_of(1))
+    where = position(after(2), "a", [log_of(1)], state)
+    assert (where.cursor, where.gaps) == (id_of(2), ())
 
 
 def test_malformed_gets_everything_kept() -> None:
@@ -321,11 +329,12 @@ def test_new_events_only_of_topics_of_which_some_have_ended() -> None:
 
 def test_no_id_follows_an_end_that_is_the_newest_of_all() -> None:
     """I1: the second `broker.open` would have the id of the end before it."""
-    first, last, live = closed_log(1), closed_log(3), log_of(2)
-    where = at(Latest(), first, last, live)
-    assert [event_id for _, _, event_id in told(where)][1:3] == [format_id(first.last), format_id(last.last)]
-    assert where.preface.endswith(sse.control("broker.open", {"topics": ["c"]}))
-    assert (where.topics, where.cursor) == (("c",), last.last)
+    first, middle, last, live = closed_log(1), closed_log(2), closed_log(3), log_of(2)
+    where = at(Latest(), last, first, middle, live)
+    ends = [format_id(log.last) for log in (first, middle, last)]
+    assert [event_id for _, _, event_id in told(where)][1:4] == ends
+    assert where.preface.endswith(sse.control("broker.open", {"topics": ["d"]}))
+    assert (where.topics, where.cursor) == (("d",), last.last)
 
 
 def test_an_end_that_is_not_heard_of_yet_is_no_past() -> None:
@@ -343,12 +352,17 @@ def test_the_end_is_delivered_wherever_one_starts(start: Start) -> None:
     assert delivered(at(start, ended), ended)[-1] == ended.last
 
 
+def test_who_has_all_events_of_an_ended_topic_but_not_its_end_has_no_gap() -> None:
+    where = at(after(2), closed_log(1, 2))
+    assert (where.topics, where.cursor, where.gaps) == (("a",), id_of(2), ())
+
+
 def test_who_has_the_end_is_left_out_of_that_topic() -> None:
     ended, live = closed_log(1), log_of(2, 3)
     where = at(after(2), ended, live)
     assert (where.topics, where.cursor, where.floors, where.preface) == (("b",), id_of(2), (), b"")
-    assert not has_all(after(2), [ended, live], known_at(id_of(3)))
-    assert has_all(after(2), [ended], known_at(id_of(3)))
+    assert not has_seen_all(after(2), [ended, live], known_at(id_of(3)))
+    assert has_seen_all(after(2), [ended], known_at(id_of(3)))
 
 
 @pytest.mark.parametrize(
@@ -366,20 +380,27 @@ def test_a_cursor_that_may_lack_something_behind_the_end_gets_a_gap_and_the_end(
 ) -> None:
     ended = closed_log(1)
     ended.lost_at = lost_at
-    assert not has_all(after(2), [ended], known)
+    assert not has_seen_all(after(2), [ended], known)
     where = position(after(2), "a", [ended], known)
     assert len(where.gaps) == 1
     assert delivered(where, ended) == [ended.last]
 
 
+def test_who_has_the_end_but_may_lack_what_came_behind_it_is_told() -> None:
+    ended = closed_log(1)
+    ended.lost_at = id_of(3)
+    where = position(After(ended.last, ""), "a", [ended], known_at(id_of(9)))
+    assert (where.gaps, delivered(where, ended)) == (("lost",), [ended.last])
+
+
 def test_a_cursor_at_the_end_of_what_may_be_lacking_lacks_nothing() -> None:
     ended = closed_log(1)
     ended.lost_at = id_of(2)
-    assert has_all(after(2), [ended], known_at(id_of(2)))
-    assert has_all(after(2), [ended], known_at(id_of(2), born=id_of(2)))
-    assert has_all(After(ended.last, ""), [closed_log(1)], known_at(ended.last))
+    assert has_seen_all(after(2), [ended], known_at(id_of(2)))
+    assert has_seen_all(after(2), [ended], known_at(id_of(2), born=id_of(2)))
+    assert has_seen_all(After(ended.last, ""), [closed_log(1)], known_at(ended.last))
 
 
 @pytest.mark.parametrize("start", [Latest(), Since(0), Last(1), Malformed("x")])
 def test_only_a_cursor_can_have_the_end(start: Start) -> None:
-    assert not has_all(start, [closed_log(1)], known_at(id_of(9)))
+    assert not has_seen_all(start, [closed_log(1)], known_at(id_of(9)))

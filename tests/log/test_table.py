@@ -8,7 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from broker import sse
 from broker.events import SEQUENCE_BITS, EventId, id_at
-from broker.log.log import ENTRY_OVERHEAD_BYTES, Log
+from broker.log.entry import ENTRY_OVERHEAD_BYTES
+from broker.log.log import Log
 from broker.log.table import LogTable
 from broker.topics import Retention, RetentionRules
 
@@ -95,8 +96,8 @@ class LogsAgainstMemory(RuleBasedStateMachine):
     @rule(topic=st.sampled_from(TOPICS), hold=st.booleans())
     def subscribe(self, topic: str, hold: bool) -> None:
         log = self.logs.pin(topic, self.now)
-        if hold and log.hold is None:
-            log.hold = log.last
+        if hold and log.trim_barrier is None:
+            log.trim_barrier = log.last
         self.pins.append(topic)
 
     @precondition(lambda self: self.pins)
@@ -106,7 +107,7 @@ class LogsAgainstMemory(RuleBasedStateMachine):
         if topic not in self.pins:
             log = self.logs.get(topic)
             assert log is not None, "I2: a pinned log is never given up"
-            log.hold = None
+            log.trim_barrier = None
         assert self.logs.unpin(topic) == (topic not in self.pins)
 
     @precondition(lambda self: self.pins)
@@ -115,8 +116,8 @@ class LogsAgainstMemory(RuleBasedStateMachine):
         topic = self.pins[index % len(self.pins)]
         log = self.logs.get(topic)
         assert log is not None
-        if log.hold is not None:
-            log.hold = log.last
+        if log.trim_barrier is not None:
+            log.trim_barrier = log.last
         self.logs.trim(topic, log, self.now)
 
     @rule(topic=st.sampled_from(TOPICS))
@@ -141,8 +142,8 @@ class LogsAgainstMemory(RuleBasedStateMachine):
         on_its_way = sum(
             len(entry.frame) + len(entry.enveloped or b"") + ENTRY_OVERHEAD_BYTES
             for topic in set(self.pins)
-            if (log := self.logs.get(topic)) is not None and log.hold is not None
-            for entry in log.after(log.hold)
+            if (log := self.logs.get(topic)) is not None and log.trim_barrier is not None
+            for entry in log.after(log.trim_barrier)
         )
         assert self.logs.bytes <= max(MAX_BYTES, on_its_way)
         assert len(self.logs) <= MAX_TOPICS + len(set(self.pins))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from broker.node.commands import Cancel, Disconnect, Notice, Revoke, decode, encode
+from broker.node.commands import Cancel, Command, Disconnect, Revoke, decode, encode
 
 
 @pytest.mark.parametrize(
-    "notice",
+    "command",
     [
         Disconnect(1.5, subject="ann\n\u2028"),
         Disconnect(1.5, topic="news"),
@@ -17,9 +17,9 @@ from broker.node.commands import Cancel, Disconnect, Notice, Revoke, decode, enc
         Cancel("news", 3.0),
     ],
 )
-def test_decode_reads_what_encode_wrote(notice: Notice) -> None:
-    text = encode(notice)
-    assert decode(text) == notice
+def test_decode_reads_what_encode_wrote(command: Command) -> None:
+    text = encode(command)
+    assert decode(text) == command
     assert "\n" not in text
 
 

@@ -1,4 +1,4 @@
-"""Subscribers and a publisher that reconnect while a test disturbs the broker, and record what they receive."""
+"""Subscribers and a publisher that reconnect while a test disturbs the broker, and record the events they receive."""
 
 from __future__ import annotations
 

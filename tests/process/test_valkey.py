@@ -61,7 +61,7 @@ def test_nothing_outlives_a_killed_broker_and_the_directory_is_free_at_once(data
 
 
 async def test_a_killed_server_is_restarted_and_subscribers_stay_connected(data: Path) -> None:
-    """Their connections stay open: the store reads what it missed."""
+    """Their connections stay open: the store repairs its logs."""
     with BrokerProcess(data=data, workers=2, **FAST_RECONNECTS) as broker:
         async with following(broker.url) as followers:
             await followers.more()

@@ -7,7 +7,7 @@ from time import time
 
 import pytest
 
-from broker.fanout import backpressure, fanout
+from broker.fanout import fanout, feed_table
 from broker.settings import Settings
 from broker.stores.redis.link import READ_BYTES
 from tests.stores.conftest import StartServer
@@ -16,6 +16,7 @@ from tests.support.local_broker import Server
 
 EVENTS, EVENT_BYTES, BATCH = 400, 10_000, 20
 SUBSCRIBERS = 40
+BACKLOG_BYTES = 500_000
 
 
 async def test_i4_reading_waits_for_the_fan_out(
@@ -28,15 +29,16 @@ async def test_i4_reading_waits_for_the_fan_out(
     await other.start()
     try:
         streams = [await other.subscribe("/topics/a") for _ in range(SUBSCRIBERS)]
-        monkeypatch.setattr(backpressure, "ALL_BYTES", 500_000)
-        monkeypatch.setattr(fanout, "SLICE_WRITES", 2)  # much slower than payloads arrive
+        for module in (fanout, feed_table):
+            monkeypatch.setattr(module, "MAX_BYTES", BACKLOG_BYTES)
+        monkeypatch.setattr(fanout, "WRITES_PER_TURN", 2)  # much slower than payloads arrive
         most, pauses = 0, 0
         done = asyncio.Event()
 
         async def look() -> None:
             nonlocal most, pauses
             while not done.is_set():
-                most = max(most, other.node._hub.backlog)
+                most = max(most, other.node.streams.hub.feeds.backlog)
                 pauses += not other.node._store._delivery.flowing.is_set()  # type: ignore[attr-defined]
                 await asyncio.sleep(0)
 
@@ -48,9 +50,7 @@ async def test_i4_reading_waits_for_the_fan_out(
         done.set()
         await looking
         assert pauses
-        at_once = (
-            backpressure.ALL_BYTES + 2 * READ_BYTES
-        )  # a read before the pause, and a payload that had begun
+        at_once = BACKLOG_BYTES + 2 * READ_BYTES  # a read before the pause, and a payload that had begun
         assert most <= at_once < EVENTS * EVENT_BYTES / 3
         assert await ready(other)
     finally:

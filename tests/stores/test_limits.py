@@ -124,7 +124,7 @@ async def test_refused_and_early_closed_streams_are_not_counted(start: Start) ->
         _, writer = await server.send(b"GET /topics/a HTTP/1.1\r\nHost: x\r\n\r\n")
         writer.transport.abort()
     await server.request("GET", "/healthz")  # is accepted after all of them
-    await until(lambda: not (server.node.admission._held or server.requesting), "all are gone")
+    await until(lambda: not (server.node.limits._connections or server.requesting), "all are gone")
     assert await is_let_in(server)
     assert await is_let_in(server)
     assert await is_let_in(server) is None
@@ -209,7 +209,7 @@ async def test_a_slowed_body_does_not_delay_the_end(start: Start) -> None:
     watching = await server.subscribe("/topics/a?since=earliest")
     await watching.data(100)
     async with asyncio.timeout(5):
-        await server.node.drain()
+        await server.node.streams.drain()
         stopping = asyncio.ensure_future(server._runner.cleanup())
         answer = await reader.read(2000)
         await stopping

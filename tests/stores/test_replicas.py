@@ -10,10 +10,9 @@ from broker.events import EventId, id_at
 from broker.fanout.feed import Feed, FeedKey
 from broker.log.table import LogTable
 from broker.stores.redis.delivery import Delivery
-from broker.stores.redis.payloads import TopicUpdate, decode_payload
+from broker.stores.redis.formats import StoreHistory, TopicEnd, TopicPage, TopicUpdate, decode_payload
 from broker.stores.redis.replica import BUFFER_BYTES, TRANSITIONS, Phase, TopicReplica
 from broker.stores.redis.replicas import Replicas
-from broker.stores.redis.replies import StoreHistory, TopicEnd, TopicPage
 from broker.topics import Retention, RetentionRules
 from tests.support.store_harness import RecordingOwner
 
@@ -49,6 +48,10 @@ class Harness:
         delivery = Delivery()
         delivery.start(self.owner)
         self.replicas = Replicas(logs, lambda: NOW, delivery, topic_memory_seconds=MEMORY_SECONDS)
+
+    @property
+    def complete_to(self) -> EventId:
+        return self.replicas.complete_to.value
 
     @property
     def delivered(self) -> list[str]:
@@ -139,16 +142,16 @@ def test_i2_a_call_for_several_topics_is_complete_with_its_last_payload(harness:
     """Ids 1 and 3 are a's, 2 is b's: a subscriber of both is not written 3 before b's payload arrived."""
     one, other = harness.read("a"), harness.read("b")
     harness.replicas.received(at(0), 1)
-    both = Feed(FeedKey(("a", "b"), False), [one.log, other.log], at(0))
+    both = Feed(FeedKey(("a", "b"), False), [one.log, other.log], harness)
     payloads = [
         decode_payload(b"E 1 0-0 %d 1 1 2 0 8 2 8\ndata: 1\ndata: 3\n" % (NOW * 1000)),
         decode_payload(b"E 1 0-0 %d 1 3 1 1 8\ndata: 2\n" % (NOW * 1000)),
     ]
     assert isinstance(payloads[0], TopicUpdate) and isinstance(payloads[1], TopicUpdate)
     harness.receive_update("a", payloads[0])
-    assert both.end(harness.replicas.complete_to.value) == at(1)
+    assert both.end() == at(1)
     harness.receive_update("b", payloads[1])
-    assert both.end(harness.replicas.complete_to.value) == at(3)
+    assert both.end() == at(3)
     piece = both.piece_after(at(0), at(3))
     assert piece is not None and piece.chunk.count(b"data:") == 3
 
@@ -219,7 +222,7 @@ def test_i2_a_loss_is_a_gap_in_each_topic_of_a_connection(harness: Harness) -> N
     harness.replicas.learn(LOSS_AT_5)
     for topic in "abc":
         harness.receive(topic, *[6], prev=at(0), epoch=2)
-    feed = Feed(FeedKey(("a", "b", "c"), False), logs, at(0))
+    feed = Feed(FeedKey(("a", "b", "c"), False), logs, harness)
     piece = feed.piece_after(at(1), at(5))
     assert piece is not None
     assert (piece.gaps, piece.end, piece.events) == (("lost",) * 3, at(5), 0)

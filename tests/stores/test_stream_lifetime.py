@@ -110,7 +110,9 @@ async def test_a_stream_gets_all_events_before_it_ends(brokers: Brokers) -> None
 
 
 def _has_ended(server: Server) -> bool:
-    return not len(server.node._hub) or all(s.feed is None for s in server.node._hub.subscribers)
+    return not len(server.node.streams.hub) or all(
+        s.feed is None for s in server.node.streams.hub.subscribers
+    )
 
 
 async def test_revoked_by_its_id(brokers: Brokers) -> None:
@@ -179,7 +181,7 @@ async def test_a_revoked_token_stops_a_streamed_body(brokers: Brokers) -> None:
     watching = await follow(server, ADMIN, "/topics/a?since=earliest")
     assert await watching.data(1) == ["1"]
     assert (await order(brokers[0], "revoke", jti="7")).status == 202
-    await until(lambda: len(server.node._dismissals.revocations) == 1, "the revocation arrives")
+    await until(lambda: len(server.node.streams.evictions.revocations) == 1, "the revocation arrives")
     writer.write(b"%x\r\n%b\r\n" % (len(line % 2), line % 2))
     async with asyncio.timeout(10):
         answer = (await reader.read(2000)).decode()
@@ -192,5 +194,5 @@ async def test_a_revocation_is_known_to_an_instance_that_starts_later(start_one:
     token = HMAC.token(subscribe=["a"], jti="7")
     assert (await order(await start_one(), "revoke", jti="7", exp=time() + 60)).status == 202
     later = await start_one()
-    await until(lambda: len(later.node._dismissals.revocations) == 1, "it has read it")
+    await until(lambda: len(later.node.streams.evictions.revocations) == 1, "it has read it")
     assert await status(later, token) == 401

@@ -68,7 +68,7 @@ async def test_a_topic_may_be_larger_than_the_memory_for_logs(
 async def test_no_gap_when_a_watched_topic_is_forgotten(start_harness: StartHarness) -> None:
     one, other = await start_harness(max_topics=3), await start_harness()
     (log,) = await other.store.logs.watch(["a"], Latest())
-    log.hold = log.last
+    log.trim_barrier = log.last
     (first,) = await publish(one, "a")
     for number in range(10):
         await publish(one, f"t{number}")

@@ -134,8 +134,9 @@ class Stream(EventStream):
             data = self.socket.recv(most)
         except ConnectionError:
             return False
+        before = len(self.body)
         self.feed(data)
-        return bool(data)
+        return len(self.body) > before or (bool(data) and not self.is_complete)
 
     def read_head(self) -> Self:
         """Read until the head is complete."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from broker import sse
 from broker.auth.grants import UNRESTRICTED_CALLER
 from broker.fanout.feed import FeedKey
 from broker.fanout.hub import Hub
+from broker.fanout.owner import StreamTimes
 from broker.fanout.subscriber import CloseReason, Subscriber
 from broker.log.log import Log
 from broker.sse import Decoder
@@ -21,37 +22,60 @@ BUFFER = 16 << 10
 
 
 class HubHarness:
-    """A hub, its logs, and the far ends of its subscribers' connections.
+    """A hub; its owner, logs and loop; and the far ends of its subscribers' connections.
 
     Time is the test's (`now`); what the hub schedules runs when the test calls `turn`. The logs are complete up to their
-    last event, unless the test sets `complete_to`.
+    last event, unless the test sets `incomplete_after`.
     """
 
     def __init__(self, max_age_seconds: float = 0) -> None:
         self.now = 1000.0
         self.last = 0
-        self.complete_to: int | None = None
+        self.incomplete_after: int | None = None
         self.logs: dict[str, Log] = {}
         self.retention = KEEP
-        self.scheduled: list[object] = []
-        self.closed: list[CloseReason] = []
+        self.scheduled: list[Callable[[], object]] = []
+        self.closes: list[CloseReason] = []
         self.gaps: list[str] = []
         self.released: list[str] = []
         self.far: dict[Subscriber, socket.socket] = {}
-        self.hub = Hub(
-            call_soon=self.scheduled.append,
-            monotonic=lambda: self.now,
-            complete_to=lambda: self.last if self.complete_to is None else self.complete_to,
-            on_released=self.released.extend,
-            on_written=lambda topic: self.logs[topic].trim(0),
-            on_shrunk=lambda: None,
-            on_closed=lambda _subscriber, reason, age: self.closed.append(reason),
-            on_gap=lambda reason, subscribers: self.gaps.extend([reason] * subscribers),
-            on_aged=lambda subscriber: self.hub.finish(subscriber, CloseReason.MAX_AGE, b"retry: 1\n"),
-            heartbeat_seconds=15,
-            slow_seconds=30,
-            max_age_seconds=max_age_seconds,
-        )
+        self.hub = Hub(self, self, self, StreamTimes(15, 30, max_age_seconds))
+
+    # The hub's loop
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, callback: Callable[[], object], /) -> None:
+        self.scheduled.append(callback)
+
+    # Where its logs come from
+
+    @property
+    def complete_to(self) -> int:
+        return self.last if self.incomplete_after is None else self.incomplete_after
+
+    def unwatch(self, topics: Sequence[str]) -> None:
+        self.released.extend(topics)
+
+    def trim(self, topic: str) -> None:
+        self.logs[topic].trim(0)
+
+    def resume(self) -> None:
+        pass
+
+    # Its owner
+
+    def closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
+        self.closes.append(reason)
+
+    def gap_sent(self, reason: str, subscribers: int) -> None:
+        self.gaps.extend([reason] * subscribers)
+
+    def aged(self, subscriber: Subscriber) -> None:
+        self.hub.finish(subscriber, CloseReason.MAX_AGE, b"retry: 1\n")
+
+    # What tests do
 
     def log(self, topic: str) -> Log:
         if topic not in self.logs:
@@ -63,7 +87,7 @@ class HubHarness:
         frame = sse.frame(sse.lines(data), self.last)
         self.log(topic).append(self.last, frame)
         self.log(topic).trim(0)
-        self.hub.delivered_to(topic, len(frame))
+        self.hub.fan_out.delivered(topic, len(frame))
         return self.last
 
     def publish_after_gap(self, topic: str, data: bytes, prev: int) -> int:
@@ -71,7 +95,7 @@ class HubHarness:
         self.last = prev + 1
         frame = sse.frame(sse.lines(data), self.last)
         self.log(topic).append_after(prev, self.last, frame, gap="lost")
-        self.hub.delivered_to(topic, len(frame))
+        self.hub.fan_out.delivered(topic, len(frame))
         return self.last
 
     def lose(self, *topics: str) -> None:
@@ -79,19 +103,19 @@ class HubHarness:
         self.last += 1
         for topic in topics:
             self.log(topic).lose(self.last)
-            self.hub.delivered_to(topic, 0)
+            self.hub.fan_out.delivered(topic, 0)
 
     def close(self, topic: str) -> None:
         self.last += 1
         frame = sse.end(topic, "closed", self.last)
         self.log(topic).close(self.last, frame)
-        self.hub.delivered_to(topic, len(frame))
+        self.hub.fan_out.delivered(topic, len(frame))
 
     def delete(self, topic: str) -> None:
         self.last += 1
         frame = sse.control("broker.end", {"topic": topic}, self.last)
         self.log(topic).clear(self.last, frame)
-        self.hub.delivered_to(topic, len(frame))
+        self.hub.fan_out.delivered(topic, len(frame))
 
     async def subscribe(
         self, *topics: str, cursor: int | None = None, floors: Sequence[int] = (), is_gone: bool = False
@@ -114,7 +138,7 @@ class HubHarness:
         """One turn of the loop: what is scheduled now."""
         scheduled, self.scheduled[:] = list(self.scheduled), []
         for call in scheduled:
-            call()  # type: ignore[operator]
+            call()
         return bool(scheduled)
 
     def run(self) -> None:
@@ -134,7 +158,7 @@ class HubHarness:
     async def closing(self, count: int = 1) -> None:
         """Let the loop work until `count` connections are gone."""
         async with asyncio.timeout(10):
-            while len(self.closed) < count:
+            while len(self.closes) < count:
                 await asyncio.sleep(0)
 
     async def read_all(self, subscriber: Subscriber, until: int) -> list[int]:

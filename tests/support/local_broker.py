@@ -55,7 +55,7 @@ class Server:
 
     def subscribers_of(self, topic: str) -> int:
         """How many are subscribed to a topic here."""
-        return self.node._hub._feeds.count(topic)
+        return self.node.streams.hub.feeds.count(topic)
 
     @property
     def requesting(self) -> int:

@@ -9,21 +9,19 @@ from __future__ import annotations
 import shutil
 import signal
 import socket
-import subprocess
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support.child_process import ChildProcess, RestartableProcess
 from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
-START_SECONDS = 20
-STOP_SECONDS = 20
+START_SECONDS = 60
 SYNC_SECONDS = 20
 
 LOOPBACK = "127.0.0.1"
@@ -43,81 +41,38 @@ def redis() -> str | None:
     return REDIS if Path(REDIS).exists() else None
 
 
-class _Process:
+class _Process(RestartableProcess):
     """A program that is run with a configuration file of its own; a context manager.
 
     The file is written once: a program may rewrite it (a failover does), and finds that again when it is started again.
     """
 
     def __init__(self, directory: Path, program: str, config: list[str], arguments: list[str]) -> None:
+        super().__init__()
         self.directory = directory
         self.program = program
         self._arguments = arguments
-        self._process: subprocess.Popen[bytes] | None = None
         self._config = directory / "server.conf"
         directory.mkdir(parents=True, exist_ok=True)
         self._config.write_text("".join(f"{line}\n" for line in config))
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.running:
-            self.kill()
-
-    @property
-    def running(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    @property
-    def output(self) -> str:
-        """All it printed since it was first started."""
-        return (self.directory / "output").read_text(errors="replace")
-
     def start(self) -> None:
-        """Start it, and wait until it answers."""
-        with (self.directory / "output").open("ab") as output:
-            self._process = subprocess.Popen(
-                [self.program, str(self._config), *self._arguments],
-                cwd=self.directory,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-        wait_for(lambda: self._answers() or not self.running, f"{self.program} answers", START_SECONDS)
-        assert self.running, f"{self.program} did not start: {self.output}"
+        self._last = ChildProcess([self.program, str(self._config), *self._arguments], cwd=self.directory)
+        self._last.wait_until_up(self._answers, START_SECONDS)
 
     def stop(self) -> None:
-        """SIGTERM: it writes its append-only file to the end, and an RDB file where it has `save` lines."""
-        self._end(signal.SIGTERM)
-
-    def kill(self) -> None:
-        """SIGKILL: what it had not written is lost."""
-        self._end(signal.SIGKILL)
+        """SIGTERM: it writes its append-only file to the end, and an RDB file if it has `save` lines."""
+        self.send_signal(signal.SIGTERM)
+        self.resume()
+        self._process.wait()
 
     def pause(self) -> None:
         """SIGSTOP: connections stay open, nothing is answered."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        self.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT."""
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
-
-    def _end(self, number: signal.Signals) -> None:
-        assert self._process is not None
-        self._process.send_signal(number)
-        if number is not signal.SIGKILL:
-            self.resume()
-        self._process.wait(STOP_SECONDS)
+        self.send_signal(signal.SIGCONT)
 
     def _answers(self) -> bool:
         raise NotImplementedError

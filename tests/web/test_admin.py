@@ -65,7 +65,7 @@ async def test_a_topic_is_disconnected_and_others_are_not(server: Server) -> Non
         assert re.search(rb"\n\nretry: \d+\n$", ended), "and it may come back"
     await server.publish("b", "after")
     assert await other.data(1) == ["after"]
-    await until(lambda: len(server.node._hub) == 1, "the two are gone")
+    await until(lambda: len(server.node.streams.hub) == 1, "the two are gone")
     assert b'broker_closes_total{reason="disconnected"} 2.0' in server.node.metrics.text()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from broker.metrics import Metrics
 from broker.web.connection_timeouts import SLICE_TIMEOUTS, ConnectionTimeouts, TimeoutReason
@@ -46,11 +45,6 @@ class Connection:
         self.reason = reason
 
 
-@dataclass
-class Streams:
-    streams: int = 0
-
-
 class Bench:
     """`ConnectionTimeouts` with limits of 10 s for a head, 75 s between requests and 30 s for an answer."""
 
@@ -59,7 +53,7 @@ class Bench:
         self.metrics = Metrics()
         self.timeouts = ConnectionTimeouts(
             self.timer,  # type: ignore[arg-type]
-            Streams(streams),
+            range(streams),
             self.metrics,
             max_descriptors=max_descriptors,
             head_seconds=10,
@@ -211,7 +205,7 @@ async def test_the_timer_stops() -> None:
     connection = Connection()
     timeouts = ConnectionTimeouts(
         asyncio.get_running_loop(),
-        Streams(),
+        (),
         Metrics(),
         max_descriptors=1,
         head_seconds=0.001,

@@ -266,7 +266,7 @@ async def test_without_a_cursor_a_closed_topic_answers_as_any_other(
     assert (stream.status, [event.type for event in stream.events]) == (200, expected)
     assert json.loads(stream.events[-1].data) == {"topic": "answer", "reason": "closed"}
     await until(lambda: server.subscribers_of("answer") == 0, "it is subscribed no more")
-    assert len(server.node._hub) == 0
+    assert len(server.node.streams.hub) == 0
 
 
 async def test_new_events_only_of_topics_of_which_some_have_ended(server: Server) -> None:

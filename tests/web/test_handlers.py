@@ -45,7 +45,7 @@ async def services() -> AsyncIterator[Services]:
     made = Services(
         settings,
         node,
-        Authenticator(FULL_ACCESS, None, None, node, origins, None, time),
+        Authenticator(FULL_ACCESS, None, None, node.streams.evictions, origins, None, time),
         BodyReader(metrics, body_seconds=10, stream_idle_seconds=10),
         Producers(node, 10),
         ResponseHeaders(origins),
@@ -219,7 +219,7 @@ async def test_nothing_more_comes_behind_the_end(services: Services) -> None:
 
 
 async def test_a_refused_event_source_is_asked_to_come_back(services: Services) -> None:
-    services.node.draining = True
+    services.node.streams.is_draining = True
     request = plain_request("GET", "/topics/news", ("Accept", "text/event-stream"), topic="news")
     answer = await read_topic(services, request)
     assert isinstance(answer, Answer)

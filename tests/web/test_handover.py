@@ -25,7 +25,7 @@ from tests.support.waiting import until
 
 
 def subscribers(server: Server) -> int:
-    return len(server.node._hub)
+    return len(server.node.streams.hub)
 
 
 async def test_aiohttp_forgets_the_connection(server: Server) -> None:
@@ -121,7 +121,7 @@ async def test_i4_the_kernels_buffer_is_bounded(serve: Serve) -> None:
     server = await serve(heartbeat_seconds=7, slow_seconds=11)
     stream = await server.subscribe("/topics/news")
     await stream.event(1)
-    (subscriber,) = server.node._hub.subscribers
+    (subscriber,) = server.node.streams.hub.subscribers
     sock = subscriber._transport.get_extra_info("socket")
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * SEND_BUFFER_BYTES
     assert subscriber._transport.get_write_buffer_limits() == (0, 0)
@@ -159,7 +159,7 @@ async def test_cleanup_does_not_wait_for_streams() -> None:
     node = runner.app[SERVICES].node
     async with asyncio.timeout(10):
         await runner.cleanup()
-    assert len(node._hub) == 0
+    assert len(node.streams.hub) == 0
     await close(writer)
 
 
@@ -188,15 +188,15 @@ async def test_tls_peers_that_reset_harm_nobody() -> None:
         writers.append(writer)
     for _ in range(20):
         await node.publish([("news", sse.lines(b"x" * 200_000))])
-    await until(lambda: node._hub.lagging > 20, "many lag")
+    await until(lambda: node.streams.hub.lagging > 20, "many lag")
     for writer in writers:
         writer.transport.abort()
     async with asyncio.timeout(10):
-        while len(node._hub):
-            node._hub.walk()  # at every turn of the loop: also when a connection is half gone
+        while len(node.streams.hub):
+            node.streams.hub.sweep()  # at every turn of the loop: also when a connection is half gone
             await asyncio.sleep(0)
     assert set(node.checks().values()) == {"ok"}
-    assert not node._hub._fan_out._behind
+    assert not node.streams.hub.fan_out._behind
     await runner.cleanup()
 
 
@@ -230,7 +230,7 @@ async def test_tls() -> None:
     closes = lambda: node.metrics.registry.get_sample_value("broker_closes_total", {"reason": "slow"})  # noqa: E731
     await until(closes, "the one that reads nothing is closed")
     await close(good[1])
-    await until(lambda: len(node._hub) == 0, "both are gone")
+    await until(lambda: len(node.streams.hub) == 0, "both are gone")
     stuck[1].transport.abort()
     await runner.cleanup()
 

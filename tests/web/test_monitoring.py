@@ -20,8 +20,8 @@ async def test_health_and_readiness(server: Server) -> None:
 
 async def test_readiness_fails_while_draining_and_browsers_are_sent_elsewhere(serve: Serve) -> None:
     server = await serve(drain_seconds=30, drain_notice_seconds=30)
-    draining = asyncio.ensure_future(server.node.drain())
-    await until(lambda: server.node.draining, "draining")
+    draining = asyncio.ensure_future(server.node.streams.drain())
+    await until(lambda: server.node.streams.is_draining, "draining")
     answer = await server.request("GET", "/readyz")
     assert (answer.status, answer.json()["checks"]["accepting"]) == (503, "draining")
     browser = await server.subscribe("/topics/news")

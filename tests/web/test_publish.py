@@ -469,10 +469,10 @@ async def test_who_waits_for_subscribers_to_be_written_goes_on_when_these_are_cu
 ) -> None:
     stream = await server.subscribe("/topics/news")
     await stream.event(1)
-    monkeypatch.setattr(server.node._hub._fan_out, "_turn", lambda: None)  # nothing is written any more
+    monkeypatch.setattr(server.node.streams.hub.fan_out, "_turn", lambda: None)  # nothing is written any more
     for _ in range(5):
         await server.publish("news", "x" * 250_000)
     waiting = asyncio.ensure_future(server.publish("news", "x"))
-    await until(lambda: server.node._gate._queue, "a publisher waits")
-    server.node.cut()
+    await until(lambda: server.node._backpressure._queue, "a publisher waits")
+    server.node.streams.cut()
     assert await waiting

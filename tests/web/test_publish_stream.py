@@ -376,7 +376,7 @@ async def test_a_slow_reader_is_told_once_it_reads(serve: Serve) -> None:
     await server.publish("a", "x" * 200_000)
     for _ in range(20):
         await server.publish("a", "y" * 200_000)
-    await until(lambda: server.node._hub.lagging == 1, "it lags")
+    await until(lambda: server.node.streams.hub.lagging == 1, "it lags")
     for _ in range(3):
         await server.request("POST", "/topics/a/cancel")
     await stream.until(lambda: b"broker.cancel" in stream.body)
@@ -418,14 +418,16 @@ async def test_readiness_has_a_check(server: Server) -> None:
 async def test_i4_however_often_a_producer_is_asked_to_stop_its_readers_are_told_by_one_order(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "SLICE_ACTS", 1)
+    monkeypatch.setattr(batches, "BATCH_ACTS", 1)
     streams = [await server.subscribe("/topics/a") for _ in range(5)]
     other = await server.subscribe("/topics/b")
     for _ in range(50):
-        await server.node.cancel("a")  # which waits for nothing in memory: no turn of the loop is between
-    assert len(server.node._slices) == 1
-    await until(lambda: not len(server.node._slices), "all are told")
-    await server.node.cancel("a")
+        await server.node.instances.cancel(
+            "a"
+        )  # which waits for nothing in memory: no turn of the loop is between
+    assert len(server.node.streams.batches) == 1
+    await until(lambda: not len(server.node.streams.batches), "all are told")
+    await server.node.instances.cancel("a")
     for stream in streams:
         while stream.body.count(b"event: broker.cancel") < 2:
             assert await stream.more()

@@ -1,7 +1,6 @@
 """The address of the server: parsed from the setting `redis_url`, and opened as a connection.
 
-Rules: the only module that reads such a URL. redis-py opens connections (TLS, authentication, database, Sentinel); `link` uses
-them.
+Rules: the only module that reads such a URL. redis-py opens connections: TLS, authentication, database, Sentinel.
 
     redis://[[user]:password@]host[:port][/database]          rediss:// for TLS
     unix://[[user]:password@]/path/to/socket[?db=number]
@@ -57,8 +56,7 @@ class Address(Protocol):
     """Leads to a server.
 
     Attributes:
-        shown: the address for logs, without passwords.
-        database: number of the database.
+        shown: for logs, without passwords.
     """
 
     @property
@@ -119,8 +117,7 @@ def parse(url: str) -> Address:
     """The address in `url`.
 
     Raises:
-        ValueError: the URL is malformed. The text explains why without quoting it: an unescaped password can turn up in any
-            part of it.
+        ValueError: it is malformed. The text never quotes it: an unescaped password can turn up in any part.
     """
     try:
         parts = urlsplit(url)
@@ -157,7 +154,7 @@ def _direct(shown: str, url: str, scheme: str) -> Direct:
 
 
 def _options(url: str) -> dict[str, Any]:
-    """A URL's options for redis-py's connections, in their types."""
+    """Options for redis-py's connections."""
     options: dict[str, Any] = dict(parse_url(url))
     database = options.setdefault("db", 0)
     if database < 0:
@@ -166,7 +163,7 @@ def _options(url: str) -> dict[str, Any]:
 
 
 def _checked(kind: type[AbstractConnection], options: dict[str, Any]) -> Mapping[str, Any]:
-    """All options of a connection, checked. The protocol is always RESP2, since `link` parses it."""
+    """The options, checked. The protocol is always RESP2, which `link` parses."""
     options = {**_OPTIONS, **options, "protocol": 2}
     try:
         kind(**options)

@@ -1,8 +1,8 @@
 """Commands to all instances.
 
-Rules: text; the store's owner knows their meaning. A command goes out on a channel of its own. One with an `until` is
-also kept in a sorted set until then: instances that start later or were disconnected read it there, and an instance that knows
-it writes it again if the server has lost it.
+Rules: text; the store's owner knows their meaning. A command goes out on a channel of its own. One with an `until` is also kept
+in a sorted set, for instances that start later or were disconnected. If the server has lost it, an instance that knows it
+writes it again.
 """
 
 from __future__ import annotations
@@ -22,10 +22,6 @@ RETRY_AFTER_SECONDS = 60
 
 class RedisBroadcast:
     """See the module; `stores.base.Broadcast`.
-
-    Args:
-        clock: seconds since 1970.
-        delivery: leads to the store's owner, which gets each command once.
 
     Attributes:
         is_complete: whether the kept commands were read since this instance subscribed.
@@ -59,7 +55,7 @@ class RedisBroadcast:
             )
 
     def receive(self, payload: bytes) -> None:
-        """A payload of the channel. Raises `ValueError` if no instance published it."""
+        """Raises `ValueError` if no instance published the payload."""
         instance, until, command = payload.decode().split("\n", 2)
         if instance != self._instance:
             self._take(command, float(until))
@@ -88,7 +84,6 @@ class RedisBroadcast:
         self.is_complete = True
 
     def sweep(self) -> None:
-        """Forget expired commands, a part of them at a time."""
         now = self._clock()
         for command in list(islice(self._kept, MAX_SWEEP)):
             until = self._kept.pop(command)

@@ -1,7 +1,7 @@
 """Reads entries from the store: all for a new replica, the missed ones for a stale replica, and older ones on request.
 
-Rules: owns the reading tasks. A replica may have changed whenever a reply arrives, so each step checks again. One call reads one
-page of one topic; calls of one loop turn leave in one write (see `script_pipeline`).
+Rules: owns the reading tasks. A replica may have changed when a reply arrives, so each step checks again. One call reads one
+page of one topic.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from broker.errors import Unavailable
 from broker.events import EventId, format_id
 from broker.stores.redis.connections import Connections
 from broker.stores.redis.delivery import Delivery
+from broker.stores.redis.formats import StoreHistory, TopicPage, decode_history, decode_id, decode_page
 from broker.stores.redis.names import Names
 from broker.stores.redis.replica import Phase, TopicReplica
 from broker.stores.redis.replicas import Replicas
-from broker.stores.redis.replies import StoreHistory, TopicPage, decode_history, decode_id, decode_page
 from broker.stores.redis.scripts import Script
 from broker.stores.redis.task_owner import TaskOwner
 from broker.topics import RetentionRules
@@ -57,19 +57,18 @@ class CatchUp:
     # Bring a replica up to date
 
     def make_live(self, replica: TopicReplica, after: EventId | None = None) -> asyncio.Task[None]:
-        """The task that makes `replica` LIVE. An EMPTY one starts after `after`; None: with the next event."""
+        """The task that makes `replica` LIVE; an EMPTY one starts after `after`, or with the next event."""
         task = self._live_tasks.get(replica)
         if task is None or task.done():
             task = self._live_tasks[replica] = self._tasks.spawn(self._make_live(replica, after))
         return task
 
     async def wait_live(self, replica: TopicReplica, after: EventId | None) -> None:
-        """Return when the task of `make_live` has ended, however it did."""
+        """Return when the task of `make_live` has ended or failed."""
         with contextlib.suppress(Exception):
             await asyncio.shield(self.make_live(replica, after))
 
     def cancel(self, replica: TopicReplica) -> None:
-        """Read nothing more for `replica`."""
         for tasks in (self._live_tasks, self._extend_tasks):
             task = tasks.pop(replica, None)
             if task is not None:
@@ -92,7 +91,7 @@ class CatchUp:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _read_to_end(self, replica: TopicReplica, after: EventId | None) -> EventId:
-        """Read all pages after the replica's tail; returns the store's last id as of the last page."""
+        """Read all pages; returns the store's last id as of the last one."""
         while True:
             await self._flowing.wait()
             cursor = after if replica.phase is Phase.EMPTY else replica.tail
@@ -108,7 +107,7 @@ class CatchUp:
     # Put older entries in front
 
     async def extend(self, replica: TopicReplica, complete_from: EventId) -> None:
-        """Read what the store holds between `complete_from` and the log's beginning. Concurrent callers share one reading."""
+        """Read the entries between `complete_from` and the log's beginning. Concurrent callers share a task."""
         task = self._extend_tasks.get(replica)
         if task is None or task.done():
             task = self._extend_tasks[replica] = self._tasks.spawn(self._extend(replica, complete_from))
@@ -123,14 +122,14 @@ class CatchUp:
             entries += page.entries
             more = page.more
             after = entries[-1][0] if entries else after
-        # If the log was trimmed meanwhile, there is a hole between; the caller will ask again.
+        # If the log was trimmed meanwhile, there is a hole, and the caller asks again.
         if replica.log.complete_from == upto > complete_from:
             self._replicas.prepend(replica, entries, complete_from)
 
     async def _read_page(
         self, topic: str, after: EventId | None, upto: str
     ) -> tuple[EventId, StoreHistory, TopicPage]:
-        """The store's last id, its history, and the topic's entries after `after` up to `upto`; None: no entries."""
+        """The store's last id and history, and the topic's entries after `after`, up to `upto`; None: no entries."""
         max_age_ms = int(self._retention.of(topic).seconds * 1000)
         cursor = NO_ENTRIES if after is None else format_id(after)
         keys = [self._names.key("state"), *self._names.topic_keys(topic)]
@@ -141,9 +140,9 @@ class CatchUp:
     # The store's last id
 
     async def sync(self) -> EventId:
-        """The store's last id at a moment after this call began. Publishes a probe too, so `received_to` will reach it.
+        """The store's last id, read after this call began. A probe makes `received_to` reach it.
 
-        The calls of one loop turn share one script call. Raises `Unavailable`.
+        Calls of one loop turn share a script call. Raises `Unavailable`.
         """
         if self._next_sync is None:
             self._next_sync = self._tasks.spawn(self._sync())

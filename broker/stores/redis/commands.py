@@ -15,10 +15,10 @@ from broker.stores.idempotency import keys_full
 from broker.stores.leases import MAX_LEASES, leases_full
 from broker.stores.redis.connections import Connections
 from broker.stores.redis.counters import RedisCounters
+from broker.stores.redis.formats import decode_id
 from broker.stores.redis.link import Argument, Reply
 from broker.stores.redis.names import Names
 from broker.stores.redis.options import StoreOptions
-from broker.stores.redis.replies import decode_id
 from broker.stores.redis.scripts import Scripts
 from broker.topics import RetentionRules
 

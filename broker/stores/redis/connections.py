@@ -59,13 +59,12 @@ class Connections:
         )
 
     def start(self, handler: PubSubHandler, tasks: TaskOwner) -> None:
-        """Keep all connections, by tasks of `tasks`."""
         for pipeline in dict.fromkeys((self.calls, self.writes)):
             tasks.spawn(pipeline.connector.run())
         tasks.spawn(self.pubsub.run(handler))
 
     async def wait_connected(self) -> None:
-        """Return when calls can be made. Raises `Unavailable` if the server doesn't let us in."""
+        """Raises `Unavailable` if the server doesn't let us in."""
         await self.calls.connector.wait_connected()
         await self.writes.connector.wait_connected()
 
@@ -81,7 +80,6 @@ class Connections:
 
     @property
     def count(self) -> int:
-        """How many connections there were, for calls and for pub/sub."""
         return self.calls.connector.connections + self.pubsub.generation
 
     def connected(self, link: Link) -> None:
@@ -92,13 +90,11 @@ class Connections:
         self.check_same_server()
 
     def check_same_server(self) -> None:
-        """Make the pub/sub connection anew if it leads to another server than the calls."""
         if not self.calls.connector.problem and self.pubsub.run_id not in ("", self._run_id):
             self.pubsub.reset("the store is another server now")
 
 
 def _warn_of_losses(info: Mapping[str, str]) -> None:
-    """Warn of a server that is configured to lose events."""
     policy = info.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         _logger.warning(

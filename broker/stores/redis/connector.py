@@ -1,6 +1,6 @@
 """Keeps a connection for calls, and makes it again whenever it is lost.
 
-Rules: knows links and time; its user makes the calls (`script_pipeline`).
+Rules: its user makes the calls (`script_pipeline`).
 
 Calls without a reply are made again on the next connection. First the lost connection is ended on the server: a server that
 was stopped for a while would still run its calls, after the retries.
@@ -17,7 +17,7 @@ from broker.errors import Unavailable
 from broker.stores.redis.address import Address
 from broker.stores.redis.link import Link, LinkLost, Refused, Reply, open_link
 
-REPLY_TIMEOUT_SECONDS = 2.0  # without any reply while one is due, the connection is given up
+REPLY_TIMEOUT_SECONDS = 2.0
 REPLY_CHECK_SECONDS = 0.25
 BACKOFF_SECONDS = 0.02, 0.5
 STOPPING = "this instance is stopping"
@@ -29,22 +29,22 @@ class LinkUser(Protocol):
     """Uses the connections of a `Connector`.
 
     Attributes:
-        answers: counts successful replies. A connection without one makes the back-off grow.
+        answers: successful replies so far. A connection without one makes the back-off grow.
     """
 
     answers: int
 
     def connected(self, link: Link) -> None:
-        """Use this connection from now on."""
+        """The connection to use from now on."""
 
     def receive(self, reply: Reply) -> None:
-        """Take the next reply on the present connection."""
+        """The next reply."""
 
     def unanswered_seconds(self) -> float:
-        """How long a reply has been due on the present connection; else 0."""
+        """How long a reply has been due; else 0."""
 
     def disconnected(self) -> bool:
-        """The connection is gone. Returns whether calls on it have no reply yet."""
+        """The connection is gone. Returns whether it had calls without a reply."""
 
     def stopped(self) -> None:
         """There will be no connection any more."""
@@ -54,8 +54,8 @@ class Connector:
     """See the module.
 
     Attributes:
-        problem: why the connection is missing; "" while it is there.
-        refused: whether the reason is that the server doesn't let us in.
+        problem: why there isn't a connection; "" while there is.
+        refused: whether the server doesn't let us in.
         connections: how many there were.
     """
 
@@ -65,13 +65,13 @@ class Connector:
         self.connections = 0
         self._address = address
         self._user = user
-        self._previous: tuple[str, int] | None = None  # the last connection: run id of the server, client id
+        self._previous: tuple[str, int] | None = None  # the last connection: run id, client id
         self._is_in_doubt = False  # whether it was lost with calls on it
         self._backoff = Backoff(*BACKOFF_SECONDS)
         self._settled = asyncio.Event()  # set while there is a connection, or `refused`
 
     async def wait_connected(self) -> None:
-        """Return while there is a connection. Raises `Unavailable` if the server doesn't let us in."""
+        """Raises `Unavailable` if the server doesn't let us in."""
         await self._settled.wait()
         if self.refused:
             raise unavailable(self.problem)
@@ -94,7 +94,6 @@ class Connector:
             self._user.stopped()
 
     async def _use(self, link: Link) -> None:
-        """Let the user have the connection until it is lost."""
         try:
             await self._end_previous(link)
             self.problem, self.refused = "", False

@@ -16,6 +16,7 @@ from broker.errors import Unavailable
 from broker.stores.redis.link import Argument
 from broker.stores.redis.names import Names
 from broker.stores.redis.script_pipeline import ScriptPipeline
+from broker.stores.redis.task_owner import mark_retrieved
 
 PERIOD_SECONDS = 0.5
 LIFE_MS = 10_000
@@ -28,7 +29,7 @@ class RedisCounters:
     """See the module; `stores.base.Counters`.
 
     Args:
-        kind: "subs" or "held", a part of the keys.
+        kind: part of the keys: "subs" for subscribers by topic, "held" for `Store.counters`.
     """
 
     def __init__(self, names: Names, pipeline: ScriptPipeline, kind: str) -> None:
@@ -79,7 +80,7 @@ class RedisCounters:
                 self._changed |= changed
 
     def _write_all(self) -> None:
-        """Write all counts again: the server may have lost them."""
+        """The server may have lost the counts."""
         self._changed.update(self._counts)
         self._renewed_at = -math.inf
 
@@ -101,12 +102,12 @@ class RedisCounters:
             self._written -= {name for name in some if name not in self._counts}
 
     async def _renew(self) -> bool:
-        """Put off the expiry; False if the hash has expired already."""
+        """False if the hash has expired."""
         await self._pipeline.command("SADD", self._instances, self._names.instance)
         return bool(await self._pipeline.command("PEXPIRE", self._own, LIFE_MS))
 
     async def leave(self) -> None:
-        """Delete this instance's counts; if the server can't be reached, they expire."""
+        """Delete this instance's counts."""
         with contextlib.suppress(Unavailable):
             await self._pipeline.command("DEL", self._own, seconds=LEAVE_SECONDS)
             await self._pipeline.command("SREM", self._instances, self._names.instance, seconds=LEAVE_SECONDS)
@@ -126,10 +127,10 @@ class RedisCounters:
         return [total[name] for name in names]
 
     async def _refresh_others(self) -> None:
-        """Concurrent callers share one read, and its failure."""
+        """Concurrent callers share one read."""
         if self._others_task is None:
             self._others_task = asyncio.create_task(self._store_others())
-            self._others_task.add_done_callback(_mark_retrieved)
+            self._others_task.add_done_callback(mark_retrieved)
         await asyncio.shield(self._others_task)
 
     async def _store_others(self) -> None:
@@ -163,9 +164,3 @@ class RedisCounters:
             else:
                 await self._pipeline.command("SREM", self._instances, instance)
         return alive
-
-
-def _mark_retrieved(task: asyncio.Task[None]) -> None:
-    """Keep asyncio from logging an exception that no caller waits for any more."""
-    if not task.cancelled():
-        task.exception()

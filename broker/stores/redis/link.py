@@ -1,9 +1,9 @@
 """One connection to the server: opened by redis-py, then written and read here.
 
-Rules: with `address`, the only module that knows redis-py. It knows bytes and replies, not their meaning.
+Rules: with `address`, the only module that knows redis-py. It knows replies, not their meaning.
 
-redis-py reads each reply in a coroutine with a time-out, which costs 8 µs. Feeding the received bytes to hiredis's parser
-costs less than 1 µs; callers have time-outs of their own. So the streams are taken out of redis-py's open connection.
+redis-py reads each reply in a coroutine with a time-out, which costs 8 µs; hiredis's parser alone costs less than 1 µs. So the
+streams are taken out of redis-py's open connection. Callers have their own time-outs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from redis.exceptions import (
 )
 
 from broker.stores.redis.address import CONNECT_SECONDS, Address
+from broker.stores.redis.task_owner import mark_retrieved
 
 READ_BYTES = 256 << 10
 
@@ -35,7 +36,7 @@ pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ig
 
 
 class LinkLost(Exception):
-    """The connection is gone or couldn't be made: a fault of the server or the network. The text says why."""
+    """The connection is gone or couldn't be made, by a fault of the server or the network."""
 
 
 class Refused(LinkLost):
@@ -46,8 +47,7 @@ class Link:
     """An open connection.
 
     Attributes:
-        run_id: of the server's process; a new one after each restart.
-        client_id: of this connection, on that server.
+        run_id: of the server's process.
         info: the fields of the server's INFO.
     """
 
@@ -61,11 +61,7 @@ class Link:
         self._writer: asyncio.StreamWriter = connection._writer  # type: ignore[assignment] # noqa: SLF001
 
     async def end_client(self, client_id: int) -> str:
-        """End another connection of ours on the server, before `read`. Returns the server's objection, or "".
-
-        Raises:
-            LinkLost: there was no reply.
-        """
+        """End another connection of ours on the server, before `read`. Returns the server's objection, or ""."""
         try:
             await _ask(self._connection, "CLIENT", "KILL", "ID", str(client_id))
         except ResponseError as error:
@@ -76,7 +72,7 @@ class Link:
         return ""
 
     def write(self, data: bytes) -> None:
-        """Send packed commands, in order. If the connection is lost, `read` reports it."""
+        """Send packed commands. If the connection is lost, `read` reports it."""
         if not self._writer.is_closing():
             self._writer.write(data)
 
@@ -85,6 +81,12 @@ class Link:
 
         While `flowing` isn't set, nothing is read: data piles up on the server.
         """
+        # A task of its own, lest each reply resume the callers' coroutines too.
+        reading = asyncio.create_task(self._read(on_reply, flowing), name="broker store reader")
+        reading.add_done_callback(mark_retrieved)
+        await reading
+
+    async def _read(self, on_reply: Callable[[Reply], None], flowing: asyncio.Event | None) -> None:
         parser = hiredis.Reader(notEnoughData=_NOTHING, replyError=ServerError)
         while True:
             if flowing is not None and not flowing.is_set():
@@ -106,29 +108,28 @@ class Link:
                 on_reply(reply)
 
     def abort(self, why: str = "closed") -> None:
-        """End the connection now; `read` raises `LinkLost` with this reason."""
+        """Make `read` raise `LinkLost` with this reason."""
         self._aborted = self._aborted or why
         self._writer.transport.abort()
 
     async def close(self) -> None:
-        """End the connection and release everything."""
         self.abort()
         await self._connection.disconnect(nowait=True)
 
 
 _NOTHING = object()
 _GONE = (OSError, RuntimeError)
-"""The errors of a lost connection; uvloop raises `RuntimeError` if a transport was closed between two steps."""
+"""Errors of a lost connection; uvloop may raise `RuntimeError`."""
 
 _REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
 
 
 async def open_link(address: Address) -> Link:
-    """A connection to the server at `address`.
+    """Connect to a master.
 
     Raises:
         Refused: authentication failed, or a right is missing.
-        LinkLost: any other failure, such as a server that is a replica and takes no writes.
+        LinkLost: any other failure, such as a server that is a replica.
     """
     try:
         async with asyncio.timeout(2 * CONNECT_SECONDS):
@@ -152,10 +153,7 @@ async def open_link(address: Address) -> Link:
 
 
 def _check_cancelled() -> None:
-    """Raise the cancellation that redis-py may have lost: in Python 3.11 `asyncio.wait_for` can swallow one.
-
-    The task, and those that await its end, would run for ever.
-    """
+    """Raise a cancellation that redis-py has lost: in Python 3.11 `asyncio.wait_for` can swallow one."""
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError

@@ -13,8 +13,7 @@ class Names:
     """The names of one broker.
 
     Args:
-        prefix: of all its names; a setting.
-        instance: tells this process from the others.
+        instance: differs between processes.
 
     Attributes:
         channel_prefix: a topic's channel is this and its name.
@@ -36,17 +35,16 @@ class Names:
         return f"{self._key_prefix}{kind}:{name}" if name else self._key_prefix + kind
 
     def key_prefix(self, kind: str) -> str:
-        """The beginning of all keys of a kind that has one for each name."""
+        """The beginning of the keys of a kind with names."""
         return f"{self._key_prefix}{kind}:"
 
     def keys(self, *kinds: str) -> list[str]:
-        """The keys of kinds that have only one."""
+        """The keys of kinds without names."""
         return [self._key_prefix + kind for kind in kinds]
 
     def topic_keys(self, topic: str) -> tuple[str, str]:
-        """A topic's log and record, in the order in which scripts take them."""
+        """A topic's log and record, as scripts take them."""
         return self._log_prefix + topic, self._record_prefix + topic
 
     def channel(self, topic: str) -> str:
-        """Where a topic's events are published."""
         return self.channel_prefix + topic

@@ -25,7 +25,7 @@ class PubSubHandler(Protocol):
     """Takes what a `PubSubReader` receives."""
 
     def receive(self, channel: bytes, payload: bytes) -> None:
-        """The next payload, in the order in which the server published them."""
+        """The next payload."""
 
     def subscribed(self) -> None:
         """A new connection is subscribed to all channels."""
@@ -39,11 +39,10 @@ class PubSubReader:
 
     Args:
         channels: subscribed to from the start.
-        delivery: nothing is read while it pauses.
 
     Attributes:
         generation: counts connections.
-        run_id: of the present connection's server; "" without one.
+        run_id: of the present server; "" without one.
         is_ready: whether all channels are subscribed to.
         problem: why not.
     """
@@ -61,9 +60,7 @@ class PubSubReader:
         self._confirmed: set[bytes] = set()
         self._unconfirmed: set[bytes] = set()  # of a new connection that isn't ready yet
         self._waiting: dict[bytes, asyncio.Future[None]] = {}
-        self._changes: dict[
-            bytes, bool
-        ] = {}  # by channel, whether to subscribe or unsubscribe in the next loop turn
+        self._changes: dict[bytes, bool] = {}  # whether to subscribe, by channel
         self._is_flush_scheduled = False
         self._link: Link | None = None
 
@@ -128,12 +125,11 @@ class PubSubReader:
                 confirmed.cancel()
 
     def reset(self, why: str) -> None:
-        """Give up the present connection, which can't be relied on."""
+        """Make the connection anew."""
         if self._link is not None:
             self._link.abort(why)
 
     async def _use(self, link: Link) -> None:
-        """Subscribe to all channels and pass on payloads, until the connection is lost."""
         self._link = link
         self.run_id = link.run_id
         self.generation += 1

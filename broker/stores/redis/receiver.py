@@ -15,8 +15,8 @@ from broker.stores.redis.broadcast import RedisBroadcast
 from broker.stores.redis.catch_up import RETRY_SECONDS, CatchUp
 from broker.stores.redis.connections import Connections
 from broker.stores.redis.delivery import Delivery
+from broker.stores.redis.formats import Probe, decode_payload
 from broker.stores.redis.names import Names
-from broker.stores.redis.payloads import Probe, decode_payload
 from broker.stores.redis.replica import TopicReplica
 from broker.stores.redis.replicas import Replicas
 from broker.stores.redis.task_owner import TaskOwner
@@ -31,8 +31,8 @@ class Receiver:
     """See the module; the handler of the pub/sub connection (`PubSubHandler`).
 
     Attributes:
-        repairs: how often a replica that had subscribers was read again.
-        lag_seconds: how long the last probe took from its call to its receipt.
+        repairs: how often a readable replica was read again.
+        lag_seconds: from the last probe's call to its receipt.
     """
 
     def __init__(
@@ -113,10 +113,9 @@ class Receiver:
                 return
 
     def _schedule_sync(self, last: EventId) -> None:
-        """Sync unless `last` is received by the next loop turn.
+        """Sync unless `last` is announced by the next loop turn.
 
-        A call for several topics announces its last ids on the channel of its last topic, to which this instance may not
-        be subscribed. Without a sync, subscribers would wait for the next probe.
+        A call for several topics announces it on its last topic's channel, to which this instance may not be subscribed.
         """
         if not self._sync_to:
             self._loop.call_soon(self._sync_now)

@@ -9,8 +9,7 @@ The phases:
     LIVE      Each update received on the topic's channel follows the one before without a hole.
     STALE     An update was missed, or may have been. Subscribers keep the log; `Replicas.complete_to` stands still.
 
-In all phases but LIVE, received updates are buffered. Meanwhile the store is read on from `tail`, page by page; `go_live` then
-applies the buffer.
+In all phases but LIVE, updates are buffered while the store is read on from `tail`, page by page; `go_live` applies them.
 
 A loss in the store (`StoreHistory.losses`) becomes an entry without an event: a gap at its place in the log.
 """
@@ -25,9 +24,9 @@ from typing import Protocol
 
 from broker import sse
 from broker.events import EventId
-from broker.log.log import Entry, Log
-from broker.stores.redis.payloads import TopicUpdate
-from broker.stores.redis.replies import StoreHistory, TopicEnd, TopicPage
+from broker.log.entry import Entry
+from broker.log.log import Log
+from broker.stores.redis.formats import StoreHistory, TopicEnd, TopicPage, TopicUpdate
 from broker.stores.redis.watermark import Watermark
 from broker.topics import Retention
 
@@ -54,7 +53,7 @@ TRANSITIONS = {
 
 
 class ReplicaOwner(Protocol):
-    """All replicas of this instance, as one of them needs them."""
+    """All replicas, as one of them needs them."""
 
     @property
     def history(self) -> StoreHistory: ...
@@ -74,49 +73,42 @@ class TopicReplica:
     """See the module.
 
     Attributes:
-        log: read by subscribers from LIVE on.
-        tail: the topic's last id, as far as it was read or received; the store is read on from here. Losses may lie behind
-            it in the log.
+        tail: the topic's last id that was read or received. In the log, losses may follow it.
         confirmed_to: the topic has nothing between `tail` and this id: the store was read up to here, or has said so.
-        losses_applied_to: losses up to this id are in the log, or lie before its beginning.
+        losses_applied_to: losses up to this id are in the log, or lie before it.
     """
 
     topic: str
     log: Log
     _owner: ReplicaOwner
     phase: Phase = Phase.EMPTY
+    is_readable: bool = False  # by subscribers
     tail: EventId = 0
     confirmed_to: EventId = 0
     losses_applied_to: EventId = 0
-    _buffer: list[TopicUpdate] | None = field(
-        default_factory=list
-    )  # None: too much, the store must be read again
+    _buffer: list[TopicUpdate] | None = field(default_factory=list)  # None: it was too much
     _buffer_bytes: int = 0
 
     @property
-    def is_readable(self) -> bool:
-        """Whether subscribers may have the log."""
-        return self.phase is Phase.LIVE or self.phase is Phase.STALE
-
-    @property
     def contiguous_to(self) -> EventId:
-        """No update up to this id is missing. An update joins the log if its `prev` is not higher."""
+        """No update up to this id is missing."""
         complete_to = self._owner.complete_to.value if self.is_readable else 0
         return max(self.tail, self.confirmed_to, complete_to)
 
     def _move(self, phase: Phase) -> None:
         assert phase in TRANSITIONS[self.phase]
         self.phase = phase
+        self.is_readable = phase in (Phase.LIVE, Phase.STALE)
 
     # Updates, as they are received
 
     def joins(self, update: TopicUpdate) -> bool:
-        """Whether a live replica may append `update`: nothing before it was missed, in the topic or in the store's history."""
+        """Whether nothing was missed before `update`, in the topic or in the store's history."""
         is_contiguous = update.prev <= self.tail or update.prev <= self.contiguous_to
         return is_contiguous and update.epoch == self._owner.history.epoch
 
     def append(self, update: TopicUpdate) -> None:
-        """Append an update that `joins`; what the log has already is left out."""
+        """Append an update that `joins`, without the entries that the log has."""
         if update.last <= self.tail:
             return
         if not update.entries:
@@ -136,7 +128,6 @@ class TopicReplica:
         self._owner.grew(self, update.size)
 
     def buffer(self, update: TopicUpdate) -> None:
-        """Keep an update until `go_live`."""
         if self._buffer is None:
             return
         self._buffer_bytes += update.size
@@ -146,21 +137,21 @@ class TopicReplica:
             self._buffer.append(update)
 
     def clear_buffer(self) -> None:
-        """Forget the buffered updates: the store is about to be read, and has them."""
+        """The store is about to be read, and has the buffered updates."""
         self._buffer, self._buffer_bytes = [], 0
 
-    def interrupt(self, missing: TopicUpdate | None = None) -> None:
-        """Updates were missed, or may have been. `missing` is the received one that doesn't join."""
-        if missing is not None and missing.epoch != self._owner.history.epoch:
+    def interrupt(self, update: TopicUpdate | None = None) -> None:
+        """Updates were missed, or may have been; `update` was received and doesn't join."""
+        if update is not None and update.epoch != self._owner.history.epoch:
             # The store's history has changed, but nothing was published to the topic since `prev`.
-            self.confirmed_to = max(self.confirmed_to, missing.prev)
+            self.confirmed_to = max(self.confirmed_to, update.prev)
         self._move(Phase.STALE)
         self.clear_buffer()
 
     # Pages, as they are read
 
     def begin(self, page: TopicPage, after: EventId, history: StoreHistory, forgotten_to: EventId) -> None:
-        """Start the log with the first page, which holds the topic's events after `after`; `apply_page` appends them.
+        """Prepare the log for its first page, which begins after `after`.
 
         Args:
             history: of the store when the page was read.
@@ -171,10 +162,10 @@ class TopicReplica:
         log.cleared_at, log.cleared_after = page.cleared_at, page.cleared_after
         if page.last is None:
             log.last = self.tail = max(history.born, history.floor, forgotten_to)
-            # The log is the topic's whole history, so it has all losses too.
+            # The log has the topic's whole history, so all losses too.
             self.losses_applied_to = history.born
             return
-        if page.end is not None:  # the log of a closed topic always has the end, wherever it begins
+        if page.end is not None:  # the log always has the end, wherever it begins
             after = min(after, page.end.prev)
         self.losses_applied_to = max(after, history.born)
         log.named = True
@@ -183,7 +174,7 @@ class TopicReplica:
         log.last = page.entries[0][1] if page.entries else _last_event(page, page.last)
 
     def apply_page(self, page: TopicPage) -> None:
-        """Append what the store holds after `tail`."""
+        """Append a page that begins at `tail` or before."""
         footprint = self.log.footprint
         self._owner.set_retention(self, page.retention)
         self._reopen_for(page)
@@ -226,7 +217,7 @@ class TopicReplica:
             self.tail = event_id
 
     def _skip_to(self, last: EventId) -> None:
-        """The topic's last event is `last`. If the log lacks it, the store has trimmed it."""
+        """The topic's last event is `last`; if the log lacks it, it was trimmed."""
         self.apply_losses(last)
         if last > self.tail:
             if last > self.log.last:
@@ -236,10 +227,7 @@ class TopicReplica:
             self.tail = last
 
     def go_live(self, last: EventId) -> bool:
-        """Apply the buffer. `last` is the store's last id when the last page was read.
-
-        False: the buffer doesn't join, or was too small; the store must be read again.
-        """
+        """Apply the buffer; `last` is the store's last id as of the last page. False: the store must be read again."""
         if self._buffer is None:
             return False
         history = self._owner.history
@@ -268,7 +256,7 @@ class TopicReplica:
     # What a log may get besides events
 
     def apply_losses(self, upto: EventId | None = None) -> None:
-        """Add the losses of the store up to `upto`, or all, that the log lacks."""
+        """Add the store's losses up to `upto`, or all, that the log lacks."""
         for loss in self._owner.history.losses:
             if self.losses_applied_to < loss and (upto is None or loss <= upto):
                 self.losses_applied_to = loss
@@ -277,7 +265,7 @@ class TopicReplica:
                     self._owner.grew(self, 0)
 
     def _close(self, end: TopicEnd) -> None:
-        """Append the end. If the store went back to an end that the log has passed, it goes behind the loss."""
+        """Append the end; after the loss, if the store went back to an end that the log has passed."""
         log = self.log
         self.apply_losses(end.id if end.id > log.last else None)
         end_id = max(end.id, log.last)
@@ -295,5 +283,5 @@ class TopicReplica:
 
 
 def _last_event(page: TopicPage, last: EventId) -> EventId:
-    """The id of the topic's last event: `last`, or the id before the end of a closed topic."""
+    """The id of the topic's last event."""
     return last if page.end is None else page.end.prev

@@ -1,4 +1,4 @@
-"""The replicas of all topics that this instance watches, and the id up to which they are complete together.
+"""All replicas of this instance, and the id up to which they are complete together.
 
 Rules: state only; every method is a `def`, and none asks the server (`catch_up` does).
 
@@ -13,20 +13,14 @@ from collections.abc import Iterator, Sequence
 from broker.events import Clock, EventId, id_at, id_seconds
 from broker.log.table import LogTable
 from broker.stores.redis.delivery import Delivery
-from broker.stores.redis.payloads import TopicUpdate
+from broker.stores.redis.formats import UNKNOWN_HISTORY, StoreHistory, TopicUpdate
 from broker.stores.redis.replica import Phase, TopicReplica
-from broker.stores.redis.replies import UNKNOWN_HISTORY, StoreHistory
 from broker.stores.redis.watermark import Watermark
 from broker.topics import Retention
 
 
 class Replicas:
     """See the module.
-
-    Args:
-        logs: keeps the logs within their bounds.
-        delivery: of logs that have grown, to their subscribers.
-        topic_memory_seconds: how long the store remembers a topic without events.
 
     Attributes:
         complete_to: all readable replicas are complete up to this id.
@@ -47,8 +41,8 @@ class Replicas:
         self._replicas: dict[str, TopicReplica] = {}
         self._stale: set[TopicReplica] = set()
         self._received_epoch = 0  # above that of `history`: the newest history must be read
-        # By topic, the newest entry that was delivered before `complete_to` had reached it. Subscribers of several topics
-        # could not be written it, so the topic is delivered again.
+        # By topic, the newest entry that was delivered ahead of `complete_to`. Subscribers of several topics couldn't be
+        # written it, so the topic is delivered again.
         self._ahead: dict[str, EventId] = {}
 
     def __iter__(self) -> Iterator[TopicReplica]:
@@ -61,7 +55,7 @@ class Replicas:
         return self._replicas.get(topic)
 
     def open(self, topic: str) -> TopicReplica:
-        """The replica of a topic; an EMPTY one if there was none."""
+        """The topic's replica; a new one is EMPTY."""
         replica = self._replicas.get(topic)
         if replica is None:
             log = self._logs.pin(topic, self._clock())
@@ -69,7 +63,6 @@ class Replicas:
         return replica
 
     def drop(self, replica: TopicReplica) -> None:
-        """Forget a replica that has no subscribers."""
         del self._replicas[replica.topic]
         self._stale.discard(replica)
         self._ahead.pop(replica.topic, None)
@@ -78,20 +71,19 @@ class Replicas:
 
     @property
     def are_complete(self) -> bool:
-        """Whether no readable replica has missed an update."""
         return not self._stale
 
     # Received on the channels
 
     def received(self, announced_to: EventId, epoch: int) -> None:
-        """All payloads up to `announced_to` were received, on the present connection."""
+        """All payloads up to `announced_to` were received."""
         if epoch > self._received_epoch:
             self._received_epoch = epoch
         self.received_to.raise_to(announced_to)
         self._raise_complete_to()
 
     def receive(self, topic: str, update: TopicUpdate) -> TopicReplica | None:
-        """Apply an update, or buffer it. Returns the replica if it has missed one before it and must be read again."""
+        """Apply or buffer an update. Returns the replica if it has missed one and must be read again."""
         replica = self._replicas.get(topic)
         if replica is not None and replica.phase is Phase.LIVE and replica.joins(update):
             # First, since subscribers may be written the update as far as `complete_to`.
@@ -108,13 +100,13 @@ class Replicas:
 
     def disconnected(self) -> None:
         """Updates are missed from now on."""
-        self._received_epoch = 0  # the next connection may lead to another server
+        self._received_epoch = 0  # the next server may be another
         for replica in self:
             if replica.phase is Phase.LIVE:
                 self._interrupt(replica)
 
-    def _interrupt(self, replica: TopicReplica, missing: TopicUpdate | None = None) -> None:
-        replica.interrupt(missing)
+    def _interrupt(self, replica: TopicReplica, update: TopicUpdate | None = None) -> None:
+        replica.interrupt(update)
         self._stale.add(replica)
 
     def _raise_complete_to(self) -> None:
@@ -130,7 +122,7 @@ class Replicas:
     # Read from the store
 
     def learn(self, history: StoreHistory) -> None:
-        """Take over a newer history; its losses go to the live replicas at once, to others when they are read."""
+        """Take over a newer history, and add its losses to the live replicas; others get them when they are read."""
         if history.epoch <= self.history.epoch:
             return
         self.history = history
@@ -158,7 +150,7 @@ class Replicas:
         self._logs.filled(replica.topic, replica.log)
 
     def forgotten_to(self, last: EventId) -> EventId:
-        """When the store's last id is `last`, it has forgotten topics with a last id up to this."""
+        """A store with this `last` id has forgotten topics with a last id up to the result."""
         return id_at(id_seconds(last) - self._topic_memory_seconds)
 
     # For a replica: `ReplicaOwner`

@@ -1,11 +1,11 @@
 """Calls of scripts, in order, over one connection that is made again whenever it is lost (`connector`).
 
-Rules: knows scripts, replies and time; not what a script means. The calls of one loop turn leave in one write.
+Rules: doesn't know the meaning of scripts. The calls of one loop turn leave in one write.
 
-If a reply is lost with the connection, the call is made again on the next one, until its time is up. An argument marks it as a
-retry (`retry_at`), so that the script looks for the effect of the first attempt.
+If a reply is lost with the connection, the call is made again on the next one, until its time is up. An argument
+(`retry_at`) then makes the script look for the effect of the first attempt.
 
-Pending calls are bounded in bytes. An abandoned call counts until its reply arrives.
+Pending calls are bounded in bytes (I4). An abandoned call counts until its reply arrives.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from broker.errors import Unavailable
 from broker.events import format_id
 from broker.stores.redis.address import Address
 from broker.stores.redis.connector import STOPPING, Connector, unavailable
+from broker.stores.redis.formats import decode_id
 from broker.stores.redis.link import Argument, Link, Reply, ServerError, pack
-from broker.stores.redis.replies import decode_id
 from broker.stores.redis.scripts import Script
 from broker.stores.redis.watermark import Watermark
 
 CALL_SECONDS = 4.5  # a publisher gets its answer within 5
 REPLICAS_MS = 1000
-REFUSAL_LOG_SECONDS = 10.0  # the same refusal is logged once in this time
+REFUSAL_LOG_SECONDS = 10.0
 MAX_PENDING_BYTES = 64 << 20
 
 _logger = logging.getLogger("broker")
@@ -41,9 +41,8 @@ class Call:
 
     Attributes:
         retry_at: index in `args` of the argument for retries: "" at first, then an id before all ids of the first attempt.
-        is_write: whether it waits for replicas.
         size: bytes of the arguments.
-        reply: kept until the replicas have confirmed it.
+        reply: of a write, until the replicas have confirmed it.
     """
 
     script: Script | None
@@ -59,7 +58,7 @@ class Call:
 
 @dataclass(slots=True, eq=False)
 class _Wait:
-    """A WAIT command: its reply is how many replicas have `calls`."""
+    """A WAIT command for `calls`."""
 
     calls: Sequence[Call]
 
@@ -74,13 +73,8 @@ class ScriptPipeline:
     """See the module.
 
     Args:
-        seen: the highest id that the store has returned; sent with each call, raised by each reply.
-        margin_ms, topic_memory_ms: sent with each call.
+        seen: the highest id that the store has returned; sent with each call.
         wait_replicas: how many replicas must have a write before it is answered.
-
-    Attributes:
-        connector: keeps the connection; to be run by a task.
-        answers: counts successful replies.
     """
 
     def __init__(
@@ -112,7 +106,7 @@ class ScriptPipeline:
     # Calls
 
     def command(self, *args: Argument, seconds: float = CALL_SECONDS) -> Awaitable[Reply]:
-        """The reply to a plain command that may run twice. Raises as `call` does."""
+        """The reply to a plain command, which may run twice. Raises `Unavailable`."""
         return self.call(None, (), args, seconds=seconds)
 
     def call(
@@ -168,7 +162,6 @@ class ScriptPipeline:
         self._send(self._link, calls, by_text=False)
 
     def _send(self, link: Link, calls: Sequence[Call], *, by_text: bool) -> None:
-        """Send `calls`, and a WAIT for those that write if replicas are asked for."""
         self._sent.extend(calls)
         seen = format_id(self._seen.value)
         common = (link.run_id, seen, self._margin_ms, self._topic_memory_ms)
@@ -194,7 +187,6 @@ class ScriptPipeline:
         self._flush()
 
     def disconnected(self) -> bool:
-        """Calls without a reply, or that no replica has confirmed, are made again on the next connection."""
         self._link = None
         is_in_doubt = bool(self._sent)
         unanswered = [sent for sent in self._sent if isinstance(sent, Call)]
@@ -233,7 +225,6 @@ class ScriptPipeline:
             sent.future.set_result(reply)
 
     def _confirm(self, wait: _Wait, reply: Reply) -> None:
-        """Answer the writes before a WAIT."""
         if isinstance(reply, ServerError):
             self._log_refusal("WAIT", str(reply))
         is_enough = isinstance(reply, int) and reply >= self._wait_replicas
@@ -246,7 +237,6 @@ class ScriptPipeline:
                 call.future.set_exception(unavailable(f"fewer than {self._wait_replicas} replicas have it"))
 
     def _fail(self, call: Call, text: str) -> None:
-        """The server answered with an error."""
         if call.future.done():
             return
         code = text.partition(" ")[0]
@@ -266,7 +256,7 @@ class ScriptPipeline:
             )
 
     def _log_refusal(self, what: str, text: str) -> None:
-        """Log an error, at most once in `REFUSAL_LOG_SECONDS`: a full store refuses every publish."""
+        """Log an error, but not each time: a full store refuses every publish."""
         now = self._loop.time()
         if now - self._refusals_logged.get(what, -REFUSAL_LOG_SECONDS) >= REFUSAL_LOG_SECONDS:
             self._refusals_logged[what] = now
@@ -274,7 +264,7 @@ class ScriptPipeline:
 
 
 _TRANSIENT = {"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED"}
-"""Error codes of a server that will be of use later, or has been replaced."""
+"""Errors of a server that needs time, or was replaced."""
 
 
 def _pack(call: Call, common: tuple[Argument, ...], *, by_text: bool) -> bytes:

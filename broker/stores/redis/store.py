@@ -72,7 +72,6 @@ class RedisStore:
         self._make_replicas(retention, options, clock)
 
     def _make_replicas(self, retention: RetentionRules, options: StoreOptions, clock: Clock) -> None:
-        """This instance's logs, and what keeps them up to date."""
         logs = LogTable(
             0,
             retention,

@@ -49,3 +49,9 @@ class TaskOwner:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def mark_retrieved(task: asyncio.Task[None]) -> None:
+    """A done callback. Keeps asyncio from logging an exception if no caller waits for the task any more."""
+    if not task.cancelled():
+        task.exception()

@@ -37,7 +37,7 @@ class _Target:
     """The id that a watermark must reach before replicas are complete as of now.
 
     Attributes:
-        generation: of the pub/sub connection at the last sync. A later one has missed the sync's probe.
+        generation: of the pub/sub connection at the last sync; a later one has missed its probe.
     """
 
     watermark: Watermark
@@ -107,7 +107,6 @@ class Watches:
         return [replica.log for replica in replicas]
 
     def add_watcher(self, topic: str) -> TopicReplica:
-        """The topic's replica; kept until `unwatch`."""
         replica = self._replicas.open(topic)
         self._unused.pop(topic, None)
         self._set_watchers(topic, self._watchers.get(topic, 0) + 1)
@@ -136,7 +135,7 @@ class Watches:
     # Make replicas ready
 
     async def _prepare(self, replicas: Sequence[TopicReplica], start: Start) -> None:
-        """Return when `replicas` can answer for `start`. Raises `TimeoutError` if they still can't after many steps."""
+        """Return when `replicas` can answer for `start`."""
         for replica in replicas:
             if replica.phase is not Phase.LIVE:
                 self._catch_up.make_live(replica, _first_cursor(start))
@@ -163,7 +162,7 @@ class Watches:
     def _next_step(
         self, replicas: Sequence[TopicReplica], start: Start, target: _Target
     ) -> Awaitable[object] | None:
-        """The first thing that `replicas` lack for `start`; None: nothing."""
+        """The next thing to await before `replicas` can answer for `start`; None: they can."""
         for replica in replicas:
             if replica.phase is not Phase.LIVE:
                 return self._catch_up.wait_live(replica, _first_cursor(start))
@@ -180,12 +179,12 @@ class Watches:
 
     @property
     def _pubsub_generation(self) -> int:
-        """The connection that receives payloads now; 0 for none."""
+        """0 while there is no connection."""
         pubsub = self._connections.pubsub
         return pubsub.generation if pubsub.is_ready else 0
 
     def _needed_from(self, replica: TopicReplica, start: Start) -> EventId:
-        """The cursor from which on the log must answer as the store would."""
+        """The cursor from which on the log must be complete."""
         match start:
             case Latest():
                 return replica.log.last
@@ -201,7 +200,7 @@ class Watches:
     # Replicas without subscribers
 
     def _keep_unused(self, replica: TopicReplica) -> None:
-        """Keep a readable replica for subscribers that come back; of too many, drop the one unused for longest."""
+        """Keep a readable replica, for subscribers that come back."""
         if not replica.is_readable:
             self.drop(replica.topic)
             return
@@ -212,7 +211,7 @@ class Watches:
             self.drop(oldest)
 
     def drop(self, topic: str) -> None:
-        """Forget the topic's replica, unless it has subscribers."""
+        """Forget a topic without subscribers."""
         replica = self._replicas.get(topic)
         if replica is None or topic in self._watchers:
             return
@@ -221,7 +220,6 @@ class Watches:
         self._replicas.drop(replica)
 
     def sweep(self) -> None:
-        """Trim some logs, and drop replicas that were unused for too long."""
         self._logs.sweep(self._clock(), MIN_SWEEP + len(self._logs) // SWEEP_FRACTION)
         now = time.monotonic()
         while self._unused:
@@ -233,7 +231,7 @@ class Watches:
 
 
 def _first_cursor(start: Start) -> EventId | None:
-    """The cursor at which a replica made for `start` begins; None: the store's last id."""
+    """Where a new replica begins; None: at the store's last id."""
     match start:
         case Latest():
             return None

@@ -48,7 +48,7 @@ def test_who_has_paid_is_forgotten() -> None:
 
 
 def test_they_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "MOST", 10)
+    monkeypatch.setattr(limits, "MAX_BUCKETS", 10)
     made = TokenBuckets(RATE)
     for number in range(100):
         made.take(str(number), 1000, 0.0)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker.fanout.subscriber import Subscriber
-from broker.node.evictions import EARLY_MOST_SECONDS, Expiries
+from broker.node.evictions import EARLY_MAX_SECONDS, Expiries
 
 BEGIN = 1_000_000.0
 
@@ -18,7 +18,7 @@ BEGIN = 1_000_000.0
 class Timer:
     """What `call_later` gives back."""
 
-    def __init__(self, at: float, run: Callable[[], None]) -> None:
+    def __init__(self, at: float, run: Callable[[], object]) -> None:
         self.at = at
         self.run = run
         self.cancelled = False
@@ -34,13 +34,13 @@ class Harness:
         self.now = BEGIN
         self.timers: list[Timer] = []
         self.gone: dict[object, float] = {}
-        self.expiries = Expiries(lambda: self.now, self._call_later, self._expired)
+        self.expiries = Expiries(self, lambda: self.now, self)
 
-    def _call_later(self, delay: float, run: Callable[[], None]) -> TimerHandle:
+    def call_later(self, delay: float, run: Callable[[], object], /) -> TimerHandle:
         self.timers.append(Timer(self.now + delay, run))
         return cast("TimerHandle", self.timers[-1])
 
-    def _expired(self, subscribers: Sequence[Subscriber]) -> None:
+    def expired(self, subscribers: Sequence[Subscriber]) -> None:
         self.gone |= dict.fromkeys(subscribers, self.now)
 
     def add(self, seconds: float) -> Subscriber:
@@ -49,18 +49,18 @@ class Harness:
         return subscriber
 
     def run(self, seconds: float) -> None:
-        """Let time pass: a look each second, and what the timers ask for between."""
-        end, look = self.now + seconds, self.now + 1
+        """Let time pass: a sweep each second, and what the timers ask for between."""
+        end, sweep_at = self.now + seconds, self.now + 1
         while self.now < end:
             self.timers = [timer for timer in self.timers if not timer.cancelled]
             timer = min(self.timers, key=lambda timer: timer.at, default=None)
-            if timer is not None and timer.at <= look:
+            if timer is not None and timer.at <= sweep_at:
                 self.timers.remove(timer)
                 self.now = max(self.now, timer.at)
                 timer.run()
             else:
-                self.now, look = look, look + 1
-                self.expiries.look()
+                self.now, sweep_at = sweep_at, sweep_at + 1
+                self.expiries.sweep()
 
 
 @given(st.lists(st.floats(0.5, 60), min_size=1, max_size=20))
@@ -89,10 +89,10 @@ def test_a_token_for_a_month_is_not_cut_by_days() -> None:
     harness = Harness()
     month = 30 * 86_400
     subscriber = harness.add(month)
-    harness.now = BEGIN + month - EARLY_MOST_SECONDS - 1
-    harness.expiries.look()
+    harness.now = BEGIN + month - EARLY_MAX_SECONDS - 1
+    harness.expiries.sweep()
     assert subscriber not in harness.gone
-    harness.run(EARLY_MOST_SECONDS + 1)
+    harness.run(EARLY_MAX_SECONDS + 1)
     assert harness.gone[subscriber] <= BEGIN + month
 
 
@@ -109,15 +109,15 @@ def test_who_has_left_is_forgotten() -> None:
 def test_a_token_that_is_over_already_ends_at_once() -> None:
     harness = Harness()
     subscriber = harness.add(-5)
-    harness.expiries.look()
+    harness.expiries.sweep()
     assert subscriber in harness.gone
 
 
-def test_a_clock_that_is_set_forward_ends_them_at_the_next_look() -> None:
+def test_a_clock_that_is_set_forward_ends_them_at_the_next_sweep() -> None:
     harness = Harness()
     subscriber = harness.add(3600)
     harness.now += 3600
-    harness.expiries.look()
+    harness.expiries.sweep()
     assert subscriber in harness.gone
 
 

@@ -1,0 +1,63 @@
+"""What the hub needs from outside, as protocols: the logs, the event loop, and an owner to tell of what happened.
+
+Rules: protocols and values only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker.events import EventId
+from broker.fanout.subscriber import CloseReason, Subscriber
+
+
+class LogSource(Protocol):
+    """Where the logs come from; see `stores.base.WatchedLogs`."""
+
+    @property
+    def complete_to(self) -> EventId: ...
+
+    def unwatch(self, topics: Sequence[str]) -> None: ...
+
+    def trim(self, topic: str) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class Scheduler(Protocol):
+    """The part of an event loop that the hub uses. Times are in seconds."""
+
+    def time(self) -> float: ...
+
+    def call_soon(self, callback: Callable[[], object], /) -> object: ...
+
+
+class HubOwner(Protocol):
+    """Whoever has the hub."""
+
+    def closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
+        """A connection is gone, after `age` seconds. Called once for each."""
+
+    def gap_sent(self, reason: str, subscribers: int) -> None:
+        """A gap within a log was written to so many subscribers."""
+
+    def aged(self, subscriber: Subscriber) -> None:
+        """A stream has reached its maximum age: end it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTimes:
+    """The settings of the same names.
+
+    Attributes:
+        heartbeat_seconds: silence after which a heartbeat is written.
+        slow_seconds: how long a lagging subscriber may take nothing.
+        max_age_seconds: the maximum age of a stream; 0 for none. Streams close at a random moment in the last fifth of it,
+            so that those opened together don't reconnect together.
+    """
+
+    heartbeat_seconds: float
+    slow_seconds: float
+    max_age_seconds: float

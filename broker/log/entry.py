@@ -1,0 +1,37 @@
+"""One entry of a topic's log: an event, an end, or only a gap.
+
+Rules: a value; its log decides what it means to a reader.
+"""
+
+from __future__ import annotations
+
+from broker.events import EventId
+
+
+class Entry:
+    """An event, encoded once and shared by all its readers (I5).
+
+    Attributes:
+        prev: the id of the topic's entry before this one; nothing lies between them.
+        frame: the event as it goes over the wire; empty if the entry is only a gap.
+        enveloped: the envelope form, made when a reader first needs it.
+        end: whether subscribers get it as the end of the topic (`broker.end`).
+        gap: the reason of a gap in front of this entry, told to every reader that comes from before `prev`. None if the
+            log has no hole here.
+    """
+
+    __slots__ = ("end", "enveloped", "frame", "gap", "id", "prev")
+
+    def __init__(
+        self, event_id: EventId, prev: EventId, frame: bytes, *, end: bool = False, gap: str | None = None
+    ) -> None:
+        self.id = event_id
+        self.prev = prev
+        self.frame = frame
+        self.enveloped: bytes | None = None
+        self.end = end
+        self.gap = gap
+
+
+ENTRY_OVERHEAD_BYTES = 200
+"""Memory that Python needs for an entry beside its frame, measured."""

@@ -1,0 +1,123 @@
+"""Commands to all instances of the store, this one included: sends them, and carries out those that arrive.
+
+Rules: what a command means is here; how it travels is the store's business.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from broker import sse
+from broker.events import Clock
+from broker.fanout.batches import Job
+from broker.fanout.hub import Hub
+from broker.fanout.subscriber import Subscriber
+from broker.metrics import Metrics
+from broker.node.commands import Cancel, Disconnect, Revoke, decode, encode
+from broker.node.streams import Streams
+from broker.stores.base import Broadcast
+
+CANCEL_SECONDS = 10.0
+"""How long a cancel is kept for instances that can't be reached."""
+
+_logger = logging.getLogger("broker")
+
+
+class Instances:
+    """Sends through `broadcast`; what arrives concerns `streams`.
+
+    Args:
+        clock: seconds since 1970.
+        revocation_seconds: how long a revocation is kept that doesn't say until when.
+
+    Attributes:
+        on_cancel: called with a topic whose producer was asked to stop.
+    """
+
+    def __init__(
+        self,
+        broadcast: Broadcast,
+        streams: Streams,
+        metrics: Metrics,
+        clock: Clock,
+        revocation_seconds: float,
+    ) -> None:
+        self.on_cancel: Callable[[str], None] = _no_producers
+        self._broadcast = broadcast
+        self._streams = streams
+        self._metrics = metrics
+        self._clock = clock
+        self._revocation_seconds = revocation_seconds
+        self._cancelling: set[str] = set()  # topics whose subscribers are being told
+
+    async def disconnect(self, *, subject: str | None = None, topic: str | None = None) -> None:
+        """End the streams of `subject`, or of `topic`. Raises `Unavailable`."""
+        await self._broadcast.send(encode(Disconnect(self._clock(), subject, topic)))
+
+    async def revoke(
+        self, *, token_id: str | None = None, subject: str | None = None, until: float | None = None
+    ) -> None:
+        """Refuse the token, or all tokens that `subject` got so far, and end their streams.
+
+        It may be forgotten at `until` (seconds since 1970); None stands for `revocation_seconds` from now.
+
+        Raises:
+            RateLimited: there is no room for another revocation.
+            Unavailable: some instances may not get it.
+        """
+        self._streams.evictions.revocations.check_room()
+        now = self._clock()
+        until = now + self._revocation_seconds if until is None else until
+        await self._broadcast.send(encode(Revoke(now, until, token_id, subject)), until)
+
+    async def cancel(self, topic: str) -> None:
+        """Ask the producer that streams to `topic` to stop, and tell the topic's subscribers. Raises `Unavailable`."""
+        now = self._clock()
+        await self._broadcast.send(encode(Cancel(topic, now)), now + CANCEL_SECONDS)
+        self._metrics.cancels.inc()
+
+    def carry_out(self, text: str) -> None:
+        """Do what an instance, perhaps this one, has sent to all."""
+        match decode(text):
+            case Disconnect() as command:
+                self._streams.evictions.disconnect(command)
+            case Revoke() as command:
+                self._streams.evictions.revoke(command)
+            case Cancel(topic=topic):
+                self._cancel(topic)
+            case _:
+                _logger.warning("ignored a command of an instance of another version: %.100s", text)
+
+    def _cancel(self, topic: str) -> None:
+        """Stop the producer, and tell the subscribers. While they are being told, another cancel adds nothing (I4)."""
+        self.on_cancel(topic)
+        if topic not in self._cancelling:
+            self._cancelling.add(topic)
+            hub = self._streams.hub
+            self._streams.batches.run(
+                _TellOfCancel(topic, hub, self._cancelling), hub.feeds.subscribers_of(topic)
+            )
+
+
+class _TellOfCancel(Job):
+    """Writes `broker.cancel` to the subscribers of a topic, which is in `cancelling` meanwhile."""
+
+    def __init__(self, topic: str, hub: Hub, cancelling: set[str]) -> None:
+        self._topic = topic
+        self._hub = hub
+        self._cancelling = cancelling
+        self._event = sse.control("broker.cancel", {"topic": topic})
+
+    def concerns(self, subscriber: Subscriber) -> bool:
+        return subscriber.reads(self._topic)
+
+    def act(self, subscriber: Subscriber) -> None:
+        self._hub.send_control(subscriber, self._event)
+
+    def done(self) -> None:
+        self._cancelling.discard(self._topic)
+
+
+def _no_producers(_topic: str) -> None:
+    """Nobody streams a body to this instance."""

@@ -1,0 +1,193 @@
+"""The open streams of an instance: how they begin, and how they end.
+
+Rules: no HTTP, no concrete store. What is written in between is the hub's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from broker import sse
+from broker.auth.grants import Caller
+from broker.errors import Overloaded, Unavailable
+from broker.events import Clock
+from broker.fanout.batches import BatchRunner
+from broker.fanout.feed import FeedKey
+from broker.fanout.hub import Hub
+from broker.fanout.owner import StreamTimes
+from broker.fanout.subscriber import CloseReason, Subscriber
+from broker.log.log import Log
+from broker.log.start import After, Malformed, Start, has_seen_all, position
+from broker.metrics import Metrics
+from broker.node.evictions import Evictions
+from broker.node.limits import RateLimits
+from broker.stores.base import WatchedLogs
+
+DRAIN_SWEEP_SECONDS = 0.05
+DRAIN_SPREAD = 0.8  # the part of `drain_seconds` over which streams end
+LONG_RETRY_MS = (10_000, 30_000)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPolicy:
+    """How this instance treats its streams; the settings of the same names."""
+
+    max_connections: int
+    heartbeat_seconds: float
+    slow_seconds: float
+    retry_min_ms: int
+    retry_max_ms: int
+    drain_notice_seconds: float
+    drain_seconds: float
+    max_age_seconds: float
+    revocation_seconds: float
+
+
+class Streams:
+    """All open streams: the owner of the hub.
+
+    Args:
+        clock: seconds since 1970.
+        limits: told of each stream that is gone.
+
+    Attributes:
+        is_draining: whether this instance shuts down; then it takes no new streams.
+    """
+
+    def __init__(
+        self, logs: WatchedLogs, policy: StreamPolicy, limits: RateLimits, metrics: Metrics, clock: Clock
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.is_draining = False
+        self.hub = Hub(
+            self,
+            logs,
+            loop,
+            StreamTimes(policy.heartbeat_seconds, policy.slow_seconds, policy.max_age_seconds),
+        )
+        self.batches = BatchRunner(loop)
+        self.evictions = Evictions(self, self.batches, clock, loop)
+        self._logs = logs
+        self._policy = policy
+        self._limits = limits
+        self._metrics = metrics
+        self._loop = loop
+        self._emptied = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self.hub)
+
+    # Beginning
+
+    def check_room(self) -> None:
+        """Raises `Overloaded` or `Unavailable` if no further stream is taken."""
+        if self.is_draining:
+            raise Unavailable("This instance is shutting down; come back in a moment.", retry_after=2)
+        if len(self.hub) >= self._policy.max_connections:
+            raise Overloaded("All connections are taken; come back later.", retry_after=random.randint(5, 15))
+
+    def has_seen_all(self, logs: Sequence[Log], start: Start) -> bool:
+        """Whether all topics of `logs` are closed, and `start` has seen that. To be asked in one step with `attach`."""
+        return has_seen_all(start, logs, self._logs)
+
+    def attach(
+        self,
+        transport: asyncio.Transport,
+        caller: Caller,
+        head: bytes,
+        topics: Sequence[str],
+        logs: Sequence[Log],
+        start: Start,
+        *,
+        enveloped: bool,
+    ) -> Subscriber:
+        """Make the connection behind `transport` a subscriber; `head` is written before everything else.
+
+        `logs` are those that watching `topics` for `start` gave, without an `await` since. From here on the watches belong to
+        the subscriber, and so does the caller's place in the limits.
+        """
+        where = position(start, topics, logs, self._logs)
+        resumed = isinstance(start, After | Malformed)
+        (self._metrics.resumed_connects if resumed else self._metrics.first_connects).inc()
+        for reason in where.gaps:
+            self.gap_sent(reason, 1)
+        opening = head + sse.retry(self.retry_ms()) + sse.HEARTBEAT + where.preface
+        key = FeedKey(where.topics, enveloped, where.floors)
+        left_out: list[str] = []
+        if len(where.topics) != len(topics):
+            left_out = [topic for topic in topics if topic not in where.topics]
+            logs = [log for topic, log in zip(topics, logs, strict=True) if topic in where.topics]
+        subscriber = self.hub.attach(transport, caller, key, logs, where.cursor, opening)
+        self._logs.unwatch(left_out)
+        self.evictions.opened(subscriber)
+        return subscriber
+
+    def retry_ms(self) -> int:
+        """A reconnect delay, random so that clients which were cut together don't reconnect together."""
+        return random.randint(self._policy.retry_min_ms, self._policy.retry_max_ms)
+
+    @staticmethod
+    def long_retry_ms() -> int:
+        """A reconnect delay for clients that were refused."""
+        return random.randint(*LONG_RETRY_MS)
+
+    # Ending
+
+    def end(
+        self, subscriber: Subscriber, reason: CloseReason, farewell: bytes = b"", wait_seconds: float = 0.0
+    ) -> None:
+        """End a stream with `farewell`, and ask its client to come back, after `wait_seconds` at the earliest."""
+        delay_ms = int(wait_seconds * 1000) + self.retry_ms()
+        self.hub.finish(subscriber, reason, farewell + sse.retry(delay_ms))
+
+    def cut(self) -> None:
+        """Cut every stream. Publishers no longer wait for any of them."""
+        for subscriber in self.hub.subscribers:
+            self.hub.cut(subscriber, CloseReason.DRAINING)
+
+    async def drain(self) -> None:
+        """End all streams, spread over `drain_seconds`, each with a `retry:` of its own (I8); publishes go on.
+
+        Readiness fails first, for `drain_notice_seconds`.
+        """
+        self.is_draining = True
+        await asyncio.sleep(self._policy.drain_notice_seconds)
+        began_at, seconds = self._loop.time(), self._policy.drain_seconds
+        subscribers = list(self.hub.subscribers)
+        random.shuffle(subscribers)
+        for index, subscriber in enumerate(subscribers):
+            due = began_at + seconds * DRAIN_SPREAD * index / len(subscribers)
+            if due > self._loop.time():
+                await asyncio.sleep(due - self._loop.time())
+            if subscriber.hub_index >= 0:
+                self.end(subscriber, CloseReason.DRAINING)
+        await self._wait_empty(began_at + seconds)
+
+    async def _wait_empty(self, deadline: float) -> None:
+        """Return when every client has everything, or at `deadline` (loop time)."""
+        self._emptied.clear()
+        while len(self.hub) and self._loop.time() < deadline:
+            self.hub.sweep()  # closes connections whose client has everything
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_SWEEP_SECONDS):
+                    await self._emptied.wait()
+
+    # What the hub tells
+
+    def closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
+        self.evictions.closed(subscriber)
+        self._limits.leave(subscriber.caller)
+        self._metrics.closes.labels(reason.value).inc()
+        self._metrics.age.observe(age)
+        if not len(self.hub):
+            self._emptied.set()
+
+    def gap_sent(self, reason: str, subscribers: int) -> None:
+        self._metrics.gaps.labels(reason).inc(subscribers)
+
+    def aged(self, subscriber: Subscriber) -> None:
+        self.end(subscriber, CloseReason.MAX_AGE)
