@@ -1,7 +1,7 @@
-"""Where publishers wait while too much is on its way to subscribers: of their own topic, or in all.
+"""Publishers wait here while too much is on its way to subscribers: of their own topic, or in total.
 
-Rules: knows numbers and names. Publishers of a topic go in the order they came, one at a time. So none starves, and what
-is on its way exceeds its bound by at most one publish. A busy topic delays only its own publishers, unless the bound for
+Rules: knows numbers and names. Publishers of a topic go in the order they came, one at a time. So none starves, and the
+backlog exceeds its bound by at most one publish. A busy topic delays only its own publishers, unless the bound for
 all topics is reached.
 """
 
@@ -35,7 +35,7 @@ class Backpressure:
         self._queued: Counter[str] = Counter()
 
     def is_open(self, topics: Collection[str]) -> bool:
-        """Whether a publish to `topics` need not wait: there is room, and nobody waits for one of them."""
+        """Whether a publish to `topics` need not wait: there is room, and no publish waits for one of them."""
         if not self._backlog.backlog:
             return True
         return self._has_room(topics) and not any(self._queued[topic] for topic in topics)
@@ -54,7 +54,7 @@ class Backpressure:
             await admitted
         finally:
             self._queued.subtract(topics)
-            self._queued += Counter()  # forget topics that nobody waits for
+            self._queued += Counter()  # drop the zeros
 
     def admit(self) -> None:
         """Admit publishers for which there is room now. To be called after each publish, and when the backlog shrinks."""

@@ -1,6 +1,6 @@
 """Acts on many subscribers, a batch a turn of the loop, so that the loop still accepts and answers in between.
 
-Rules: a job says on whom to act, and how.
+Rules: a job decides on which to act, and how.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The subscribers of this instance: how they come, and how they go.
 
 Rules: never waits (I3): every method is a `def`. Knows logs, feeds and subscribers; no store, no HTTP. Fan-out decides what
-subscribers are written, the sweeper when they are stuck.
+to write to them, the sweeper when they are stuck.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Hub:
     """All subscribers, and the parts that serve them.
 
     Attributes:
-        feeds: who reads what, and how much is on its way.
-        fan_out: told by the store's owner of each delivery.
+        feeds: the feeds with their subscribers, and how much is on its way.
+        fan_out: to be called for each delivery of the store.
     """
 
     def __init__(self, owner: HubOwner, logs: LogSource, loop: Scheduler, times: StreamTimes) -> None:
@@ -68,7 +68,7 @@ class Hub:
         cursor: EventId,
         opening: bytes,
     ) -> Subscriber:
-        """Make `caller` a subscriber at `cursor`, and write `opening` and the first batch of what it lacks.
+        """Make `caller` a subscriber at `cursor`, and write `opening` and its first batch.
 
         `logs`, those of `key.topics`, must join on to `cursor` and `key.floors` at this moment.
         """
@@ -87,7 +87,7 @@ class Hub:
             subscriber.lag.control_event = event
 
     def finish(self, subscriber: Subscriber, reason: CloseReason, last: bytes = b"") -> None:
-        """End its stream with `last`, between two events, after what it may be written now."""
+        """End its stream with `last`. At a drain, at its maximum age and on expiry it gets everything it lacks before that."""
         now = self._loop.time()
         if reason in (CloseReason.DRAINING, CloseReason.MAX_AGE, CloseReason.EXPIRED):
             self.fan_out.bring_to_end(subscriber, now)
@@ -99,7 +99,7 @@ class Hub:
         self.fan_out.release(subscriber)
         subscriber.cut(reason)
 
-    # What subscribers tell of themselves
+    # Called by subscribers
 
     def flushed(self, subscriber: Subscriber) -> None:
         self.fan_out.flushed(subscriber)

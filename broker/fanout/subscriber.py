@@ -5,13 +5,13 @@ Rules: knows bytes and its transport; fan-out decides which bytes come next. No 
 A subscriber that is up to date is written to at once, with `os.write` on its socket. The transport buffers nothing then, so
 order is kept. What the socket doesn't take goes to the transport, and the subscriber *lags*: it gets nothing more until
 the transport has sent that rest, and then catches up from the log by its cursor (design §1). So it costs one piece,
-however far it falls behind (I4), and nobody waits for it (I3). A transport that is not a plain socket (TLS) is always
+however far it falls behind (I4), and nothing waits for it (I3). A transport that is not a plain socket (TLS) is always
 written through, with the same rule.
 
-Whether the peer is still there, and reads, shows in what it has acknowledged, including the kernel's buffer: a peer that
+Whether the peer is still there and reads shows in its acknowledgements, so the kernel's buffer counts too: a peer that
 reads a few KB/s may not free the transport's buffer for minutes, and yet is not stuck. The kernel decides how fine that
 is. Over loopback it acknowledges in steps of up to 64 KiB, so a slow reader behind a proxy on the same machine looks stuck
-in between. TCP_USER_TIMEOUT can't tell at all: its clock also runs against a peer whose window is small but opens again and
+in between. TCP_USER_TIMEOUT is useless for this: its clock also runs against a peer that opens a small window again and
 again, and cuts that peer within an event.
 """
 
@@ -76,10 +76,10 @@ class Lag:
 
 
 class SubscriberOwner(Protocol):
-    """The hub, which a subscriber tells of itself."""
+    """The hub: a subscriber reports to it."""
 
     def flushed(self, subscriber: Subscriber) -> None:
-        """The transport has sent what it held."""
+        """The transport's buffer is empty again."""
 
     def left(self, subscriber: Subscriber) -> None:
         """The peer has shut down its sending side."""
@@ -96,7 +96,7 @@ class Subscriber(asyncio.Protocol):
         lag: None while it is up to date, or one write would bring it up to date.
         wrote_at: when bytes were last written, for the heartbeat; loop time in seconds.
         opened_at: when it was connected; loop time in seconds.
-        feed: what it reads; None once its stream is ending.
+        feed: the feed it reads; None once its stream is ending.
         hub_index, feed_index: its index in the hub's list and in its feed's; only those change it. -1 if it is in none.
     """
 
@@ -161,7 +161,7 @@ class Subscriber(asyncio.Protocol):
             self.write_behind(memoryview(chunk)[sent:], now)
 
     def write_behind(self, rest: bytes | memoryview, now: float) -> None:
-        """Send through the transport, behind what it may still hold."""
+        """Send through the transport, after anything in its buffer."""
         if self._transport.is_closing():
             return
         self._transport.write(rest)
@@ -196,7 +196,7 @@ class Subscriber(asyncio.Protocol):
         return not self._unacknowledged()
 
     def finish(self, reason: CloseReason, last: bytes, now: float) -> None:
-        """End the stream after what is on its way and `last`.
+        """End the stream after everything on its way, and after `last`.
 
         The connection stays open until the peer has acknowledged everything (then `close`), or is stuck for too long. If it
         were closed at once, the kernel would hold the rest for as long as it likes.
@@ -221,7 +221,7 @@ class Subscriber(asyncio.Protocol):
         self._transport.close()
 
     def cut(self, reason: CloseReason) -> None:
-        """End the connection now; the kernel drops what it still holds for it."""
+        """End the connection now; the kernel drops its buffer."""
         sock = self._transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)

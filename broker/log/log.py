@@ -1,10 +1,10 @@
-"""The bounded log of one topic: what it still has, and whether a reader's cursor joins on to it.
+"""The bounded log of one topic: the entries it still has, and whether a reader's cursor joins on to them.
 
 Rules: a value in memory. It knows no store, no subscriber and no clock: times come in as ids or seconds.
 
 Every entry names the topic's entry before it, `prev`. A reader at cursor X that meets entry e has missed nothing between
 them if and only if `e.prev <= X`. If no entry is left after X, `last` answers instead of e: it outlives the entries. So a
-topic may be silent for longer than its retention without a gap, and a topic that was trimmed to nothing still tells of one
+topic may be silent for longer than its retention without a gap, and a topic that was trimmed to nothing still has one
 (design §2).
 
 Three ids divide a log:
@@ -12,15 +12,15 @@ Three ids divide a log:
 - New readers don't see entries up to `cleared_at`: the topic was deleted then.
 - Entries after `trim_barrier` stay, however small the retention: they are on their way to subscribers. The hub moves the
   barrier on once they are written, and bounds how much can be on its way.
-- What lies at or before `complete_from` only the store can tell. The store in memory has complete logs; a replica of a
-  shared store's log begins somewhere.
+- At or before `complete_from`, only the store knows. The store in memory has complete logs; a replica of a shared
+  store's log begins somewhere.
 
-The log of a closed topic ends with its *end*, an entry behind the last event. The end is no event: it is neither trimmed
-nor counted, and it stays as long as `last` is remembered. Nothing follows it, unless the topic is deleted or the store
+The log of a closed topic ends with its *end*, an entry behind the last event. The end is not an event: it is neither
+trimmed nor counted, and it stays as long as `last` is remembered. Nothing follows it, unless the topic is deleted or the store
 goes back behind it; either opens the topic again.
 
-If events are lost while subscribers read the log, the entry behind the hole gets a `gap`. It tells every reader that
-crosses the hole, so nothing else has to.
+If events are lost while subscribers read the log, the entry behind the hole gets a `gap`, which every reader that crosses
+the hole receives.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Log:
     def append_after(
         self, prev: EventId, event_id: EventId, frame: bytes, gap: str | None = None, *, end: bool = False
     ) -> None:
-        """Add the newest entry of a replica, whose store says what came before it; see `Entry.gap`."""
+        """Add the newest entry of a replica; `prev` comes from the store. See `Entry.gap`."""
         self._add(Entry(event_id, prev, frame, end=end, gap=gap))
 
     def _add(self, entry: Entry) -> None:
@@ -132,7 +132,7 @@ class Log:
         self.complete_from = complete_from
 
     def close(self, end_id: EventId, end_frame: bytes, prev: EventId = 0) -> None:
-        """Add the end of the topic. For a replica, `prev` is what came before it in the store."""
+        """Add the end of the topic. For a replica, `prev` is the store's."""
         entry = Entry(end_id, max(prev, self.last), end_frame, end=True)
         self._add(entry)
         self.bytes -= len(end_frame)
@@ -157,7 +157,7 @@ class Log:
     # Shrinking
 
     def clear(self, end_id: EventId, end_frame: bytes) -> None:
-        """Hide all entries from new readers (DELETE). Subscribers still get what they lack, then this end.
+        """Hide all entries from new readers (DELETE). Subscribers still get the entries they lack, then this end.
 
         A cursor that had seen every event has no gap afterwards, whether or not it saw the end.
         """
@@ -197,7 +197,7 @@ class Log:
             self._drop_before(drop)
 
     def empty(self) -> None:
-        """Drop everything up to `trim_barrier`. `last` stays, so that readers are told of the gap."""
+        """Drop everything up to `trim_barrier`. `last` stays, so readers still get a gap."""
         barrier = self.last if self.trim_barrier is None else self.trim_barrier
         self._drop_before(min(self._stop, self._index_after(barrier)))
 
@@ -234,11 +234,11 @@ class Log:
         return entry.enveloped
 
     def reaches(self, cursor: EventId) -> bool:
-        """Whether this log can tell, as its store would, what lies after `cursor`."""
+        """Whether this log knows, as its store would, all entries after `cursor`."""
         return max(cursor, self.cleared_at) >= self.complete_from
 
     def has_gap(self, cursor: EventId) -> bool:
-        """Whether a new reader at `cursor` has missed something: it is dropped, or nobody knows whether it existed."""
+        """Whether a new reader at `cursor` has missed something: an event after it is dropped, or may have existed."""
         if cursor < self.cleared_at:
             if cursor < self.cleared_after:
                 return True

@@ -138,7 +138,7 @@ class LogTable:
         self._squeeze(spare=log)
 
     def discard(self, topic: str) -> None:
-        """Forget the log of a topic without subscribers, whose store still has it."""
+        """Forget the log of a topic without subscribers. Its store still has the events."""
         log = self._logs.pop(topic)
         self.bytes -= log.accounted
         self._pins.pop(topic, None)

@@ -30,7 +30,7 @@ class TokenBuckets:
     """A bucket for each key. Full buckets need no memory; over `MAX_BUCKETS` the least recently used is forgotten.
 
     Args:
-        rate: what flows into each bucket in a second, and what it holds at most.
+        rate: the inflow of each bucket in a second, and its capacity.
     """
 
     def __init__(self, rate: float) -> None:
@@ -63,7 +63,7 @@ class TokenBuckets:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitSettings:
-    """The settings of the same names; 0 is no limit."""
+    """The settings of the same names; 0 means unlimited."""
 
     max_connections_per_address: int = 0
     max_connections_per_subject: int = 0
@@ -73,7 +73,7 @@ class RateLimitSettings:
 
 
 class RateLimits:
-    """Counts what callers do, and refuses what is over `settings`.
+    """Counts connections and publishes, and refuses them above `settings`.
 
     Args:
         loop: its time, for the rates.
@@ -157,7 +157,7 @@ class RateLimits:
         self._count(caller, events, size)
 
     def slow_down(self, caller: Caller, events: int, size: int) -> float:
-        """Count what was read of a streamed body. Returns for how many seconds to read no more of it."""
+        """Count a part of a streamed body. Returns for how many seconds to read no more of it."""
         self._count(caller, events, size)
         return self._wait(caller)[0]
 

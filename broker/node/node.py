@@ -1,6 +1,6 @@
 """One running instance: a store and a hub, joined.
 
-Rules: the only place that knows both. What the web layer needs of the broker is here and in the node's parts. No HTTP, no
+Rules: the only place that knows both. The web layer calls it and its parts. No HTTP, no
 settings, no concrete store.
 """
 
@@ -70,7 +70,7 @@ class Node:
         self._sweeping.add_done_callback(_log_death)
 
     async def stop(self) -> None:
-        """Cut what is still connected, and release everything."""
+        """Cut all streams, and release everything."""
         self.streams.cut()
         self.streams.evictions.stop()
         if self._sweeping is not None:
@@ -88,7 +88,7 @@ class Node:
             self.streams.evictions.sweep()
 
     def checks(self) -> dict[str, str]:
-        """By name, `"ok"` or what is wrong (contract §6, readyz)."""
+        """Each check by name: `"ok"`, or the problem (contract §6, readyz)."""
         is_sweeping = self._sweeping is not None and not self._sweeping.done()
         has_failed = self.streams.hub.failure or self.streams.batches.failure
         return {
@@ -98,7 +98,7 @@ class Node:
             "accepting": "draining" if self.streams.is_draining else "ok",
         }
 
-    # What the store tells
+    # Called by the store
 
     def delivered(self, topic: str, size: int) -> bool:
         return self._fan_out.delivered(topic, size)
@@ -114,7 +114,7 @@ class Node:
         """Publish `(topic, lines)` items and close topics, all or nothing; see `stores.base.Topics.publish`.
 
         Waits while too much of these topics is on its way, so that a publisher never outruns the subscribers that are up to
-        date. Those that lag hold nobody up (I3).
+        date. It doesn't wait for those that lag (I3).
         """
         topics = self._store.topics
         if not self._feeds.backlog or self._backpressure.is_open({topic for topic, _ in items}):

@@ -5,7 +5,7 @@ up to `complete_to`; it changes only inside a `def`, never across an `await`. A 
 see `Unavailable`.
 
 A store has four parts, each a protocol here: `Topics` (what clients publish and ask for), `WatchedLogs` (this instance's
-copy of what is published), `Broadcast` (commands to all instances) and `Counters` (counts over all instances).
+copy of the events), `Broadcast` (commands to all instances) and `Counters` (counts over all instances).
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """What a store holds of a topic (contract §4). An id is None if there is no such event.
+    """What a store holds of a topic (contract §4). An id is None without such an event.
 
     Attributes:
         subscribers: on all instances.
@@ -98,12 +98,12 @@ class StoreStats:
 
 
 class StoreOwner(Protocol):
-    """Whoever starts a store. It is called from the event loop; it must neither block nor raise."""
+    """A store reports to its owner, from the event loop. The owner must neither block nor raise."""
 
     def delivered(self, topic: str, size: int) -> bool:
         """The log of a watched topic grew by `size` bytes of frames; 0 if only `complete_to` rose.
 
-        False asks the store to bring no more for now, as far as it can, until it is told to `resume`.
+        False asks the store to pause, as far as it can, until `resume`.
         """
 
     def on_broadcast(self, command: str) -> None:
@@ -127,7 +127,7 @@ class Topics(Protocol):
         Raises:
             Closed: a topic that was to get an event is closed; nothing is published.
             OutOfOrder: the producer's sequence has a hole before these items; nothing is published.
-            RateLimited: there is no room for another key.
+            RateLimited: too many keys are remembered.
             Unavailable: the events may not be in the store.
         """
 
@@ -144,7 +144,7 @@ class Topics(Protocol):
         leases the longest counts. A closed topic gets no lease; closing or deleting a topic drops it.
 
         Raises:
-            RateLimited: there is no room for another lease.
+            RateLimited: there are too many leases.
             Unavailable: the lease may not have been taken.
         """
 
@@ -178,13 +178,13 @@ class WatchedLogs(Protocol):
         """Up to this id, the logs of all watched topics are complete."""
 
     def is_lost(self, cursor: EventId) -> bool:
-        """Whether the store went back behind `cursor`, so that nobody can tell what its owner has seen."""
+        """Whether the store went back behind `cursor`, so that its client may have seen anything or nothing since."""
 
     async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
         """The logs of `topics`. They grow with every event until `unwatch` was called as often as `watch`.
 
         On return, and until the caller's next `await`, they answer for `start` as the store itself would. `last_id` is
-        then at least what it was at some moment during the call.
+        then at least as high as at some moment during the call.
 
         Raises:
             Unavailable: the store can't answer for them within a second; nothing is watched.
@@ -209,7 +209,7 @@ class Broadcast(Protocol):
         With `until` (seconds since 1970) it is kept that long, for instances that can't be reached now or start later.
 
         Raises:
-            RateLimited: there is no room to keep another one.
+            RateLimited: too many commands are kept.
             Unavailable: the other instances may not get it; this one hasn't.
         """
 
@@ -250,14 +250,14 @@ class Store(Protocol):
         """Release what `start` took. Nothing is delivered afterwards."""
 
     def sweep(self) -> None:
-        """One short step of dropping what is too old; called about once a second."""
+        """Drop some of the expired state; called about once a second."""
 
     @property
     def stats(self) -> StoreStats:
         """For the metrics."""
 
     def checks(self) -> dict[str, str]:
-        """The store's part of readiness (contract §6): by name, `"ok"` or what is wrong."""
+        """The store's part of readiness (contract §6): each check by name, `"ok"` or the problem."""
 
 
 class NoOwner:

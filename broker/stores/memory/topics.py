@@ -169,7 +169,7 @@ class MemoryTopics:
             self._leases.take(topic, self._clock() + seconds)
 
     def close_abandoned(self, now: float) -> None:
-        """Close the topics whose leases have expired."""
+        """Close the topics of expired leases."""
         for topic in self._leases.expired(now):
             self._close(topic, "abandoned")
 
