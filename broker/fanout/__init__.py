@@ -1,12 +1,12 @@
 """From the logs to the sockets. Nothing here waits for a subscriber (I3).
 
-hub             the subscribers of an instance: how they come, and how they go
-fanout          brings subscribers to the end of the logs that they read
+hub             all subscribers: how they come and go
+fanout          brings them to the end of their logs
 feed            a merge of logs, cut into pieces for subscribers
-feed_table      the feeds with their subscribers, and what the logs must keep for them
+feed_table      the feeds and their subscribers
 subscriber      one subscriber: a cursor and a socket
 sweeper         heartbeats, stuck connections, maximum age
-batches         acts on many subscribers, in batches
-backpressure    publishers wait here while too much is on its way
-owner           protocols of what the hub needs from outside
+batches         acts on many subscribers
+backpressure    lets publishers wait
+owner           the hub's surroundings, as protocols
 """

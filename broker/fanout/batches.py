@@ -75,5 +75,5 @@ class BatchRunner:
         try:
             job.act(subscriber)
         except Exception as failure:  # a defect with one connection must not reach the others (I9)
-            _logger.exception("a batch met a defect; this instance is not ready any more")
+            _logger.exception("a batch met a defect; this instance is no longer ready")
             self.failure = failure

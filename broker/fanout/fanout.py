@@ -34,11 +34,11 @@ BATCHES_PER_TURN = 5  # to subscribers that are behind; about 1 ms
 
 
 class FanOut:
-    """Writes what the logs have to the subscribers of `feeds`.
+    """Writes the logs' entries to the subscribers of `feeds`.
 
     Attributes:
-        delivered_events: events written to subscribers so far.
-        failure: a defect that was met; what subscribers get from then on can't be relied on.
+        delivered_events: written to subscribers so far.
+        failure: a defect that was met; fan-out can't be relied on since.
     """
 
     def __init__(self, feeds: FeedTable, logs: LogSource, owner: HubOwner, loop: Scheduler) -> None:
@@ -134,7 +134,7 @@ class FanOut:
     # Subscribers that are up to date
 
     def _continue_pass(self, group: FeedGroup, budget: int, now: float) -> int:
-        """Go on with the pass over `group`, with about `budget` writes; returns how many it took, at least 1."""
+        """Go on with the pass, with about `budget` writes; returns how many it took, at least 1."""
         if group.unvisited is None:
             self._feeds.begin_pass(group)
         assert group.unvisited is not None

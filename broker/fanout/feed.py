@@ -24,7 +24,7 @@ PIECE_BYTES = 64 << 10
 
 
 class Completeness(Protocol):
-    """Up to which id the logs of all watched topics are complete."""
+    """See `stores.base.WatchedLogs`."""
 
     @property
     def complete_to(self) -> EventId: ...
@@ -67,12 +67,9 @@ class Batch(NamedTuple):
     """Pieces up to the first one that doesn't end a topic, to be written at once.
 
     Attributes:
-        chunk: whole events, as they go over the wire.
-        end: the cursor after it.
-        events: their number.
+        chunk, end, events, gaps: as in `Piece`.
         ended: the topics that end in it.
         rest: the feed to read from then on; the same feed if nothing ends.
-        gaps: the reasons of the gaps in it.
     """
 
     chunk: bytes
@@ -105,12 +102,12 @@ class Feed:
         return any(log.has_moved_past(max(cursor, floor)) for log, floor in self._logs_and_floors())
 
     def lacks(self, cursor: EventId, up_to: EventId) -> bool:
-        """Whether `piece_after` has something for a subscriber at `cursor`. Cheap."""
+        """Whether `piece_after` has something. Cheap."""
         first = next(self._entries(cursor), None)
         return first is not None and first[2].id <= up_to
 
     def batch_after(self, cursor: EventId) -> Batch | None:
-        """The next batch for a subscriber at `cursor`, or None if it lacks nothing."""
+        """The next batch at `cursor`, or None if nothing is lacking."""
         pieces: list[Piece] = []
         size = 0
         rest = self
@@ -139,7 +136,7 @@ class Feed:
         return Feed(rest, [self.logs[index] for index in keep], self._completeness)
 
     def piece_after(self, cursor: EventId, up_to: EventId) -> Piece | None:
-        """The next piece for a subscriber at `cursor`, with nothing newer than `up_to`; None if there is nothing."""
+        """The next piece at `cursor`, with nothing newer than `up_to`; None if that is empty."""
         frames: list[bytes] = []
         size = 0
         before = end = cursor

@@ -210,7 +210,8 @@ class FeedTable:
         if not size:
             return
         self.backlog -= size
-        self.backpressure.admit()
+        if self.backpressure.queue:
+            self.backpressure.admit()
         if self.is_paused and self.backlog <= MAX_BYTES // 2:
             self.is_paused = False
             self._logs.resume()

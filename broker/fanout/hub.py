@@ -37,26 +37,26 @@ class Hub:
         self._sweeper = Sweeper(self._subscribers, self.fan_out, owner, loop, times)
 
     def __len__(self) -> int:
-        """How many connections there are."""
+        """Connections, including those of ended streams."""
         return len(self._subscribers)
 
     @property
     def lagging(self) -> int:
-        """How many subscribers lag or replay."""
+        """How many lag or replay."""
         return sum(subscriber.lag is not None for subscriber in self._subscribers)
 
     @property
     def failure(self) -> Exception | None:
-        """A defect that was met; what subscribers get from then on can't be relied on."""
+        """A defect that was met."""
         return self.fan_out.failure or self._sweeper.failure
 
     @property
     def subscribers(self) -> Sequence[Subscriber]:
-        """All subscribers at this moment."""
+        """A copy of the list."""
         return tuple(self._subscribers)
 
     def sweep(self) -> None:
-        """Visit every subscriber: heartbeats to silent ones, the end for those that are stuck or too old."""
+        """See `sweeper`."""
         self._sweeper.begin()
 
     def attach(
@@ -80,7 +80,7 @@ class Hub:
         return subscriber
 
     def send_control(self, subscriber: Subscriber, event: bytes) -> None:
-        """Write a control event without an id, between two events; one that lags gets the latest once it can be written to."""
+        """Write a control event without an id. A lagging subscriber gets the latest one as soon as it can be written to."""
         if subscriber.lag is None:
             subscriber.write(event, self._loop.time())
         else:

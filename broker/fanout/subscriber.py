@@ -8,10 +8,9 @@ the transport has sent that rest, and then catches up from the log by its cursor
 however far it falls behind (I4), and nothing waits for it (I3). A transport that is not a plain socket (TLS) is always
 written through, with the same rule.
 
-Whether the peer is still there and reads shows in its acknowledgements, so the kernel's buffer counts too: a peer that
-reads a few KB/s may not free the transport's buffer for minutes, and yet is not stuck. The kernel decides how fine that
-is. Over loopback it acknowledges in steps of up to 64 KiB, so a slow reader behind a proxy on the same machine looks stuck
-in between. TCP_USER_TIMEOUT is useless for this: its clock also runs against a peer that opens a small window again and
+Whether the peer still reads shows in its acknowledgements: at a few KB/s it may not free the transport's buffer for
+minutes, and yet is not stuck. Over loopback the kernel acknowledges in steps of up to 64 KiB, so a slow reader behind a
+proxy on the same machine looks stuck in between. TCP_USER_TIMEOUT is useless for this: its clock also runs against a peer that opens a small window again and
 again, and cuts that peer within an event.
 """
 
@@ -41,9 +40,9 @@ class CloseReason(enum.StrEnum):
     CLIENT = "client"
     """The peer left."""
     TIMEOUT = "timeout"
-    """The peer acknowledged nothing any more, not even a heartbeat: the connection was half-open."""
+    """The peer no longer acknowledged even a heartbeat: the connection was half-open."""
     SLOW = "slow"
-    """The peer read too slowly: the log moved past its cursor, or it took nothing for `slow_seconds`."""
+    """The log moved past its cursor, or the peer took nothing for `slow_seconds`."""
     ENDED = "ended"
     """All its topics are closed."""
     EXPIRED = "expired"
@@ -62,7 +61,7 @@ class Lag:
     Attributes:
         pending: bytes that the peer has yet to acknowledge.
         moved_at: when `pending` last changed.
-        unanswered: it lags only because the peer hasn't acknowledged earlier bytes for a heartbeat's time.
+        unanswered: it lags only because the peer hasn't acknowledged earlier bytes in a heartbeat's time.
         control_event: the latest one that waits until the subscriber can be written to; else empty.
     """
 
@@ -89,15 +88,14 @@ class SubscriberOwner(Protocol):
 
 
 class Subscriber(asyncio.Protocol):
-    """One subscriber. The constructor makes it the protocol of `transport`.
+    """The constructor makes it the protocol of `transport`.
 
     Attributes:
         cursor: id of the last event written, in whole or in part.
-        lag: None while it is up to date, or one write would bring it up to date.
-        wrote_at: when bytes were last written, for the heartbeat; loop time in seconds.
-        opened_at: when it was connected; loop time in seconds.
+        lag: None while one write can bring it up to date.
+        wrote_at: when bytes were last written; loop time in seconds, as is `opened_at`.
         feed: the feed it reads; None once its stream is ending.
-        hub_index, feed_index: its index in the hub's list and in its feed's; only those change it. -1 if it is in none.
+        hub_index, feed_index: its indexes in the hub's and the feed's list, which set them; -1 if it is in none.
     """
 
     __slots__ = (
@@ -198,8 +196,8 @@ class Subscriber(asyncio.Protocol):
     def finish(self, reason: CloseReason, last: bytes, now: float) -> None:
         """End the stream after everything on its way, and after `last`.
 
-        The connection stays open until the peer has acknowledged everything (then `close`), or is stuck for too long. If it
-        were closed at once, the kernel would hold the rest for as long as it likes.
+        The connection stays open until the peer has acknowledged everything (then `close`), or is stuck. Closed at once, the
+        kernel would hold the rest for as long as it likes.
         """
         if self._reason is not None or self._transport.is_closing():
             return
@@ -217,7 +215,7 @@ class Subscriber(asyncio.Protocol):
                 self._transport.close()
 
     def close(self) -> None:
-        """Close the connection; everything was acknowledged."""
+        """Close the connection."""
         self._transport.close()
 
     def cut(self, reason: CloseReason) -> None:

@@ -47,17 +47,17 @@ class Log:
         retention: how much to keep.
 
     Attributes:
-        last: the id of the newest entry there ever was, or the `last` that the log began with.
+        last: the id of the newest entry ever, or the `last` that the log began with.
         bytes: size of the frames held, which retention bounds.
-        envelope_bytes: size of the envelopes held. Readers cause them, so retention doesn't count them.
+        envelope_bytes: size of the envelopes held, which retention doesn't count.
         trim_barrier: entries after this id stay; None if nothing is on its way.
         complete_from: for a cursor at or after this id the log answers exactly as its store would.
         gap_entries: how many entries are only a gap.
-        accounted: how much of `footprint` the table of all logs has counted.
-        named: whether an entry was ever appended, so that `last` is worth remembering.
-        end: the end of a closed topic; None while it is open.
+        accounted: the `footprint` that the table of all logs has counted.
+        named: whether it ever had an entry, so that `last` is worth remembering.
+        end: None while the topic is open.
         lost_at: the store may have lost events between `end` and this id; 0 if it hasn't.
-        producers: how far the topic's producers have come; None if none has given its name.
+        producers: None if no producer has given its name.
     """
 
     __slots__ = (
@@ -98,7 +98,7 @@ class Log:
         self._start = 0
 
     def __len__(self) -> int:
-        """How many entries are held, including those on their way."""
+        """How many entries are held."""
         return len(self._entries) - self._start
 
     # Growing
@@ -123,7 +123,7 @@ class Log:
         self.named = True
 
     def prepend(self, entries: Sequence[Entry], complete_from: EventId) -> None:
-        """Put `entries`, oldest first, in front: all that lie between the new and the present `complete_from`."""
+        """Put `entries`, oldest first, in front: all between the new and the present `complete_from`."""
         self._entries[: self._start] = entries
         self._start = 0
         self.bytes += sum(len(entry.frame) for entry in entries)
@@ -224,7 +224,7 @@ class Log:
         return map(entries.__getitem__, range(self._index_after(cursor), len(entries)))
 
     def enveloped(self, topic: str, entry: Entry) -> bytes:
-        """The envelope form of an entry of this log, encoded when first asked for (I5)."""
+        """The envelope form of an entry, encoded when first needed (I5)."""
         if entry is self.end:
             return entry.frame
         if entry.enveloped is None:
@@ -254,7 +254,7 @@ class Log:
         return entry.prev > cursor and entry.gap is None
 
     def start_after(self, cursor: EventId) -> EventId:
-        """The first cursor, from `cursor` on, at which a new reader misses nothing."""
+        """The first cursor from `cursor` on that misses nothing."""
         index = self._index_after(max(cursor, self.cleared_at))
         if index == len(self._entries):
             return max(cursor, self.last)
@@ -271,7 +271,7 @@ class Log:
         return self._entries[index].prev if index < len(self._entries) else self.last
 
     def visible(self) -> tuple[Entry | None, Entry | None, int, int]:
-        """What a new reader could have: the first event, the last, their number and their bytes."""
+        """For a new reader: the first event, the last, their number and their bytes."""
         first, stop = self._index_after(self.cleared_at), self._stop
         count = stop - first
         if count <= 0:
@@ -281,13 +281,13 @@ class Log:
 
     @property
     def footprint(self) -> int:
-        """Estimated memory of the entries in bytes, including Python's own. A kept end belongs to the record instead."""
+        """Estimated memory of the entries in bytes, without the end."""
         entries = len(self._entries) - (self.end is not None) - self._start
         return self.bytes + self.envelope_bytes + entries * ENTRY_OVERHEAD_BYTES
 
     @property
     def _stop(self) -> int:
-        """The index behind the last entry that is not the end of the topic."""
+        """The index behind the last entry that is not the end."""
         return len(self._entries) - (self.end is not None)
 
     def _index_after(self, cursor: EventId) -> int:

@@ -49,7 +49,7 @@ class Malformed:
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """Everything since a time, in seconds since 1970, as far as retention reaches; never a gap."""
+    """Everything kept since a time, in seconds since 1970; never a gap."""
 
     seconds: float
 
@@ -131,7 +131,7 @@ class Position:
 
 
 class StoreState(Protocol):
-    """What a start must know of the store: the part of `stores.base.WatchedLogs` that `position` reads."""
+    """The part of `stores.base.WatchedLogs` that `position` reads."""
 
     @property
     def born(self) -> EventId: ...

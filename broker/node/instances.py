@@ -87,7 +87,9 @@ class Instances:
             case Cancel(topic=topic):
                 self._cancel(topic)
             case _:
-                _logger.warning("ignored a command of an instance of another version: %.100s", text)
+                _logger.warning(
+                    "ignored an unknown command from an instance of another version: %.100s", text
+                )
 
     def _cancel(self, topic: str) -> None:
         """Stop the producer, and write `broker.cancel` to the subscribers; a cancel during that adds nothing (I4)."""

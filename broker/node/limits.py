@@ -56,7 +56,6 @@ class TokenBuckets:
         return min(self._rate, level + (now - at) * self._rate)
 
     def _is_oldest_full(self, now: float) -> bool:
-        """Whether the least recently used bucket is full, so that it can be forgotten."""
         oldest = next(iter(self._levels))
         return self._level(oldest, now) >= self._rate
 
@@ -136,7 +135,7 @@ class RateLimits:
             del self._connections[name]
 
     def _counted_as(self, caller: Caller) -> Sequence[tuple[str, int, str]]:
-        """The names that the caller's streams are counted under, with the limit and the setting of each."""
+        """Names to count the caller's streams under, each with its limit and the setting."""
         settings = self._settings
         counted = []
         if settings.max_connections_per_address and caller.address:
@@ -162,7 +161,7 @@ class RateLimits:
         return self._wait(caller)[0]
 
     def _wait(self, caller: Caller) -> tuple[float, str]:
-        """The seconds until the caller is out of debt, and the setting that it waits for."""
+        """Seconds until the caller is out of debt, and the setting at fault."""
         now, payer = self._loop.time(), _payer(caller)
         waits = [(0.0, "")]
         if self._publishes is not None:

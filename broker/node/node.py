@@ -23,19 +23,15 @@ _logger = logging.getLogger("broker")
 
 
 class Node:
-    """A running instance: the owner of its store.
+    """The owner of the store.
 
     Args:
         store: started and stopped with the node.
-        policy: how streams are treated.
         clock: seconds since 1970.
-        limit_settings: how much each caller may do.
 
     Attributes:
-        logs: the store's, for those that begin a stream: `watch` before it, `unwatch` if it doesn't begin.
-        limits: asked before a stream begins (`enter`; a stream that has begun leaves by itself) and before a publish.
-        streams: the open streams.
-        instances: commands to all instances.
+        logs: the store's. A stream begins with `watch`; if it then doesn't begin, `unwatch`.
+        limits: asked before a stream begins (`enter`; an open stream leaves by itself) and before a publish.
     """
 
     def __init__(
@@ -175,7 +171,7 @@ def _as_json(state: TopicState) -> dict[str, object]:
 def _log_death(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         _logger.critical(
-            "the task '%s' died; this instance is not ready any more",
+            "the task '%s' died; this instance is no longer ready",
             task.get_name(),
             exc_info=task.exception(),
         )

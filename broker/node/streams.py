@@ -34,7 +34,7 @@ LONG_RETRY_MS = (10_000, 30_000)
 
 @dataclass(frozen=True, slots=True)
 class StreamPolicy:
-    """How this instance treats its streams; the settings of the same names."""
+    """The settings of the same names."""
 
     max_connections: int
     heartbeat_seconds: float
@@ -48,7 +48,7 @@ class StreamPolicy:
 
 
 class Streams:
-    """All open streams: the owner of the hub.
+    """The owner of the hub.
 
     Args:
         clock: seconds since 1970.

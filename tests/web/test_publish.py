@@ -474,6 +474,6 @@ async def test_who_waits_for_subscribers_to_be_written_goes_on_when_these_are_cu
     for _ in range(5):
         await server.publish("news", "x" * 250_000)
     waiting = asyncio.ensure_future(server.publish("news", "x"))
-    await until(lambda: server.node._backpressure._queue, "a publisher waits")
+    await until(lambda: server.node._backpressure.queue, "a publisher waits")
     server.node.streams.cut()
     assert await waiting

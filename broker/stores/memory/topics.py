@@ -19,7 +19,7 @@ class MemoryTopics:
     """`Topics`, kept in the logs of `table`.
 
     Args:
-        keys, leases: given to it to keep; the store sweeps them.
+        keys: swept by the store.
     """
 
     def __init__(
