@@ -59,7 +59,7 @@ async def server(serve: Serve) -> Server:
 
 @pytest.fixture
 async def harness(request: pytest.FixtureRequest) -> AsyncIterator[HubHarness]:
-    """A hub, with `max_age_seconds` where the test gives one; nothing may stay in it of who has left."""
+    """A hub, with `max_age_seconds` where the test gives one; nothing may stay in it of a subscriber that has left."""
     made = HubHarness(getattr(request, "param", 0))
     yield made
     for subscriber in made.hub.subscribers:
@@ -77,7 +77,7 @@ hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_configure() -> None:
-    """What runs in the background, or under nohup, ignores a signal, and so would all that the tests start: here it means what it says."""
+    """Undo that a shell makes background jobs ignore SIGINT, and nohup SIGHUP: programs that tests start would inherit it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

@@ -1,7 +1,7 @@
-"""A pytest plugin for `tests/run` where CI=true: a skipped test is a failed one.
+"""A pytest plugin for `tests/run` with CI=true: a skipped test fails.
 
-A test skips itself where the machine lacks what it needs. That is right on somebody's laptop, but a check that may pass
-with half of its tests left out is none. Expected failures (`xfail`) are no skips.
+A test skips itself if the machine lacks a program that it needs. That is right on a laptop, but wrong in CI, which could
+pass with half of its tests left out. Expected failures (`xfail`) don't count as skipped.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Dockerfile's own steps and the Compose file, as far as they go without Docker."""
+"""The steps of the Dockerfile, and the Compose file, tested without Docker."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ COMPOSE = ROOT / "deploy" / "compose.yaml"
 
 @pytest.fixture(scope="module")
 def image() -> Iterator[Stage]:
-    """What the Dockerfile makes, where anybody can read it and nobody but us can write."""
+    """The result of the Dockerfile, readable for all users and writable only for this one."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield build(Path(folder))
 
 
 class Container:
-    """The image's command, running on a port of its own, with nothing that it could write to."""
+    """The image's command, on a free port, with a read-only folder."""
 
     def __init__(self, image: Stage, **env: str) -> None:
         self.port = free_port()
@@ -59,7 +59,7 @@ class Container:
         return self._process.output
 
     def is_healthy(self) -> bool:
-        """What the HEALTHCHECK says."""
+        """Whether the HEALTHCHECK succeeds."""
         with self._started(self._image.health) as check:
             return check.wait(SECONDS) == 0
 

@@ -1,7 +1,7 @@
-"""What somebody who means no good can do with plain sockets. Each attack runs in a process of its own, and ends.
+"""Attacks on a broker with plain sockets. Each attack runs in a process of its own, and ends.
 
-An attack asserts only that it was one: that its connections came in, and what became of them. Whether anybody else was
-disturbed is for those who look on.
+An attack asserts only that it took place: that its connections were accepted, and how they ended. The control crowd
+checks that other clients were not disturbed.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Attacker:
         self._process.shutdown()
 
     def run(self, attack: Attack, port: int) -> None:
-        """Run the attack to its end; raises what it raises."""
+        """Run the attack to its end; raises its exceptions."""
         self._process.submit(attack, port).result()
 
 
@@ -127,9 +127,7 @@ def _end_if_ended(selector: selectors.BaseSelector, sock: object) -> None:
         data = sock.recv(4096)
     except ConnectionError:
         data = b""
-    if (
-        not data or b" 400 " in data
-    ):  # who goes on sending after it was told is in nobody's way for much longer
+    if not data or b" 400 " in data:  # a client that goes on sending after its answer is cut off soon
         selector.unregister(sock)
         sock.close()
 
@@ -169,7 +167,7 @@ def drops(port: int) -> None:
 
 
 def stuck_readers(port: int) -> None:
-    """Subscribers who never read, of a topic on which much is published, until they are cut."""
+    """Subscribers of a busy topic that never read, until they are cut off."""
     socks = [
         Stream(port, f"/topics/{TOPIC}", receive_buffer=SMALL_BUFFER_BYTES).opened().socket
         for _ in range(STUCK)
@@ -186,7 +184,7 @@ def stuck_readers(port: int) -> None:
 
 
 def replays(port: int) -> None:
-    """Clients who ask for all that a topic retains, and again, in a loop."""
+    """Clients that read all retained events of a topic, again and again."""
     _flood(port, 2 << 20)
     mark = f"the end {time.time_ns()}".encode()
     with Connection(port) as connection:
@@ -235,7 +233,7 @@ class _Replayer:
 
 
 def flood(port: int) -> None:
-    """One who publishes a streamed body as fast as it is taken."""
+    """A client that publishes a streamed body as fast as the broker reads it."""
     _flood(port, FLOOD_BYTES)
 
 
@@ -252,7 +250,7 @@ def _flood(port: int, size: int) -> None:
 
 
 def many_topics(port: int) -> None:
-    """Events to topics that nobody ever heard of, each another one."""
+    """Many events, each to a new topic."""
     run = time.time_ns()
     names = (f"{run}.{number}" for number in range(TOPICS))
     with Connection(port) as connection:
@@ -268,7 +266,7 @@ def many_topics(port: int) -> None:
 
 
 def many_keys(port: int) -> None:
-    """Idempotency keys, each another one; beyond their memory they are refused."""
+    """Many events, each with a new idempotency key, until the memory for keys is full."""
     run = time.time_ns()
     names = (f"{run}-{number}".ljust(200, "k") for number in range(KEYS))
     statuses = set()

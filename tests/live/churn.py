@@ -1,7 +1,7 @@
-"""Subscribers who drop at random and come back by cursor, and the judgement of what they have seen.
+"""Subscribers that disconnect at random and resume by cursor, and the check of the events they received.
 
-A follower only takes notes. Whether the broker kept its promise (I2: every event after the cursor, in order, once, or a
-gap that is true) is judged afterwards, when it is known what was published.
+A follower only takes notes. `judge` checks them afterwards, when all published events are known: every event after the
+cursor arrived once and in order, or a gap was reported and is true (I2).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.support.http import HOST, request
 
 CONNECT_SECONDS = 30
 PATIENCE_SECONDS = 0.5
-SILENCE_SECONDS = 0.5  # after which nothing comes of what was asked for
+SILENCE_SECONDS = 0.5  # after it, no event that was still on its way arrives
 """How long a follower stays on a connection on which one of its topics has ended."""
 READ_SIZES = (64, 1000, 1 << 16)
 
@@ -62,7 +62,7 @@ class Follower:
 
     Attributes:
         cursor: the last id it has seen; empty before the first.
-        notes: what it was sent, in order; `connect` marks the beginning of each connection, with the cursor it sent.
+        notes: everything it was sent, in order; `connect` marks the beginning of each connection, with the cursor it sent.
         noted_at: when the last note was taken; monotonic seconds.
     """
 
@@ -83,16 +83,16 @@ class Follower:
             await self.connect(enough, drop_after=self._patience())
 
     def stands_before_a_gap(self, last: Mapping[str, EventId]) -> bool:
-        """Whether all that it lacks up to `last` is gone: it was told so on this connection, and nothing has come since."""
-        told: set[str] = set()
+        """Whether every event that it lacks up to `last` is lost: this connection reported so, and is silent since."""
+        reported: set[str] = set()
         for note in reversed(self.notes):
             if note.kind == "connect":
                 break
             if note.kind != "gap":
                 return False
-            told.add(note.topic)
+            reported.add(note.topic)
         lacks = {topic for topic in self.topics if last[topic] > number(self.cursor or "0-0")}
-        return lacks <= told and time.monotonic() - self.noted_at > SILENCE_SECONDS
+        return lacks <= reported and time.monotonic() - self.noted_at > SILENCE_SECONDS
 
     def _patience(self) -> int:
         """How many events this connection may live for."""
@@ -132,7 +132,7 @@ class Follower:
             for event in stream.events[count:]:
                 count += 1
                 self._note(event)
-                if event.type == "broker.end":  # some stay for what comes of the other topics
+                if event.type == "broker.end":  # some stay for the events of the other topics
                     drop_after = min(drop_after, count + self._chance.choice([-1, 5]))
                     leave_at = min(leave_at, time.monotonic() + PATIENCE_SECONDS)
             if not is_open:
@@ -158,7 +158,7 @@ class Follower:
 
 
 def judge(follower: Follower, published: Published, *, exact: bool = True) -> int:
-    """Fail unless the follower has seen each event once and in order, or was told of the gap; returns how many gaps.
+    """Fail unless the follower has seen each event once and in order, or a gap was reported; returns the number of gaps.
 
     `exact`: a gap must be true, which is too much to ask where a topic as a whole was given up.
     """
@@ -174,7 +174,7 @@ class _Verdict:
 
     Attributes:
         due: for each topic, the index of the event that must come next; None before the first cursor.
-        forgiven: topics of which a gap was told since their last event.
+        forgiven: topics in which a gap was reported since their last event.
         ended: topics that have ended on this connection.
     """
 
@@ -205,7 +205,7 @@ class _Verdict:
         handlers[note.kind](note)
 
     def _connect(self, note: Note) -> None:
-        for topic in self._ended:  # what it stayed for moved its one cursor past what came of this topic anew
+        for topic in self._ended:  # while it stayed, its one cursor moved past new events of this topic
             begin = bisect_right(self._ids[topic], note.id)
             if begin > self._due[topic]:
                 self._due[topic] = begin
@@ -215,7 +215,7 @@ class _Verdict:
 
     def _open(self, note: Note) -> None:
         if self._cursor != -1:
-            self._fail("opened anew in spite of its cursor", note)
+            self._fail("opened as new in spite of its cursor", note)
         self._newest = note.id
         self._due = {topic: bisect_right(ids, note.id) for topic, ids in self._ids.items()}
 
@@ -238,7 +238,7 @@ class _Verdict:
         self._increases(note)
         topic = note.topic or self._topic_of.get(note.id, "")
         if self._published.data[topic].get(note.id) != note.data:
-            self._fail("nobody published this", note)
+            self._fail("it was never published", note)
         if topic in self._ended:
             self._fail(f"{topic} had ended on this connection", note)
         index = bisect_right(self._ids[topic], note.id) - 1
@@ -248,7 +248,7 @@ class _Verdict:
         if index > due and topic not in self._forgiven:
             self._fail(f"{index - due} events of {topic} skipped in silence (I2)", note)
         if index == due and self._exact and topic in self._forgiven:
-            self._fail("was told of a gap, and nothing is missing", note)
+            self._fail("a gap was reported, and nothing is missing", note)
         self._forgiven.pop(topic, None)
         self._due[topic] = index + 1
 
@@ -262,7 +262,7 @@ class _Verdict:
                 raise AssertionError(f"{self._name}: {missing} events of {topic} never came")
             if topic in self._forgiven and not missing and self._exact:
                 raise AssertionError(
-                    f"{self._name}: was told of a gap in {topic} at its end, and nothing is missing"
+                    f"{self._name}: a gap was reported in {topic} at its end, and nothing is missing"
                 )
 
 

@@ -1,7 +1,6 @@
 """What the tests with real clients and servers need of the machine: Chromium, Node and its packages, curl, the proxies.
 
-`tests/run` installs it. What is missing all the same is told by the test that needs it: a skip that says why, and a
-failure where CI=true.
+`tests/run` installs it. A test whose program is missing is skipped with the reason; with CI=true it fails.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ async def chromium() -> AsyncIterator[Browser]:
 
 @pytest.fixture
 def node() -> str:
-    """The path of Node, whose packages are there."""
+    """The path of Node; its packages are installed."""
     path = shutil.which("node")
     if path is None:
         _leave_out("node", "apt-get install nodejs npm, then tests/run")
@@ -87,12 +86,12 @@ def curl() -> str:
 
 @pytest.fixture
 def brisk() -> Iterator[BrokerProcess]:
-    """A broker whose clients come back after 50 ms, and that sends a heartbeat after 0.1 s of silence."""
+    """A broker with a reconnect delay of 50 ms and a heartbeat after 0.1 s of silence."""
     with BrokerProcess(heartbeat_seconds=0.1, retry_min_ms=50, retry_max_ms=50) as process:
         yield process
 
 
-# For the tests that do to a broker what nobody should, beside a client that does nothing wrong
+# For the tests that misuse a broker beside a well-behaved client
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +116,10 @@ def nobody_else_is_disturbed(control_client: ControlClient) -> Iterator[None]:
 
 @pytest.fixture
 def nobody_more_is_there(server: BrokerProcess, nobody_else_is_disturbed: None) -> Iterator[None]:
-    """After each test: whoever left has left no subscriber behind (I4)."""
+    """After each test: no subscriber is left of the clients that have gone (I4)."""
     yield
     wait_for(lambda: server.metric("broker_subscribers") == STREAMS, "the subscribers to be gone", 15)
-    wait_for(lambda: server.metric("broker_lagging_subscribers") == 0, "nobody to lag", 15)
+    wait_for(lambda: server.metric("broker_lagging_subscribers") == 0, "no subscriber to lag", 15)
 
 
 @pytest.fixture

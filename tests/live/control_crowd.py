@@ -28,7 +28,7 @@ ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Report:
-    """What the subscribers saw since the last report.
+    """The latencies since the last report.
 
     Attributes:
         seconds: for each event in turn, from its publisher's beginning to send it until the last subscriber had it.
@@ -57,8 +57,8 @@ class ControlCrowd:
         self._pipe.close()
 
     def report(self) -> Report:
-        """What they saw since the last one. Fails unless all had everything, once and in order, and none was cut off."""
-        with contextlib.suppress(BrokenPipeError):  # what they died of has come
+        """The report since the last one. Fails unless all got every event, once and in order, and none was cut off."""
+        with contextlib.suppress(BrokenPipeError):  # they have failed; the reason follows
             self._pipe.send("report")
         return self._receive()
 
@@ -91,5 +91,5 @@ def _follow(pipe: Pipe, port: int, count: int, cpu: int | None) -> None:
                 publisher.publish(TOPIC, f"{len(published)} ".ljust(EVENT_BYTES, "x"))
                 readers.catch_up(len(published))
                 seconds.append(time.monotonic() - began)
-    except Exception:  # told where the test is
+    except Exception:  # reported to the test
         pipe.send(traceback.format_exc())

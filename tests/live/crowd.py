@@ -1,7 +1,7 @@
-"""Crowds of readers, good and bad, cheap enough that a thousand of them fit beside the broker on two cores.
+"""Crowds of good and bad readers that are cheap enough for a thousand of them on two cores.
 
 All readers that are up to date are sent the same bytes. So one of them, the reference, is decoded and checked, and the
-others are compared with it, byte for byte. The bad ones live in a process of their own, so that their slowness is theirs.
+others are compared with it, byte for byte. The bad readers run in a process of their own, to slow down nothing else.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.event_stream import READ_BYTES, Stream
 from tests.support.waiting import WAIT_SECONDS
 
 SMALL_BUFFER_BYTES = 2048
-"""SO_RCVBUF of bad readers: so that what they don't read stays with the broker, whose memory is what is looked at."""
+"""SO_RCVBUF of bad readers: small, so that unread bytes stay with the broker, whose memory is measured."""
 TICK_SECONDS = 0.1
 GRACE_SECONDS = 30
 
@@ -96,7 +96,7 @@ class BadReading:
 
 
 class BadReaders:
-    """`stuck` readers who read nothing and `slow` ones who read `bytes_per_second`, in a process of their own."""
+    """`stuck` readers that read nothing and `slow` ones that read `bytes_per_second`, in a process of their own."""
 
     def __init__(self, port: int, topic: str, *, stuck: int, slow: int, bytes_per_second: int) -> None:
         context = multiprocessing.get_context("spawn")
@@ -118,7 +118,7 @@ class BadReaders:
         self._pipe.close()
 
     def read_to_the_end(self) -> tuple[list[BadReading], list[BadReading]]:
-        """Let all read as fast as they can until they are cut off; what the stuck and the slow ones got in all."""
+        """Let all read as fast as they can until they are cut off; returns the bytes that the stuck and the slow ones got in all."""
         self._pipe.send("hurry")
         readings = self._receive()
         assert isinstance(readings, list)

@@ -1,4 +1,4 @@
-"""An EventSource in a page of Chromium's, and what it told."""
+"""An EventSource in a page of Chromium, and the events that its listeners received."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Self
 from playwright.async_api import Page
 from playwright.async_api import TimeoutError as WaitedTooLong
 
-from tests.live.node import Told
+from tests.live.node import Received
 
 WITHIN_MS = 20_000
 CONTROL = ("broker.open", "broker.gap", "broker.end")
 CONNECTING, OPEN, CLOSED = 0, 1, 2
 
 FOLLOW = """([url, types, withCredentials]) => {
-    const source = new EventSource(url, {withCredentials}), told = [];
+    const source = new EventSource(url, {withCredentials}), received = [];
     for (const type of ["open", "error", "message", ...types])
         source.addEventListener(type, ({type, data = null, lastEventId: id = null}) =>
-            told.push({type, data, id, state: source.readyState}));
-    return (window.followed ??= []).push({source, told}) - 1;
+            received.push({type, data, id, state: source.readyState}));
+    return (window.followed ??= []).push({source, received}) - 1;
 }"""
 
 
 class Source:
-    """An EventSource in a page, and what it told its listeners."""
+    """An EventSource in a page."""
 
     def __init__(self, page: Page, index: int) -> None:
         self._page = page
@@ -33,32 +33,34 @@ class Source:
     async def follow(
         cls, page: Page, url: str, types: tuple[str, ...] = CONTROL, *, credentials: bool = False
     ) -> Self:
-        """Open one that listens for `types` beside `message`."""
+        """Open one that listens for `message` and for `types`."""
         return cls(page, await page.evaluate(FOLLOW, [url, list(types), credentials]))
 
-    async def told(self) -> list[Told]:
-        """All it told so far, in order."""
-        told = await self._page.evaluate("index => followed[index].told", self._index)
-        return [Told(**each) for each in told]
+    async def received(self) -> list[Received]:
+        """Everything that its listeners received so far, in order."""
+        received = await self._page.evaluate("index => followed[index].received", self._index)
+        return [Received(**each) for each in received]
 
-    async def events(self) -> list[Told]:
-        """What it told but for `open` and `error`."""
-        return [told for told in await self.told() if told.type not in ("open", "error")]
+    async def events(self) -> list[Received]:
+        """The same without `open` and `error`."""
+        return [each for each in await self.received() if each.type not in ("open", "error")]
 
     async def wait_for(self, condition: str, within_ms: float = WITHIN_MS) -> None:
-        """Wait until `condition` holds, JavaScript over `told`, the list, and `source`."""
+        """Wait until `condition` holds: JavaScript over `received`, the list, and `source`."""
         try:
             await self._page.wait_for_function(
-                f"index => {{ const {{source, told}} = followed[index]; return {condition}; }}",
+                f"index => {{ const {{source, received}} = followed[index]; return {condition}; }}",
                 arg=self._index,
                 timeout=within_ms,
             )
         except WaitedTooLong:
-            raise AssertionError(f"{condition} did not come true: {await self.told()}") from None
+            raise AssertionError(f"{condition} did not come true: {await self.received()}") from None
 
-    async def wait_for_events(self, count: int) -> list[Told]:
+    async def wait_for_events(self, count: int) -> list[Received]:
         """The events, once there are `count`."""
-        await self.wait_for(f"told.filter(({{type}}) => type != 'open' && type != 'error').length >= {count}")
+        await self.wait_for(
+            f"received.filter(({{type}}) => type != 'open' && type != 'error').length >= {count}"
+        )
         return await self.events()
 
     async def state(self) -> int:

@@ -1,4 +1,4 @@
-"""Runs one of npm's EventSource clients in Node, and collects what it tells."""
+"""Runs one of npm's EventSource clients in Node, and collects the events that it receives."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _SCRIPT = Path(__file__).with_name("follow.mjs")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One thing that a JavaScript client told its listeners.
+class Received:
+    """One event that a listener of a JavaScript client received.
 
     Attributes:
         type: `open`, `error`, `message`, or the event's own.
@@ -30,23 +30,23 @@ class Told:
 
 
 class NodeClient(ChildProcess):
-    """Follows `url` with the EventSource of an npm package, and listens for `types` beside `message`."""
+    """Follows `url` with the EventSource of an npm package, and listens for `message` and for `types`."""
 
     def __init__(self, node: str, package: str, url: str, types: tuple[str, ...] = ()) -> None:
         super().__init__([node, str(_SCRIPT), str(MODULES), package, url, *types], stderr=None)
 
     @property
-    def told(self) -> list[Told]:
-        """Everything it has told so far, in order."""
+    def received(self) -> list[Received]:
+        """Everything that its listeners received so far, in order."""
         lines = self.printed.rpartition(b"\n")[0].splitlines()
-        return [Told(**json.loads(line)) for line in lines]
+        return [Received(**json.loads(line)) for line in lines]
 
     @property
-    def events(self) -> list[Told]:
-        """What it told but for `open` and `error`."""
-        return [told for told in self.told if told.type not in ("open", "error")]
+    def events(self) -> list[Received]:
+        """The same without `open` and `error`."""
+        return [each for each in self.received if each.type not in ("open", "error")]
 
-    def wait_for_events(self, count: int) -> list[Told]:
+    def wait_for_events(self, count: int) -> list[Received]:
         """The events, once there are `count`."""
         wait_for(lambda: len(self.events) >= count, f"{count} events, of which came {self.events}", 30)
         return self.events

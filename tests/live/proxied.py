@@ -1,4 +1,4 @@
-"""`Front`, which is brokers with a proxy before them, and `Swallower`, a broker that dies of every event."""
+"""`Front`, which is brokers with a proxy before them, and `Swallower`, a broker that dies at every event."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Front:
 class Swallower:
     """Something at a broker's place that is ready, takes events whole, and closes without an answer; a context manager.
 
-    To whoever sent one, it may have been published.
+    A client can't know whether its event was published.
 
     Attributes:
         swallowed: how many.

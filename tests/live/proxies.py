@@ -49,7 +49,7 @@ class Certificate:
 
     @classmethod
     def made(cls, folder: Path) -> Certificate:
-        """One for `localhost` and 127.0.0.1, which nobody trusts."""
+        """One for `localhost` and 127.0.0.1, signed by an unknown authority."""
         issued = trustme.CA().issue_cert("localhost", HOST)
         made = cls(folder / "chain.pem", folder / "key.pem", folder / "both.pem")
         for pem in issued.cert_chain_pems:
@@ -79,7 +79,7 @@ class ProxyProcess(ABC):
     asks_past_refusal: ClassVar[bool] = True
     """Whether a stream that a broker refuses is asked of another."""
     resends_bodies: ClassVar[bool] = True
-    """Whether a request with a body that met a dead broker is tried on another, where that can't publish twice."""
+    """Whether a request with a body that met a dead broker is tried on another, if that can't publish twice."""
 
     def __init__(self, brokers: Sequence[str], folder: Path, *, idle_seconds: int | None = None) -> None:
         self.port = free_port()
@@ -187,8 +187,8 @@ class Caddy(ProxyProcess):
     program = "caddy"
     file = "Caddyfile"
     stop_signal = signal.SIGKILL  # SIGTERM waits for the streams
-    answers_early = False  # Go's server, over HTTP/1.1, first reads what is left of the body
-    asks_past_refusal = False  # it retries what fails, not what is answered
+    answers_early = False  # Go's server, over HTTP/1.1, first reads the rest of the body
+    asks_past_refusal = False  # it retries failed requests, not answered ones
     resends_bodies = False  # not in 2.6
 
     def _replacements(self, certificate: Certificate) -> dict[str, str]:

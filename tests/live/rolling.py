@@ -14,7 +14,7 @@ from tests.support.event_stream import ACCEPT, AsyncStream
 
 FIRST_DELAY_SECONDS = 1.0
 LONGEST_DELAY_SECONDS = 2.0
-"""A refused viewer is told to stay away for up to half a minute, which no test waits for."""
+"""The longest wait. The broker asks a refused viewer to wait up to half a minute."""
 OPENING = b"\n:\n"
 """What a stream begins with after its `retry:`, and a refusal doesn't."""
 
@@ -23,7 +23,7 @@ class Viewer(Follower):
     """One browser tab with an EventSource on `topic`.
 
     Attributes:
-        refused: how often it was told to come back later.
+        refused: how often the broker asked it to come back later.
     """
 
     def __init__(self, port: int, topic: str) -> None:

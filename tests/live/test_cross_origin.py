@@ -14,7 +14,7 @@ from aiohttp import web
 from playwright.async_api import Browser, Page
 
 from tests.live.event_source import OPEN, Source
-from tests.live.node import Told
+from tests.live.node import Received
 from tests.support.broker_process import BrokerProcess
 from tests.support.tokens import HMAC
 from tests.support.waiting import wait_for
@@ -71,7 +71,7 @@ async def test_a_named_origin_subscribes(page: Page, origin: str, credentials: b
         source = await Source.follow(page, f"{broker.url}/topics/news", credentials=credentials)
         await source.wait_for_events(1)
         sent = broker.publish("news", "hello")
-        assert (await source.wait_for_events(2))[1] == Told("message", "hello", sent, OPEN)
+        assert (await source.wait_for_events(2))[1] == Received("message", "hello", sent, OPEN)
 
 
 async def test_it_comes_back_with_its_cursor_and_without_a_preflight(page: Page, origin: str) -> None:
@@ -80,7 +80,9 @@ async def test_it_comes_back_with_its_cursor_and_without_a_preflight(page: Page,
         await source.wait_for_events(1)
         broker.kill()
         broker.start()
-        await source.wait_for("told.some(({type, data}) => type == 'broker.gap' && data.includes('lost'))")
+        await source.wait_for(
+            "received.some(({type, data}) => type == 'broker.gap' && data.includes('lost'))"
+        )
         wait_for(lambda: '"GET /topics/news' in broker.output, "the access log's line")
         assert "OPTIONS" not in broker.output
 

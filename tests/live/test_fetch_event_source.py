@@ -122,7 +122,7 @@ async def test_retry_is_honoured(page: Page, node_modules: Path, brisk: BrokerPr
         for data in (*cuts, "end"):
             brisk.publish("news", data)
         await _wait_for(page, "events.at(-1).data == 'end'")
-    assert proxy.shortest_pause() < own_delay, "it waited its own delay, not the 50 ms that it was told"
+    assert proxy.shortest_pause() < own_delay, "it waited its own delay, not the 50 ms that the broker named"
 
 
 async def test_server_that_comes_back_with_nothing_tells_of_the_gap(page: Page, node_modules: Path) -> None:

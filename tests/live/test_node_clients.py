@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.live.node import NodeClient, Told
+from tests.live.node import NodeClient, Received
 from tests.support.broker_process import BrokerProcess
 from tests.support.cutting_proxy import DATA_LINE_BYTES, FRAME_BYTES, ID_LINE_END, CuttingProxy, cut_events
 from tests.support.waiting import wait_for
@@ -19,7 +19,7 @@ CONTROL = ("broker.open", "broker.gap", "broker.end")
 both = pytest.mark.parametrize("package", [V3, V2])
 
 
-def _data(events: list[Told]) -> list[str | None]:
+def _data(events: list[Received]) -> list[str | None]:
     return [event.data for event in events if event.type != "broker.open"]
 
 
@@ -30,10 +30,10 @@ def test_open_and_events_arrive_as_published(node: str, package: str, broker: Br
         first = broker.publish("news", "line one\nline two\r\nzweite Zeile: Grüße 🎈\u2028\u0085.")
         second = broker.publish("news", '{"level":3}', event="alert")
         events = client.wait_for_events(3)
-    assert [told.type for told in client.told] == ["open", "broker.open", "message", "alert"]
+    assert [each.type for each in client.received] == ["open", "broker.open", "message", "alert"]
     assert events[1:] == [
-        Told("message", "line one\nline two\nzweite Zeile: Grüße 🎈\u2028\u0085.", first, 1),
-        Told("alert", '{"level":3}', second, 1),
+        Received("message", "line one\nline two\nzweite Zeile: Grüße 🎈\u2028\u0085.", first, 1),
+        Received("alert", '{"level":3}', second, 1),
     ]
 
 
@@ -49,7 +49,7 @@ def test_heartbeats_are_no_events(node: str, package: str, brisk: BrokerProcess)
         wait_for(lambda: proxy.heartbeats() >= 6, "heartbeats")
         brisk.publish("news", "after")
         client.wait_for_events(3)
-    assert [(told.type, told.data) for told in client.told[2:]] == [
+    assert [(each.type, each.data) for each in client.received[2:]] == [
         ("message", "before"),
         ("message", "after"),
     ]
@@ -106,7 +106,7 @@ def test_retry_is_honoured(node: str, package: str, own_delay: float, brisk: Bro
         for data in (*cuts, "end"):
             brisk.publish("news", data)
         wait_for(lambda: not proxy.cuts_left and client.events[-1].data == "end", "the last event", 60)
-    assert proxy.shortest_pause() < own_delay, "it waited its own delay, not the 50 ms that it was told"
+    assert proxy.shortest_pause() < own_delay, "it waited its own delay, not the 50 ms that the broker named"
 
 
 @both
@@ -127,8 +127,8 @@ def test_server_that_comes_back_with_nothing_tells_of_the_gap(node: str, package
     assert [event.type for event in events] == ["broker.open", "message", "broker.gap", "message"]
     assert events[2].data == f'{{"topic":"news","after":"{cursor}","reason":"lost"}}'
     assert events[3].data == "after"
-    assert {told.state for told in client.told if told.type == "error"} == {0}
-    assert [told.type for told in client.told if told.type != "error"].count("open") == 2
+    assert {each.state for each in client.received if each.type == "error"} == {0}
+    assert [each.type for each in client.received if each.type != "error"].count("open") == 2
 
 
 @both
@@ -139,8 +139,8 @@ def test_over_capacity_it_keeps_trying(node: str, package: str) -> None:
     ):
         first.wait_for_events(1)
         with NodeClient(node, package, f"{broker.url}/topics/news", CONTROL) as second:
-            wait_for(lambda: any(told.type == "error" for told in second.told), "the refusal")
+            wait_for(lambda: any(each.type == "error" for each in second.received), "the refusal")
             broker.publish("news", "to the first")
             first.wait_for_events(2)
-            assert [(told.type, told.state) for told in second.told] == [("open", 1), ("error", 0)]
+            assert [(each.type, each.state) for each in second.received] == [("open", 1), ("error", 0)]
     assert _data(first.events) == ["to the first"]

@@ -179,14 +179,14 @@ def test_json_is_json(page: Path) -> None:
             json.loads(block.code)
 
 
-# What they say to do
+# Their commands and programs
 
 
 @pytest.fixture(scope="module")
 def checkout() -> Iterator[Path]:
     """A copy of the checkout, installed as the README says, without the network if `tests/run` has fetched the wheels.
 
-    What an extra would install is seen from the environment of the tests, so that pip finds it there already.
+    It also sees the packages of the tests' environment, so that pip finds the packages of the extras installed.
     """
     with tempfile.TemporaryDirectory() as folder:  # under a short name: it holds unix sockets
         root = Path(folder)
@@ -209,7 +209,7 @@ def checkout() -> Iterator[Path]:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """A newcomer's: nothing of ours, but pip fetches from the wheels, and curl fails where the broker refuses."""
+    """The variables of a newcomer's terminal. pip installs from the wheels, and curl fails if the broker answers an error."""
     path = [str(root / "bin"), "/usr/local/bin", "/usr/bin", "/bin"]
     wheels = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(WHEELS)} if WHEELS.exists() else {}
     return {
@@ -263,7 +263,7 @@ class Reader:
             await page.close()  # before its broker ends, which the console would report
 
     def adapted(self, text: str) -> str:
-        """With this run's ports, as a reader puts in others, and smaller loads."""
+        """`text` with the ports of this run, as a reader replaces them, and with smaller loads."""
         for theirs, ours in self.ports.items():
             text = re.sub(rf"(?<=:){theirs}\b", str(ours), text)
         text = text.replace("broker serve", f"broker serve --port {self.ports['8080']}")
@@ -312,7 +312,7 @@ async def reading(root: Path, page: Path, chromium: Browser, **variables: str) -
         await asyncio.to_thread(reader.stack.close)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", ["protocol.md", "token-streams.md", "operating.md", "performance.md"])
 async def test_guide(page: str, checkout: Path, chromium: Browser) -> None:
     async with reading(checkout, GUIDES / page, chromium) as reader:
@@ -321,7 +321,7 @@ async def test_guide(page: str, checkout: Path, chromium: Browser) -> None:
 
 @pytest.fixture
 def openai() -> Iterator[dict[str, str]]:
-    """The variables by which OpenAI's address is known; the example's model stands in for it."""
+    """The variables that name OpenAI's service. The example's model stands in for it."""
     port = free_port()
     code = f"from aiohttp import web; import model; web.run_app(model.create_app(500), host='127.0.0.1', port={port})"
     process = subprocess.Popen(
@@ -335,13 +335,13 @@ def openai() -> Iterator[dict[str, str]]:
     process.wait(20)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_readme(checkout: Path, chromium: Browser, openai: dict[str, str]) -> None:
     async with reading(checkout, README, chromium, **openai) as reader:
         await reader.read()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_many_instances(checkout: Path, chromium: Browser) -> None:
     program = redis() or valkey()
     assert program is not None
@@ -372,7 +372,7 @@ async def log_in(chromium: Browser, origin: str, user: int) -> Page:
     return page
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_each_user_sees_their_own_topics(checkout: Path, chromium: Browser) -> None:
     async with reading(checkout, GUIDES / "access.md", chromium) as reader:
         await reader.read()

@@ -1,4 +1,4 @@
-"""The one way in which tests run another program beside them, and read what it prints."""
+"""Runs another program and reads its output: the one way in which tests do so."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A TCP proxy that cuts connections at a chosen byte, and remembers what it carried.
+"""A TCP proxy that cuts connections at a chosen byte, and remembers the bytes it passed on.
 
-It knows nothing of HTTP: what it does to a stream, any network may do.
+It knows nothing of HTTP: any network may fail in the same ways.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ JOIN_SECONDS = 10
 class Cut:
     """Cut the connection that carries `marker` to the client, `offset` bytes behind the marker's start.
 
-    With `reset` the client is told by a RST, else by a FIN, as if the server had ended the stream.
+    With `reset` the client gets a RST, else a FIN, as if the server had ended the stream.
     """
 
     marker: bytes
@@ -83,7 +83,7 @@ class CuttingProxy:
             assert not thread.is_alive()
 
     def cut_all(self) -> None:
-        """Cut all that is open, now; what comes next is carried."""
+        """Cut all open connections, now."""
         with self._lock:
             for sock in self._open:
                 with contextlib.suppress(OSError):

@@ -58,7 +58,7 @@ class EventStream:
         return events
 
     def _unframed(self) -> bytes:
-        """Take what is complete of `_pending`."""
+        """Take the complete part of `_pending`."""
         if self.headers.get("transfer-encoding") != "chunked":
             data, self._pending = self._pending, b""
             return data
@@ -197,7 +197,7 @@ class AsyncStream(EventStream):
         return self.events[count - 1]
 
     async def data(self, count: int) -> list[str]:
-        """The data of what was published, once there are at least `count` such events."""
+        """The data of the published events, once there are at least `count`."""
         await self.until(lambda: len(self.published()) >= count)
         return [event.data for event in self.published()]
 

@@ -1,4 +1,4 @@
-"""HTTP by hand: for what no well-behaved client sends, and to see every byte of what comes back."""
+"""HTTP by hand, for requests that no well-behaved client sends, and to see every byte of the answer."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
 
 
 def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
-    """The status and the headers of an answer, whose head may end with its blank line."""
+    """The status and the headers of an answer, from its head with or without the blank line."""
     first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
     protocol, status, _ = first.split(" ", 2)
     assert protocol in ("HTTP/1.1", "HTTP/1.0"), first
@@ -63,7 +63,7 @@ def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
 async def read_head(
     reader: asyncio.StreamReader, versions: tuple[bytes, ...] = (b"HTTP/1.1",)
 ) -> tuple[int, dict[str, str]]:
-    """The status and the headers of the next answer, whose version must be one of these."""
+    """The status and the headers of the next answer; its version must be one of these."""
     async with asyncio.timeout(WAIT_SECONDS):
         head = await reader.readuntil(b"\r\n\r\n")
     assert head.startswith(versions), head
@@ -92,10 +92,10 @@ def _bytes(text: str | bytes) -> bytes:
 
 
 class Connection:
-    """A connection that sends and reads at the same time, as whoever is answered early must; a context manager.
+    """A connection that sends and reads at the same time, since an answer may come early; a context manager.
 
     Attributes:
-        received: what came and wasn't taken by `answer`.
+        received: the bytes that no method has taken yet.
         ended: whether the other side has ended the connection, by whatever means.
     """
 
@@ -115,7 +115,7 @@ class Connection:
         self.socket.close()
 
     def send(self, data: bytes) -> None:
-        """Send all of `data`, or as much as the other side lets itself be sent."""
+        """Send all of `data`, or as much as the other side takes before it closes."""
         left = memoryview(data)
         deadline = time.monotonic() + WAIT_SECONDS
         with selectors.DefaultSelector() as selector:
@@ -133,7 +133,7 @@ class Connection:
             return self.socket.send(data)
         except BlockingIOError:
             return 0
-        except OSError:  # it was closed on us; what it said before is still to be read
+        except OSError:  # the other side closed; its last bytes are still to be read
             return len(data)
 
     def _receive(self) -> None:
@@ -147,7 +147,7 @@ class Connection:
         self.ended = not data
 
     def more(self, seconds: float = WAIT_SECONDS) -> bool:
-        """Wait for what comes next and add it to `received`; False at the end. Fails after `seconds`."""
+        """Wait for the next bytes and add them to `received`; False at the end. Fails after `seconds`."""
         with selectors.DefaultSelector() as selector:
             selector.register(self.socket, selectors.EVENT_READ)
             if not self.ended:
@@ -186,7 +186,7 @@ class Connection:
 
 
 def exchange(port: int, data: bytes) -> Answer:
-    """Send `data` on a connection of its own and return the first answer that is no `100 Continue`."""
+    """Send `data` on a connection of its own and return the first answer other than `100 Continue`."""
     with Connection(port) as connection:
         connection.send(data)
         answer = connection.answer()

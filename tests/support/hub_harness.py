@@ -135,7 +135,7 @@ class HubHarness:
         return subscriber
 
     def turn(self) -> bool:
-        """One turn of the loop: what is scheduled now."""
+        """One turn of the loop: run all calls that are scheduled now."""
         scheduled, self.scheduled[:] = list(self.scheduled), []
         for call in scheduled:
             call()

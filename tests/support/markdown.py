@@ -23,7 +23,7 @@ class Block:
 
     Attributes:
         language: as after the opening fence; empty for output and the like.
-        terminal: for shell commands, where they are pasted.
+        terminal: number of the terminal for shell commands.
         interrupts: whether Ctrl-C comes first.
         file: for Python, the name to save it as; empty if it names none.
     """

@@ -8,7 +8,7 @@ from tests.support.http import HOST
 
 
 def free_port() -> int:
-    """A port that the kernel chose, and that it gives to nobody else for a minute.
+    """A port that the kernel chose, and that it gives to no other program for a minute.
 
     A connection to the port was closed on the server's side, so the port is in TIME_WAIT: only a server that asks for
     this very port gets it (with SO_REUSEADDR, which servers set).

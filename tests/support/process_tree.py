@@ -1,6 +1,6 @@
-"""The processes of a broker that has several, told apart from outside: by the process table and by who holds a connection.
+"""The processes of a broker that has several, found from outside: by the process table and by their open sockets.
 
-Linux only, as the claims are.
+Linux only.
 """
 
 from __future__ import annotations
@@ -72,5 +72,5 @@ def _descriptors(pid: int) -> set[str]:
     found = set()
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
-            found.add(os.readlink(path))  # noqa: PTH115 - what it reads is no path
+            found.add(os.readlink(path))  # noqa: PTH115 - the link's target isn't a path
     return found

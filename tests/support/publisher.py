@@ -1,4 +1,4 @@
-"""Publishers that keep one connection and record what was accepted."""
+"""Publishers that keep one connection and record the accepted events."""
 
 from __future__ import annotations
 

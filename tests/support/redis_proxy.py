@@ -73,7 +73,7 @@ class RedisProxy:
                 writer.transport.abort()
 
     def close_gently(self) -> None:
-        """End all connections once what was passed on has left."""
+        """End all connections once all bytes passed on have left."""
         for passage in self._passages:
             for writer in passage.writers:
                 writer.close()

@@ -1,7 +1,7 @@
-"""Real Redis and Valkey servers, in processes of their own, for tests whose claim is about them: killed, paused, replaced.
+"""Real Redis and Valkey servers, in processes of their own, for tests that kill, pause or replace them.
 
-Rules: a server listens on a unix socket, over TCP only when asked to, then on loopback and a port that was free (never
-6379, where somebody's own may be). Every wait is for a condition, with a bound.
+Rules: a server listens on a unix socket, over TCP only when asked to, then on loopback and a port that the kernel chose (never
+6379, which another server may use). Every wait is for a condition, with a bound.
 """
 
 from __future__ import annotations
@@ -131,7 +131,7 @@ class Server(_Process):
 
     @property
     def url(self) -> str:
-        """How clients are told of it: by its unix socket."""
+        """The URL of its unix socket."""
         return f"unix://{self.path}"
 
     @property
@@ -237,7 +237,7 @@ class Sentinel(_Process):
 
 
 def _pings(probe: socket.socket, address: Any) -> bool:
-    """Whether a server there takes commands: one that is loading its data, or that nobody may use yet, doesn't."""
+    """Whether a server there takes commands: one that is still loading its data doesn't."""
     probe.settimeout(5)
     try:
         probe.connect(address)

@@ -39,7 +39,7 @@ class RecordingOwner:
 
     Attributes:
         deliveries: topic and bytes of each.
-        commands: what was broadcast.
+        commands: the broadcast commands.
     """
 
     def __init__(self) -> None:
@@ -97,7 +97,7 @@ class MemoryStoreHarness:
 
 
 class RedisStoreHarness:
-    """The store in a server whose scripts read their time with an offset that the test sets."""
+    """The store in a server; its scripts add an offset, which the test sets, to their time."""
 
     def __init__(self, server: Server, **options: object) -> None:
         self._client = server.client()
@@ -130,7 +130,7 @@ class RedisStoreHarness:
 
 
 def with_offset(scripts: Scripts) -> Scripts:
-    """Scripts whose time is moved by the seconds under the key `OFFSET`."""
+    """Scripts that add the seconds under the key `OFFSET` to their time."""
 
     def moved(script: Script) -> Script:
         before = "local time = call('TIME')\n"

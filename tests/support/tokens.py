@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 SECRET = "a secret of more than sixty-four bytes, so that it is long enough for HS512"
-OTHER_SECRET = "another secret, of which only whoever rotates them knows anything at all"
+OTHER_SECRET = "another secret of more than sixty-four bytes, for the rotation of secrets"
 
 
 @dataclass(frozen=True, eq=False)
