@@ -204,7 +204,7 @@ class TopicReplica:
             return
         self.apply_losses(page.cleared_at)
         if page.cleared_after > max(self.tail, log.last):
-            log.append_after(page.cleared_after, page.cleared_after, b"", "trimmed")
+            log.append_gap(page.cleared_after, "trimmed")
         self._clear(page.cleared_at)
 
     def _append_entries(self, entries: Sequence[tuple[EventId, EventId, bytes]]) -> None:
@@ -212,8 +212,9 @@ class TopicReplica:
             if event_id <= self.tail:
                 continue
             self.apply_losses(event_id)
-            is_contiguous = prev <= max(self.contiguous_to, self.log.last)
-            self.log.append_after(prev, event_id, frame, None if is_contiguous else "trimmed")
+            if prev > max(self.contiguous_to, self.log.last):
+                self.log.append_gap(prev, "trimmed")
+            self.log.append_after(prev, event_id, frame)
             self.tail = event_id
 
     def _skip_to(self, last: EventId) -> None:
@@ -221,9 +222,7 @@ class TopicReplica:
         self.apply_losses(last)
         if last > self.tail:
             if last > self.log.last:
-                if self.is_readable:
-                    self.log.append_after(last, last, b"", "trimmed")
-                self.log.last = last
+                self.log.append_gap(last, "trimmed")
             self.tail = last
 
     def go_live(self, last: EventId) -> bool:
