@@ -371,6 +371,7 @@ async def test_who_shuts_the_sending_side_down_after_whole_requests_is_answered(
     assert len(await kept(server)) == count
 
 
+@pytest.mark.exclusive  # it takes seconds of one core within a bound
 async def test_a_stream_of_blank_lines_holds_nobody_up(server: Server) -> None:
     reader, writer = await server.send(
         b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
