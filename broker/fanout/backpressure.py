@@ -1,7 +1,7 @@
-"""Where publishers wait while too much is on its way to subscribers: of their own topic, or in all.
+"""Publishers wait here while too much is on its way to subscribers: of their own topic, or in total.
 
-Rules: knows numbers and names. Publishers of a topic go in the order they came, one at a time. So none starves, and what
-is on its way exceeds its bound by at most one publish. A busy topic delays only its own publishers, unless the bound for
+Rules: knows numbers and names. Publishers of a topic go in the order they came, one at a time. So none starves, and the
+backlog exceeds its bound by at most one publish. A busy topic delays only its own publishers, unless the bound for
 all topics is reached.
 """
 
@@ -27,18 +27,22 @@ class Backlog(Protocol):
 
 
 class Backpressure:
-    """Admits publishers according to `backlog`."""
+    """Admits publishers according to `backlog`.
+
+    Attributes:
+        queue: the publishers that wait, as their topics and a future that admits them.
+    """
 
     def __init__(self, backlog: Backlog) -> None:
         self._backlog = backlog
-        self._queue: deque[tuple[Collection[str], asyncio.Future[None]]] = deque()
-        self._queued: Counter[str] = Counter()
+        self.queue: deque[tuple[Collection[str], asyncio.Future[None]]] = deque()
+        self.queued: Counter[str] = Counter()
 
     def is_open(self, topics: Collection[str]) -> bool:
-        """Whether a publish to `topics` need not wait: there is room, and nobody waits for one of them."""
+        """Whether a publish to `topics` need not wait: there is room, and no publish waits for one of them."""
         if not self._backlog.backlog:
             return True
-        return self._has_room(topics) and not any(self._queued[topic] for topic in topics)
+        return self._has_room(topics) and not any(self.queued[topic] for topic in topics)
 
     def _has_room(self, topics: Collection[str]) -> bool:
         return self._backlog.backlog <= MAX_BYTES and all(
@@ -48,21 +52,19 @@ class Backpressure:
     async def wait(self, topics: Collection[str]) -> None:
         """Return when it is the turn of a publish to `topics`. After the publish, `admit` must be called."""
         admitted = asyncio.get_running_loop().create_future()
-        self._queue.append((topics, admitted))
-        self._queued.update(topics)
+        self.queue.append((topics, admitted))
+        self.queued.update(topics)
         try:
             await admitted
         finally:
-            self._queued.subtract(topics)
-            self._queued += Counter()  # forget topics that nobody waits for
+            self.queued.subtract(topics)
+            self.queued += Counter()  # drop the zeros
 
     def admit(self) -> None:
         """Admit publishers for which there is room now. To be called after each publish, and when the backlog shrinks."""
-        if not self._queue:
-            return
         passed: set[str] = set()
         waiting: deque[tuple[Collection[str], asyncio.Future[None]]] = deque()
-        for topics, admitted in self._queue:
+        for topics, admitted in self.queue:
             if admitted.done():
                 continue
             if passed.isdisjoint(topics) and self._has_room(topics):
@@ -70,4 +72,4 @@ class Backpressure:
             else:
                 waiting.append((topics, admitted))
             passed.update(topics)
-        self._queue = waiting
+        self.queue = waiting

@@ -1,6 +1,6 @@
 """Acts on many subscribers, a batch a turn of the loop, so that the loop still accepts and answers in between.
 
-Rules: a job says on whom to act, and how.
+Rules: a job decides on which to act, and how.
 """
 
 from __future__ import annotations
@@ -75,5 +75,5 @@ class BatchRunner:
         try:
             job.act(subscriber)
         except Exception as failure:  # a defect with one connection must not reach the others (I9)
-            _logger.exception("a batch met a defect; this instance is not ready any more")
+            _logger.exception("a batch met a defect; this instance is no longer ready")
             self.failure = failure

@@ -1,18 +1,18 @@
 """Fan-out: brings subscribers to the present end of the logs that they read.
 
 Rules: never waits (I3): every method is a `def`, and long work is cut into parts, between which the loop does other things.
-Knows feeds and subscribers; who is there, and why one leaves, is the hub's business.
+Knows feeds and subscribers; the hub decides when a subscriber comes and goes.
 
 A *pass* brings every subscriber of a feed that doesn't lag to the present end of the feed's logs. It walks the list of
-subscribers downwards, and a subscriber that leaves is replaced by the last one of the list. So it skips none, whoever
-comes or goes meanwhile; visiting a subscriber twice is harmless. Subscribers that lag or replay get one batch a turn, from
+subscribers downwards, and a subscriber that leaves is replaced by the last one of the list. So it skips none while others
+come and go; visiting a subscriber twice is harmless. Subscribers that lag or replay get one batch a turn, from
 a queue of their own.
 
 When a topic ends, its subscribers that read other topics too move on to another feed. That costs more than a write, so a
 turn moves fewer of them.
 
-What is delivered stays in its log until the passes over it are done. Publishers wait while that is too much, which bounds
-it (I4); `feed_table` keeps the accounts.
+Delivered events stay in their log until the passes over them are done. Publishers wait while that is too much, which
+bounds it (I4); `feed_table` keeps the accounts.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ BATCHES_PER_TURN = 5  # to subscribers that are behind; about 1 ms
 
 
 class FanOut:
-    """Writes what the logs have to the subscribers of `feeds`.
+    """Writes the logs' entries to the subscribers of `feeds`.
 
     Attributes:
-        delivered_events: events written to subscribers so far.
-        failure: a defect that was met; what subscribers get from then on can't be relied on.
+        delivered_events: written to subscribers so far.
+        failure: a defect that was met; fan-out can't be relied on since.
     """
 
     def __init__(self, feeds: FeedTable, logs: LogSource, owner: HubOwner, loop: Scheduler) -> None:
@@ -71,7 +71,7 @@ class FanOut:
     def begin(
         self, subscriber: Subscriber, key: FeedKey, logs: Sequence[Log], opening: bytes, now: float
     ) -> None:
-        """Make `subscriber` a reader of `logs`, and write `opening` and the first batch of what it lacks.
+        """Make `subscriber` a reader of `logs`, and write `opening` and its first batch.
 
         Without logs, its stream ends after `opening`.
         """
@@ -94,7 +94,7 @@ class FanOut:
             self._logs.unwatch(feed.key.topics)
 
     def bring_to_end(self, subscriber: Subscriber, now: float) -> None:
-        """Write to it what it lacks, at once, unless it lags."""
+        """Write to it everything it lacks, at once, unless it lags."""
         feed = subscriber.feed
         if feed is not None:
             self._write_to(feed, [subscriber], feed.end(), 1, now)
@@ -134,7 +134,7 @@ class FanOut:
     # Subscribers that are up to date
 
     def _continue_pass(self, group: FeedGroup, budget: int, now: float) -> int:
-        """Go on with the pass over `group`, with about `budget` writes; returns how many it took, at least 1."""
+        """Go on with the pass, with about `budget` writes; returns how many it took, at least 1."""
         if group.unvisited is None:
             self._feeds.begin_pass(group)
         assert group.unvisited is not None
@@ -194,7 +194,7 @@ class FanOut:
         return len(subscribers)
 
     def _move(self, subscriber: Subscriber, rest: Feed, ended: Sequence[str], now: float) -> None:
-        """Take it off topics whose ends it was just written, on to `rest`; without any its stream ends."""
+        """Take it off the `ended` topics, on to `rest`. If that is empty, its stream ends."""
         self._feeds.leave(subscriber)
         if rest.logs:
             self._feeds.join(subscriber, rest.key, rest.logs)

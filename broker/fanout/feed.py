@@ -1,4 +1,4 @@
-"""A feed: what subscribers are written, as a merge of some topics' logs in one form, cut into pieces.
+"""A feed: a merge of some topics' logs in one form, cut into pieces for its subscribers.
 
 Rules: reads logs, writes nothing, knows no subscriber. Subscribers that ask for the same topics in the same form share a
 feed; those with the same cursor share the bytes.
@@ -24,7 +24,7 @@ PIECE_BYTES = 64 << 10
 
 
 class Completeness(Protocol):
-    """Up to which id the logs of all watched topics are complete."""
+    """See `stores.base.WatchedLogs`."""
 
     @property
     def complete_to(self) -> EventId: ...
@@ -52,7 +52,7 @@ class Piece(NamedTuple):
         chunk: whole events, as they go over the wire.
         end: the cursor after it.
         events: their number.
-        ended: the topic whose end is the last event, or None.
+        ended: the topic that ends with the last event, or None.
         gaps: the reasons of the gaps in it.
     """
 
@@ -64,15 +64,12 @@ class Piece(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Pieces up to the first one that doesn't end a topic: what is written at once.
+    """Pieces up to the first one that doesn't end a topic, to be written at once.
 
     Attributes:
-        chunk: whole events, as they go over the wire.
-        end: the cursor after it.
-        events: their number.
+        chunk, end, events, gaps: as in `Piece`.
         ended: the topics that end in it.
         rest: the feed to read from then on; the same feed if nothing ends.
-        gaps: the reasons of the gaps in it.
     """
 
     chunk: bytes
@@ -101,16 +98,16 @@ class Feed:
         return self.logs[0].last if len(self.logs) == 1 else self._completeness.complete_to
 
     def has_moved_past(self, cursor: EventId) -> bool:
-        """Whether a log no longer has what follows `cursor`: the next event would leave a hole."""
+        """Whether a log no longer has the entry after `cursor`: the next event would leave a hole."""
         return any(log.has_moved_past(max(cursor, floor)) for log, floor in self._logs_and_floors())
 
     def lacks(self, cursor: EventId, up_to: EventId) -> bool:
-        """Whether `piece_after` has something for a subscriber at `cursor`. Cheap."""
+        """Whether `piece_after` has something. Cheap."""
         first = next(self._entries(cursor), None)
         return first is not None and first[2].id <= up_to
 
     def batch_after(self, cursor: EventId) -> Batch | None:
-        """The next batch for a subscriber at `cursor`, or None if it lacks nothing."""
+        """The next batch at `cursor`, or None if nothing is lacking."""
         pieces: list[Piece] = []
         size = 0
         rest = self
@@ -139,7 +136,7 @@ class Feed:
         return Feed(rest, [self.logs[index] for index in keep], self._completeness)
 
     def piece_after(self, cursor: EventId, up_to: EventId) -> Piece | None:
-        """The next piece for a subscriber at `cursor`, with nothing newer than `up_to`; None if there is nothing."""
+        """The next piece at `cursor`, with nothing newer than `up_to`; None if that is empty."""
         frames: list[bytes] = []
         size = 0
         before = end = cursor
@@ -180,7 +177,7 @@ class Feed:
         return zip(self.logs, self.key.floors or (0,) * len(self.logs), strict=True)
 
     def _entries(self, cursor: EventId) -> Iterator[tuple[str, Log, Entry]]:
-        """What lies after `cursor`, in the order of ids."""
+        """The entries after `cursor`, in the order of ids."""
         if len(self.logs) == 1:
             (log,), (topic,), floors = self.logs, self.key.topics, self.key.floors
             entries = log.after(max(cursor, *floors) if floors else cursor)

@@ -1,4 +1,4 @@
-"""The feeds that subscribers read, by topic, and what the logs must keep because it is on its way to them.
+"""The feeds that subscribers read, by topic, and how much the logs must keep because it is on its way to them.
 
 Rules: knows logs and feeds; writes to no subscriber.
 
@@ -69,7 +69,7 @@ class FeedTable:
     Attributes:
         backlog: bytes of frames that logs keep because they are on their way.
         backpressure: where publishers wait while that is too much.
-        is_paused: whether the store was asked to bring no more; it is told to resume at half of `MAX_BYTES`.
+        is_paused: whether the store was asked to pause; it resumes at half of `MAX_BYTES`.
     """
 
     def __init__(self, logs: LogSource) -> None:
@@ -101,7 +101,7 @@ class FeedTable:
     # Subscribers
 
     def join(self, subscriber: Subscriber, key: FeedKey, logs: Sequence[Log]) -> Feed:
-        """Add `subscriber` to the group of `key`, whose feed reads `logs`."""
+        """Add `subscriber` to the group of `key`. `logs` are those of its topics."""
         group = self._groups.get(key) or self._make(key, logs)
         subscriber.feed = group.feed
         subscriber.feed_index = len(group.subscribers)
@@ -210,7 +210,8 @@ class FeedTable:
         if not size:
             return
         self.backlog -= size
-        self.backpressure.admit()
+        if self.backpressure.queue:
+            self.backpressure.admit()
         if self.is_paused and self.backlog <= MAX_BYTES // 2:
             self.is_paused = False
             self._logs.resume()

@@ -1,7 +1,7 @@
 """The subscribers of this instance: how they come, and how they go.
 
 Rules: never waits (I3): every method is a `def`. Knows logs, feeds and subscribers; no store, no HTTP. Fan-out decides what
-subscribers are written, the sweeper when they are stuck.
+to write to them, the sweeper when they are stuck.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Hub:
     """All subscribers, and the parts that serve them.
 
     Attributes:
-        feeds: who reads what, and how much is on its way.
-        fan_out: told by the store's owner of each delivery.
+        feeds: the feeds with their subscribers, and how much is on its way.
+        fan_out: to be called for each delivery of the store.
     """
 
     def __init__(self, owner: HubOwner, logs: LogSource, loop: Scheduler, times: StreamTimes) -> None:
@@ -37,26 +37,26 @@ class Hub:
         self._sweeper = Sweeper(self._subscribers, self.fan_out, owner, loop, times)
 
     def __len__(self) -> int:
-        """How many connections there are."""
+        """Connections, including those of ended streams."""
         return len(self._subscribers)
 
     @property
     def lagging(self) -> int:
-        """How many subscribers lag or replay."""
+        """How many lag or replay."""
         return sum(subscriber.lag is not None for subscriber in self._subscribers)
 
     @property
     def failure(self) -> Exception | None:
-        """A defect that was met; what subscribers get from then on can't be relied on."""
+        """A defect that was met."""
         return self.fan_out.failure or self._sweeper.failure
 
     @property
     def subscribers(self) -> Sequence[Subscriber]:
-        """All subscribers at this moment."""
+        """A copy of the list."""
         return tuple(self._subscribers)
 
     def sweep(self) -> None:
-        """Visit every subscriber: heartbeats to silent ones, the end for those that are stuck or too old."""
+        """See `sweeper`."""
         self._sweeper.begin()
 
     def attach(
@@ -68,7 +68,7 @@ class Hub:
         cursor: EventId,
         opening: bytes,
     ) -> Subscriber:
-        """Make `caller` a subscriber at `cursor`, and write `opening` and the first batch of what it lacks.
+        """Make `caller` a subscriber at `cursor`, and write `opening` and its first batch.
 
         `logs`, those of `key.topics`, must join on to `cursor` and `key.floors` at this moment.
         """
@@ -80,14 +80,14 @@ class Hub:
         return subscriber
 
     def send_control(self, subscriber: Subscriber, event: bytes) -> None:
-        """Write a control event without an id, between two events; one that lags gets the latest once it can be written to."""
+        """Write a control event without an id. A lagging subscriber gets the latest one as soon as it can be written to."""
         if subscriber.lag is None:
             subscriber.write(event, self._loop.time())
         else:
             subscriber.lag.control_event = event
 
     def finish(self, subscriber: Subscriber, reason: CloseReason, last: bytes = b"") -> None:
-        """End its stream with `last`, between two events, after what it may be written now."""
+        """End its stream with `last`. At a drain, at its maximum age and on expiry it gets everything it lacks before that."""
         now = self._loop.time()
         if reason in (CloseReason.DRAINING, CloseReason.MAX_AGE, CloseReason.EXPIRED):
             self.fan_out.bring_to_end(subscriber, now)
@@ -99,7 +99,7 @@ class Hub:
         self.fan_out.release(subscriber)
         subscriber.cut(reason)
 
-    # What subscribers tell of themselves
+    # Called by subscribers
 
     def flushed(self, subscriber: Subscriber) -> None:
         self.fan_out.flushed(subscriber)

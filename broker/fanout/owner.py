@@ -1,4 +1,4 @@
-"""What the hub needs from outside, as protocols: the logs, the event loop, and an owner to tell of what happened.
+"""What the hub needs from outside: the logs, the event loop, and an owner that it reports to.
 
 Rules: protocols and values only.
 """
@@ -35,7 +35,7 @@ class Scheduler(Protocol):
 
 
 class HubOwner(Protocol):
-    """Whoever has the hub."""
+    """The hub reports to its owner."""
 
     def closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
         """A connection is gone, after `age` seconds. Called once for each."""

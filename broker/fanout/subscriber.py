@@ -5,13 +5,12 @@ Rules: knows bytes and its transport; fan-out decides which bytes come next. No 
 A subscriber that is up to date is written to at once, with `os.write` on its socket. The transport buffers nothing then, so
 order is kept. What the socket doesn't take goes to the transport, and the subscriber *lags*: it gets nothing more until
 the transport has sent that rest, and then catches up from the log by its cursor (design §1). So it costs one piece,
-however far it falls behind (I4), and nobody waits for it (I3). A transport that is not a plain socket (TLS) is always
+however far it falls behind (I4), and nothing waits for it (I3). A transport that is not a plain socket (TLS) is always
 written through, with the same rule.
 
-Whether the peer is still there, and reads, shows in what it has acknowledged, including the kernel's buffer: a peer that
-reads a few KB/s may not free the transport's buffer for minutes, and yet is not stuck. The kernel decides how fine that
-is. Over loopback it acknowledges in steps of up to 64 KiB, so a slow reader behind a proxy on the same machine looks stuck
-in between. TCP_USER_TIMEOUT can't tell at all: its clock also runs against a peer whose window is small but opens again and
+Whether the peer still reads shows in its acknowledgements: at a few KB/s it may not free the transport's buffer for
+minutes, and yet is not stuck. Over loopback the kernel acknowledges in steps of up to 64 KiB, so a slow reader behind a
+proxy on the same machine looks stuck in between. TCP_USER_TIMEOUT is useless for this: its clock also runs against a peer that opens a small window again and
 again, and cuts that peer within an event.
 """
 
@@ -41,9 +40,9 @@ class CloseReason(enum.StrEnum):
     CLIENT = "client"
     """The peer left."""
     TIMEOUT = "timeout"
-    """The peer acknowledged nothing any more, not even a heartbeat: the connection was half-open."""
+    """The peer no longer acknowledged even a heartbeat: the connection was half-open."""
     SLOW = "slow"
-    """The peer read too slowly: the log moved past its cursor, or it took nothing for `slow_seconds`."""
+    """The log moved past its cursor, or the peer took nothing for `slow_seconds`."""
     ENDED = "ended"
     """All its topics are closed."""
     EXPIRED = "expired"
@@ -62,7 +61,7 @@ class Lag:
     Attributes:
         pending: bytes that the peer has yet to acknowledge.
         moved_at: when `pending` last changed.
-        unanswered: it lags only because the peer hasn't acknowledged earlier bytes for a heartbeat's time.
+        unanswered: it lags only because the peer hasn't acknowledged earlier bytes in a heartbeat's time.
         control_event: the latest one that waits until the subscriber can be written to; else empty.
     """
 
@@ -76,10 +75,10 @@ class Lag:
 
 
 class SubscriberOwner(Protocol):
-    """The hub, which a subscriber tells of itself."""
+    """The hub: a subscriber reports to it."""
 
     def flushed(self, subscriber: Subscriber) -> None:
-        """The transport has sent what it held."""
+        """The transport's buffer is empty again."""
 
     def left(self, subscriber: Subscriber) -> None:
         """The peer has shut down its sending side."""
@@ -89,15 +88,14 @@ class SubscriberOwner(Protocol):
 
 
 class Subscriber(asyncio.Protocol):
-    """One subscriber. The constructor makes it the protocol of `transport`.
+    """The constructor makes it the protocol of `transport`.
 
     Attributes:
         cursor: id of the last event written, in whole or in part.
-        lag: None while it is up to date, or one write would bring it up to date.
-        wrote_at: when bytes were last written, for the heartbeat; loop time in seconds.
-        opened_at: when it was connected; loop time in seconds.
-        feed: what it reads; None once its stream is ending.
-        hub_index, feed_index: its index in the hub's list and in its feed's; only those change it. -1 if it is in none.
+        lag: None while one write can bring it up to date.
+        wrote_at: when bytes were last written; loop time in seconds, as is `opened_at`.
+        feed: the feed it reads; None once its stream is ending.
+        hub_index, feed_index: its indexes in the hub's and the feed's list, which set them; -1 if it is in none.
     """
 
     __slots__ = (
@@ -161,7 +159,7 @@ class Subscriber(asyncio.Protocol):
             self.write_behind(memoryview(chunk)[sent:], now)
 
     def write_behind(self, rest: bytes | memoryview, now: float) -> None:
-        """Send through the transport, behind what it may still hold."""
+        """Send through the transport, after anything in its buffer."""
         if self._transport.is_closing():
             return
         self._transport.write(rest)
@@ -196,10 +194,10 @@ class Subscriber(asyncio.Protocol):
         return not self._unacknowledged()
 
     def finish(self, reason: CloseReason, last: bytes, now: float) -> None:
-        """End the stream after what is on its way and `last`.
+        """End the stream after everything on its way, and after `last`.
 
-        The connection stays open until the peer has acknowledged everything (then `close`), or is stuck for too long. If it
-        were closed at once, the kernel would hold the rest for as long as it likes.
+        The connection stays open until the peer has acknowledged everything (then `close`), or is stuck. Closed at once, the
+        kernel would hold the rest for as long as it likes.
         """
         if self._reason is not None or self._transport.is_closing():
             return
@@ -217,11 +215,11 @@ class Subscriber(asyncio.Protocol):
                 self._transport.close()
 
     def close(self) -> None:
-        """Close the connection; everything was acknowledged."""
+        """Close the connection."""
         self._transport.close()
 
     def cut(self, reason: CloseReason) -> None:
-        """End the connection now; the kernel drops what it still holds for it."""
+        """End the connection now; the kernel drops its buffer."""
         sock = self._transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)

@@ -65,7 +65,7 @@ class Sweeper:
             try:
                 calls += self._visit(self._subscribers[left], now)
             except Exception as failure:  # a defect with one connection must not reach the others (I9)
-                _logger.exception("the sweep met a defect; this instance is not ready any more")
+                _logger.exception("the sweep met a defect; this instance is no longer ready")
                 self.failure = failure
         self._unvisited = left or None
         if left:

@@ -1,6 +1,6 @@
 """One entry of a topic's log: an event, an end, or only a gap.
 
-Rules: a value; its log decides what it means to a reader.
+Rules: a value; its log decides its meaning to a reader.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from broker.events import EventId
 
 
 class Entry:
-    """An event, encoded once and shared by all its readers (I5).
+    """An event is encoded once, and shared by all its readers (I5).
 
     Attributes:
         prev: the id of the topic's entry before this one; nothing lies between them.
         frame: the event as it goes over the wire; empty if the entry is only a gap.
         enveloped: the envelope form, made when a reader first needs it.
-        end: whether subscribers get it as the end of the topic (`broker.end`).
-        gap: the reason of a gap in front of this entry, told to every reader that comes from before `prev`. None if the
+        end: whether it ends the topic (`broker.end`).
+        gap: the reason of a gap in front of this entry, for every reader with a cursor before `prev`. None if the
             log has no hole here.
     """
 
@@ -34,4 +34,4 @@ class Entry:
 
 
 ENTRY_OVERHEAD_BYTES = 200
-"""Memory that Python needs for an entry beside its frame, measured."""
+"""Memory of an entry without its frame, measured."""

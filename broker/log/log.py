@@ -1,10 +1,10 @@
-"""The bounded log of one topic: what it still has, and whether a reader's cursor joins on to it.
+"""The bounded log of one topic: the entries it still has, and whether a reader's cursor joins on to them.
 
 Rules: a value in memory. It knows no store, no subscriber and no clock: times come in as ids or seconds.
 
 Every entry names the topic's entry before it, `prev`. A reader at cursor X that meets entry e has missed nothing between
 them if and only if `e.prev <= X`. If no entry is left after X, `last` answers instead of e: it outlives the entries. So a
-topic may be silent for longer than its retention without a gap, and a topic that was trimmed to nothing still tells of one
+topic may be silent for longer than its retention without a gap, and a topic that was trimmed to nothing still has one
 (design §2).
 
 Three ids divide a log:
@@ -12,15 +12,15 @@ Three ids divide a log:
 - New readers don't see entries up to `cleared_at`: the topic was deleted then.
 - Entries after `trim_barrier` stay, however small the retention: they are on their way to subscribers. The hub moves the
   barrier on once they are written, and bounds how much can be on its way.
-- What lies at or before `complete_from` only the store can tell. The store in memory has complete logs; a replica of a
-  shared store's log begins somewhere.
+- At or before `complete_from`, only the store knows. The store in memory has complete logs; a replica of a shared
+  store's log begins somewhere.
 
-The log of a closed topic ends with its *end*, an entry behind the last event. The end is no event: it is neither trimmed
-nor counted, and it stays as long as `last` is remembered. Nothing follows it, unless the topic is deleted or the store
+The log of a closed topic ends with its *end*, an entry behind the last event. The end is not an event: it is neither
+trimmed nor counted, and it stays as long as `last` is remembered. Nothing follows it, unless the topic is deleted or the store
 goes back behind it; either opens the topic again.
 
-If events are lost while subscribers read the log, the entry behind the hole gets a `gap`. It tells every reader that
-crosses the hole, so nothing else has to.
+If events are lost while subscribers read the log, the entry behind the hole gets a `gap`, which every reader that crosses
+the hole receives.
 """
 
 from __future__ import annotations
@@ -47,17 +47,17 @@ class Log:
         retention: how much to keep.
 
     Attributes:
-        last: the id of the newest entry there ever was, or the `last` that the log began with.
+        last: the id of the newest entry ever, or the `last` that the log began with.
         bytes: size of the frames held, which retention bounds.
-        envelope_bytes: size of the envelopes held. Readers cause them, so retention doesn't count them.
+        envelope_bytes: size of the envelopes held, which retention doesn't count.
         trim_barrier: entries after this id stay; None if nothing is on its way.
         complete_from: for a cursor at or after this id the log answers exactly as its store would.
         gap_entries: how many entries are only a gap.
-        accounted: how much of `footprint` the table of all logs has counted.
-        named: whether an entry was ever appended, so that `last` is worth remembering.
-        end: the end of a closed topic; None while it is open.
+        accounted: the `footprint` that the table of all logs has counted.
+        named: whether it ever had an entry, so that `last` is worth remembering.
+        end: None while the topic is open.
         lost_at: the store may have lost events between `end` and this id; 0 if it hasn't.
-        producers: how far the topic's producers have come; None if none has given its name.
+        producers: None if no producer has given its name.
     """
 
     __slots__ = (
@@ -98,7 +98,7 @@ class Log:
         self._start = 0
 
     def __len__(self) -> int:
-        """How many entries are held, including those on their way."""
+        """How many entries are held."""
         return len(self._entries) - self._start
 
     # Growing
@@ -110,7 +110,7 @@ class Log:
     def append_after(
         self, prev: EventId, event_id: EventId, frame: bytes, gap: str | None = None, *, end: bool = False
     ) -> None:
-        """Add the newest entry of a replica, whose store says what came before it; see `Entry.gap`."""
+        """Add the newest entry of a replica; `prev` comes from the store. See `Entry.gap`."""
         self._add(Entry(event_id, prev, frame, end=end, gap=gap))
 
     def _add(self, entry: Entry) -> None:
@@ -123,7 +123,7 @@ class Log:
         self.named = True
 
     def prepend(self, entries: Sequence[Entry], complete_from: EventId) -> None:
-        """Put `entries`, oldest first, in front: all that lie between the new and the present `complete_from`."""
+        """Put `entries`, oldest first, in front: all between the new and the present `complete_from`."""
         self._entries[: self._start] = entries
         self._start = 0
         self.bytes += sum(len(entry.frame) for entry in entries)
@@ -132,7 +132,7 @@ class Log:
         self.complete_from = complete_from
 
     def close(self, end_id: EventId, end_frame: bytes, prev: EventId = 0) -> None:
-        """Add the end of the topic. For a replica, `prev` is what came before it in the store."""
+        """Add the end of the topic. For a replica, `prev` is the store's."""
         entry = Entry(end_id, max(prev, self.last), end_frame, end=True)
         self._add(entry)
         self.bytes -= len(end_frame)
@@ -157,7 +157,7 @@ class Log:
     # Shrinking
 
     def clear(self, end_id: EventId, end_frame: bytes) -> None:
-        """Hide all entries from new readers (DELETE). Subscribers still get what they lack, then this end.
+        """Hide all entries from new readers (DELETE). Subscribers still get the entries they lack, then this end.
 
         A cursor that had seen every event has no gap afterwards, whether or not it saw the end.
         """
@@ -197,7 +197,7 @@ class Log:
             self._drop_before(drop)
 
     def empty(self) -> None:
-        """Drop everything up to `trim_barrier`. `last` stays, so that readers are told of the gap."""
+        """Drop everything up to `trim_barrier`. `last` stays, so readers still get a gap."""
         barrier = self.last if self.trim_barrier is None else self.trim_barrier
         self._drop_before(min(self._stop, self._index_after(barrier)))
 
@@ -224,7 +224,7 @@ class Log:
         return map(entries.__getitem__, range(self._index_after(cursor), len(entries)))
 
     def enveloped(self, topic: str, entry: Entry) -> bytes:
-        """The envelope form of an entry of this log, encoded when first asked for (I5)."""
+        """The envelope form of an entry, encoded when first needed (I5)."""
         if entry is self.end:
             return entry.frame
         if entry.enveloped is None:
@@ -234,11 +234,11 @@ class Log:
         return entry.enveloped
 
     def reaches(self, cursor: EventId) -> bool:
-        """Whether this log can tell, as its store would, what lies after `cursor`."""
+        """Whether this log knows, as its store would, all entries after `cursor`."""
         return max(cursor, self.cleared_at) >= self.complete_from
 
     def has_gap(self, cursor: EventId) -> bool:
-        """Whether a new reader at `cursor` has missed something: it is dropped, or nobody knows whether it existed."""
+        """Whether a new reader at `cursor` has missed something: an event after it is dropped, or may have existed."""
         if cursor < self.cleared_at:
             if cursor < self.cleared_after:
                 return True
@@ -254,7 +254,7 @@ class Log:
         return entry.prev > cursor and entry.gap is None
 
     def start_after(self, cursor: EventId) -> EventId:
-        """The first cursor, from `cursor` on, at which a new reader misses nothing."""
+        """The first cursor from `cursor` on that misses nothing."""
         index = self._index_after(max(cursor, self.cleared_at))
         if index == len(self._entries):
             return max(cursor, self.last)
@@ -271,7 +271,7 @@ class Log:
         return self._entries[index].prev if index < len(self._entries) else self.last
 
     def visible(self) -> tuple[Entry | None, Entry | None, int, int]:
-        """What a new reader could have: the first event, the last, their number and their bytes."""
+        """For a new reader: the first event, the last, their number and their bytes."""
         first, stop = self._index_after(self.cleared_at), self._stop
         count = stop - first
         if count <= 0:
@@ -281,13 +281,13 @@ class Log:
 
     @property
     def footprint(self) -> int:
-        """Estimated memory of the entries in bytes, including Python's own. A kept end belongs to the record instead."""
+        """Estimated memory of the entries in bytes, without the end."""
         entries = len(self._entries) - (self.end is not None) - self._start
         return self.bytes + self.envelope_bytes + entries * ENTRY_OVERHEAD_BYTES
 
     @property
     def _stop(self) -> int:
-        """The index behind the last entry that is not the end of the topic."""
+        """The index behind the last entry that is not the end."""
         return len(self._entries) - (self.end is not None)
 
     def _index_after(self, cursor: EventId) -> int:

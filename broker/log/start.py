@@ -42,14 +42,14 @@ class After:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A cursor that is no id: a gap, then everything kept."""
+    """A cursor that isn't an id: a gap, then everything kept."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Since:
-    """Everything since a time, in seconds since 1970, as far as retention reaches; never a gap."""
+    """Everything kept since a time, in seconds since 1970; never a gap."""
 
     seconds: float
 
@@ -104,7 +104,7 @@ def from_last(text: str) -> Start:
     """The start that `last` asks for: a number of events.
 
     Raises:
-        InvalidParameter: it is no whole number from 0 to 1,000,000.
+        InvalidParameter: it isn't a whole number from 0 to 1,000,000.
     """
     if not (text.isascii() and text.isdigit() and len(text) <= 7 and int(text) <= MAX_LAST):
         raise InvalidParameter(f"'last' takes a whole number from 0 to {MAX_LAST}.")
@@ -116,7 +116,7 @@ class Position:
     """Where a subscriber starts.
 
     Attributes:
-        topics: what it reads; without closed topics whose end it has seen, or gets in `preface`.
+        topics: those it reads; not closed topics of which it has seen the end, or gets it in `preface`.
         cursor: where it starts to read.
         floors: where it starts to read each of `topics`; empty if that is `cursor` for all.
         preface: control events to be written before anything else.
@@ -131,7 +131,7 @@ class Position:
 
 
 class StoreState(Protocol):
-    """What a start must know of the store: the part of `stores.base.WatchedLogs` that `position` reads."""
+    """The part of `stores.base.WatchedLogs` that `position` reads."""
 
     @property
     def born(self) -> EventId: ...

@@ -26,7 +26,6 @@ class LogTable:
 
     Args:
         born: nothing before this id is known.
-        retention: what each topic keeps.
         max_bytes: bound on the footprint of all logs; entries on their way to subscribers may exceed it.
         max_topics: bound on the number of topics without subscribers.
         topic_memory_seconds: how long a topic's `last` outlives its newest entry.
@@ -68,7 +67,7 @@ class LogTable:
         return max(self.floor, min(self.newest, id_at(now - self._topic_memory_seconds)))
 
     def open(self, topic: str, now: float) -> Log:
-        """The log of `topic`, made if there is none."""
+        """The log of `topic`, made if needed."""
         log = self._logs.get(topic)
         if log is None:
             log = self._logs[topic] = Log(self.unknown_last(now), self._retention.of(topic))
@@ -85,7 +84,7 @@ class LogTable:
         log.retention = retention or self._retention.of(topic)
 
     def pin(self, topic: str, now: float) -> Log:
-        """The log of `topic`, kept until `unpin` was called as often as `pin`. Counts as a use."""
+        """The log of `topic`, kept until `unpin`. Counts as a use."""
         log = self.open(topic, now)
         self._pins[topic] = self._pins.get(topic, 0) + 1
         self._unpinned.pop(topic, None)
@@ -129,7 +128,7 @@ class LogTable:
     def filled(self, topic: str, log: Log) -> None:
         """To be called when entries were put in front of `log`: as `appended`, but these entries stay for now.
 
-        A reader is about to read them. If they were dropped again because they are too many, it would never get further.
+        A reader is about to read them; it would never get further if they were dropped as too many.
         """
         self._account(topic, log)
         if log.footprint:
@@ -138,7 +137,7 @@ class LogTable:
         self._squeeze(spare=log)
 
     def discard(self, topic: str) -> None:
-        """Forget the log of a topic without subscribers, whose store still has it."""
+        """Forget the log of a topic without subscribers; its store still has the events."""
         log = self._logs.pop(topic)
         self.bytes -= log.accounted
         self._pins.pop(topic, None)
@@ -146,7 +145,6 @@ class LogTable:
         self._unpinned.pop(topic, None)
 
     def trim(self, topic: str, log: Log, now: float) -> None:
-        """Drop what the retention of `topic` no longer covers."""
         log.trim(now)
         self._account(topic, log)
 

@@ -1,4 +1,4 @@
-"""What instances tell each other beside events, as text: `stores.base.Broadcast` carries it.
+"""The commands that instances send each other, as text. `stores.base.Broadcast` carries them.
 
 Rules: values and their text only; `instances` carries them out. Instances of several versions run side by side during an
 upgrade, so a command that this version doesn't know decodes to None.

@@ -1,8 +1,8 @@
-"""Ends the streams of those that may stay no longer: their token expires or is revoked, or an operator disconnects them.
+"""Ends streams that may no longer stay: the token expires or is revoked, or an operator disconnects them.
 
-Rules: decides who that is, and what they are told last. The streams' owner ends them.
+Rules: decides which streams end, with which last event. Their owner ends them.
 
-A stream ends a little before its token expires, each at another moment, and never after it. Otherwise everybody who logged
+A stream ends a little before its token expires, each at another moment, and never after it. Otherwise all users who logged
 in at nine with a token for an hour would reconnect at ten sharp. Expiry follows a clock that may be set, so it is compared
 about once a second; a timer covers only the last second.
 """
@@ -41,7 +41,7 @@ class Timers(Protocol):
 
 
 class ExpiryOwner(Protocol):
-    """Whoever ends streams whose token is about to expire."""
+    """Ends streams before their token expires."""
 
     def expired(self, subscribers: Sequence[Subscriber]) -> None: ...
 
@@ -82,7 +82,7 @@ class Expiries:
             self._due.pop(key, None)
 
     def sweep(self) -> None:
-        """Report those whose time has come; called about once a second."""
+        """Report the streams that are due; called about once a second."""
         now = self._clock()
         expired = []
         while self._due and self._due.keys()[0][0] <= now:
@@ -107,7 +107,7 @@ class Expiries:
 
 
 class StreamOwner(Protocol):
-    """Whoever has the streams and ends them."""
+    """Has the streams, and ends them."""
 
     @property
     def hub(self) -> Hub: ...
@@ -203,7 +203,7 @@ class _EndRevoked(Job):
 
 
 class _EndExpired(Job):
-    """A client that comes back too early would be let in again by the token's last moments, so it is told to wait."""
+    """The client is asked to wait until its token has expired: before, the token would let it in again for a moment."""
 
     def __init__(self, streams: StreamOwner, clock: Clock) -> None:
         self._streams = streams

@@ -1,6 +1,6 @@
 """Commands to all instances of the store, this one included: sends them, and carries out those that arrive.
 
-Rules: what a command means is here; how it travels is the store's business.
+Rules: the meaning of a command is here; the store carries it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Instances:
         revocation_seconds: how long a revocation is kept that doesn't say until when.
 
     Attributes:
-        on_cancel: called with a topic whose producer was asked to stop.
+        on_cancel: called with the topic of a cancel.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Instances:
         self._metrics = metrics
         self._clock = clock
         self._revocation_seconds = revocation_seconds
-        self._cancelling: set[str] = set()  # topics whose subscribers are being told
+        self._cancelling: set[str] = set()  # topics with a `_SendCancel` under way
 
     async def disconnect(self, *, subject: str | None = None, topic: str | None = None) -> None:
         """End the streams of `subject`, or of `topic`. Raises `Unavailable`."""
@@ -63,7 +63,7 @@ class Instances:
         It may be forgotten at `until` (seconds since 1970); None stands for `revocation_seconds` from now.
 
         Raises:
-            RateLimited: there is no room for another revocation.
+            RateLimited: the limit of revocations is reached.
             Unavailable: some instances may not get it.
         """
         self._streams.evictions.revocations.check_room()
@@ -72,7 +72,7 @@ class Instances:
         await self._broadcast.send(encode(Revoke(now, until, token_id, subject)), until)
 
     async def cancel(self, topic: str) -> None:
-        """Ask the producer that streams to `topic` to stop, and tell the topic's subscribers. Raises `Unavailable`."""
+        """Ask the producer that streams to `topic` to stop; subscribers get `broker.cancel`. Raises `Unavailable`."""
         now = self._clock()
         await self._broadcast.send(encode(Cancel(topic, now)), now + CANCEL_SECONDS)
         self._metrics.cancels.inc()
@@ -87,20 +87,22 @@ class Instances:
             case Cancel(topic=topic):
                 self._cancel(topic)
             case _:
-                _logger.warning("ignored a command of an instance of another version: %.100s", text)
+                _logger.warning(
+                    "ignored an unknown command from an instance of another version: %.100s", text
+                )
 
     def _cancel(self, topic: str) -> None:
-        """Stop the producer, and tell the subscribers. While they are being told, another cancel adds nothing (I4)."""
+        """Stop the producer, and write `broker.cancel` to the subscribers; a cancel during that adds nothing (I4)."""
         self.on_cancel(topic)
         if topic not in self._cancelling:
             self._cancelling.add(topic)
             hub = self._streams.hub
             self._streams.batches.run(
-                _TellOfCancel(topic, hub, self._cancelling), hub.feeds.subscribers_of(topic)
+                _SendCancel(topic, hub, self._cancelling), hub.feeds.subscribers_of(topic)
             )
 
 
-class _TellOfCancel(Job):
+class _SendCancel(Job):
     """Writes `broker.cancel` to the subscribers of a topic, which is in `cancelling` meanwhile."""
 
     def __init__(self, topic: str, hub: Hub, cancelling: set[str]) -> None:
@@ -120,4 +122,4 @@ class _TellOfCancel(Job):
 
 
 def _no_producers(_topic: str) -> None:
-    """Nobody streams a body to this instance."""
+    """This instance has no streamed bodies."""

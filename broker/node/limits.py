@@ -30,7 +30,7 @@ class TokenBuckets:
     """A bucket for each key. Full buckets need no memory; over `MAX_BUCKETS` the least recently used is forgotten.
 
     Args:
-        rate: what flows into each bucket in a second, and what it holds at most.
+        rate: the inflow of each bucket in a second, and its capacity.
     """
 
     def __init__(self, rate: float) -> None:
@@ -56,14 +56,13 @@ class TokenBuckets:
         return min(self._rate, level + (now - at) * self._rate)
 
     def _is_oldest_full(self, now: float) -> bool:
-        """Whether the least recently used bucket is full, so that it can be forgotten."""
         oldest = next(iter(self._levels))
         return self._level(oldest, now) >= self._rate
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitSettings:
-    """The settings of the same names; 0 is no limit."""
+    """The settings of the same names; 0 means unlimited."""
 
     max_connections_per_address: int = 0
     max_connections_per_subject: int = 0
@@ -73,7 +72,7 @@ class RateLimitSettings:
 
 
 class RateLimits:
-    """Counts what callers do, and refuses what is over `settings`.
+    """Counts connections and publishes, and refuses them above `settings`.
 
     Args:
         loop: its time, for the rates.
@@ -136,7 +135,7 @@ class RateLimits:
             del self._connections[name]
 
     def _counted_as(self, caller: Caller) -> Sequence[tuple[str, int, str]]:
-        """The names that the caller's streams are counted under, with the limit and the setting of each."""
+        """Names to count the caller's streams under, each with its limit and the setting."""
         settings = self._settings
         counted = []
         if settings.max_connections_per_address and caller.address:
@@ -157,12 +156,12 @@ class RateLimits:
         self._count(caller, events, size)
 
     def slow_down(self, caller: Caller, events: int, size: int) -> float:
-        """Count what was read of a streamed body. Returns for how many seconds to read no more of it."""
+        """Count a part of a streamed body. Returns for how many seconds to read no more of it."""
         self._count(caller, events, size)
         return self._wait(caller)[0]
 
     def _wait(self, caller: Caller) -> tuple[float, str]:
-        """The seconds until the caller is out of debt, and the setting that it waits for."""
+        """Seconds until the caller is out of debt, and the setting at fault."""
         now, payer = self._loop.time(), _payer(caller)
         waits = [(0.0, "")]
         if self._publishes is not None:

@@ -1,6 +1,6 @@
 """One running instance: a store and a hub, joined.
 
-Rules: the only place that knows both. What the web layer needs of the broker is here and in the node's parts. No HTTP, no
+Rules: the only place that knows both. The web layer calls it and its parts. No HTTP, no
 settings, no concrete store.
 """
 
@@ -23,19 +23,15 @@ _logger = logging.getLogger("broker")
 
 
 class Node:
-    """A running instance: the owner of its store.
+    """The owner of the store.
 
     Args:
         store: started and stopped with the node.
-        policy: how streams are treated.
         clock: seconds since 1970.
-        limit_settings: how much each caller may do.
 
     Attributes:
-        logs: the store's, for those that begin a stream: `watch` before it, `unwatch` if it doesn't begin.
-        limits: asked before a stream begins (`enter`; a stream that has begun leaves by itself) and before a publish.
-        streams: the open streams.
-        instances: commands to all instances.
+        logs: the store's. A stream begins with `watch`; if it then doesn't begin, `unwatch`.
+        limits: asked before a stream begins (`enter`; an open stream leaves by itself) and before a publish.
     """
 
     def __init__(
@@ -70,7 +66,7 @@ class Node:
         self._sweeping.add_done_callback(_log_death)
 
     async def stop(self) -> None:
-        """Cut what is still connected, and release everything."""
+        """Cut all streams, and release everything."""
         self.streams.cut()
         self.streams.evictions.stop()
         if self._sweeping is not None:
@@ -88,7 +84,7 @@ class Node:
             self.streams.evictions.sweep()
 
     def checks(self) -> dict[str, str]:
-        """By name, `"ok"` or what is wrong (contract §6, readyz)."""
+        """Each check by name: `"ok"`, or the problem (contract §6, readyz)."""
         is_sweeping = self._sweeping is not None and not self._sweeping.done()
         has_failed = self.streams.hub.failure or self.streams.batches.failure
         return {
@@ -98,7 +94,7 @@ class Node:
             "accepting": "draining" if self.streams.is_draining else "ok",
         }
 
-    # What the store tells
+    # Called by the store
 
     def delivered(self, topic: str, size: int) -> bool:
         return self._fan_out.delivered(topic, size)
@@ -114,7 +110,7 @@ class Node:
         """Publish `(topic, lines)` items and close topics, all or nothing; see `stores.base.Topics.publish`.
 
         Waits while too much of these topics is on its way, so that a publisher never outruns the subscribers that are up to
-        date. Those that lag hold nobody up (I3).
+        date. It doesn't wait for those that lag (I3).
         """
         topics = self._store.topics
         if not self._feeds.backlog or self._backpressure.is_open({topic for topic, _ in items}):
@@ -175,7 +171,7 @@ def _as_json(state: TopicState) -> dict[str, object]:
 def _log_death(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and task.exception() is not None:
         _logger.critical(
-            "the task '%s' died; this instance is not ready any more",
+            "the task '%s' died; this instance is no longer ready",
             task.get_name(),
             exc_info=task.exception(),
         )

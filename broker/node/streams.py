@@ -1,6 +1,6 @@
 """The open streams of an instance: how they begin, and how they end.
 
-Rules: no HTTP, no concrete store. What is written in between is the hub's business.
+Rules: no HTTP, no concrete store. The hub writes the events in between.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LONG_RETRY_MS = (10_000, 30_000)
 
 @dataclass(frozen=True, slots=True)
 class StreamPolicy:
-    """How this instance treats its streams; the settings of the same names."""
+    """The settings of the same names."""
 
     max_connections: int
     heartbeat_seconds: float
@@ -48,11 +48,11 @@ class StreamPolicy:
 
 
 class Streams:
-    """All open streams: the owner of the hub.
+    """The owner of the hub.
 
     Args:
         clock: seconds since 1970.
-        limits: told of each stream that is gone.
+        limits: each stream that is gone leaves them.
 
     Attributes:
         is_draining: whether this instance shuts down; then it takes no new streams.
@@ -171,12 +171,12 @@ class Streams:
         """Return when every client has everything, or at `deadline` (loop time)."""
         self._emptied.clear()
         while len(self.hub) and self._loop.time() < deadline:
-            self.hub.sweep()  # closes connections whose client has everything
+            self.hub.sweep()  # closes connections that have everything
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DRAIN_SWEEP_SECONDS):
                     await self._emptied.wait()
 
-    # What the hub tells
+    # Called by the hub
 
     def closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
         self.evictions.closed(subscriber)

@@ -40,8 +40,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     """The broker as an aiohttp application, to be served by `web.runner.Runner` or in any of aiohttp's ways.
 
     Raises:
-        BadSetting: the store that a setting chooses does not accept it; or `data` is set, but only `broker serve` starts a
-            store's server.
+        BadSetting: the store does not accept `redis_url`; or `data` is set, which needs `broker serve`.
     """
     settings = settings or Settings()
     check_store(settings)
@@ -99,9 +98,9 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
 
 
 def metrics_app(app: web.Application) -> web.Application:
-    """What the port for metrics serves, for `app`, which has started: no topics, and no token is needed.
+    """The application for the port of the metrics, which needs no token; `app` has started.
 
-    On a loopback address that port is open to this machine, so the rule of contract §5 on Host holds there even with keys.
+    On a loopback address it is open to this machine, so the rule of contract §5 on Host holds even with keys.
     """
     services = app[SERVICES]
     guard = Guard(
@@ -122,7 +121,7 @@ def make_node(settings: Settings, metrics: Metrics, clock: Clock) -> Node:
 
 
 async def _stop_waiting(app: web.Application) -> None:
-    """Release the handlers that wait for a body, or for subscribers to read, before aiohttp waits for the handlers."""
+    """Release handlers that wait for bodies or subscribers; aiohttp waits for the handlers next."""
     app[SERVICES].bodies.stop()
     app[SERVICES].node.streams.cut()
 
@@ -140,7 +139,7 @@ def _client_addresses(settings: Settings) -> ClientAddresses | None:
 
 
 def _anonymous(settings: Settings) -> Grant:
-    """What may be done without a token."""
+    """The grant without a token."""
     if settings.is_open():
         return FULL_ACCESS
     return Grant(

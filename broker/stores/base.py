@@ -4,8 +4,7 @@ Rules: a store knows logs, not subscribers. A store delivers to one instance in 
 up to `complete_to`; it changes only inside a `def`, never across an `await`. A library's errors stop in the store: callers
 see `Unavailable`.
 
-A store has four parts, each a protocol here: `Topics` (what clients publish and ask for), `WatchedLogs` (this instance's
-copy of what is published), `Broadcast` (commands to all instances) and `Counters` (counts over all instances).
+A store has four parts: `Topics`, `WatchedLogs`, `Broadcast` and `Counters`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class PublishOptions:
     """Options of one publish.
 
     Attributes:
-        ends: topics to close in the same step, after their events if they get any.
+        ends: topics to close in the same step, after their events.
         producer: the producer's name, and the number of the first item in its sequence, from 1 (`log.producers`). Such a
             call publishes to one topic.
         retain_seconds: how long a topic keeps its events. Applies only if this call opens the topic: it has had no event
@@ -48,7 +47,7 @@ class Receipt:
 
     Attributes:
         ids: one for each item published now, in the order of the items. Without items: the ids of the ends.
-        replayed: every topic had the idempotency key already; nothing was published, `ids` are those of the first call.
+        replayed: every topic had the idempotency key; nothing was published, `ids` are those of the first call.
         closed: every topic in `PublishOptions.ends` is closed.
         known: how many leading items the producer had published before; they were not published again.
     """
@@ -61,7 +60,7 @@ class Receipt:
 
 @dataclass(frozen=True, slots=True)
 class TopicState:
-    """What a store holds of a topic (contract §4). An id is None if there is no such event.
+    """What a store holds of a topic (contract §4). An id is None without such an event.
 
     Attributes:
         subscribers: on all instances.
@@ -78,13 +77,12 @@ class TopicState:
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
-    """Figures for the metrics. A store in this process is always connected.
+    """Figures for the metrics.
 
     Attributes:
-        log_bytes: memory that this instance's logs take.
-        topics: how many topics have a record here.
-        connected: whether the server answers calls and delivers events.
-        connections: connections made so far.
+        topics: how many have a record here.
+        connected: whether calls are answered and events delivered; always, in memory.
+        connections: made so far.
         repairs: how often a watched topic was read again because events were missed.
         lag_seconds: how long the last probe took from the call to its delivery.
     """
@@ -98,12 +96,12 @@ class StoreStats:
 
 
 class StoreOwner(Protocol):
-    """Whoever starts a store. It is called from the event loop; it must neither block nor raise."""
+    """A store reports to its owner, which must neither block nor raise."""
 
     def delivered(self, topic: str, size: int) -> bool:
         """The log of a watched topic grew by `size` bytes of frames; 0 if only `complete_to` rose.
 
-        False asks the store to bring no more for now, as far as it can, until it is told to `resume`.
+        False asks the store to pause, as far as it can, until `resume`.
         """
 
     def on_broadcast(self, command: str) -> None:
@@ -111,7 +109,7 @@ class StoreOwner(Protocol):
 
 
 class Topics(Protocol):
-    """Publish to topics, close and delete them, and look at what the store holds of them."""
+    """Publish to topics, close, delete and list them."""
 
     async def publish(
         self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
@@ -127,7 +125,7 @@ class Topics(Protocol):
         Raises:
             Closed: a topic that was to get an event is closed; nothing is published.
             OutOfOrder: the producer's sequence has a hole before these items; nothing is published.
-            RateLimited: there is no room for another key.
+            RateLimited: too many keys are remembered.
             Unavailable: the events may not be in the store.
         """
 
@@ -140,11 +138,11 @@ class Topics(Protocol):
     async def lease(self, topic: str, seconds: float | None) -> None:
         """Take or renew the topic's lease; on expiry the topic closes as `abandoned`. None drops the lease.
 
-        Expiry doesn't need this instance: any instance of the store closes the topic, within a few seconds. Of several
-        leases the longest counts. A closed topic gets no lease; closing or deleting a topic drops it.
+        Any instance of the store closes the topic then, within a few seconds. Of several leases the longest counts. A closed
+        topic gets no lease; closing or deleting a topic drops it.
 
         Raises:
-            RateLimited: there is no room for another lease.
+            RateLimited: there are too many leases.
             Unavailable: the lease may not have been taken.
         """
 
@@ -152,14 +150,14 @@ class Topics(Protocol):
         """Remove the topic's events, and open it again if it was closed. Its subscribers get `broker.end`."""
 
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
-        """The state of each of `topics`, whether or not they exist; at most 2 s old."""
+        """The state of each of `topics`, at most 2 s old; also of unknown ones."""
 
     async def names(self, after: str, limit: int) -> Sequence[str]:
-        """At most `limit` names of topics after `after`, sorted: those with a record and those watched."""
+        """At most `limit` names after `after`, sorted: topics with a record and watched ones."""
 
 
 class WatchedLogs(Protocol):
-    """This instance's logs of the topics that it watches, and up to which id they are complete."""
+    """This instance's logs of the topics that it watches."""
 
     @property
     def born(self) -> EventId:
@@ -178,13 +176,13 @@ class WatchedLogs(Protocol):
         """Up to this id, the logs of all watched topics are complete."""
 
     def is_lost(self, cursor: EventId) -> bool:
-        """Whether the store went back behind `cursor`, so that nobody can tell what its owner has seen."""
+        """Whether the store went back behind `cursor`, so that its client may have seen anything or nothing since."""
 
     async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
         """The logs of `topics`. They grow with every event until `unwatch` was called as often as `watch`.
 
         On return, and until the caller's next `await`, they answer for `start` as the store itself would. `last_id` is
-        then at least what it was at some moment during the call.
+        then at least as high as at some moment during the call.
 
         Raises:
             Unavailable: the store can't answer for them within a second; nothing is watched.
@@ -206,16 +204,16 @@ class Broadcast(Protocol):
     async def send(self, command: str, until: float | None = None) -> None:
         """Have every instance get `command`. On return this one has it; those that can be reached are about to.
 
-        With `until` (seconds since 1970) it is kept that long, for instances that can't be reached now or start later.
+        It is kept until `until` (seconds since 1970), if given, for instances that can't be reached now or start later.
 
         Raises:
-            RateLimited: there is no room to keep another one.
+            RateLimited: too many commands are kept.
             Unavailable: the other instances may not get it; this one hasn't.
         """
 
 
 class Counters(Protocol):
-    """Counts over all instances, such as the streams of an address."""
+    """Counts over all instances, such as an address's streams."""
 
     def set_count(self, name: str, count: int) -> None:
         """Set this instance's count of `name`. The others see it within a second."""
@@ -225,11 +223,11 @@ class Counters(Protocol):
 
 
 class Store(Protocol):
-    """What a node needs of a store: its parts, and its life."""
+    """The parts of a store, and its life."""
 
     @property
     def name(self) -> str:
-        """What the start line calls it."""
+        """For the line that is logged at the start."""
 
     @property
     def topics(self) -> Topics: ...
@@ -250,18 +248,18 @@ class Store(Protocol):
         """Release what `start` took. Nothing is delivered afterwards."""
 
     def sweep(self) -> None:
-        """One short step of dropping what is too old; called about once a second."""
+        """Drop some of the expired state; called about once a second."""
 
     @property
     def stats(self) -> StoreStats:
         """For the metrics."""
 
     def checks(self) -> dict[str, str]:
-        """The store's part of readiness (contract §6): by name, `"ok"` or what is wrong."""
+        """The store's part of readiness (contract §6): each check by name, `"ok"` or the problem."""
 
 
 class NoOwner:
-    """The owner of a store that isn't running: it ignores everything."""
+    """The owner of a store that isn't running."""
 
     def delivered(self, _topic: str, _size: int) -> bool:
         return True

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from broker.errors import RateLimited
 from broker.events import EventId
 
-KEY_OVERHEAD_BYTES = 250  # what Python needs for a key beside its text, measured
+KEY_OVERHEAD_BYTES = 250  # memory of a key without its text, measured
 
 
 class IdempotencyKeys:
@@ -51,7 +51,7 @@ def _key_bytes(topic: str, key: str) -> int:
 
 
 def keys_full(idempotency_seconds: float) -> RateLimited:
-    """The refusal of a publish whose key can't be remembered; room comes as old keys expire."""
+    """The refusal of a publish with a key when too many are remembered. They expire."""
     return RateLimited(
         "Too many idempotency keys are remembered; try again later, or publish without a key.",
         retry_after=max(1, int(idempotency_seconds / 10)),

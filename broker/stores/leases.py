@@ -21,7 +21,7 @@ class Leases:
         self._until: dict[str, float] = {}
 
     def take(self, topic: str, until: float) -> None:
-        """Take or renew a lease; the longest counts. Raises `RateLimited` if there is no room for another topic."""
+        """Take or renew a lease; the longest counts. Raises `RateLimited` if there are too many."""
         if topic not in self._until and len(self._until) >= self._max_leases:
             raise leases_full()
         self._until[topic] = max(until, self._until.get(topic, 0.0))
@@ -30,7 +30,7 @@ class Leases:
         self._until.pop(topic, None)
 
     def expired(self, now: float) -> Sequence[str]:
-        """The topics whose lease has expired; it is dropped."""
+        """Drop the expired leases, and return their topics."""
         expired = [topic for topic, until in self._until.items() if until <= now]
         for topic in expired:
             del self._until[topic]
@@ -38,7 +38,7 @@ class Leases:
 
 
 def leases_full() -> RateLimited:
-    """The refusal of a lease for which there is no room."""
+    """The refusal of a lease when there are too many."""
     return RateLimited(
         "Too many topics close when their publisher leaves; try again later, or publish without end=on-disconnect.",
         retry_after=RETRY_AFTER_SECONDS,

@@ -1,4 +1,4 @@
-"""Which representation of a topic a request wants, by its `Accept` header (contract §3, RFC 9110 §12.5.1)."""
+"""The representation of a topic that `Accept` asks for (contract §3, RFC 9110 §12.5.1)."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def representation(accept: str) -> Representation:
 
 @lru_cache(maxsize=512)
 def names_stream(accept: str) -> bool:
-    """Whether the client is an EventSource, or says so: it gives up for good on any status but 200."""
+    """Whether the client is or may be an EventSource, which gives up for good on any status but 200."""
     return Representation.STREAM.value in _weights(accept)
 
 
 def _weights(accept: str) -> dict[str, float]:
-    """The weight of each media range. Ranges of weight 0 are left out; a malformed weight counts as 1."""
+    """The weight of each media range with more than 0; a malformed weight counts as 1."""
     weights: dict[str, float] = {}
     for part in accept.split(","):
         name, *parameters = (piece.strip().lower() for piece in part.split(";"))

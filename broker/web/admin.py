@@ -1,8 +1,8 @@
 """`POST /admin/disconnect` and `POST /admin/revoke`: an operator ends streams and revokes tokens, on all instances.
 
-The body names what is meant: `{"sub": "…"}` or `{"topic": "…"}` to disconnect, `{"jti": "…"}` or `{"sub": "…"}` to revoke. To
-revoke, `exp` may say when the revocation can be forgotten (seconds since 1970, as in the token). A client that is
-disconnected may come back at once; one whose token is revoked is refused.
+The body is `{"sub": "…"}` or `{"topic": "…"}` to disconnect, `{"jti": "…"}` or `{"sub": "…"}` to revoke; with `exp` the
+revocation can be forgotten then (seconds since 1970, as in the token). A disconnected client may reconnect at once; with a
+revoked token it is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_TIME = 253_402_300_800  # the year 10,000
 
 
 async def disconnect(services: Services, request: Request) -> Answer:
-    """End the streams of a subject or of a topic, on all instances that can be reached."""
+    """End the streams of a subject or of a topic."""
     name, value, _ = await _order(services, request, ("sub", "topic"), ())
     if name == "topic":
         await services.node.instances.disconnect(topic=check_topic(value))
@@ -32,7 +32,7 @@ async def disconnect(services: Services, request: Request) -> Answer:
 
 
 async def revoke(services: Services, request: Request) -> Answer:
-    """Refuse a token, or all tokens that a subject has so far, and end their streams, on all instances that can be reached."""
+    """Refuse a token, or all tokens that a subject has so far, and end their streams."""
     name, value, expires_at = await _order(services, request, ("jti", "sub"), ("exp",))
     token_id, subject = (value, None) if name == "jti" else (None, value)
     await services.node.instances.revoke(token_id=token_id, subject=subject, until=expires_at)
@@ -42,7 +42,7 @@ async def revoke(services: Services, request: Request) -> Answer:
 async def _order(
     services: Services, request: Request, names: Collection[str], others: Collection[str]
 ) -> tuple[str, str, float | None]:
-    """The one member of `names` that the body has, its value, and the value of `exp`. Checks first that the caller is an operator."""
+    """The one member of `names` in the body, its value, and `exp`. Checks first that the caller is an operator."""
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_admin()
     order = _object(await services.bodies.whole(request.body, MAX_BODY_BYTES))

@@ -1,7 +1,4 @@
-"""Serves the handlers with aiohttp: its requests become plain values, and their answers its responses.
-
-Rules: the only module that knows both. `runner` and `handover` know what goes on below it, on the connection.
-"""
+"""Calls the handlers from aiohttp: turns its requests into plain values, and their answers into its responses."""
 
 from __future__ import annotations
 
@@ -29,11 +26,11 @@ _NO_QUERY = Query("")
 
 
 def application(served: Sequence[Route], guard: Guard, response_headers: ResponseHeaders) -> web.Application:
-    """An application that serves these routes; `SERVICES` must be set before the first request."""
+    """An application with these routes; set its `SERVICES` before the first request."""
     app = web.Application()
 
     async def complete(request: web.BaseRequest, response: web.StreamResponse) -> None:
-        """Add the common headers, and remove the one that names aiohttp's version."""
+        """Add the common headers, and remove aiohttp's version."""
         headers = response.headers
         headers.popall(hdrs.SERVER, None)
         headers.update(response_headers.of(request.headers.get(hdrs.ORIGIN), headers.get(hdrs.VARY, "")))
@@ -61,7 +58,7 @@ def _adder(router: web.UrlDispatcher, method: str) -> Callable[[str, Handler], o
 def _endpoint(
     app: web.Application, handler: routes.Handler
 ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    """`handler` as one of aiohttp's."""
+    """`handler` as an aiohttp handler."""
 
     async def serve(request: web.Request) -> web.StreamResponse:
         services = app[SERVICES]
@@ -88,7 +85,7 @@ def _endpoint(
 
 
 def _answer_errors(app: web.Application, guard: Guard) -> Middleware:
-    """The only middleware: checks each request, and turns whatever is raised into an answer."""
+    """The only middleware: checks each request, and answers errors."""
 
     @web.middleware
     async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -101,12 +98,12 @@ def _answer_errors(app: web.Application, guard: Guard) -> Middleware:
         except web.HTTPException as error:
             response = response_to(_routing_problem(error))
         except ConnectionError:
-            return handover.leave(request)  # there is nobody to answer
+            return handover.leave(request)  # the client has left
         except Exception as error:
             response = response_to(error_answer(error, request.method, request.rel_url.raw_path))
         body = request.content
         if not body.is_eof() or body.exception() is not None or app[SERVICES].node.streams.is_draining:
-            response.force_close()  # what follows is the rest of the body, or would be lost when this instance goes
+            response.force_close()  # the rest of the body follows, or this instance is about to stop
         return response
 
     return answered
@@ -143,7 +140,7 @@ class _Body:
             raise _malformed() from None
 
     async def whole(self, max_bytes: int) -> bytes:
-        self._request.content.set_read_chunk_size(max_bytes)  # else a large body is read in many small steps
+        self._request.content.set_read_chunk_size(max_bytes)  # else a large body takes many small steps
         body = bytearray()
         while piece := await self.piece():
             body += piece

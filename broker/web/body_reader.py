@@ -1,10 +1,9 @@
-"""Waits for request bodies, with time limits, and stops waiting when the application shuts down.
+"""Waits for request bodies, with time limits, until the application shuts down.
 
-Rules: every handler waits for a body through here; any other wait would delay the shutdown and then be cut without an answer.
-Only the wait for bytes is ever interrupted, never a publish.
+Rules: handlers wait for bodies only here; any other wait would delay the shutdown. A publish is never interrupted.
 
-A body that is read whole has one time limit for all of it, so that a sender cannot hold its connection by a byte now and
-then. A streamed body may last for ever; only the pauses between its pieces are limited.
+A body read whole has one limit, so a sender can't hold its connection by a byte now and then. A streamed body may last for
+ever, with limited pauses.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ class Interrupt:
     """Ends another task's wait for a body.
 
     Attributes:
-        error: what the wait raises, once `raise_` was called.
-        timeout: of the wait in progress, if there is one; set by `BodyReader`.
+        error: set by `raise_`.
+        timeout: of the wait in progress; set by `BodyReader`.
     """
 
     def __init__(self) -> None:
@@ -37,7 +36,7 @@ class Interrupt:
         self.timeout: asyncio.Timeout | None = None
 
     def raise_(self, error: BrokerError) -> None:
-        """Make the wait in progress, or else the next one, raise `error`. Only the first call counts."""
+        """Make the current or next wait raise `error`. Only the first call counts."""
         self.error = self.error or error
         if self.timeout is not None:
             self.timeout.reschedule(0)
@@ -47,9 +46,8 @@ class BodyReader:
     """Reads the bodies of one application's requests.
 
     Args:
-        metrics: counts the bodies that take too long.
-        body_seconds: the time limit of a body that is read whole.
-        stream_idle_seconds: the time limit between two pieces of a streamed body; 0 for none.
+        body_seconds: the limit for a body read whole.
+        stream_idle_seconds: the limit between two pieces of a streamed body; 0 for none.
     """
 
     def __init__(self, metrics: Metrics, *, body_seconds: float, stream_idle_seconds: float) -> None:
@@ -63,7 +61,7 @@ class BodyReader:
         """The whole `body`.
 
         Raises:
-            InvalidBody: it breaks its transfer coding, or did not arrive in time.
+            InvalidBody: its transfer coding is malformed, or it did not arrive in time.
             TooLarge: it is larger than `max_bytes`.
             Unavailable: `stop` was called.
         """
@@ -112,7 +110,7 @@ class BodyReader:
         )
 
     def stop(self) -> None:
-        """Interrupt all waits, and from now on every new one."""
+        """End all waits, new ones too."""
         self._is_stopped = True
         for timeout in self._timeouts:
             timeout.reschedule(0)

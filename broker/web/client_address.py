@@ -1,10 +1,10 @@
 """The address of a client, which may be behind proxies.
 
-Rules: only a trusted proxy is believed, and only what it, or a trusted proxy before it, has added: the lists are read from
-the right, where the nearest hop writes. What a client has put on the left changes nothing, well-formed or not.
+Rules: only entries that trusted proxies have added count. A list is read from the right, where the nearest hop writes;
+entries that a client has put on the left change nothing.
 
-A proxy writes one of the two headers and passes the other on unchanged, so the operator names the one it writes. If none is
-named, and both headers are present and disagree, neither is believed and the address is the proxy's.
+A proxy writes one of the two headers and passes the other on unchanged, so the operator names the one it writes. Without
+that, if both are present and disagree, the address is the proxy's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ X_FORWARDED_FOR = "X-Forwarded-For"
 FORWARDED = "Forwarded"
 """RFC 7239."""
 IPV6_PREFIX = 64
-"""What one customer gets at least (RFC 6177), and may take a new address from for each request."""
+"""The least that one customer gets (RFC 6177), with a new address for each request if they like."""
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -37,7 +37,7 @@ class ClientAddresses:
         self._headers = (X_FORWARDED_FOR, FORWARDED) if header is None else (header,)
 
     def of(self, request: Request) -> str:
-        """The key that limits count the client under: an IPv4 address, or the network of an IPv6 address; "" if unknown."""
+        """The key for limits by address: an IPv4 address, or the network of an IPv6 address; "" if unknown."""
         peer = _parse(request.peer)
         if peer is None:
             return ""
@@ -55,7 +55,7 @@ class ClientAddresses:
         return found[0] if found and all(address == found[0] for address in found) else peer
 
     def _nearest(self, hops: Sequence[str], peer: Address) -> Address:
-        """The last hop that is not trusted. A hop that is no address ends the search: the hop behind it counts."""
+        """The last hop that is not trusted. At a malformed hop, the hop after it."""
         nearest = peer
         for hop in reversed(hops):
             address = _parse(_node(hop))
@@ -70,7 +70,7 @@ class ClientAddresses:
 def _node(hop: str) -> str:
     """The address in an element of either header: all of it, or its parameter `for` (RFC 7239 §4).
 
-    No full parser: an element that a proxy writes has no comma in its quotes, and a client's own elements are not believed.
+    Proxies write no comma in quotes, and a client's own elements don't count, so no full parser is needed.
     """
     for pair in hop.split(";"):
         name, equals, value = pair.strip().partition("=")

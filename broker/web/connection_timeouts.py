@@ -1,10 +1,9 @@
-"""Request connections (those that are no streams): how long each may keep the broker waiting, and how many there may be.
+"""Limits how long request connections (all but streams) keep the broker waiting, and how many there are.
 
-Rules: knows no HTTP and closes nothing itself: it tells a connection that its time is up. One timer serves all connections
-and works in slices.
+Rules: knows no HTTP, and closes no connection itself. One timer serves all connections, in slices.
 
-All waits of one kind have the same limit. So a table in the order in which they began is also in the order in which they
-expire: starting or ending a wait is one step however many there are, and the first entry has waited longest.
+All waits of one kind have the same limit, so a table ordered by their start is also ordered by their expiry: every change is
+one step, and the first entry has waited longest.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ SWEEP_SECONDS = 1.0
 
 
 class TimeoutReason(enum.StrEnum):
-    """Why a request connection was closed: the label of its metric."""
+    """Why a request connection timed out: the label of its metric."""
 
     HEAD = "head"
     """No complete request head arrived in time."""
@@ -48,16 +47,14 @@ class ConnectionTimeouts:
     """The waits of all request connections.
 
     Args:
-        loop: gives the time and the timer.
-        streams: the open streams, which share the descriptors with request connections.
-        metrics: counts the connections that time out.
-        max_descriptors: how many streams and request connections there may be together.
-        head_seconds: the limit for a request's head, from its first byte; also for the first byte of a new connection.
-        idle_seconds: the limit from an answer to the next request's first byte.
-        answer_seconds: the limit for the client to read an answer.
+        streams: the open streams.
+        max_descriptors: the limit for streams and request connections together.
+        head_seconds: for a request's head from its first byte, and for a new connection's first byte.
+        idle_seconds: from an answer to the next request's first byte.
+        answer_seconds: for the client to read an answer.
 
     Attributes:
-        count: how many request connections there are.
+        count: the number of request connections.
     """
 
     def __init__(
@@ -99,7 +96,7 @@ class ConnectionTimeouts:
     # What a connection reports
 
     def opened(self, connection: RequestConnection) -> None:
-        """It is new. If there are too many now, the one that has waited longest for a request times out, perhaps this one."""
+        """It is new. If there are too many, the one that has waited longest for a request times out."""
         self.count += 1
         self._heads[connection] = self._loop.time()
         if self.count > self._max_descriptors - len(self._streams):
@@ -112,7 +109,7 @@ class ConnectionTimeouts:
         self._heads[connection] = self._loop.time()
 
     def head_complete(self, connection: RequestConnection) -> None:
-        """A request's head is complete; until the answer, its handler sets the limits."""
+        """A request's head is complete; its handler runs without a limit here."""
         self._idle.pop(connection, None)
         self._heads.pop(connection, None)
 
@@ -146,7 +143,7 @@ class ConnectionTimeouts:
         is_done = False
         try:
             is_done = self._slice()
-        finally:  # a defect met with one connection must not stop the timer of all (I9)
+        finally:  # a defect of one connection must not stop the timer (I9)
             self._timer = (
                 self._loop.call_later(self._period, self._sweep)
                 if is_done
@@ -154,7 +151,7 @@ class ConnectionTimeouts:
             )
 
     def _slice(self) -> bool:
-        """Expire at most `SLICE_TIMEOUTS` waits. Returns whether none is left that has expired."""
+        """Expire at most `SLICE_TIMEOUTS` waits. Returns whether that was all."""
         now = self._loop.time()
         left = SLICE_TIMEOUTS
         for reason, table, seconds in self._kinds:

@@ -1,7 +1,7 @@
 """What pages of other origins may do (CORS: Fetch standard §3.2).
 
-Rules: decides by the request's `Origin` alone. Credentials, such as a cookie, are allowed only to an origin that is named,
-never by `*`. Requests that change something are checked by `guard`: a browser sends a plain POST without a preflight.
+Rules: decides by `Origin` alone. Only an origin allowed by name may use credentials such as a cookie, never by `*`. A plain
+POST needs no preflight, so `guard` checks it.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from broker.web.values import Answer, Headers
 ANY = "*"
 METHODS = "GET, HEAD, POST, DELETE"
 REQUEST_HEADERS = "Accept, Authorization, Broker-Producer, Broker-Sequence, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID"
-"""The headers that a page may send. `*` would not include Authorization (Fetch §4.9)."""
+"""Headers that a page may send. `*` would not include Authorization (Fetch §4.9)."""
 EXPOSED_HEADERS = "Allow, Idempotency-Replayed, Retry-After, WWW-Authenticate"
-"""The headers of an answer that a page may read, besides those it always may."""
+"""Headers of an answer that a page may read besides the usual ones."""
 PREFLIGHT_SECONDS = 7200
 """How long a browser may cache a preflight; Chromium's maximum."""
 
 
 class AllowedOrigins:
-    """The origins whose pages are let in.
+    """The origins of pages that may use the broker.
 
     Args:
         allowed: as browsers write them, in lower case; `*` for all.
@@ -33,11 +33,11 @@ class AllowedOrigins:
         self._allows_all = ANY in allowed
 
     def names(self, origin: str | None) -> bool:
-        """Whether `origin` is allowed by its name, and so with credentials."""
+        """Whether `origin` is allowed by name, and so with credentials."""
         return origin is not None and origin.lower() in self._named
 
     def allows(self, origin: str | None) -> bool:
-        """Whether pages of `origin` are let in at all."""
+        """Whether `origin` is allowed, by name or by `*`."""
         return origin is not None and (self._allows_all or origin.lower() in self._named)
 
     def headers(self, origin: str | None) -> dict[str, str]:
@@ -54,10 +54,10 @@ class AllowedOrigins:
         return headers
 
     def preflight(self, headers: Headers) -> Answer | None:
-        """The answer to an OPTIONS request that is a preflight (Fetch §4.8), else None. It needs no token: it carries none.
+        """The answer to an OPTIONS request if it is a preflight (Fetch §4.8), which carries no token; else None.
 
         Raises:
-            Forbidden: pages of this origin are not let in.
+            Forbidden: the origin is not allowed.
         """
         if "Access-Control-Request-Method" not in headers:
             return None

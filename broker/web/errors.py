@@ -1,7 +1,6 @@
 """Errors as answers: the only place that knows their HTTP statuses (contract §5).
 
-Every answer that is no success is `application/problem+json` (RFC 9457), whether a handler, the routing or the HTTP parser
-found the fault.
+Each is `application/problem+json` (RFC 9457), whether a handler, the routing or the HTTP parser found the fault.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ _logger = logging.getLogger("broker")
 def problem(
     code: str, detail: str, extra: dict[str, object] | None = None, headers: dict[str, str] | None = None
 ) -> Answer:
-    """The answer for an error `code`. `extra` are members of its JSON besides the standard ones."""
+    """The answer for `code`; `extra` are further members of its JSON."""
     status = STATUS[code]
     body = {
         "title": HTTPStatus(status).phrase,
@@ -61,7 +60,7 @@ def problem(
 
 
 def error_answer(error: Exception, method: str, path: str) -> Answer:
-    """The answer for what a handler raised. Anything but a `BrokerError` is a defect: it is logged, the answer tells nothing of it."""
+    """The answer for a handler's exception. All but a `BrokerError` are defects: they are logged, without details in the answer."""
     if not isinstance(error, BrokerError):
         _logger.error("defect in the handler of %s %s", method, path[:200], exc_info=error)
         return problem("internal", DEFECT)
@@ -74,12 +73,12 @@ def error_answer(error: Exception, method: str, path: str) -> Answer:
 
 
 def challenge(error: Unauthorized) -> str:
-    """The value of `WWW-Authenticate` (RFC 6750 §3): asks for a token, and names what is wrong with one that was sent."""
+    """The value of `WWW-Authenticate` (RFC 6750 §3)."""
     return f'Bearer error="{error.error}"' if error.error else "Bearer"
 
 
 def event_too_large(max_event_bytes: int) -> TooLarge:
-    """The error for an event whose data is larger than `max_event_bytes`."""
+    """The error for an event with more than `max_event_bytes` of data."""
     return TooLarge(
         f"An event's data may have at most {max_event_bytes} bytes; send it in parts, or send a reference to it."
     )

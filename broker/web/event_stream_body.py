@@ -1,8 +1,8 @@
-"""A body that is itself an event stream (contract §2), such as the answer of a language model, piped in as it arrives.
+"""Decodes a body that is an event stream (contract §2), such as the answer of a language model.
 
-Rules: bytes in, `(topic, lines)` items out, lazily. The grammar is the standard's (WHATWG HTML §9.2.6): its line ends, its
-fields, comments that are ignored. `id` and `retry` are the sender's own and are not published. It is stricter than a browser
-in two points: invalid UTF-8, and an end within an event, are errors, for then the sender's source was cut.
+Rules: bytes in, `(topic, lines)` items out, lazily. The grammar is the standard's (WHATWG HTML §9.2.6); `id`, `retry` and
+comments are not published. Two things that a browser accepts are errors: invalid UTF-8, and an end within an event, for then
+the source was cut.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SLACK_BYTES = 4096  # for the other fields, and for comments
 
 
 class EventStreamBody:
-    """Decodes one body, whose events go to `topic`."""
+    """One body, with events for `topic`."""
 
     def __init__(self, topic: str, max_event_bytes: int) -> None:
         self._topic = topic
@@ -29,7 +29,7 @@ class EventStreamBody:
         self._decoder = sse.Decoder(LINE_FACTOR * max_event_bytes + SLACK_BYTES, strict=True)
 
     def position(self) -> Mapping[str, object]:
-        """Nothing: an error's answer says only how many events were published."""
+        """Empty: an event stream has no line numbers to report."""
         return {}
 
     def items(self, data: bytes) -> Iterator[Item | None]:
@@ -50,7 +50,7 @@ class EventStreamBody:
             raise self._decoder.failure
 
     def end(self) -> Iterator[Item | None]:
-        """Raises `InvalidBody` if the body ends within an event, which is not published then."""
+        """Raises `InvalidBody` if the body ends within an event."""
         if self._decoder.is_within_event:
             raise InvalidBody(
                 "The body ends within an event, so its source was cut; an event ends with an empty line."

@@ -1,8 +1,7 @@
 """Refuses requests that another site's page made a browser send (contract §5).
 
-A POST or DELETE from a page of another origin is forbidden: cross-site request forgery. While the broker is open to all on
-a loopback address, a `Host` that is no loopback name is forbidden: by DNS rebinding a page elsewhere could point its own
-name at 127.0.0.1 and read what is meant for this machine.
+Cross-site request forgery: a POST or DELETE from a page of another origin is forbidden. DNS rebinding: a page could point its
+own host name at 127.0.0.1. So while the broker is open on a loopback address, only loopback names are allowed as `Host`.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ class Guard:
     """Checks each request before its handler runs.
 
     Args:
-        loopback_only: whether the broker is open to all on a loopback address.
-        allowed_hosts: further values of `Host` that are accepted then, with or without a port.
-        origins: the origins whose pages may change something.
+        loopback_only: whether the broker is open on a loopback address.
+        allowed_hosts: values of `Host` allowed besides loopback names, with or without a port.
+        origins: those that may send POST and DELETE.
     """
 
     def __init__(
@@ -37,7 +36,7 @@ class Guard:
         self._is_own_host = lru_cache(maxsize=64)(self._check_host)
 
     def check(self, method: str, headers: Headers) -> None:
-        """Raises `Forbidden` if the request's `Host` or `Origin` is not accepted."""
+        """Raises `Forbidden` if `Host` or `Origin` is not allowed."""
         if self._loopback_only and not self._is_own_host(headers.get("Host", "")):
             raise Forbidden(
                 "This broker listens on a loopback address, and the request names another host; "
@@ -68,7 +67,7 @@ def _without_port(host: str) -> str:
 
 
 def is_own_origin(origin: str, host: str) -> bool:
-    """Whether `origin` is the broker itself, which the request addressed as `host`."""
+    """Whether `origin` is the broker, which the request calls `host`."""
     try:
         return urlsplit(origin).netloc.lower() == host.lower() != ""
     except ValueError:

@@ -1,6 +1,6 @@
-"""The headers that every answer carries: what browsers must not do with it, and which pages may read it.
+"""The headers of every answer: they restrict browsers, and allow some pages to read it.
 
-Rules: the only place for such headers.
+Rules: the only place for them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ResponseHeaders:
         self._lines: dict[str, bytes] = {}  # by `vary`, for requests without an Origin
 
     def of(self, origin: str | None, vary: str = "") -> dict[str, str]:
-        """The headers of an answer to a request from `origin`, which varies by the request headers `vary` besides."""
+        """The headers of an answer to a request from `origin`; `vary` names further headers that the answer depends on."""
         headers = SECURITY | self._origins.headers(origin)
         varies = ", ".join(name for name in (vary, headers.get("Vary", "")) if name)
         return headers | {"Vary": varies} if varies else headers

@@ -1,9 +1,9 @@
-"""Who sends a request, and what that caller may do.
+"""Authenticates requests.
 
 Rules: a token comes by `Authorization: Bearer` (RFC 6750 §2.1), else by the cookie `broker_token`, else by `?access_token=`
-(§2.3). The first that is present counts, even if it is bad. A caller without a token has the anonymous grant.
-A browser also attaches the cookie to requests that another site's page makes. So with the cookie, POST and DELETE need an
-`Origin` that is the broker's own or allowed by name.
+(§2.3). The first one counts, even if it is bad. Without a token a caller has the anonymous grant.
+Browsers attach the cookie to requests of other sites' pages too. So with the cookie, POST and DELETE need an `Origin` that
+is the broker's own or allowed by name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SCHEME = "bearer"
 
 
 class Revocations(Protocol):
-    """Knows which tokens have been revoked: the node's evictions."""
+    """The node's evictions, which know the revoked tokens."""
 
     def check(self, grant: Grant) -> None:
         """Raises `Unauthorized` if the token of `grant` has expired or was revoked."""
@@ -37,22 +37,21 @@ class KeyFetcher(Protocol):
 
     @property
     def check(self) -> str:
-        """`"ok"`, or what is wrong (contract §6, readyz)."""
+        """`"ok"` or the failure (contract §6, readyz)."""
 
     async def refresh(self) -> bool:
-        """Fetch the keys again, unless that happened a moment ago. Returns whether they were fetched."""
+        """Fetch the keys, unless they are fresh. Returns whether they were fetched."""
 
 
 class Authenticator:
     """Finds the caller of a request.
 
     Args:
-        anonymous: what may be done without a token.
-        verifier: of the tokens; None if there are no keys, and tokens are ignored.
-        key_fetcher: gets the verifier's further keys, if there are any.
-        revocations: checked for each request with a token.
-        origins: the origins whose pages may change something by a cookie.
-        addresses: finds the callers' addresses; None if no limit needs them.
+        anonymous: the grant without a token.
+        verifier: None without keys: tokens are ignored.
+        key_fetcher: gets further keys for the verifier.
+        origins: those that may send a cookie with POST and DELETE.
+        addresses: None if no limit needs them.
         clock: seconds since 1970.
     """
 
@@ -75,11 +74,11 @@ class Authenticator:
         self._clock = clock
 
     async def authenticate(self, request: Request) -> Caller:
-        """The caller, whose grant stays good for as long as a stream of theirs lasts, unless it expires or is revoked.
+        """The caller of `request`.
 
         Raises:
-            Unauthorized: the request has a token, and it is bad.
-            Forbidden: its cookie may have been attached to the request of another site's page.
+            Unauthorized: the token is bad.
+            Forbidden: another site's page may have caused this request with a cookie.
         """
         token = None if self._verifier is None else self._token(request)
         if token is None or self._verifier is None:
@@ -123,7 +122,7 @@ class Authenticator:
 
 
 def _cookie(header: str | None) -> str | None:
-    """The token in a Cookie header (RFC 6265 §4.2), perhaps in quotes; the last one counts."""
+    """The token in a Cookie header (RFC 6265 §4.2), perhaps quoted; the last one counts."""
     found = None
     for pair in (header or "").split(";"):
         name, equals, value = pair.partition("=")

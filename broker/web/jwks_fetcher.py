@@ -1,7 +1,7 @@
 """Fetches the keys of a JWK set (RFC 7517 §5) from another server, in the background.
 
-Rules: that server may be down, slow or taken over, so an answer that is not a set of good keys changes nothing. A key that
-is missing from a good set no longer verifies tokens. `auth.jwks` parses the set.
+Rules: that server may be down, slow or taken over, so only a set of good keys (`auth.jwks`) changes anything. A key missing
+from it no longer verifies tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REFRESH_SECONDS = 300.0
 MIN_REFRESH_SECONDS = 30.0
 """The least time between two fetches, however many tokens name an unknown key."""
 RETRY_SECONDS = 5.0
-"""The time between two fetches while there are no keys at all."""
+"""The time between two fetches until the first succeeds."""
 FETCH_SECONDS = 5.0
 MAX_BYTES = 256 << 10
 
@@ -45,7 +45,7 @@ class JwksFetcher:
 
     @property
     def check(self) -> str:
-        """`"ok"` if there are keys, however old; else what is wrong (contract §6, readyz)."""
+        """`"ok"` with keys, however old; else the failure (contract §6, readyz)."""
         if self._refresh_task is None or self._refresh_task.done():
             return "no longer fetched; restart this instance"
         return "ok" if self._has_keys else f"no keys from jwks_url: {self._failure}"
@@ -68,10 +68,7 @@ class JwksFetcher:
             await asyncio.sleep(REFRESH_SECONDS if self._has_keys else RETRY_SECONDS)
 
     async def refresh(self) -> bool:
-        """Fetch the keys now, unless they were fetched a moment ago. Waits for at most `FETCH_SECONDS`.
-
-        Returns whether they were fetched.
-        """
+        """Fetch the keys, unless they are fresh. Returns whether they were fetched, after at most `FETCH_SECONDS`."""
         age = asyncio.get_running_loop().time() - self._fetched_at
         if self._fetch_task is None and age < MIN_REFRESH_SECONDS:
             return False
@@ -79,7 +76,7 @@ class JwksFetcher:
         return True
 
     async def _fetch_shared(self) -> None:
-        """Wait for the fetch in progress, or a new one. A waiter that is cancelled doesn't cancel it."""
+        """Wait for the fetch in progress, or a new one. Cancelling a waiter does not cancel it."""
         if self._fetch_task is None:
             self._fetched_at = asyncio.get_running_loop().time()
             self._fetch_task = asyncio.create_task(self._fetch(), name="broker keys fetch")
@@ -108,7 +105,7 @@ class JwksFetcher:
             aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session,
             session.get(
                 self._url,
-                allow_redirects=False,  # that server must not choose what else we connect to
+                allow_redirects=False,  # that server must not send us elsewhere
                 headers={"Accept": "application/json", "Accept-Encoding": "identity"},
             ) as answer,
         ):

@@ -41,12 +41,12 @@ async def metrics(services: Services, request: Request) -> Answer:
 
 
 async def metrics_for_all(services: Services, _request: Request) -> Answer:
-    """The metrics for everybody who can reach the port."""
+    """The metrics without a token, on a port of their own."""
     return Answer(200, services.node.metrics.text(), {"Content-Type": CONTENT_TYPE, **_FRESH})
 
 
 class RequestGauges(Collector):
-    """Reads, at every scrape, the numbers that the web layer keeps."""
+    """Reads the numbers of the web layer at every scrape."""
 
     def __init__(self, timeouts: ConnectionTimeouts, producers: Producers) -> None:
         self._timeouts = timeouts

@@ -1,6 +1,6 @@
-"""A body of JSON lines as events (contract §2): one object a line, with `data`, and optionally `event` and `topic`.
+"""Decodes a body of JSON lines (contract §2): one object a line, with `data`, and optionally `event` and `topic`.
 
-Rules: bytes in, `(topic, lines)` items out, lazily, so that what comes before a bad line is published. No I/O.
+Rules: bytes in, `(topic, lines)` items out, lazily, so that the events before a bad line are published. No I/O.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NESTED_TOO_DEEPLY = "The line's JSON is nested too deeply."
 
 
 class NdjsonBody:
-    """Decodes one body.
+    """One body.
 
     Args:
         topic: where its events go; None takes the topic from each line, which `grant` must allow.

@@ -1,7 +1,7 @@
-"""The streamed bodies that are open on this instance, and what they need besides reading: cancel, leases, viewers.
+"""The open streamed bodies of this instance: their cancels, their topics' leases, and their viewers.
 
-Rules: knows nothing of a body's content. One task serves all bodies: it renews the leases of their topics, and cancels the
-producers that asked to be stopped when nobody watches.
+Rules: knows nothing of a body's content. One task serves all bodies: it renews leases, and cancels producers without viewers
+if they asked for it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from broker.web.body_reader import Interrupt
 
 PERIOD_SECONDS = 0.5
 CANCELLED_SECONDS = 10.0
-"""How long a producer that resumes a stream still learns that it was cancelled meanwhile."""
+"""How long a producer that resumes a stream still learns of a cancel."""
 MAX_CANCELLED = 10_000
 
 _CANCELLED = "This topic's producer was asked to stop; end the topic with ?end=true."
@@ -32,10 +32,10 @@ class ProducerBody:
     """A streamed body that is open.
 
     Attributes:
-        leased: whether its topic is to end if its producer disappears.
-        last_viewer_seconds: its producer is cancelled after nobody has watched the topic for so long; 0 for never.
-        watched_at: when the topic was last seen to have a viewer; loop time.
-        interrupt: ends the wait for its next piece.
+        leased: the topic closes if the producer disappears.
+        last_viewer_seconds: the producer is cancelled after so long without viewers; 0 for never.
+        watched_at: when the topic last had a viewer; loop time.
+        interrupt: ends the wait for the next piece.
     """
 
     topic: str
@@ -79,17 +79,17 @@ class Producers:
 
     @property
     def check(self) -> str:
-        """`"ok"`, or that the task has died (contract §6, readyz)."""
+        """`"ok"`, or the failure of the task (contract §6, readyz)."""
         return "ok" if self._task is not None and not self._task.done() else "stopped; restart this instance"
 
     @contextlib.contextmanager
     def open(
         self, topic: str, *, resumed: bool, leased: bool, last_viewer_seconds: float
     ) -> Iterator[ProducerBody]:
-        """Register a body for `topic` while the context lasts. `resumed` says that it continues a body that was cut.
+        """Register a body for `topic` while the context lasts; `resumed` if it continues one that was cut.
 
         Raises:
-            Cancelled: it is resumed, and its producer was cancelled meanwhile.
+            Cancelled: the producer was cancelled before it resumed.
         """
         if (
             resumed
@@ -108,7 +108,7 @@ class Producers:
                 del self._bodies[topic]
 
     async def take_lease(self, topic: str, *, leased: bool) -> None:
-        """Take or renew the topic's lease, or if not `leased` give up any lease it has. Raises as `Node.lease` does."""
+        """Take or renew the topic's lease; if not `leased`, give it up. Raises as `Node.lease` does."""
         await self._node.lease(topic, self._timeout_seconds if leased else None)
 
     def _cancel(self, topic: str) -> None:

@@ -37,7 +37,7 @@ async def publish(services: Services, request: Request) -> Answer:
 
 
 async def publish_to_several(services: Services, request: Request) -> Answer:
-    """`POST /topics`: one event to several topics, or a streamed body each of whose lines names its topic."""
+    """`POST /topics`: one event to several topics, or a streamed body with a topic in each line."""
     caller = await services.authenticator.authenticate(request)
     media_type = _media_type(request)
     if media_type in STREAMED_TYPES:
@@ -53,7 +53,7 @@ async def publish_to_several(services: Services, request: Request) -> Answer:
 
 
 async def cancel(services: Services, request: Request) -> Answer:
-    """`POST /topics/{topic}/cancel`: ask the topic's producers to stop, on all instances that can be reached."""
+    """`POST /topics/{topic}/cancel`: ask the topic's producers to stop, on all instances in reach."""
     topic = check_publishable(request.path_values["topic"])
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_publish((topic,))
@@ -64,7 +64,7 @@ async def cancel(services: Services, request: Request) -> Answer:
 async def _publish_event(
     services: Services, request: Request, caller: Caller, topics: Sequence[str]
 ) -> Receipt:
-    """Publish the request's event to each of `topics`, and close them if that is asked for: all or none."""
+    """Publish one event to `topics`, and close them if requested: all or none."""
     key = request.headers.get("Idempotency-Key")
     if key is not None and not _KEY.fullmatch(key):
         raise InvalidParameter("Idempotency-Key must be 1 to 200 visible ASCII characters.")
@@ -99,7 +99,7 @@ async def _read(services: Services, body: BodySource, max_event_bytes: int) -> b
 
 
 def _check_rate(services: Services, caller: Caller, events: int, size: int) -> None:
-    """Raises `RateLimited` if the caller publishes more than its rate limits allow."""
+    """Raises `RateLimited` if the caller exceeds its rate limits."""
     try:
         services.node.limits.check_publish(caller, events, size)
     except RateLimited as error:
@@ -108,11 +108,7 @@ def _check_rate(services: Services, caller: Caller, events: int, size: int) -> N
 
 
 def _media_type(request: Request) -> str:
-    """The body's media type in lower case, without parameters; "" if it is not named.
-
-    Raises:
-        InvalidBody: the body is compressed; what it inflates to can't be bounded fairly.
-    """
+    """The body's media type without parameters, or "". Raises `InvalidBody` for a compressed body: it may inflate to any size."""
     headers = request.headers
     if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
         raise InvalidBody("The body must not be compressed; leave Content-Encoding out.")

@@ -1,7 +1,6 @@
-"""What a publish asks for beside its events: topics, their end, a producer's sequence, retention.
+"""Reads the options of a publish from the query and the headers.
 
-Rules: reads a request's query and headers. What the options mean is defined by `stores.base.PublishOptions`, and for
-streamed bodies by `producers`.
+Rules: `stores.base.PublishOptions` defines their meaning, and `producers` that of a streamed body's.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ class StreamOptions:
 
     Attributes:
         ends: the topic closes when the body ends.
-        leased: the topic also closes if the producer disappears before the body ends.
+        leased: the topic also closes if the producer disappears before that.
         producer: its name, and the sequence number of the body's first event.
         retain_seconds: see `PublishOptions`.
-        last_viewer_seconds: the producer is cancelled after nobody has watched for so long; 0 for never.
+        last_viewer_seconds: the producer is cancelled after so long without viewers; 0 for never.
     """
 
     ends: bool = False
@@ -43,7 +42,7 @@ class StreamOptions:
 
 
 def requested_topics(query: Query) -> tuple[str, ...]:
-    """The topics that the query names, each once. Raises `InvalidParameter` if there are none, or too many."""
+    """The topics in the query, each once. Raises `InvalidParameter` for none or too many."""
     topics = tuple(dict.fromkeys(query.getall("topic")))
     if not topics:
         raise InvalidParameter("Name at least one topic: /topics?topic=NAME.")
@@ -53,7 +52,7 @@ def requested_topics(query: Query) -> tuple[str, ...]:
 
 
 def event_options(request: Request, topics: Sequence[str], settings: Settings) -> PublishOptions:
-    """The options of a request with one event for `topics`. Raises `InvalidParameter`."""
+    """The options of one event for `topics`. Raises `InvalidParameter`."""
     headers, query = request.headers, request.query
     if "Broker-Producer" in headers or "Broker-Sequence" in headers:
         raise InvalidParameter("Broker-Producer needs a streamed body; for one event use Idempotency-Key.")
@@ -71,7 +70,7 @@ def stream_options(request: Request, topic: str | None, settings: Settings) -> S
     """The options of a streamed body for `topic`, or with None for the topics that its lines name.
 
     Raises:
-        InvalidParameter: an option is malformed, or is for a body to one topic only.
+        InvalidParameter: an option is malformed, or needs a single topic.
     """
     query = request.query
     end, last_viewer_seconds, producer = _end(query), _age(query, "last_viewer"), _producer(request)

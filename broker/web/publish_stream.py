@@ -1,7 +1,6 @@
 """Publishes streamed bodies: each event as soon as it is complete, however long the body lasts (contract §2).
 
-Events before a fault stay published, and the answer says how many they are. Events that arrive together are published
-together.
+Events before a fault stay published, and the answer counts them. Events that arrive together are published together.
 """
 
 from __future__ import annotations
@@ -28,9 +27,7 @@ EVENT_STREAM = "text/event-stream"
 STREAMED_TYPES = frozenset({NDJSON, EVENT_STREAM})
 
 BATCH_ITEMS = 128
-BATCH_ITEMS_ANY_TOPIC = (
-    32  # if each event names its topic: a new topic costs several times what an event does
-)
+BATCH_ITEMS_ANY_TOPIC = 32  # if each line names its topic: a new topic costs as much as several events
 BATCH_BYTES = 256 << 10
 
 
@@ -38,7 +35,7 @@ class BodyFormat(Protocol):
     """Decodes the bytes of one body into events."""
 
     def items(self, data: bytes) -> Iterator[Item | None]:
-        """The events that `data` completes; None where other tasks should run first.
+        """The events that `data` completes, with None where other tasks should run first.
 
         Raises a `BrokerError` at the first bad event.
         """
@@ -47,13 +44,13 @@ class BodyFormat(Protocol):
         """The events that the end of the body completes. Raises as `items` does."""
 
     def position(self) -> Mapping[str, object]:
-        """Members of an error's answer that locate the error in the body."""
+        """The place of an error, as members of its answer."""
 
 
 async def publish_stream(
     services: Services, request: Request, caller: Caller, topic: str | None, media_type: str
 ) -> Answer:
-    """Publish each event of the body to `topic`, or with None to the topic that its line names, which `caller` must be granted."""
+    """Publish the events of the body to `topic`; with None each to the topic in its line, if granted to `caller`."""
     if "Idempotency-Key" in request.headers:
         raise InvalidParameter("Idempotency-Key is for one event, not for a streamed body.")
     options = stream_options(request, topic, services.settings)
@@ -90,7 +87,7 @@ class _StreamedPublish:
         self._last_id: EventId | None = None
 
     async def run(self, body: BodySource, body_format: BodyFormat) -> None:
-        """Publish the whole body. Raises a `BrokerError` at the first fault; what came before it is published."""
+        """Publish the body. Raises a `BrokerError` at the first fault, after the events before it are published."""
         bodies = self._services.bodies
         with contextlib.ExitStack() as stack:
             if self._topic is not None:
@@ -157,14 +154,14 @@ class _StreamedPublish:
         return PublishOptions(producer=producer, retain_seconds=options.retain_seconds)
 
     async def _slow_down(self, events: int, size: int) -> None:
-        """Read nothing while the caller is over its rate limits, so that its sending has to wait."""
+        """Stop reading while the caller exceeds its rate limits."""
         seconds = self._node.limits.slow_down(self._caller, events, size)
         if seconds:
             self._node.metrics.slowed_seconds.inc(seconds)
             await self._services.bodies.pause(seconds, self._interrupt)
 
     async def _close(self) -> None:
-        """After a clean end of the body, close the topic if that is asked for."""
+        """Close the topic after a clean end, if requested."""
         if self._options.ends and self._topic is not None:
             options = PublishOptions(ends=(self._topic,), retain_seconds=self._options.retain_seconds)
             self._closed = (await self._node.publish([], options=options)).closed

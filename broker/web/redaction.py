@@ -1,7 +1,4 @@
-"""Removes tokens from what is logged.
-
-A browser's EventSource cannot send a header, so its token is in the query, where anyone who may read a log would find it.
-"""
+"""Removes tokens from log lines: a browser's EventSource can't send a header, so its token is in the query."""
 
 from __future__ import annotations
 

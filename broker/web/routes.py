@@ -15,7 +15,7 @@ Handler = Callable[[Services, Request], Awaitable[Answer | Subscription]]
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`path` may have placeholders such as `{topic}`, each for one segment. GET serves HEAD too."""
+    """`path` may have placeholders such as `{topic}` for one segment. GET serves HEAD too."""
 
     method: str
     path: str

@@ -1,19 +1,17 @@
-"""Serves the application: aiohttp's runner, with what its connections do when no handler runs.
+"""aiohttp's runner, with connections that time out and answer malformed requests.
 
-Rules: with `handover`, the only module that leans on what aiohttp does not document. It leans on this; each has a test:
+Rules: besides `handover`, the only module that uses undocumented parts of aiohttp. These, each with a test:
 
-    1  `AppRunner._make_server` makes the server and `_kwargs` are its options, the time-outs and the access logger included;
-       `_shutdown_timeout` is read when `cleanup` begins
-    2  `Server.__call__` makes a connection's `RequestHandler` and its `_kwargs` are that one's options; `request_factory`
-       makes a `Request` (`_cls` names its class) before its handler runs
-    3  `Request._prepare_hook` completes every response; `_match_info` is None before routing; `_version` is what the answer
-       is written in
-    4  `RequestHandler._waiter` is a future exactly while it waits for a request, and ends that wait; `_messages` are the
-       requests that have arrived, an `_ErrInfo` in place of what could not be parsed; `_request_in_progress` and
-       `_current_request` tell whether a handler runs; `_manager` is None once the connection is lost
-    5  `RequestHandler._keepalive_handle` is its idle timer; if there is one already, it makes none
-    6  `RequestHandler.finish_response` sends every response, `handle_error` makes the one for what is no request
-    7  `AccessLogger._format_line` gives everything that a line of the access log contains
+    1  `AppRunner._make_server` makes the server from `_kwargs`; `cleanup` reads `_shutdown_timeout`
+    2  `Server.__call__` makes a `RequestHandler` for a connection from `_kwargs`; `request_factory` makes each `Request`
+       (of class `_cls`) before its handler runs
+    3  `Request._prepare_hook` completes every response; `_match_info` is None before routing; `_version` is the answer's
+    4  `RequestHandler._waiter` is the future that an idle connection waits for; `_messages` are requests that have arrived,
+       with an `_ErrInfo` for malformed ones; `_request_in_progress` and `_current_request` are set while a handler runs;
+       `_manager` is None after `connection_lost`
+    5  `RequestHandler._keepalive_handle` is the idle timer, made only if it is None
+    6  `RequestHandler.finish_response` sends every response; `handle_error` makes the response to a malformed request
+    7  `AccessLogger._format_line` gives all values of a line
 """
 
 from __future__ import annotations
@@ -38,18 +36,17 @@ from broker.web.errors import DEFECT, problem
 from broker.web.redaction import redact
 
 HALF_CLOSED_CHECK_SECONDS = 0.05
-LINGER_SECONDS = 2  # lets a client that was answered within its body read the answer before it is cut off
+LINGER_SECONDS = 2  # a client that is still sending its body may read the answer for so long
 HURRY_SECONDS = 0.1  # aiohttp waits for it twice, and takes 0 for no limit
 
 _logger = logging.getLogger("broker")
 
 
 class Runner(web.AppRunner):
-    """An AppRunner whose connections answer what is not HTTP with a problem, without a traceback in the log.
+    """An AppRunner that answers malformed requests with a problem and logs no traceback for them.
 
-    Bodies are not decompressed: their sender decides what one inflates to, and no other client may suffer from it (I9).
-    Streams have heartbeats, so they need no TCP keep-alive. Time-outs are those of `ConnectionTimeouts`, without a timer for
-    each connection.
+    Bodies are not decompressed: a small one could inflate to any size (I9). Heartbeats replace TCP keep-alive.
+    `ConnectionTimeouts` has one timer for all connections.
     """
 
     async def _make_server(self) -> web.Server:
@@ -59,12 +56,12 @@ class Runner(web.AppRunner):
         return _Server(await super()._make_server(), self.app)
 
     def hurry(self) -> None:
-        """Let the next `cleanup` wait for no handler, also after an earlier one was cancelled."""
+        """Let the next `cleanup` wait for no handler."""
         self._shutdown_timeout = HURRY_SECONDS
 
 
 class _AccessLog(AccessLogger):
-    """aiohttp's, in the combined log format, without tokens."""
+    """The combined log format, without tokens."""
 
     def _format_line(
         self, request: web.BaseRequest, response: web.StreamResponse, time: float
@@ -108,7 +105,7 @@ class _Server(web.Server):
 
 
 class _Request(web.Request):
-    """A request whose response gets the common headers even if no route was looked for."""
+    """Its response gets the common headers even before routing."""
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         if self._match_info is None:
@@ -118,7 +115,7 @@ class _Request(web.Request):
 
 
 def _refusal(request: web.BaseRequest) -> web.Response | None:
-    """The answer to a request whose framing or version can't be trusted, whatever it asks for; else None."""
+    """The answer to a request with an unsupported version or framing; else None."""
     headers = request.headers
     if request._version < HttpVersion10:  # noqa: SLF001 - the answer's version is the request's
         request._version = HttpVersion10  # noqa: SLF001
@@ -153,20 +150,20 @@ class _Connection(RequestHandler):
         if self._manager is not None:
             self._timeouts.closed(self)
         super().connection_lost(exc)
-        body, self.body = self.body, None  # they refer to each other, and would wait for the cycle collector
-        if body is None or self._current_request is not None:  # aiohttp has told the handler
+        body, self.body = self.body, None  # this breaks a reference cycle
+        if body is None or self._current_request is not None:  # aiohttp reports the loss to the handler
             return
         if self._is_answered:
-            body.feed_eof()  # else aiohttp would wait for the rest of it
+            body.feed_eof()  # else aiohttp waits for the rest
         else:  # its handler is about to begin
             body.set_exception(ConnectionResetError("the client left before its request was handled"))
 
     def data_received(self, data: bytes) -> None:
-        """As aiohttp does; also ends a body that stops being HTTP, which its handler would wait for without end."""
+        """As aiohttp does; also fails a body that becomes malformed, which its handler would wait for for ever."""
         super().data_received(data)
         waiter = self._waiter
         if waiter is not None:
-            if waiter.done():  # aiohttp is about to handle the request, so it must not time out any more
+            if waiter.done():  # its handler is about to run, so it must not time out
                 self._is_head_complete = True
                 self._timeouts.head_complete(self)
             elif not self._is_head_started:
@@ -176,10 +173,10 @@ class _Connection(RequestHandler):
             body = self.body
             if body is not None and not body.is_eof():
                 body.set_exception(web.RequestPayloadError("the body is not HTTP"))
-                body.feed_eof()  # else aiohttp would read on to discard it
+                body.feed_eof()  # else aiohttp reads on to discard it
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Returns whether to stay open: a client that sent whole requests gets its answers, one in mid-body has left."""
+        """Returns whether to stay open: for the answers to whole requests. In mid-body the client has left."""
         self.half_closed = True
         last = self._messages[-1][1] if self._messages else self.body
         is_tls = self.ssl_context is not None  # which can't be half-closed
@@ -192,7 +189,7 @@ class _Connection(RequestHandler):
         return True
 
     def _is_idle(self) -> bool:
-        """Whether no request is being handled or about to be."""
+        """Whether no request has arrived."""
         return self._waiter is not None and not self._waiter.done()
 
     def request_started(self, body: StreamReader) -> None:
@@ -205,7 +202,7 @@ class _Connection(RequestHandler):
     async def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> tuple[web.StreamResponse, bool]:
-        """As aiohttp does, with a time-out. A connection that was handed over has no answer."""
+        """As aiohttp does, with a time-out, unless the connection was handed over."""
         if self._manager is None:
             return await super().finish_response(request, resp, start_time)
         self._timeouts.answer_started(self)
@@ -216,12 +213,12 @@ class _Connection(RequestHandler):
         return finished
 
     def time_out(self, reason: TimeoutReason) -> None:
-        """Close; a client that has sent part of a head is told why."""
+        """Close; if part of a head has arrived, with an answer."""
         if self.transport is None:
             return
         _logger.debug("closing a connection from %s: time-out %s", self.peername, reason)
         if reason is TimeoutReason.ANSWER or self.transport.get_write_buffer_size():
-            self.transport.abort()  # close would wait for a client that does not read
+            self.transport.abort()  # close waits for the client to read
         elif reason is TimeoutReason.HEAD and self._is_head_started and self._is_idle():
             self._messages.append((_ErrInfo(400, _HeadTooSlow(), reason), EMPTY_PAYLOAD))
             self._waiter.set_result(None)  # type: ignore[union-attr]
@@ -243,7 +240,7 @@ class _Connection(RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """The answer if no handler ran: the request was not HTTP, or its head was too long or too slow."""
+        """The answer if no handler ran: the head was malformed, too long or too slow."""
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             _logger.error("defect outside the handlers", exc_info=exc)
             return _closing("internal", DEFECT)
@@ -252,7 +249,7 @@ class _Connection(RequestHandler):
 
 
 class _HeadTooSlow(Exception):
-    """In place of a parser's error, for a head that did not arrive in time."""
+    """Takes the place of a parser's error."""
 
 
 _DETAILS: dict[type[BaseException | None], str] = {
@@ -262,7 +259,7 @@ _DETAILS: dict[type[BaseException | None], str] = {
 
 
 class _NoTimer(asyncio.Handle):
-    """Takes the place of aiohttp's idle timer, so that a connection makes none."""
+    """Takes the place of aiohttp's idle timer."""
 
     def __init__(self) -> None:
         pass
@@ -277,7 +274,7 @@ _NO_TIMER = _NoTimer()
 def _closing(code: str, detail: str) -> web.Response:
     """A problem that ends the connection."""
     response = response_to(problem(code, detail))
-    # aiohttp takes what it can't parse for HTTP/1.0, which it would answer without this header.
+    # For a malformed request aiohttp assumes HTTP/1.0 and omits this header.
     response.headers[hdrs.CONNECTION] = "close"
     response.force_close()
     return response

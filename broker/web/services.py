@@ -1,4 +1,4 @@
-"""What handlers use."""
+"""The services that handlers use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from broker.web.producers import Producers
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What the handlers of one application use; made when it starts."""
+    """Made when the application starts."""
 
     settings: Settings
     node: Node

@@ -30,10 +30,9 @@ _HEAD = b"HTTP/1.1 200 OK\r\n" + head_lines(HEADERS) + b"Connection: close\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A stream that may begin.
+    """A stream that is ready to begin.
 
-    Its logs answer for its start only until something else runs: call `attach` or `release`, exactly one of them and once,
-    before anything is awaited.
+    Call either `attach` or `release`, once, before anything is awaited: until then its logs are complete for its start.
     """
 
     node: Node
@@ -45,20 +44,20 @@ class Subscription:
     common_headers: bytes
 
     def attach(self, transport: asyncio.Transport) -> None:
-        """Write the answer's head to `transport`, and make it a subscriber."""
+        """Begin the stream on `transport`, with the answer's head."""
         head = b"%bDate: %b\r\n%b\r\n" % (_HEAD, http_date(), self.common_headers)
         self.node.streams.attach(
             transport, self.caller, head, self.topics, self.logs, self.start, enveloped=self.is_enveloped
         )
 
     def release(self) -> None:
-        """Give back the logs and the caller's place: there will be no stream."""
+        """Give up the logs and the caller's place."""
         self.node.logs.unwatch(self.topics)
         self.node.limits.leave(self.caller)
 
 
 async def subscribe(services: Services, request: Request, topics: Sequence[str]) -> Answer | Subscription:
-    """A stream of `topics`, or an answer: HEAD, nothing more to come, or a refusal that the client survives."""
+    """A stream of `topics`; or an answer to HEAD, after the end of all topics, or as a refusal."""
     node = services.node
     for topic in topics:
         check_topic(topic)
@@ -106,12 +105,12 @@ async def _watch(node: Node, caller: Caller, topics: Sequence[str], start: Start
 
 
 def _retry_later(node: Node) -> Answer:
-    """A refusal that an EventSource survives: a stream that ends at once and asks for a long reconnect delay."""
+    """A refusal after which an EventSource reconnects: a stream that ends at once, with a long delay."""
     return Answer(200, sse.retry(node.streams.long_retry_ms()), _HEAD_ANSWER.headers, closes=True)
 
 
 def _start(request: Request, node: Node) -> Start:
-    """The start that the first of these gives: header `Last-Event-ID`, `lastEventId`, `since`, `last`; else live only."""
+    """By the first of header `Last-Event-ID`, `lastEventId`, `since` and `last`; else live only."""
     query = request.query
     cursor = request.headers.get("Last-Event-ID") or query.get("lastEventId")
     if cursor:

@@ -1,7 +1,6 @@
-"""Requests and answers as plain values: what every handler takes and returns.
+"""Requests and answers as plain values, without an HTTP library.
 
-Rules: knows no HTTP library. An adapter turns a library's request into a `Request`, calls a handler, and sends the
-`Answer` (or starts the `Subscription`, see `subscribe`) that it returns.
+Rules: an adapter makes the `Request`, calls a handler, and sends its `Answer` or starts its `Subscription` (`subscribe`).
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ JSON: Mapping[str, str] = MappingProxyType({"Content-Type": "application/json"})
 
 
 class Headers(Protocol):
-    """The headers of a request. Names are case-insensitive, and a name may have several values."""
+    """Headers of a request: case-insensitive names, perhaps with several values."""
 
     def __contains__(self, name: object, /) -> bool: ...
 
@@ -30,14 +29,14 @@ class Headers(Protocol):
     def get(self, name: str, default: str, /) -> str: ...
 
     def getall(self, name: str, /) -> Sequence[str]:
-        """All values of `name`. Raises `KeyError` if there is none."""
+        """All values of `name`; `KeyError` if it is absent."""
 
 
 class Query:
     """The query of a request, parsed when first used.
 
     Attributes:
-        raw: the text behind the `?`, still percent-encoded; "" if there is none.
+        raw: the text after `?`, percent-encoded.
     """
 
     __slots__ = ("_values", "raw")
@@ -57,7 +56,7 @@ class Query:
         return values[0] if values else None
 
     def getall(self, name: str) -> Sequence[str]:
-        """All values of `name`, in order; none if it is absent."""
+        """All values of `name`, in order."""
         if self._values is None:
             self._values = {}
             for key, value in parse_qsl(self.raw, keep_blank_values=True):
@@ -65,7 +64,7 @@ class Query:
         return self._values.get(name, ())
 
     def check_utf8(self) -> None:
-        """Raises `InvalidParameter` if the percent-encoding does not decode to UTF-8."""
+        """Raises `InvalidParameter` if it does not decode to UTF-8."""
         try:
             unquote_to_bytes(self.raw).decode()
         except UnicodeError:
@@ -73,9 +72,9 @@ class Query:
 
 
 class BodySource(Protocol):
-    """The body of a request, while it arrives.
+    """The body of a request, as it arrives.
 
-    Its methods raise `InvalidBody` if the body breaks its transfer coding, and `ConnectionError` if the client has left.
+    Its methods raise `InvalidBody` if the transfer coding is malformed, and `ConnectionError` if the client has left.
     """
 
     @property
@@ -83,24 +82,23 @@ class BodySource(Protocol):
         """Its Content-Length, or None."""
 
     def arrived(self) -> bytes | None:
-        """The whole body if all of it is here, else None and nothing is consumed."""
+        """The whole body if it has arrived, else None."""
 
     async def whole(self, max_bytes: int) -> bytes:
-        """The whole body. Raises `TooLarge` as soon as it is longer than `max_bytes`."""
+        """The whole body. Raises `TooLarge` beyond `max_bytes`."""
 
     async def piece(self) -> bytes:
-        """The bytes that arrive next, at least one; b"" at the end of the body."""
+        """The next bytes; b"" at the end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request whose head has arrived.
+    """A request after its head has arrived.
 
     Attributes:
-        method: in upper case.
-        path: as it was sent, percent-encoded, without the query.
-        peer: the IP address at the other end of the connection, "" if unknown. Behind a proxy it is the proxy's.
-        path_values: the decoded values of the placeholders in the route's path, such as `topic`.
+        path: percent-encoded, without the query.
+        peer: the IP address of the client or its nearest proxy; "" if unknown.
+        path_values: decoded values for the placeholders of the route, such as `topic`.
     """
 
     method: str
@@ -114,10 +112,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer. The adapter adds Content-Length, Date and what every answer carries (`headers`).
+    """A whole answer. The adapter adds Content-Length, Date and the common headers (`headers`).
 
     Attributes:
-        closes: whether the connection ends with this answer.
+        closes: whether the connection closes after it.
     """
 
     status: int
@@ -127,6 +125,6 @@ class Answer:
 
 
 def json_answer(value: object, headers: Mapping[str, str], status: int = 200) -> Answer:
-    """An answer whose body is `value` as JSON."""
+    """An answer with `value` as JSON."""
     headers = {**headers, "Content-Type": "application/json; charset=utf-8"}
     return Answer(status, json.dumps(value).encode(), headers)

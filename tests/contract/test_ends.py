@@ -70,7 +70,7 @@ async def test_events_and_the_end_are_one_step(store: StoreHarness, owner: Recor
     assert (shown.closed, shown.events, shown.last_id) == (True, 2, last.id)
 
 
-async def test_a_topic_that_has_ended_takes_nothing_more(store: StoreHarness) -> None:
+async def test_a_closed_topic_takes_no_events(store: StoreHarness) -> None:
     await end(store, "1")
     last = store.store.logs.last_id
     for items, asked in (
@@ -88,7 +88,7 @@ async def test_a_topic_that_has_ended_takes_nothing_more(store: StoreHarness) ->
     assert not (await state(store, "b")).closed
 
 
-async def test_ending_without_an_event_and_again_is_fine(store: StoreHarness) -> None:
+async def test_closing_without_an_event_and_again_is_fine(store: StoreHarness) -> None:
     (event,) = (await store.store.topics.publish([item("a", "1")])).ids
     first = await end(store)
     assert first.closed
@@ -99,7 +99,7 @@ async def test_ending_without_an_event_and_again_is_fine(store: StoreHarness) ->
     assert await seen(store, After(event, "")) == ([(end_id, True)], ())
 
 
-async def test_a_topic_that_never_was_can_end(store: StoreHarness) -> None:
+async def test_a_topic_without_events_can_be_closed(store: StoreHarness) -> None:
     receipt = await end(store)
     assert await seen(store, Since(0)) == ([(receipt.ids[0], True)], ())
     assert (await state(store)).closed
@@ -129,7 +129,7 @@ async def test_only_the_topics_named_end(store: StoreHarness) -> None:
     assert [one.closed for one in await store.store.topics.describe(["a", "b", "c"])] == [True, False, False]
 
 
-async def test_who_has_the_end_lacks_nothing(store: StoreHarness) -> None:
+async def test_a_cursor_at_the_end_lacks_nothing(store: StoreHarness) -> None:
     (event,) = (await end(store, "1")).ids
     end_id = store.store.logs.last_id
     assert not await ends_seen(store, event)
@@ -142,7 +142,7 @@ async def test_who_has_the_end_lacks_nothing(store: StoreHarness) -> None:
 
 
 @pytest.mark.parametrize("start", [Since(0), Since(4e9), Last(3), Last(1), After(1 << 127, "")])
-async def test_the_end_is_told_wherever_one_starts(store: StoreHarness, start: Start) -> None:
+async def test_the_end_is_delivered_from_any_start(store: StoreHarness, start: Start) -> None:
     await end(store, "1", "2", "3")
     end_id = store.store.logs.last_id
     read, _ = await seen(store, start)
@@ -180,7 +180,7 @@ async def test_delete_opens_the_name_anew(store: StoreHarness) -> None:
         assert (read, gaps) == ([(again.ids[0], False), (store.store.logs.last_id, True)], ())
 
 
-async def test_those_who_watch_are_told_of_the_end_and_then_of_a_new_one(store: StoreHarness) -> None:
+async def test_subscribers_get_each_end_and_the_events_between(store: StoreHarness) -> None:
     (log,) = await store.store.logs.watch(["a"], Latest())
     log.trim_barrier = before = log.last
     await end(store, "1")
@@ -190,14 +190,14 @@ async def test_those_who_watch_are_told_of_the_end_and_then_of_a_new_one(store: 
     assert [entry.end for entry in log.after(before)] == [False, True, True, False, True]
 
 
-async def test_a_repeated_key_is_answered_before_the_topic_is_seen_to_have_ended(store: StoreHarness) -> None:
+async def test_a_repeated_key_is_answered_even_if_the_topic_is_closed(store: StoreHarness) -> None:
     first = await store.store.topics.publish([item("a", "1")], "key", PublishOptions(ends=["a"]))
     again = await store.store.topics.publish([item("a", "1")], "key", PublishOptions(ends=["a"]))
     assert (first.closed, first.replayed, again.closed, again.replayed) == (True, False, True, True)
     assert list(again.ids) == list(first.ids)
 
 
-async def test_a_repeated_key_ends_nothing_that_its_first_call_left_open(store: StoreHarness) -> None:
+async def test_a_repeated_key_closes_no_topic_that_its_first_call_left_open(store: StoreHarness) -> None:
     await store.store.topics.publish([item("a", "1")], "key")
     again = await store.store.topics.publish(
         [item("a", "1"), item("b", "1")], "key", PublishOptions(ends=["a", "b"])
@@ -206,7 +206,7 @@ async def test_a_repeated_key_ends_nothing_that_its_first_call_left_open(store: 
     assert [one.closed for one in await store.store.topics.describe(["a", "b"])] == [False, True]
 
 
-async def test_close_only_what_has_not_moved_on(store: StoreHarness) -> None:
+async def test_close_with_if_last_closes_only_a_topic_that_has_not_moved_on(store: StoreHarness) -> None:
     assert await store.store.topics.close("a", "abandoned", if_last=1) is None
     (first,) = (await store.store.topics.publish([item("a", "1")])).ids
     (second,) = (await store.store.topics.publish([item("a", "2")])).ids
@@ -248,7 +248,7 @@ async def test_a_topic_is_abandoned_unless_its_lease_is_renewed(store: StoreHarn
     assert (await state(store, "renewed")).closed
 
 
-async def test_the_lease_of_a_topic_that_has_ended_is_over(store: StoreHarness) -> None:
+async def test_a_closed_topic_has_no_lease(store: StoreHarness) -> None:
     await store.store.topics.lease("a", 10)
     await end(store, "1")
     await store.store.topics.lease("a", 10)
@@ -283,7 +283,7 @@ async def produce(
     return await harness.store.topics.publish([item("a", text) for text in data], None, asked)
 
 
-async def test_a_repeated_part_counts_once(store: StoreHarness) -> None:
+async def test_repeated_events_of_a_producer_count_once(store: StoreHarness) -> None:
     first = await produce(store, 1, "1", "2", "3")
     again = await produce(store, 2, "2", "3", "4", "5")
     assert (first.known, len(first.ids), again.known, len(again.ids)) == (0, 3, 2, 2)
@@ -292,7 +292,7 @@ async def test_a_repeated_part_counts_once(store: StoreHarness) -> None:
     assert (await produce(store, 6, "6")).known == 0
 
 
-async def test_a_hole_is_refused_with_what_is_expected(store: StoreHarness) -> None:
+async def test_a_hole_in_a_sequence_is_refused_with_the_expected_number(store: StoreHarness) -> None:
     await produce(store, 1, "1", "2")
     last = store.store.logs.last_id
     for first, name, expected in ((4, "p", 3), (2, "other", 1)):
@@ -323,7 +323,7 @@ async def test_the_producer_that_published_longest_ago_is_forgotten(store: Store
         await produce(store, 2, "2", name="p1")
 
 
-async def test_what_was_ended_may_be_repeated_but_not_continued(store: StoreHarness) -> None:
+async def test_a_closed_sequence_may_be_repeated_but_not_continued(store: StoreHarness) -> None:
     await produce(store, 1, "1", "2", ends=True)
     again = await produce(store, 1, "1", "2", ends=True)
     assert (again.known, list(again.ids), again.closed) == (2, [], True)
@@ -343,7 +343,7 @@ async def retain(harness: StoreHarness, seconds: float, *data: str) -> Receipt:
     )
 
 
-async def test_the_first_publish_decides_what_its_topic_keeps(store: StoreHarness) -> None:
+async def test_the_first_publish_decides_the_retention_of_its_topic(store: StoreHarness) -> None:
     (log,) = await store.store.logs.watch(["a"], Latest())
     first = await retain(store, 600, *map(str, range(30)))
     await store.store.topics.publish([item("a", "x")])
@@ -359,7 +359,7 @@ async def test_the_first_publish_decides_what_its_topic_keeps(store: StoreHarnes
     assert (await state(store)).events == 0
 
 
-async def test_what_was_published_to_before_keeps_what_it_kept(store: StoreHarness) -> None:
+async def test_a_later_publish_does_not_change_the_retention(store: StoreHarness) -> None:
     await store.store.topics.publish([item("a", "0")])
     await retain(store, 600, "1")
     store.advance(61)

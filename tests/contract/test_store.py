@@ -83,7 +83,7 @@ async def test_a_log_with_a_reader_is_not_trimmed_before_it_is_written(store: St
     assert len(log) == 10
 
 
-async def test_what_is_held_here_is_held_nowhere_else(store: StoreHarness) -> None:
+async def test_counts_of_this_instance_are_not_counts_elsewhere(store: StoreHarness) -> None:
     store.store.counters.set_count("address 203.0.113.7", 2)
     assert await store.store.counters.counts_elsewhere(["address 203.0.113.7", "other"]) == [0, 0]
     store.store.counters.set_count("address 203.0.113.7", 0)
@@ -106,12 +106,12 @@ async def test_delete(store: StoreHarness, owner: RecordingOwner) -> None:
     assert not log.has_gap(last)
 
 
-async def test_deleting_what_never_was(store: StoreHarness) -> None:
+async def test_deleting_an_unknown_topic_does_nothing(store: StoreHarness) -> None:
     await store.store.topics.delete("a")
     assert await store.store.topics.names("", 10) == []
 
 
-async def test_topics(store: StoreHarness) -> None:
+async def test_names_of_topics(store: StoreHarness) -> None:
     for name in ("c", "a", "b"):
         await store.store.topics.publish([item(name, "1")])
     await store.store.logs.watch(["d"], Latest())
@@ -121,7 +121,7 @@ async def test_topics(store: StoreHarness) -> None:
     assert await store.store.topics.names("c", 10) == []
 
 
-async def test_topics_that_come_and_go_between_pages_move_no_other(store: StoreHarness) -> None:
+async def test_topics_that_come_and_go_between_pages_of_names_move_no_other(store: StoreHarness) -> None:
     for name in "bdfhj":
         await store.store.topics.publish([item(name, "1")])
     await store.store.logs.watch(["e"], Latest())
@@ -133,7 +133,7 @@ async def test_topics_that_come_and_go_between_pages_move_no_other(store: StoreH
     assert await store.store.topics.names("e", 1) == ["f"], "a page begins also after a name that is gone"
 
 
-async def test_key_counts_once_a_topic(store: StoreHarness) -> None:
+async def test_a_key_counts_once_in_each_topic(store: StoreHarness) -> None:
     first = await store.store.topics.publish([item("a", "1"), item("b", "1")], "key")
     assert not first.replayed
     again = await store.store.topics.publish([item("a", "1"), item("b", "1")], "key")
@@ -163,7 +163,7 @@ async def test_keys_have_a_bound_and_a_refused_one_publishes_nothing(store: Stor
     assert store.store.logs.last_id == last
 
 
-async def test_sweep_drops_what_became_too_old(store: StoreHarness) -> None:
+async def test_a_sweep_drops_expired_events(store: StoreHarness) -> None:
     names = [f"t{number:02}" for number in range(50)]
     for name in names:
         await store.store.topics.publish([item(name, "1")])
@@ -179,7 +179,7 @@ async def test_sweep_drops_what_became_too_old(store: StoreHarness) -> None:
     assert await store.store.topics.names("", 100) == ["t00"], "somebody watches it"
 
 
-async def test_what_lies_behind_a_cursor_is_there_however_far_back(store: StoreHarness) -> None:
+async def test_a_watch_reaches_back_to_its_cursor(store: StoreHarness) -> None:
     ids = [(await store.store.topics.publish([item("a", str(number))])).ids[0] for number in range(9)]
     for cursor in (ids[-1], ids[4], ids[6], ids[0], store.store.logs.born):
         (log,) = await store.store.logs.watch(["a"], After(cursor, ""))
@@ -187,7 +187,7 @@ async def test_what_lies_behind_a_cursor_is_there_however_far_back(store: StoreH
         assert not log.has_gap(cursor)
 
 
-async def test_what_was_trimmed_is_a_gap(store: StoreHarness) -> None:
+async def test_trimmed_events_are_a_gap(store: StoreHarness) -> None:
     ids = [(await store.store.topics.publish([item("a", str(number))])).ids[0] for number in range(30)]
     for cursor, has_gap in ((ids[-1], False), (ids[19], False), (ids[18], True), (ids[0], True)):
         (log,) = await store.store.logs.watch(["a"], After(cursor, ""))
@@ -195,7 +195,7 @@ async def test_what_was_trimmed_is_a_gap(store: StoreHarness) -> None:
         assert [entry.id for entry in log.after(cursor)] == [one for one in ids[20:] if one > cursor]
 
 
-async def test_a_silent_topic_has_no_gap_and_a_trimmed_one_still_tells(store: StoreHarness) -> None:
+async def test_a_silent_topic_has_no_gap_and_a_trimmed_one_has(store: StoreHarness) -> None:
     ids = (await store.store.topics.publish([item("a", "1"), item("a", "2")])).ids
     store.advance(61)
     (log,) = await store.store.logs.watch(["a", "b"][:1], After(ids[0], ""))
@@ -210,13 +210,13 @@ async def test_a_silent_topic_has_no_gap_and_a_trimmed_one_still_tells(store: St
     assert not log.has_gap(ids[1])
 
 
-async def test_a_watch_that_starts_now_begins_after_what_was_answered(store: StoreHarness) -> None:
+async def test_a_watch_from_latest_starts_after_all_acknowledged_events(store: StoreHarness) -> None:
     (before,) = (await store.store.topics.publish([item("a", "1")])).ids
     await store.store.logs.watch(["a"], Latest())
     assert store.store.logs.last_id >= before
 
 
-async def test_several_topics_are_complete_up_to_what_was_answered(store: StoreHarness) -> None:
+async def test_several_topics_are_complete_up_to_all_acknowledged_events(store: StoreHarness) -> None:
     ids = (await store.store.topics.publish([item("a", "1"), item("b", "2")])).ids
     logs = await store.store.logs.watch(["a", "b"], Since(0))
     assert store.store.logs.complete_to >= ids[-1]
@@ -241,7 +241,7 @@ async def test_a_topic_is_described(store: StoreHarness) -> None:
     ]
 
 
-async def test_a_deleted_topic_keeps_again_what_its_override_says(store: StoreHarness) -> None:
+async def test_a_deleted_topic_has_the_retention_of_its_override_again(store: StoreHarness) -> None:
     for _ in range(2):
         await store.store.topics.publish([item("few", str(number)) for number in range(5)])
         assert (await store.store.topics.describe(["few"]))[0].events == 2
@@ -255,7 +255,9 @@ async def test_checks_are_ok(store: StoreHarness) -> None:
 
 
 @pytest.mark.parametrize("until", [None, 4_000_000_000.0])
-async def test_who_tells_heeds_once(store: StoreHarness, owner: RecordingOwner, until: float | None) -> None:
+async def test_the_sender_of_a_broadcast_gets_it_once(
+    store: StoreHarness, owner: RecordingOwner, until: float | None
+) -> None:
     await store.store.broadcast.send('{"do": "something"}', until)
     await store.settle()
     assert owner.commands == ['{"do": "something"}']

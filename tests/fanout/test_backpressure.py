@@ -58,7 +58,7 @@ async def test_first_come_first_served_and_one_at_a_time() -> None:
     assert way.published[4:] == ["late 2", "late 3", "late 4"]
 
 
-async def test_a_busy_topic_holds_up_nobody_elses_publishers() -> None:
+async def test_a_busy_topic_delays_only_its_own_publishers() -> None:
     way = OnItsWay()
     await way.publish("first", "busy")
     tasks = await start(way.publish("waits", "busy"), way.publish("waits, too", "busy", "quiet"))
@@ -70,7 +70,7 @@ async def test_a_busy_topic_holds_up_nobody_elses_publishers() -> None:
     await asyncio.gather(*tasks)
 
 
-async def test_all_together_have_a_bound() -> None:
+async def test_all_topics_together_have_a_bound() -> None:
     way = OnItsWay()
     way.bytes = {f"t{number}": MAX_TOPIC_BYTES for number in range(MAX_BYTES // MAX_TOPIC_BYTES + 1)}
     (task,) = await start(way.publish("waits", "other", size=1))
@@ -79,7 +79,7 @@ async def test_all_together_have_a_bound() -> None:
     await task
 
 
-async def test_who_gives_up_leaves_nothing() -> None:
+async def test_a_publisher_that_gives_up_leaves_nothing() -> None:
     way = OnItsWay()
     await way.publish("first", "a")
     given_up, waiting = await start(way.publish("gives up", "a"), way.publish("waits", "a"))

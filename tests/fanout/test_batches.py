@@ -68,7 +68,7 @@ async def test_a_job_acts_only_on_open_streams_that_concern_it(harness: HubHarne
     assert not harness.scheduled
 
 
-async def test_a_defect_with_one_of_them_is_not_everybodys(
+async def test_a_defect_with_one_subscriber_does_not_reach_the_others(
     harness: HubHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     bad, good = [await harness.subscribe("a") for _ in range(2)]

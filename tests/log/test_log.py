@@ -253,7 +253,7 @@ def test_silence_longer_than_retention_is_no_gap() -> None:
     assert log.has_gap(seen - 1)
 
 
-def test_what_is_on_its_way_is_not_trimmed() -> None:
+def test_entries_on_their_way_are_not_trimmed() -> None:
     log = filled(10, Retention(events=1, bytes=1, seconds=1))
     log.trim_barrier = ids(10)[3]
     log.trim(id_seconds(log.last) + 100)
@@ -261,7 +261,7 @@ def test_what_is_on_its_way_is_not_trimmed() -> None:
     assert held(log) == ids(10)[4:]
 
 
-def test_clear_hides_from_newcomers_what_subscribers_are_still_to_be_written() -> None:
+def test_clear_hides_entries_from_new_readers_but_not_from_subscribers() -> None:
     log = filled(3)
     log.trim_barrier = START
     end = log.last + SECOND
@@ -272,7 +272,7 @@ def test_clear_hides_from_newcomers_what_subscribers_are_still_to_be_written() -
 
 
 @pytest.mark.parametrize("events_between", [0, 1])
-def test_cleared_twice_is_a_gap_only_for_who_missed_an_event(events_between: int) -> None:
+def test_cleared_twice_is_a_gap_only_for_a_cursor_that_missed_an_event(events_between: int) -> None:
     log = filled(2)
     for _ in range(2):
         log.clear(log.last + 1, b"end")
@@ -283,7 +283,7 @@ def test_cleared_twice_is_a_gap_only_for_who_missed_an_event(events_between: int
     assert log.has_gap(seen_all_of_the_first - 1)
 
 
-def test_readers_of_the_envelope_form_take_nothing_from_what_is_kept_for_replay() -> None:
+def test_envelopes_take_nothing_from_retention() -> None:
     """I9: somebody's GET doesn't shorten what others can have; I4: but its memory is counted."""
     log = filled(10, Retention(events=10, bytes=10 * len(frame(START)), seconds=3600))
     before = log.footprint
@@ -316,7 +316,7 @@ def gaps(log: Log, cursor: EventId) -> list[tuple[EventId, str]]:
     return [(entry.id, entry.gap) for entry in log.after(cursor) if entry.gap is not None]
 
 
-def test_the_end_stays_whatever_goes() -> None:
+def test_the_end_is_never_trimmed() -> None:
     log = closed(3, Retention(events=1, bytes=1, seconds=1))
     end = log.last
     log.trim(id_seconds(end) + 100_000)
@@ -336,7 +336,7 @@ def test_a_log_that_grows_behind_its_end_is_open_again() -> None:
     assert log.bytes == 2 * len(frame(event))
 
 
-def test_what_is_lost_behind_an_end_is_remembered_until_the_topic_goes_on() -> None:
+def test_a_loss_behind_an_end_is_remembered_until_the_topic_goes_on() -> None:
     log = closed(1)
     end, loss = log.last, log.last + SECOND
     log.lose(loss)
@@ -347,7 +347,7 @@ def test_what_is_lost_behind_an_end_is_remembered_until_the_topic_goes_on() -> N
     assert log.last == loss
 
 
-def test_who_was_not_told_of_a_loss_behind_the_end_has_a_gap_after_a_delete() -> None:
+def test_a_cursor_before_a_loss_behind_the_end_has_a_gap_after_a_delete() -> None:
     log = closed(1)
     loss = log.last + SECOND
     log.lose(loss)
@@ -356,7 +356,7 @@ def test_who_was_not_told_of_a_loss_behind_the_end_has_a_gap_after_a_delete() ->
     assert not log.has_gap(loss)
 
 
-def test_those_who_are_still_to_be_written_get_the_end_before_the_topic_was_deleted() -> None:
+def test_subscribers_that_lack_the_end_get_it_before_that_of_the_delete() -> None:
     log = closed(2)
     log.trim_barrier = START
     end = log.last
@@ -384,7 +384,7 @@ def test_a_loss_is_a_gap_in_its_place_and_no_event() -> None:
         assert not log.has_moved_past(cursor)
 
 
-def test_where_there_are_gaps_only_no_event_is_left_to_start_from() -> None:
+def test_a_log_of_gaps_alone_has_no_event_to_start_before() -> None:
     log = Log(START, FOREVER)
     log.lose(START + 1)
     assert log.start_before(1) == log.last
@@ -393,7 +393,7 @@ def test_where_there_are_gaps_only_no_event_is_left_to_start_from() -> None:
 # A copy, which begins somewhere and says what came before
 
 
-def test_a_copy_says_what_came_before_each_entry() -> None:
+def test_a_replica_takes_prev_from_its_store() -> None:
     log = Log(START, FOREVER)
     event, later = START + SECOND, START + 3 * SECOND
     log.append_after(START, event, frame(event))
@@ -409,7 +409,7 @@ def copied(*event_ids: EventId, data: bytes = b"x") -> list[Entry]:
     return [Entry(event_id, event_id - SECOND, frame(event_id, data)) for event_id in event_ids]
 
 
-def test_a_copy_knows_how_far_back_it_can_tell() -> None:
+def test_a_replica_knows_how_far_back_it_reaches() -> None:
     first, second, third = ids(3)
     log = Log(second, FOREVER)
     assert log.reaches(0), "it is its store's own, unless it is told where it begins"
@@ -427,7 +427,7 @@ def test_a_copy_knows_how_far_back_it_can_tell() -> None:
     assert log.reaches(0), "a newcomer is to have nothing from before a DELETE"
 
 
-def test_what_is_put_in_front_is_held_and_counted_like_the_rest() -> None:
+def test_prepended_entries_are_counted_like_the_others() -> None:
     log = filled(5, Retention(events=4, bytes=1 << 20, seconds=3600))
     log.trim(id_seconds(log.last))
     assert held(log) == ids(5)[1:]
@@ -436,7 +436,7 @@ def test_what_is_put_in_front_is_held_and_counted_like_the_rest() -> None:
     assert (len(log), log.bytes) == (5, 5 * len(frame(START)))
 
 
-def test_a_gap_that_is_put_in_front_is_no_event() -> None:
+def test_a_prepended_gap_is_no_event() -> None:
     log = filled(2)
     log.prepend([*copied(START - SECOND), Entry(START, START, b"", gap="lost")], START - 2 * SECOND)
     assert held(log, log.start_before(3)) == [START - SECOND, START, *ids(2)], "three events"
@@ -445,7 +445,7 @@ def test_a_gap_that_is_put_in_front_is_no_event() -> None:
 
 
 @pytest.mark.parametrize("event_ids", [(), (START,)])
-def test_a_copy_has_a_name_worth_remembering_once_an_event_is_put_in_front(
+def test_a_replica_is_worth_remembering_once_an_event_is_prepended(
     event_ids: tuple[EventId, ...],
 ) -> None:
     log = Log(START, FOREVER)

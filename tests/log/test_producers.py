@@ -25,7 +25,7 @@ def test_a_hole_is_refused_with_the_number_that_is_expected(name: str, first: in
     assert caught.value.extra == {"expected": expected}
 
 
-def test_who_has_published_longest_ago_is_forgotten_first() -> None:
+def test_the_producer_that_published_longest_ago_is_forgotten_first() -> None:
     producers = ProducerSequences()
     for number in range(MAX_PRODUCERS):
         producers.advance(f"p{number}", 2)

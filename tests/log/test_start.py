@@ -197,7 +197,7 @@ def test_after_something_from_before_the_store_was_born() -> None:
     assert at(After(BORN, ""), log_of(1, 2, keep=1)).gaps == ("trimmed",)
 
 
-def test_ahead_of_the_store_gets_what_is_new_only() -> None:
+def test_a_cursor_ahead_of_the_store_gets_a_gap_and_new_events_only() -> None:
     log = log_of(1, 2)
     where = at(after(3), log)
     assert where.gaps == ("unknown-id",)
@@ -228,20 +228,20 @@ def test_a_time_reaches_as_far_as_retention_and_is_no_gap(start: Start, count: i
     assert (where.preface, where.gaps) == (b"", ())
 
 
-def test_a_time_in_the_future_is_what_is_new_from_now_on() -> None:
+def test_a_time_in_the_future_means_new_events_only() -> None:
     """I2: the clocks of a client and of the broker differ; nothing that comes next may be skipped for that."""
     assert at(Since(NOW + 1e9), log_of(1, 2), last_id=id_of(5)).cursor <= id_of(5)
 
 
 @pytest.mark.parametrize(("count", "times"), [(1, [3]), (2, [2, 3]), (3, [1, 2, 3]), (10, [1, 2, 3])])
-def test_so_many_events_back(count: int, times: list[float]) -> None:
+def test_last_starts_so_many_events_back(count: int, times: list[float]) -> None:
     log = log_of(1, 2, 3)
     where = at(Last(count), log)
     assert delivered(where, log) == [id_of(time) for time in times]
     assert where.gaps == ()
 
 
-def test_so_many_events_back_in_each_topic() -> None:
+def test_last_counts_in_each_topic() -> None:
     one, two, none = log_of(1, 2, 8, 9), log_of(3, 4), log_of()
     where = at(Last(1), one, two, none)
     assert delivered(where, one, two, none) == [id_of(4), id_of(9)]
@@ -260,13 +260,13 @@ def test_one_cursor_for_topics_of_which_some_are_silent() -> None:
     assert (where.cursor, where.floors, where.gaps) == (id_of(2), (), ())
 
 
-def test_topic_that_nobody_can_tell_of_is_a_gap_only_for_older_cursors() -> None:
+def test_an_unknown_topic_is_a_gap_only_for_older_cursors() -> None:
     known, forgotten = log_of(1, 5), log_of(last=id_of(3))
     assert at(after(1), known, forgotten).gaps == ("trimmed",)
     assert at(after(3), known, forgotten).gaps == ()
 
 
-def test_deleted_topic_is_no_gap_for_who_had_seen_everything() -> None:
+def test_a_deleted_topic_is_no_gap_for_a_cursor_that_had_seen_everything() -> None:
     log = log_of(1, 2)
     log.clear(id_of(3), b"end")
     log.append(id_of(4), sse.frame(sse.lines(b"x"), id_of(4)))
@@ -281,7 +281,7 @@ def test_deleted_topic_is_no_gap_for_who_had_seen_everything() -> None:
     st.integers(0, 5),
     st.integers(-1100, 1000),
 )
-def test_from_any_cursor_on_everything_or_a_gap_that_is_true(
+def test_any_cursor_gets_all_later_events_or_a_gap_that_is_true(
     published: list[list[int]], keep: int, cursor: int
 ) -> None:
     """I2, both ways, for each topic."""
@@ -313,7 +313,7 @@ def known_at(last_id: EventId, *, born: EventId = BORN, lost: EventId = 0) -> St
     return StateValue(born, last_id, last_id, lost)
 
 
-def test_new_events_only_of_topics_of_which_some_have_ended() -> None:
+def test_latest_writes_the_ends_of_closed_topics() -> None:
     """I1: no cursor is given behind which the end of an earlier topic would lie."""
     ended, live, later = closed_log(1), log_of(2), closed_log(3)
     where = at(Latest(), ended, live, later, last_id=id_of(5))
@@ -337,7 +337,7 @@ def test_no_id_follows_an_end_that_is_the_newest_of_all() -> None:
     assert (where.topics, where.cursor) == (("d",), last.last)
 
 
-def test_an_end_that_is_not_heard_of_yet_is_no_past() -> None:
+def test_latest_leaves_out_an_end_that_is_not_received_yet() -> None:
     ended = closed_log(1)
     where = position(Latest(), "a", [ended], StateValue(BORN, id_of(5), id_of(1)))
     assert (where.topics, where.cursor) == (("a",), id_of(1))
@@ -352,12 +352,12 @@ def test_the_end_is_delivered_wherever_one_starts(start: Start) -> None:
     assert delivered(at(start, ended), ended)[-1] == ended.last
 
 
-def test_who_has_all_events_of_an_ended_topic_but_not_its_end_has_no_gap() -> None:
+def test_a_cursor_at_the_last_event_of_a_closed_topic_has_no_gap() -> None:
     where = at(after(2), closed_log(1, 2))
     assert (where.topics, where.cursor, where.gaps) == (("a",), id_of(2), ())
 
 
-def test_who_has_the_end_is_left_out_of_that_topic() -> None:
+def test_a_cursor_at_the_end_of_a_closed_topic_does_not_read_it() -> None:
     ended, live = closed_log(1), log_of(2, 3)
     where = at(after(2), ended, live)
     assert (where.topics, where.cursor, where.floors, where.preface) == (("b",), id_of(2), (), b"")
@@ -375,7 +375,7 @@ def test_who_has_the_end_is_left_out_of_that_topic() -> None:
     ],
     ids=["ahead", "of the lost time", "before a loss", "before the store was born"],
 )
-def test_a_cursor_that_may_lack_something_behind_the_end_gets_a_gap_and_the_end(
+def test_a_cursor_behind_the_end_that_may_lack_events_gets_a_gap_and_the_end(
     known: StoreState, lost_at: EventId
 ) -> None:
     ended = closed_log(1)
@@ -386,14 +386,14 @@ def test_a_cursor_that_may_lack_something_behind_the_end_gets_a_gap_and_the_end(
     assert delivered(where, ended) == [ended.last]
 
 
-def test_who_has_the_end_but_may_lack_what_came_behind_it_is_told() -> None:
+def test_a_cursor_at_the_end_that_may_lack_events_behind_it_gets_a_gap() -> None:
     ended = closed_log(1)
     ended.lost_at = id_of(3)
     where = position(After(ended.last, ""), "a", [ended], known_at(id_of(9)))
     assert (where.gaps, delivered(where, ended)) == (("lost",), [ended.last])
 
 
-def test_a_cursor_at_the_end_of_what_may_be_lacking_lacks_nothing() -> None:
+def test_a_cursor_at_the_loss_behind_the_end_lacks_nothing() -> None:
     ended = closed_log(1)
     ended.lost_at = id_of(2)
     assert has_seen_all(after(2), [ended], known_at(id_of(2)))
@@ -402,5 +402,5 @@ def test_a_cursor_at_the_end_of_what_may_be_lacking_lacks_nothing() -> None:
 
 
 @pytest.mark.parametrize("start", [Latest(), Since(0), Last(1), Malformed("x")])
-def test_only_a_cursor_can_have_the_end(start: Start) -> None:
+def test_only_a_cursor_can_have_seen_the_end(start: Start) -> None:
     assert not has_seen_all(start, [closed_log(1)], known_at(id_of(9)))

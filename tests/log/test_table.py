@@ -186,7 +186,7 @@ LogsAgainstMemory.TestCase.settings = settings(max_examples=80, stateful_step_co
 TestLogsAgainstMemory = LogsAgainstMemory.TestCase
 
 
-def test_counted_bytes_are_the_sum_of_all_footprints_after_each_walk() -> None:
+def test_counted_bytes_are_the_sum_of_all_footprints_after_each_sweep() -> None:
     every = logs(max_bytes=1 << 20, max_topics=100)
     for n, topic in enumerate(TOPICS):
         append(every, topic, id_at(NOW) + n + 1, NOW)
@@ -233,7 +233,7 @@ def test_least_recently_used_goes_first() -> None:
     assert names(every) == ["a", "c"]
 
 
-def test_who_reads_a_topic_uses_it() -> None:
+def test_a_subscriber_counts_as_a_use() -> None:
     every = logs(max_topics=2)
     for n, topic in enumerate(["a", "b"]):
         append(every, topic, id_at(NOW) + n + 1, NOW)
@@ -243,7 +243,7 @@ def test_who_reads_a_topic_uses_it() -> None:
     assert names(every) == ["a", "c"]
 
 
-def test_topic_given_up_for_bytes_still_tells_who_has_seen_all() -> None:
+def test_a_topic_emptied_for_bytes_is_no_gap_for_a_cursor_that_has_seen_all() -> None:
     every = logs(max_bytes=1000)
     first = append(every, "a", id_at(NOW) + 1, NOW)
     append(every, "b", id_at(NOW) + 2, NOW, size=700)
@@ -252,7 +252,7 @@ def test_topic_given_up_for_bytes_still_tells_who_has_seen_all() -> None:
     assert not first.has_gap(id_at(NOW) + 1)
 
 
-def test_topic_given_up_for_number_is_a_gap_to_all_before_it() -> None:
+def test_a_topic_dropped_for_number_is_a_gap_for_all_earlier_cursors() -> None:
     every = logs(max_topics=1)
     append(every, "a", id_at(NOW) + 5, NOW)
     append(every, "b", id_at(NOW) + 9, NOW)
@@ -261,7 +261,7 @@ def test_topic_given_up_for_number_is_a_gap_to_all_before_it() -> None:
     assert not again.has_gap(id_at(NOW) + 5)
 
 
-def test_topic_forgotten_for_its_age_is_a_gap_also_when_the_clock_steps_back() -> None:
+def test_a_topic_forgotten_for_its_age_is_a_gap_also_if_the_clock_steps_back() -> None:
     every = logs(memory_seconds=100)
     append(every, "a", id_at(NOW) + 5, NOW)
     every.sweep(NOW + 101, EVERYTHING)
@@ -272,7 +272,7 @@ def test_topic_forgotten_for_its_age_is_a_gap_also_when_the_clock_steps_back() -
         every.unpin("a")
 
 
-def test_who_has_seen_the_newest_event_of_all_has_missed_nothing_of_a_forgotten_topic() -> None:
+def test_a_cursor_at_the_newest_event_of_all_has_missed_nothing_of_a_forgotten_topic() -> None:
     every = logs(memory_seconds=100)
     append(every, "a", id_at(NOW) + 4, NOW)
     append(every, "b", id_at(NOW) + 5, NOW)
@@ -282,7 +282,7 @@ def test_who_has_seen_the_newest_event_of_all_has_missed_nothing_of_a_forgotten_
         assert not every.open(topic, NOW + 1000).has_gap(id_at(NOW) + 5)
 
 
-def test_override_decides_what_its_topics_keep() -> None:
+def test_a_retention_override_applies_to_its_topics() -> None:
     every = logs(max_bytes=1 << 20, max_topics=100)
     for n in range(10):
         for topic in ("t6", "t7"):
@@ -308,7 +308,7 @@ class CountedName(str):
         return super().__gt__(other)
 
 
-def test_a_page_of_names_does_not_look_at_all_of_them() -> None:
+def test_a_page_of_names_visits_only_its_own() -> None:
     every = logs(max_bytes=1 << 30, max_topics=EVERYTHING)
     for n in range(5000):
         append(every, CountedName(f"t{n:04}"), id_at(NOW) + n + 1, NOW)
@@ -317,7 +317,7 @@ def test_a_page_of_names_does_not_look_at_all_of_them() -> None:
     assert CountedName.compared < 100
 
 
-def test_ends_take_nothing_from_the_bytes_of_all_and_go_with_their_records() -> None:
+def test_ends_are_not_counted_and_go_with_their_records() -> None:
     every = logs(max_bytes=1000, max_topics=5)
     for n, topic in enumerate(TOPICS):
         append(every, topic, id_at(NOW) + 10 * n, NOW)

@@ -26,5 +26,5 @@ def test_decode_reads_what_encode_wrote(command: Command) -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "1", "null", "[]", "{}", '{"do": "fly"}', '{"do": []}', '{"do": "cancel", "x": 1}']
 )
-def test_what_another_version_says_is_nothing(text: str) -> None:
+def test_an_unknown_command_decodes_to_none(text: str) -> None:
     assert decode(text) is None

@@ -64,7 +64,7 @@ class Harness:
 
 
 @given(st.lists(st.floats(0.5, 60), min_size=1, max_size=20))
-def test_each_ends_before_its_time_and_no_more_than_a_tenth_of_it(seconds: list[float]) -> None:
+def test_each_stream_ends_before_its_token_expires_by_at_most_a_tenth(seconds: list[float]) -> None:
     harness = Harness()
     lives = {harness.add(life): life for life in seconds}
     harness.run(62)
@@ -75,7 +75,7 @@ def test_each_ends_before_its_time_and_no_more_than_a_tenth_of_it(seconds: list[
     assert not [timer for timer in harness.timers if not timer.cancelled], "nothing is left to look for"
 
 
-def test_those_of_the_same_time_are_spread() -> None:
+def test_streams_of_tokens_with_the_same_expiry_are_spread() -> None:
     harness = Harness()
     for _ in range(500):
         harness.add(100)
@@ -96,7 +96,7 @@ def test_a_token_for_a_month_is_not_cut_by_days() -> None:
     assert harness.gone[subscriber] <= BEGIN + month
 
 
-def test_who_has_left_is_forgotten() -> None:
+def test_a_closed_stream_is_forgotten() -> None:
     harness = Harness()
     subscriber = harness.add(10)
     harness.expiries.remove(subscriber)
@@ -106,7 +106,7 @@ def test_who_has_left_is_forgotten() -> None:
     assert not harness.gone
 
 
-def test_a_token_that_is_over_already_ends_at_once() -> None:
+def test_an_expired_token_ends_its_stream_at_once() -> None:
     harness = Harness()
     subscriber = harness.add(-5)
     harness.expiries.sweep()
@@ -121,7 +121,7 @@ def test_a_clock_that_is_set_forward_ends_them_at_the_next_sweep() -> None:
     assert subscriber in harness.gone
 
 
-def test_nothing_is_timed_after_the_stop() -> None:
+def test_no_timer_remains_after_the_stop() -> None:
     harness = Harness()
     harness.add(0.5)
     harness.expiries.stop()

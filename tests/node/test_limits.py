@@ -29,7 +29,7 @@ def test_each_key_is_a_bucket_of_its_own(steps: list[tuple[str, float, float]]) 
 
 
 @given(st.lists(st.floats(0.1, 500), min_size=1, max_size=50))
-def test_whoever_waits_as_told_keeps_to_the_rate(amounts: list[float]) -> None:
+def test_a_caller_that_waits_as_asked_keeps_to_the_rate(amounts: list[float]) -> None:
     made, now, done = TokenBuckets(RATE), 0.0, 0.0
     for amount in amounts:
         now += made.wait("a", now)
@@ -38,7 +38,7 @@ def test_whoever_waits_as_told_keeps_to_the_rate(amounts: list[float]) -> None:
     assert done <= RATE * (now + 1) + max(amounts) + 1e-6
 
 
-def test_who_has_paid_is_forgotten() -> None:
+def test_a_full_bucket_is_forgotten() -> None:
     made = TokenBuckets(RATE)
     for number in range(100):
         made.take(str(number), 5, 0.0)
@@ -47,7 +47,7 @@ def test_who_has_paid_is_forgotten() -> None:
     assert len(made) == 1
 
 
-def test_they_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_buckets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "MAX_BUCKETS", 10)
     made = TokenBuckets(RATE)
     for number in range(100):

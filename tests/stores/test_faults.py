@@ -19,7 +19,7 @@ from tests.stores.brokers import (
     until_not_ready,
     until_ready,
 )
-from tests.stores.conftest import StartSentinel, StartServer
+from tests.stores.conftest import Replicated, StartServer
 from tests.support.redis_proxy import RedisProxy
 from tests.support.waiting import until
 
@@ -233,22 +233,14 @@ async def test_a_promoted_replica_lacks_the_last_writes(
         assert stream.gaps() == ["lost"]
 
 
-async def test_sentinel_promotes_a_replica(
-    start_server: StartServer, start_sentinel: StartSentinel, start_broker: StartBroker
-) -> None:
-    primary = start_server(tcp=True)
-    replica = start_server(tcp=True, replica_of=primary)
-    replica.wait_synced()
-    sentinel = start_sentinel(primary)
-    sentinel.wait_for_replica()
-    url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main/0"
-    one, other = await start_broker(url), await start_broker(url)
+async def test_sentinel_promotes_a_replica(replicated: Replicated, start_broker: StartBroker) -> None:
+    one, other = await start_broker(replicated.url), await start_broker(replicated.url)
     stream = await other.subscribe("/topics/a")
     publisher = Publisher(one)
     await publisher.some(3)
-    with replica.client() as copy:
+    with replicated.replica.client() as copy:
         await until(lambda: copy.xlen("broker:{b}:log:a") == 3, "the replica has it")
-    primary.kill()
+    replicated.primary.kill()
     await publisher.until_taken()
     await publisher.some(3)
     await expect_all_taken(stream, publisher)

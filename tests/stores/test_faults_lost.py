@@ -9,7 +9,7 @@ import pytest
 from broker.events import EventId, parse_id
 from broker.stores.redis.scripts import load
 from tests.stores.brokers import Publisher, StartBroker, expect_all_taken, numbers, until_ready
-from tests.stores.conftest import StartSentinel, StartServer
+from tests.stores.conftest import Replicated, StartServer
 from tests.support.event_stream import AsyncStream
 from tests.support.redis_proxy import RedisProxy
 from tests.support.redis_servers import Server
@@ -215,30 +215,24 @@ async def test_a_promoted_replica_whose_clock_is_behind(
 
 
 async def test_sentinel_promotes_a_replica_without_the_last_writes(
-    start_server: StartServer, start_sentinel: StartSentinel, start_broker: StartBroker
+    replicated: Replicated, start_broker: StartBroker
 ) -> None:
-    primary = start_server(tcp=True)
-    replica = start_server(tcp=True, replica_of=primary)
-    replica.wait_synced()
-    sentinel = start_sentinel(primary)
-    sentinel.wait_for_replica()
-    url = f"redis+sentinel://127.0.0.1:{sentinel.port}/main/0"
-    one, other = await start_broker(url), await start_broker(url)
+    one, other = await start_broker(replicated.url), await start_broker(replicated.url)
     streams = [await other.subscribe("/topics/a"), await other.subscribe(BOTH)]
     publisher = Publisher(one)
     await publisher.some(3)
-    with replica.client() as copy:
+    with replicated.replica.client() as copy:
         await until(lambda: copy.xlen("broker:{b}:log:a") == 3, "the replica has it")
-    sentinel.pause()
-    with primary.client() as client:  # the replica is disconnected, and refused from now on
+    replicated.sentinel.pause()
+    with replicated.primary.client() as client:  # the replica is disconnected, and refused from now on
         client.config_set("requirepass", "another")
         client.client_kill_filter(_type="replica")
     await publisher.some(3)
     for stream in streams:
         await expect_all_taken(stream, publisher)
     cursor = streams[0].published()[4].id
-    primary.kill()
-    sentinel.resume()
+    replicated.primary.kill()
+    replicated.sentinel.resume()
     await publisher.until_taken()
     await publisher.some(3)
     for stream in streams:

@@ -371,6 +371,7 @@ async def test_who_shuts_the_sending_side_down_after_whole_requests_is_answered(
     assert len(await kept(server)) == count
 
 
+@pytest.mark.exclusive  # it takes seconds of one core within a bound
 async def test_a_stream_of_blank_lines_holds_nobody_up(server: Server) -> None:
     reader, writer = await server.send(
         b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
@@ -473,6 +474,6 @@ async def test_who_waits_for_subscribers_to_be_written_goes_on_when_these_are_cu
     for _ in range(5):
         await server.publish("news", "x" * 250_000)
     waiting = asyncio.ensure_future(server.publish("news", "x"))
-    await until(lambda: server.node._backpressure._queue, "a publisher waits")
+    await until(lambda: server.node._backpressure.queue, "a publisher waits")
     server.node.streams.cut()
     assert await waiting

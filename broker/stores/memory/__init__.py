@@ -1,7 +1,7 @@
-"""The store in memory: ids come from the clock, the topics' logs are what it keeps, delivery is a direct call.
+"""The store in memory: ids come from the clock, events are kept in the topics' logs, delivery is a direct call.
 
 Rules: nothing here waits, so every method is atomic. Methods are `async` only because the contract's are. The store is
-born when the process starts: a cursor from before that is told `lost`.
+born when the process starts: a cursor from before that gets a gap, `lost`.
 """
 
 from __future__ import annotations

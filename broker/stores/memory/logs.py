@@ -16,7 +16,7 @@ class MemoryLogs:
 
     Attributes:
         last_id: the newest id; the topics move it on.
-        owner: whom to deliver to.
+        owner: deliveries go to it.
     """
 
     def __init__(self, table: LogTable, clock: Clock) -> None:

@@ -27,7 +27,7 @@ class NoOtherInstances:
         self._logs.owner.on_broadcast(command)
 
     def set_count(self, name: str, count: int) -> None:
-        """Nobody else asks for it."""
+        """No other instance asks for it."""
 
     async def counts_elsewhere(self, names: Sequence[str]) -> Sequence[int]:
         return [0] * len(names)

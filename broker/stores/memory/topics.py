@@ -19,7 +19,7 @@ class MemoryTopics:
     """`Topics`, kept in the logs of `table`.
 
     Args:
-        keys, leases: given to it to keep; the store sweeps them.
+        keys: swept by the store.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class MemoryTopics:
             self._leases.take(topic, self._clock() + seconds)
 
     def close_abandoned(self, now: float) -> None:
-        """Close the topics whose leases have expired."""
+        """Close the topics of expired leases."""
         for topic in self._leases.expired(now):
             self._close(topic, "abandoned")
 

@@ -1,6 +1,6 @@
 """Commands to all instances.
 
-Rules: text; the store's owner knows their meaning. A command goes out on a channel of its own. One with an `until` is also kept
+Rules: commands are text; only the store's owner knows their meaning. A command goes out on a channel of its own. One with an `until` is also kept
 in a sorted set, for instances that start later or were disconnected. If the server has lost it, an instance that knows it
 writes it again.
 """

@@ -80,7 +80,7 @@ class RedisCounters:
                 self._changed |= changed
 
     def _write_all(self) -> None:
-        """The server may have lost the counts."""
+        """Write all counts again; the server may have lost them."""
         self._changed.update(self._counts)
         self._renewed_at = -math.inf
 
@@ -102,7 +102,7 @@ class RedisCounters:
             self._written -= {name for name in some if name not in self._counts}
 
     async def _renew(self) -> bool:
-        """False if the hash has expired."""
+        """Put off the expiry; False if the hash is gone."""
         await self._pipeline.command("SADD", self._instances, self._names.instance)
         return bool(await self._pipeline.command("PEXPIRE", self._own, LIFE_MS))
 

@@ -14,7 +14,7 @@ class Delivery:
     """See the module.
 
     Attributes:
-        owner: of the store while it runs.
+        owner: the store's; one that ignores everything before `start` and after `stop`.
         flowing: cleared while reading from the server must pause.
     """
 
@@ -27,7 +27,6 @@ class Delivery:
         self.owner = owner
 
     def stop(self) -> None:
-        """Deliver nothing any more."""
         self.owner = NO_OWNER
 
     def deliver(self, topic: str, size: int) -> None:

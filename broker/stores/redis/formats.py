@@ -36,7 +36,8 @@ class StoreHistory:
         born: nothing before this id is known.
         floor: topics without a record may have had events up to this id.
         losses: increasing ids; events before each of them may be lost.
-        uncertain: spans of ids (both exclusive) of restarts without a known loss; a cursor inside one is a lost event's.
+        uncertain: a pair of ids (both exclusive) for each restart without a known loss; a cursor between them is that of a
+            lost event.
     """
 
     epoch: int

@@ -1,6 +1,6 @@
-"""What every instance does for the store now and then, so that no instance is special: close abandoned topics, forget old ones.
+"""Regular work for the whole store, done by every instance: closing abandoned topics, forgetting old ones.
 
-Rules: when; `commands` does it, and several instances may at once.
+Rules: decides when; `commands` does the work, and several instances may at once.
 """
 
 from __future__ import annotations

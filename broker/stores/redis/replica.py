@@ -75,7 +75,7 @@ class TopicReplica:
     Attributes:
         tail: the topic's last id that was read or received. In the log, losses may follow it.
         confirmed_to: the topic has nothing between `tail` and this id: the store was read up to here, or has said so.
-        losses_applied_to: losses up to this id are in the log, or lie before it.
+        losses_applied_to: losses up to this id are in the log, or lie before its beginning.
     """
 
     topic: str

@@ -25,7 +25,7 @@ _HEADERS = {
 
 
 class NotFound(BrokerError):
-    """The caller's fault: the page has no such file."""
+    """The caller's: the page has no such file."""
 
     code = "not-found"
 

@@ -1,11 +1,11 @@
-// What is watched, from where on, and how it stands in the page's address and in a stream's.
+// The watched topics and the start, as the page's address and as a stream's URL.
 
 import { $ } from "./dom.js";
-import { TOPIC_RULE, isTopic } from "./words.js";
+import { TOPIC_RULE, isTopic } from "./format.js";
 
-export const MAX_TOPICS = 32; // as many as the broker takes in one request
+export const MAX_TOPICS = 32; // the broker's limit for one request
 
-// kind: the query parameter it becomes, the label of its value, a first value
+// By kind: the query parameter, the label of its value, a first value.
 export const STARTS = {
   live: {},
   earliest: { fixed: ["since", "earliest"] },
@@ -38,7 +38,7 @@ function pathTopic() {
   }
 }
 
-// The address is the state: /topics/FIRST#topic=SECOND&last=20. Read in the query as well, as in a subscriber's URL.
+// The address is the state: /topics/FIRST#topic=SECOND&last=20. A query is read too, so that a stream's URL works.
 export function readAddress() {
   const params = new URLSearchParams(`${location.search.slice(1)}&${location.hash.slice(1)}`);
   const names = [...new Set([...pathTopic(), ...params.getAll("topic")])];

@@ -1,24 +1,24 @@
-// The one connection: opened, opened again with the cursor, and why it isn't there.
+// The page's one connection: it is opened, and reopened with the cursor; if it fails, the page says why.
 //
-// Knows nothing of what events mean: that is the business of who `follow`s.
+// Knows nothing of what events mean: `onSource` sets the function that does.
 
 import { startParams, streamUrl, watch } from "./address.js";
 import { $ } from "./dom.js";
+import { refusal } from "./format.js";
 import { note } from "./rows.js";
 import { authorized, refusedToken, withToken } from "./token.js";
-import { refusal } from "./words.js";
 
 const STATE_NAMES = {
   idle: "Idle", connecting: "Connecting", live: "Live",
-  reconnecting: "Reconnecting", ended: "Ended", failed: "Given up",
+  reconnecting: "Reconnecting", ended: "Ended", failed: "Failed",
 };
 export const stream = { source: null, timer: 0, retryAt: 0, tries: 0, openedAt: 0, lost: false, state: "idle", since: 0 };
 
-let hear = () => {};
+let addListeners = () => {};
 
-// `listener` gets every new EventSource, to listen to what comes over it.
-export function follow(listener) {
-  hear = listener;
+// Calls `listener` with every new EventSource.
+export function onSource(listener) {
+  addListeners = listener;
 }
 
 export function setState(name, why = "") {
@@ -29,18 +29,18 @@ export function setState(name, why = "") {
   $("problem-text").textContent = why;
   $("again").hidden = !why || name === "live";
   $("empty").textContent = watch.topics.length
-    ? "No event yet."
-    : "No topic is watched. Name one, or take one from the list of topics.";
-  showWaiting();
+    ? "No events yet."
+    : "You are not watching a topic. Enter a name, or choose one from the list.";
+  showDetail();
 }
 
-export function showWaiting() {
+export function showDetail() {
   const seconds = Math.round((Date.now() - stream.since) / 1000);
   let words = "";
   if (stream.retryAt) words = `in ${Math.max(0, Math.ceil((stream.retryAt - Date.now()) / 1000))} s`;
   else if (stream.state === "reconnecting") words = `for ${seconds} s`;
   else if (stream.state === "connecting" && seconds > 4)
-    words = `for ${seconds} s. Over HTTP/1.1 a browser allows six connections to one origin, all tabs together.`;
+    words = `for ${seconds} s. With HTTP/1.1 a browser opens at most six connections to one origin, over all tabs.`;
   $("state-detail").textContent = words;
 }
 
@@ -57,8 +57,8 @@ export function connect() {
   const source = new EventSource(withToken(streamUrl(watch.cursor ? [["lastEventId", watch.cursor]] : startParams())));
   stream.source = source;
   source.onopen = opened;
-  source.onerror = () => broken(source);
-  hear(source);
+  source.onerror = () => failed(source);
+  addListeners(source);
 }
 
 export function connectSoon(ms = 100) {
@@ -67,18 +67,18 @@ export function connectSoon(ms = 100) {
 }
 
 function opened() {
-  if (stream.lost && watch.cursor) note("Connected again", `Going on after ${watch.cursor}.`);
+  if (stream.lost && watch.cursor) note("Reconnected", `Continuing after ${watch.cursor}.`);
   Object.assign(stream, { openedAt: Date.now(), tries: 0, lost: false });
   setState("live");
 }
 
-const ENDED_AT_ONCE = "The broker answered and ended at once: full, or stopping? It has said when to come back.";
+const CLOSED_AT_ONCE = "The broker closed the stream at once: it may be full or shutting down. The browser reconnects later.";
 
-async function broken(source) {
+async function failed(source) {
   const brief = stream.openedAt && Date.now() - stream.openedAt < 1000;
   Object.assign(stream, { openedAt: 0, lost: true });
-  setState("reconnecting", brief ? ENDED_AT_ONCE : "");
-  if (source.readyState !== EventSource.CLOSED) return; // the browser comes back by itself
+  setState("reconnecting", brief ? CLOSED_AT_ONCE : "");
+  if (source.readyState !== EventSource.CLOSED) return; // the browser reconnects by itself
   const { state, why, retryMs } = await explanation();
   if (stream.source !== source) return;
   if (retryMs) {
@@ -88,31 +88,31 @@ async function broken(source) {
   setState(state, why);
 }
 
-// EventSource doesn't tell why it has given up: ask once more, by fetch.
+// EventSource doesn't say why it gave up, so ask again with fetch.
 async function explanation() {
-  const asking = new AbortController();
-  const limit = setTimeout(() => asking.abort(), 5000);
+  const request = new AbortController();
+  const limit = setTimeout(() => request.abort(), 5000);
   try {
     const start = watch.cursor ? [["lastEventId", watch.cursor]] : startParams();
     const headers = authorized({ Accept: "application/json" });
-    return await verdict(await fetch(streamUrl(start), { headers, cache: "no-store", signal: asking.signal }));
+    return await stateAfter(await fetch(streamUrl(start), { headers, cache: "no-store", signal: request.signal }));
   } catch {
     return { state: "reconnecting", why: "The broker can't be reached.", retryMs: backoff() };
   } finally {
     clearTimeout(limit);
-    asking.abort(); // the answer may be an endless stream
+    request.abort(); // the answer may be an endless stream
   }
 }
 
-async function verdict(answer) {
+async function stateAfter(answer) {
   const type = answer.headers.get("Content-Type") ?? "nothing";
-  if (answer.status === 204) return { state: "ended", why: "All these topics are closed, with nothing left to come." };
+  if (answer.status === 204) return { state: "ended", why: "All these topics are closed; no more events will follow." };
   if (answer.ok && !type.startsWith("text/event-stream"))
-    return { state: "failed", why: `What answers here is no event stream but ${type}: is there something in between?` };
+    return { state: "failed", why: `The answer is ${type}, not an event stream. It may come from a proxy.` };
   refusedToken(answer);
-  const why = answer.ok ? "The connection failed; the broker answers now." : await refusal(answer);
-  const passing = answer.ok || answer.status >= 500 || [408, 425, 429].includes(answer.status);
-  return passing ? { state: "reconnecting", why, retryMs: retryAfter(answer) ?? backoff() } : { state: "failed", why };
+  const why = answer.ok ? "The connection failed, but the broker answers again." : await refusal(answer);
+  const temporary = answer.ok || answer.status >= 500 || [408, 425, 429].includes(answer.status);
+  return temporary ? { state: "reconnecting", why, retryMs: retryAfter(answer) ?? backoff() } : { state: "failed", why };
 }
 
 function backoff() {

@@ -1,4 +1,4 @@
-// The page's elements, how values are shown in them, and the clipboard.
+// The page's elements, the format of numbers and times, and the clipboard.
 
 export const $ = (id) => document.getElementById(id);
 export const text = (value) => (value === null || value === undefined ? "" : String(value));
@@ -14,7 +14,7 @@ export async function copy(words, button) {
   try {
     await navigator.clipboard.writeText(words);
   } catch {
-    done = copyByHand(words, button); // no clipboard where the page came over plain http from elsewhere
+    done = copyByHand(words, button); // browsers offer no clipboard to a page from another host over plain HTTP
   }
   button.dataset.label ??= button.textContent;
   button.textContent = done ? "Copied" : "Not allowed";

@@ -1,16 +1,16 @@
 // The broker's web page: publish to topics, and watch topics live over one EventSource.
 //
-// Rules: what an event contains is text and becomes nothing but textContent; a topic's name is checked before it
-// goes into a URL; nothing grows without a bound (rows, the text they keep, the rows held back by a pause).
-// The cursor is the last event's id. Whatever changes while watching, the one connection is opened again with it.
+// Rules: the content of an event is only ever set as textContent. A topic's name is checked before it goes into a URL.
+// Everything has a bound: the rows, the text they keep, the rows that wait during a pause.
+// The cursor is the last event's id. Every change of the watched topics reopens the one connection with the cursor.
 //
-// Here it starts and listens. Each file beside is one concern: address, connection, incoming, rows, watched, topics, publish,
-// token, on top of dom and words.
+// This file starts the page and listens to its elements. The others have one concern each: address, connection, events, rows,
+// watched, topics, publish, token; dom and format are used by all.
 
 import { readAddress, watch, writeAddress } from "./address.js";
-import { connect, connectSoon, follow, showWaiting, stream } from "./connection.js";
+import { connect, connectSoon, onSource, showDetail, stream } from "./connection.js";
 import { $, copy } from "./dom.js";
-import { hear } from "./incoming.js";
+import { addListeners } from "./events.js";
 import { copySnippet, publish, showSnippets } from "./publish.js";
 import { actOnRow, clearRows, filterRows, paintSoon, togglePause, toggleRow } from "./rows.js";
 import { takeToken } from "./token.js";
@@ -23,14 +23,14 @@ let hiddenAt = 0;
 
 function shownOrHidden() {
   if (document.hidden) hiddenAt = Date.now();
-  else if (stream.state === "live" && Date.now() - hiddenAt > STALE_MS) connect(); // sleep cuts without a word
+  else if (stream.state === "live" && Date.now() - hiddenAt > STALE_MS) connect(); // a sleeping computer loses connections unnoticed
   refreshTopics();
 }
 
-function on(id, type, does) {
+function on(id, type, handle) {
   $(id).addEventListener(type, (event) => {
     if (type === "submit") event.preventDefault();
-    does(event);
+    handle(event);
   });
 }
 
@@ -74,9 +74,9 @@ function start() {
   showStart(watch.start);
   showWatched();
   listen();
-  setInterval(showWaiting, 1000);
+  setInterval(showDetail, 1000);
   paintSoon();
-  follow(hear);
+  onSource(addListeners);
   connect();
   refreshTopics();
 }

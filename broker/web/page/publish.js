@@ -1,9 +1,9 @@
-// Publishing, and the code to do the same elsewhere.
+// Publishing, and snippets of code that watch and publish.
 
 import { startParams, streamUrl, watch } from "./address.js";
 import { $, copy } from "./dom.js";
+import { TOPIC_RULE, isTopic, refusal } from "./format.js";
 import { authorized, refusedToken } from "./token.js";
-import { TOPIC_RULE, isTopic, refusal } from "./words.js";
 
 let publishing = false;
 
@@ -33,7 +33,7 @@ export async function publish() {
       publishResult(await refusal(answer), true);
     }
   } catch {
-    publishResult("No answer from the broker, so it isn't known whether the event was published.", true);
+    publishResult("The broker did not answer, so the event may or may not have been published.", true);
   } finally {
     publishing = false;
   }

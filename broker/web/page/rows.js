@@ -1,10 +1,10 @@
-// The list of what came: kept rows, oldest first; the page shows them newest first, painted once a frame.
+// The list of events and notices: kept oldest first, shown newest first.
 //
-// Nothing grows without a bound: rows, the text they keep, the rows held back by a pause.
+// Everything has a bound: the rows, the text they keep, the rows that wait during a pause.
 
 import { watch } from "./address.js";
 import { $, clock, clone, copy, counted, number } from "./dom.js";
-import { indented } from "./words.js";
+import { indented } from "./format.js";
 
 const MAX_ROWS = 500;
 const MAX_CHARS = 8_000_000; // of data in all kept rows together: an event may have 262,144 bytes
@@ -26,7 +26,7 @@ export function keep(record) {
   paintSoon();
 }
 
-// At once after a pause, otherwise ten times a second: a flood of events leaves the page time to answer.
+// At once after a quiet moment, else at most ten times a second, so that a flood of events leaves time for other work.
 export function paintSoon() {
   const rest = Math.max(0, view.paintedAt + PAINT_MS - performance.now());
   view.timer ||= setTimeout(() => requestAnimationFrame(paint), rest);
@@ -89,14 +89,14 @@ function showTime(slot, time) {
   slot.dateTime = time;
 }
 
-// Only watched topics have a colour, in the order they were first shown.
+// Each topic gets a colour when it is first shown.
 export function showTopic(slot, topic) {
   if (!hues.has(topic)) hues.set(topic, hues.size % 6);
   slot.textContent = topic;
   slot.classList.add(`hue-${hues.get(topic)}`);
 }
 
-// A gap, an end or a cancel is never filtered away.
+// The filter never hides a gap, an end or a cancel.
 function matches({ kind, topic, id, type, data }) {
   return kind !== "event" || !view.filter || `${topic}\n${type}\n${id}\n${data}`.toLowerCase().includes(view.filter);
 }
@@ -119,7 +119,7 @@ export function togglePause() {
   paintSoon();
 }
 
-// Opened rows show all of the data; closed ones give that text back.
+// An open row shows all of the data; a closed one frees that text.
 export function toggleRow(details) {
   details.querySelector(".body")?.remove();
   if (!details.open) return;

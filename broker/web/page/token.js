@@ -1,10 +1,10 @@
-// The token that lets this tab in, where the broker asks for one. It is kept for the tab alone, and is in no address that is shown.
+// The token for a broker that needs one. Only this tab keeps it, and no address that is shown contains it.
 
 import { $ } from "./dom.js";
 
-const KEPT = "broker token";
+const KEY = "broker token";
 
-const token = () => sessionStorage.getItem(KEPT) ?? "";
+const token = () => sessionStorage.getItem(KEY) ?? "";
 
 export const authorized = (headers) => (token() ? { ...headers, Authorization: `Bearer ${token()}` } : headers);
 
@@ -19,11 +19,11 @@ export function askForToken(why) {
 }
 
 export function takeToken() {
-  sessionStorage.setItem(KEPT, $("token").value.trim());
+  sessionStorage.setItem(KEY, $("token").value.trim());
   $("token").value = "";
   $("token-form").hidden = true;
 }
 
 export const refusedToken = (answer) => {
-  if (answer.status === 401) askForToken(token() ? "The broker doesn't take this token (any more)." : "The broker asks for a token.");
+  if (answer.status === 401) askForToken(token() ? "The broker does not accept this token, or no longer accepts it." : "The broker asks for a token.");
 };

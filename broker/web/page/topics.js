@@ -1,22 +1,22 @@
-// Which topics there are: asked for again and again while somebody looks.
+// The list of existing topics, refreshed while the page is visible.
 
 import { $, clone, counted, number, text } from "./dom.js";
+import { isTopic } from "./format.js";
 import { authorized } from "./token.js";
 import { add } from "./watched.js";
-import { isTopic } from "./words.js";
 
 const REFRESH_MS = 4000;
 
-const listed = new Map(); // name -> its item, kept so that a refresh doesn't take the focus away
+const listed = new Map(); // name -> its item, reused, so that a refresh keeps the focus
 let listTimer = 0;
 
 export async function refreshTopics() {
   clearTimeout(listTimer);
   if (document.hidden) return;
-  const asked = { headers: authorized({ Accept: "application/json" }), cache: "no-store" };
-  const answer = await fetch("/topics", asked).catch(() => null);
+  const options = { headers: authorized({ Accept: "application/json" }), cache: "no-store" };
+  const answer = await fetch("/topics", options).catch(() => null);
   if (answer?.status === 401 || answer?.status === 403) {
-    $("topics-panel").hidden = true; // not ours to see; no use in asking again
+    $("topics-panel").hidden = true; // this token may not list topics, so don't ask again
     return;
   }
   if (answer?.ok) showTopics(await answer.json().catch(() => ({})));
@@ -31,8 +31,8 @@ function showTopics({ topics, next }) {
   for (const info of infos) showTopicInfo(listed.get(info.topic), info);
   $("topics-panel").hidden = false;
   $("topics-count").textContent = number.format(names.length) + (next ? "+" : "");
-  const none = names.length ? "" : "There is none yet. Publish to one.";
-  $("topics-hint").textContent = next ? "There are more, to be watched by their names." : none;
+  const empty = names.length ? "" : "No topics yet. Publish an event to create one.";
+  $("topics-hint").textContent = next ? "There are more topics; watch them by name." : empty;
 }
 
 function relist(names) {

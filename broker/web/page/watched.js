@@ -1,11 +1,11 @@
-// Which topics are watched. Whatever changes, the one connection is opened again with its cursor.
+// The watched topics. Every change reopens the one connection with its cursor.
 
 import { MAX_TOPICS, STARTS, startParams, watch, writeAddress } from "./address.js";
 import { connectSoon } from "./connection.js";
 import { $, clone } from "./dom.js";
+import { TOPIC_RULE, isTopic } from "./format.js";
 import { showSnippets } from "./publish.js";
 import { clearRows, note, showTopic } from "./rows.js";
-import { TOPIC_RULE, isTopic } from "./words.js";
 
 export function showWatched() {
   $("watched").replaceChildren(...watch.topics.map(watchedTopic));
@@ -45,13 +45,13 @@ export function add(names) {
   $("watch-error").textContent = wrong ? `“${wrong}”: ${TOPIC_RULE}` : full ? `At most ${MAX_TOPICS} topics.` : "";
   if (wrong || full) return false;
   if (!watch.topics.length) Object.assign(watch, { start: shownStart(), cursor: "" });
-  if (fresh.length && watch.cursor) note(`Watching ${fresh.join(", ")} too`, `From the cursor ${watch.cursor} on.`);
+  if (fresh.length && watch.cursor) note(`Also watching ${fresh.join(", ")}`, `From the cursor ${watch.cursor}.`);
   if (fresh.length) changeTopics([...watch.topics, ...fresh]);
   $("publish-topic").value ||= fresh[0] ?? "";
   return true;
 }
 
-// A name in the field is added at the cursor. No name, or another start: everything starts over from there.
+// A name in the field is added at the cursor. Without a name, or with another start, everything starts over from there.
 export function submitWatch() {
   const names = $("watch-topics").value.split(/[\s,]+/).filter(Boolean);
   const start = shownStart();

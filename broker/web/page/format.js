@@ -1,10 +1,8 @@
-// What is told to the broker and by it: names of topics, JSON, refusals.
-//
-// What an event contains is text and stays text.
+// Checks and formats: names of topics, refusals, JSON.
 
 import { text } from "./dom.js";
 
-export const TOPIC_RULE = "A topic has 1 to 200 of A-Z a-z 0-9 . _ ~ : @ - and no empty part between dots.";
+export const TOPIC_RULE = "A topic has 1 to 200 characters of A-Z a-z 0-9 . _ ~ : @ - and no empty part between dots.";
 export const isTopic = (name) => name.length <= 200 && /^[\w~:@-]+(\.[\w~:@-]+)*$/.test(name);
 
 export async function refusal(answer) {
@@ -22,8 +20,8 @@ export function parsed(json) {
 
 const JSON_TOKEN = /"[^"\\]*(?:\\.[^"\\]*)*"|\{\s*\}|\[\s*\]|[{}[\]:,]|[^\s{}[\]:,"]+/g;
 
-// Only the blanks between tokens change: JSON.stringify(JSON.parse()) would round long numbers and lose double keys.
-// Null for what is no JSON object or array, or would grow too much.
+// Changes only the white space between tokens: JSON.stringify(JSON.parse()) would round long numbers and drop repeated keys.
+// Returns null for anything but a JSON object or array, and if the result would be too large.
 export function indented(json) {
   if (!/^\s*[[{]/.test(json) || parsed(json) === undefined) return null;
   let depth = 0;
@@ -36,7 +34,7 @@ export function indented(json) {
     if (token === "{" || token === "[" || token === ",") out += token + line();
     else if (token === "}" || token === "]") out += line() + token;
     else if (token === ":") out += ": ";
-    else out += /^[{[]/.test(token) ? token[0] + token.at(-1) : token; // an empty object or array keeps to its line
+    else out += /^[{[]/.test(token) ? token[0] + token.at(-1) : token; // an empty object or array stays on its line
   }
   return out;
 }

@@ -1,0 +1,298 @@
+"""Fan-out: passes over feeds, subscribers that are behind, topics that end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from broker.fanout import fanout, feed
+from broker.fanout.fanout import BATCHES_PER_TURN, MOVE_WRITES, WRITES_PER_TURN
+from broker.fanout.subscriber import CloseReason, Subscriber, write_each
+from broker.sse import Decoder
+from broker.topics import Retention
+from tests.support.hub_harness import HubHarness
+
+
+def data(*texts: bytes) -> list[bytes]:
+    return [b"data: %b\n" % text for text in texts]
+
+
+def noting(sent: list[tuple[int, int]]) -> Callable[[Sequence[Subscriber], int, bytes, int, float], int]:
+    """`write_each`, which notes in `sent` which bytes it has written, and to how many."""
+
+    def write(group: Sequence[Subscriber], cursor: int, chunk: bytes, end: int, now: float) -> int:
+        written = write_each(group, cursor, chunk, end, now)
+        sent.append((id(chunk), written))
+        return written
+
+    return write
+
+
+async def test_events_of_one_turn_leave_as_one_write(harness: HubHarness) -> None:
+    subscriber = await harness.subscribe("a")
+    for text in (b"1", b"2", b"3"):
+        harness.publish("a", text)
+    assert harness.read(subscriber) == b""
+    harness.turn()
+    assert harness.read(subscriber) == b"".join(
+        line + b"id: 0-%d\n\n" % number for number, line in enumerate(data(b"1", b"2", b"3"), 1)
+    )
+    assert harness.hub.fan_out.delivered_events == 3
+    assert harness.hub.feeds.backlog == 0
+
+
+async def test_i5_an_event_is_encoded_once_and_its_bytes_are_shared(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(fanout, "write_each", noting(sent))
+    for _ in range(WRITES_PER_TURN * 2):
+        await harness.subscribe("a")
+    harness.publish("a", b"1")
+    harness.run()
+    (entry,) = harness.log("a").after(0)
+    assert {chunk for chunk, _ in sent} == {id(entry.frame)}
+    assert sum(written for _, written in sent) == WRITES_PER_TURN * 2
+
+
+@pytest.mark.parametrize("count", [WRITES_PER_TURN * 2, WRITES_PER_TURN * 3 // 2])
+async def test_i3_a_pass_over_many_takes_several_turns(harness: HubHarness, count: int) -> None:
+    subscribers = [await harness.subscribe("a") for _ in range(count)]
+    harness.publish("a", b"1")
+    harness.turn()
+    served = sum(bool(harness.read(subscriber)) for subscriber in subscribers)
+    assert 0 < served <= WRITES_PER_TURN
+    harness.publish("a", b"2")  # in mid-pass: nobody misses it, nobody gets anything twice
+    harness.run()
+    assert harness.hub.fan_out.delivered_events == 2 * len(subscribers)
+    assert all(subscriber.cursor == harness.last for subscriber in subscribers)
+
+
+async def test_subscribers_that_come_and_go_during_a_pass_change_nothing_for_the_others(
+    harness: HubHarness,
+) -> None:
+    subscribers = [await harness.subscribe("a") for _ in range(WRITES_PER_TURN * 3)]
+    harness.publish("a", b"1")
+    harness.turn()
+    gone = subscribers[::7] + subscribers[-20:]
+    for subscriber in set(gone):
+        harness.hub.cut(subscriber, CloseReason.CLIENT)
+    late = [await harness.subscribe("a") for _ in range(10)]
+    harness.publish("a", b"2")
+    harness.run()
+    expected = b"".join(data(b"1", b"2"))
+    for subscriber in set(subscribers) - set(gone):
+        lines = [line + b"\n" for line in harness.read(subscriber).split(b"\n") if line.startswith(b"data")]
+        assert b"".join(lines) == expected
+    for subscriber in late:
+        assert harness.read(subscriber).count(b"data: 2\n") == 1
+
+
+@pytest.mark.parametrize("order", [("large", "small"), ("small", "large")])
+async def test_a_small_feed_does_not_wait_for_the_pass_over_a_large_one(
+    harness: HubHarness, order: tuple[str, str]
+) -> None:
+    for _ in range(WRITES_PER_TURN * 4):
+        await harness.subscribe("large")
+    small = await harness.subscribe("small")
+    for topic in order:
+        harness.publish(topic, b"1")
+    turns = 0
+    while not harness.read(small):
+        assert harness.turn()
+        turns += 1
+    assert turns <= 3
+
+
+async def test_a_lagging_subscriber_catches_up_in_order(harness: HubHarness) -> None:
+    subscriber = await harness.subscribe("a")
+    for _ in range(100):
+        harness.publish("a", b"x" * 10_000)
+        harness.run()
+    assert subscriber.lag is not None
+    assert await harness.read_all(subscriber, harness.last) == list(range(1, 101))
+    harness.run()
+    assert subscriber.lag is None
+    harness.publish("a", b"live again")
+    harness.run()
+    assert b"live again" in harness.read(subscriber)
+
+
+async def test_a_replay_is_written_piece_by_piece_and_joins_live_events(harness: HubHarness) -> None:
+    for _ in range(60):
+        harness.publish("a", b"x" * 10_000)
+    subscriber = await harness.subscribe("a", cursor=0)
+    assert subscriber.lag is not None
+    harness.publish("a", b"live")
+    assert await harness.read_all(subscriber, harness.last) == list(range(1, 62))
+    assert harness.hub.fan_out.delivered_events == 61
+
+
+async def test_reporting_a_flushed_subscriber_twice_is_harmless(harness: HubHarness) -> None:
+    for _ in range(60):
+        harness.publish("a", b"x" * 10_000)
+    subscriber = await harness.subscribe("a", cursor=0)
+    decoder, ids = Decoder(), [0]
+    async with asyncio.timeout(10):
+        while ids[-1] < harness.last:
+            ids += [int(event.id.split("-")[1]) for event in decoder.feed(harness.read(subscriber))]
+            harness.hub.flushed(subscriber)
+            harness.hub.flushed(subscriber)
+            harness.run()
+            await asyncio.sleep(0)
+    assert ids == list(range(61))
+
+
+async def test_a_subscriber_that_the_log_has_moved_past_gets_the_rest_of_its_piece_and_is_closed(
+    harness: HubHarness,
+) -> None:
+    harness.retention = Retention(2, 1 << 30, 1e9)
+    slow = await harness.subscribe("a")
+    for _ in range(60):
+        harness.publish("a", b"x" * 10_000)
+        harness.run()
+    assert slow.lag is not None
+    decoder, ids = Decoder(), []
+    async with asyncio.timeout(10):
+        while not harness.closes:
+            ids += [int(event.id.split("-")[1]) for event in decoder.feed(harness.read(slow))]
+            harness.run()
+            harness.hub.sweep()
+            await asyncio.sleep(0)
+    decoder.feed(harness.read(slow))
+    assert harness.closes == [CloseReason.SLOW]
+    assert ids == list(
+        range(1, len(ids) + 1)
+    )  # whole events, in order, none missing up to where it was closed
+    assert len(ids) < 60
+    assert harness.log("a").has_gap(ids[-1])
+
+
+async def test_the_end_of_one_of_several_topics_loses_nothing_of_the_others(harness: HubHarness) -> None:
+    harness.retention = Retention(1, 1, 1e9)
+    both = await harness.subscribe("a", "b")
+    only_b = await harness.subscribe("b")
+    harness.delete("a")
+    for _ in range(20):
+        harness.publish("b", b"x")
+    harness.run()
+    assert (await harness.read_all(both, harness.last))[1:] == await harness.read_all(only_b, harness.last)
+    assert harness.released == ["a"]
+    assert both.feed is only_b.feed
+    assert (both.reads("a"), both.reads("b")) == (False, True)
+    harness.delete("b")
+    harness.run()
+    assert not both.reads("b")
+    async with asyncio.timeout(10):
+        while len(harness.closes) < 2:
+            await asyncio.sleep(0)
+    assert set(harness.closes) == {CloseReason.ENDED}
+    assert sorted(harness.released) == ["a", "b", "b"]
+
+
+async def test_i3_the_end_of_many_topics_takes_several_turns(harness: HubHarness) -> None:
+    harness.retention = Retention(1, 1, 1e9)
+    *ending, lasting = topics = [f"t{number}" for number in range(32)]
+    subscribers = [await harness.subscribe(*topics) for _ in range(WRITES_PER_TURN)]
+    alone = await harness.subscribe("alone")
+    for topic in ending:
+        harness.delete(topic)
+        harness.publish(lasting, b"x")
+    harness.publish("alone", b"x")
+    harness.turn()
+    assert 0 < sum(one.cursor > 0 for one in subscribers) <= WRITES_PER_TURN // MOVE_WRITES
+    harness.turn()
+    assert alone.cursor == harness.last, "nobody else waits for it"
+    harness.run()
+    assert {one.feed.key.topics for one in subscribers if one.feed} == {(lasting,)}
+    assert sorted(harness.released) == sorted(ending * len(subscribers))
+    for subscriber in subscribers[::50]:
+        assert await harness.read_all(subscriber, harness.last - 1) == list(range(1, harness.last))
+
+
+async def test_many_with_the_same_ends_are_written_the_same_bytes(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(fanout, "write_each", noting(sent))
+    for _ in range(WRITES_PER_TURN):
+        await harness.subscribe("a", "b", "c")
+    harness.delete("a")
+    harness.delete("b")
+    harness.run()
+    assert len({chunk for chunk, _ in sent}) == 1
+    assert sum(written for _, written in sent) == WRITES_PER_TURN
+
+
+async def test_i3_a_turn_writes_to_only_a_few_replays(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PIECE_BYTES", 1)
+    for _ in range(3):
+        harness.publish("a", b"x")
+    subscribers = [await harness.subscribe("a", cursor=0) for _ in range(BATCHES_PER_TURN * 2)]
+    harness.turn()
+    assert [one.cursor for one in subscribers] == [2] * BATCHES_PER_TURN + [1] * BATCHES_PER_TURN
+    harness.run()
+    assert {one.cursor for one in subscribers} == {3}
+
+
+async def test_subscribers_of_several_topics_with_the_same_cursor_are_written_together(
+    harness: HubHarness,
+) -> None:
+    first = [await harness.subscribe("a", "b") for _ in range(5)]
+    harness.publish("a", b"1")
+    harness.publish("other", b"1")
+    harness.run()
+    second = [await harness.subscribe("a", "b") for _ in range(5)]
+    harness.publish("b", b"2")
+    harness.run()
+    assert {subscriber.cursor for subscriber in first + second} == {harness.last}
+    assert harness.hub.fan_out.delivered_events == 5 * 2 + 5
+    assert await harness.read_all(first[0], 3) == [1, 3]
+    assert await harness.read_all(second[0], 3) == [3]
+
+
+async def test_nothing_follows_the_end_of_a_topic_on_the_same_connection(harness: HubHarness) -> None:
+    first = await harness.subscribe("a", "b")
+    harness.delete("a")
+    second = await harness.subscribe("a", "b")
+    harness.publish("a", b"of the new topic")
+    harness.run()
+    assert b"of the new topic" not in harness.read(first)
+    assert b"of the new topic" in harness.read(second)
+
+
+async def test_a_defect_in_fan_out_is_not_silent(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await harness.subscribe("a")
+    monkeypatch.setattr(harness.hub.feeds, "begin_pass", lambda _group: 1 / 0)
+    harness.publish("a", b"1")
+    with pytest.raises(ZeroDivisionError):
+        harness.turn()
+    assert isinstance(harness.hub.failure, ZeroDivisionError)
+
+
+async def test_i3_a_turn_is_short_also_if_much_is_due_to_each(harness: HubHarness) -> None:
+    for _ in range(WRITES_PER_TURN):
+        await harness.subscribe("a")
+    for _ in range(30):
+        harness.publish("a", b"x" * 20_000)  # ten pieces for each
+    harness.turn()
+    lagging_or_served = sum(one.cursor > 0 for one in harness.hub.subscribers)
+    assert 0 < lagging_or_served <= WRITES_PER_TURN // 9
+    harness.run()
+    assert all(one.cursor > 0 for one in harness.hub.subscribers)
+
+
+async def test_a_turn_writes_to_at_least_one_however_much_is_due(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "PIECE_BYTES", 1)
+    subscriber = await harness.subscribe("a")
+    harness.publish("a", b"x" * 2 * WRITES_PER_TURN)
+    harness.turn()
+    assert subscriber.cursor == 1
