@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
+from typing import cast
 from urllib.parse import urlencode
 
 from tests.support.child_process import ChildProcess, RestartableProcess
@@ -33,9 +33,9 @@ class BrokerProcess(RestartableProcess):
         url: such as `http://127.0.0.1:40123`; the same after a restart.
     """
 
-    def __init__(self, *, environment: Mapping[str, str] = MappingProxyType({}), **settings: object) -> None:
+    def __init__(self, **settings: object) -> None:
         super().__init__()
-        self._environment = dict(environment)
+        self._environment = cast("Mapping[str, str]", settings.pop("environment", {}))
         descriptors = settings.pop("descriptors", None)
         self._settings = {"port": 0, **settings}
         self._limited = [] if descriptors is None else ["prlimit", f"--nofile={descriptors}:{descriptors}"]
