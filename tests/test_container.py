@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from ruamel.yaml import YAML
 
+from broker.process import health
 from broker.settings import Settings
 from tests.live.proxies import NAMES
 from tests.support.child_process import ChildProcess
@@ -41,11 +43,11 @@ def image() -> Iterator[Stage]:
 class Container:
     """The image's command, on a free port, with a read-only folder."""
 
-    def __init__(self, image: Stage, **env: str) -> None:
+    def __init__(self, image: Stage, *flags: str, **env: str) -> None:
         self.port = free_port()
         self._env = {**image.environment(), "BROKER_PORT": str(self.port), "TMPDIR": "/nonexistent", **env}
         self._image = image
-        self._process = self._started(image.command)
+        self._process = self._started([*image.command, *flags])
 
     def _started(self, command: list[str]) -> ChildProcess:
         user, group = map(int, self._image.user.split(":"))
@@ -76,9 +78,9 @@ class Container:
 
 
 @contextmanager
-def running(image: Stage) -> Iterator[Container]:
+def running(image: Stage, *flags: str, **env: str) -> Iterator[Container]:
     image.folder.chmod(0o555)
-    container = Container(image, BROKER_ANONYMOUS="publish,subscribe")
+    container = Container(image, *flags, BROKER_ANONYMOUS="publish,subscribe", **env)
     try:
         wait_for(lambda: "listening" in container.output, "the start line", SECONDS)
         yield container
@@ -111,6 +113,44 @@ def test_image_is_healthy_while_it_serves_and_its_signal_drains(image: Stage) ->
         assert container.stop() == 0
         assert "draining" in container.output
         assert not container.is_healthy()
+
+
+@pytest.mark.parametrize("by", ["variables", "flags"])
+def test_image_is_healthy_with_tls(image: Stage, by: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        cert, key = Path(folder) / "cert.pem", Path(folder) / "key.pem"
+        issued = trustme.CA().issue_cert("events.example")
+        issued.cert_chain_pems[0].write_to_path(cert)
+        issued.private_key_pem.write_to_path(key)
+        key.chmod(0o644)
+        flags = (f"--tls-cert={cert}", f"--tls-key={key}") if by == "flags" else ()
+        env = {} if flags else {"BROKER_TLS_CERT": str(cert), "BROKER_TLS_KEY": str(key)}
+        with running(image, *flags, **env) as container:
+            assert "listening on https:" in container.output
+            assert container.is_healthy()
+            container.stop()
+            assert not container.is_healthy()
+
+
+def test_image_serves_beside_a_kubernetes_service_of_its_name(image: Stage) -> None:
+    with running(image, f"--port={free_port()}", BROKER_PORT="tcp://10.96.0.17:8080") as container:
+        assert "listening on http://0.0.0.0:" in container.output
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, ("127.0.0.1", 8080)),
+        ({"BROKER_HOST": "0.0.0.0", "BROKER_PORT": "9000"}, ("127.0.0.1", 9000)),
+        ({"BROKER_HOST": "::", "BROKER_PORT": "tcp://10.96.0.17:8080"}, ("::1", 8080)),
+        ({"BROKER_HOST": "10.0.0.7", "BROKER_PORT": ""}, ("10.0.0.7", 8080)),
+    ],
+)
+def test_health_check_asks_where_the_broker_listens(
+    variables: dict[str, str], expected: tuple[str, int]
+) -> None:
+    assert health.address(variables) == expected
 
 
 def test_image_has_the_programs_that_it_names(image: Stage) -> None:

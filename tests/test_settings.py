@@ -7,8 +7,9 @@ from pydantic import ValidationError
 
 from broker.process.worker import WorkerConfig
 from broker.settings import Settings
+from broker.settings.environment import environment_warnings
 from broker.topics import Retention
-from tests.support.broker_process import run_serve
+from tests.support.broker_process import BrokerProcess, run_serve
 
 
 def test_every_setting_is_in_the_help() -> None:
@@ -106,3 +107,67 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_are_immutable() -> None:
     with pytest.raises(ValidationError):
         Settings().port = 1  # type: ignore[misc]
+
+
+# The environment of a pod
+
+SERVICE_LINKS = {
+    "BROKER_PORT": "tcp://10.96.0.17:8080",
+    "BROKER_PORT_8080_TCP": "tcp://10.96.0.17:8080",
+    "BROKER_PORT_8080_TCP_ADDR": "10.96.0.17",
+    "BROKER_PORT_8080_TCP_PORT": "8080",
+    "BROKER_PORT_8080_TCP_PROTO": "tcp",
+    "BROKER_SERVICE_HOST": "10.96.0.17",
+    "BROKER_SERVICE_PORT": "8080",
+    "BROKER_SERVICE_PORT_HTTP": "8080",
+    "BROKER_METRICS_PORT": "tcp://10.96.0.18:9100",
+    "BROKER_METRICS_SERVICE_HOST": "10.96.0.18",
+    "BROKER_HOST_PORT": "udp://10.96.0.19:53",
+}
+"""What Kubernetes sets for Services named broker, broker-metrics and broker-host."""
+
+
+def test_the_service_links_of_kubernetes_set_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SERVICE_LINKS.items():
+        monkeypatch.setenv(name, value)
+    settings = Settings()
+    assert (settings.port, settings.metrics_port, settings.host) == (8080, None, "127.0.0.1")
+    assert Settings(port=1).port == 1
+
+
+def test_a_service_link_with_the_name_of_a_setting_is_warned_of() -> None:
+    warnings = list(environment_warnings(SERVICE_LINKS, Settings.model_fields))
+    assert [warning.partition("=")[0] for warning in warnings] == ["BROKER_METRICS_PORT", "BROKER_PORT"]
+    assert all("Kubernetes" in warning for warning in warnings)
+
+
+def test_a_broker_starts_beside_a_service_of_its_name() -> None:
+    with BrokerProcess(environment=SERVICE_LINKS) as broker:
+        assert "BROKER_PORT=tcp://10.96.0.17:8080 is ignored" in broker.output
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("BROKER_PROT", "BROKER_PORT"),
+        ("broker_prot", "BROKER_PORT"),
+        ("BROKER_REDISURL", "BROKER_REDIS_URL"),
+        ("BROKER_JWT_SECRET", "BROKER_JWT_SECRETS"),
+        ("BROKER_CORS_ORIGIN", "BROKER_CORS_ORIGINS"),
+        ("BROKER_LOG_LEVLE", "BROKER_LOG_LEVEL"),
+        ("BROKER_TOKNE", "BROKER_TOKEN"),
+        ("BROKER_PORT", None),
+        ("BROKER_URL", None),
+        ("BROKER_TOKEN", None),
+        ("BROKER_IMAGE_DIGEST", None),
+        ("BROKER_", None),
+        ("PROT", None),
+    ],
+)
+def test_a_misspelt_variable_is_warned_of(variable: str, meant: str | None) -> None:
+    warnings = list(environment_warnings({variable: "a secret"}, Settings.model_fields))
+    assert len(warnings) == (meant is not None)
+    for warning in warnings:
+        assert warning.startswith(variable)
+        assert f"did you mean {meant}?" in warning
+        assert "secret" not in warning.removeprefix(variable).replace("SECRETS", "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Coroutine
 from pathlib import Path
@@ -16,6 +17,7 @@ from broker.cli.common import setting_error_text
 from broker.process.setup import StartError, relax_collector, set_up_process
 from broker.process.stores import check_store
 from broker.settings import BadSetting, Settings
+from broker.settings.environment import environment_warnings
 
 MIN_SOMAXCONN = 4096
 
@@ -58,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     has_workers = settings.workers > 1 or settings.data is not None
     set_up_process(settings.log_level, log_pid=has_workers)
     warn_about_backlog()
+    for warning in environment_warnings(os.environ, Settings.model_fields):
+        _logger.warning("%s", warning)
     try:
         uvloop.run(_supervisor(settings) if has_workers else _instance(settings))
     except StartError as error:

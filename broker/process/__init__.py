@@ -10,6 +10,7 @@
     data_directory  the directory of `--data`
     valkey          the Valkey server in it
     signals, setup  for every process
+    health          asks a running broker; the image's health check
 
 Rules: but for `app`, `stores` and `instance`, processes, sockets and files only; no topic, event or store. A worker is an ordinary
 instance with a `redis_url`. One worker without `--data` runs without a supervisor.

@@ -1,8 +1,9 @@
 """Settings: the flags and environment variables of `broker serve`.
 
-    values   types: how a value is read and checked
-    table    every setting with its default and description
-    here     checks over several settings, and derived values
+    values       types: how a value is read and checked
+    table        every setting with its default and description
+    environment  which variables are settings
+    here         checks over several settings, and derived values
 
 Rules: creating `Settings` checks everything, except that the store checks `redis_url`.
 """

@@ -10,7 +10,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 from urllib.parse import urlencode
 
 from tests.support.child_process import ChildProcess, RestartableProcess
@@ -24,7 +26,8 @@ class BrokerProcess(RestartableProcess):
     """`broker serve`; a context manager.
 
     Args:
-        settings: its settings by name. `descriptors` is none of them: it limits how many descriptors the process has.
+        settings: its settings by name. Two are none of them: `descriptors` limits how many descriptors the process has, and
+            `environment` has variables for it.
 
     Attributes:
         url: such as `http://127.0.0.1:40123`; the same after a restart.
@@ -32,6 +35,7 @@ class BrokerProcess(RestartableProcess):
 
     def __init__(self, **settings: object) -> None:
         super().__init__()
+        self._environment = cast("Mapping[str, str]", settings.pop("environment", {}))
         descriptors = settings.pop("descriptors", None)
         self._settings = {"port": 0, **settings}
         self._limited = [] if descriptors is None else ["prlimit", f"--nofile={descriptors}:{descriptors}"]
@@ -46,7 +50,7 @@ class BrokerProcess(RestartableProcess):
         flags = [f"--{name.replace('_', '-')}={_flag(value)}" for name, value in self._settings.items()]
         self._last = ChildProcess(
             [*self._limited, sys.executable, "-m", "broker", "serve", *flags],
-            env={name: value for name, value in os.environ.items() if not name.startswith("BROKER_")},
+            env={**_inherited(), **self._environment},
         )
         self._process.wait_until_up(lambda: LISTENING.search(self.output), START_SECONDS)
         found = LISTENING.search(self.output)
@@ -82,14 +86,17 @@ def _flag(value: object) -> str:
     return json.dumps(value) if isinstance(value, dict | list | bool) else str(value)
 
 
+def _inherited() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
+
+
 def run_serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `broker serve` to its end; of its settings, only `flags` and `environment` are set."""
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("BROKER_")}
     return subprocess.run(
         [sys.executable, "-m", "broker", "serve", *flags],
         capture_output=True,
         text=True,
-        env={**inherited, **environment},
+        env={**_inherited(), **environment},
         timeout=60,
         check=False,
     )
