@@ -303,6 +303,21 @@ def test_envelope_holds_the_same_event() -> None:
     assert sse.split(text).id == sse.split(entry.frame).id
 
 
+def test_only_events_have_an_envelope() -> None:
+    log = filled(1)
+    log.trim_barrier = START
+    log.lose(log.last + 1)
+    log.clear(log.last + 1, b"deleted")
+    log.close(log.last + 1, b"closed")
+    (event,) = ids(1)
+    assert [log.enveloped("a", entry) for entry in log.after(0)] == [
+        sse.envelope("a", frame(event), event),
+        b"",
+        b"deleted",
+        b"closed",
+    ]
+
+
 # Ends
 
 
