@@ -28,7 +28,7 @@ async def end(harness: StoreHarness, *data: str, topic: str = "a") -> Receipt:
 async def seen(
     harness: StoreHarness, start: Start, *topics: str
 ) -> tuple[list[tuple[EventId, bool]], Sequence[str]]:
-    """What somebody is written who starts there now: ids, and whether each is an end; and the gaps told at the start."""
+    """A subscription from `start` on: the ids, each with whether it is an end, and the reasons of the gaps at the start."""
     names = topics or ("a",)
     logs = await harness.store.logs.watch(names, start)
     store = harness.store
@@ -153,7 +153,7 @@ async def test_the_end_is_delivered_from_any_start(store: StoreHarness, start: S
 async def test_the_end_outlives_the_events_as_long_as_the_record(store: StoreHarness) -> None:
     ids = (await end(store, *map(str, range(30)))).ids
     end_id = store.store.logs.last_id
-    assert (await state(store)).events == 10, "the end takes nothing from what is kept"
+    assert (await state(store)).events == 10, "the end doesn't count"
     store.advance(61)
     await store.sweep()
     assert (await state(store)).events == 0

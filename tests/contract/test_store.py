@@ -176,7 +176,7 @@ async def test_a_sweep_drops_expired_events(store: StoreHarness) -> None:
     assert await store.store.topics.names("", 100) == names
     store.advance(3605)
     await store.sweep()
-    assert await store.store.topics.names("", 100) == ["t00"], "somebody watches it"
+    assert await store.store.topics.names("", 100) == ["t00"], "it is watched"
 
 
 async def test_a_watch_reaches_back_to_its_cursor(store: StoreHarness) -> None:

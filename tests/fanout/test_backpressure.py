@@ -1,4 +1,4 @@
-"""Publishers wait in order, for their own topic, and nobody starves."""
+"""Publishers wait in order, for their own topic, and none starves."""
 
 from __future__ import annotations
 

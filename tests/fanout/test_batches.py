@@ -11,7 +11,7 @@ from tests.support.hub_harness import HubHarness
 
 
 class Recorder(Job):
-    """Notes on whom it acts; meets a defect with `bad`."""
+    """Records the subscribers it acts on; meets a defect with `bad`."""
 
     def __init__(self, bad: Subscriber | None = None) -> None:
         self.acted_on: list[Subscriber] = []

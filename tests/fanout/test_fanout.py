@@ -64,7 +64,7 @@ async def test_i3_a_pass_over_many_takes_several_turns(harness: HubHarness, coun
     harness.turn()
     served = sum(bool(harness.read(subscriber)) for subscriber in subscribers)
     assert 0 < served <= WRITES_PER_TURN
-    harness.publish("a", b"2")  # in mid-pass: nobody misses it, nobody gets anything twice
+    harness.publish("a", b"2")  # in mid-pass: none misses it, none gets anything twice
     harness.run()
     assert harness.hub.fan_out.delivered_events == 2 * len(subscribers)
     assert all(subscriber.cursor == harness.last for subscriber in subscribers)
@@ -204,7 +204,7 @@ async def test_i3_the_end_of_many_topics_takes_several_turns(harness: HubHarness
     harness.turn()
     assert 0 < sum(one.cursor > 0 for one in subscribers) <= WRITES_PER_TURN // MOVE_WRITES
     harness.turn()
-    assert alone.cursor == harness.last, "nobody else waits for it"
+    assert alone.cursor == harness.last, "no other waits for it"
     harness.run()
     assert {one.feed.key.topics for one in subscribers if one.feed} == {(lasting,)}
     assert sorted(harness.released) == sorted(ending * len(subscribers))

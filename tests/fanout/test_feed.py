@@ -12,7 +12,7 @@ from tests.support.hub_harness import HubHarness
 
 
 def text_of(frame_bytes: int, event_id: int) -> bytes:
-    """The data of an event whose frame has so many bytes."""
+    """The data of an event with a frame of so many bytes."""
     return b"x" * (frame_bytes - len(sse.frame(sse.lines(b""), event_id)))
 
 
@@ -95,7 +95,7 @@ async def test_an_event_larger_than_a_piece_is_a_piece(harness: HubHarness) -> N
 
 
 async def test_i2_no_piece_ends_within_a_loss_that_several_topics_share(harness: HubHarness) -> None:
-    """Its entries have one id: whoever had only some of them could not be told of the others by its cursor."""
+    """Its entries have one id, so a cursor cannot lie between them."""
     harness.publish("a", text_of(PIECE_BYTES - len(sse.gap("a", "0-1", "lost")), 1))
     harness.lose("a", "b")
     await harness.subscribe("a", "b", cursor=0)
@@ -105,19 +105,22 @@ async def test_i2_no_piece_ends_within_a_loss_that_several_topics_share(harness:
 async def test_i2_several_topics_are_written_only_as_far_as_all_of_them_are_complete(
     harness: HubHarness,
 ) -> None:
-    """One topic alone needs no such care: its log says itself what came before each event."""
+    """One topic alone needs no such care: the entries of its log have `prev`."""
     harness.incomplete_after = 0
     alone, both = await harness.subscribe("a", cursor=0), await harness.subscribe("a", "b", cursor=0)
     harness.publish("a", b"1")
     harness.publish("b", b"2")
     harness.run()
     assert harness.read(alone) == b"data: 1\nid: 0-1\n\n"
-    assert harness.read(both) == b""
+    late = await harness.subscribe("a", "b", cursor=0)
+    harness.run()
+    assert harness.read(both) == harness.read(late) == b""
     for complete_to in (1, 2):
         harness.incomplete_after = complete_to
         harness.hub.fan_out.delivered("b", 0)
         harness.run()
-        assert harness.read(both) == b"data: %d\nid: 0-%d\n\n" % (complete_to, complete_to)
+        event = b"data: %d\nid: 0-%d\n\n" % (complete_to, complete_to)
+        assert harness.read(both) == harness.read(late) == event
     harness.incomplete_after = None
 
 
@@ -136,7 +139,7 @@ async def test_floors_let_topics_start_at_different_points(harness: HubHarness) 
 async def test_a_replay_is_not_closed_for_a_gap_before_its_floor(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`a` has lost 4 and 5, of which a subscriber that starts it at 5 was told; its cursor, for `b`, lies before that."""
+    """`a` has lost 4 and 5; a subscriber that starts it at 5 had that gap in its preface. Its cursor, for `b`, is before 4."""
     monkeypatch.setattr(feed, "PIECE_BYTES", 1)
     for _ in range(3):
         harness.publish("b", b"x")

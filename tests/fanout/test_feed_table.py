@@ -19,7 +19,7 @@ async def test_i2_a_burst_larger_than_the_retention_reaches_all_that_are_up_to_d
     harness.run()
     for subscriber in subscribers:
         assert await harness.read_all(subscriber, harness.last) == list(range(1, 501))
-    assert len(harness.log("a")) == 1  # what was held is trimmed as soon as it is written
+    assert len(harness.log("a")) == 1  # trimmed as soon as they are written
 
 
 async def test_the_backlog_goes_when_the_last_subscriber_leaves(harness: HubHarness) -> None:

@@ -25,7 +25,7 @@ SIZES = [1, 10, 300, 30_000]  # bytes; the last one makes its readers lag
 
 @dataclass
 class Told:
-    """What a subscriber was sent, and what it is to be sent."""
+    """The events that a subscriber got, and those it should get."""
 
     topics: tuple[str, ...]
     decoder: Decoder
@@ -114,7 +114,7 @@ class Story:
         await asyncio.sleep(0)
 
     async def quiet(self) -> None:
-        """Let everybody read until nothing comes any more."""
+        """Let all read until nothing comes any more."""
         silent = 0
         async with asyncio.timeout(20):
             while silent < 30:
@@ -149,4 +149,4 @@ async def test_i1_i2_each_gets_its_events_once_in_order_and_to_the_end(
             assert told.ids == told.wanted
     assert harness.hub.feeds.backlog == 0
     for log in harness.logs.values():
-        assert log.trim_barrier in (None, log.last), "nothing is held that has been written"
+        assert log.trim_barrier in (None, log.last), "written entries are not kept for subscribers"

@@ -1,4 +1,4 @@
-"""One topic's log against a plain list that forgets nothing: what is held, what was lost, and where a reader joins on."""
+"""One topic's log against a plain list that forgets nothing: the entries, the gaps, and where a reader joins on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def ids(count: int) -> list[EventId]:
     return [START + n * SECOND for n in range(1, count + 1)]
 
 
-def held(log: Log, cursor: EventId = 0) -> list[EventId]:
+def entry_ids(log: Log, cursor: EventId = 0) -> list[EventId]:
     return [entry.id for entry in log.after(cursor)]
 
 
@@ -53,7 +53,7 @@ class Past:
 
 
 class LogAgainstList(RuleBasedStateMachine):
-    """`history` has all that ever was, `first` is the index of the oldest that must still be held."""
+    """`history` has all entries ever added; `first` is the index of the oldest that must still be in the log."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class LogAgainstList(RuleBasedStateMachine):
 
     @property
     def seen(self) -> list[Past]:
-        """What a reader who comes now can have."""
+        """The events for a new reader."""
         return [past for past in self.kept if past.id > self.cleared_at]
 
     @property
@@ -80,7 +80,7 @@ class LogAgainstList(RuleBasedStateMachine):
 
     @property
     def counted(self) -> list[Past]:
-        """What is kept, less the end of a topic that was closed: that is no event, stays, and takes nothing."""
+        """The events in the log; not the end of a closed topic, which stays and isn't counted."""
         return self.kept[:-1] if self.is_closed else self.kept
 
     # What happens to a log
@@ -104,17 +104,17 @@ class LogAgainstList(RuleBasedStateMachine):
             size = sum(past.size for past in kept)
             over = len(kept) > self.retention.events or size > self.retention.bytes
             wanted = eldest.id >= oldest and eldest.id > self.cleared_at and (not over or len(kept) == 1)
-            if wanted or self.is_held(eldest):
+            if wanted or self.is_on_its_way(eldest):
                 break
             self.first += 1
 
     @rule()
     def empty(self) -> None:
         self.log.empty()
-        while self.counted and not self.is_held(self.counted[0]):
+        while self.counted and not self.is_on_its_way(self.counted[0]):
             self.first += 1
 
-    def is_held(self, past: Past) -> bool:
+    def is_on_its_way(self, past: Past) -> bool:
         return self.log.trim_barrier is not None and past.id > self.log.trim_barrier
 
     @precondition(lambda self: not self.is_closed)
@@ -134,14 +134,14 @@ class LogAgainstList(RuleBasedStateMachine):
         self.cleared_at = end_id
 
     @rule(move=st.data())
-    def hold(self, move: Any) -> None:
-        """A hub holds from the newest on, and only ever moves its hold forward, or lets go."""
+    def move_barrier(self, move: Any) -> None:
+        """A hub sets the barrier at the newest entry, and only moves it forward or removes it."""
         places = [
             self.log.last,
             None,
             *(past.id for past in self.kept if past.id > (self.log.trim_barrier or 0)),
         ]
-        self.log.trim_barrier = move.draw(st.sampled_from(places), label="hold")
+        self.log.trim_barrier = move.draw(st.sampled_from(places), label="barrier")
 
     @precondition(lambda self: self.kept)
     @rule(data=st.data())
@@ -185,7 +185,7 @@ class LogAgainstList(RuleBasedStateMachine):
 
     @invariant()
     def tells_of_every_gap_and_of_no_other(self) -> None:
-        """I2. Only events can be missed: who has not seen the end of a topic that is open again lacks nothing."""
+        """I2. Only events can be missed: a cursor before the end of a reopened topic lacks nothing."""
         seen, kept = {past.id for past in self.seen}, {past.id for past in self.kept}
         for cursor in self.cursors():
             unknown = cursor < self.began
@@ -201,7 +201,7 @@ class LogAgainstList(RuleBasedStateMachine):
             assert start >= cursor
             assert not self.log.has_gap(start)
             assert not self.log.has_moved_past(start)
-            assert held(self.log, start) == [past.id for past in self.seen if past.id > cursor]
+            assert entry_ids(self.log, start) == [past.id for past in self.seen if past.id > cursor]
 
     @invariant()
     def starts_a_reader_so_many_events_back(self) -> None:
@@ -209,7 +209,8 @@ class LogAgainstList(RuleBasedStateMachine):
             start = self.log.start_before(count)
             wanted = count + self.is_closed
             assert (
-                held(self.log, start) == [past.id for past in self.seen][-wanted or len(self.history) + 1 :]
+                entry_ids(self.log, start)
+                == [past.id for past in self.seen][-wanted or len(self.history) + 1 :]
             )
             assert not self.log.has_moved_past(start)
 
@@ -232,7 +233,7 @@ TestLogAgainstList = LogAgainstList.TestCase
 def test_tightest_bound_rules(retention: Retention, left: int) -> None:
     log = filled(10, retention)
     log.trim(id_seconds(log.last))
-    assert held(log) == ids(10)[-left:]
+    assert entry_ids(log) == ids(10)[-left:]
 
 
 def test_newest_event_stays_however_large_until_it_is_too_old() -> None:
@@ -258,7 +259,7 @@ def test_entries_on_their_way_are_not_trimmed() -> None:
     log.trim_barrier = ids(10)[3]
     log.trim(id_seconds(log.last) + 100)
     log.empty()
-    assert held(log) == ids(10)[4:]
+    assert entry_ids(log) == ids(10)[4:]
 
 
 def test_clear_hides_entries_from_new_readers_but_not_from_subscribers() -> None:
@@ -266,9 +267,9 @@ def test_clear_hides_entries_from_new_readers_but_not_from_subscribers() -> None
     log.trim_barrier = START
     end = log.last + SECOND
     log.clear(end, sse.control("broker.end", {"topic": "a", "reason": "deleted"}, end))
-    assert held(log) == [*ids(3), end]
+    assert entry_ids(log) == [*ids(3), end]
     assert log.visible() == (None, None, 0, 0)
-    assert held(log, log.start_after(0)) == held(log, log.start_before(10)) == []
+    assert entry_ids(log, log.start_after(0)) == entry_ids(log, log.start_before(10)) == []
 
 
 @pytest.mark.parametrize("events_between", [0, 1])
@@ -284,12 +285,12 @@ def test_cleared_twice_is_a_gap_only_for_a_cursor_that_missed_an_event(events_be
 
 
 def test_envelopes_take_nothing_from_retention() -> None:
-    """I9: somebody's GET doesn't shorten what others can have; I4: but its memory is counted."""
+    """I9: a GET doesn't shorten the retention for others; I4: its memory is counted."""
     log = filled(10, Retention(events=10, bytes=10 * len(frame(START)), seconds=3600))
     before = log.footprint
     envelopes = [log.enveloped("a", entry) for entry in log.after(0)]
     log.trim(id_seconds(log.last))
-    assert held(log) == ids(10)
+    assert entry_ids(log) == ids(10)
     assert log.footprint == before + sum(map(len, envelopes))
     log.empty()
     assert log.footprint == 0
@@ -300,6 +301,21 @@ def test_envelope_holds_the_same_event() -> None:
     (entry,) = log.after(0)
     text = log.enveloped("a", entry)
     assert sse.split(text).id == sse.split(entry.frame).id
+
+
+def test_only_events_have_an_envelope() -> None:
+    log = filled(1)
+    log.trim_barrier = START
+    log.lose(log.last + 1)
+    log.clear(log.last + 1, b"deleted")
+    log.close(log.last + 1, b"closed")
+    (event,) = ids(1)
+    assert [log.enveloped("a", entry) for entry in log.after(0)] == [
+        sse.envelope("a", frame(event), event),
+        b"",
+        b"deleted",
+        b"closed",
+    ]
 
 
 # Ends
@@ -321,7 +337,7 @@ def test_the_end_is_never_trimmed() -> None:
     end = log.last
     log.trim(id_seconds(end) + 100_000)
     log.empty()
-    assert held(log) == [end]
+    assert entry_ids(log) == [end]
     assert (log.footprint, log.visible()) == (0, (None, None, 0, 0))
     assert not log.has_gap(ids(3)[-1])
     assert log.has_gap(ids(3)[-2])
@@ -332,7 +348,7 @@ def test_a_log_that_grows_behind_its_end_is_open_again() -> None:
     log.trim_barrier = START
     end, event = log.last, log.last + SECOND
     log.append_after(end, event, frame(event))
-    assert (log.end, held(log)) == (None, [*ids(1), event])
+    assert (log.end, entry_ids(log)) == (None, [*ids(1), event])
     assert log.bytes == 2 * len(frame(event))
 
 
@@ -361,11 +377,11 @@ def test_subscribers_that_lack_the_end_get_it_before_that_of_the_delete() -> Non
     log.trim_barrier = START
     end = log.last
     log.clear(end + SECOND, b"end")
-    assert held(log) == [*ids(2), end, end + SECOND]
+    assert entry_ids(log) == [*ids(2), end, end + SECOND]
     assert log.end is None
     log.trim_barrier = None
     log.trim(id_seconds(log.last))
-    assert (held(log), log.bytes) == ([], 0)
+    assert (entry_ids(log), log.bytes) == ([], 0)
     assert not log.has_gap(ids(2)[-1])
 
 
@@ -377,9 +393,11 @@ def test_a_loss_is_a_gap_in_its_place_and_no_event() -> None:
     log.append(after, frame(after))
     (lost,) = [entry for entry in log.after(0) if entry.gap]
     assert (lost.id, lost.prev, lost.frame, lost.gap) == (loss, loss, b"", "lost")
-    assert held(log, log.start_before(2)) == [ids(2)[1], loss, after], "two events, and the gap between them"
+    assert entry_ids(log, log.start_before(2)) == [ids(2)[1], loss, after], (
+        "two events, and the gap between them"
+    )
     for cursor in ids(2):
-        assert log.start_after(cursor) == cursor, "who starts before it is told in its place"
+        assert log.start_after(cursor) == cursor, "a reader that starts before it gets the gap in its place"
         assert not log.has_gap(cursor)
         assert not log.has_moved_past(cursor)
 
@@ -390,7 +408,7 @@ def test_a_log_of_gaps_alone_has_no_event_to_start_before() -> None:
     assert log.start_before(1) == log.last
 
 
-# A copy, which begins somewhere and says what came before
+# A replica, which begins somewhere and has `prev` from its store
 
 
 def test_a_replica_takes_prev_from_its_store() -> None:
@@ -412,7 +430,7 @@ def copied(*event_ids: EventId, data: bytes = b"x") -> list[Entry]:
 def test_a_replica_knows_how_far_back_it_reaches() -> None:
     first, second, third = ids(3)
     log = Log(second, FOREVER)
-    assert log.reaches(0), "it is its store's own, unless it is told where it begins"
+    assert log.reaches(0), "a log is complete unless it is said to begin somewhere"
     log.complete_from = second
     log.append(third, frame(third))
     assert (log.reaches(second), log.reaches(second - 1)) == (True, False)
@@ -421,7 +439,7 @@ def test_a_replica_knows_how_far_back_it_reaches() -> None:
     log.trim(id_seconds(third))
     assert log.reaches(first), "nothing was too old"
     log.trim(id_seconds(second) + FOREVER.seconds + 0.5)
-    assert held(log) == [third]
+    assert entry_ids(log) == [third]
     assert (log.reaches(second), log.reaches(second - 1)) == (True, False)
     log.clear(third + 1, b"end")
     assert log.reaches(0), "a newcomer is to have nothing from before a DELETE"
@@ -430,18 +448,18 @@ def test_a_replica_knows_how_far_back_it_reaches() -> None:
 def test_prepended_entries_are_counted_like_the_others() -> None:
     log = filled(5, Retention(events=4, bytes=1 << 20, seconds=3600))
     log.trim(id_seconds(log.last))
-    assert held(log) == ids(5)[1:]
+    assert entry_ids(log) == ids(5)[1:]
     log.prepend(copied(ids(5)[0]), START)
-    assert held(log) == ids(5)
+    assert entry_ids(log) == ids(5)
     assert (len(log), log.bytes) == (5, 5 * len(frame(START)))
 
 
 def test_a_prepended_gap_is_no_event() -> None:
     log = filled(2)
     log.prepend([*copied(START - SECOND), Entry(START, START, b"", gap="lost")], START - 2 * SECOND)
-    assert held(log, log.start_before(3)) == [START - SECOND, START, *ids(2)], "three events"
+    assert entry_ids(log, log.start_before(3)) == [START - SECOND, START, *ids(2)], "three events"
     log.lose(log.last + 1)
-    assert held(log, log.start_before(3)) == [START - SECOND, START, *ids(2), log.last], "still three"
+    assert entry_ids(log, log.start_before(3)) == [START - SECOND, START, *ids(2), log.last], "still three"
 
 
 @pytest.mark.parametrize("event_ids", [(), (START,)])

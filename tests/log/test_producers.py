@@ -1,4 +1,4 @@
-"""How far producers have come: what counts once, what is a hole, and who is forgotten."""
+"""How far producers have come: repeats, holes, and forgotten ones."""
 
 from __future__ import annotations
 

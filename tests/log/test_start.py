@@ -303,7 +303,7 @@ def test_any_cursor_gets_all_later_events_or_a_gap_that_is_true(
 
 
 def closed_log(*times: float) -> Log:
-    """A log with events at these seconds after `NOW`, whose topic ended right after the last."""
+    """A log with events at these seconds after `NOW`, of a topic that closed right after the last."""
     log = log_of(*times)
     log.close(log.last + 1, sse.end("a", "closed", log.last + 1))
     return log

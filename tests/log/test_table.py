@@ -1,4 +1,4 @@
-"""All logs together: within their bounds, rightly counted, and never a silent gap, whatever was given up."""
+"""All logs together: within their bounds, rightly counted, and never a silent gap, whatever is dropped."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def append(logs: LogTable, topic: str, event_id: EventId, now: float, size: int 
 
 
 class LogsAgainstMemory(RuleBasedStateMachine):
-    """`published` has every event there ever was; ids increase, also where the clock steps back."""
+    """`published` has all events ever; ids increase, also when the clock steps back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,10 +93,10 @@ class LogsAgainstMemory(RuleBasedStateMachine):
             log.clear(end_id, sse.control("broker.end", {}, end_id))
             self.logs.appended(topic, log, self.now)
 
-    @rule(topic=st.sampled_from(TOPICS), hold=st.booleans())
-    def subscribe(self, topic: str, hold: bool) -> None:
+    @rule(topic=st.sampled_from(TOPICS), has_barrier=st.booleans())
+    def subscribe(self, topic: str, has_barrier: bool) -> None:
         log = self.logs.pin(topic, self.now)
-        if hold and log.trim_barrier is None:
+        if has_barrier and log.trim_barrier is None:
             log.trim_barrier = log.last
         self.pins.append(topic)
 
@@ -138,7 +138,7 @@ class LogsAgainstMemory(RuleBasedStateMachine):
     # What must hold
 
     def within_bounds(self) -> None:
-        """After a publish: the bytes, but for what is on its way; the topics, but for those with subscribers."""
+        """After a publish: the bytes, except those on their way; the topics, except those with subscribers."""
         on_its_way = sum(
             len(entry.frame) + len(entry.enveloped or b"") + ENTRY_OVERHEAD_BYTES
             for topic in set(self.pins)
@@ -163,7 +163,7 @@ class LogsAgainstMemory(RuleBasedStateMachine):
 
     @invariant()
     def never_skips_silently(self) -> None:
-        """I2: whoever comes with a cursor gets everything after it, or is told."""
+        """I2: any cursor gets everything after it, or a gap."""
         for topic in TOPICS:
             log = self.logs.get(topic)
             if log is None:
@@ -200,7 +200,7 @@ def test_counted_bytes_are_the_sum_of_all_footprints_after_each_sweep() -> None:
 
 
 def test_reading_the_envelope_form_leaves_the_bytes_within_their_bound() -> None:
-    """I4: the second form of what is kept takes memory, too, though nothing is published."""
+    """I4: envelopes take memory too, though nothing is published."""
     every = logs(max_bytes=8000, max_topics=100)
     for n in range(60):
         append(every, TOPICS[n % 7], id_at(NOW) + n + 1, NOW)

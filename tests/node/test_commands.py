@@ -1,4 +1,4 @@
-"""What instances tell each other, as text."""
+"""The text of commands to all instances."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Timer:
 
 
 class Harness:
-    """Expiries in a time that the test moves; who is told of is let go."""
+    """Expiries in a time that the test moves; reported streams are recorded."""
 
     def __init__(self) -> None:
         self.now = BEGIN

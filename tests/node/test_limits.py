@@ -18,7 +18,7 @@ STEPS = st.lists(
 
 @given(STEPS)
 def test_each_key_is_a_bucket_of_its_own(steps: list[tuple[str, float, float]]) -> None:
-    """A step: somebody does so much, after so many seconds."""
+    """A step: a caller takes so much, after so many seconds."""
     made, model, at, now = TokenBuckets(RATE), dict.fromkeys("abc", RATE), dict.fromkeys("abc", 0.0), 0.0
     for key, amount, seconds in steps:
         now += seconds

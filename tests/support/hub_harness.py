@@ -91,7 +91,7 @@ class HubHarness:
         return self.last
 
     def publish_after_gap(self, topic: str, data: bytes, prev: int) -> int:
-        """Publish an event whose predecessor `prev` this instance has never seen: what lay before it is lost."""
+        """Publish an event after `prev`, an entry that this instance has never seen: what lay before it is lost."""
         self.last = prev + 1
         frame = sse.frame(sse.lines(data), self.last)
         self.log(topic).append_after(prev, self.last, frame, gap="lost")

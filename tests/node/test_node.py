@@ -1,0 +1,45 @@
+"""A store and a hub, joined."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from broker import sse
+from broker.node.node import Node
+from tests.node.conftest import OpenStream
+
+
+async def test_a_published_event_reaches_a_subscriber(node: Node, open_stream: OpenStream) -> None:
+    client = await open_stream()
+    receipt = await node.publish([("a", sse.lines(b"1"))])
+    received = b""
+    async with asyncio.timeout(10):
+        while not received:
+            received = client.read()
+            await asyncio.sleep(0)
+    assert received == sse.frame(sse.lines(b"1"), receipt.ids[0])
+    assert node.metrics.registry.get_sample_value("broker_published_events_total") == 1
+
+
+async def test_a_node_whose_sweeps_have_died_is_not_ready(
+    node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert set(node.checks().values()) == {"ok"}
+    monkeypatch.setattr(node._store, "sweep", lambda: 1 / 0)
+    assert node._sweeping is not None
+    async with asyncio.timeout(10):
+        await asyncio.wait([node._sweeping])
+    assert node.checks()["heartbeats"] == "stopped"
+    assert "no longer ready" in caplog.text
+    node._sweeping = None  # it has failed, as it should
+
+
+async def test_a_page_of_topics_names_where_the_next_one_begins(node: Node) -> None:
+    for topic in ("a", "b", "c"):
+        await node.publish([(topic, sse.lines(b"1"))])
+    first, after = await node.list_topics("", 2)
+    assert ([topic["topic"] for topic in first], after) == (["a", "b"], "b")
+    rest, after = await node.list_topics("b", 2)
+    assert ([topic["topic"] for topic in rest], after) == (["c"], None)

@@ -1,0 +1,40 @@
+"""How streams begin and end on an instance."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+
+from broker import sse
+from broker.errors import Overloaded, Unavailable
+from broker.node.node import Node
+from tests.node.conftest import OpenStream
+
+
+async def test_a_full_instance_takes_no_further_stream(node: Node, open_stream: OpenStream) -> None:
+    for _ in range(2):
+        node.streams.check_room()
+        await open_stream()
+    with pytest.raises(Overloaded):
+        node.streams.check_room()
+
+
+async def test_i8_a_drain_ends_each_stream_with_its_own_delay_after_all_its_events(
+    node: Node, open_stream: OpenStream
+) -> None:
+    clients = [await open_stream() for _ in range(2)]
+    await node.publish([("a", sse.lines(b"1"))])
+    draining = asyncio.ensure_future(node.streams.drain())
+    received = [b"", b""]
+    async with asyncio.timeout(10):
+        while not draining.done():
+            received = [data + client.read() for data, client in zip(received, clients, strict=True)]
+            await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        node.streams.check_room()
+    assert len(node.streams) == 0
+    for data in received:
+        assert re.fullmatch(rb"data: 1\nid: [0-9]+-[0-9]+\n\nretry: [2-5][0-9]{3}\n", data)
+    assert node.metrics.registry.get_sample_value("broker_closes_total", {"reason": "draining"}) == 2
