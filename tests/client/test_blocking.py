@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import ssl
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -109,11 +108,9 @@ def test_unexpected_responses_are_errors(data: bytes, code: str) -> None:
 
 
 def test_a_server_that_does_not_respond_is_an_error() -> None:
-    begin = time.monotonic()
     with pytest.raises(PublishError, match="took too long") as raised:
         publish(serve_once(None), "a", "x", timeout=0.2)
     assert raised.value.code == "unreachable"
-    assert time.monotonic() - begin < 10
 
 
 def test_the_error_for_an_unreachable_broker_names_its_url() -> None:

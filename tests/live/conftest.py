@@ -85,7 +85,7 @@ def curl() -> str:
 
 
 @pytest.fixture
-def brisk() -> Iterator[BrokerProcess]:
+def quick_broker() -> Iterator[BrokerProcess]:
     """A broker with a reconnect delay of 50 ms and a heartbeat after 0.1 s of silence."""
     with BrokerProcess(heartbeat_seconds=0.1, retry_min_ms=50, retry_max_ms=50) as process:
         yield process

@@ -89,15 +89,15 @@ async def test_several_topics_in_envelopes_on_one_onmessage(page: Page, broker: 
     ]
 
 
-async def test_heartbeats_are_no_events(page: Page, brisk: BrokerProcess) -> None:
-    with CuttingProxy(brisk.port) as proxy:
+async def test_heartbeats_are_no_events(page: Page, quick_broker: BrokerProcess) -> None:
+    with CuttingProxy(quick_broker.port) as proxy:
         await _on(page, proxy.url)
         source = await Source.follow(page, "/topics/news")
         await source.wait_for_events(1)
-        brisk.publish("news", "before")
+        quick_broker.publish("news", "before")
         await source.wait_for_events(2)
         wait_for(lambda: proxy.heartbeats() >= 6, "heartbeats")
-        brisk.publish("news", "after")
+        quick_broker.publish("news", "after")
         await source.wait_for_events(3)
         received = await source.received()
     assert [each.type for each in received] == ["open", "broker.open", "message", "message"]
@@ -105,14 +105,14 @@ async def test_heartbeats_are_no_events(page: Page, brisk: BrokerProcess) -> Non
 
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
 async def test_every_event_once_in_order_wherever_it_is_cut(
-    page: Page, reset: bool, brisk: BrokerProcess
+    page: Page, reset: bool, quick_broker: BrokerProcess
 ) -> None:
     cuts = cut_events(range(FRAME_BYTES + 1), reset=reset)
-    with CuttingProxy(brisk.port, cuts.values()) as proxy:
+    with CuttingProxy(quick_broker.port, cuts.values()) as proxy:
         await _on(page, proxy.url)
         source = await Source.follow(page, "/topics/news")
         await source.wait_for_events(1)
-        ids = [brisk.publish("news", data) for data in (*cuts, "end")]
+        ids = [quick_broker.publish("news", data) for data in (*cuts, "end")]
         await source.wait_for("received.at(-1).data == 'end'", within_ms=60_000)
         _opened, *events = await source.events()
         assert proxy.streams == len(cuts) + 1
@@ -120,15 +120,15 @@ async def test_every_event_once_in_order_wherever_it_is_cut(
     assert [event.id for event in events] == ids
 
 
-async def test_retry_is_honoured(page: Page, brisk: BrokerProcess) -> None:
+async def test_retry_is_honoured(page: Page, quick_broker: BrokerProcess) -> None:
     own_delay = 3.0
     cuts = cut_events(range(10))
-    with CuttingProxy(brisk.port, cuts.values()) as proxy:
+    with CuttingProxy(quick_broker.port, cuts.values()) as proxy:
         await _on(page, proxy.url)
         source = await Source.follow(page, "/topics/news")
         await source.wait_for_events(1)
         for data in (*cuts, "end"):
-            brisk.publish("news", data)
+            quick_broker.publish("news", data)
         await source.wait_for("received.at(-1).data == 'end'", within_ms=60_000)
     assert proxy.shortest_pause() < own_delay, "it waited its own delay, not the 50 ms that the broker named"
 
@@ -170,18 +170,18 @@ async def test_malformed_cursor_is_a_gap_and_all_that_is_kept(page: Page, broker
     assert event == Received("message", "kept", kept, OPEN)
 
 
-async def test_deleted_topic_ends_and_its_name_goes_on(page: Page, brisk: BrokerProcess) -> None:
-    await _on(page, brisk.url)
+async def test_deleted_topic_ends_and_its_name_goes_on(page: Page, quick_broker: BrokerProcess) -> None:
+    await _on(page, quick_broker.url)
     source = await Source.follow(page, "/topics/news")
     await source.wait_for_events(1)
-    brisk.publish("news", "before")
+    quick_broker.publish("news", "before")
     await source.wait_for_events(2)
     deleted = await page.evaluate(
         "async () => (await fetch('/topics/news', {method: 'DELETE'})).status",
     )
     assert deleted == 204
     await source.wait_for("received.filter(({type}) => type == 'open').length == 2")
-    brisk.publish("news", "after")
+    quick_broker.publish("news", "after")
     events = await source.wait_for_events(4)
     assert [event.type for event in events] == ["broker.open", "message", "broker.end", "message"]
     assert json.loads(events[2].data or "") == {"topic": "news", "reason": "deleted"}
@@ -217,12 +217,12 @@ async def test_closed_source_is_noticed(page: Page, broker: BrokerProcess) -> No
     assert broker.metric('broker_closes_total{reason="client"}') == 1
 
 
-async def test_event_source_stops_when_it_has_the_end(page: Page, brisk: BrokerProcess) -> None:
-    brisk.publish("answer", "1")
-    await _on(page, brisk.url)
+async def test_event_source_stops_when_it_has_the_end(page: Page, quick_broker: BrokerProcess) -> None:
+    quick_broker.publish("answer", "1")
+    await _on(page, quick_broker.url)
     source = await Source.follow(page, "/topics/answer?since=earliest")
     await source.wait_for_events(1)
-    brisk.publish("answer", "2", end="true")
+    quick_broker.publish("answer", "2", end="true")
     await source.wait_for(f"source.readyState == {CLOSED}")
     events = await source.events()
     assert [event.type for event in events] == ["message", "message", "broker.end"]
@@ -232,21 +232,23 @@ async def test_event_source_stops_when_it_has_the_end(page: Page, brisk: BrokerP
     assert await again.events() == []
 
 
-async def test_event_source_that_comes_too_late_stops_too(page: Page, brisk: BrokerProcess) -> None:
-    brisk.publish("answer", "1", end="true")
-    await _on(page, brisk.url)
+async def test_event_source_that_comes_too_late_stops_too(page: Page, quick_broker: BrokerProcess) -> None:
+    quick_broker.publish("answer", "1", end="true")
+    await _on(page, quick_broker.url)
     source = await Source.follow(page, "/topics/answer")
     await source.wait_for(f"source.readyState == {CLOSED}")
     assert [event.type for event in await source.events()] == ["broker.open", "broker.end"]
 
 
-async def test_event_source_of_two_topics_of_which_one_has_ended(page: Page, brisk: BrokerProcess) -> None:
-    brisk.publish("a", "1", end="true")
-    await _on(page, brisk.url)
+async def test_event_source_of_two_topics_of_which_one_has_ended(
+    page: Page, quick_broker: BrokerProcess
+) -> None:
+    quick_broker.publish("a", "1", end="true")
+    await _on(page, quick_broker.url)
     source = await Source.follow(page, "/topics?topic=a&topic=b")
     await source.wait_for_events(3)
-    brisk.publish("b", "goes on")
+    quick_broker.publish("b", "goes on")
     events = await source.wait_for_events(4)
     assert [event.type for event in events] == ["broker.open", "broker.end", "broker.open", "message"]
-    brisk.publish("b", "", end="true")
+    quick_broker.publish("b", "", end="true")
     await source.wait_for(f"source.readyState == {CLOSED}")

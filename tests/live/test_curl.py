@@ -51,11 +51,11 @@ def test_stream_is_these_bytes(curl: str, flag: str, broker: BrokerProcess) -> N
         assert reader.wait_for_end(f"{ids[2]}\n\n".encode()) == opening + expected
 
 
-def test_heartbeat_is_two_bytes(curl: str, brisk: BrokerProcess) -> None:
-    with Curl(curl, "-N", f"{brisk.url}/topics/news") as reader:
+def test_heartbeat_is_two_bytes(curl: str, quick_broker: BrokerProcess) -> None:
+    with Curl(curl, "-N", f"{quick_broker.url}/topics/news") as reader:
         opening = reader.wait_for_end(b"\n\n")
         reader.wait_for_end(b":\n:\n:\n:\n")
-        event_id = brisk.publish("news", "one")
+        event_id = quick_broker.publish("news", "one")
         event = f"data: one\nid: {event_id}\n\n".encode()
         output = reader.wait_for_end(event + b":\n")
     assert re.fullmatch(re.escape(opening) + rb"(:\n){4,}" + re.escape(event) + rb"(:\n)+", output), output

@@ -77,24 +77,24 @@ async def test_events_arrive_as_published(page: Page, node_modules: Path, broker
     ]
 
 
-async def test_heartbeats_are_no_events(page: Page, node_modules: Path, brisk: BrokerProcess) -> None:
-    with CuttingProxy(brisk.port) as proxy:
+async def test_heartbeats_are_no_events(page: Page, node_modules: Path, quick_broker: BrokerProcess) -> None:
+    with CuttingProxy(quick_broker.port) as proxy:
         await _follow(page, node_modules, proxy.url)
-        brisk.publish("news", "before")
+        quick_broker.publish("news", "before")
         wait_for(lambda: proxy.heartbeats() >= 6, "heartbeats")
-        brisk.publish("news", "after")
+        quick_broker.publish("news", "after")
         events = await _wait_for(page, "events.length >= 3")
     assert [event["data"] for event in events[1:]] == ["before", "after"]
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
 async def test_every_event_once_in_order_wherever_it_is_cut(
-    page: Page, node_modules: Path, reset: bool, brisk: BrokerProcess
+    page: Page, node_modules: Path, reset: bool, quick_broker: BrokerProcess
 ) -> None:
     cuts = cut_events((offset for offset in range(FRAME_BYTES + 1) if offset != ID_LINE_END), reset=reset)
-    with CuttingProxy(brisk.port, cuts.values()) as proxy:
+    with CuttingProxy(quick_broker.port, cuts.values()) as proxy:
         await _follow(page, node_modules, proxy.url)
-        ids = [brisk.publish("news", data) for data in (*cuts, "end")]
+        ids = [quick_broker.publish("news", data) for data in (*cuts, "end")]
         _opened, *events = await _wait_for(page, "events.at(-1).data == 'end'")
         assert proxy.streams == len(cuts) + 1
     assert [event["data"] for event in events] == [*cuts, "end"]
@@ -102,25 +102,25 @@ async def test_every_event_once_in_order_wherever_it_is_cut(
 
 
 async def test_it_loses_an_event_that_is_cut_behind_its_id(
-    page: Page, node_modules: Path, brisk: BrokerProcess
+    page: Page, node_modules: Path, quick_broker: BrokerProcess
 ) -> None:
     """A defect of the client: why that one cut is left out above. Fails when it has been mended."""
     cuts = cut_events([ID_LINE_END])
-    with CuttingProxy(brisk.port, cuts.values()) as proxy:
+    with CuttingProxy(quick_broker.port, cuts.values()) as proxy:
         await _follow(page, node_modules, proxy.url)
         for data in (*cuts, "end"):
-            brisk.publish("news", data)
+            quick_broker.publish("news", data)
         events = await _wait_for(page, "events.at(-1).data == 'end'")
     assert [event["data"] for event in events[1:]] == ["end"]
 
 
-async def test_retry_is_honoured(page: Page, node_modules: Path, brisk: BrokerProcess) -> None:
+async def test_retry_is_honoured(page: Page, node_modules: Path, quick_broker: BrokerProcess) -> None:
     own_delay = 1.0
     cuts = cut_events(range(10))
-    with CuttingProxy(brisk.port, cuts.values()) as proxy:
+    with CuttingProxy(quick_broker.port, cuts.values()) as proxy:
         await _follow(page, node_modules, proxy.url)
         for data in (*cuts, "end"):
-            brisk.publish("news", data)
+            quick_broker.publish("news", data)
         await _wait_for(page, "events.at(-1).data == 'end'")
     assert proxy.shortest_pause() < own_delay, "it waited its own delay, not the 50 ms that the broker named"
 

@@ -38,16 +38,16 @@ def test_open_and_events_arrive_as_published(node: str, package: str, broker: Br
 
 
 @both
-def test_heartbeats_are_no_events(node: str, package: str, brisk: BrokerProcess) -> None:
+def test_heartbeats_are_no_events(node: str, package: str, quick_broker: BrokerProcess) -> None:
     with (
-        CuttingProxy(brisk.port) as proxy,
+        CuttingProxy(quick_broker.port) as proxy,
         NodeClient(node, package, f"{proxy.url}/topics/news", CONTROL) as client,
     ):
         client.wait_for_events(1)
-        brisk.publish("news", "before")
+        quick_broker.publish("news", "before")
         client.wait_for_events(2)
         wait_for(lambda: proxy.heartbeats() >= 6, "heartbeats")
-        brisk.publish("news", "after")
+        quick_broker.publish("news", "after")
         client.wait_for_events(3)
     assert [(each.type, each.data) for each in client.received[2:]] == [
         ("message", "before"),
@@ -64,15 +64,15 @@ def test_heartbeats_are_no_events(node: str, package: str, brisk: BrokerProcess)
 )
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
 def test_every_event_once_in_order_wherever_it_is_cut(
-    node: str, package: str, offsets: list[int], reset: bool, brisk: BrokerProcess
+    node: str, package: str, offsets: list[int], reset: bool, quick_broker: BrokerProcess
 ) -> None:
     cuts = cut_events(offsets, reset=reset)
     with (
-        CuttingProxy(brisk.port, cuts.values()) as proxy,
+        CuttingProxy(quick_broker.port, cuts.values()) as proxy,
         NodeClient(node, package, f"{proxy.url}/topics/news", CONTROL) as client,
     ):
         client.wait_for_events(1)
-        ids = [brisk.publish("news", data) for data in (*cuts, "end")]
+        ids = [quick_broker.publish("news", data) for data in (*cuts, "end")]
         wait_for(lambda: client.events[-1].data == "end", "the last event", 60)
         assert proxy.streams == len(cuts) + 1
     assert _data(client.events) == [*cuts, "end"]
@@ -80,31 +80,33 @@ def test_every_event_once_in_order_wherever_it_is_cut(
 
 
 @pytest.mark.parametrize("offset", [DATA_LINE_BYTES, ID_LINE_END])
-def test_v2_joins_what_was_cut_with_what_comes_next(node: str, offset: int, brisk: BrokerProcess) -> None:
+def test_v2_joins_what_was_cut_with_what_comes_next(
+    node: str, offset: int, quick_broker: BrokerProcess
+) -> None:
     """A defect of the client: why a cut within an event is left out above. Fails when it has been mended."""
     cuts = cut_events([offset])
     with (
-        CuttingProxy(brisk.port, cuts.values()) as proxy,
+        CuttingProxy(quick_broker.port, cuts.values()) as proxy,
         NodeClient(node, V2, f"{proxy.url}/topics/news", CONTROL) as client,
     ):
         client.wait_for_events(1)
         (cut,) = cuts
-        brisk.publish("news", cut)
-        brisk.publish("news", "end")
+        quick_broker.publish("news", cut)
+        quick_broker.publish("news", "end")
         wait_for(lambda: str(client.events[-1].data).endswith("end"), "the last event")
     assert _data(client.events) == ([f"{cut}\n{cut}", "end"] if offset < ID_LINE_END else [f"{cut}\nend"])
 
 
 @pytest.mark.parametrize(("package", "own_delay"), [(V3, 3.0), (V2, 1.0)])
-def test_retry_is_honoured(node: str, package: str, own_delay: float, brisk: BrokerProcess) -> None:
+def test_retry_is_honoured(node: str, package: str, own_delay: float, quick_broker: BrokerProcess) -> None:
     cuts = cut_events(range(10))
     with (
-        CuttingProxy(brisk.port, cuts.values()) as proxy,
+        CuttingProxy(quick_broker.port, cuts.values()) as proxy,
         NodeClient(node, package, f"{proxy.url}/topics/news", CONTROL) as client,
     ):
         client.wait_for_events(1)
         for data in (*cuts, "end"):
-            brisk.publish("news", data)
+            quick_broker.publish("news", data)
         wait_for(lambda: not proxy.cuts_left and client.events[-1].data == "end", "the last event", 60)
     assert proxy.shortest_pause() < own_delay, "it waited its own delay, not the 50 ms that the broker named"
 

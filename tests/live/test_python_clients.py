@@ -79,31 +79,31 @@ async def test_httpx_sse_gets_events_without_blocking(broker: BrokerProcess) -> 
         await events.aclose()
 
 
-def test_httpx_sse_takes_no_heartbeat_for_an_event(http: httpx.Client, brisk: BrokerProcess) -> None:
+def test_httpx_sse_takes_no_heartbeat_for_an_event(http: httpx.Client, quick_broker: BrokerProcess) -> None:
     with (
-        CuttingProxy(brisk.port) as proxy,
+        CuttingProxy(quick_broker.port) as proxy,
         connect_sse(http, "GET", f"{proxy.url}/topics/news") as source,
     ):
         events = source.iter_sse()
         next(events)
-        brisk.publish("news", "before")
+        quick_broker.publish("news", "before")
         assert next(events).data == "before"
         wait_for(lambda: proxy.heartbeats() >= 6, "heartbeats")
-        brisk.publish("news", "after")
+        quick_broker.publish("news", "after")
         assert next(events).data == "after"
 
 
 @pytest.mark.parametrize("reset", [False, True], ids=["fin", "rst"])
 def test_httpx_sse_gets_every_event_once_in_order_wherever_it_is_cut(
-    http: httpx.Client, reset: bool, brisk: BrokerProcess
+    http: httpx.Client, reset: bool, quick_broker: BrokerProcess
 ) -> None:
     cuts = cut_events(range(FRAME_BYTES + 1), reset=reset)
     with (
-        CuttingProxy(brisk.port, cuts.values()) as proxy,
+        CuttingProxy(quick_broker.port, cuts.values()) as proxy,
         closing(_follow(http, f"{proxy.url}/topics/news")) as events,
     ):
         assert next(events).event == "broker.open"
-        ids = [brisk.publish("news", data) for data in (*cuts, "end")]
+        ids = [quick_broker.publish("news", data) for data in (*cuts, "end")]
         got = [next(events) for _ in ids]
         assert proxy.streams == len(cuts) + 1
     assert [event.data for event in got] == [*cuts, "end"]
@@ -152,27 +152,27 @@ async def test_aiohttp_sse_client2_gets_events_as_published(broker: BrokerProces
         assert _plain(await anext(source)) == ("alert", '{"level":3}', second)
 
 
-async def test_aiohttp_sse_client2_takes_no_heartbeat_for_an_event(brisk: BrokerProcess) -> None:
-    with CuttingProxy(brisk.port) as proxy:
+async def test_aiohttp_sse_client2_takes_no_heartbeat_for_an_event(quick_broker: BrokerProcess) -> None:
+    with CuttingProxy(quick_broker.port) as proxy:
         async with _source(f"{proxy.url}/topics/news") as source:
             await anext(source)
-            brisk.publish("news", "before")
+            quick_broker.publish("news", "before")
             assert (await anext(source)).data == "before"
             wait_for(lambda: proxy.heartbeats() >= 6, "heartbeats")
-            brisk.publish("news", "after")
+            quick_broker.publish("news", "after")
             assert (await anext(source)).data == "after"
 
 
 async def test_aiohttp_sse_client2_gets_every_event_once_in_order_where_it_is_cut_between_events(
-    brisk: BrokerProcess,
+    quick_broker: BrokerProcess,
 ) -> None:
     cuts = cut_events(
         [*range(len("data")), FRAME_BYTES]
     )  # further in, the rest of the line would stay with it
-    with CuttingProxy(brisk.port, cuts.values()) as proxy:
+    with CuttingProxy(quick_broker.port, cuts.values()) as proxy:
         async with _source(f"{proxy.url}/topics/news") as source:
             await anext(source)
-            ids = [brisk.publish("news", data) for data in (*cuts, "end")]
+            ids = [quick_broker.publish("news", data) for data in (*cuts, "end")]
             got = [await anext(source) for _ in ids]
             assert proxy.streams == len(cuts) + 1
     assert [_plain(event) for event in got] == [
@@ -180,25 +180,29 @@ async def test_aiohttp_sse_client2_gets_every_event_once_in_order_where_it_is_cu
     ]
 
 
-async def test_aiohttp_sse_client2_joins_what_was_cut_with_what_comes_next(brisk: BrokerProcess) -> None:
+async def test_aiohttp_sse_client2_joins_what_was_cut_with_what_comes_next(
+    quick_broker: BrokerProcess,
+) -> None:
     """A defect of the client: why a cut within an event is left out above. Fails when it has been mended."""
     cuts = cut_events([len("data: e")])
     (cut,) = cuts
-    with CuttingProxy(brisk.port, cuts.values()) as proxy:
+    with CuttingProxy(quick_broker.port, cuts.values()) as proxy:
         async with _source(f"{proxy.url}/topics/news") as source:
             await anext(source)
-            brisk.publish("news", cut)
+            quick_broker.publish("news", cut)
             assert (await anext(source)).data == f"e\n{cut}"
 
 
-async def test_aiohttp_sse_client2_leaves_a_server_that_is_down_to_its_user(brisk: BrokerProcess) -> None:
-    async with _source(f"{brisk.url}/topics/news") as source:
+async def test_aiohttp_sse_client2_leaves_a_server_that_is_down_to_its_user(
+    quick_broker: BrokerProcess,
+) -> None:
+    async with _source(f"{quick_broker.url}/topics/news") as source:
         cursor = (await anext(source)).last_event_id
-        brisk.kill()
+        quick_broker.kill()
         with pytest.raises(ClientConnectionError):
             await anext(source)
-    brisk.start()
-    async with EventSource(f"{brisk.url}/topics/news", headers={"Last-Event-ID": cursor}) as source:
+    quick_broker.start()
+    async with EventSource(f"{quick_broker.url}/topics/news", headers={"Last-Event-ID": cursor}) as source:
         assert (await anext(source)).type == "broker.gap"
 
 

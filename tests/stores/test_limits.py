@@ -16,7 +16,7 @@ from tests.support.event_stream import AsyncStream
 from tests.support.local_broker import Server
 from tests.support.redis_servers import Server as Redis
 from tests.support.tokens import HMAC
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 Brokers = Sequence[Server]
 Start = Callable[..., Awaitable[Brokers]]
@@ -191,12 +191,10 @@ async def test_an_event_to_several_topics_counts_for_each(start: Start) -> None:
 async def test_a_streamed_body_is_slowed_down_instead_of_cut(start: Start) -> None:
     (server, *_) = await start(max_publishes_per_second=100)
     body = b"".join(b'{"data": "%d"}\n' % number for number in range(300))
-    began = asyncio.get_running_loop().time()
     answer = await server.request("POST", "/topics/a", body, content_type="application/x-ndjson")
-    took = asyncio.get_running_loop().time() - began
     assert (answer.status, answer.json()["published"]) == (200, 300)
-    assert took >= 1.5, "the rate, without the burst and the last batch"
-    assert await metric(server, "broker_slowed_bodies_seconds_total") >= 1.5
+    slowed = await metric(server, "broker_slowed_bodies_seconds_total")
+    assert slowed >= 1.5, "the rate, without the burst and the last batch"
 
 
 async def test_a_slowed_body_does_not_delay_the_end(start: Start) -> None:
@@ -208,7 +206,7 @@ async def test_a_slowed_body_does_not_delay_the_end(start: Start) -> None:
     writer.write(b"%x\r\n%b\r\n" % (len(line), line))
     watching = await server.subscribe("/topics/a?since=earliest")
     await watching.data(100)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_SECONDS):
         await server.node.streams.drain()
         stopping = asyncio.ensure_future(server._runner.cleanup())
         answer = await reader.read(2000)
