@@ -307,7 +307,7 @@ async def test_a_kept_connection_has_no_timer_of_its_own(server: Server) -> None
     assert [c._keepalive_handle for c in inner.connections] == [_NO_TIMER]
 
 
-async def test_a_cleanup_in_a_hurry_waits_for_no_handler() -> None:
+async def test_a_short_shutdown_waits_for_no_handler() -> None:
     runner = Runner(create_app(Settings()), access_log=None, shutdown_timeout=60)
     await runner.setup()
     await web.TCPSite(runner, HOST, 0).start()
@@ -322,7 +322,7 @@ async def test_a_cleanup_in_a_hurry_waits_for_no_handler() -> None:
     writer.write(HEAD + b"Content-Length: 1\r\n\r\n1")
     async with asyncio.timeout(WAIT_SECONDS):
         await handler_runs.wait()
-        runner.hurry()
+        runner.shorten_shutdown()
         await runner.cleanup()
         assert await reader.read() == b""
     await close(writer)
