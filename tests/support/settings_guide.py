@@ -18,7 +18,10 @@ ROW = re.compile(r"^\| `--([a-z-]+)` \| .* \|$", re.MULTILINE)
 def flags() -> dict[str, str]:
     """The text of each flag's row."""
     return {
-        name.replace("_", "-"): describe(field).replace("%%", "%").replace("|", "\\|")
+        name.replace("_", "-"): describe(field)
+        .removesuffix(" (default: none)")
+        .replace("%%", "%")
+        .replace("|", "\\|")
         for name, field in Settings.model_fields.items()
     }
 
