@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,17 @@ def test_handlers_know_no_http_library() -> None:
             assert parts[:2] != ["broker", "web"] or parts[2] not in AIOHTTP, (
                 f"{name_of(path)} imports {imported}"
             )
+
+
+def test_no_import_cycle() -> None:
+    """Not even one that only the type checker meets."""
+    names = {name_of(path) for path in MODULES}
+    graph: dict[str, set[str]] = {name: set() for name in names}
+    for path in MODULES:
+        for imported in imports(path, all_of_them=True):
+            name = imported.removeprefix("broker.")
+            graph[name_of(path)] |= {name if name in names else name.rpartition(".")[0]} & names
+    TopologicalSorter(graph).prepare()  # raises `CycleError`, which names the cycle
 
 
 def test_the_root_holds_only_the_words() -> None:
