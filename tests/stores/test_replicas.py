@@ -379,3 +379,17 @@ def test_too_large_a_buffer_makes_the_store_be_read_again(harness: Harness) -> N
     harness.read_on(replica, page((2, 1), (3, 2)))
     assert harness.replicas.go_live(replica, at(3))
     assert steps(replica) == [1, 2, 3]
+
+
+def test_i2_what_is_trimmed_between_two_pages_in_front_is_a_gap(harness: Harness) -> None:
+    replica = harness.read("a", (9, 8), after=at(8))
+    entries = [(at(step), at(prev), frame(at(step))) for step, prev in ((2, 1), (5, 4), (6, 5))]
+    harness.replicas.prepend(replica, entries, at(1))
+    assert [(entry.id, entry.gap) for entry in replica.log.after(at(1))] == [
+        (at(2), None),
+        (at(4), "trimmed"),
+        (at(5), None),
+        (at(6), None),
+        (at(8), "trimmed"),
+        (at(9), None),
+    ]

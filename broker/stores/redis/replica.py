@@ -16,7 +16,7 @@ A loss in the store (`StoreHistory.losses`) becomes an entry without an event: a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from operator import attrgetter
@@ -250,7 +250,26 @@ class TopicReplica:
         made = [Entry(loss, loss, b"", gap="lost") for loss in losses if loss > history.born]
         made += [Entry(event_id, prev, frame) for event_id, prev, frame in entries]
         made.sort(key=_entry_id)  # stable: a loss comes before the event at its id
-        log.prepend(made, complete_from)
+        log.prepend(list(self._joined(made)), complete_from)
+
+    def _joined(self, entries: Sequence[Entry]) -> Iterator[Entry]:
+        """`entries`, with a gap wherever one doesn't join the next, or the last one the log.
+
+        The store may have gone back since the log was read: then it lacks events that lie between its own and the log's.
+        It may also have trimmed some between two pages.
+        """
+        before: Entry | None = None
+        for entry in entries:
+            if before is not None and entry.gap is None and entry.prev > before.id:
+                yield self._gap_at(entry.prev)
+            yield entry
+            before = entry
+        if before is not None and self.log.joint() > before.id:
+            yield self._gap_at(self.log.joint())
+
+    def _gap_at(self, missing: EventId) -> Entry:
+        is_lost = any(missing < loss for loss in self._owner.history.losses)
+        return Entry(missing, missing, b"", gap="lost" if is_lost else "trimmed")
 
     # What a log may get besides events
 
