@@ -47,7 +47,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     if settings.data is not None:
         raise BadSetting("data", "only `broker serve` runs a server there; give create_app a redis_url")
     verifier = _verifier(settings)
-    origins = AllowedOrigins(settings.cors_origins)
+    origins = AllowedOrigins(settings.cors_origins, settings.cors_headers)
     guard = Guard(loopback_only=settings.is_open(), allowed_hosts=settings.allowed_hosts, origins=origins)
     response_headers = ResponseHeaders(origins)
     app = application(ROUTES, guard, response_headers)
