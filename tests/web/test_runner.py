@@ -8,8 +8,13 @@ import json
 import socket
 
 import pytest
+from aiohttp import web
 
-from tests.support.http import Answer, close, read_answer, read_head
+from broker.process.app import create_app
+from broker.settings import Settings
+from broker.web.aiohttp_adapter import SERVICES
+from broker.web.runner import _NO_TIMER, Runner
+from tests.support.http import HOST, Answer, close, read_answer, read_head
 from tests.support.local_broker import Serve, Server
 from tests.support.waiting import WAIT_SECONDS, until
 
@@ -285,3 +290,39 @@ async def test_unknown_transfer_coding(server: Server) -> None:
     )
     status, headers = await read_head(reader)
     assert (status, headers["connection"]) == (400, "close")
+
+
+async def test_an_answer_to_http_0_9_is_http_1_0(server: Server) -> None:
+    reader, _ = await server.send(b"GET /healthz HTTP/0.9\r\nHost: localhost\r\n\r\n")
+    status, headers = await read_head(reader, versions=(b"HTTP/1.0",))
+    assert (status, headers["connection"]) == (400, "close")
+
+
+async def test_a_kept_connection_has_no_timer_of_its_own(server: Server) -> None:
+    reader, _ = await server.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await read_answer(reader)).status == 200
+    inner = server._runner.server
+    assert inner is not None
+    await until(lambda: all(c._waiter is not None for c in inner.connections), "it waits for a request")
+    assert [c._keepalive_handle for c in inner.connections] == [_NO_TIMER]
+
+
+async def test_a_short_shutdown_waits_for_no_handler() -> None:
+    runner = Runner(create_app(Settings()), access_log=None, shutdown_timeout=60)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, 0).start()
+    handler_runs = asyncio.Event()
+
+    async def publish(*_: object) -> None:
+        handler_runs.set()
+        await asyncio.Event().wait()
+
+    runner.app[SERVICES].node.publish = publish  # type: ignore[method-assign, assignment]
+    reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+    writer.write(HEAD + b"Content-Length: 1\r\n\r\n1")
+    async with asyncio.timeout(WAIT_SECONDS):
+        await handler_runs.wait()
+        runner.shorten_shutdown()
+        await runner.cleanup()
+        assert await reader.read() == b""
+    await close(writer)
