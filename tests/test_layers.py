@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent / "broker"
+MAX_LINES = 300
 
 LAYERS = [
     {"errors", "events", "topics", "sse", "hosts", "descriptors", "metrics", "durations", "backoff"},
@@ -126,6 +127,10 @@ def test_no_import_cycle() -> None:
 def test_the_root_holds_only_the_words() -> None:
     flat = {path.stem for path in ROOT.glob("*.py")} - {"__init__", "__main__"}
     assert flat == LAYERS[0]
+
+
+def test_no_module_is_longer_than_a_reader_can_hold() -> None:
+    assert [path.name for path in MODULES if len(path.read_text().splitlines()) > MAX_LINES] == []
 
 
 def test_i6_no_redis_type_above_the_stores() -> None:
