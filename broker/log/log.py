@@ -254,7 +254,7 @@ class Log:
         return entry.prev > cursor and entry.gap is None
 
     def start_after(self, cursor: EventId) -> EventId:
-        """The first cursor from `cursor` on that misses nothing."""
+        """`cursor`, or the first one after it from which no event is missing."""
         index = self._index_after(max(cursor, self.cleared_at))
         if index == len(self._entries):
             return max(cursor, self.last)
