@@ -4,8 +4,8 @@ Rules: knows logs and feeds; writes to no subscriber.
 
 A topic's log keeps everything after its `trim_barrier`. Several feeds may read the log, each at its own pace, so the
 barrier may move on to an id only when all of them are written up to it. To know that without visiting every feed after
-every pass, a topic has a `mark`, an id, and counts the feeds that have yet to reach it. At zero the barrier moves to the
-mark, and the newest id becomes the next mark.
+every pass, a topic has a `mark`, an id, and counts the feeds that have yet to reach it. At zero the barrier moves to
+the mark, and the newest id becomes the next mark.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from broker.log.log import Log
 
 @dataclass(slots=True, eq=False)
 class FeedGroup:
-    """The subscribers of one feed, and the *pass* over them (see `fanout`).
+    """A feed with its subscribers, and the *pass* over them (see `fanout`).
 
     Attributes:
         subscribers: in no order; `Subscriber.feed_index` is the index here.
@@ -50,7 +50,7 @@ class _Topic:
     """A topic with subscribers here.
 
     Attributes:
-        mark: an id that `groups_behind` of the groups have yet to reach.
+        mark: an id that `groups_behind` of `groups` have yet to reach.
         bytes_to_mark, bytes_after_mark: on their way, up to the mark and after it.
     """
 
@@ -64,7 +64,7 @@ class _Topic:
 
 
 class FeedTable:
-    """All groups, and their backlog.
+    """All feeds with their subscribers, as groups.
 
     Attributes:
         backlog: bytes of frames that logs keep because they are on their way.

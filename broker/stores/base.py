@@ -1,8 +1,8 @@
 """What every store promises: it gives events their ids, keeps them, and delivers them to this instance's logs.
 
-Rules: a store knows logs, not subscribers. A store delivers to one instance in the order of ids. A watched log is complete
-up to `complete_to`; it changes only inside a `def`, never across an `await`. A library's errors stop in the store: callers
-see `Unavailable`.
+Rules: a store knows logs, not subscribers. A store delivers to one instance in the order of ids. A watched log is
+complete up to `complete_to`; it changes only inside a `def`, never across an `await`. A library's errors stop in the
+store: callers see `Unavailable`.
 
 A store has four parts: `Topics`, `WatchedLogs`, `Broadcast` and `Counters`.
 """
@@ -169,7 +169,7 @@ class WatchedLogs(Protocol):
 
     @property
     def received_to(self) -> EventId:
-        """Up to this id, a log that `watch` just returned lacks nothing. At most `last_id`."""
+        """A log just returned by `watch` is complete up to this id. At most `last_id`."""
 
     @property
     def complete_to(self) -> EventId:

@@ -16,6 +16,7 @@ from broker.auth.grants import Caller, Grant
 from broker.auth.tokens import UnknownKey, Verifier
 from broker.errors import Forbidden, Unauthorized
 from broker.events import Clock
+from broker.node.evictions import Evictions
 from broker.web.client_address import ClientAddresses
 from broker.web.guard import Guard
 from broker.web.values import Headers, Request
@@ -24,13 +25,6 @@ COOKIE = "broker_token"
 PARAMETER = "access_token"
 """The query parameter that carries a token (RFC 6750 §2.3)."""
 _SCHEME = "bearer"
-
-
-class Revocations(Protocol):
-    """The node's evictions, which know the revoked tokens."""
-
-    def check(self, grant: Grant) -> None:
-        """Raises `Unauthorized` if the token of `grant` has expired or was revoked."""
 
 
 class KeyFetcher(Protocol):
@@ -61,7 +55,7 @@ class Authenticator:
         anonymous: Grant,
         verifier: Verifier | None,
         key_fetcher: KeyFetcher | None,
-        revocations: Revocations,
+        evictions: Evictions,
         guard: Guard,
         addresses: ClientAddresses | None,
         clock: Clock,
@@ -70,7 +64,7 @@ class Authenticator:
         self._anonymous = Caller(anonymous)
         self._addresses = addresses
         self._verifier = verifier
-        self._revocations = revocations
+        self._evictions = evictions
         self._guard = guard
         self._clock = clock
         # Without a verifier, the guard has checked every request.
@@ -101,7 +95,7 @@ class Authenticator:
             grant = self._anonymous.grant
         else:
             grant = await self._verify(self._verifier, token)
-            self._revocations.check(grant)
+            self._evictions.check(grant)
         return Caller(grant, "" if self._addresses is None else self._addresses.of(request))
 
     async def _verify(self, verifier: Verifier, token: str) -> Grant:
