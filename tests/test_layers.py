@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent / "broker"
+MAX_LINES = 300
 
 LAYERS = [
     {"errors", "events", "topics", "sse", "hosts", "descriptors", "metrics", "durations", "backoff"},
@@ -111,9 +113,24 @@ def test_handlers_know_no_http_library() -> None:
             )
 
 
+def test_no_import_cycle() -> None:
+    """Not even one that only the type checker meets."""
+    names = {name_of(path) for path in MODULES}
+    graph: dict[str, set[str]] = {name: set() for name in names}
+    for path in MODULES:
+        for imported in imports(path, all_of_them=True):
+            name = imported.removeprefix("broker.")
+            graph[name_of(path)] |= {name if name in names else name.rpartition(".")[0]} & names
+    TopologicalSorter(graph).prepare()  # raises `CycleError`, which names the cycle
+
+
 def test_the_root_holds_only_the_words() -> None:
     flat = {path.stem for path in ROOT.glob("*.py")} - {"__init__", "__main__"}
     assert flat == LAYERS[0]
+
+
+def test_no_module_is_longer_than_a_reader_can_hold() -> None:
+    assert [path.name for path in MODULES if len(path.read_text().splitlines()) > MAX_LINES] == []
 
 
 def test_i6_no_redis_type_above_the_stores() -> None:

@@ -43,7 +43,7 @@ _NO_KEY_FITS = "No key of this broker verifies the token's signature."
 
 
 class UnknownKey(Unauthorized):
-    """The caller's fault, unless the broker's keys are out of date: no key has the token's `kid`, or fits without one."""
+    """The caller's fault, unless the broker's keys are out of date: no key fits the token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Verifier:
         """What `token` grants at `now`, in seconds since 1970.
 
         Raises:
-            UnknownKey: no key fits; a newly fetched one may.
+            UnknownKey: no key fits the token; fetching the keys again may help.
             Unauthorized: it is malformed, forged, expired, not valid yet, or for another audience or issuer.
         """
         if len(token) > MAX_TOKEN_CHARS:

@@ -1,15 +1,15 @@
 """Fan-out: brings subscribers to the present end of the logs that they read.
 
-Rules: never waits (I3): every method is a `def`, and long work is cut into parts, between which the loop does other things.
-Knows feeds and subscribers; the hub decides when a subscriber comes and goes.
+Rules: never waits (I3): every method is a `def`, and long work is cut into parts, between which the loop does other
+things. Knows feeds and subscribers; the hub decides when a subscriber comes and goes.
 
 A *pass* brings every subscriber of a feed that doesn't lag to the present end of the feed's logs. It walks the list of
-subscribers downwards, and a subscriber that leaves is replaced by the last one of the list. So it skips none while others
-come and go; visiting a subscriber twice is harmless. Subscribers that lag or replay get one batch a turn, from
-a queue of their own.
+subscribers downwards, and a subscriber that leaves is replaced by the last one of the list. So it skips none while
+others come and go; visiting a subscriber twice is harmless. Subscribers that lag or replay get one batch a turn, from a
+queue of their own.
 
-When a topic ends, its subscribers that read other topics too move on to another feed. That costs more than a write, so a
-turn moves fewer of them.
+When a topic ends, its subscribers that read other topics too move on to another feed. That costs more than a write, so
+a turn moves fewer of them.
 
 Delivered events stay in their log until the passes over them are done. Publishers wait while that is too much, which
 bounds it (I4); `feed_table` keeps the accounts.

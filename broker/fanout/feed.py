@@ -1,11 +1,11 @@
 """A feed: a merge of some topics' logs in one form, cut into pieces for its subscribers.
 
-Rules: reads logs, writes nothing, knows no subscriber. Subscribers that ask for the same topics in the same form share a
-feed; those with the same cursor share the bytes.
+Rules: reads logs, writes nothing, knows no subscriber. Subscribers that ask for the same topics in the same form share
+a feed; those with the same cursor share the bytes.
 
-Nothing follows the end of a topic on the same connection. So a piece stops at an end, and its reader goes on with a feed of
-the other topics. Many topics may end at once, for many readers: a *batch* joins the pieces across the ends, is made once
-for all readers at the same cursor, and leaves in one write.
+Nothing follows the end of a topic on the same connection. So a piece stops at an end, and its reader goes on with a
+feed of the other topics. Many topics may end at once, for many readers: a *batch* joins the pieces across the ends, is
+made once for all readers at the same cursor, and leaves in one write.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Rules: knows logs and feeds; writes to no subscriber.
 
 A topic's log keeps everything after its `trim_barrier`. Several feeds may read the log, each at its own pace, so the
 barrier may move on to an id only when all of them are written up to it. To know that without visiting every feed after
-every pass, a topic has a `mark`, an id, and counts the feeds that have yet to reach it. At zero the barrier moves to the
-mark, and the newest id becomes the next mark.
+every pass, a topic has a `mark`, an id, and counts the feeds that have yet to reach it. At zero the barrier moves to
+the mark, and the newest id becomes the next mark.
 """
 
 from __future__ import annotations

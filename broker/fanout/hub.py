@@ -1,7 +1,7 @@
 """The subscribers of this instance: how they come, and how they go.
 
-Rules: never waits (I3): every method is a `def`. Knows logs, feeds and subscribers; no store, no HTTP. Fan-out decides what
-to write to them, the sweeper when they are stuck.
+Rules: never waits (I3): every method is a `def`. Knows logs, feeds and subscribers; no store, no HTTP. Fan-out decides
+what to write to them, the sweeper when they are stuck.
 """
 
 from __future__ import annotations

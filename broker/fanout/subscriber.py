@@ -2,16 +2,16 @@
 
 Rules: knows bytes and its transport; fan-out decides which bytes come next. No task, no queue.
 
-A subscriber that is up to date is written to at once, with `os.write` on its socket. The transport buffers nothing then, so
-order is kept. What the socket doesn't take goes to the transport, and the subscriber *lags*: it gets nothing more until
-the transport has sent that rest, and then catches up from the log by its cursor (design §1). So it costs one piece,
-however far it falls behind (I4), and nothing waits for it (I3). A transport that is not a plain socket (TLS) is always
-written through, with the same rule.
+A subscriber that is up to date is written to at once, with `os.write` on its socket. The transport buffers nothing
+then, so order is kept. What the socket doesn't take goes to the transport, and the subscriber *lags*: it gets nothing
+more until the transport has sent that rest, and then catches up from the log by its cursor (design §1). So it costs one
+piece, however far it falls behind (I4), and nothing waits for it (I3). A transport that is not a plain socket (TLS) is
+always written through, with the same rule.
 
 Whether the peer still reads shows in its acknowledgements: at a few KB/s it may not free the transport's buffer for
 minutes, and yet is not stuck. Over loopback the kernel acknowledges in steps of up to 64 KiB, so a slow reader behind a
-proxy on the same machine looks stuck in between. TCP_USER_TIMEOUT is useless for this: its clock also runs against a peer that opens a small window again and
-again, and cuts that peer within an event.
+proxy on the same machine looks stuck in between. TCP_USER_TIMEOUT is useless for this: its clock also runs against a
+peer that opens a small window again and again, and cuts that peer within an event.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 Rules: a value in memory. It knows no store, no subscriber and no clock: times come in as ids or seconds.
 
-Every entry names the topic's entry before it, `prev`. A reader at cursor X that meets entry e has missed nothing between
-them if and only if `e.prev <= X`. If no entry is left after X, `last` answers instead of e: it outlives the entries. So a
-topic may be silent for longer than its retention without a gap, and a topic that was trimmed to nothing still has one
-(design §2).
+Every entry names the topic's entry before it, `prev`. A reader at cursor X that meets entry e has missed nothing
+between them if and only if `e.prev <= X`. If no entry is left after X, `last` answers instead of e: it outlives the
+entries. So a topic may be silent for longer than its retention without a gap, and a topic that was trimmed to nothing
+still has one (design §2).
 
 Three ids divide a log:
 
@@ -16,11 +16,11 @@ Three ids divide a log:
   store's log begins somewhere.
 
 The log of a closed topic ends with its *end*, an entry behind the last event. The end is not an event: it is neither
-trimmed nor counted, and it stays as long as `last` is remembered. Nothing follows it, unless the topic is deleted or the store
-goes back behind it; either opens the topic again.
+trimmed nor counted, and it stays as long as `last` is remembered. Nothing follows it, unless the topic is deleted or
+the store goes back behind it; either opens the topic again.
 
-If events are lost while subscribers read the log, the entry behind the hole gets a `gap`, which every reader that crosses
-the hole receives.
+If events are lost while subscribers read the log, the entry behind the hole gets a `gap`, which every reader that
+crosses the hole receives.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How far the producers of a topic have come: repeated events count once, and a hole in a sequence is refused.
 
-Rules: a value in memory. A producer numbers the events of its stream from 1. A topic remembers `MAX_PRODUCERS`, as long as
-its own record; the one that published longest ago is forgotten first. A forgotten producer counts as new: the broker
+Rules: a value in memory. A producer numbers the events of its stream from 1. A topic remembers `MAX_PRODUCERS`, as long
+as its own record; the one that published longest ago is forgotten first. A forgotten producer counts as new: the broker
 expects number 1 from it.
 """
 

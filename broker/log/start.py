@@ -1,7 +1,8 @@
 """Where a subscriber starts: what a request asks for, and what that means for the logs as they are now.
 
-Rules: values only. A `Start` is parsed from the request's text without looking at a log. `position` then reads the logs, in
-one step with attaching the subscriber, so that nothing happens in between. The rules are contract §3, "Where it starts".
+Rules: values only. A `Start` is parsed from the request's text without looking at a log. `position` then reads the
+logs, in one step with attaching the subscriber, so that nothing happens in between. The rules are contract §3, "Where
+it starts".
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The logs of all topics, within a bound on their bytes and on their number.
 
-Rules: as for one log: values in memory, no I/O. A store owns one table; readers get their logs from it through the store.
+Rules: as for one log: values in memory, no I/O. A store owns one table; readers get their logs from it through the
+store.
 
-The least recently used are given up first, in two steps. Over `max_bytes`, a log loses its entries but keeps its `last`, so
-that every cursor is still judged exactly. Over `max_topics`, the whole record goes, and `floor` rises to its `last`. An
-event at or before the floor may have existed, so a cursor before the floor gets a gap (design §2). A pinned log, which
-has subscribers, is never given up as a whole.
+The least recently used are given up first, in two steps. Over `max_bytes`, a log loses its entries but keeps its
+`last`, so that every cursor is still judged exactly. Over `max_topics`, the whole record goes, and `floor` rises to its
+`last`. An event at or before the floor may have existed, so a cursor before the floor gets a gap (design §2). A pinned
+log, which has subscribers, is never given up as a whole.
 """
 
 from __future__ import annotations

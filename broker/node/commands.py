@@ -1,7 +1,7 @@
 """The commands that instances send each other, as text. `stores.base.Broadcast` carries them.
 
-Rules: values and their text only; `instances` carries them out. Instances of several versions run side by side during an
-upgrade, so a command that this version doesn't know decodes to None.
+Rules: values and their text only; `instances` carries them out. Instances of several versions run side by side during
+an upgrade, so a command that this version doesn't know decodes to None.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 Rules: decides which streams end, with which last event. Their owner ends them.
 
-A stream ends a little before its token expires, each at another moment, and never after it. Otherwise all users who logged
-in at nine with a token for an hour would reconnect at ten sharp. Expiry follows a clock that may be set, so it is compared
-about once a second; a timer covers only the last second.
+A stream ends a little before its token expires, each at another moment, and never after it. Otherwise all users who
+logged in at nine with a token for an hour would reconnect at ten sharp. Expiry follows a clock that may be set, so it
+is compared about once a second; a timer covers only the last second.
 """
 
 from __future__ import annotations

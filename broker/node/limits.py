@@ -1,11 +1,11 @@
 """Limits on connections and publishes, by address, by subject and in all.
 
-Rules: numbers and names; the web layer decides what a refusal looks like. A limit that isn't set costs nothing. The number
-of connections is exact for this instance, and at most 2 s old for the others.
+Rules: numbers and names; the web layer decides what a refusal looks like. A limit that isn't set costs nothing. The
+number of connections is exact for this instance, and at most 2 s old for the others.
 
-Rates are token buckets (RFC 2697's idea, with one rate). A caller that isn't in debt may do something of any size, and is in
-debt until the rate has paid for it. So an event larger than a second's share goes through now and then, and the average
-holds.
+Rates are token buckets (RFC 2697's idea, with one rate). A caller that isn't in debt may do something of any size, and
+is in debt until the rate has paid for it. So an event larger than a second's share goes through now and then, and the
+average holds.
 """
 
 from __future__ import annotations

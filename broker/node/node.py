@@ -1,7 +1,6 @@
 """One running instance: a store and a hub, joined.
 
-Rules: the only place that knows both. The web layer calls it and its parts. No HTTP, no
-settings, no concrete store.
+Rules: the only place that knows both. The web layer calls it and its parts. No HTTP, no settings, no concrete store.
 """
 
 from __future__ import annotations

@@ -55,26 +55,12 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     async def run(app: web.Application) -> AsyncIterator[None]:
         metrics = Metrics()
         node = make_node(settings, metrics, clock)
-        fetcher = None
-        if verifier is not None and settings.jwks_url is not None:
-            fetcher = JwksFetcher(settings.jwks_url, verifier)
+        fetcher = _key_fetcher(settings, verifier)
         app[SERVICES] = services = Services(
             settings,
             node,
-            Authenticator(
-                _anonymous(settings),
-                verifier,
-                fetcher,
-                node.streams.evictions,
-                origins,
-                _client_addresses(settings),
-                clock,
-            ),
-            BodyReader(
-                metrics,
-                body_seconds=settings.body_seconds,
-                stream_idle_seconds=settings.stream_idle_seconds,
-            ),
+            _authenticator(settings, node, verifier, fetcher, origins, clock),
+            _body_reader(settings, metrics),
             Producers(node, settings.producer_timeout_seconds),
             response_headers,
         )
@@ -132,10 +118,34 @@ def _verifier(settings: Settings) -> Verifier | None:
     return Verifier(settings.verification_keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
 
 
-def _client_addresses(settings: Settings) -> ClientAddresses | None:
-    if not settings.needs_client_addresses():
+def _key_fetcher(settings: Settings, verifier: Verifier | None) -> JwksFetcher | None:
+    if verifier is None or settings.jwks_url is None:
         return None
-    return ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
+    return JwksFetcher(settings.jwks_url, verifier)
+
+
+def _authenticator(
+    settings: Settings,
+    node: Node,
+    verifier: Verifier | None,
+    fetcher: JwksFetcher | None,
+    origins: AllowedOrigins,
+    clock: Clock,
+) -> Authenticator:
+    addresses = None
+    if settings.needs_client_addresses():
+        addresses = ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
+    return Authenticator(
+        _anonymous(settings), verifier, fetcher, node.streams.evictions, origins, addresses, clock
+    )
+
+
+def _body_reader(settings: Settings, metrics: Metrics) -> BodyReader:
+    return BodyReader(
+        metrics,
+        body_seconds=settings.body_seconds,
+        stream_idle_seconds=settings.stream_idle_seconds,
+    )
 
 
 def _anonymous(settings: Settings) -> Grant:

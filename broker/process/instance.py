@@ -124,7 +124,7 @@ class Instance:
             shutdown.result()
         else:
             _logger.warning("second %s: stopping without waiting for the drain", second.result().name)
-            self._runner.hurry()
+            self._runner.shorten_shutdown()
             shutdown.cancel()
             await asyncio.wait([shutdown])
 

@@ -7,7 +7,7 @@ import signal
 
 
 class SignalQueue:
-    """Receives SIGTERM, SIGINT and with `sighup` SIGHUP, from now on. Needs a running loop."""
+    """Queues SIGTERM and SIGINT, and SIGHUP if `sighup` is true. Needs a running event loop."""
 
     def __init__(self, *, sighup: bool) -> None:
         self._received: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -20,7 +20,7 @@ class SignalQueue:
         return await self._received.get()
 
     async def next_termination(self) -> signal.Signals:
-        """The next SIGTERM or SIGINT; drops SIGHUP, which doesn't hasten a shutdown."""
+        """The next SIGTERM or SIGINT; SIGHUP is dropped, because a shutdown is already under way."""
         while (number := await self._received.get()) is signal.SIGHUP:
             pass
         return number

@@ -1,8 +1,8 @@
 """What every store promises: it gives events their ids, keeps them, and delivers them to this instance's logs.
 
-Rules: a store knows logs, not subscribers. A store delivers to one instance in the order of ids. A watched log is complete
-up to `complete_to`; it changes only inside a `def`, never across an `await`. A library's errors stop in the store: callers
-see `Unavailable`.
+Rules: a store knows logs, not subscribers. A store delivers to one instance in the order of ids. A watched log is
+complete up to `complete_to`; it changes only inside a `def`, never across an `await`. A library's errors stop in the
+store: callers see `Unavailable`.
 
 A store has four parts: `Topics`, `WatchedLogs`, `Broadcast` and `Counters`.
 """

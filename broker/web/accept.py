@@ -16,7 +16,13 @@ class Representation(enum.Enum):
 
 @lru_cache(maxsize=512)
 def representation(accept: str) -> Representation:
-    """The stream if `accept` names it, else HTML if nothing is preferred to it, else JSON if it is named, else the stream."""
+    """The representation, by the first line that applies:
+
+    names text/event-stream       the stream
+    prefers text/html             HTML
+    names application/json        JSON
+    anything else                 the stream
+    """
     weights = _weights(accept)
     if Representation.STREAM.value in weights:
         return Representation.STREAM

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from aiohttp import hdrs, web
 from aiohttp.http import HttpVersion11
@@ -38,8 +38,11 @@ def application(served: Sequence[Route], guard: Guard, response_headers: Respons
     app.on_response_prepare.append(complete)
     app.middlewares.append(_answer_errors(app, guard))
     for route in served:
-        add = app.router.add_get if route.method == hdrs.METH_GET else _adder(app.router, route.method)
-        add(route.path.replace("}", ":[^/]+}"), _endpoint(app, route.handler))
+        path, endpoint = route.path.replace("}", ":[^/]+}"), _endpoint(app, route.handler)
+        if route.method == hdrs.METH_GET:
+            app.router.add_get(path, endpoint)  # HEAD too
+        else:
+            app.router.add_route(route.method, path, endpoint)
     return app
 
 
@@ -51,13 +54,7 @@ def response_to(answer: Answer) -> web.Response:
     return response
 
 
-def _adder(router: web.UrlDispatcher, method: str) -> Callable[[str, Handler], object]:
-    return lambda path, handler: router.add_route(method, path, handler)
-
-
-def _endpoint(
-    app: web.Application, handler: routes.Handler
-) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _endpoint(app: web.Application, handler: routes.Handler) -> Handler:
     """`handler` as an aiohttp handler."""
 
     async def serve(request: web.Request) -> web.StreamResponse:

@@ -37,7 +37,7 @@ from broker.web.redaction import redact
 
 HALF_CLOSED_CHECK_SECONDS = 0.05
 LINGER_SECONDS = 2  # a client that is still sending its body may read the answer for so long
-HURRY_SECONDS = 0.1  # aiohttp waits for it twice, and takes 0 for no limit
+SHORT_SHUTDOWN_SECONDS = 0.1  # aiohttp waits for it twice, and takes 0 for no limit
 
 _logger = logging.getLogger("broker")
 
@@ -55,9 +55,9 @@ class Runner(web.AppRunner):
         self._kwargs["access_log_class"] = _AccessLog
         return _Server(await super()._make_server(), self.app)
 
-    def hurry(self) -> None:
-        """Let the next `cleanup` wait for no handler."""
-        self._shutdown_timeout = HURRY_SECONDS
+    def shorten_shutdown(self) -> None:
+        """Make the next `cleanup` wait for handlers only for a moment."""
+        self._shutdown_timeout = SHORT_SHUTDOWN_SECONDS
 
 
 class _AccessLog(AccessLogger):

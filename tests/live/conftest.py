@@ -118,8 +118,8 @@ def nobody_else_is_disturbed(control_client: ControlClient) -> Iterator[None]:
 def nobody_more_is_there(server: BrokerProcess, nobody_else_is_disturbed: None) -> Iterator[None]:
     """After each test: no subscriber is left of the clients that have gone (I4)."""
     yield
-    wait_for(lambda: server.metric("broker_subscribers") == STREAMS, "the subscribers to be gone", 15)
-    wait_for(lambda: server.metric("broker_lagging_subscribers") == 0, "no subscriber to lag", 15)
+    wait_for(lambda: server.metric("broker_subscribers") == STREAMS, "the subscribers to be gone")
+    wait_for(lambda: server.metric("broker_lagging_subscribers") == 0, "no subscriber to lag")
 
 
 @pytest.fixture

@@ -123,7 +123,7 @@ def test_subscriber_with_something_behind_its_request_leaves_and_is_gone(
         assert connection.until(b"\n\n").startswith(b"data: live\n")
         connection.send(behind)
         leave(connection, how)
-    wait_for(lambda: subscribed(server, topic) == 0, "the subscriber to be gone", 15)
+    wait_for(lambda: subscribed(server, topic) == 0, "the subscriber to be gone")
     assert [data for _, data in kept(server.port, topic)] == ["live"]
 
 
@@ -148,7 +148,7 @@ def test_subscriber_with_garbage_in_the_same_breath_is_refused_or_served_and_gon
         if first.split()[1] == b"400":
             connection.rest()
         leave(connection, how)
-    wait_for(lambda: subscribed(server, topic) == 0, "the subscriber to be gone", 15)
+    wait_for(lambda: subscribed(server, topic) == 0, "the subscriber to be gone")
 
 
 def test_garbage_without_end_from_a_subscriber_costs_no_memory(server: BrokerProcess, topic: str) -> None:
@@ -190,7 +190,7 @@ def test_subscriber_that_half_closes_with_its_request_and_then_leaves_is_gone(
     with Connection(server.port) as connection:
         connection.send(request("GET", f"/topics/{topic}"))
         connection.half_close()
-    wait_for(lambda: subscribed(server, topic) == 0, "the subscriber to be gone", 15)
+    wait_for(lambda: subscribed(server, topic) == 0, "the subscriber to be gone")
 
 
 def test_publishers_that_leave_while_they_are_answered(server: BrokerProcess, topic: str) -> None:

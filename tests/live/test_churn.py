@@ -85,7 +85,7 @@ async def churn(
             await each[0].publish(topic)
         last.update({topic: published.ids(topic)[-1] for topic in topics})
         for publisher in each:
-            publisher.close()
+            await publisher.close()
 
     async with asyncio.timeout(100):
         await all_of([publish_all(), *(follower.follow(has_all) for follower in crowd)])

@@ -97,7 +97,7 @@ async def roll(front: Front) -> Outcome:
             await publisher.publish(topic)
             await asyncio.sleep(pause)
         await publisher.publish(topic)
-        publisher.close()
+        await publisher.close()
 
     async def run() -> None:
         while not all(viewer.cursor for viewer in viewers):

@@ -11,7 +11,8 @@ from tests.stores.brokers import StartBroker
 from tests.support.local_broker import Server
 from tests.support.redis_servers import Server as Redis
 from tests.support.waiting import until
-from tests.web.test_publish_stream import Body, events, info, producing
+from tests.web.streamed_body import StreamedBody, describe, events
+from tests.web.test_producers import producing
 
 Pair = tuple[Server, Server]
 
@@ -27,7 +28,7 @@ async def pair(empty_server: Redis, start_broker: StartBroker) -> Pair:
 
 async def until_closed(server: Server, topic: str = "a") -> dict[str, Any]:
     async with asyncio.timeout(SECONDS):
-        while not (state := await info(server, topic))["closed"]:
+        while not (state := await describe(server, topic))["closed"]:
             await asyncio.sleep(0.05)
     return state
 
@@ -35,7 +36,7 @@ async def until_closed(server: Server, topic: str = "a") -> dict[str, Any]:
 async def test_a_piped_answer_is_read_on_the_other_instance_and_ends_there(pair: Pair) -> None:
     one, other = pair
     stream = await other.subscribe("/topics/a?since=earliest")
-    body = await Body.open(one, "/topics/a?end=true&retain=1h")
+    body = await StreamedBody.open(one, "/topics/a?end=true&retain=1h")
     for number in range(10):
         await body.send(events(str(number)))
         assert (await stream.data(number + 1))[-1] == str(number)
@@ -51,7 +52,7 @@ async def test_a_piped_answer_is_read_on_the_other_instance_and_ends_there(pair:
 async def test_cancel_reaches_the_producer_on_the_other_instance(pair: Pair) -> None:
     one, other = pair
     streams = [await server.subscribe("/topics/a?since=earliest") for server in pair]
-    body = await Body.open(one)
+    body = await StreamedBody.open(one)
     await body.send(events("x"))
     for stream in streams:
         await stream.data(1)
@@ -66,11 +67,11 @@ async def test_cancel_reaches_the_producer_on_the_other_instance(pair: Pair) -> 
 async def test_a_producer_continues_on_another_instance(pair: Pair) -> None:
     one, other = pair
     stream = await other.subscribe("/topics/a")
-    body = await Body.open(one, broker_producer="p", broker_sequence="1")
+    body = await StreamedBody.open(one, broker_producer="p", broker_sequence="1")
     await body.send(events("1", "2"))
     await stream.data(2)
     body.cut()
-    body = await Body.open(other, "/topics/a?end=true", broker_producer="p", broker_sequence="1")
+    body = await StreamedBody.open(other, "/topics/a?end=true", broker_producer="p", broker_sequence="1")
     await body.send(events("1", "2", "3"))
     answer = await body.end()
     assert (answer.json()["published"], answer.json()["known"], answer.json()["closed"]) == (1, 2, True)
@@ -81,7 +82,7 @@ async def test_a_producer_continues_on_another_instance(pair: Pair) -> None:
 async def test_a_topic_is_abandoned_if_its_producers_instance_is_gone(pair: Pair) -> None:
     one, other = pair
     stream = await other.subscribe("/topics/a?since=earliest")
-    body = await Body.open(one, "/topics/a?end=on-disconnect")
+    body = await StreamedBody.open(one, "/topics/a?end=on-disconnect")
     await body.send(events("x"))
     await stream.data(1)
     body.cut()
@@ -93,17 +94,17 @@ async def test_a_topic_is_abandoned_if_its_producers_instance_is_gone(pair: Pair
 
 async def test_an_open_body_renews_its_lease(pair: Pair) -> None:
     one, other = pair
-    body = await Body.open(one, "/topics/a?end=on-disconnect")
+    body = await StreamedBody.open(one, "/topics/a?end=on-disconnect")
     await body.send(events("x"))
     await asyncio.sleep(4)  # several producer time-outs
-    assert (await info(other))["closed"] is False
+    assert (await describe(other))["closed"] is False
     assert (await body.end()).json()["closed"] is True
 
 
 async def test_a_viewer_on_another_instance_counts(pair: Pair) -> None:
     one, other = pair
     stream = await other.subscribe("/topics/a?since=earliest")
-    body = await Body.open(one, "/topics/a?last_viewer=2s")
+    body = await StreamedBody.open(one, "/topics/a?last_viewer=2s")
     await body.send(events("x"))
     await stream.data(1)
     await asyncio.sleep(4)

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlencode
 
-from tests.support.http import HOST, NDJSON, Answer, Connection, read_answer, request
+from tests.support.http import HOST, NDJSON, Answer, Connection, close, read_answer, request
 
 PASSING = {502, 503, 504}
 """What a proxy or a broker answers while no broker is there."""
@@ -127,24 +127,25 @@ class AsyncPublisher:
         """None if the connection was lost."""
         try:
             if self._streams is None or self._streams[0].at_eof():
-                self.close()
+                await self.close()
                 self._streams = await asyncio.open_connection(HOST, self._port)
             reader, writer = self._streams
             writer.write(data)
             answer = await read_answer(reader)
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             self.answers[type(error).__name__] += 1
-            self.close()
+            await self.close()
             return None
         self.answers[answer.status] += 1
         if answer.headers.get("connection") == "close":
-            self.close()
+            await self.close()
         return answer
 
-    def close(self) -> None:
+    async def close(self) -> None:
         if self._streams is not None:
-            self._streams[1].close()
+            _, writer = self._streams
             self._streams = None
+            await close(writer)
 
 
 def _query(topics: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What an operator does to streams and tokens."""
+"""Operators disconnect streams and revoke tokens."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ async def test_a_topic_is_disconnected_and_others_are_not(server: Server) -> Non
     assert b'broker_closes_total{reason="disconnected"} 2.0' in server.node.metrics.text()
 
 
-async def test_who_is_disconnected_misses_nothing(server: Server) -> None:
+async def test_a_disconnected_client_misses_nothing(server: Server) -> None:
     stream = await server.subscribe("/topics/a")
     opening = await stream.event(1)
     await server.request("POST", "/admin/disconnect", b'{"topic": "a"}')
@@ -79,7 +79,7 @@ async def test_who_is_disconnected_misses_nothing(server: Server) -> None:
     assert await again.data(1) == ["meanwhile"]
 
 
-async def test_nobody_without_a_token_is_revoked(server: Server) -> None:
+async def test_callers_without_a_token_are_not_revoked(server: Server) -> None:
     stream = await server.subscribe("/topics/a")
     for order in (b'{"sub": "ann"}', b'{"jti": "7", "exp": 1e11}'):
         assert (await server.request("POST", "/admin/revoke", order)).status == 202

@@ -1,4 +1,4 @@
-"""Where a request comes from, and that nobody can choose it who isn't a trusted proxy."""
+"""The client's address, which only trusted proxies can set."""
 
 from __future__ import annotations
 
@@ -59,17 +59,15 @@ TOLD = [
 
 
 @pytest.mark.parametrize(("peer", "headers", "expected"), TOLD, ids=str)
-def test_what_a_trusted_proxy_says_is_believed(
-    peer: str, headers: list[tuple[str, str]], expected: str
-) -> None:
+def test_entries_of_trusted_proxies_count(peer: str, headers: list[tuple[str, str]], expected: str) -> None:
     assert address(peer, *headers) == expected
 
 
-def test_without_trusted_proxies_nothing_is_believed() -> None:
+def test_without_trusted_proxies_the_peer_counts() -> None:
     assert address("10.0.0.1", xff(CLIENT), trusted=False) == "10.0.0.1"
 
 
-def test_a_peer_without_an_address_is_nobody() -> None:
+def test_a_peer_without_an_address_has_no_key() -> None:
     assert address("") == ""
 
 
@@ -77,7 +75,7 @@ HEADER = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=60
 
 
 @given(HEADER, HEADER, st.booleans())
-def test_what_a_client_writes_changes_nothing(forged: str, other: str, has_other: bool) -> None:
+def test_entries_of_a_client_change_nothing(forged: str, other: str, has_other: bool) -> None:
     """The proxy adds the client's address on the right of what the client has sent."""
     headers = [xff(f"{forged}, {CLIENT}" if forged else CLIENT)]
     assert address("10.0.0.1", *headers) == CLIENT
@@ -90,12 +88,12 @@ def test_what_a_client_writes_changes_nothing(forged: str, other: str, has_other
     HEADER,
     st.sampled_from([f"for={CLIENT}", f'For="{CLIENT}:9";proto=https', f"by=10.0.0.9;for={CLIENT}"]),
 )
-def test_nor_in_the_standards_header(forged: str, other: str, added: str) -> None:
+def test_entries_of_a_client_change_nothing_in_forwarded(forged: str, other: str, added: str) -> None:
     headers = [forwarded(f"{forged}, {added}" if forged else added)]
     assert address("10.0.0.1", *headers) == CLIENT
     assert address("10.0.0.1", *headers, xff(other), believed="forwarded") == CLIENT
 
 
-def test_a_quote_that_a_client_leaves_open_hides_nobody() -> None:
+def test_an_open_quote_of_a_client_hides_no_address() -> None:
     headers = forwarded('for="a, for="[2001:db8:1:2::9]"')
     assert address("10.0.0.1", headers) == "2001:db8:1:2::/64"

@@ -33,7 +33,9 @@ ALLOWED = {
 
 
 @pytest.mark.parametrize(("configured", "origin"), ALLOWED, ids=str)
-async def test_every_answer_says_who_may_read_it(serve: Serve, configured: str, origin: str | None) -> None:
+async def test_every_answer_names_the_origins_that_may_read_it(
+    serve: Serve, configured: str, origin: str | None
+) -> None:
     server = await serve(cors_origins=configured)
     sent = {} if origin is None else {"origin": origin}
     expected, credentials, varies = ALLOWED[configured, origin]
@@ -89,7 +91,7 @@ async def test_preflight_allows_what_the_clients_send(serve: Serve, target: str)
 
 
 @pytest.mark.parametrize("configured", ["", PAGE])
-async def test_preflight_of_a_stranger_is_refused(serve: Serve, configured: str) -> None:
+async def test_preflight_of_another_origin_is_refused(serve: Serve, configured: str) -> None:
     server = await serve(cors_origins=configured)
     answer = await server.request(
         "OPTIONS", "/topics/news", origin=STRANGER, access_control_request_method="DELETE"
@@ -99,7 +101,7 @@ async def test_preflight_of_a_stranger_is_refused(serve: Serve, configured: str)
     assert not any(name.startswith("access-control-") for name in answer.headers)
 
 
-async def test_options_that_is_no_preflight_is_no_method(server: Server) -> None:
+async def test_options_without_a_preflight_is_405(server: Server) -> None:
     answer = await server.request("OPTIONS", "/topics/news", origin=PAGE)
     assert (answer.status, answer.headers["allow"]) == (405, "DELETE, GET, HEAD, POST")
 

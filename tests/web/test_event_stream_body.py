@@ -65,7 +65,7 @@ def test_cut_anywhere(one: bytes, other: bytes, cuts: list[int]) -> None:
 @pytest.mark.parametrize(
     "body", [b"data: a", b"data: a\n", b"event: x\n", b"da", b"data: a\r\n", b"data: a\n\ndata: b\n"]
 )
-def test_an_end_within_an_event_is_told(body: bytes) -> None:
+def test_an_end_within_an_event_is_an_error(body: bytes) -> None:
     piped = EventStreamBody("a", 1000)
     list(piped.items(body))
     with pytest.raises(InvalidBody):
@@ -85,7 +85,7 @@ BAD: dict[bytes, type[BrokerError]] = {
 
 
 @pytest.mark.parametrize("body", BAD, ids=lambda body: repr(body[:30]))
-def test_what_is_no_event_is_told_after_those_before_it(body: bytes) -> None:
+def test_a_bad_event_is_an_error_after_those_before_it(body: bytes) -> None:
     piped = EventStreamBody("a", 1000)
     found: list[object] = []
     with pytest.raises(BAD[body]):
@@ -93,9 +93,9 @@ def test_what_is_no_event_is_told_after_those_before_it(body: bytes) -> None:
     assert [item for item in found if item is not None] == [("a", b"data: before\n")]
 
 
-def test_a_comment_that_is_no_utf8_is_nobodys_business() -> None:
+def test_a_comment_may_be_invalid_utf8() -> None:
     assert read([b": \xff\ndata: a\n\n"]) == [("a", None)]
 
 
-def test_many_comments_let_others_have_their_turn() -> None:
+def test_many_comments_let_other_tasks_run() -> None:
     assert list(EventStreamBody("a", 1000).items(b":\n" * SLICE_BYTES)).count(None) >= 1

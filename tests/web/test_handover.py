@@ -1,8 +1,9 @@
-"""What taking a connection out of aiohttp leans on; a test per behaviour, so that a new aiohttp can't change one unseen."""
+"""The undocumented parts of aiohttp that `handover` uses: a test for each, so that a new release can't change one unseen."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import socket
 import ssl
@@ -60,7 +61,7 @@ async def test_access_log_gets_its_line(logging_port: int, caplog: pytest.LogCap
     await close(writer)
 
 
-async def test_who_left_before_its_answer_has_a_status_of_its_own_in_the_access_log(
+async def test_a_client_that_left_before_its_answer_is_logged_as_499(
     logging_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", logging_port)
@@ -77,7 +78,7 @@ async def test_a_peer_that_leaves_is_seen(server: Server) -> None:
     await until(lambda: subscribers(server) == 0, "it is gone")
 
 
-async def test_a_peer_that_shuts_its_sending_side_down_has_left(server: Server) -> None:
+async def test_a_peer_that_half_closes_has_left(server: Server) -> None:
     stream = await server.subscribe("/topics/news")
     await stream.event(1)
     stream.writer.write_eof()
@@ -88,9 +89,7 @@ async def test_a_peer_that_shuts_its_sending_side_down_has_left(server: Server) 
 @pytest.mark.parametrize(
     "behind", [b"garbage \xff\r\n" * 2000, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300]
 )
-async def test_what_comes_behind_the_request_is_ignored_and_leaving_seen(
-    server: Server, behind: bytes
-) -> None:
+async def test_bytes_after_the_request_are_ignored_and_leaving_is_seen(server: Server, behind: bytes) -> None:
     reader, writer = await server.send(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert (await read_head(reader))[0] == 200
     writer.write(behind)
@@ -127,7 +126,7 @@ async def test_i4_the_kernels_buffer_is_bounded(serve: Serve) -> None:
     assert subscriber._transport.get_write_buffer_limits() == (0, 0)
 
 
-async def test_who_left_before_the_handler_ran_leaves_nothing(server: Server) -> None:
+async def test_a_client_that_left_before_its_handler_ran_leaves_nothing(server: Server) -> None:
     for _ in range(50):
         reader, writer = await server.send(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
         writer.transport.abort()
@@ -138,7 +137,7 @@ async def test_who_left_before_the_handler_ran_leaves_nothing(server: Server) ->
     assert [topic["topic"] for topic in answer.json()["topics"]] == ["other"]
 
 
-async def test_who_shut_the_sending_side_down_with_the_request_has_left(server: Server) -> None:
+async def test_a_client_that_half_closes_after_the_request_has_left(server: Server) -> None:
     for _ in range(20):
         reader, writer = await server.send(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
         writer.write_eof()
@@ -238,3 +237,45 @@ async def test_tls() -> None:
 async def _publish_all(node: Node, items: list[tuple[str, bytes]]) -> None:
     for item in items:
         await node.publish([item])
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "expected"),
+    [
+        ("1.1", "keep-alive", None),
+        ("1.1", "close", "close"),
+        ("1.0", "close", None),
+        ("1.0", "keep-alive", "keep-alive"),
+    ],
+)
+async def test_the_answer_to_a_publish_by_http_version(
+    server: Server, version: str, connection: str, expected: str | None
+) -> None:
+    reader, _ = await server.send(
+        f"POST /topics/news HTTP/{version}\r\nHost: localhost\r\nConnection: {connection}\r\nContent-Length: 1\r\n\r\nx".encode()
+    )
+    status, headers = await read_head(reader, versions=(f"HTTP/{version}".encode(),))
+    assert status == 201
+    assert headers.get("connection") == expected
+    assert headers["content-type"] == "application/json"
+    assert headers["date"].endswith(" GMT")
+    assert json.loads(await reader.readexactly(int(headers["content-length"])))["topic"] == "news"
+
+
+async def test_i4_a_client_that_does_not_read_gets_no_more_answers(server: Server) -> None:
+    """Answers that nobody reads take no more than the transport's and the kernel's buffers."""
+    request = b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"
+    inner = server._runner.server
+    assert inner is not None
+    with socket.socket() as publisher:
+        publisher.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        publisher.connect(("127.0.0.1", server.port))
+        publisher.setblocking(False)
+        sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(publisher, request * 200_000))
+        await until(
+            lambda: any(connection.writing_paused for connection in inner.connections), "it is held back"
+        )
+        (transport,) = inner._connections.values()
+        assert transport.get_write_buffer_size() < 200_000
+        sending.cancel()
+        await asyncio.wait([sending])

@@ -1,4 +1,4 @@
-"""What every answer carries, whoever gives it."""
+"""The headers of every answer."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_security_headers_of_a_stream(server: Server) -> None:
     _check((await server.subscribe("/topics/news")).headers)
 
 
-async def test_security_headers_where_no_http_came(server: Server) -> None:
+async def test_security_headers_of_the_answer_to_a_malformed_request(server: Server) -> None:
     reader, _writer = await server.send(b"\x16\x03\x01 hello\r\n\r\n")
     status, headers = await read_head(reader, versions=(b"HTTP/1.0", b"HTTP/1.1"))
     assert status == 400

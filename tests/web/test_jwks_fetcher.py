@@ -1,4 +1,4 @@
-"""Keys that another server publishes: it may be down, slow, huge, or taken over."""
+"""Keys fetched from another server, which may be down, slow, or taken over."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ async def test_fetched_keys_verify(serve: Serve, key_server: KeyServer) -> None:
     assert (await server.request("POST", "/topics/a", b"x")).status == 401
 
 
-async def test_beside_keys_of_our_own(serve: Serve, key_server: KeyServer) -> None:
+async def test_fetched_keys_beside_configured_keys(serve: Serve, key_server: KeyServer) -> None:
     server = await serve(jwks_url=key_server.url, jwt_secrets=json.dumps([HMAC.material]))
     await until_ready(server)
     assert await publish(server, HMAC.token(["**"])) == 201
@@ -129,7 +129,7 @@ async def test_unknown_keys_are_fetched_once_in_a_while(serve: Serve, key_server
     assert key_server.asked == 1, "it was asked a moment ago"
 
 
-async def test_those_who_wait_for_a_key_wait_for_one_fetch(
+async def test_requests_that_need_a_key_share_one_fetch(
     serve: Serve, key_server: KeyServer, impatient: None
 ) -> None:
     server = await serve(jwks_url=key_server.url)
@@ -192,7 +192,7 @@ BAD: dict[str, object] = {
 
 
 @pytest.mark.parametrize("name", BAD)
-async def test_what_is_no_good_set_changes_nothing(
+async def test_a_bad_set_changes_nothing(
     serve: Serve, key_server: KeyServer, impatient: None, name: str
 ) -> None:
     server = await serve(jwks_url=key_server.url)
@@ -210,7 +210,7 @@ def _fresh(answer: object) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, headers=answer.headers)
 
 
-async def test_a_slow_server_is_given_up(
+async def test_a_slow_server_times_out(
     serve: Serve, key_server: KeyServer, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = await serve(jwks_url=key_server.url)

@@ -1,4 +1,4 @@
-"""No token gets into a log."""
+"""No log contains a token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a connection meets that keeps the broker waiting."""
+"""Connections: time-outs, half-closed clients, malformed requests."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ import json
 import socket
 
 import pytest
+from aiohttp import web
 
-from tests.support.http import Answer, close, read_answer
+from broker.process.app import create_app
+from broker.settings import Settings
+from broker.web.aiohttp_adapter import SERVICES
+from broker.web.runner import _NO_TIMER, Runner
+from tests.support.http import HOST, Answer, close, read_answer, read_head
 from tests.support.local_broker import Serve, Server
 from tests.support.waiting import WAIT_SECONDS, until
 
 BEGUN = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
 HEAD = b"POST /topics/news HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-NDJSON = b"Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+NDJSON = "application/x-ndjson"
+NDJSON_HEAD = b"Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 async def answer(reader: asyncio.StreamReader) -> Answer:
@@ -33,7 +39,7 @@ def cuts(server: Server, why: str) -> float:
     return server.node.metrics.registry.get_sample_value("broker_cut_requests_total", {"reason": why}) or 0
 
 
-async def test_connection_that_never_sends_is_closed_without_a_word(serve: Serve) -> None:
+async def test_a_connection_that_sends_nothing_is_closed_without_an_answer(serve: Serve) -> None:
     server = await serve(head_seconds=0.1)
     reader, _ = await server.send(b"")
     assert await ended(reader) == b""
@@ -41,7 +47,7 @@ async def test_connection_that_never_sends_is_closed_without_a_word(serve: Serve
 
 
 @pytest.mark.parametrize("begun", [b"G", BEGUN, BEGUN + b"x\r\n"])
-async def test_head_that_comes_too_slowly_is_told_so(serve: Serve, begun: bytes) -> None:
+async def test_a_slow_head_is_answered_with_400(serve: Serve, begun: bytes) -> None:
     server = await serve(head_seconds=0.1)
     reader, _ = await server.send(begun)
     told = await answer(reader)
@@ -54,7 +60,7 @@ async def test_head_that_comes_too_slowly_is_told_so(serve: Serve, begun: bytes)
     assert cuts(server, "head") == 1
 
 
-async def test_head_that_trickles_is_no_better(serve: Serve) -> None:
+async def test_a_head_byte_by_byte_is_slow_too(serve: Serve) -> None:
     server = await serve(head_seconds=0.1)
     reader, writer = await server.send(BEGUN)
     while cuts(server, "head") == 0:
@@ -63,7 +69,7 @@ async def test_head_that_trickles_is_no_better(serve: Serve) -> None:
     assert (await answer(reader)).status == 400
 
 
-async def test_second_head_on_a_connection_has_the_same_time(serve: Serve) -> None:
+async def test_the_second_head_has_the_same_limit(serve: Serve) -> None:
     server = await serve(head_seconds=0.1)
     reader, writer = await server.send(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     assert (await answer(reader)).status == 200
@@ -72,7 +78,7 @@ async def test_second_head_on_a_connection_has_the_same_time(serve: Serve) -> No
     assert await ended(reader) == b""
 
 
-async def test_kept_connection_may_be_idle_for_longer_than_a_head(serve: Serve) -> None:
+async def test_a_kept_connection_may_be_idle_for_longer_than_a_head_takes(serve: Serve) -> None:
     server = await serve(head_seconds=0.1)
     kept, writer = await server.send(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     assert (await answer(kept)).status == 200
@@ -82,10 +88,10 @@ async def test_kept_connection_may_be_idle_for_longer_than_a_head(serve: Serve) 
     assert (await answer(kept)).status == 200
 
 
-async def test_streams_and_requests_being_handled_are_no_waiting_connections(serve: Serve) -> None:
+async def test_streams_and_requests_in_progress_do_not_time_out(serve: Serve) -> None:
     server = await serve(head_seconds=0.1)
     stream = await server.subscribe("/topics/news")
-    _, writer = await server.send(HEAD + NDJSON)
+    _, writer = await server.send(HEAD + NDJSON_HEAD)
     silent, _ = await server.send(b"")
     assert await ended(silent) == b""
     line = b'{"data": "late"}\n'
@@ -95,7 +101,7 @@ async def test_streams_and_requests_being_handled_are_no_waiting_connections(ser
 
 
 @pytest.mark.parametrize("sent", [b"", b"12345"])
-async def test_body_that_is_not_whole_in_time_is_told_so(serve: Serve, sent: bytes) -> None:
+async def test_a_slow_body_is_answered_with_400(serve: Serve, sent: bytes) -> None:
     server = await serve(body_seconds=0.1)
     reader, writer = await server.send(HEAD + b"Content-Length: 10\r\n\r\n" + sent)
     told = await answer(reader)
@@ -108,18 +114,18 @@ async def test_body_that_is_not_whole_in_time_is_told_so(serve: Serve, sent: byt
     ] == 0
 
 
-async def test_streamed_body_that_pauses_too_long_is_told_how_far_it_came(serve: Serve) -> None:
+async def test_a_streamed_body_that_pauses_too_long_gets_the_count_of_events(serve: Serve) -> None:
     server = await serve(stream_idle_seconds=0.1)
-    reader, _ = await server.send(HEAD + NDJSON + b'10\r\n{"data": "one"}\n\r\n')
+    reader, _ = await server.send(HEAD + NDJSON_HEAD + b'10\r\n{"data": "one"}\n\r\n')
     told = await answer(reader)
     assert (told.status, told.json()["code"]) == (400, "invalid-body")
     assert (told.json()["line"], told.json()["published"]) == (2, 1)
     assert cuts(server, "pause") == 1
 
 
-async def test_streamed_body_may_pause_for_ever_where_nothing_bounds_it(serve: Serve) -> None:
+async def test_without_a_limit_a_streamed_body_may_pause_for_ever(serve: Serve) -> None:
     server = await serve(stream_idle_seconds=0, body_seconds=0.1, head_seconds=0.1)
-    reader, writer = await server.send(HEAD + NDJSON)
+    reader, writer = await server.send(HEAD + NDJSON_HEAD)
     other, _ = await server.send(HEAD + b"Content-Length: 10\r\n\r\n")
     assert (await answer(other)).status == 400
     writer.write(b'10\r\n{"data": "one"}\n\r\n0\r\n\r\n')
@@ -127,7 +133,7 @@ async def test_streamed_body_may_pause_for_ever_where_nothing_bounds_it(serve: S
     assert (told.status, json.loads(told.body)["published"]) == (200, 1)
 
 
-async def test_connections_that_have_gone_are_not_counted(serve: Serve) -> None:
+async def test_closed_connections_are_not_counted(serve: Serve) -> None:
     server = await serve(head_seconds=0.1)
 
     def requests() -> float | None:
@@ -151,7 +157,7 @@ async def test_connections_that_have_gone_are_not_counted(serve: Serve) -> None:
         HEAD + b"Connection: close\r\nContent-Length: 1\r\n\r\n1",
     ],
 )
-async def test_nothing_of_a_connection_waits_for_the_cycle_collector(serve: Serve, sent: bytes) -> None:
+async def test_a_connection_leaves_no_reference_cycle(serve: Serve, sent: bytes) -> None:
     server = await serve(head_seconds=0.1, body_seconds=0.1)
     gc.collect()
     gc.disable()
@@ -169,7 +175,7 @@ async def test_nothing_of_a_connection_waits_for_the_cycle_collector(serve: Serv
     assert kept == []
 
 
-async def test_nobody_waits_for_the_rest_of_a_body_whose_sender_has_left(
+async def test_the_rest_of_a_body_is_not_awaited_after_its_sender_has_left(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.web.runner.LINGER_SECONDS", 60)
@@ -183,7 +189,7 @@ async def test_nobody_waits_for_the_rest_of_a_body_whose_sender_has_left(
     await until(lambda: len(asyncio.all_tasks()) < tasks, "the end of what served it")
 
 
-async def test_answers_that_nobody_takes_end_their_connection(serve: Serve) -> None:
+async def test_answers_that_are_not_read_end_their_connection(serve: Serve) -> None:
     server = await serve(slow_seconds=0.2)
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
@@ -198,14 +204,14 @@ async def test_answers_that_nobody_takes_end_their_connection(serve: Serve) -> N
         )
 
 
-async def test_who_comes_when_there_is_no_more_room_takes_the_place_of_who_has_waited_longest(
+async def test_without_room_the_connection_that_has_waited_longest_is_closed(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker.process.app.available_descriptors", lambda: 3)
     server = await serve()
     stream = await server.subscribe("/topics/news")
     silent, _ = await server.send(b"")
-    _, writer = await server.send(HEAD + NDJSON)
+    _, writer = await server.send(HEAD + NDJSON_HEAD)
     await until(
         lambda: server.node.metrics.registry.get_sample_value("broker_request_connections") == 2,
         "both to be there",
@@ -216,3 +222,107 @@ async def test_who_comes_when_there_is_no_more_room_takes_the_place_of_who_has_w
     assert cuts(server, "room") == 1
     writer.write(b'14\r\n{"data": "goes on"}\n\r\n')
     assert await stream.data(1) == ["goes on"]
+
+
+async def test_malformed_requests(server: Server) -> None:
+    for request in (
+        b"\x16\x03\x01\x02\x00 hello\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET /healthz\r\n\r\n",
+        b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n\r\n",
+    ):
+        reader, _writer = await server.send(request)
+        status, headers = await read_head(reader, versions=(b"HTTP/1.0", b"HTTP/1.1"))
+        assert (status, headers["connection"]) == (400, "close")
+        assert headers["content-type"].startswith("application/problem+json")
+
+
+@pytest.mark.parametrize("target", ["/healthz", "/nowhere", "/topics/news"])
+async def test_unknown_expectation(server: Server, target: str) -> None:
+    answer = await server.request("GET", target, expect="miracles")
+    assert (answer.status, answer.json()["code"]) == (400, "invalid-parameter")
+    assert answer.headers["connection"] == "close"
+
+
+async def kept(server: Server, topic: str = "news") -> list[tuple[str | None, str]]:
+    """What a topic has, as (type, data)."""
+    stream = await server.subscribe(f"/topics/{topic}?since=earliest")
+    state = (await server.request("GET", f"/topics/{topic}", accept="application/json")).json()
+    await stream.until(lambda: len(stream.events) == state["events"])
+    return [(event.type, event.data) for event in stream.events]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+async def test_a_client_that_half_closes_after_whole_requests_is_answered(server: Server, count: int) -> None:
+    reader, writer = await server.send(
+        b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx" * count
+    )
+    writer.write_eof()
+    async with asyncio.timeout(10):
+        answers = await reader.read()
+    assert answers.count(b"HTTP/1.1 201 Created") == count
+    assert len(await kept(server)) == count
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", NDJSON])
+async def test_a_body_that_becomes_malformed(server: Server, content_type: str) -> None:
+    reader, writer = await server.send(
+        f"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Type: {content_type}\r\n"
+        "Transfer-Encoding: chunked\r\n\r\n".encode()
+        + b'10\r\n{"data": "one"}\n\r\n'
+    )
+    if content_type == NDJSON:
+        await (await server.subscribe("/topics/news?since=earliest")).data(1)
+    inner = server._runner.server
+    assert inner is not None
+    await until(lambda: any(c._request_in_progress for c in inner.connections), "the handler reads the body")
+    writer.write(b"ZZ\r\n")
+    status, headers = await read_head(reader)
+    assert (status, headers["connection"]) == (400, "close")
+    problem = json.loads(await reader.readexactly(int(headers["content-length"])))
+    assert problem["code"] == "invalid-body"
+    assert problem.get("published") == (1 if content_type == NDJSON else None)
+
+
+async def test_unknown_transfer_coding(server: Server) -> None:
+    reader, _ = await server.send(
+        b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+    )
+    status, headers = await read_head(reader)
+    assert (status, headers["connection"]) == (400, "close")
+
+
+async def test_an_answer_to_http_0_9_is_http_1_0(server: Server) -> None:
+    reader, _ = await server.send(b"GET /healthz HTTP/0.9\r\nHost: localhost\r\n\r\n")
+    status, headers = await read_head(reader, versions=(b"HTTP/1.0",))
+    assert (status, headers["connection"]) == (400, "close")
+
+
+async def test_a_kept_connection_has_no_timer_of_its_own(server: Server) -> None:
+    reader, _ = await server.send(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert (await read_answer(reader)).status == 200
+    inner = server._runner.server
+    assert inner is not None
+    await until(lambda: all(c._waiter is not None for c in inner.connections), "it waits for a request")
+    assert [c._keepalive_handle for c in inner.connections] == [_NO_TIMER]
+
+
+async def test_a_short_shutdown_waits_for_no_handler() -> None:
+    runner = Runner(create_app(Settings()), access_log=None, shutdown_timeout=60)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, 0).start()
+    handler_runs = asyncio.Event()
+
+    async def publish(*_: object) -> None:
+        handler_runs.set()
+        await asyncio.Event().wait()
+
+    runner.app[SERVICES].node.publish = publish  # type: ignore[method-assign, assignment]
+    reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
+    writer.write(HEAD + b"Content-Length: 1\r\n\r\n1")
+    async with asyncio.timeout(WAIT_SECONDS):
+        await handler_runs.wait()
+        runner.shorten_shutdown()
+        await runner.cleanup()
+        assert await reader.read() == b""
+    await close(writer)

@@ -1,11 +1,16 @@
-"""Looking at topics and clearing them (contract §4)."""
+"""Descriptions, the list of topics, and DELETE (contract §4)."""
 
 from __future__ import annotations
 
 import pytest
 
+from tests.support.http import Answer
 from tests.support.local_broker import Clock, Serve, Server
 from tests.support.waiting import until
+from tests.web.streamed_body import (
+    close_topic,
+    describe,
+)
 
 JSON = "application/json"
 
@@ -48,7 +53,7 @@ async def test_info(server: Server) -> None:
     assert (await info(server, "other"))["subscribers"] == 0
 
 
-async def test_looking_does_not_make_a_topic(server: Server) -> None:
+async def test_reading_a_description_does_not_create_a_topic(server: Server) -> None:
     await info(server, "news")
     assert (await server.request("GET", "/topics", accept=JSON)).json() == {"topics": [], "next": None}
 
@@ -118,7 +123,7 @@ async def test_delete(server: Server) -> None:
     assert (await info(server, "news"))["events"] == 1
 
 
-async def test_number_of_topics_is_bounded_and_the_gap_told(serve: Serve) -> None:
+async def test_the_number_of_topics_is_bounded_with_a_gap(serve: Serve) -> None:
     server = await serve(max_topics=10)
     first = await server.publish("t0", "unseen later")
     lost = await server.publish("t0", "lost")
@@ -149,3 +154,39 @@ async def test_bytes_of_all_logs_are_bounded_and_the_gap_is_exact(serve: Serve) 
     assert len(complete.events) == 1
     newest = await server.subscribe("/topics/t99", last_event_id=seen["t99"][0])
     assert await newest.data(1) == ["2" * 1000]
+
+
+async def get(server: Server, target: str, **headers: str) -> Answer:
+    """A request that is answered without a stream."""
+    return await server.request("GET", target, accept="text/event-stream", **headers)
+
+
+async def test_delete_opens_the_name_anew(server: Server) -> None:
+    await close_topic(server, "answer", "1")
+    stream = await server.subscribe("/topics/answer?since=earliest")
+    await stream.end()
+    assert (await server.request("DELETE", "/topics/answer")).status == 204
+    assert (await describe(server, "answer"))["closed"] is False
+    again = await server.subscribe("/topics/answer", last_event_id=stream.events[-1].id)
+    await server.publish("answer", "2")
+    assert await again.data(1) == ["2"]
+    assert [event.type for event in again.events] == [None], "no gap for who had seen everything"
+
+
+async def test_the_list_shows_what_is_closed(server: Server) -> None:
+    await close_topic(server, "a", "x")
+    await server.publish("b", "x")
+    listed = (await server.request("GET", "/topics", accept="application/json")).json()["topics"]
+    assert isinstance(listed, list)
+    assert [(one["topic"], one["closed"]) for one in listed] == [("a", True), ("b", False)]
+
+
+async def test_the_end_of_a_topic_outlives_its_events(serve: Serve, clock: Clock) -> None:
+    server = await serve(retention_seconds=60)
+    one = await server.publish("answer", "1")
+    await close_topic(server, "answer", "2")
+    clock.now += 100
+    stream = await server.subscribe("/topics/answer", last_event_id=one)
+    await stream.end()
+    assert [event.type for event in stream.events] == ["broker.gap", "broker.end"]
+    assert (await get(server, "/topics/answer", last_event_id=stream.events[-1].id)).status == 204

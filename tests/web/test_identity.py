@@ -1,4 +1,4 @@
-"""Who may do what: every right on every route, by every carrier, with every kind of key."""
+"""Every right on every route, with a token sent in every way and signed by every kind of key."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _asked(route: Route) -> str:
 
 @pytest.mark.parametrize("name", ROUTES)
 @pytest.mark.parametrize("anonymous", ["", "publish", "subscribe", "publish,subscribe"])
-async def test_without_a_token_what_everybody_may(serve: Serve, name: str, anonymous: str) -> None:
+async def test_the_anonymous_grant(serve: Serve, name: str, anonymous: str) -> None:
     server, route = await serve(jwt_secrets=KEYS, anonymous=anonymous), ROUTES[name]
     answer = await ask(server, route, None)
     if not route.right or route.right in anonymous.split(","):
@@ -154,7 +154,7 @@ async def test_without_a_token_what_everybody_may(serve: Serve, name: str, anony
 
 @pytest.mark.parametrize("name", [name for name, route in ROUTES.items() if route.right])
 @pytest.mark.parametrize("carrier", CARRIERS)
-async def test_a_bad_token_is_401_even_where_anybody_may(serve: Serve, name: str, carrier: Carrier) -> None:
+async def test_a_bad_token_is_401_even_if_none_is_needed(serve: Serve, name: str, carrier: Carrier) -> None:
     server = await serve(jwt_secrets=KEYS, anonymous="publish,subscribe")
     for token in ("garbage", Signer("HS256", "x" * 32).token(["**"], ["**"], admin=True), ""):
         answer = await ask(server, ROUTES[name], token, carrier)
@@ -163,7 +163,7 @@ async def test_a_bad_token_is_401_even_where_anybody_may(serve: Serve, name: str
 
 
 @pytest.mark.parametrize("name", [name for name, route in ROUTES.items() if not route.right])
-async def test_a_bad_token_doesnt_take_away_what_needs_none(serve: Serve, name: str) -> None:
+async def test_routes_without_access_control_ignore_a_bad_token(serve: Serve, name: str) -> None:
     server = await serve(jwt_secrets=KEYS)
     assert (await ask(server, ROUTES[name], "garbage", cookie)).status == 200
 
@@ -232,7 +232,7 @@ async def test_times_are_those_of_the_brokers_clock(serve: Serve, clock: Clock) 
     ],
     ids=str,
 )
-async def test_the_first_that_is_there_counts(
+async def test_the_first_token_counts(
     serve: Serve, header: str | None, cookie: str | None, query: str | None, status: int
 ) -> None:
     server = await serve(jwt_secrets=KEYS)
@@ -323,7 +323,7 @@ async def test_a_subscriber_sees_nothing_of_other_topics(serve: Serve) -> None:
             assert b"last of " + topic.encode() + b"\n" not in stream.body
 
 
-async def test_lines_that_may_not_be_published_end_the_body_and_name_their_line(serve: Serve) -> None:
+async def test_a_line_for_a_topic_without_a_grant_ends_the_body(serve: Serve) -> None:
     server = await serve(jwt_secrets=KEYS)
     lines = [{"topic": topic, "data": 1} for topic in ("orders.1", "orders.2", "other", "orders.3")]
     answer = await server.request(
@@ -366,7 +366,7 @@ async def test_a_loopback_address_without_keys_is_open(server: Server) -> None:
         assert (await ask(server, route, "whatever")).status == route.status
 
 
-async def test_what_is_anonymous_on_purpose_is_all_there_is(serve: Serve) -> None:
+async def test_anonymous_grants_only_what_the_setting_names(serve: Serve) -> None:
     server = await serve(anonymous="subscribe")
     for route in ROUTES.values():
         expected = route.status if route.right in ("", "subscribe") else 401

@@ -1,0 +1,86 @@
+"""Waits for bodies: their limits, interrupts, and the end of the application."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from broker.errors import Cancelled, InvalidBody, TooLarge, Unavailable
+from broker.metrics import Metrics
+from broker.web.body_reader import BodyReader, Interrupt
+from tests.web.requests import Body
+
+
+class Silent(Body):
+    """A body of which nothing arrives."""
+
+    async def piece(self) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    async def whole(self, max_bytes: int) -> bytes:
+        return await self.piece()
+
+
+def reader(metrics: Metrics | None = None, *, body: float = 60, idle: float = 60) -> BodyReader:
+    return BodyReader(metrics or Metrics(), body_seconds=body, stream_idle_seconds=idle)
+
+
+def timeouts(metrics: Metrics, reason: str) -> float | None:
+    return metrics.registry.get_sample_value("broker_cut_requests_total", {"reason": reason})
+
+
+async def test_a_whole_body() -> None:
+    assert await reader().whole(Body(b"ab", b"c"), 3) == b"abc"
+
+
+@pytest.mark.parametrize("body", [Body(b"ab", b"c"), Body(length=3)])
+async def test_a_body_over_the_limit(body: Body) -> None:
+    with pytest.raises(TooLarge):
+        await reader().whole(body, 2)
+
+
+async def test_a_slow_body_is_an_error_and_counted() -> None:
+    metrics = Metrics()
+    with pytest.raises(InvalidBody, match=r"0\.01 s"):
+        await reader(metrics, body=0.01).whole(Silent(), 10)
+    with pytest.raises(InvalidBody, match=r"0\.02 s"):
+        await reader(metrics, idle=0.02).piece(Silent(), Interrupt())
+    assert (timeouts(metrics, "body"), timeouts(metrics, "pause")) == (1, 1)
+
+
+async def test_an_interrupt_ends_the_wait_in_progress() -> None:
+    interrupt = Interrupt()
+    waiting = asyncio.ensure_future(reader().piece(Silent(), interrupt))
+    await asyncio.sleep(0)
+    interrupt.raise_(Cancelled("first"))
+    interrupt.raise_(Cancelled("second"))
+    with pytest.raises(Cancelled, match="first"):
+        await waiting
+
+
+async def test_an_interrupt_ends_the_next_wait() -> None:
+    interrupt = Interrupt()
+    interrupt.raise_(Cancelled("stop"))
+    with pytest.raises(Cancelled):
+        await reader().piece(Body(b"x"), interrupt)
+    with pytest.raises(Cancelled):
+        await reader().pause(60, interrupt)
+
+
+async def test_stop_ends_all_waits_and_new_ones() -> None:
+    metrics = Metrics()
+    bodies = reader(metrics)
+    waits = [
+        asyncio.ensure_future(bodies.whole(Silent(), 10)),
+        asyncio.ensure_future(bodies.piece(Silent(), Interrupt())),
+        asyncio.ensure_future(bodies.pause(60, Interrupt())),
+    ]
+    await asyncio.sleep(0)
+    bodies.stop()
+    for ended in await asyncio.gather(*waits, return_exceptions=True):
+        assert isinstance(ended, Unavailable)
+    with pytest.raises(Unavailable):
+        await bodies.whole(Body(b"x"), 10)
+    assert timeouts(metrics, "body") is None
