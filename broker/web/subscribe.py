@@ -100,7 +100,7 @@ async def _watch(node: Node, caller: Caller, topics: Sequence[str], start: Start
     try:
         return await node.logs.watch(topics, start)
     except BaseException:
-        node.limits.leave(caller)
+        node.limits.undo_enter(caller)
         raise
 
 
