@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
+from broker.cli.common import setting_error_text
+from broker.descriptors import available_descriptors
 from broker.process.worker import WorkerConfig
 from broker.settings import Settings
 from broker.settings.environment import environment_warnings
@@ -72,6 +76,113 @@ def test_bad_setting_stops_the_start_with_one_line(
     (line,) = done.stderr.splitlines()
     assert named in line
     assert "hush" not in line, "a secret isn't shown"
+
+
+ORIGINS = {
+    "https://*.Example.com": "https://*.example.com",
+    "https://*.example.com:443": "https://*.example.com",
+    "https://*.example.com:8443": "https://*.example.com:8443",
+    "capacitor://localhost": "capacitor://localhost",
+    "ionic://localhost": "ionic://localhost",
+    "tauri://localhost": "tauri://localhost",
+    "app://-": "app://-",
+    "chrome-extension://abcdefghijklmnopabcdefghijklmnop": "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+    "moz-extension://2c127fa4-62c7-7e4f-90e5-472b45eecfdc": "moz-extension://2c127fa4-62c7-7e4f-90e5-472b45eecfdc",
+    "tauri://localhost:443": "tauri://localhost:443",
+    "HTTP://[::1]:80": "http://[::1]",
+    "https://xn--bcher-kva.example": "https://xn--bcher-kva.example",
+}
+
+
+@pytest.mark.parametrize("given", ORIGINS)
+def test_an_origin_is_taken_as_browsers_write_it(given: str) -> None:
+    assert Settings(cors_origins=f"https://a.example,{given}").cors_origins == (
+        "https://a.example",
+        ORIGINS[given],
+    )
+
+
+BAD_VALUES = [
+    # (setting, value, part of the message)
+    ("cors_origins", "example.com", "scheme://host:port"),
+    ("cors_origins", "https://example.com/", "nothing behind it"),
+    ("cors_origins", "https://example.com/path", "nothing behind it"),
+    ("cors_origins", "https://*", "scheme://*.name"),
+    ("cors_origins", "https://*.*.example.com", "scheme://*.name"),
+    ("cors_origins", "https://a.*.example.com", "scheme://*.name"),
+    ("cors_origins", "https://*example.com", "scheme://*.name"),
+    ("cors_origins", "*.example.com", "scheme://*.name"),
+    ("cors_origins", "https://example.com:x", "scheme://host:port"),
+    ("cors_origins", "https://example.com:0", "scheme://host:port"),
+    ("cors_origins", "https://example.com:99999", "scheme://host:port"),
+    ("cors_origins", "https://user@example.com", "scheme://host"),
+    ("cors_origins", "https://", "scheme://host"),
+    ("cors_origins", "://example.com", "scheme://host"),
+    ("cors_origins", "https://[::1", "scheme://host"),
+    ("cors_origins", "https://bücher.example:1", "browsers write xn--bcher-kva.example"),
+    ("cors_origins", "null", "only * allows"),
+    ("cors_origins", "file://", "only * allows"),
+    ("cors_origins", "file:///srv/page.html", "only * allows"),
+    ("cors_headers", "X-Trace, a b", "'a b' is not the name of a header"),
+    ("cors_headers", "*", "is not the name of a header"),
+    ("allowed_hosts", "https://h.example/path", "name:port"),
+    ("allowed_hosts", "ftp://h.example", "name:port"),
+    ("allowed_hosts", "user@h.example", "name:port"),
+    ("allowed_hosts", "h.example:port", "name:port"),
+    ("allowed_hosts", "h.example:0", "name:port"),
+    ("allowed_hosts", "a.*.example", "*.name for all names below it"),
+    ("allowed_hosts", "*h.example", "*.name for all names below it"),
+    ("allowed_hosts", "*.*", "*.name for all names below it"),
+    ("allowed_hosts", "*:443", "* for all"),
+    ("allowed_hosts", "https://", "name:port"),
+    ("allowed_hosts", "/", "name:port"),
+    ("allowed_hosts", "10.0.0.0/8", "name:port"),
+    ("allowed_hosts", "a..b", "name:port"),
+    ("allowed_hosts", "bücher.example", "xn--bcher-kva.example"),
+    ("trusted_proxies", "nginx", "names are not looked up"),
+    ("trusted_proxies", "10.0.0.1,nginx.internal", "'nginx.internal' is neither an address nor a network"),
+    ("trusted_proxies", "10.0.0.1/8", "write 10.0.0.0/8"),
+    ("trusted_proxies", "10.0.0.1:80", "neither an address nor a network"),
+    ("jwt_secrets", "hush", '["…"]'),
+    ("jwt_secrets", '{"hush": 1}', '["…"]'),
+    ("jwt_secrets", '["hush", 7]', '["…"]'),
+    ("jwt_secrets", '"hush"', '["…"]'),
+    (
+        "retention_overrides",
+        '{"a.*": {"evnts": 1}}',
+        "retention_overrides: a.*: 'evnts' is unknown; write events",
+    ),
+    ("retention_overrides", '{"a.*": {"events": 0}}', "retention_overrides: a.*: events: "),
+    ("retention_overrides", '{"a.*": 3}', "retention_overrides: a.*: "),
+    ("retention_overrides", '{"a..b": {}}', "a..b"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "part"), BAD_VALUES)
+def test_a_bad_value_is_explained(name: str, value: str, part: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Settings.model_validate({name: value})
+    text = setting_error_text(caught.value)
+    assert text.startswith(name)
+    assert part in text
+    assert "hush" not in text, "a secret isn't shown"
+
+
+def test_a_valid_setting_that_does_something_else_is_warned_of() -> None:
+    public = Settings(host="0.0.0.0", anonymous="subscribe")
+    assert "allowed_hosts" in "".join(public.warnings())
+    for quiet in (
+        Settings(host="0.0.0.0", anonymous="subscribe", allowed_hosts="events.example"),
+        Settings(anonymous="subscribe"),
+        Settings(max_connections=available_descriptors()),
+        Settings(),
+    ):
+        assert not list(quiet.warnings())
+
+
+def test_more_connections_than_descriptors_are_warned_of() -> None:
+    with BrokerProcess(max_connections=1000, descriptors=500) as broker:
+        assert re.search(r"WARNING broker: max_connections: 1000 .* allows 436;", broker.output)
 
 
 def test_retention_overrides_can_be_a_flag() -> None:

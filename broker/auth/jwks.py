@@ -1,6 +1,6 @@
 """JWK sets (RFC 7517): the verification keys in a JSON document.
 
-Rules: no I/O; `web/jwks.py` fetches the document. Everything in it is checked, because it comes from another server.
+Rules: no I/O; `web/jwks_fetcher.py` fetches the document. Everything in it is checked, because it comes from another server.
 """
 
 from __future__ import annotations

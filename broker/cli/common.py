@@ -97,14 +97,16 @@ def client_error_text(error: ClientError) -> str:
 
 
 def setting_error_text(error: ValidationError) -> str:
-    """The name of the first invalid setting, and the problem."""
+    """The name of the first invalid setting, the key in it, and the problem. The text of a secret isn't shown."""
     first = error.errors()[0]
-    name = str(first["loc"][0]) if first["loc"] else ""
+    name, *keys = (str(part) for part in first["loc"] if isinstance(part, str)) if first["loc"] else ("",)
     message = str(first["msg"]).removeprefix("Value error, ")
     if not name:
         return message
-    given = "" if name == "jwt_secrets" else f" (given: {first['input']!r})"
-    return f"{name}: {message}{given}"
+    given = (
+        "" if name == "jwt_secrets" or repr(first["input"]) in message else f" (given: {first['input']!r})"
+    )
+    return f"{': '.join((name, *keys))}: {message}{given}"
 
 
 def silence_stdout() -> None:

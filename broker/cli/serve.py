@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     has_workers = settings.workers > 1 or settings.data is not None
     set_up_process(settings.log_level, log_pid=has_workers)
     warn_about_backlog()
-    for warning in environment_warnings(os.environ, Settings.model_fields):
+    for warning in (*environment_warnings(os.environ, Settings.model_fields), *settings.warnings()):
         _logger.warning("%s", warning)
     try:
         uvloop.run(_supervisor(settings) if has_workers else _instance(settings))

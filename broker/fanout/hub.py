@@ -87,7 +87,7 @@ class Hub:
             subscriber.lag.control_event = event
 
     def finish(self, subscriber: Subscriber, reason: CloseReason, last: bytes = b"") -> None:
-        """End its stream with `last`. At a drain, at its maximum age and on expiry it gets everything it lacks before that."""
+        """End the subscriber's stream with `last`; at a drain, for its age and on expiry after everything it lacks."""
         now = self._loop.time()
         if reason in (CloseReason.DRAINING, CloseReason.MAX_AGE, CloseReason.EXPIRED):
             self.fan_out.bring_to_end(subscriber, now)
@@ -95,7 +95,7 @@ class Hub:
         subscriber.finish(reason, last, now)
 
     def cut(self, subscriber: Subscriber, reason: CloseReason) -> None:
-        """End its connection at once."""
+        """End the subscriber's connection at once."""
         self.fan_out.release(subscriber)
         subscriber.cut(reason)
 

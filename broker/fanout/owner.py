@@ -35,7 +35,7 @@ class Scheduler(Protocol):
 
 
 class HubOwner(Protocol):
-    """The hub reports to its owner."""
+    """Gets what happens to the hub's streams."""
 
     def closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
         """A connection is gone, after `age` seconds. Called once for each."""

@@ -88,7 +88,7 @@ class SubscriberOwner(Protocol):
 
 
 class Subscriber(asyncio.Protocol):
-    """The constructor makes it the protocol of `transport`.
+    """A stream's connection: writes events to its socket. The constructor makes it the protocol of `transport`.
 
     Attributes:
         cursor: id of the last event written, in whole or in part.

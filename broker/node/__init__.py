@@ -1,6 +1,6 @@
 """One running instance: a store and a hub, joined.
 
-node        publish, look, start and stop
+node        start, stop, publish, list topics
 streams     the open streams: how they begin and how they end
 evictions   ends streams that may no longer stay
 limits      connections and publishes by address and by subject

@@ -66,7 +66,7 @@ class Expiries:
         return len(self._keys)
 
     def add(self, subscriber: Subscriber, until: float) -> None:
-        """Report it as expired a little before `until`, in seconds since 1970."""
+        """Report `subscriber` as expired a little before `until`, in seconds since 1970."""
         left = max(0.0, until - self._clock())
         early = min(left * random.uniform(*EARLY), random.uniform(0.0, EARLY_MAX_SECONDS))
         key = (until - early, next(self._numbers))
@@ -76,7 +76,7 @@ class Expiries:
             self._set_timer()
 
     def remove(self, subscriber: Subscriber) -> None:
-        """Its stream has ended. Harmless if it was never added."""
+        """The stream has ended. Harmless if it was never added."""
         key = self._keys.pop(subscriber, None)
         if key is not None:
             self._due.pop(key, None)
@@ -203,7 +203,7 @@ class _EndRevoked(Job):
 
 
 class _EndExpired(Job):
-    """The client is asked to wait until its token has expired: before, the token would let it in again for a moment."""
+    """Ends streams before their token expires. Clients are to wait until it has: it would let them in once more."""
 
     def __init__(self, streams: StreamOwner, clock: Clock) -> None:
         self._streams = streams

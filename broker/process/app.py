@@ -12,7 +12,6 @@ from broker.auth.grants import ALL_TOPICS, FULL_ACCESS, Grant
 from broker.auth.tokens import Verifier
 from broker.descriptors import available_descriptors, default_max_connections
 from broker.events import Clock
-from broker.hosts import is_loopback
 from broker.metrics import Metrics
 from broker.node.limits import RateLimitSettings
 from broker.node.node import Node
@@ -47,8 +46,13 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     if settings.data is not None:
         raise BadSetting("data", "only `broker serve` runs a server there; give create_app a redis_url")
     verifier = _verifier(settings)
-    origins = AllowedOrigins(settings.cors_origins)
-    guard = Guard(loopback_only=settings.is_open(), allowed_hosts=settings.allowed_hosts, origins=origins)
+    origins = AllowedOrigins(settings.cors_origins, settings.cors_headers)
+    guard = Guard(
+        checks_host=not settings.has_keys(),
+        allowed_hosts=settings.allowed_hosts,
+        origins=origins,
+        is_https=settings.tls_cert is not None,
+    )
     response_headers = ResponseHeaders(origins)
     app = application(ROUTES, guard, response_headers)
 
@@ -59,7 +63,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         app[SERVICES] = services = Services(
             settings,
             node,
-            _authenticator(settings, node, verifier, fetcher, origins, clock),
+            _authenticator(settings, node, verifier, fetcher, guard, clock),
             _body_reader(settings, metrics),
             Producers(node, settings.producer_timeout_seconds),
             response_headers,
@@ -84,16 +88,9 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
 
 
 def metrics_app(app: web.Application) -> web.Application:
-    """The application for the port of the metrics, which needs no token; `app` has started.
-
-    On a loopback address it is open to this machine, so the rule of contract §5 on Host holds even with keys.
-    """
+    """The application for the port of the metrics, which needs no token and any name of it serves; `app` has started."""
     services = app[SERVICES]
-    guard = Guard(
-        loopback_only=is_loopback(services.settings.host),
-        allowed_hosts=services.settings.allowed_hosts,
-        origins=AllowedOrigins(()),
-    )
+    guard = Guard(checks_host=False, allowed_hosts=(), origins=AllowedOrigins(()))
     made = application(METRICS_ROUTES, guard, services.response_headers)
     made[SERVICES] = services
     made[TIMEOUTS] = app[TIMEOUTS]
@@ -129,15 +126,24 @@ def _authenticator(
     node: Node,
     verifier: Verifier | None,
     fetcher: JwksFetcher | None,
-    origins: AllowedOrigins,
+    guard: Guard,
     clock: Clock,
 ) -> Authenticator:
-    addresses = None
-    if settings.needs_client_addresses():
-        addresses = ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
     return Authenticator(
-        _anonymous(settings), verifier, fetcher, node.streams.evictions, origins, addresses, clock
+        _anonymous(settings),
+        verifier,
+        fetcher,
+        node.streams.evictions,
+        guard,
+        _client_addresses(settings),
+        clock,
     )
+
+
+def _client_addresses(settings: Settings) -> ClientAddresses | None:
+    if not settings.needs_client_addresses():
+        return None
+    return ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
 
 
 def _body_reader(settings: Settings, metrics: Metrics) -> BodyReader:

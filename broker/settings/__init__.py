@@ -10,12 +10,13 @@ Rules: creating `Settings` checks everything, except that the store checks `redi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 from pydantic import model_validator
 
 from broker.auth.keys import VerificationKey, secret
+from broker.descriptors import available_descriptors
 from broker.hosts import is_loopback
 from broker.settings.table import SettingsTable
 from broker.settings.values import RetentionOverride as RetentionOverride
@@ -73,6 +74,20 @@ class Settings(SettingsTable):
                 raise ValueError(
                     f"{name}: without keys no token is verified; set jwt_secrets, jwt_public_keys or jwks_url"
                 )
+
+    def warnings(self) -> Iterator[str]:
+        """A line for each setting that is valid, but probably does something else than it should."""
+        if self.anonymous and not is_loopback(self.host) and not self.allowed_hosts:
+            yield (
+                "anonymous: without a token, clients must use an address or a local name; "
+                "set allowed_hosts to the public names of this broker"
+            )
+        available = available_descriptors()
+        if self.max_connections is not None and self.max_connections > available:
+            yield (
+                f"max_connections: {self.max_connections} connections don't fit into the file descriptor limit, which allows "
+                f"{available}; raise LimitNOFILE or `ulimit -n`"
+            )
 
     def has_keys(self) -> bool:
         """Whether there are keys to verify tokens; without them tokens are ignored."""

@@ -18,6 +18,7 @@ from broker.settings.environment import PREFIX, Environment
 from broker.settings.values import (
     Anonymous,
     Directory,
+    HeaderNames,
     HostNames,
     Networks,
     Origins,
@@ -71,11 +72,15 @@ class SettingsTable(BaseSettings):
 
     allowed_hosts: HostNames = Field(
         (),
-        description="Host names, besides localhost, that clients without a token may use on a loopback address; comma-separated.",
+        description="Hosts that clients without a token may use, besides addresses and local names: name, name:port, *.name for all names below it, or *; comma-separated.",
     )
     cors_origins: Origins = Field(
         (),
-        description="Web origins that may subscribe and publish, as scheme://host:port, comma-separated; * allows all, without credentials.",
+        description="Web origins that may subscribe and publish: scheme://host:port, or scheme://*.name for all hosts below a name; comma-separated. * allows all, without credentials.",
+    )
+    cors_headers: HeaderNames = Field(
+        (),
+        description="Further request headers that pages of these origins may send; comma-separated. Those of the broker and of common tracing libraries are allowed.",
     )
     anonymous: Anonymous = Field(
         (),

@@ -169,7 +169,7 @@ class WatchedLogs(Protocol):
 
     @property
     def received_to(self) -> EventId:
-        """Up to this id, a log that `watch` just returned lacks nothing. At most `last_id`."""
+        """A log just returned by `watch` is complete up to this id. At most `last_id`."""
 
     @property
     def complete_to(self) -> EventId:

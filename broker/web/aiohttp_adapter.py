@@ -88,7 +88,7 @@ def _answer_errors(app: web.Application, guard: Guard) -> Middleware:
     async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
         response: web.StreamResponse
         try:
-            guard.check(request.method, request.headers)
+            guard.check(request.method, request.rel_url.raw_path, request.headers)
             is_options = request.method == hdrs.METH_OPTIONS
             preflight = guard.origins.preflight(request.headers) if is_options else None
             response = await handler(request) if preflight is None else response_to(preflight)

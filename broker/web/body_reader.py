@@ -2,8 +2,8 @@
 
 Rules: handlers wait for bodies only here; any other wait would delay the shutdown. A publish is never interrupted.
 
-A body read whole has one limit, so a sender can't hold its connection by a byte now and then. A streamed body may last for
-ever, with limited pauses.
+A body read whole has one limit, so single bytes now and then don't extend it. A streamed body may last for ever, with
+limited pauses.
 """
 
 from __future__ import annotations

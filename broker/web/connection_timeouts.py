@@ -31,7 +31,7 @@ class TimeoutReason(enum.StrEnum):
     ANSWER = "answer"
     """The client did not read its answer in time."""
     IDLE = "idle"
-    """No further request came after an answer; the usual end of a kept connection."""
+    """No further request came; the usual end of a kept connection."""
     ROOM = "room"
     """All descriptors were in use, and this connection had waited longest."""
 

@@ -6,15 +6,21 @@ POST needs no preflight, so `guard` checks it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from broker.errors import Forbidden
+from broker.hosts import NAME
 from broker.web.values import Answer, Headers
 
 ANY = "*"
 METHODS = "GET, HEAD, POST, DELETE"
-REQUEST_HEADERS = "Accept, Authorization, Broker-Producer, Broker-Sequence, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID"
-"""Headers that a page may send. `*` would not include Authorization (Fetch §4.9)."""
+REQUEST_HEADERS = (
+    "Accept, Authorization, Broker-Producer, Broker-Sequence, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, "
+    "baggage, sentry-trace, traceparent, tracestate, X-Requested-With"
+)
+"""Headers that a page may send; those in the second line are added by tracing and HTTP libraries (W3C Trace Context, Sentry).
+`*` would not include Authorization (Fetch §4.9)."""
 EXPOSED_HEADERS = "Allow, Idempotency-Replayed, Retry-After, WWW-Authenticate"
 """Headers of an answer that a page may read besides the usual ones."""
 PREFLIGHT_SECONDS = 7200
@@ -25,20 +31,26 @@ class AllowedOrigins:
     """The origins of pages that may use the broker.
 
     Args:
-        allowed: as browsers write them, in lower case; `*` for all.
+        allowed: as browsers write them, in lower case; `*.` before a host for all names below it; `*` for all origins.
+        request_headers: headers that pages may send besides `REQUEST_HEADERS`.
     """
 
-    def __init__(self, allowed: Collection[str]) -> None:
+    def __init__(self, allowed: Collection[str], request_headers: Collection[str] = ()) -> None:
         self._named = frozenset(allowed) - {ANY}
         self._allows_all = ANY in allowed
+        self._below = tuple(_names_below(origin) for origin in allowed if "://*." in origin)
+        self._request_headers = ", ".join((REQUEST_HEADERS, *request_headers))
 
     def names(self, origin: str | None) -> bool:
         """Whether `origin` is allowed by name, and so with credentials."""
-        return origin is not None and origin.lower() in self._named
+        if origin is None:
+            return False
+        origin = origin.lower()
+        return origin in self._named or any(pattern.fullmatch(origin) for pattern in self._below)
 
     def allows(self, origin: str | None) -> bool:
         """Whether `origin` is allowed, by name or by `*`."""
-        return origin is not None and (self._allows_all or origin.lower() in self._named)
+        return origin is not None and (self._allows_all or self.names(origin))
 
     def headers(self, origin: str | None) -> dict[str, str]:
         """The CORS headers of an answer to a request from `origin`."""
@@ -69,7 +81,13 @@ class AllowedOrigins:
             204,
             headers={
                 "Access-Control-Allow-Methods": METHODS,
-                "Access-Control-Allow-Headers": REQUEST_HEADERS,
+                "Access-Control-Allow-Headers": self._request_headers,
                 "Access-Control-Max-Age": str(PREFLIGHT_SECONDS),
             },
         )
+
+
+def _names_below(origin: str) -> re.Pattern[str]:
+    """What matches the origins of all names below that of `scheme://*.name`."""
+    scheme, _, rest = origin.partition("*")
+    return re.compile(f"{re.escape(scheme)}{NAME}{re.escape(rest)}")

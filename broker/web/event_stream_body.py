@@ -28,7 +28,7 @@ class EventStreamBody:
         self._max_event_bytes = max_event_bytes
         self._decoder = sse.Decoder(LINE_FACTOR * max_event_bytes + SLACK_BYTES, strict=True)
 
-    def position(self) -> Mapping[str, object]:
+    def location(self) -> Mapping[str, object]:
         """Empty: an event stream has no line numbers to report."""
         return {}
 

@@ -1,20 +1,22 @@
 """Refuses requests that another site's page made a browser send (contract §5).
 
 Cross-site request forgery: a POST or DELETE from a page of another origin is forbidden. DNS rebinding: a page could point its
-own host name at 127.0.0.1. So while the broker is open on a loopback address, only loopback names are allowed as `Host`.
+own host name at the address of a broker that it can't reach otherwise, and so become a page of the broker's own origin. It
+has no token. So a request without a valid token may name only hosts that no other site can own, or allowed ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from functools import lru_cache
-from urllib.parse import urlsplit
 
 from broker.errors import Forbidden
-from broker.hosts import is_loopback
-from broker.web.cors import AllowedOrigins
+from broker.hosts import DEFAULT_PORTS, is_local, is_name, split_port
+from broker.web.cors import ANY, AllowedOrigins
 from broker.web.values import Headers
 
+EXEMPT = frozenset({"/healthz", "/readyz", "/metrics"})
+"""Probes and scrapers may use any name."""
 _CHANGING = frozenset({"POST", "DELETE", "PUT", "PATCH"})
 
 
@@ -22,53 +24,83 @@ class Guard:
     """Checks each request before its handler runs.
 
     Args:
-        loopback_only: whether the broker is open on a loopback address.
-        allowed_hosts: values of `Host` allowed besides loopback names, with or without a port.
+        checks_host: whether no request has a valid token, but some are allowed: `check` then checks `Host`. If there are tokens
+            too, the `Authenticator` calls `check_host`.
+        allowed_hosts: hosts allowed without a token, as the setting has them: `name`, `name:port`, `*.name` or `*`.
         origins: those that may send POST and DELETE.
+        is_https: whether every request comes by HTTPS.
     """
 
     def __init__(
-        self, *, loopback_only: bool, allowed_hosts: Collection[str], origins: AllowedOrigins
+        self,
+        *,
+        checks_host: bool,
+        allowed_hosts: Collection[str],
+        origins: AllowedOrigins,
+        is_https: bool = False,
     ) -> None:
         self.origins = origins
-        self._loopback_only = loopback_only
-        self._hosts = frozenset(host.lower() for host in allowed_hosts)
-        self._is_own_host = lru_cache(maxsize=64)(self._check_host)
+        self._checks_host = checks_host
+        self._is_https = is_https
+        self._hosts = frozenset(allowed_hosts)
+        self._suffixes = tuple(host[1:] for host in allowed_hosts if host.startswith("*."))
+        self._is_allowed_host = lru_cache(maxsize=64)(self._allows_host)
 
-    def check(self, method: str, headers: Headers) -> None:
+    def check(self, method: str, path: str, headers: Headers) -> None:
         """Raises `Forbidden` if `Host` or `Origin` is not allowed."""
-        if self._loopback_only and not self._is_own_host(headers.get("Host", "")):
-            raise Forbidden(
-                "This broker listens on a loopback address, and the request names another host; "
-                "use localhost, or allow the name with --allowed-hosts."
-            )
+        if self._checks_host:
+            self.check_host(path, headers)
         if method in _CHANGING and ("Origin" in headers or "Sec-Fetch-Site" in headers):
             self._check_origin(headers)
 
-    def _check_host(self, host: str) -> bool:
+    def check_host(self, path: str, headers: Headers) -> None:
+        """Raises `Forbidden` if a request without a valid token may not have this `Host`."""
+        if not self._is_allowed_host(headers.get("Host", "")) and path not in EXEMPT:
+            raise Forbidden(
+                "Without a token, this broker answers only to addresses, local names and the names in --allowed-hosts. "
+                "Use localhost or a token, or allow the name."
+            )
+
+    def is_own_origin(self, headers: Headers) -> bool:
+        """Whether `Origin` is the broker. A default port is the same as none.
+
+        If TLS ends at a proxy that doesn't say so, both schemes may be the broker's. A page of another origin can't send the
+        proxy's headers.
+        """
+        scheme, _, origin = headers.get("Origin", "").lower().partition("://")
+        port = DEFAULT_PORTS.get(scheme)
+        if port is None or not origin or (scheme != "https" and self._came_by_https(headers)):
+            return False
+        return _with_port(origin, port) == _with_port(headers.get("Host", "").lower(), port)
+
+    def _came_by_https(self, headers: Headers) -> bool:
+        return (
+            self._is_https
+            or "https" in headers.get("X-Forwarded-Proto", "").lower()
+            or "proto=https" in headers.get("Forwarded", "").lower().replace('"', "")
+        )
+
+    def _allows_host(self, host: str) -> bool:
         host = host.lower()
-        name = _without_port(host)
-        return not name or is_loopback(name) or name in self._hosts or host in self._hosts
+        name, port = split_port(host)
+        name = name.removesuffix(".")
+        if not host or is_local(name) or ANY in self._hosts:
+            return True
+        names = (name, f"{name}:{port}")
+        is_below = is_name(name) and any(each.endswith(self._suffixes) for each in names)
+        return is_below or any(each in self._hosts for each in names)
 
     def _check_origin(self, headers: Headers) -> None:
         origin = headers.get("Origin")
         if self.origins.allows(origin):
             return
-        is_foreign = origin is not None and not is_own_origin(origin, headers.get("Host", ""))
+        is_foreign = origin is not None and not self.is_own_origin(headers)
         if is_foreign or headers.get("Sec-Fetch-Site") == "cross-site":
             raise Forbidden(
                 "Pages of another origin may not change anything here; allow the origin with --cors-origins."
             )
 
 
-def _without_port(host: str) -> str:
-    name, colon, port = host.rpartition(":")
-    return name if colon and port.isdigit() and (not name.count(":") or name.endswith("]")) else host
-
-
-def is_own_origin(origin: str, host: str) -> bool:
-    """Whether `origin` is the broker, which the request calls `host`."""
-    try:
-        return urlsplit(origin).netloc.lower() == host.lower() != ""
-    except ValueError:
-        return False
+def _with_port(host: str, default: str) -> tuple[str, str]:
+    name, port = split_port(host)
+    return name, port or default

@@ -1,35 +1,30 @@
 """Authenticates requests.
 
 Rules: a token comes by `Authorization: Bearer` (RFC 6750 §2.1), else by the cookie `broker_token`, else by `?access_token=`
-(§2.3). The first one counts, even if it is bad. Without a token a caller has the anonymous grant.
+(§2.3). The first one counts, even if it is bad. Without a token a caller has the anonymous grant, if the request's `Host`
+allows it.
 Browsers attach the cookie to requests of other sites' pages too. So with the cookie, POST and DELETE need an `Origin` that
-is the broker's own or allowed by name.
+is the broker's own or allowed by name. Any page of a sub-domain can set a cookie, so two tokens in cookies are refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from broker.auth.grants import Caller, Grant
 from broker.auth.tokens import UnknownKey, Verifier
-from broker.errors import Forbidden
+from broker.errors import Forbidden, Unauthorized
 from broker.events import Clock
+from broker.node.evictions import Evictions
 from broker.web.client_address import ClientAddresses
-from broker.web.cors import AllowedOrigins
-from broker.web.guard import is_own_origin
+from broker.web.guard import Guard
 from broker.web.values import Headers, Request
 
 COOKIE = "broker_token"
 PARAMETER = "access_token"
 """The query parameter that carries a token (RFC 6750 §2.3)."""
 _SCHEME = "bearer"
-
-
-class Revocations(Protocol):
-    """The node's evictions, which know the revoked tokens."""
-
-    def check(self, grant: Grant) -> None:
-        """Raises `Unauthorized` if the token of `grant` has expired or was revoked."""
 
 
 class KeyFetcher(Protocol):
@@ -50,7 +45,7 @@ class Authenticator:
         anonymous: the grant without a token.
         verifier: None without keys: tokens are ignored.
         key_fetcher: gets further keys for the verifier.
-        origins: those that may send a cookie with POST and DELETE.
+        guard: checks the requests without a token, and those with a cookie.
         addresses: None if no limit needs them.
         clock: seconds since 1970.
     """
@@ -60,8 +55,8 @@ class Authenticator:
         anonymous: Grant,
         verifier: Verifier | None,
         key_fetcher: KeyFetcher | None,
-        revocations: Revocations,
-        origins: AllowedOrigins,
+        evictions: Evictions,
+        guard: Guard,
         addresses: ClientAddresses | None,
         clock: Clock,
     ) -> None:
@@ -69,25 +64,38 @@ class Authenticator:
         self._anonymous = Caller(anonymous)
         self._addresses = addresses
         self._verifier = verifier
-        self._revocations = revocations
-        self._origins = origins
+        self._evictions = evictions
+        self._guard = guard
         self._clock = clock
+        # Without a verifier, the guard has checked every request.
+        self._is_mixed = verifier is not None and any((anonymous.publish, anonymous.subscribe))
+
+    async def check_host(self, request: Request) -> None:
+        """For an answer that needs no right. Raises `Forbidden` if there is no valid token and `Host` isn't allowed."""
+        if not self._is_mixed:
+            return
+        try:
+            await self.authenticate(request)
+        except Unauthorized:
+            self._guard.check_host(request.path, request.headers)
 
     async def authenticate(self, request: Request) -> Caller:
         """The caller of `request`.
 
         Raises:
             Unauthorized: the token is bad.
-            Forbidden: another site's page may have caused this request with a cookie.
+            Forbidden: another site's page may have caused this request.
         """
         token = None if self._verifier is None else self._token(request)
         if token is None or self._verifier is None:
+            if self._is_mixed:
+                self._guard.check_host(request.path, request.headers)
             if self._addresses is None:
                 return self._anonymous
             grant = self._anonymous.grant
         else:
             grant = await self._verify(self._verifier, token)
-            self._revocations.check(grant)
+            self._evictions.check(grant)
         return Caller(grant, "" if self._addresses is None else self._addresses.of(request))
 
     async def _verify(self, verifier: Verifier, token: str) -> Grant:
@@ -102,32 +110,36 @@ class Authenticator:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == _SCHEME:
             return token.strip()
-        cookie = _cookie(request.headers.get("Cookie"))
-        if cookie is not None:
+        cookies = _cookies(request.headers)
+        if len(cookies) > 1:
+            raise Unauthorized(
+                f"The request has {len(cookies)} cookies {COOKIE}; delete those that the broker's site didn't set.",
+                error="invalid_token",
+            )
+        if cookies:
             self._check_cookie(request.method, request.headers)
-            return cookie
+            return cookies[0]
         return request.query.get(PARAMETER)
 
     def _check_cookie(self, method: str, headers: Headers) -> None:
         if method in ("GET", "HEAD"):
             return
-        origin = headers.get("Origin")
-        if origin is None or not (
-            self._origins.names(origin) or is_own_origin(origin, headers.get("Host", ""))
-        ):
+        if not (self._guard.origins.names(headers.get("Origin")) or self._guard.is_own_origin(headers)):
             raise Forbidden(
                 f"With the cookie {COOKIE}, this request needs an Origin that is the broker's own or that --cors-origins names; "
                 "programs send Authorization: Bearer instead."
             )
 
 
-def _cookie(header: str | None) -> str | None:
-    """The token in a Cookie header (RFC 6265 §4.2), perhaps quoted; the last one counts."""
-    found = None
-    for pair in (header or "").split(";"):
+def _cookies(headers: Headers) -> Sequence[str]:
+    """The tokens in Cookie headers (RFC 6265 §4.2), perhaps quoted."""
+    if "Cookie" not in headers:
+        return ()
+    found = []
+    for pair in ";".join(headers.getall("Cookie")).split(";"):
         name, equals, value = pair.partition("=")
         if equals and name.strip() == COOKIE:
-            found = value.strip()
-            if len(found) > 1 and found[0] == found[-1] == '"':
-                found = found[1:-1]
+            token = value.strip()
+            is_quoted = len(token) > 1 and token[0] == token[-1] == '"'
+            found.append(token[1:-1] if is_quoted else token)
     return found

@@ -17,7 +17,7 @@ from broker.stores.base import Item
 from broker.topics import check_publishable, check_type
 from broker.web.errors import event_too_large
 
-MAX_GRANTED = 1000  # topics of one body that are remembered as allowed
+MAX_GRANTED = 1000  # topics remembered as allowed
 LINES_PER_PAUSE = 128
 LINE_FACTOR = 6  # a character of data may be written as \u00XX
 LINE_SLACK_BYTES = 4096  # for the rest of a line's JSON
@@ -42,7 +42,7 @@ class NdjsonBody:
         self._rest_bytes = 0
         self._line_count = 0
 
-    def position(self) -> Mapping[str, object]:
+    def location(self) -> Mapping[str, object]:
         """The number of the current line, from 1, for an error's answer."""
         return {"line": self._line_count + 1}
 

@@ -1,7 +1,4 @@
-"""Reads the options of a publish from the query and the headers.
-
-Rules: `stores.base.PublishOptions` defines their meaning, and `producers` that of a streamed body's.
-"""
+"""Reads the options of a publish from the query and the headers."""
 
 from __future__ import annotations
 
@@ -67,7 +64,7 @@ def event_options(request: Request, topics: Sequence[str], settings: Settings) -
 
 
 def stream_options(request: Request, topic: str | None, settings: Settings) -> StreamOptions:
-    """The options of a streamed body for `topic`, or with None for the topics that its lines name.
+    """The options of a streamed body; its lines name their topics if `topic` is None.
 
     Raises:
         InvalidParameter: an option is malformed, or needs a single topic.

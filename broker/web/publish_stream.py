@@ -44,7 +44,7 @@ class BodyFormat(Protocol):
     def end(self) -> Iterator[Item | None]:
         """The events that the end of the body completes. Raises as `items` does."""
 
-    def position(self) -> Mapping[str, object]:
+    def location(self) -> Mapping[str, object]:
         """The place of an error, as members of its answer."""
 
 
@@ -65,7 +65,7 @@ async def publish_stream(
     try:
         await publication.run(request.body, body_format)
     except BrokerError as error:
-        error.extra = {**body_format.position(), **publication.result(), **error.extra}
+        error.extra = {**body_format.location(), **publication.result(), **error.extra}
         raise
     return Answer(200, json.dumps(publication.answer()).encode(), JSON)
 

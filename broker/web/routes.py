@@ -43,4 +43,4 @@ ROUTES: Sequence[Route] = (
 )
 
 METRICS_ROUTES: Sequence[Route] = (*_HEALTH, Route("GET", "/metrics", monitoring.metrics_for_all))
-"""What the port for metrics serves, without a token."""
+"""For the port of the metrics."""

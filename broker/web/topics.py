@@ -25,7 +25,7 @@ async def read_topic(services: Services, request: Request) -> Answer | Subscript
         return await subscribe(services, request, (topic,))
     check_topic(topic)
     if wanted is Representation.HTML:
-        return page.html()
+        return await page.index(services, request)
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_subscribe((topic,))
     return json_answer(await services.node.describe(topic), _FRESH)

@@ -183,6 +183,7 @@ async def start_pipeline() -> AsyncIterator[StartPipeline]:
             margin_ms=10_000,
             topic_memory_ms=1000,
             wait_replicas=wait_replicas,
+            key="broker:{b}:state",
         )
         tasks.append(asyncio.create_task(pipeline.connector.run()))
         return pipeline

@@ -15,7 +15,7 @@ import trustme
 from redis import Redis
 
 from broker.node.commands import Disconnect, encode
-from tests.stores.brokers import StartBroker, numbers, until_ready
+from tests.stores.brokers import StartBroker, numbers, until_not_ready, until_ready
 from tests.stores.conftest import StartServer, find_program
 from tests.support.local_broker import Server as Broker
 from tests.support.redis_proxy import RedisProxy
@@ -239,13 +239,31 @@ async def test_tls(tmp_path: Path, tls: dict[str, Path], start_broker: StartBrok
         await broker.stop()
 
 
+async def test_strangers_are_not_told_where_the_store_is(
+    start_server: StartServer, start_broker: StartBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = start_server()
+    broker = await start_broker(server.url)
+    await until_ready(broker)
+    server.kill()
+    texts = str(await until_not_ready(broker))
+    refused = await broker.request("POST", "/topics/a", b"x")
+    assert (refused.status, refused.json()["code"]) == (503, "unavailable")
+    texts += str(refused.body)
+    texts += str((await broker.request("GET", "/topics/a", accept="*/*")).body)
+    for secret in (str(server.path), server.path.parts[1], "redis"):
+        assert secret not in texts
+    assert str(server.path) in caplog.text, "the operator is told"
+
+
 async def test_tls_with_an_untrusted_certificate(
-    tmp_path: Path, tls: dict[str, Path], start_broker: StartBroker
+    tmp_path: Path, tls: dict[str, Path], start_broker: StartBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     with Server(tmp_path / "0", find_program("redis"), tls=tls) as server:
         broker = await start_broker(server.tls_url)
         checks = (await broker.request("GET", "/readyz")).json()["checks"]
         assert "certificate" in str(checks)
+        assert "CERTIFICATE_VERIFY_FAILED" in caplog.text
 
 
 # Brokers that share a server

@@ -28,6 +28,24 @@ ALLOWED = {
     (f"*,{PAGE}", STRANGER): ("*", False, True),
     ("", PAGE): (None, False, False),
     ("https://app.example:443", PAGE): (PAGE, True, True),
+    ("https://*.app.example", "https://a.app.example"): ("https://a.app.example", True, True),
+    ("https://*.app.example", "https://a.b-c.app.example"): ("https://a.b-c.app.example", True, True),
+    ("https://*.app.example", PAGE): (None, False, True),
+    ("https://*.app.example", "http://a.app.example"): (None, False, True),
+    ("https://*.app.example", "https://evilapp.example"): (None, False, True),
+    ("https://*.app.example", "https://a.app.example:444"): (None, False, True),
+    ("https://*.app.example", "https://evil.example/.app.example"): (None, False, True),
+    ("https://*.app.example", "https://a.app.example.evil.example"): (None, False, True),
+    ("https://*.app.example:444", "https://a.app.example:444"): ("https://a.app.example:444", True, True),
+    ("http://*.localhost:3000", "http://a.localhost:3000"): ("http://a.localhost:3000", True, True),
+    ("*,https://*.app.example", STRANGER): ("*", False, True),
+    ("capacitor://localhost", "capacitor://localhost"): ("capacitor://localhost", True, True),
+    ("capacitor://localhost", "ionic://localhost"): (None, False, True),
+    ("chrome-extension://abcdefgh", "chrome-extension://abcdefgh"): (
+        "chrome-extension://abcdefgh",
+        True,
+        True,
+    ),
     ("https://APP.example, http://[::1]:8080", "http://[::1]:8080"): ("http://[::1]:8080", True, True),
 }
 
@@ -88,6 +106,16 @@ async def test_preflight_allows_what_the_clients_send(serve: Serve, target: str)
     assert "*" not in allowed
     assert int(answer.headers["access-control-max-age"]) > 0
     assert answer.headers["vary"] == "Origin"
+
+
+async def test_preflight_allows_what_tracing_libraries_add_and_the_setting(serve: Serve) -> None:
+    server = await serve(cors_origins=PAGE, cors_headers="X-Tenant, X-B3-TraceId")
+    answer = await server.request(
+        "OPTIONS", "/topics/news", origin=PAGE, access_control_request_method="POST"
+    )
+    allowed = set(answer.headers["access-control-allow-headers"].lower().split(", "))
+    assert {"sentry-trace", "baggage", "traceparent", "tracestate", "x-requested-with"} <= allowed
+    assert {"x-tenant", "x-b3-traceid", "authorization"} <= allowed
 
 
 @pytest.mark.parametrize("configured", ["", PAGE])

@@ -22,6 +22,7 @@ from broker.process.app import make_node
 from broker.settings import Settings
 from broker.web.body_reader import BodyReader
 from broker.web.cors import AllowedOrigins
+from broker.web.guard import Guard
 from broker.web.headers import ResponseHeaders
 from broker.web.identity import Authenticator
 from broker.web.producers import Producers
@@ -42,10 +43,11 @@ async def services() -> AsyncIterator[Services]:
     metrics = Metrics()
     node = make_node(settings, metrics, time)
     origins = AllowedOrigins(())
+    guard = Guard(checks_host=True, allowed_hosts=(), origins=origins)
     made = Services(
         settings,
         node,
-        Authenticator(FULL_ACCESS, None, None, node.streams.evictions, origins, None, time),
+        Authenticator(FULL_ACCESS, None, None, node.streams.evictions, guard, None, time),
         BodyReader(metrics, body_seconds=10, stream_idle_seconds=10),
         Producers(node, 10),
         ResponseHeaders(origins),

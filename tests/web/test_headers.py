@@ -24,7 +24,7 @@ ANSWERS: dict[str, tuple[str, str, dict[str, str], int]] = {
     "delete": ("DELETE", "/topics/news", {}, 204),
     "bad topic": ("POST", "/topics/a..b", {}, 400),
     "foreign page": ("POST", "/topics/news", {"origin": "https://evil.example"}, 403),
-    "foreign host": ("GET", "/healthz", {"host": "evil.example"}, 403),
+    "foreign host": ("GET", "/", {"host": "evil.example"}, 403),
     "no route": ("GET", "/nowhere", {}, 404),
     "no method": ("PUT", "/topics/news", {}, 405),
     "before any route": ("GET", "/healthz", {"expect": "miracles"}, 400),

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from broker.web import jwks_fetcher
 from tests.support.local_broker import Serve, Server
+from tests.support.ports import free_port
 from tests.support.tokens import HMAC, Signer, signer
 from tests.support.waiting import until
 
@@ -202,6 +203,18 @@ async def test_a_bad_set_changes_nothing(
     assert key_server.asked == asked + 1
     assert await publish(server, token(OLD, "old")) == 201
     assert await readiness(server) == (200, "ok")
+
+
+async def test_strangers_are_not_told_where_the_keys_are(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    server = await serve(jwks_url=f"http://localhost:{port}/keys.json")
+    await until(lambda: str(port) in caplog.text, "the operator is told")
+    answer = await server.request("GET", "/readyz")
+    assert answer.status == 503
+    assert "localhost" not in str(answer.body)
+    assert str(port) not in str(answer.body)
 
 
 def _fresh(answer: object) -> web.Response:

@@ -12,10 +12,10 @@ from broker.stores.base import NO_OWNER, StoreOwner
 
 
 class MemoryLogs:
-    """`WatchedLogs`: here the logs are the store itself, so they are always complete.
+    """Implements `WatchedLogs`. The logs are the store itself, so they are always complete.
 
     Attributes:
-        last_id: the newest id; the topics move it on.
+        last_id: the newest id; `MemoryTopics` raises it.
         owner: deliveries go to it.
     """
 
@@ -55,7 +55,7 @@ class MemoryLogs:
         """Nothing to do: publishers bring the events, and the node lets those wait."""
 
     def grown(self, sizes: Mapping[str, int], now: float) -> None:
-        """Keep the bounds of logs that grew, and deliver; `sizes` are bytes of frames by topic."""
+        """Apply the limits to logs that grew, then deliver. `sizes`: bytes of frames by topic."""
         for topic, size in sizes.items():
             log = self._table.get(topic)
             if log is not None:  # else it was given up to make room for another of them

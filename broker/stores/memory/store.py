@@ -34,7 +34,7 @@ class NoOtherInstances:
 
 
 class MemoryStore:
-    """`Store`.
+    """Keeps everything in this process; implements `Store`.
 
     Args:
         clock: seconds since 1970; may step back, ids don't.

@@ -16,7 +16,7 @@ from broker.stores.memory.logs import MemoryLogs
 
 
 class MemoryTopics:
-    """`Topics`, kept in the logs of `table`.
+    """Implements `Topics` on the logs of `table`.
 
     Args:
         keys: swept by the store.

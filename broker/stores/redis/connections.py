@@ -32,9 +32,9 @@ class Connections:
 
     def __init__(self, address: Address, names: Names, options: StoreOptions, delivery: Delivery) -> None:
         self.seen = Watermark()
-        self.calls = self._make_pipeline(address, options, wait_replicas=0, observer=self)
+        self.calls = self._make_pipeline(address, names, options, wait_replicas=0, observer=self)
         self.writes = (
-            self._make_pipeline(address, options, wait_replicas=options.wait_replicas)
+            self._make_pipeline(address, names, options, wait_replicas=options.wait_replicas)
             if options.wait_replicas
             else self.calls
         )
@@ -44,6 +44,7 @@ class Connections:
     def _make_pipeline(
         self,
         address: Address,
+        names: Names,
         options: StoreOptions,
         *,
         wait_replicas: int,
@@ -56,6 +57,7 @@ class Connections:
             topic_memory_ms=int(options.topic_memory_seconds * 1000),
             wait_replicas=wait_replicas,
             observer=observer,
+            key=names.key("state"),
         )
 
     def start(self, handler: PubSubHandler, tasks: TaskOwner) -> None:
@@ -70,7 +72,7 @@ class Connections:
 
     @property
     def problem(self) -> str:
-        """Why the server can't be used; "" if it can."""
+        """Why the server can't be used, without addresses; "" if it can."""
         return self.calls_problem or self.pubsub.problem
 
     @property

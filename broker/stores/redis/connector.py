@@ -54,16 +54,18 @@ class Connector:
     """See the module.
 
     Attributes:
-        problem: why there isn't a connection; "" while there is.
+        problem: why there isn't a connection, without addresses; "" while there is.
+        failure: the same for the operator.
         refused: whether the server doesn't let us in.
         connections: how many there were.
     """
 
-    def __init__(self, address: Address, user: LinkUser) -> None:
-        self.problem = "not connected yet"
+    def __init__(self, address: Address, user: LinkUser, key: str = "") -> None:
+        self.problem = self.failure = "not connected yet"
         self.refused = False
         self.connections = 0
         self._address = address
+        self._key = key
         self._user = user
         self._previous: tuple[str, int] | None = None  # the last connection: run id, client id
         self._is_in_doubt = False  # whether it was lost with calls on it
@@ -82,21 +84,21 @@ class Connector:
             while True:
                 answers = self._user.answers
                 try:
-                    await self._use(await open_link(self._address))
+                    await self._use(await open_link(self._address, self._key))
                 except LinkLost as error:
                     self._lost(error)
                 if self._user.answers != answers:
                     self._backoff.reset()
                 await asyncio.sleep(self._backoff.next())
         finally:
-            self.problem = STOPPING
+            self.failure = STOPPING
             self._lost(LinkLost(STOPPING))
             self._user.stopped()
 
     async def _use(self, link: Link) -> None:
         try:
             await self._end_previous(link)
-            self.problem, self.refused = "", False
+            self.problem, self.failure, self.refused = "", "", False
             self.connections += 1
             self._settled.set()
             self._user.connected(link)
@@ -130,9 +132,9 @@ class Connector:
     def _lost(self, error: LinkLost) -> None:
         # A refused first connection is reported by `wait_connected`.
         is_reported = isinstance(error, Refused) and self._previous is None
-        if str(error) != self.problem and not is_reported:
+        if str(error) != self.failure and not is_reported:
             _logger.warning("the store at %s: %s", self._address.shown, error)
-        self.problem, self.refused = str(error), isinstance(error, Refused)
+        self.problem, self.failure, self.refused = error.public, str(error), isinstance(error, Refused)
         if self.refused:
             self._settled.set()
         else:

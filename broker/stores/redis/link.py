@@ -15,8 +15,10 @@ from typing import Any
 import hiredis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     AuthorizationError,
+    MovedError,
     NoPermissionError,
     RedisError,
     ResponseError,
@@ -36,7 +38,15 @@ pack: Callable[[tuple[Argument, ...]], bytes] = hiredis.pack_command  # type: ig
 
 
 class LinkLost(Exception):
-    """The connection is gone or couldn't be made, by a fault of the server or the network."""
+    """The connection is gone or couldn't be made, by a fault of the server or the network.
+
+    Attributes:
+        public: the text without addresses, for answers to anybody.
+    """
+
+    def __init__(self, text: str, public: str = "") -> None:
+        super().__init__(text)
+        self.public = public or text
 
 
 class Refused(LinkLost):
@@ -55,7 +65,7 @@ class Link:
         self.info = info
         self.run_id = info["run_id"]
         self.client_id = client_id
-        self._aborted = ""
+        self._aborted: tuple[str, str] | None = None
         self._connection = connection  # kept, since it closes its streams when it is collected
         self._reader: asyncio.StreamReader = connection._reader  # type: ignore[assignment] # noqa: SLF001
         self._writer: asyncio.StreamWriter = connection._writer  # type: ignore[assignment] # noqa: SLF001
@@ -67,7 +77,7 @@ class Link:
         except ResponseError as error:
             return "" if "No such client" in str(error) else str(error)
         except (RedisError, *_GONE) as error:
-            raise LinkLost(str(error)) from None
+            raise LinkLost(str(error), "the connection was lost") from None
         _check_cancelled()
         return ""
 
@@ -94,9 +104,9 @@ class Link:
             try:
                 data = await self._reader.read(READ_BYTES)
             except _GONE as error:
-                raise LinkLost(self._aborted or str(error)) from None
+                raise LinkLost(*self._aborted or (str(error), "the connection was lost")) from None
             if not data:
-                raise LinkLost(self._aborted or "the server closed the connection")
+                raise LinkLost(*self._aborted or ("the server closed the connection",))
             parser.feed(data)
             while True:
                 try:
@@ -107,9 +117,9 @@ class Link:
                     break
                 on_reply(reply)
 
-    def abort(self, why: str = "closed") -> None:
-        """Make `read` raise `LinkLost` with this reason."""
-        self._aborted = self._aborted or why
+    def abort(self, why: str = "closed", public: str = "") -> None:
+        """Make `read` raise `LinkLost` with these texts."""
+        self._aborted = self._aborted or (why, public)
         self._writer.transport.abort()
 
     async def close(self) -> None:
@@ -121,21 +131,25 @@ _NOTHING = object()
 _GONE = (OSError, RuntimeError)
 """Errors of a lost connection; uvloop may raise `RuntimeError`."""
 
+_UNREACHABLE = "the server can't be reached"
+CLUSTER = "is a node of a Redis Cluster, which isn't supported: use a single server, or Sentinels"
+"""For the operator, if another node has the slot of all keys."""
+
 _REFUSALS = (AuthenticationError, AuthorizationError, NoPermissionError)
 
 
-async def open_link(address: Address) -> Link:
-    """Connect to a master.
+async def open_link(address: Address, key: str = "") -> Link:
+    """Connect to a master that has the slot of `key`, if it is a cluster's node.
 
     Raises:
-        Refused: authentication failed, or a right is missing.
+        Refused: authentication failed, a right is missing, or another node has the slot.
         LinkLost: any other failure, such as a server that is a replica.
     """
     try:
         async with asyncio.timeout(2 * CONNECT_SECONDS):
             connection = await address.connect()
             try:
-                link = await _greet(connection)
+                link = await _greet(connection, key)
                 _check_cancelled()
                 return link
             except BaseException:
@@ -147,7 +161,10 @@ async def open_link(address: Address) -> Link:
         is_refusal = isinstance(error, _REFUSALS) or isinstance(
             error.__cause__, _REFUSALS
         )  # redis-py wraps some
-        raise (Refused if is_refusal else LinkLost)(str(error)) from None
+        if is_refusal:
+            raise Refused(f"refuses access: {error}", "the server refuses access") from None
+        public = "the server's certificate is not trusted" if "certificate" in str(error) else _UNREACHABLE
+        raise LinkLost(str(error), public) from None
     except (LookupError, ValueError, AttributeError) as error:  # of a malformed reply
         raise LinkLost(f"the server doesn't speak the Redis protocol: {error}") from None
 
@@ -159,12 +176,17 @@ def _check_cancelled() -> None:
         raise asyncio.CancelledError
 
 
-async def _greet(connection: AbstractConnection) -> Link:
+async def _greet(connection: AbstractConnection, key: str) -> Link:
     info = _fields(await _ask(connection, "INFO"))
     if info.get("role") != "master":
         raise LinkLost("the server is a replica")
     if info.get("loading") == "1":
         raise LinkLost("the server is loading its data")
+    if key and info.get("cluster_enabled") == "1":
+        try:
+            await _ask(connection, "EXISTS", key)
+        except (MovedError, AskError):
+            raise Refused(CLUSTER) from None
     return Link(connection, info, int(await _ask(connection, "CLIENT", "ID")))
 
 

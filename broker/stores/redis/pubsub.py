@@ -44,7 +44,7 @@ class PubSubReader:
         generation: counts connections.
         run_id: of the present server; "" without one.
         is_ready: whether all channels are subscribed to.
-        problem: why not.
+        problem: why not, without addresses.
     """
 
     def __init__(self, address: Address, channels: Sequence[str], delivery: Delivery) -> None:
@@ -114,13 +114,13 @@ class PubSubReader:
                     await self._use(await open_link(self._address))
                 except LinkLost as error:
                     was_ready = self.is_ready
-                    self._lost(str(error))
+                    self._lost(error)
                 if was_ready:
                     backoff.reset()
                 await asyncio.sleep(backoff.next())
         finally:
             self._link = None
-            self._lost(STOPPING)
+            self._lost(LinkLost(STOPPING))
             for confirmed in self._waiting.values():
                 confirmed.cancel()
 
@@ -147,7 +147,7 @@ class PubSubReader:
         assert self._link is not None
         if isinstance(reply, ServerError):
             _logger.error("the store refuses the subscription to its channels: %s", reply)
-            self._link.abort(str(reply))
+            self._link.abort(str(reply), "the server refuses the subscription")
             return
         kind, channel, payload = reply
         if kind == b"message":
@@ -168,13 +168,13 @@ class PubSubReader:
             self.problem = ""
             handler.subscribed()
 
-    def _lost(self, why: str) -> None:
+    def _lost(self, error: LinkLost) -> None:
         if self._link is not None:
-            _logger.warning("the store's channels at %s: %s", self._address.shown, why)
+            _logger.warning("the store's channels at %s: %s", self._address.shown, error)
         self._link = None
         self.run_id = ""
         self._confirmed.clear()
-        self.problem = why
+        self.problem = error.public
         if self.is_ready:
             self.is_ready = False
             if self._handler is not None:

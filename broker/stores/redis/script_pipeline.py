@@ -23,7 +23,7 @@ from broker.events import format_id
 from broker.stores.redis.address import Address
 from broker.stores.redis.connector import STOPPING, Connector, unavailable
 from broker.stores.redis.formats import decode_id
-from broker.stores.redis.link import Argument, Link, Reply, ServerError, pack
+from broker.stores.redis.link import CLUSTER, Argument, Link, Reply, ServerError, pack
 from broker.stores.redis.scripts import Script
 from broker.stores.redis.watermark import Watermark
 
@@ -75,6 +75,7 @@ class ScriptPipeline:
     Args:
         seen: the highest id that the store has returned; sent with each call.
         wait_replicas: how many replicas must have a write before it is answered.
+        key: one that scripts use; all lie in one slot.
     """
 
     def __init__(
@@ -86,9 +87,10 @@ class ScriptPipeline:
         topic_memory_ms: int,
         wait_replicas: int,
         observer: LinkObserver | None = None,
+        key: str = "",
     ) -> None:
         self.answers = 0
-        self.connector = Connector(address, self)
+        self.connector = Connector(address, self, key)
         self._seen = seen
         self._margin_ms = margin_ms
         self._topic_memory_ms = topic_memory_ms
@@ -244,10 +246,13 @@ class ScriptPipeline:
         if code == "NOSCRIPT":
             self._pending_bytes += call.size
             self._send(self._link, [call], by_text=True)
-        elif code in _TRANSIENT or "READONLY" in text:
+        elif code in _TRANSIENT or code in _ELSEWHERE or "READONLY" in text:
             self._pending_bytes += call.size
             self._unsent[call] = None
-            self._link.abort(text)  # another server may have taken over
+            if code in _ELSEWHERE:
+                self._link.abort(f"{CLUSTER} ({text})", CLUSTER)
+            else:
+                self._link.abort(text, f"the server answers {code}")  # another one may have taken over
         else:
             self._log_refusal(call.script.name if call.script else str(call.args[0]), text)
             is_full = "OOM" in text
@@ -265,6 +270,8 @@ class ScriptPipeline:
 
 _TRANSIENT = {"LOADING", "BUSY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "UNBLOCKED"}
 """Errors of a server that needs time, or was replaced."""
+_ELSEWHERE = {"MOVED", "ASK"}
+"""Errors of a cluster's node: another one has the slot."""
 
 
 def _pack(call: Call, common: tuple[Argument, ...], *, by_text: bool) -> bytes:

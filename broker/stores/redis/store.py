@@ -128,9 +128,9 @@ class RedisStore:
             )
         except Unavailable as error:
             if self._connections.calls.connector.refused:
-                reason = self._connections.calls_problem
+                reason = self._connections.calls.connector.failure
                 await self.stop()
-                raise Unavailable(f"{self._address.shown} refuses access: {reason}") from None
+                raise Unavailable(f"{self._address.shown} {reason}") from None
             _logger.warning("starting without the store: %s", error.detail)
 
     async def stop(self) -> None:

@@ -41,13 +41,15 @@ def html() -> Answer:
     return Answer(200, _read("index.html"), headers)
 
 
-async def index(_services: Services, _request: Request) -> Answer:
+async def index(services: Services, request: Request) -> Answer:
     """`GET /`."""
+    await services.authenticator.check_host(request)
     return html()
 
 
-async def asset(_services: Services, request: Request) -> Answer:
+async def asset(services: Services, request: Request) -> Answer:
     """`GET /page/{name}`: a file that the page loads."""
+    await services.authenticator.check_host(request)
     name = request.path_values["name"]
     if name not in _assets():
         raise NotFound("The page has no such file.")
