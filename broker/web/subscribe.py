@@ -14,7 +14,7 @@ from broker.log.start import After, Latest, Start, from_cursor, from_last, from_
 from broker.node.node import Node
 from broker.topics import check_topic
 from broker.web.accept import names_stream
-from broker.web.headers import head_lines, http_date
+from broker.web.headers import head_lines
 from broker.web.services import Services
 from broker.web.values import Answer, Query, Request
 
@@ -45,7 +45,7 @@ class Subscription:
 
     def attach(self, transport: asyncio.Transport) -> None:
         """Begin the stream on `transport`, with the answer's head."""
-        head = b"%bDate: %b\r\n%b\r\n" % (_HEAD, http_date(), self.common_headers)
+        head = b"%b%b\r\n" % (_HEAD, self.common_headers)
         self.node.streams.attach(
             transport, self.caller, head, self.topics, self.logs, self.start, enveloped=self.is_enveloped
         )
