@@ -71,7 +71,7 @@ async def _publish_event(
     if key is not None and not _KEY.fullmatch(key):
         raise InvalidParameter("Idempotency-Key must be 1 to 200 visible ASCII characters.")
     options = event_options(request, topics, services.settings)
-    event_type = request.query.get("event")
+    event_type = request.query.get("event") if request.query.raw else None
     if event_type is not None:
         request.query.check_utf8()
         check_type(event_type)
