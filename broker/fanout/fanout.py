@@ -195,11 +195,11 @@ class FanOut:
 
     def _move(self, subscriber: Subscriber, rest: Feed, ended: Sequence[str], now: float) -> None:
         """Take it off the `ended` topics, on to `rest`. If that is empty, its stream ends."""
-        self._feeds.leave(subscriber)
         if rest.logs:
-            self._feeds.join(subscriber, rest.key, rest.logs)
+            self._feeds.move(subscriber, rest.key, rest.logs)
             self._settle(subscriber, Lag(now))
         else:
+            self._feeds.leave(subscriber)
             subscriber.finish(CloseReason.ENDED, b"", now)
         self._logs.unwatch(ended)
 
@@ -249,8 +249,7 @@ class FanOut:
             return
         subscriber.cursor = max(subscriber.cursor, end)
         if feed.key.floors:  # they lie behind it
-            self._feeds.leave(subscriber)
-            self._feeds.join(subscriber, feed.key._replace(floors=()), feed.logs)
+            self._feeds.move(subscriber, feed.key._replace(floors=()), feed.logs)
 
     def _batch_after(self, feed: Feed, cursor: EventId) -> Batch | None:
         """The next batch. The last one is kept: many reconnect with the same cursor, or meet the same ends."""

@@ -142,7 +142,6 @@ class Feed:
         before = end = cursor
         ended = None
         gaps: list[str] = []
-        gap_entries = 0
         for topic, log, entry in self._entries(cursor):
             if entry.id > up_to:
                 break
@@ -150,16 +149,14 @@ class Feed:
             if is_next:
                 before = end
             frame = log.enveloped(topic, entry) if self.key.enveloped else entry.frame
-            has_gap = entry.gap is not None and self._cursor_in(topic, before) < entry.prev
-            if has_gap:
-                frame = sse.gap(topic, format_id(before), entry.gap or "") + frame
+            if entry.gap is not None:
+                frame = sse.gap(topic, format_id(before), entry.gap)
             size += len(frame)
             if frames and size > PIECE_BYTES and is_next:
                 break
             frames.append(frame)
-            if has_gap:
-                gaps.append(entry.gap or "")
-            gap_entries += not entry.frame
+            if entry.gap is not None:
+                gaps.append(entry.gap)
             end = entry.id
             if entry.end:
                 ended = topic
@@ -167,11 +164,7 @@ class Feed:
         if not frames:
             return None
         chunk = frames[0] if len(frames) == 1 else b"".join(frames)
-        return Piece(chunk, end, len(frames) - gap_entries, ended, tuple(gaps))
-
-    def _cursor_in(self, topic: str, cursor: EventId) -> EventId:
-        floors = self.key.floors
-        return max(cursor, floors[self.key.topics.index(topic)]) if floors else cursor
+        return Piece(chunk, end, len(frames) - len(gaps), ended, tuple(gaps))
 
     def _logs_and_floors(self) -> Iterator[tuple[Log, EventId]]:
         return zip(self.logs, self.key.floors or (0,) * len(self.logs), strict=True)

@@ -116,7 +116,9 @@ class FeedTable:
             state = self._topics.get(topic)
             if state is None:
                 state = self._topics[topic] = _Topic(log, log.last)
-                log.trim_barrier = log.last
+            # Its readers are at `written`, which may lie before the log's end, and before those of other feeds.
+            barrier = log.last if log.trim_barrier is None else log.trim_barrier
+            log.trim_barrier = min(barrier, group.written)
             state.groups[group] = None
             if group.written < state.mark:
                 state.groups_behind += 1
@@ -125,13 +127,27 @@ class FeedTable:
     def leave(self, subscriber: Subscriber) -> None:
         """Take `subscriber` off its feed, and drop the feed if it was the last."""
         assert subscriber.feed is not None
-        group = self._groups[subscriber.feed.key]
-        subscriber.feed = None
+        feed, index = subscriber.feed, subscriber.feed_index
+        subscriber.feed, subscriber.feed_index = None, -1
+        self._leave(subscriber, feed, index)
+
+    def move(self, subscriber: Subscriber, key: FeedKey, logs: Sequence[Log]) -> Feed:
+        """Have `subscriber` leave its feed for that of `key`, another one.
+
+        It joins first: else the logs could drop what they hold for it.
+        """
+        assert subscriber.feed is not None
+        old, index = subscriber.feed, subscriber.feed_index
+        feed = self.join(subscriber, key, logs)
+        self._leave(subscriber, old, index)
+        return feed
+
+    def _leave(self, subscriber: Subscriber, feed: Feed, index: int) -> None:
+        group = self._groups[feed.key]
         last = group.subscribers.pop()
         if last is not subscriber:
-            group.subscribers[subscriber.feed_index] = last
-            last.feed_index = subscriber.feed_index
-        subscriber.feed_index = -1
+            group.subscribers[index] = last
+            last.feed_index = index
         for topic in group.feed.key.topics:
             self._topics[topic].subscribers -= 1
         if not group.subscribers:

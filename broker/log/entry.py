@@ -13,11 +13,11 @@ class Entry:
 
     Attributes:
         prev: the id of the topic's entry before this one; nothing lies between them.
-        frame: the event as it goes over the wire; empty if the entry is only a gap.
+        frame: the event as it goes over the wire; empty for a gap.
         enveloped: the envelope form, made when a reader first needs it.
         end: whether it ends the topic (`broker.end`).
-        gap: the reason of a gap in front of this entry, for every reader with a cursor before `prev`. None if the
-            log has no hole here.
+        gap: None for an event or an end. Else the reason of a gap: events up to this id, which is also `prev`, are
+            missing. A gap is an entry of its own, so that a merge of several logs has it in its place.
     """
 
     __slots__ = ("end", "enveloped", "frame", "gap", "id", "prev")

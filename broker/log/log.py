@@ -19,8 +19,8 @@ The log of a closed topic ends with its *end*, an entry behind the last event. T
 trimmed nor counted, and it stays as long as `last` is remembered. Nothing follows it, unless the topic is deleted or
 the store goes back behind it; either opens the topic again.
 
-If events are lost while subscribers read the log, the entry behind the hole gets a `gap`, which every reader that
-crosses the hole receives.
+If events are lost while subscribers read the log, a *gap* takes their place: an entry without an event, at the id of the
+last event that is missing. Every reader that crosses it is told.
 """
 
 from __future__ import annotations
@@ -107,11 +107,13 @@ class Log:
         """Add the newest event; `event_id` is greater than `last`."""
         self._add(Entry(event_id, self.last, frame))
 
-    def append_after(
-        self, prev: EventId, event_id: EventId, frame: bytes, gap: str | None = None, *, end: bool = False
-    ) -> None:
-        """Add the newest entry of a replica; `prev` comes from the store. See `Entry.gap`."""
-        self._add(Entry(event_id, prev, frame, end=end, gap=gap))
+    def append_after(self, prev: EventId, event_id: EventId, frame: bytes) -> None:
+        """Add the newest event of a replica; `prev` comes from the store."""
+        self._add(Entry(event_id, prev, frame))
+
+    def append_gap(self, gap_id: EventId, reason: str) -> None:
+        """Add a gap: the events between `last` and `gap_id`, inclusive, are missing."""
+        self._add(Entry(gap_id, gap_id, b"", gap=reason))
 
     def _add(self, entry: Entry) -> None:
         if self.end is not None:
@@ -141,7 +143,7 @@ class Log:
     def lose(self, loss: EventId) -> None:
         """The store has lost events before `loss`: readers that come from before it get a gap there."""
         if self.end is None:
-            self._add(Entry(loss, loss, b"", gap="lost"))
+            self.append_gap(loss, "lost")
         else:
             self.lost_at = loss
 
@@ -246,7 +248,7 @@ class Log:
         return self.has_moved_past(cursor)
 
     def has_moved_past(self, cursor: EventId) -> bool:
-        """`has_gap` for a subscriber: a DELETE hides nothing that waits for it. An entry's own `gap` doesn't count."""
+        """`has_gap` for a subscriber: a DELETE hides nothing that waits for it. A gap in the log doesn't count: it is told in its place."""
         index = self._index_after(cursor)
         if index == len(self._entries):
             return self.last > cursor
@@ -269,6 +271,13 @@ class Log:
             events = [at for at in range(first, stop) if self._entries[at].frame][-count:]
             index = events[0] if events else stop
         return self._entries[index].prev if index < len(self._entries) else self.last
+
+    def joint(self) -> EventId:
+        """What entries in front must reach, so that nothing is missing; 0 if the log begins with a gap."""
+        if self._start == len(self._entries):
+            return self.last
+        first = self._entries[self._start]
+        return first.prev if first.gap is None else 0
 
     def visible(self) -> tuple[Entry | None, Entry | None, int, int]:
         """For a new reader: the first event, the last, their number and their bytes."""

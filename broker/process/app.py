@@ -129,12 +129,21 @@ def _authenticator(
     guard: Guard,
     clock: Clock,
 ) -> Authenticator:
-    addresses = None
-    if settings.needs_client_addresses():
-        addresses = ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
     return Authenticator(
-        _anonymous(settings), verifier, fetcher, node.streams.evictions, guard, addresses, clock
+        _anonymous(settings),
+        verifier,
+        fetcher,
+        node.streams.evictions,
+        guard,
+        _client_addresses(settings),
+        clock,
     )
+
+
+def _client_addresses(settings: Settings) -> ClientAddresses | None:
+    if not settings.needs_client_addresses():
+        return None
+    return ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
 
 
 def _body_reader(settings: Settings, metrics: Metrics) -> BodyReader:
@@ -173,6 +182,7 @@ def _rate_limits(settings: Settings) -> RateLimitSettings:
         max_connections_per_address=settings.max_connections_per_address,
         max_connections_per_subject=settings.max_connections_per_subject,
         max_connects_per_second=settings.max_connects_per_second,
+        max_connects_per_second_per_address=settings.max_connects_per_second_per_address,
         max_publishes_per_second=settings.max_publishes_per_second,
         max_publish_bytes_per_second=settings.max_publish_bytes_per_second,
     )

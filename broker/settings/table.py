@@ -168,6 +168,11 @@ class SettingsTable(BaseSettings):
         ge=0,
         description="Maximum new streams per second on each instance; 0: no limit.",
     )
+    max_connects_per_second_per_address: float = Field(
+        0,
+        ge=0,
+        description="Maximum new streams per second from one client address, on each instance; 0: no limit.",
+    )
     max_topics_per_connection: int = Field(
         32, ge=1, le=MAX_TOPICS_PER_REQUEST, description="Maximum topics on one stream."
     )

@@ -57,14 +57,14 @@ class Subscription:
 
 
 async def subscribe(services: Services, request: Request, topics: Sequence[str]) -> Answer | Subscription:
-    """A stream of `topics`; or an answer to HEAD, after the end of all topics, or as a refusal."""
+    """A stream of `topics`, or one of these answers:
+
+    200  to HEAD, without a body
+    200  to a refused EventSource, with a reconnect delay
+    204  to a cursor at or after the end of every topic
+    """
     node = services.node
-    for topic in topics:
-        check_topic(topic)
-    max_topics = services.settings.max_topics_per_connection
-    if len(topics) > max_topics:
-        node.metrics.refused_connects.labels("max_topics_per_connection").inc()
-        raise InvalidParameter(f"A stream may have at most {max_topics} topics; open another for the rest.")
+    _check_topics(services, topics)
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_subscribe(topics)
     start = _start(request, node)
@@ -94,13 +94,22 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
     return _NO_MORE if is_over else _HEAD_ANSWER
 
 
+def _check_topics(services: Services, topics: Sequence[str]) -> None:
+    for topic in topics:
+        check_topic(topic)
+    max_topics = services.settings.max_topics_per_connection
+    if len(topics) > max_topics:
+        services.node.metrics.refused_connects.labels("max_topics_per_connection").inc()
+        raise InvalidParameter(f"A stream may have at most {max_topics} topics; open another for the rest.")
+
+
 async def _watch(node: Node, caller: Caller, topics: Sequence[str], start: Start) -> Sequence[Log]:
     """A place for one more stream of `caller`, and the logs it reads. Raises `Unavailable` or `RateLimited`."""
     await node.limits.enter(caller)
     try:
         return await node.logs.watch(topics, start)
     except BaseException:
-        node.limits.leave(caller)
+        node.limits.undo_enter(caller)
         raise
 
 

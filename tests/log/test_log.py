@@ -415,10 +415,12 @@ def test_a_replica_takes_prev_from_its_store() -> None:
     log = Log(START, FOREVER)
     event, later = START + SECOND, START + 3 * SECOND
     log.append_after(START, event, frame(event))
-    log.append_after(event + 5, later, frame(later), "trimmed")
+    log.append_gap(event + 5, "trimmed")
+    log.append_after(event + 5, later, frame(later))
     assert [(entry.id, entry.prev, entry.gap, entry.end) for entry in log.after(0)] == [
         (event, START, None, False),
-        (later, event + 5, "trimmed", False),
+        (event + 5, event + 5, "trimmed", False),
+        (later, event + 5, None, False),
     ]
 
 

@@ -7,12 +7,14 @@ Missed payloads are read from the store, in order. Events that the store has los
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from broker.events import parse_id
 from tests.support.event_stream import AsyncStream, EventStream
 from tests.support.local_broker import Server
+from tests.support.redis_servers import Server as RedisServer
 from tests.support.waiting import WAIT_SECONDS
 
 StartBroker = Callable[..., Awaitable[Server]]
@@ -88,3 +90,19 @@ async def until_not_ready(broker: Server) -> dict[str, Any]:
     checks = (await broker.request("GET", "/readyz")).json()["checks"]
     assert isinstance(checks, dict)
     return checks
+
+
+class Older:
+    """A server that can go back to its state when this was made."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._server = server
+        self._copy = server.directory / "older"
+        with server.client() as client:
+            client.save()
+        shutil.copy(server.directory / "dump.rdb", self._copy)
+
+    def load(self) -> None:
+        self._server.kill()
+        shutil.copy(self._copy, self._server.directory / "dump.rdb")
+        self._server.start()

@@ -6,9 +6,8 @@ import json
 from typing import Any
 
 from broker.events import format_id, parse_id
-from tests.stores.brokers import StartBroker, until_ready
+from tests.stores.brokers import Older, StartBroker, until_ready
 from tests.stores.conftest import StartServer
-from tests.stores.test_faults_lost import Older
 from tests.support.event_stream import AsyncStream
 from tests.support.local_broker import Server
 from tests.support.redis_proxy import RedisProxy

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-
 import pytest
 
 from broker.events import EventId, parse_id
 from broker.stores.redis.scripts import load
-from tests.stores.brokers import Publisher, StartBroker, expect_all_taken, numbers, until_ready
+from tests.stores.brokers import Older, Publisher, StartBroker, expect_all_taken, numbers, until_ready
 from tests.stores.conftest import Replicated, StartServer
 from tests.support.event_stream import AsyncStream
 from tests.support.redis_proxy import RedisProxy
-from tests.support.redis_servers import Server
 from tests.support.store_harness import OFFSET, with_offset
 from tests.support.waiting import until
 
@@ -24,22 +21,6 @@ def number(text: str) -> EventId:
     event_id = parse_id(text)
     assert event_id is not None
     return event_id
-
-
-class Older:
-    """A server that can go back to its state when this was made."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._copy = server.directory / "older"
-        with server.client() as client:
-            client.save()
-        shutil.copy(server.directory / "dump.rdb", self._copy)
-
-    def load(self) -> None:
-        self._server.kill()
-        shutil.copy(self._copy, self._server.directory / "dump.rdb")
-        self._server.start()
 
 
 async def both_have(stream: AsyncStream, publisher: Publisher) -> None:

@@ -285,6 +285,18 @@ def test_an_end_is_applied_with_the_last_page(harness: Harness) -> None:
     assert (steps(replica), ends(replica)) == ([1, 2, 3], [3])
 
 
+def test_i2_what_is_trimmed_between_two_pages_is_a_gap(harness: Harness) -> None:
+    """The store drops 3 to 5 after the first page was read: the second has no entry."""
+    replica = harness.replicas.open("a")
+    harness.begin(replica, page((1, 0), (2, 1), more=True), at(0), upto=5)
+    harness.read_on(replica, TopicPage(at(5), 0, 0, None, None, False, ()))
+    assert harness.replicas.go_live(replica, at(5))
+    assert [(entry.id, entry.gap) for entry in replica.log.after(at(1))] == [
+        (at(2), None),
+        (at(5), "trimmed"),
+    ]
+
+
 def test_a_loss_before_an_end_is_a_gap_before_it(harness: Harness) -> None:
     replica = harness.read("a", (1, 0))
     harness.disconnect()
@@ -367,3 +379,17 @@ def test_too_large_a_buffer_makes_the_store_be_read_again(harness: Harness) -> N
     harness.read_on(replica, page((2, 1), (3, 2)))
     assert harness.replicas.go_live(replica, at(3))
     assert steps(replica) == [1, 2, 3]
+
+
+def test_i2_what_is_trimmed_between_two_pages_in_front_is_a_gap(harness: Harness) -> None:
+    replica = harness.read("a", (9, 8), after=at(8))
+    entries = [(at(step), at(prev), frame(at(step))) for step, prev in ((2, 1), (5, 4), (6, 5))]
+    harness.replicas.prepend(replica, entries, at(1))
+    assert [(entry.id, entry.gap) for entry in replica.log.after(at(1))] == [
+        (at(2), None),
+        (at(4), "trimmed"),
+        (at(5), None),
+        (at(6), None),
+        (at(8), "trimmed"),
+        (at(9), None),
+    ]

@@ -94,7 +94,8 @@ class HubHarness:
         """Publish an event after `prev`, an entry that this instance has never seen: what lay before it is lost."""
         self.last = prev + 1
         frame = sse.frame(sse.lines(data), self.last)
-        self.log(topic).append_after(prev, self.last, frame, gap="lost")
+        self.log(topic).append_gap(prev, "lost")
+        self.log(topic).append_after(prev, self.last, frame)
         self.hub.fan_out.delivered(topic, len(frame))
         return self.last
 

@@ -396,6 +396,23 @@ async def test_a_numeric_subject_is_a_subject_and_can_be_revoked(serve: Serve, c
     assert (answer.status, answer.json()["detail"]) == (401, "This token was revoked; get a new one.")
 
 
+async def test_revoking_a_subject_revokes_its_tokens_from_the_future(serve: Serve, clock: Clock) -> None:
+    server = await serve(jwt_secrets=KEYS)
+    future = HMAC.token(subscribe=["**"], sub="ann", iat=int(clock.now) + 3600)
+    sent = {"authorization": f"Bearer {future}"}
+    stream = await server.subscribe("/topics/a", **sent)
+    assert stream.status == 200
+    admin = {"authorization": f"Bearer {HMAC.token(admin=True)}"}
+    assert (await server.request("POST", "/admin/revoke", b'{"sub": "ann"}', **admin)).status == 202
+    assert b'{"reason":"revoked"}' in await stream.end()
+    later = {"authorization": f"Bearer {HMAC.token(subscribe=['**'], sub='ann', iat=int(clock.now) + 5)}"}
+    for seconds in (0, 3601):
+        clock.now += seconds
+        for headers, status in ((sent, 401), (later, 200)):
+            answer = await server.request("GET", "/topics/a", accept="application/json", **headers)
+            assert answer.status == status
+
+
 async def test_a_bad_claim_is_named_in_the_answer_and_once_a_minute_in_the_log(
     serve: Serve, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

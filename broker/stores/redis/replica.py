@@ -16,7 +16,7 @@ A loss in the store (`StoreHistory.losses`) becomes an entry without an event: a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from operator import attrgetter
@@ -204,7 +204,7 @@ class TopicReplica:
             return
         self.apply_losses(page.cleared_at)
         if page.cleared_after > max(self.tail, log.last):
-            log.append_after(page.cleared_after, page.cleared_after, b"", "trimmed")
+            log.append_gap(page.cleared_after, "trimmed")
         self._clear(page.cleared_at)
 
     def _append_entries(self, entries: Sequence[tuple[EventId, EventId, bytes]]) -> None:
@@ -212,8 +212,9 @@ class TopicReplica:
             if event_id <= self.tail:
                 continue
             self.apply_losses(event_id)
-            is_contiguous = prev <= max(self.contiguous_to, self.log.last)
-            self.log.append_after(prev, event_id, frame, None if is_contiguous else "trimmed")
+            if prev > max(self.contiguous_to, self.log.last):
+                self.log.append_gap(prev, "trimmed")
+            self.log.append_after(prev, event_id, frame)
             self.tail = event_id
 
     def _skip_to(self, last: EventId) -> None:
@@ -221,9 +222,7 @@ class TopicReplica:
         self.apply_losses(last)
         if last > self.tail:
             if last > self.log.last:
-                if self.is_readable:
-                    self.log.append_after(last, last, b"", "trimmed")
-                self.log.last = last
+                self.log.append_gap(last, "trimmed")
             self.tail = last
 
     def go_live(self, last: EventId) -> bool:
@@ -251,7 +250,26 @@ class TopicReplica:
         made = [Entry(loss, loss, b"", gap="lost") for loss in losses if loss > history.born]
         made += [Entry(event_id, prev, frame) for event_id, prev, frame in entries]
         made.sort(key=_entry_id)  # stable: a loss comes before the event at its id
-        log.prepend(made, complete_from)
+        log.prepend(list(self._joined(made)), complete_from)
+
+    def _joined(self, entries: Sequence[Entry]) -> Iterator[Entry]:
+        """`entries`, with a gap wherever one doesn't join the next, or the last one the log.
+
+        The store may have gone back since the log was read: then it lacks events that lie between its own and the log's.
+        It may also have trimmed some between two pages.
+        """
+        before: Entry | None = None
+        for entry in entries:
+            if before is not None and entry.gap is None and entry.prev > before.id:
+                yield self._gap_at(entry.prev)
+            yield entry
+            before = entry
+        if before is not None and self.log.joint() > before.id:
+            yield self._gap_at(self.log.joint())
+
+    def _gap_at(self, missing: EventId) -> Entry:
+        is_lost = any(missing < loss for loss in self._owner.history.losses)
+        return Entry(missing, missing, b"", gap="lost" if is_lost else "trimmed")
 
     # What a log may get besides events
 

@@ -1,0 +1,90 @@
+"""What an instance missed, and the store no longer has, is told to each of its streams (I2), of one topic or of several."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.stores.brokers import Older, StartBroker, until_not_ready, until_ready
+from tests.stores.conftest import StartServer
+from tests.support.event_stream import EventStream
+from tests.support.redis_proxy import RedisProxy
+
+BOTH = "/topics?topic=a&topic=b"
+
+
+def told(stream: EventStream) -> list[str]:
+    """In order: the data of each event, and "gap TOPIC REASON" for each gap."""
+    lines = []
+    for event in stream.events:
+        if event.type == "broker.gap":
+            gap = json.loads(event.data)
+            lines.append(f"gap {gap['topic']} {gap['reason']}")
+        elif event.type is None:
+            lines.append(event.data)
+    return lines
+
+
+@pytest.mark.parametrize("end", ["", "closed"])
+async def test_each_topic_of_a_stream_is_told_of_its_own_gap(
+    start_server: StartServer, start_broker: StartBroker, end: str
+) -> None:
+    """I2: of two topics that were both trimmed while the instance was disconnected, the second one's gap lies before events
+    of the first."""
+    server = start_server()
+    async with RedisProxy(server) as proxy:
+        settings = {"retention_events": 2}
+        one = await start_broker(server.url, **settings)
+        other = await start_broker(proxy.url, **settings)
+        both = await other.subscribe(BOTH)
+        alone = await other.subscribe("/topics/b")
+        for topic in "ab":
+            await one.publish(topic, f"{topic}0")
+        await both.until(lambda: len(both.published()) == 2)
+        proxy.close()
+        await until_not_ready(other)
+        for number in range(1, 7):
+            for topic in "ab":
+                await one.publish(topic, f"{topic}{number}")
+        if end:
+            await one.request("POST", "/topics/b?end=true")
+        proxy.open()
+        await until_ready(other)
+        await one.publish("a", "a7")
+        await both.until(lambda: "a7" in told(both))
+        await alone.until(lambda: "b6" in told(alone))
+        assert told(alone) == ["b0", "gap b trimmed", "b5", "b6"]
+        assert [line for line in told(both) if line.startswith("gap")] == ["gap a trimmed", "gap b trimmed"]
+        events = [line for line in told(both) if not line.startswith("gap")]
+        assert events == ["a0", "b0", "a5", "b5", "a6", "b6", "a7"]
+        for topic in "ab":
+            assert told(both).index(f"gap {topic} trimmed") < told(both).index(f"{topic}5")
+
+
+@pytest.mark.parametrize("target", ["/topics/a", BOTH])
+async def test_a_copy_of_lost_events_does_not_join_older_ones_of_the_store(
+    start_server: StartServer, start_broker: StartBroker, target: str
+) -> None:
+    """I2: the store went back to e3. An instance has e6 and e7 from before, and reads e2 and e3 in front of them: e4 and
+    e5 are missing."""
+    server = start_server()
+    one, other = await start_broker(server.url), await start_broker(server.url)
+    cursor = await one.publish("a", "e1")
+    for number in (2, 3):
+        await one.publish("a", f"e{number}")
+    older = Older(server)
+    for number in (4, 5):
+        await one.publish("a", f"e{number}")
+    live = await other.subscribe("/topics/a")
+    for number in (6, 7):
+        await one.publish("a", f"e{number}")
+    await live.until(lambda: told(live) == ["e6", "e7"])
+    older.load()
+    await until_ready(one, other)
+    await one.publish("a", "e8")
+    await live.until(lambda: told(live) == ["e6", "e7", "gap a lost", "e8"])
+    back = await other.subscribe(target, Last_Event_ID=cursor)
+    await back.until(lambda: "e8" in told(back))
+    lines = [line for line in told(back) if "gap b" not in line]
+    assert lines == ["e2", "e3", "gap a lost", "e6", "e7", "gap a lost", "e8"]
