@@ -39,7 +39,7 @@ class InvalidParameter(BrokerError):
 
 
 class TooLarge(BrokerError):
-    """The caller's fault: an event larger than `max_event_bytes`."""
+    """The caller's fault: an event larger than `max_event_bytes`, or a publish that a rate limit never allows at once."""
 
     code = "too-large"
 

@@ -138,8 +138,9 @@ class Evictions:
 
     def check(self, grant: Grant) -> None:
         """Raises `Unauthorized` if the token was revoked or has expired since it was verified."""
-        self.revocations.check(grant)
-        if grant.expires_at is not None and grant.expires_at <= self._clock():
+        now = self._clock()
+        self.revocations.check(grant, now)
+        if grant.expires_at is not None and grant.expires_at <= now:
             raise Unauthorized("This token has expired; get a new one.", error="invalid_token")
 
     def opened(self, subscriber: Subscriber) -> None:
@@ -162,7 +163,9 @@ class Evictions:
             self.revocations.revoke_token(command.token_id, at=command.at, until=command.until)
         if command.subject is not None:
             self.revocations.revoke_subject(command.subject, at=command.at, until=command.until)
-        self._batches.run(_EndRevoked(self._streams, self.revocations), self._streams.hub.subscribers)
+        self._batches.run(
+            _EndRevoked(self._streams, self.revocations, self._clock), self._streams.hub.subscribers
+        )
 
     def expired(self, subscribers: Sequence[Subscriber]) -> None:
         self._batches.run(_EndExpired(self._streams, self._clock), subscribers)
@@ -191,12 +194,13 @@ class _Disconnect(Job):
 
 
 class _EndRevoked(Job):
-    def __init__(self, streams: StreamOwner, revocations: Revocations) -> None:
+    def __init__(self, streams: StreamOwner, revocations: Revocations, clock: Clock) -> None:
         self._streams = streams
         self._revocations = revocations
+        self._clock = clock
 
     def concerns(self, subscriber: Subscriber) -> bool:
-        return self._revocations.is_revoked(subscriber.caller.grant)
+        return self._revocations.is_revoked(subscriber.caller.grant, self._clock())
 
     def act(self, subscriber: Subscriber) -> None:
         self._streams.end(subscriber, CloseReason.DISCONNECTED, _REVOKED)

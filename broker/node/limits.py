@@ -1,63 +1,32 @@
 """Limits on connections and publishes, by address, by subject and in all.
 
 Rules: numbers and names; the web layer decides what a refusal looks like. A limit that isn't set costs nothing. The
-number of connections is exact for this instance, and at most 2 s old for the others.
+number of connections is exact for this instance, and at most 2 s old for the others. Only what is admitted is charged.
 
-Rates are token buckets (RFC 2697's idea, with one rate). A caller that isn't in debt may do something of any size, and
-is in debt until the rate has paid for it. So an event larger than a second's share goes through now and then, and the
-average holds.
+An IPv6 address counts with its /64, the least that a customer gets (RFC 6177), and with its /48, the most: whoever has a
+/48 has 65,536 of the former. A /48 may do as much as `NETWORKS_PER_SITE` addresses.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_network
 
 from broker.auth.grants import Caller
-from broker.errors import RateLimited
+from broker.errors import RateLimited, TooLarge
 from broker.fanout.owner import Scheduler
+from broker.node.buckets import MAX_DEBT_SECONDS, TokenBuckets
 from broker.stores.base import Counters
 
-MAX_BUCKETS = 100_000
 CONNECTIONS_RETRY_SECONDS = 30
+SITE_PREFIX = 48
+NETWORKS_PER_SITE = 16
 EVERYBODY = ""
 """The bucket of a rate that all callers share."""
-
-
-class TokenBuckets:
-    """A bucket for each key. Full buckets need no memory; over `MAX_BUCKETS` the least recently used is forgotten.
-
-    Args:
-        rate: the inflow of each bucket in a second, and its capacity.
-    """
-
-    def __init__(self, rate: float) -> None:
-        self._rate = rate
-        self._levels: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._levels)
-
-    def wait(self, key: str, now: float) -> float:
-        """Seconds until `key` is out of debt; 0 if it isn't in debt. `now` is in seconds."""
-        return max(0.0, -self._level(key, now) / self._rate)
-
-    def take(self, key: str, amount: float, now: float) -> None:
-        """Take `amount` out of the bucket of `key`. `now` never decreases."""
-        self._levels[key] = self._level(key, now) - amount, now
-        self._levels.move_to_end(key)
-        while self._levels and (len(self._levels) > MAX_BUCKETS or self._is_oldest_full(now)):
-            self._levels.popitem(last=False)
-
-    def _level(self, key: str, now: float) -> float:
-        level, at = self._levels.get(key, (self._rate, now))
-        return min(self._rate, level + (now - at) * self._rate)
-
-    def _is_oldest_full(self, now: float) -> bool:
-        oldest = next(iter(self._levels))
-        return self._level(oldest, now) >= self._rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +36,34 @@ class RateLimitSettings:
     max_connections_per_address: int = 0
     max_connections_per_subject: int = 0
     max_connects_per_second: float = 0
+    max_connects_per_second_per_address: float = 0
     max_publishes_per_second: float = 0
     max_publish_bytes_per_second: float = 0
+
+
+class CallerRate:
+    """A rate limit that each address, or each subject, has for itself.
+
+    Args:
+        setting: its name, for refusals.
+        rate: units per second.
+    """
+
+    def __init__(self, setting: str, rate: float) -> None:
+        self.setting = setting
+        self._buckets = TokenBuckets(rate)
+        self._sites = TokenBuckets(rate * NETWORKS_PER_SITE)
+
+    def wait(self, payer: str, site: str, now: float) -> float:
+        """Seconds until the caller is out of debt; 0 if it isn't in debt."""
+        wait = self._buckets.wait(payer, now)
+        return max(wait, self._sites.wait(site, now)) if site else wait
+
+    def take(self, payer: str, site: str, amount: float, now: float) -> None:
+        """Charge `amount`; a negative amount is given back."""
+        self._buckets.take(payer, amount, now)
+        if site:
+            self._sites.take(site, amount, now)
 
 
 class RateLimits:
@@ -79,6 +74,8 @@ class RateLimits:
 
     Attributes:
         limits_publishing: whether publishes are counted at all.
+        max_events: how many events may be charged at once; infinite without a limit.
+        max_bytes: how many bytes of events, likewise.
     """
 
     def __init__(self, settings: RateLimitSettings, counters: Counters, loop: Scheduler) -> None:
@@ -86,47 +83,67 @@ class RateLimits:
         self._counters = counters
         self._loop = loop
         self._connections: Counter[str] = Counter()
-        self._connects = _buckets(settings.max_connects_per_second)
-        self._publishes = _buckets(settings.max_publishes_per_second)
-        self._bytes = _buckets(settings.max_publish_bytes_per_second)
+        rate = settings.max_connects_per_second
+        self._connects = TokenBuckets(rate) if rate else None
+        self._address_connects = _caller_rate(settings, "max_connects_per_second_per_address")
+        self._publishes = _caller_rate(settings, "max_publishes_per_second")
+        self._bytes = _caller_rate(settings, "max_publish_bytes_per_second")
         self.limits_publishing = self._publishes is not None or self._bytes is not None
+        self.max_events = (settings.max_publishes_per_second or math.inf) * MAX_DEBT_SECONDS
+        self.max_bytes = (settings.max_publish_bytes_per_second or math.inf) * MAX_DEBT_SECONDS
 
     # Streams
 
     async def enter(self, caller: Caller) -> None:
-        """Let `caller` have one more stream, until `leave`.
+        """Let `caller` have one more stream, until `leave`. A caller over a limit of its own costs the others nothing.
 
         Raises:
             RateLimited: it has as many as it may, or too many streams are opened at once; `limit` names the setting.
             Unavailable: the store doesn't know how many streams the other instances have.
         """
-        self._check_connect_rate()
         counted = self._counted_as(caller)
-        if not counted:
-            return
-        names = [name for name, _, _ in counted]
-        elsewhere = await self._counters.counts_elsewhere(names)
-        for (name, limit, setting), count in zip(counted, elsewhere, strict=True):
-            if self._connections[name] + count >= limit:
-                what = "address" if setting.endswith("address") else "subject"
-                text = f"This {what} has {limit} streams open, and no more"
-                raise _limited(setting, text, CONNECTIONS_RETRY_SECONDS)
-        for name in names:
+        self._check_connect(caller, counted, [0] * len(counted))
+        if counted:
+            elsewhere = await self._counters.counts_elsewhere([name for name, _, _ in counted])
+            self._check_connect(caller, counted, elsewhere)
+        self._count_connects(caller, 1)
+        for name, _, _ in counted:
             self._count_connections(name, 1)
 
     def leave(self, caller: Caller) -> None:
-        """Undo `enter`."""
+        """The stream that `enter` let in has ended."""
         for name, _, _ in self._counted_as(caller):
             self._count_connections(name, -1)
 
-    def _check_connect_rate(self) -> None:
-        if self._connects is None:
-            return
-        now = self._loop.time()
-        wait = self._connects.wait(EVERYBODY, now)
-        if wait:
-            raise _limited("max_connects_per_second", "Too many streams are opened at once", wait)
-        self._connects.take(EVERYBODY, 1, now)
+    def undo_enter(self, caller: Caller) -> None:
+        """The stream that `enter` let in was refused for another reason."""
+        self.leave(caller)
+        self._count_connects(caller, -1)
+
+    def _check_connect(
+        self, caller: Caller, counted: Sequence[tuple[str, int, str]], elsewhere: Sequence[int]
+    ) -> None:
+        """Raises `RateLimited`: by the caller's own limits before the one that all share. Charges nothing."""
+        for (name, limit, setting), count in zip(counted, elsewhere, strict=True):
+            if self._connections[name] + count >= limit:
+                what = name.partition(" ")[0]
+                text = f"This {what} has {limit} streams open, and no more"
+                raise _limited(setting, text, CONNECTIONS_RETRY_SECONDS)
+        if self._address_connects is not None and caller.address:
+            wait = self._address_connects.wait(caller.address, site_of(caller.address), self._loop.time())
+            if wait:
+                raise _limited(self._address_connects.setting, "You open too many streams at once", wait)
+        if self._connects is not None:
+            wait = self._connects.wait(EVERYBODY, self._loop.time())
+            if wait:
+                raise _limited("max_connects_per_second", "Too many streams are opened at once", wait)
+
+    def _count_connects(self, caller: Caller, change: int) -> None:
+        if self._address_connects is not None and caller.address:
+            site = site_of(caller.address)
+            self._address_connects.take(caller.address, site, change, self._loop.time())
+        if self._connects is not None:
+            self._connects.take(EVERYBODY, change, self._loop.time())
 
     def _count_connections(self, name: str, change: int) -> None:
         self._connections[name] += change
@@ -139,8 +156,11 @@ class RateLimits:
         settings = self._settings
         counted = []
         if settings.max_connections_per_address and caller.address:
-            limit = settings.max_connections_per_address
-            counted.append((f"address {caller.address}", limit, "max_connections_per_address"))
+            limit, setting = settings.max_connections_per_address, "max_connections_per_address"
+            counted.append((f"address {caller.address}", limit, setting))
+            site = site_of(caller.address)
+            if site:
+                counted.append((f"network {site}", limit * NETWORKS_PER_SITE, setting))
         if settings.max_connections_per_subject and caller.grant.subject is not None:
             limit = settings.max_connections_per_subject
             counted.append((f"subject {caller.grant.subject}", limit, "max_connections_per_subject"))
@@ -149,43 +169,59 @@ class RateLimits:
     # Publishing
 
     def check_publish(self, caller: Caller, events: int, size: int) -> None:
-        """Count `events` of `size` bytes in all. Raises `RateLimited` if the caller is in debt; then nothing is counted."""
+        """Charge a write of `events` of `size` bytes in all, before it is done. If it raises, nothing is charged.
+
+        Raises:
+            RateLimited: the caller is in debt.
+            TooLarge: it is an event to several topics that may not be charged at once.
+        """
+        if events > 1 and (events > self.max_events or size > self.max_bytes):
+            raise TooLarge(
+                f"One publish may take at most {MAX_DEBT_SECONDS:g} s of your rate limit; send it to fewer topics at once."
+            )
         wait, setting = self._wait(caller)
         if wait:
             raise _limited(setting, "You publish faster than you may", wait)
-        self._count(caller, events, size)
+        self._charge(caller, events, size)
 
-    def slow_down(self, caller: Caller, events: int, size: int) -> float:
-        """Count a part of a streamed body. Returns for how many seconds to read no more of it."""
-        self._count(caller, events, size)
-        return self._wait(caller)[0]
+    def try_publish(self, caller: Caller, events: int, size: int) -> float:
+        """Charge a part of a streamed body and return 0; or, if the caller is in debt, return for how many seconds."""
+        wait, _ = self._wait(caller)
+        if not wait:
+            self._charge(caller, events, size)
+        return wait
 
     def _wait(self, caller: Caller) -> tuple[float, str]:
         """Seconds until the caller is out of debt, and the setting at fault."""
-        now, payer = self._loop.time(), _payer(caller)
-        waits = [(0.0, "")]
+        now, (payer, site) = self._loop.time(), _payer(caller)
+        rates = [rate for rate in (self._publishes, self._bytes) if rate is not None]
+        return max(((rate.wait(payer, site, now), rate.setting) for rate in rates), default=(0.0, ""))
+
+    def _charge(self, caller: Caller, events: int, size: int) -> None:
+        now, (payer, site) = self._loop.time(), _payer(caller)
         if self._publishes is not None:
-            waits.append((self._publishes.wait(payer, now), "max_publishes_per_second"))
+            self._publishes.take(payer, site, events, now)
         if self._bytes is not None:
-            waits.append((self._bytes.wait(payer, now), "max_publish_bytes_per_second"))
-        return max(waits)
-
-    def _count(self, caller: Caller, events: int, size: int) -> None:
-        now = self._loop.time()
-        if self._publishes is not None:
-            self._publishes.take(_payer(caller), events, now)
-        if self._bytes is not None:
-            self._bytes.take(_payer(caller), size, now)
+            self._bytes.take(payer, site, size, now)
 
 
-def _buckets(rate: float) -> TokenBuckets | None:
-    return TokenBuckets(rate) if rate else None
+def _caller_rate(settings: RateLimitSettings, setting: str) -> CallerRate | None:
+    rate = getattr(settings, setting)
+    return CallerRate(setting, rate) if rate else None
 
 
-def _payer(caller: Caller) -> str:
-    """The bucket of a publisher: its token's subject, else its address."""
+def _payer(caller: Caller) -> tuple[str, str]:
+    """Who pays for a publish: its token's subject, else its address; and the site of that address."""
     subject = caller.grant.subject
-    return f"address {caller.address}" if subject is None else f"subject {subject}"
+    if subject is not None:
+        return f"subject {subject}", ""
+    return f"address {caller.address}", site_of(caller.address)
+
+
+@lru_cache(maxsize=4096)
+def site_of(address: str) -> str:
+    """The /48 of an IPv6 network as `Caller.address` has it; "" for anything else."""
+    return str(ip_network(address).supernet(new_prefix=SITE_PREFIX)) if ":" in address else ""
 
 
 def _limited(setting: str, what: str, wait: float) -> RateLimited:

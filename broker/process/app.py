@@ -182,6 +182,7 @@ def _rate_limits(settings: Settings) -> RateLimitSettings:
         max_connections_per_address=settings.max_connections_per_address,
         max_connections_per_subject=settings.max_connections_per_subject,
         max_connects_per_second=settings.max_connects_per_second,
+        max_connects_per_second_per_address=settings.max_connects_per_second_per_address,
         max_publishes_per_second=settings.max_publishes_per_second,
         max_publish_bytes_per_second=settings.max_publish_bytes_per_second,
     )

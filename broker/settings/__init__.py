@@ -101,6 +101,7 @@ class Settings(SettingsTable):
         """Whether a limit counts by client address."""
         return bool(
             self.max_connections_per_address
+            or self.max_connects_per_second_per_address
             or self.max_publishes_per_second
             or self.max_publish_bytes_per_second
         )

@@ -213,7 +213,7 @@ class Broadcast(Protocol):
 
 
 class Counters(Protocol):
-    """Counts over all instances, such as an address's streams."""
+    """Counts over all instances."""
 
     def set_count(self, name: str, count: int) -> None:
         """Set this instance's count of `name`. The others see it within a second."""

@@ -22,14 +22,14 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web_protocol import RequestHandler
 
-from broker.web.headers import head_lines, http_date
+from broker.web.headers import head_lines
 from broker.web.subscribe import Subscription
 from broker.web.values import JSON, Answer
 
 SEND_BUFFER_BYTES = 64 << 10
 """The kernel doubles it; without a bound it would hold megabytes for each stuck subscriber (I4)."""
 
-_CREATED = b"HTTP/1.1 201 Created\r\n%bContent-Length: %d\r\nDate: %b\r\n%b%b\r\n%b"
+_CREATED = b"HTTP/1.1 201 Created\r\n%bContent-Length: %d\r\n%b%b\r\n%b"
 _JSON_LINES = head_lines(JSON)
 _CLOSE = b"Connection: close\r\n"
 
@@ -51,9 +51,7 @@ class Created(web.StreamResponse):
         lines = _JSON_LINES if answer.headers is JSON else head_lines(answer.headers)
         connection = b"" if self._keep_alive else _CLOSE
         length = len(answer.body)
-        transport.write(
-            _CREATED % (lines, length, http_date(), self._common_headers, connection, answer.body)
-        )
+        transport.write(_CREATED % (lines, length, self._common_headers, connection, answer.body))
         if request.protocol.writing_paused:  # the client does not read its answers
             await request.writer.drain()
         return None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from email.utils import formatdate
-from functools import lru_cache
 from time import time
 
 from broker.web.cors import AllowedOrigins
@@ -23,7 +22,8 @@ class ResponseHeaders:
 
     def __init__(self, origins: AllowedOrigins) -> None:
         self._origins = origins
-        self._lines: dict[str, bytes] = {}  # by `vary`, for requests without an Origin
+        self._second = 0
+        self._lines: dict[str, bytes] = {}  # in that second, by `vary`, for requests without an Origin
 
     def of(self, origin: str | None, vary: str = "") -> dict[str, str]:
         """The headers of an answer to a request from `origin`; `vary` names further headers that the answer depends on."""
@@ -32,25 +32,19 @@ class ResponseHeaders:
         return headers | {"Vary": varies} if varies else headers
 
     def lines(self, origin: str | None, vary: str = "") -> bytes:
-        """The same as lines of a head."""
-        if origin is not None:
-            return head_lines(self.of(origin, vary))
-        lines = self._lines.get(vary)
+        """The same as lines of a head, with the date (RFC 9110 §5.6.7)."""
+        second = int(time())
+        if second != self._second:
+            self._second = second
+            self._lines.clear()
+        lines = self._lines.get(vary) if origin is None else None
         if lines is None:
-            lines = self._lines[vary] = head_lines(self.of(None, vary))
+            lines = head_lines({"Date": formatdate(second, usegmt=True), **self.of(origin, vary)})
+            if origin is None:
+                self._lines[vary] = lines
         return lines
 
 
 def head_lines(headers: Mapping[str, str]) -> bytes:
     """`headers` as lines of a head."""
     return "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
-
-
-def http_date() -> bytes:
-    """The present time as HTTP writes it (RFC 9110 §5.6.7)."""
-    return _http_date(int(time()))
-
-
-@lru_cache(maxsize=1)
-def _http_date(second: int) -> bytes:
-    return formatdate(second, usegmt=True).encode()

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from broker import sse
 from broker.auth.grants import Caller
-from broker.errors import InvalidBody, InvalidParameter, RateLimited, TooLarge
+from broker.errors import InvalidBody, InvalidParameter, TooLarge
 from broker.events import format_id
 from broker.stores.base import Receipt
 from broker.topics import check_publishable, check_type
+from broker.web.admission import admit
 from broker.web.errors import event_too_large
 from broker.web.publish_options import event_options, requested_topics
 from broker.web.publish_stream import EVENT_STREAM, STREAMED_TYPES, publish_stream
@@ -57,6 +58,7 @@ async def cancel(services: Services, request: Request) -> Answer:
     topic = check_publishable(request.path_values["topic"])
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_publish((topic,))
+    admit(services, caller)
     await services.node.instances.cancel(topic)
     return Answer(202)
 
@@ -69,7 +71,7 @@ async def _publish_event(
     if key is not None and not _KEY.fullmatch(key):
         raise InvalidParameter("Idempotency-Key must be 1 to 200 visible ASCII characters.")
     options = event_options(request, topics, services.settings)
-    event_type = request.query.get("event")
+    event_type = request.query.get("event") if request.query.raw else None
     if event_type is not None:
         request.query.check_utf8()
         check_type(event_type)
@@ -85,10 +87,8 @@ async def _publish_event(
         raise InvalidBody("The body is not valid UTF-8; an event's data is text.") from None
     lines = sse.lines(data, event_type)
     items = [(topic, lines) for topic in topics] if data or not options.ends else []
-    node = services.node
-    if node.limits.limits_publishing:
-        _check_rate(services, caller, len(items), len(items) * len(lines))
-    return await node.publish(items, key, options)
+    admit(services, caller, events=max(1, len(items)), size=len(items) * len(lines))
+    return await services.node.publish(items, key, options)
 
 
 async def _read(services: Services, body: BodySource, max_event_bytes: int) -> bytes:
@@ -96,15 +96,6 @@ async def _read(services: Services, body: BodySource, max_event_bytes: int) -> b
         return await services.bodies.whole(body, max_event_bytes)
     except TooLarge:
         raise event_too_large(max_event_bytes) from None
-
-
-def _check_rate(services: Services, caller: Caller, events: int, size: int) -> None:
-    """Raises `RateLimited` if the caller exceeds its rate limits."""
-    try:
-        services.node.limits.check_publish(caller, events, size)
-    except RateLimited as error:
-        services.node.metrics.refused_publishes.labels(str(error.extra["limit"])).inc()
-        raise
 
 
 def _media_type(request: Request) -> str:

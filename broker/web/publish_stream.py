@@ -15,6 +15,7 @@ from broker.auth.grants import Caller
 from broker.errors import BrokerError, InvalidParameter
 from broker.events import EventId, format_id
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions
+from broker.web.admission import admit_part
 from broker.web.body_reader import Interrupt
 from broker.web.event_stream_body import EventStreamBody
 from broker.web.ndjson import NdjsonBody
@@ -79,7 +80,9 @@ class _StreamedPublish:
         self._topic = topic
         self._options = options
         self._interrupt = Interrupt()
-        self._batch_items = BATCH_ITEMS if topic is not None else BATCH_ITEMS_ANY_TOPIC
+        most = BATCH_ITEMS if topic is not None else BATCH_ITEMS_ANY_TOPIC
+        self._batch_items = min(most, self._node.limits.max_events)
+        self._batch_bytes = min(BATCH_BYTES, self._node.limits.max_bytes)
         self._published = 0  # by this request
         self._known = 0  # published by an earlier request of the same producer
         self._closed = False
@@ -108,6 +111,7 @@ class _StreamedPublish:
         )
         self._interrupt = stack.enter_context(body).interrupt
         if options.ends or options.producer is not None:
+            await self._admit()
             await producers.take_lease(topic, leased=options.leased)
 
     async def _publish(self, items: Iterator[Item | None]) -> None:
@@ -122,7 +126,7 @@ class _StreamedPublish:
                     continue
                 batch.append(item)
                 size += len(item[1])
-                if len(batch) >= self._batch_items or size >= BATCH_BYTES:
+                if len(batch) >= self._batch_items or size >= self._batch_bytes:
                     full, batch, size = batch, [], 0
                     await self._flush(full)
                     await asyncio.sleep(0)
@@ -134,14 +138,13 @@ class _StreamedPublish:
     async def _flush(self, batch: list[Item]) -> None:
         if not batch:
             return
+        await self._admit(len(batch), sum(len(lines) for _, lines in batch))
         receipt = await self._node.publish(batch, options=self._batch_options())
         self._known += receipt.known
         if receipt.ids:
             self._first_id = receipt.ids[0] if self._first_id is None else self._first_id
             self._last_id = receipt.ids[-1]
         self._published += len(batch) - receipt.known
-        if self._node.limits.limits_publishing:
-            await self._slow_down(len(batch), sum(len(lines) for _, lines in batch))
 
     def _batch_options(self) -> PublishOptions:
         options = self._options
@@ -153,16 +156,13 @@ class _StreamedPublish:
             producer = (name, first + self._published + self._known)
         return PublishOptions(producer=producer, retain_seconds=options.retain_seconds)
 
-    async def _slow_down(self, events: int, size: int) -> None:
-        """Stop reading while the caller exceeds its rate limits."""
-        seconds = self._node.limits.slow_down(self._caller, events, size)
-        if seconds:
-            self._node.metrics.slowed_seconds.inc(seconds)
-            await self._services.bodies.pause(seconds, self._interrupt)
+    async def _admit(self, events: int = 1, size: int = 0) -> None:
+        await admit_part(self._services, self._caller, self._interrupt, events=events, size=size)
 
     async def _close(self) -> None:
         """Close the topic after a clean end, if requested."""
         if self._options.ends and self._topic is not None:
+            await self._admit()
             options = PublishOptions(ends=(self._topic,), retain_seconds=self._options.retain_seconds)
             self._closed = (await self._node.publish([], options=options)).closed
 

@@ -14,7 +14,7 @@ from broker.log.start import After, Latest, Start, from_cursor, from_last, from_
 from broker.node.node import Node
 from broker.topics import check_topic
 from broker.web.accept import names_stream
-from broker.web.headers import head_lines, http_date
+from broker.web.headers import head_lines
 from broker.web.services import Services
 from broker.web.values import Answer, Query, Request
 
@@ -45,7 +45,7 @@ class Subscription:
 
     def attach(self, transport: asyncio.Transport) -> None:
         """Begin the stream on `transport`, with the answer's head."""
-        head = b"%bDate: %b\r\n%b\r\n" % (_HEAD, http_date(), self.common_headers)
+        head = b"%b%b\r\n" % (_HEAD, self.common_headers)
         self.node.streams.attach(
             transport, self.caller, head, self.topics, self.logs, self.start, enveloped=self.is_enveloped
         )
@@ -57,14 +57,14 @@ class Subscription:
 
 
 async def subscribe(services: Services, request: Request, topics: Sequence[str]) -> Answer | Subscription:
-    """A stream of `topics`; or an answer to HEAD, after the end of all topics, or as a refusal."""
+    """A stream of `topics`, or one of these answers:
+
+    200  to HEAD, without a body
+    200  to a refused EventSource, with a reconnect delay
+    204  to a cursor at or after the end of every topic
+    """
     node = services.node
-    for topic in topics:
-        check_topic(topic)
-    max_topics = services.settings.max_topics_per_connection
-    if len(topics) > max_topics:
-        node.metrics.refused_connects.labels("max_topics_per_connection").inc()
-        raise InvalidParameter(f"A stream may have at most {max_topics} topics; open another for the rest.")
+    _check_topics(services, topics)
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_subscribe(topics)
     start = _start(request, node)
@@ -94,13 +94,22 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
     return _NO_MORE if is_over else _HEAD_ANSWER
 
 
+def _check_topics(services: Services, topics: Sequence[str]) -> None:
+    for topic in topics:
+        check_topic(topic)
+    max_topics = services.settings.max_topics_per_connection
+    if len(topics) > max_topics:
+        services.node.metrics.refused_connects.labels("max_topics_per_connection").inc()
+        raise InvalidParameter(f"A stream may have at most {max_topics} topics; open another for the rest.")
+
+
 async def _watch(node: Node, caller: Caller, topics: Sequence[str], start: Start) -> Sequence[Log]:
     """A place for one more stream of `caller`, and the logs it reads. Raises `Unavailable` or `RateLimited`."""
     await node.limits.enter(caller)
     try:
         return await node.logs.watch(topics, start)
     except BaseException:
-        node.limits.leave(caller)
+        node.limits.undo_enter(caller)
         raise
 
 

@@ -6,6 +6,7 @@ from broker.errors import InvalidParameter
 from broker.topics import check_publishable, check_topic
 from broker.web import page
 from broker.web.accept import Representation, representation
+from broker.web.admission import admit
 from broker.web.publish_options import requested_topics
 from broker.web.services import Services
 from broker.web.subscribe import Subscription, subscribe
@@ -48,6 +49,7 @@ async def delete_topic(services: Services, request: Request) -> Answer:
     topic = check_publishable(request.path_values["topic"])
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_admin()
+    admit(services, caller)
     await services.node.delete(topic)
     return Answer(204)
 

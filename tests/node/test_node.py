@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from broker import sse
+from broker.log.log import Log
 from broker.node.node import Node
 from tests.node.conftest import OpenStream
 
@@ -21,6 +22,26 @@ async def test_a_published_event_reaches_a_subscriber(node: Node, open_stream: O
             await asyncio.sleep(0)
     assert received == sse.frame(sse.lines(b"1"), receipt.ids[0])
     assert node.metrics.registry.get_sample_value("broker_published_events_total") == 1
+
+
+@pytest.mark.parametrize("subscribers", [0, 1])
+async def test_a_log_is_trimmed_once_for_each_event(
+    node: Node, open_stream: OpenStream, monkeypatch: pytest.MonkeyPatch, subscribers: int
+) -> None:
+    clients = [await open_stream() for _ in range(subscribers)]
+    trimmed: list[Log] = []
+    trim = Log.trim
+
+    def recording(log: Log, now: float) -> None:
+        trimmed.append(log)
+        trim(log, now)
+
+    monkeypatch.setattr(Log, "trim", recording)
+    await node.publish([("a", sse.lines(b"1"))])
+    async with asyncio.timeout(10):
+        while not all(client.read() for client in clients):
+            await asyncio.sleep(0)
+    assert len(trimmed) == 1
 
 
 async def test_a_node_whose_sweeps_have_died_is_not_ready(

@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from broker.errors import Unavailable
 from broker.settings import Settings
 from tests.support.event_stream import AsyncStream
 from tests.support.local_broker import Server
 from tests.support.redis_servers import Server as Redis
 from tests.support.tokens import HMAC
 from tests.support.waiting import WAIT_SECONDS, until
+from tests.web.streamed_body import EVENT_STREAM, NDJSON, StreamedBody
 
 Brokers = Sequence[Server]
 Start = Callable[..., Awaitable[Brokers]]
@@ -148,6 +150,46 @@ async def test_new_streams_per_second(start: Start) -> None:
     await converge(is_back)
 
 
+async def test_an_address_over_its_own_limit_takes_nothing_from_others(start: Start) -> None:
+    (server, *_) = await start(max_connects_per_second=20, max_connections_per_address=1, **PROXY)
+    greedy = {"x_forwarded_for": "203.0.113.1"}
+    assert await is_let_in(server, **greedy)
+    for _ in range(40):
+        assert await is_let_in(server, **greedy) is None
+    honest = [await is_let_in(server, x_forwarded_for=f"203.0.113.{10 + n}") for n in range(20)]
+    assert all(honest), "who is refused pays nothing"
+
+
+async def test_new_streams_per_second_of_one_address(start: Start) -> None:
+    (server, *_) = await start(max_connects_per_second=20, max_connects_per_second_per_address=2, **PROXY)
+    let_in = []
+    for _ in range(20):
+        stream = await is_let_in(server, x_forwarded_for="203.0.113.1")
+        let_in.append(stream is not None)
+        if stream is not None:
+            await stream.close()
+    assert 2 <= sum(let_in) <= 8
+    honest = [await is_let_in(server, x_forwarded_for=f"203.0.113.{10 + n}") for n in range(10)]
+    assert all(honest)
+    label = 'broker_refused_connects_total{reason="max_connects_per_second_per_address"}'
+    assert await metric(server, label) >= 12
+
+
+async def test_a_stream_that_the_store_refuses_is_not_charged(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (server, *_) = await start(max_connects_per_second=3)
+
+    async def refuse(*_: object) -> None:
+        raise Unavailable("not now")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(server.node.logs, "watch", refuse)
+        for _ in range(10):
+            assert await is_let_in(server) is None
+    assert await is_let_in(server)
+
+
 async def test_topics_on_one_stream(start: Start) -> None:
     (server, *_) = await start(max_topics_per_connection=2)
     answer = await server.request("GET", "/topics?topic=a&topic=b&topic=c", accept="text/event-stream")
@@ -195,6 +237,85 @@ async def test_a_streamed_body_is_slowed_down_instead_of_cut(start: Start) -> No
     assert (answer.status, answer.json()["published"]) == (200, 300)
     slowed = await metric(server, "broker_slowed_bodies_seconds_total")
     assert slowed >= 1.5, "the rate, without the burst and the last batch"
+
+
+SHORT_BODY = b"".join(b'{"data": "%d"}\n' % number for number in range(128))
+
+
+async def test_a_streamed_body_pays_before_it_is_published(start: Start) -> None:
+    """Otherwise short bodies on new connections would never wait for what they cost."""
+    (server, *_) = await start(max_publishes_per_second=5)
+    for _ in range(4):
+        body = await StreamedBody.open(server, content_type=NDJSON)
+        await body.send(SHORT_BODY)
+
+    async def others_wait() -> bool:
+        return await metric(server, "broker_slowed_bodies_seconds_total") > 3 * 20
+
+    await converge(others_wait)
+    state = await server.request("GET", "/topics/a", accept="application/json")
+    assert state.json()["events"] == 128
+    answer = await server.request("POST", "/topics/a", b"x")
+    assert answer.status == 429
+    assert int(answer.headers["retry-after"]) <= 25, "nobody owes for what isn't published"
+
+
+SINGLE_WRITES = {
+    "event": ("POST", "/topics/a", b"x"),
+    "several topics": ("POST", "/topics?topic=a&topic=b", b"x"),
+    "end": ("POST", "/topics/a?end=true", b""),
+    "end of several": ("POST", "/topics?topic=a&topic=b&end=true", b""),
+    "cancel": ("POST", "/topics/a/cancel", b""),
+    "delete": ("DELETE", "/topics/a", b""),
+}
+
+
+@pytest.mark.parametrize("name", SINGLE_WRITES)
+async def test_every_write_is_charged(start: Start, name: str) -> None:
+    (server, *_) = await start(max_publishes_per_second=1)
+    method, target, body = SINGLE_WRITES[name]
+    answers = [await server.request(method, target, body, **bearer(sub="ann")) for _ in range(8)]
+    assert answers[0].status in (201, 202, 204)
+    assert answers[-1].status == 429
+    assert answers[-1].json()["limit"] == "max_publishes_per_second"
+
+
+STREAMED_WRITES = {
+    "lines": ("/topics/a", NDJSON, b'{"data": 1}\n'),
+    "lines with topics": ("/topics", NDJSON, b'{"topic": "a", "data": 1}\n'),
+    "event stream": ("/topics/a", EVENT_STREAM, b"data: 1\n\n"),
+    "end": ("/topics/a?end=true", NDJSON, b""),
+    "lease": ("/topics/a?end=on-disconnect", EVENT_STREAM, b": nothing yet\n"),
+}
+
+
+@pytest.mark.parametrize("name", STREAMED_WRITES)
+async def test_every_streamed_write_is_charged(start: Start, name: str) -> None:
+    (server, *_) = await start(max_publishes_per_second=0.2)
+    target, kind, data = STREAMED_WRITES[name]
+    for _ in range(3):
+        body = await StreamedBody.open(server, target, kind, **bearer(sub="ann"))
+        await body.send(data or b"\n")
+
+    async def is_slowed() -> bool:
+        return await metric(server, "broker_slowed_bodies_seconds_total") > 2
+
+    await converge(is_slowed)
+
+
+async def test_a_debt_is_paid_after_a_minute(start: Start) -> None:
+    (server, *_) = await start(max_publish_bytes_per_second=100)
+    assert (await server.request("POST", "/topics/a", b"x" * 200_000)).status == 201
+    answer = await server.request("POST", "/topics/a", b"x")
+    assert (answer.status, answer.headers["retry-after"]) == (429, "60")
+
+
+async def test_an_event_to_several_topics_may_not_take_more_than_a_minute(start: Start) -> None:
+    (server, *_) = await start(max_publish_bytes_per_second=1000)
+    answer = await server.request("POST", "/topics?topic=a&topic=b", b"x" * 40_000)
+    assert (answer.status, answer.json()["code"]) == (413, "too-large")
+    assert "fewer topics" in answer.json()["detail"]
+    assert (await server.request("POST", "/topics/a", b"x")).status == 201
 
 
 async def test_a_slowed_body_does_not_delay_the_end(start: Start) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from broker.web import headers
+from broker.web.cors import AllowedOrigins
 from tests.support.http import read_head
 from tests.support.local_broker import Server
 
@@ -60,3 +62,16 @@ def _check(headers: dict[str, str]) -> None:
     assert headers["cross-origin-resource-policy"] == "same-origin"
     assert "server" not in headers, "it would tell which version to attack"
     assert "aiohttp" not in str(headers).lower()
+
+
+@pytest.mark.parametrize("origin", [None, "https://a.example"])
+def test_the_lines_of_a_head_have_the_present_date(
+    monkeypatch: pytest.MonkeyPatch, origin: str | None
+) -> None:
+    made = headers.ResponseHeaders(AllowedOrigins(["https://a.example"]))
+    for now, date in ((0.9, b"00:00:00"), (0.95, b"00:00:00"), (1.0, b"00:00:01")):
+        monkeypatch.setattr(headers, "time", lambda now=now: now)
+        lines = made.lines(origin, "Accept")
+        assert b"Date: Thu, 01 Jan 1970 %b GMT\r\n" % date in lines
+        assert b"Vary: Accept, Origin\r\n" in lines
+        assert (b"Access-Control-Allow-Origin" in lines) == (origin is not None)

@@ -142,7 +142,6 @@ async def test_lines_to_several_topics(server: Server) -> None:
         assert (answer.status, answer.json()["line"], answer.json()["published"]) == (status, 2, 1)
 
 
-@pytest.mark.exclusive  # it takes seconds of one core within a bound
 async def test_many_blank_lines_let_other_requests_run(server: Server) -> None:
     reader, writer = await server.send(
         b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
