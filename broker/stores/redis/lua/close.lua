@@ -20,6 +20,7 @@ end
 local function close()
   local known = open_record(rec, 'e')
   if known and known[3] then
+    confirm()
     call('ZREM', leases, topic)
     return known[3]:match('^%S+')
   end

@@ -257,6 +257,7 @@ local function publish(ids, known, replayed)
   end
   local ending = has_more and find_ending(records, replayed) or {}
   if given + #ending == 0 then
+    confirm()
     return reply(0, ids, known)
   end
   -- A server without memory refuses a script's first write, but no later one. So this write comes first.
@@ -303,6 +304,7 @@ end
 local function publish_once()
   local found = look_up_key()
   if not next(found.fresh) then
+    confirm()
     drop_keys(found.dropped)
     return reply(found.is_own and 0 or 1, found.ids)
   end
@@ -367,6 +369,7 @@ if key ~= '' then -- a key identifies a retry too
 end
 local ids = ARGV[6] ~= '' and find_first_try()
 if ids then
+  confirm()
   return reply(0, ids, is_in_order and count_known_then(ids[entry_count]) or 0)
 end
 return is_in_order and publish_in_order() or publish({}, 0, {})
