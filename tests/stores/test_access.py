@@ -136,7 +136,7 @@ async def test_the_documented_rights_are_sufficient_and_necessary(
         ("+evalsha", "refuses read: NOPERM"),
         ("+publish", "refuses"),
         ("+xadd", "refuses publish"),
-        ("+sadd", "refuses SADD"),
+        ("+sadd", "refuses EVAL"),
         ("+wait", "refuses WAIT"),
         ("+subscribe", "refuses the subscription"),
         ("&broker:*", "refuses"),
