@@ -33,6 +33,7 @@ local function close()
   end
   local ms, n = next_id()
   prev = prev or unknown_last()
+  allow_writes()
   call('HSET', KEYS[1], 'ms', ms, 'n', n)
   last_ms, last_n = ms, n
   return end_topic(topic, ARGV[6], leases, log, rec, not known, prev, ms, n, ARGV[7])
