@@ -46,6 +46,30 @@ class VerificationKey:
     material: Any
     id: str | None = None
 
+    def fits(self, algorithm: str, key_id: str | None) -> bool:
+        """Whether it may verify a token with this `alg` and `kid`; None if the token has no `kid`."""
+        return algorithm in self.algorithms and (key_id is None or self.id in (None, key_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """How a token was verified.
+
+    Attributes:
+        algorithm: the token's `alg`.
+        key_id: the token's `kid`; None if it has none.
+    """
+
+    key: VerificationKey
+    algorithm: str
+    key_id: str | None
+
+    def is_verified_by(self, key: VerificationKey) -> bool:
+        """Whether `key` verifies the token too: it is the same key, and fits."""
+        return key.fits(self.algorithm, self.key_id) and (
+            key is self.key or bool(key.material == self.key.material)
+        )
+
 
 def secret(text: str) -> VerificationKey:
     """The HMAC key for a secret shared with the tokens' issuer. Raises `BadKey`."""

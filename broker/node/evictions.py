@@ -1,4 +1,4 @@
-"""Ends streams that may no longer stay: the token expires or is revoked, or an operator disconnects them.
+"""Ends streams that may no longer stay: the token expires, is revoked or loses its key, or an operator disconnects them.
 
 Rules: decides which streams end, with which last event. Their owner ends them.
 
@@ -135,10 +135,15 @@ class Evictions:
         self._batches = batches
         self._clock = clock
         self._expiries = Expiries(self, clock, timers)
+        self._trusts: Callable[[Grant], bool] | None = None
 
     def check(self, grant: Grant) -> None:
-        """Raises `Unauthorized` if the token was revoked or has expired since it was verified."""
+        """Raises `Unauthorized` if the token was revoked, has expired or lost its key since it was verified."""
         self.revocations.check(grant)
+        if self._trusts is not None and not self._trusts(grant):
+            raise Unauthorized(
+                "The key that signed this token was withdrawn; get a new one.", error="invalid_token"
+            )
         if grant.expires_at is not None and grant.expires_at <= self._clock():
             raise Unauthorized("This token has expired; get a new one.", error="invalid_token")
 
@@ -162,7 +167,15 @@ class Evictions:
             self.revocations.revoke_token(command.token_id, at=command.at, until=command.until)
         if command.subject is not None:
             self.revocations.revoke_subject(command.subject, at=command.at, until=command.until)
-        self._batches.run(_EndRevoked(self._streams, self.revocations), self._streams.hub.subscribers)
+        self._end_refused(self.revocations.is_revoked)
+
+    def keys_changed(self, trusts: Callable[[Grant], bool]) -> None:
+        """Refuse, from now on, the tokens that `trusts` doesn't trust, and end their streams."""
+        self._trusts = trusts
+        self._end_refused(lambda grant: not trusts(grant))
+
+    def _end_refused(self, is_refused: Callable[[Grant], bool]) -> None:
+        self._batches.run(_EndRefused(self._streams, is_refused), self._streams.hub.subscribers)
 
     def expired(self, subscribers: Sequence[Subscriber]) -> None:
         self._batches.run(_EndExpired(self._streams, self._clock), subscribers)
@@ -190,13 +203,13 @@ class _Disconnect(Job):
         self._streams.end(subscriber, CloseReason.DISCONNECTED)
 
 
-class _EndRevoked(Job):
-    def __init__(self, streams: StreamOwner, revocations: Revocations) -> None:
+class _EndRefused(Job):
+    def __init__(self, streams: StreamOwner, is_refused: Callable[[Grant], bool]) -> None:
         self._streams = streams
-        self._revocations = revocations
+        self._is_refused = is_refused
 
     def concerns(self, subscriber: Subscriber) -> bool:
-        return self._revocations.is_revoked(subscriber.caller.grant)
+        return self._is_refused(subscriber.caller.grant)
 
     def act(self, subscriber: Subscriber) -> None:
         self._streams.end(subscriber, CloseReason.DISCONNECTED, _REVOKED)

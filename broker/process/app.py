@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     async def run(app: web.Application) -> AsyncIterator[None]:
         metrics = Metrics()
         node = make_node(settings, metrics, clock)
-        fetcher = _key_fetcher(settings, verifier)
+        fetcher = _key_fetcher(settings, verifier, node)
         app[SERVICES] = services = Services(
             settings,
             node,
@@ -115,10 +115,10 @@ def _verifier(settings: Settings) -> Verifier | None:
     return Verifier(settings.verification_keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
 
 
-def _key_fetcher(settings: Settings, verifier: Verifier | None) -> JwksFetcher | None:
+def _key_fetcher(settings: Settings, verifier: Verifier | None, node: Node) -> JwksFetcher | None:
     if verifier is None or settings.jwks_url is None:
         return None
-    return JwksFetcher(settings.jwks_url, verifier)
+    return JwksFetcher(settings.jwks_url, verifier, node.streams.evictions)
 
 
 def _authenticator(

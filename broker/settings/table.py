@@ -97,7 +97,7 @@ class SettingsTable(BaseSettings):
     jwks_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s/]",
-        description="URL of a JWK set with keys that verify tokens. Fetched every 5 minutes, and when a token names an unknown key.",
+        description="URL of a JWK set with keys that verify tokens. Fetched every 5 minutes, and when a token names an unknown key; a key that is gone ends its tokens' streams.",
     )
     jwt_audience: str | None = Field(
         None,
