@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 
 import pytest
 from pydantic import ValidationError
 
+from broker.cli import serve
 from broker.cli.common import setting_error_text
 from broker.descriptors import available_descriptors
 from broker.process.worker import WorkerConfig
 from broker.settings import Settings
 from broker.settings.environment import environment_warnings
+from broker.settings.table import GROUPS
 from broker.topics import Retention
 from tests.support.broker_process import BrokerProcess, run_serve
 
@@ -20,6 +23,29 @@ def test_every_setting_is_in_the_help() -> None:
     text = run_serve("--help").stdout
     for name in Settings.model_fields:
         assert f"--{name.replace('_', '-')} " in text
+
+
+def test_the_help_has_groups() -> None:
+    """Each group of the help begins with its first setting; all settings are in one."""
+    text = run_serve("--help").stdout
+    titles = [line[:-1] for line in text.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
+    assert titles == list(GROUPS)
+    for title, first in GROUPS.items():
+        assert f"{title}:\n  --{first.replace('_', '-')} VALUE" in text
+    assert next(iter(GROUPS.values())) == next(iter(Settings.model_fields))
+
+
+def test_access_log_needs_no_value() -> None:
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    for words, expected in (
+        ([], False),
+        (["--access-log"], True),
+        (["--access-log", "--port", "1"], True),
+        (["--access-log=false"], False),
+        (["--access-log", "true"], True),
+    ):
+        assert serve.read_settings(parser.parse_args(words)).access_log is expected
 
 
 @pytest.mark.parametrize(
@@ -58,6 +84,8 @@ def test_every_setting_is_in_the_help() -> None:
         (["--jwks-url", "ftp://login.example/"], {}, "jwks_url"),
         (["--metrics-port", "70000"], {}, "metrics_port"),
         (["--log-level", "loud"], {}, "log_level"),
+        ([], {"BROKER_LOG_FORMAT": "xml"}, "log_format"),
+        (["--access-log", "maybe"], {}, "access_log"),
         (["--workers", "0"], {}, "workers"),
         (["--workers", "2"], {}, "redis_url or data"),
         (["--data", ""], {}, "data"),

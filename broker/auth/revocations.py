@@ -2,6 +2,9 @@
 
 Rules: values only; the caller passes the time. A revocation names one token by its id, or all tokens that a subject was issued
 up to a moment; later ones are valid. It is kept until the time given with it, when every token that it covers has expired.
+
+A token from the future may have been issued before the revocation, by a clock that is ahead. So while its subject is revoked,
+it is refused, also when its time has come. Nothing tells it from a new token if this instance first sees it then.
 """
 
 from __future__ import annotations
@@ -12,6 +15,10 @@ from broker.auth.grants import Grant
 from broker.errors import RateLimited, Unauthorized
 
 MAX_REVOCATIONS = 100_000
+MAX_EARLY_TOKENS = 16
+"""How many tokens from the future are remembered of one subject, by their times."""
+CLOCK_LEEWAY_SECONDS = 60.0
+"""The issuer's clock may be ahead by this much."""
 SWEEP_BATCH = 1000
 """How many one `sweep` looks at."""
 RETRY_AFTER_SECONDS = 60
@@ -31,6 +38,7 @@ class Revocations:
     def __init__(self) -> None:
         self._tokens: dict[str, _Revocation] = {}
         self._subjects: dict[str, _Revocation] = {}
+        self._early: dict[str, set[float]] = {}  # by subject: when its tokens from the future were issued
 
     def __len__(self) -> int:
         return len(self._tokens) + len(self._subjects)
@@ -51,18 +59,28 @@ class Revocations:
         """Revoke the tokens that `subject` was issued up to `at`, and those without `iat`; otherwise like `revoke_token`."""
         _merge(self._subjects, subject, _Revocation(at, until))
 
-    def is_revoked(self, grant: Grant) -> bool:
+    def is_revoked(self, grant: Grant, now: float) -> bool:
         """Whether the token behind `grant` is revoked."""
         if grant.token_id is not None and grant.token_id in self._tokens:
             return True
         revocation = self._subjects.get(grant.subject) if grant.subject is not None else None
-        return revocation is not None and (
-            grant.issued_at is None or grant.issued_at <= revocation.revoked_at
-        )
+        if revocation is None or grant.subject is None:
+            return False
+        if grant.issued_at is None or grant.issued_at <= revocation.revoked_at:
+            return True
+        return self._is_early(grant.subject, grant.issued_at, now)
 
-    def check(self, grant: Grant) -> None:
+    def _is_early(self, subject: str, issued_at: float, now: float) -> bool:
+        early = self._early.get(subject, set())
+        if issued_at > now + CLOCK_LEEWAY_SECONDS:
+            if len(early) < MAX_EARLY_TOKENS:
+                self._early.setdefault(subject, early).add(issued_at)
+            return True
+        return issued_at in early
+
+    def check(self, grant: Grant, now: float) -> None:
         """Raises `Unauthorized` if the token behind `grant` is revoked."""
-        if (self._tokens or self._subjects) and self.is_revoked(grant):
+        if (self._tokens or self._subjects) and self.is_revoked(grant, now):
             raise Unauthorized("This token was revoked; get a new one.", error="invalid_token")
 
     def sweep(self, now: float) -> None:
@@ -72,6 +90,8 @@ class Revocations:
                 revocation = revocations.pop(name)
                 if revocation.expires_at > now:
                     revocations[name] = revocation  # moves to the end: the next sweep takes others
+                elif revocations is self._subjects:
+                    self._early.pop(name, None)
 
 
 def _merge(revocations: dict[str, _Revocation], name: str, new: _Revocation) -> None:

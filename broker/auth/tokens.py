@@ -37,6 +37,8 @@ _OPTIONS: Any = {
     "verify_signature": True,
     "verify_exp": False,  # checked in `verify`, by the time passed there
     "verify_nbf": False,
+    "verify_sub": False,  # checked in `_text`, which takes numbers too
+    "verify_jti": False,
     "verify_iat": False,  # RFC 7519 §4.1.6 requires no check, and an issuer's clock may be ahead
 }
 _NO_KEY_FITS = "No key of this broker verifies the token's signature."
@@ -44,6 +46,10 @@ _NO_KEY_FITS = "No key of this broker verifies the token's signature."
 
 class UnknownKey(Unauthorized):
     """The caller's fault, unless the broker's keys are out of date: no key fits the token."""
+
+
+class BadClaims(Unauthorized):
+    """The issuer's fault: the signature is good, but a claim is not. The text names the claim, and quotes nothing of the token."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,8 @@ class Verifier:
 
         Raises:
             UnknownKey: no key fits the token; fetching the keys again may help.
-            Unauthorized: it is malformed, forged, expired, not valid yet, or for another audience or issuer.
+            BadClaims: a claim is malformed, or names another audience or issuer.
+            Unauthorized: it is malformed, forged, expired or not valid yet.
         """
         if len(token) > MAX_TOKEN_CHARS:
             _refuse(f"The token is longer than {MAX_TOKEN_CHARS} characters.")
@@ -118,7 +125,7 @@ class Verifier:
         if "crit" in header:
             _refuse("The token's 'crit' header names extensions that the broker doesn't support.")
         claims, signature = self._claims(token, header)
-        return _VerifiedToken(_grant(claims, signature), _time(claims, "nbf"), len(token))
+        return _VerifiedToken(read_claims(claims, signature), _time(claims, "nbf"), len(token))
 
     def _claims(self, token: str, header: Mapping[str, Any]) -> tuple[dict[str, Any], Signature]:
         """The claims of a token with a valid signature, and what verified it."""
@@ -150,10 +157,14 @@ class Verifier:
             )
         except jwt.InvalidSignatureError:
             raise
-        except (jwt.InvalidAudienceError, jwt.InvalidIssuerError):
-            _refuse("The token is for another audience or from another issuer.")
+        except jwt.InvalidAudienceError:
+            if self._audience is None:
+                _refuse_claims("The token has an 'aud', and this broker no jwt_audience to compare it with.")
+            _refuse_claims("The token's 'aud' does not contain this broker's jwt_audience.")
+        except jwt.InvalidIssuerError:
+            _refuse_claims("The token's 'iss' is not this broker's jwt_issuer.")
         except jwt.MissingRequiredClaimError as error:
-            _refuse(f"The token lacks the claim {error.claim!r}.")
+            _refuse_claims(f"The token lacks the claim {error.claim!r}.")
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             _refuse("The token's claims are malformed.")
         return claims
@@ -163,10 +174,15 @@ def _refuse(detail: str) -> NoReturn:
     raise Unauthorized(detail, error="invalid_token")
 
 
-def _grant(claims: Mapping[str, Any], signature: Signature) -> Grant:
+def _refuse_claims(detail: str) -> NoReturn:
+    raise BadClaims(detail, error="invalid_token")
+
+
+def read_claims(claims: Mapping[str, Any], signature: Signature | None = None) -> Grant:
+    """What the claims of a verified token grant. Raises `BadClaims`."""
     rights = claims.get("broker", {})
     if not isinstance(rights, dict) or not isinstance(rights.get("admin", False), bool):
-        _refuse("The token's claim 'broker' must be an object, and 'admin' in it true or false.")
+        _refuse_claims("The token's claim 'broker' must be an object, and 'admin' in it true or false.")
     return Grant(
         publish=_patterns(rights, "publish"),
         subscribe=_patterns(rights, "subscribe"),
@@ -182,19 +198,24 @@ def _grant(claims: Mapping[str, Any], signature: Signature) -> Grant:
 def _patterns(rights: Mapping[str, Any], name: str) -> tuple[str, ...]:
     patterns = rights.get(name, [])
     if not isinstance(patterns, list) or len(patterns) > MAX_PATTERNS:
-        _refuse(f"The token's 'broker.{name}' must be a list of at most {MAX_PATTERNS} patterns.")
+        _refuse_claims(f"The token's 'broker.{name}' must be a list of at most {MAX_PATTERNS} patterns.")
     try:
         return tuple(check_pattern(pattern) for pattern in patterns)
     except (InvalidTopic, TypeError):
-        _refuse(f"The token's 'broker.{name}' contains an invalid pattern.")
+        _refuse_claims(f"The token's 'broker.{name}' contains an invalid pattern.")
 
 
 def _text(claims: Mapping[str, Any], name: str) -> str | None:
+    """A claim that RFC 7519 wants to be a string. Many issuers use the number of a user."""
     value = claims.get(name)
     if value is None:
         return None
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_CLAIM_CHARS or not _is_utf8(value):
-        _refuse(f"The token's {name!r} must be a string of 1 to {MAX_CLAIM_CHARS} characters.")
+        _refuse_claims(
+            f"The token's {name!r} must be a string of 1 to {MAX_CLAIM_CHARS} characters or an integer."
+        )
     return value
 
 
@@ -216,4 +237,4 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
             return float(value)
     except OverflowError:  # an integer too large for a float
         pass
-    _refuse(f"The token's {name!r} must be a number of seconds since 1970.")
+    _refuse_claims(f"The token's {name!r} must be a number of seconds since 1970.")

@@ -18,6 +18,7 @@ from broker.process.setup import StartError, relax_collector, set_up_process
 from broker.process.stores import check_store
 from broker.settings import BadSetting, Settings
 from broker.settings.environment import environment_warnings
+from broker.settings.table import GROUPS
 
 MIN_SOMAXCONN = 4096
 
@@ -25,10 +26,18 @@ _logger = logging.getLogger("broker")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add an option for each setting."""
+    """Add an option for each setting, in groups."""
     parser.epilog = "Each setting can also be set in the environment, as BROKER_ and its name; the option takes precedence."
+    titles = {first: title for title, first in GROUPS.items()}
+    group: argparse._ActionsContainer = parser
     for name, field in Settings.model_fields.items():
-        parser.add_argument(f"--{name.replace('_', '-')}", metavar="VALUE", help=describe(field))
+        if name in titles:
+            group = parser.add_argument_group(titles[name])
+        option = f"--{name.replace('_', '-')}"
+        if field.annotation is bool:
+            group.add_argument(option, metavar="VALUE", nargs="?", const="true", help=describe(field))
+        else:
+            group.add_argument(option, metavar="VALUE", help=describe(field))
 
 
 def describe(field: FieldInfo) -> str:
@@ -58,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     except BadSetting as error:
         return _fail(str(error), 2)
     has_workers = settings.workers > 1 or settings.data is not None
-    set_up_process(settings.log_level, log_pid=has_workers)
+    set_up_process(settings.log_level, settings.log_format, log_pid=has_workers)
     warn_about_backlog()
     for warning in (*environment_warnings(os.environ, Settings.model_fields), *settings.warnings()):
         _logger.warning("%s", warning)

@@ -7,7 +7,7 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from broker.auth.grants import Grant
 from broker.auth.keys import MIN_SECRET_BYTES, BadKey, public_key, secret
-from broker.auth.tokens import MAX_CLAIM_CHARS, Verifier
+from broker.auth.tokens import MAX_CLAIM_CHARS, Verifier, read_claims
 from broker.cli import common
 from broker.durations import parse_duration
 from broker.errors import InvalidTopic, Unauthorized
@@ -186,7 +186,7 @@ def _explain(token: str, settings: Settings) -> int:
             print(f"{title}: {_time_text(claims[name], now)}")
     if not settings.has_keys():
         print("not verified: BROKER_JWT_SECRETS and BROKER_JWT_PUBLIC_KEYS are not set here")
-        return 0
+        return _check_claims(claims)
     if settings.jwks_url is not None:
         print("the keys of BROKER_JWKS_URL are not used here: only a broker fetches them")
     verifier = Verifier(
@@ -198,6 +198,16 @@ def _explain(token: str, settings: Settings) -> int:
         print(f"REFUSED: {error.detail}")
         return 1
     print("ACCEPTED. The bearer may:", *_grant_lines(grant), sep="\n  ")
+    return 0
+
+
+def _check_claims(claims: Mapping[str, Any]) -> int:
+    """Print what is wrong with the claims, whatever the keys. Returns the exit status."""
+    try:
+        read_claims(claims)
+    except Unauthorized as error:
+        print(f"REFUSED: {error.detail}")
+        return 1
     return 0
 
 

@@ -139,12 +139,13 @@ class Evictions:
 
     def check(self, grant: Grant) -> None:
         """Raises `Unauthorized` if the token was revoked, has expired or lost its key since it was verified."""
-        self.revocations.check(grant)
+        now = self._clock()
+        self.revocations.check(grant, now)
         if self._trusts is not None and not self._trusts(grant):
             raise Unauthorized(
                 "The key that signed this token was withdrawn; get a new one.", error="invalid_token"
             )
-        if grant.expires_at is not None and grant.expires_at <= self._clock():
+        if grant.expires_at is not None and grant.expires_at <= now:
             raise Unauthorized("This token has expired; get a new one.", error="invalid_token")
 
     def opened(self, subscriber: Subscriber) -> None:
@@ -167,7 +168,7 @@ class Evictions:
             self.revocations.revoke_token(command.token_id, at=command.at, until=command.until)
         if command.subject is not None:
             self.revocations.revoke_subject(command.subject, at=command.at, until=command.until)
-        self._end_refused(self.revocations.is_revoked)
+        self._end_refused(lambda grant: self.revocations.is_revoked(grant, self._clock()))
 
     def keys_changed(self, trusts: Callable[[Grant], bool]) -> None:
         """Refuse, from now on, the tokens that `trusts` doesn't trust, and end their streams."""

@@ -66,7 +66,7 @@ def main() -> int:
     if not line:
         return EXIT_ORPHANED
     config = WorkerConfig.decode(line)
-    set_up_process(config.settings.log_level, log_pid=True)
+    set_up_process(config.settings.log_level, config.settings.log_format, log_pid=True)
     relax_collector()
     try:
         uvloop.run(_serve(config))

@@ -270,4 +270,21 @@ class SettingsTable(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level that is logged: debug, info, warning or error."
     )
-    access_log: bool = Field(False, description="true logs a line for each request.")
+    log_format: Literal["text", "json"] = Field(
+        "text", description="Format of the log on standard error: text, or json for a JSON object a line."
+    )
+    access_log: bool = Field(
+        False, description="true logs a line for each request. The flag needs no value for true."
+    )
+
+
+GROUPS = {
+    "Listening": "host",
+    "Access": "allowed_hosts",
+    "Storage": "data",
+    "Limits": "max_connections",
+    "Retention": "retention_events",
+    "Streams and producers": "heartbeat_seconds",
+    "Shutdown and logs": "drain_notice_seconds",
+}
+"""The titles of the help, each with the first setting below it."""

@@ -52,6 +52,8 @@ async def _order(
         raise InvalidBody("Send one of " + " or ".join(f'{{"{name}": "…"}}' for name in names) + ".")
     (name,) = present
     value = order[name]
+    if isinstance(value, int) and not isinstance(value, bool) and name != "topic":
+        value = str(value)  # as tokens may have it
     if not isinstance(value, str) or not 1 <= len(value) <= MAX_CLAIM_CHARS:
         raise InvalidBody(f"{name!r} must be a string of 1 to {MAX_CLAIM_CHARS} characters.")
     expires_at = order.get("exp")

@@ -9,11 +9,12 @@ is the broker's own or allowed by name. Any page of a sub-domain can set a cooki
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Protocol
 
 from broker.auth.grants import Caller, Grant
-from broker.auth.tokens import UnknownKey, Verifier
+from broker.auth.tokens import BadClaims, UnknownKey, Verifier
 from broker.errors import Forbidden, Unauthorized
 from broker.events import Clock
 from broker.node.evictions import Evictions
@@ -25,6 +26,10 @@ COOKIE = "broker_token"
 PARAMETER = "access_token"
 """The query parameter that carries a token (RFC 6750 §2.3)."""
 _SCHEME = "bearer"
+LOG_SECONDS = 60.0
+"""How often the same fault of an issuer is logged."""
+
+_logger = logging.getLogger("broker")
 
 
 class KeyFetcher(Protocol):
@@ -67,6 +72,7 @@ class Authenticator:
         self._evictions = evictions
         self._guard = guard
         self._clock = clock
+        self._logged: dict[str, float] = {}  # details of `BadClaims`, which are few; when each was logged
         # Without a verifier, the guard has checked every request.
         self._is_mixed = verifier is not None and any((anonymous.publish, anonymous.subscribe))
 
@@ -99,6 +105,20 @@ class Authenticator:
         return Caller(grant, "" if self._addresses is None else self._addresses.of(request))
 
     async def _verify(self, verifier: Verifier, token: str) -> Grant:
+        try:
+            return await self._verify_with_new_keys(verifier, token)
+        except BadClaims as error:
+            self._log_bad_claims(error.detail)
+            raise
+
+    def _log_bad_claims(self, detail: str) -> None:
+        """Tell the operator: the token's user can't mend it."""
+        now = self._clock()
+        if abs(now - self._logged.get(detail, 0.0)) >= LOG_SECONDS:
+            self._logged[detail] = now
+            _logger.warning("refused a token with a good signature: %s", detail)
+
+    async def _verify_with_new_keys(self, verifier: Verifier, token: str) -> Grant:
         try:
             return verifier.verify(token, self._clock())
         except UnknownKey:

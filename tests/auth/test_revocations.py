@@ -9,22 +9,23 @@ from broker.auth.grants import FULL_ACCESS, Grant
 from broker.auth.revocations import Revocations
 from broker.errors import RateLimited, Unauthorized
 
+NOW = 160.0
 ANN = Grant((), ("**",), subject="ann", token_id="7", issued_at=100)
 
 
 def test_nothing_is_revoked_at_first() -> None:
-    Revocations().check(ANN)
+    Revocations().check(ANN, NOW)
 
 
 def test_a_token_is_revoked_by_its_id() -> None:
     revocations = Revocations()
     revocations.revoke_token("7", at=150, until=200)
     with pytest.raises(Unauthorized) as caught:
-        revocations.check(ANN)
+        revocations.check(ANN, NOW)
     assert caught.value.error == "invalid_token"
-    revocations.check(Grant(subject="ann", token_id="8", issued_at=100))
-    revocations.check(Grant(subject="7"))
-    revocations.check(FULL_ACCESS)
+    revocations.check(Grant(subject="ann", token_id="8", issued_at=100), NOW)
+    revocations.check(Grant(subject="7"), NOW)
+    revocations.check(FULL_ACCESS, NOW)
 
 
 @pytest.mark.parametrize(
@@ -33,9 +34,34 @@ def test_a_token_is_revoked_by_its_id() -> None:
 def test_a_subjects_tokens_up_to_now_are_revoked(issued_at: float | None, revoked: bool) -> None:
     revocations = Revocations()
     revocations.revoke_subject("ann", at=150, until=200)
-    assert revocations.is_revoked(Grant(subject="ann", issued_at=issued_at)) is revoked
-    assert not revocations.is_revoked(Grant(subject="bob", issued_at=issued_at))
-    assert not revocations.is_revoked(Grant(token_id="ann", issued_at=issued_at))
+    assert revocations.is_revoked(Grant(subject="ann", issued_at=issued_at), NOW) is revoked
+    assert not revocations.is_revoked(Grant(subject="bob", issued_at=issued_at), NOW)
+    assert not revocations.is_revoked(Grant(token_id="ann", issued_at=issued_at), NOW)
+
+
+def test_a_token_from_the_future_is_revoked_with_its_subject() -> None:
+    """It may have been issued before the revocation, by a clock that is ahead."""
+    revocations = Revocations()
+    future = Grant(subject="ann", issued_at=1000)
+    assert not revocations.is_revoked(future, NOW)
+    revocations.revoke_subject("ann", at=150, until=5000)
+    assert revocations.is_revoked(future, NOW)
+    assert revocations.is_revoked(future, 1001), "it stays refused when its time comes"
+    assert not revocations.is_revoked(Grant(subject="ann", issued_at=1001), 1001)
+    assert not revocations.is_revoked(Grant(subject="ann", issued_at=NOW + 59), NOW), (
+        "a clock may be ahead a little"
+    )
+    assert not revocations.is_revoked(Grant(subject="bob", issued_at=1000), NOW)
+    revocations.sweep(5000)
+    assert not revocations.is_revoked(future, NOW)
+
+
+def test_the_number_of_remembered_tokens_from_the_future_is_limited() -> None:
+    revocations = Revocations()
+    revocations.revoke_subject("ann", at=150, until=5000)
+    for number in range(100):
+        assert revocations.is_revoked(Grant(subject="ann", issued_at=1000 + number), NOW)
+    assert sum(map(len, revocations._early.values())) == module.MAX_EARLY_TOKENS
 
 
 def test_the_later_revocation_counts_in_any_order() -> None:
@@ -43,7 +69,7 @@ def test_the_later_revocation_counts_in_any_order() -> None:
         revocations = Revocations()
         for at, until in orders:
             revocations.revoke_subject("ann", at=at, until=until)
-        assert revocations.is_revoked(Grant(subject="ann", issued_at=155))
+        assert revocations.is_revoked(Grant(subject="ann", issued_at=155), NOW)
         revocations.sweep(850)
         assert len(revocations) == 1
 
@@ -55,8 +81,8 @@ def test_an_expired_revocation_is_forgotten() -> None:
     revocations.sweep(199)
     assert len(revocations) == 2
     revocations.sweep(200)
-    assert not revocations.is_revoked(ANN)
-    assert revocations.is_revoked(Grant(subject="bob"))
+    assert not revocations.is_revoked(ANN, NOW)
+    assert revocations.is_revoked(Grant(subject="bob"), NOW)
 
 
 def test_a_sweep_is_short_and_the_next_one_goes_on_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:

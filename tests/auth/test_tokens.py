@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from typing import Any
 
 import jwt
@@ -16,20 +14,16 @@ from broker.auth import tokens
 from broker.auth.grants import Grant
 from broker.auth.jwks import key_from_jwk
 from broker.auth.keys import VerificationKey, public_key, secret
-from broker.auth.tokens import MAX_TOKEN_CHARS, NOT_BEFORE_LEEWAY_SECONDS, UnknownKey, Verifier
+from broker.auth.tokens import MAX_TOKEN_CHARS, NOT_BEFORE_LEEWAY_SECONDS, BadClaims, UnknownKey, Verifier
 from broker.errors import Unauthorized
-from tests.support.tokens import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, signer
+from tests.support.tokens import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, sign_any, signer
+from tests.support.tokens import token_part as part
 
 NOW = 1_800_000_000.0
 
 
 def key_of(algorithm: str) -> VerificationKey:
     return secret(SECRET) if algorithm.startswith("HS") else public_key(signer(algorithm).public_pem)
-
-
-def part(value: object) -> str:
-    data = value if isinstance(value, bytes) else json.dumps(value).encode()
-    return base64.urlsafe_b64encode(data).decode().rstrip("=")
 
 
 ALGORITHMS = ("HS256", "HS384", "HS512", *ASYMMETRIC)
@@ -225,8 +219,10 @@ def test_issuer(issuer: str | None, claims: dict[str, Any], good: bool) -> None:
         {"exp": 10**400},
         {"nbf": -(10**400)},
         {"iat": 10**400},
-        {"sub": 7},
-        {"jti": 7},
+        {"sub": 7.5},
+        {"jti": True},
+        {"sub": ["ann"]},
+        {"jti": 10**1000},
         {"sub": ""},
         {"jti": ""},
         {"sub": "x" * 1001},
@@ -237,7 +233,31 @@ def test_issuer(issuer: str | None, claims: dict[str, Any], good: bool) -> None:
     ids=lambda claims: ascii(claims)[:40],
 )
 def test_malformed_claims_are_refused(claims: dict[str, Any]) -> None:
-    _judge(Verifier([secret(SECRET)]), claims, good=False)
+    (name,) = claims
+    with pytest.raises(BadClaims, match=f"'{name}"):
+        Verifier([secret(SECRET)]).verify(sign_any(claims), NOW)
+
+
+@pytest.mark.parametrize("value", [7, 0, -7, 10**30])
+def test_an_integer_is_a_subject_too(value: int) -> None:
+    granted = Verifier([secret(SECRET)]).verify(sign_any({"sub": value, "jti": value}), NOW)
+    assert (granted.subject, granted.token_id) == (str(value), str(value))
+
+
+@pytest.mark.parametrize(
+    ("expected", "claims", "named"),
+    [
+        ({}, {"aud": "events"}, "'aud'.*no jwt_audience"),
+        ({"audience": "events"}, {"aud": "else"}, "'aud' does not contain"),
+        ({"audience": "events"}, {"aud": 7}, "'aud' does not contain"),
+        ({"audience": "events"}, {}, "lacks the claim 'aud'"),
+        ({"issuer": "login"}, {"iss": "else"}, "'iss' is not"),
+        ({"issuer": "login"}, {}, "lacks the claim 'iss'"),
+    ],
+)
+def test_a_refusal_names_the_claim(expected: dict[str, str], claims: dict[str, Any], named: str) -> None:
+    with pytest.raises(BadClaims, match=named):
+        Verifier([secret(SECRET)], **expected).verify(sign_any(claims), NOW)
 
 
 def test_unknown_members_of_the_claim_are_ignored() -> None:
@@ -245,9 +265,7 @@ def test_unknown_members_of_the_claim_are_ignored() -> None:
 
 
 def _judge(verifier: Verifier, claims: dict[str, Any], *, good: bool) -> None:
-    token = f"{part({'alg': 'HS256', 'typ': 'JWT'})}.{part(claims)}"
-    signature = jwt.get_algorithm_by_name("HS256").sign(token.encode(), SECRET.encode())
-    token = f"{token}.{part(signature)}"
+    token = sign_any(claims)
     if good:
         verifier.verify(token, NOW)
         return

@@ -12,7 +12,7 @@ import pytest
 
 from broker.auth.keys import secret
 from tests.cli.commands import run
-from tests.support.tokens import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, signer
+from tests.support.tokens import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, sign_any, signer
 
 SECRETS = {"BROKER_JWT_SECRETS": json.dumps([SECRET, OTHER_SECRET])}
 
@@ -129,15 +129,27 @@ def test_a_token_is_explained() -> None:
         ({"exp": 1}, "expired"),
         ({"nbf": 1 << 40}, "is not valid yet"),
         ({"aud": "else"}, "audience"),
-        ({"broker": {"publish": ["a..b"]}}, "pattern"),
+        ({"broker": {"publish": ["a..b"]}}, "'broker.publish' contains an invalid pattern"),
+        ({"jti": ""}, "'jti' must be a string"),
     ],
-    ids=["expired", "not yet valid", "audience", "pattern"],
+    ids=["expired", "not yet valid", "audience", "pattern", "id"],
 )
 def test_the_reason_of_a_refusal_is_explained(claims: dict[str, object], why: str) -> None:
     done = token("--explain", HMAC.sign(claims), **SECRETS)
     assert done.returncode == 1
     assert done.stdout.splitlines()[-1].startswith("REFUSED: ")
     assert why in done.stdout
+
+
+def test_a_bad_claim_is_explained_without_keys_too() -> None:
+    done = token("--explain", HMAC.sign({"broker": {"publish": "orders"}}))
+    assert done.returncode == 1
+    assert "REFUSED: The token's 'broker.publish' must be a list" in done.stdout
+
+
+def test_a_numeric_subject_is_explained() -> None:
+    done = token("--explain", sign_any({"sub": 7, "broker": {"publish": ["a"]}}), **SECRETS)
+    assert (done.returncode, "ACCEPTED" in done.stdout) == (0, True)
 
 
 def test_a_token_signed_with_another_secret_is_refused() -> None:

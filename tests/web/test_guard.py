@@ -159,6 +159,37 @@ async def test_allowed_hosts(serve: Serve, setting: str) -> None:
 
 # Origin
 
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 201),
+        ({"origin": "http://127.0.0.1:{port}"}, 201),
+        ({"origin": "HTTP://127.0.0.1:{port}"}, 201),
+        ({"origin": "https://allowed.example"}, 201),
+        ({"origin": "https://allowed.example", "sec_fetch_site": "cross-site"}, 201),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "http://127.0.0.1:1"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": ""}, 403),
+        ({"origin": "http://[::1"}, 403),
+        ({"origin": "http://a]b"}, 403),
+        ({"sec_fetch_site": "cross-site"}, 403),
+        ({"sec_fetch_site": "same-origin"}, 201),
+        ({"host": "evil.example", "origin": "http://evil.example"}, 403),
+    ],
+    ids=str,
+)
+async def test_origin(serve: Serve, headers: dict[str, str], status: int) -> None:
+    server = await serve(cors_origins="https://allowed.example")
+    filled = {name: value.format(port=server.port) for name, value in headers.items()}
+    answer = await server.request("POST", "/topics/news", b"x", **filled)
+    assert answer.status == status
+    if status == 403:
+        assert answer.json()["code"] == "forbidden"
+        assert (await server.request("DELETE", "/topics/news", **filled)).status == 403
+
+
 OWN = "events.example.com"
 
 
@@ -228,33 +259,3 @@ async def test_a_token_in_the_second_cookie_header_counts(serve: Serve) -> None:
     server = await serve(jwt_secrets=KEYS)
     sent = {"cookie": "a=b", "Cookie": f"broker_token={HMAC.token(subscribe=['**'])}"}
     assert (await server.request("GET", "/topics/a", accept="application/json", **sent)).status == 200
-
-
-@pytest.mark.parametrize(
-    ("headers", "status"),
-    [
-        ({}, 201),
-        ({"origin": "http://127.0.0.1:{port}"}, 201),
-        ({"origin": "HTTP://127.0.0.1:{port}"}, 201),
-        ({"origin": "https://allowed.example"}, 201),
-        ({"origin": "https://allowed.example", "sec_fetch_site": "cross-site"}, 201),
-        ({"origin": "https://evil.example"}, 403),
-        ({"origin": "http://127.0.0.1:1"}, 403),
-        ({"origin": "null"}, 403),
-        ({"origin": ""}, 403),
-        ({"origin": "http://[::1"}, 403),
-        ({"origin": "http://a]b"}, 403),
-        ({"sec_fetch_site": "cross-site"}, 403),
-        ({"sec_fetch_site": "same-origin"}, 201),
-        ({"host": "evil.example", "origin": "http://evil.example"}, 403),
-    ],
-    ids=str,
-)
-async def test_origin(serve: Serve, headers: dict[str, str], status: int) -> None:
-    server = await serve(cors_origins="https://allowed.example")
-    filled = {name: value.format(port=server.port) for name, value in headers.items()}
-    answer = await server.request("POST", "/topics/news", b"x", **filled)
-    assert answer.status == status
-    if status == 403:
-        assert answer.json()["code"] == "forbidden"
-        assert (await server.request("DELETE", "/topics/news", **filled)).status == 403

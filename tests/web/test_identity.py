@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.http import Answer
 from tests.support.local_broker import Clock, Serve, Server
-from tests.support.tokens import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, signer
+from tests.support.tokens import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, sign_any, signer
 
 KEYS = json.dumps([OTHER_SECRET, SECRET])
 """Two, as while one replaces the other."""
@@ -377,3 +377,61 @@ async def test_anonymous_grants_only_what_the_setting_names(serve: Serve) -> Non
 async def test_a_host_of_another_name_is_free_where_tokens_guard(serve: Serve) -> None:
     server = await serve(jwt_secrets=KEYS)
     assert (await server.request("GET", "/healthz", host="events.example")).status == 200
+
+
+# What an issuer gets wrong
+
+
+async def test_a_numeric_subject_is_a_subject_and_can_be_revoked(serve: Serve, clock: Clock) -> None:
+    server = await serve(jwt_secrets=KEYS)
+    rights = {"subscribe": ["**"]}
+    sent = {"authorization": f"Bearer {sign_any({'sub': 7, 'iat': int(clock.now) - 9, 'broker': rights})}"}
+    streams = [await server.subscribe("/topics/a", **sent) for _ in range(2)]
+    assert {stream.status for stream in streams} == {200}
+    admin = {"authorization": f"Bearer {HMAC.token(admin=True)}"}
+    assert (await server.request("POST", "/admin/revoke", b'{"sub": 7}', **admin)).status == 202
+    for stream in streams:
+        assert b'{"reason":"revoked"}' in await stream.end()
+    answer = await server.request("GET", "/topics/a", accept="application/json", **sent)
+    assert (answer.status, answer.json()["detail"]) == (401, "This token was revoked; get a new one.")
+
+
+async def test_revoking_a_subject_revokes_its_tokens_from_the_future(serve: Serve, clock: Clock) -> None:
+    server = await serve(jwt_secrets=KEYS)
+    future = HMAC.token(subscribe=["**"], sub="ann", iat=int(clock.now) + 3600)
+    sent = {"authorization": f"Bearer {future}"}
+    stream = await server.subscribe("/topics/a", **sent)
+    assert stream.status == 200
+    admin = {"authorization": f"Bearer {HMAC.token(admin=True)}"}
+    assert (await server.request("POST", "/admin/revoke", b'{"sub": "ann"}', **admin)).status == 202
+    assert b'{"reason":"revoked"}' in await stream.end()
+    later = {"authorization": f"Bearer {HMAC.token(subscribe=['**'], sub='ann', iat=int(clock.now) + 5)}"}
+    for seconds in (0, 3601):
+        clock.now += seconds
+        for headers, status in ((sent, 401), (later, 200)):
+            answer = await server.request("GET", "/topics/a", accept="application/json", **headers)
+            assert answer.status == status
+
+
+async def test_a_bad_claim_is_named_in_the_answer_and_once_a_minute_in_the_log(
+    serve: Serve, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = await serve(jwt_secrets=KEYS)
+
+    async def refused(token: str) -> str:
+        answer = await server.request("POST", "/topics/a", b"x", authorization=f"Bearer {token}")
+        assert answer.status == 401
+        return str(answer.json()["detail"])
+
+    for _ in range(3):
+        assert "'sub' must be a string" in await refused(sign_any({"sub": ["hush"]}))
+    assert "'exp' must be a number" in await refused(sign_any({"exp": "hush"}))
+    await refused(Signer("HS256", "x" * 32).sign({"sub": "a stranger's"}))
+    await refused("garbage")
+    logged = [record.getMessage() for record in caplog.records if "good signature" in record.getMessage()]
+    assert len(logged) == 2
+    assert "'sub' must be a string" in logged[0]
+    assert "hush" not in caplog.text, "a token isn't quoted"
+    clock.now += 61
+    await refused(sign_any({"sub": ["hush"]}))
+    assert caplog.text.count("good signature: The token's 'sub'") == 2
