@@ -35,7 +35,7 @@ def is_loopback(host: str) -> bool:
 
 
 def is_local(name: str) -> bool:
-    """Whether nobody elsewhere can let `name` lead to another address: an address itself, or a name that the public DNS lacks.
+    """Whether `name` can't be rebound: it is an address itself, or a name that the public DNS can't have.
 
     Takes lower case without a port; an IPv6 address is in brackets.
     """

@@ -20,7 +20,7 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104
 
 
 def address(variables: Mapping[str, str]) -> tuple[str, int]:
-    """Host and port of the broker. A port that is no number was set by Kubernetes (see `settings.environment`)."""
+    """Host and port of the broker. Ignores a port that Kubernetes has set (see `settings.environment`)."""
     host, port = variables.get("BROKER_HOST", ""), variables.get("BROKER_PORT", "")
     is_number = port.isascii() and port.isdigit()
     return _LOOPBACK.get(host, host), int(port) if is_number else DEFAULT_PORT

@@ -112,7 +112,7 @@ class Authenticator:
             raise
 
     def _log_bad_claims(self, detail: str) -> None:
-        """Tell the operator: the token's user can't mend it."""
+        """Warn the operator: the user of the token can't fix it."""
         now = self._clock()
         if abs(now - self._logged.get(detail, 0.0)) >= LOG_SECONDS:
             self._logged[detail] = now

@@ -180,7 +180,9 @@ def test_what_is_no_http_is_answered_and_the_connection_ended(server: BrokerProc
         assert connection.rest() == b""
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8080", "10.0.0.1"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "evil.example:8080", "10.0.0.1.evil.example"]
+)
 @pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "DELETE"])
 def test_foreign_host_on_a_loopback_address(server: BrokerProcess, method: str, host: str) -> None:
     data = request(method, PATH).replace(b"Host: 127.0.0.1", b"Host: " + host.encode())

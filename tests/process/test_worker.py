@@ -15,7 +15,11 @@ def test_settings_arrive_unchanged_by_the_workers_environment(monkeypatch: pytes
     settings = Settings(
         port=1,
         redis_url="redis://user:pass@127.0.0.1/3",
-        cors_origins=("https://a.example", "https://b.example"),
+        cors_origins=("https://a.example", "https://*.b.example:8443", "tauri://localhost", "*"),
+        cors_headers=("X-Tenant",),
+        allowed_hosts=("https://A.example:8443/", "*.b.example", "[::1]", "*"),
+        trusted_proxies=("10.0.0.0/8", "2001:db8::1"),
+        log_format="json",
         retention_overrides={"a.*": RetentionOverride(events=3), "**": RetentionOverride(seconds=0.5)},
         tls_cert=Path("cert.pem"),
         tls_key=Path("key.pem"),

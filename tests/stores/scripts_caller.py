@@ -110,6 +110,7 @@ class Caller:
         self.epoch = 0
         self.born: EventId = 0
         self.floor: EventId = 0
+        self.forgotten: EventId | None = None
         self.rewinds: list[tuple[EventId, EventId, EventId]] = []
 
     def call(self, script: Script, keys: Sequence[str], arguments: Sequence[Any]) -> list[Any]:
@@ -183,8 +184,8 @@ class Caller:
         for topic, after, upto in topics:
             keys += [log_key(topic), rec_key(topic)]
             arguments += [after, upto, max_age_ms]
-        born, floor, rewinds, *answers = self.call(SCRIPTS.read, keys, arguments)
-        self.born, self.floor = to_id(born), to_id(floor)
+        born, floor, rewinds, forgotten, *answers = self.call(SCRIPTS.read, keys, arguments)
+        self.born, self.floor, self.forgotten = to_id(born), to_id(floor), _maybe(forgotten)
         self.rewinds = []
         for text in rewinds.decode().split(";") if rewinds else []:
             lost, seen, resumed = map(to_id, text.split(" "))

@@ -8,8 +8,11 @@ import pytest
 
 from tests.stores.brokers import Older, StartBroker, until_not_ready, until_ready
 from tests.stores.conftest import StartServer
+from tests.stores.scripts_caller import rec_key
 from tests.support.event_stream import EventStream
 from tests.support.redis_proxy import RedisProxy
+from tests.support.redis_servers import Server
+from tests.support.waiting import until
 
 BOTH = "/topics?topic=a&topic=b"
 
@@ -88,3 +91,80 @@ async def test_a_copy_of_lost_events_does_not_join_older_ones_of_the_store(
     await back.until(lambda: "e8" in told(back))
     lines = [line for line in told(back) if "gap b" not in line]
     assert lines == ["e2", "e3", "gap a lost", "e6", "e7", "gap a lost", "e8"]
+
+
+async def is_forgotten(server: Server, topic: str) -> None:
+    """Wait until the topic's record has expired: 2 s after its memory."""
+    with server.client() as client:
+        await until(lambda: not client.exists(rec_key(topic)), "the record has expired")
+
+
+@pytest.mark.parametrize("target", ["/topics/a", BOTH])
+async def test_an_expired_record_hides_no_event_of_an_idle_store(
+    start_server: StartServer, start_broker: StartBroker, target: str
+) -> None:
+    """I2: the record expires by the server's time, however long ago the store's last event was."""
+    server = start_server()
+    one = await start_broker(server.url, topic_memory_seconds=0.2)
+    cursor = await one.publish("a", "one")
+    last = await one.publish("a", "two")
+    await is_forgotten(server, "a")
+    back, exact = [await one.subscribe(target, Last_Event_ID=text) for text in (cursor, last)]
+    await one.publish("a", "three")
+    for stream in (back, exact):
+        await stream.until(lambda stream=stream: "three" in told(stream))  # type: ignore[misc]
+    assert [line for line in told(back) if "gap b" not in line] == ["gap a trimmed", "three"]
+    assert told(exact) == ["three"]
+
+
+async def test_a_record_that_expires_while_the_instance_is_disconnected_hides_no_event(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    server = start_server()
+    async with RedisProxy(server) as proxy:
+        one = await start_broker(server.url, topic_memory_seconds=0.2)
+        other = await start_broker(proxy.url, topic_memory_seconds=0.2)
+        streams = [await other.subscribe(target) for target in ("/topics/a", BOTH)]
+        await one.publish("a", "one")
+        for stream in streams:
+            await stream.until(lambda stream=stream: "one" in told(stream))  # type: ignore[misc]
+        proxy.close()
+        await until_not_ready(other)
+        await one.publish("a", "two")
+        await is_forgotten(server, "a")
+        proxy.open()
+        await until_ready(other)
+        await one.publish("a", "three")
+        for stream in streams:
+            await stream.until(lambda stream=stream: "three" in told(stream))  # type: ignore[misc]
+            assert [line for line in told(stream) if "gap b" not in line] == [
+                "one",
+                "gap a trimmed",
+                "three",
+            ]
+
+
+@pytest.mark.parametrize("is_expired", [True, False], ids=["before", "after"])
+async def test_a_longer_topic_memory_hides_no_event(
+    start_server: StartServer, start_broker: StartBroker, is_expired: bool
+) -> None:
+    """I2: records that were kept by a shorter memory expire before or after an instance brings a longer one."""
+    server = start_server()
+    short = await start_broker(server.url, topic_memory_seconds=0.2)
+    cursor = await short.publish("a", "one")
+    await short.publish("a", "two")
+    if is_expired:
+        await is_forgotten(server, "a")
+    long = await start_broker(server.url, topic_memory_seconds=3600)
+    await is_forgotten(server, "a")
+    streams = [await broker.subscribe("/topics/a", Last_Event_ID=cursor) for broker in (long, short)]
+    await long.publish("a", "three")
+    for back in streams:
+        await back.until(lambda back=back: "three" in told(back))  # type: ignore[misc]
+        assert told(back) == ["gap a trimmed", "three"]
+    await long.publish("b", "x")
+    with server.client() as client:
+        assert client.pttl(rec_key("b")) > 3_000_000
+    await short.publish("c", "x")
+    with server.client() as client:
+        assert client.pttl(rec_key("c")) > 3_000_000, "the longer one holds for all"

@@ -37,12 +37,14 @@ def test_a_cursor_strictly_inside_an_uncertain_span_is_lost() -> None:
 
 
 def test_a_page_of_an_unknown_topic() -> None:
-    assert decode_page([b"", b"", b"", b"", b"", 0]) == TopicPage(None, 0, 0, None, None, False, [])  # type: ignore[list-item]
+    page = decode_page([b"", b"", b"", b"", b"", 0], b"5-1")  # type: ignore[list-item]
+    assert page == TopicPage(None, 0, 0, None, None, False, [], event_id(5, 1))
 
 
 def test_a_full_page_of_a_closed_topic() -> None:
     page = decode_page(
-        [b"9-0", b"3-0", b"2-1", b"9-0 8-0 failed", b"60000 10 1000", 1, b"5-1", b"4-0", b"data: x\n"]  # type: ignore[list-item]
+        [b"9-0", b"3-0", b"2-1", b"9-0 8-0 failed", b"60000 10 1000", 1, b"5-1", b"4-0", b"data: x\n"],  # type: ignore[list-item]
+        b"",
     )
     assert page == TopicPage(
         last=event_id(9),

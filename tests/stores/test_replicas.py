@@ -18,6 +18,7 @@ from tests.support.store_harness import RecordingOwner
 
 NOW = 1_700_000_000.0
 BORN = id_at(NOW - 1000)
+FORGOTTEN_TO = BORN
 MEMORY_SECONDS = 3600.0
 HISTORY = StoreHistory(1, BORN, BORN, (BORN,), ())
 LOSS_AT_5 = StoreHistory(2, BORN, BORN, (BORN, id_at(NOW) + 5), ())
@@ -47,7 +48,7 @@ class Harness:
         self.interrupted: list[TopicReplica] = []
         delivery = Delivery()
         delivery.start(self.owner)
-        self.replicas = Replicas(logs, lambda: NOW, delivery, topic_memory_seconds=MEMORY_SECONDS)
+        self.replicas = Replicas(logs, lambda: NOW, delivery)
 
     @property
     def complete_to(self) -> EventId:
@@ -67,7 +68,7 @@ class Harness:
     ) -> TopicReplica:
         """A live replica, read when the store's last id was `upto`; `entries` are (id, prev)."""
         replica = self.replicas.open(topic)
-        first = page(*entries) if entries else TopicPage(None, 0, 0, None, None, False, ())
+        first = page(*entries) if entries else TopicPage(None, 0, 0, None, None, False, (), FORGOTTEN_TO)
         self.begin(replica, first, at(0) if after is None else after, upto=upto, history=history)
         assert self.replicas.go_live(replica, at(upto))
         return replica
@@ -81,7 +82,7 @@ class Harness:
         upto: int,
         history: StoreHistory = HISTORY,
     ) -> None:
-        replica.begin(first, after, history, self.replicas.forgotten_to(at(upto)))
+        replica.begin(first, after, history)
         self.read_on(replica, first, history)
 
     def read_on(self, replica: TopicReplica, following: TopicPage, history: StoreHistory = HISTORY) -> None:
@@ -363,7 +364,7 @@ def test_no_phase_is_skipped(harness: Harness) -> None:
         replica.interrupt()
     harness.begin(replica, page((1, 0)), at(0), upto=1)
     with pytest.raises(AssertionError):
-        replica.begin(page((1, 0)), at(0), HISTORY, at(0))
+        replica.begin(page((1, 0)), at(0), HISTORY)
     assert set(TRANSITIONS) == set(Phase)
 
 

@@ -227,15 +227,54 @@ def test_first_prev_is_no_later_than_the_stores_last_id(caller: Caller) -> None:
 
 
 def test_first_prev_reaches_back_as_far_as_topics_are_remembered(caller: Caller, client: Redis) -> None:
+    caller.memory_ms = 1000
     caller.read()
     client.hset(STATE, mapping={"born": "5-0", "floor": "6-0"})
-    caller.memory_ms = 1000
     caller.publish(("a", LINES))
     (event_id,) = caller.publish(("b", LINES)).ids
     assert caller.read_one("b").entries[0].prev in {at(ms_of(event_id) - 1000), event_id - 1}
+
+
+def test_first_prev_reaches_back_to_the_floor(caller: Caller, client: Redis) -> None:
     caller.memory_ms = 1 << 50
+    caller.read()
+    client.hset(STATE, mapping={"born": "5-0", "floor": "6-0"})
     caller.publish(("c", LINES))
     assert caller.read_one("c").entries[0].prev == to_id("6-0")
+
+
+def test_i2_a_longer_topic_memory_raises_the_floor(caller: Caller, client: Redis) -> None:
+    """A record may have expired by the shorter one, or will. A caller with a shorter one doesn't change it."""
+    caller.memory_ms = 1000
+    (first,) = caller.publish(("a", LINES)).ids
+    epoch = caller.epoch
+    longer = Caller(client)
+    longer.read()
+    assert (longer.floor, longer.epoch) == (first, epoch + 1)
+    for each in (caller, longer):
+        each.publish(("a", LINES))
+        assert 7 * DAY_MS < client.pttl(rec_key("a")) <= 7 * DAY_MS + 2000, "set again, though it is new"
+        each.read()
+        assert (each.floor, each.epoch) == (first, epoch + 1)
+
+
+def test_a_topic_memory_that_nobody_names_any_longer_is_shortened(caller: Caller, client: Redis) -> None:
+    caller.publish(("a", LINES))
+    shorter = Caller(client, memory_ms=1000)
+    for named_ms_ago, memory in ((7 * DAY_MS, 7 * DAY_MS), (7 * DAY_MS + 61_000, 1000)):
+        client.hset(STATE, "named", server_ms(client) - named_ms_ago)
+        shorter.forget()
+        assert int(client.hget(STATE, "memory") or 0) == memory
+    caller.forget()
+    assert int(client.hget(STATE, "memory") or 0) == 7 * DAY_MS
+
+
+def test_a_state_of_an_older_version_gets_a_memory(caller: Caller, client: Redis) -> None:
+    """Which one its callers had is unknown."""
+    (first,) = caller.publish(("a", LINES)).ids
+    client.hdel(STATE, "memory", "longer", "named")
+    caller.read()
+    assert caller.floor == first
 
 
 def test_a_log_without_the_state_is_ignored(caller: Caller, client: Redis) -> None:

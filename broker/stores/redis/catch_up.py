@@ -98,7 +98,7 @@ class CatchUp:
             last, history, page = await self._read_page(replica.topic, cursor, "+")
             if replica.phase is Phase.EMPTY:
                 begin = last if after is None else min(after, last)
-                replica.begin(page, begin, history, self._replicas.forgotten_to(last))
+                replica.begin(page, begin, history)
             self._replicas.learn(history)
             replica.apply_page(page)
             if not page.more:
@@ -135,7 +135,7 @@ class CatchUp:
         keys = [self._names.key("state"), *self._names.topic_keys(topic)]
         async with self._read_slots:
             reply = await self._calls.call(self._script, keys, ["", PAGE_BYTES, 1, cursor, upto, max_age_ms])
-        return decode_id(reply[0]), decode_history(reply[1], reply[2:5]), decode_page(reply[5])
+        return decode_id(reply[0]), decode_history(reply[1], reply[2:5]), decode_page(reply[6], reply[5])
 
     # The store's last id
 

@@ -83,6 +83,7 @@ class TopicPage(NamedTuple):
         retention: if the topic's first publisher asked for its own.
         more: whether entries are left.
         entries: `(id, prev, frame)`, oldest first.
+        forgotten_to: without a record, the topic may have had entries up to this id.
     """
 
     last: EventId | None
@@ -92,9 +93,11 @@ class TopicPage(NamedTuple):
     retention: Retention | None
     more: bool
     entries: Sequence[tuple[EventId, EventId, bytes]]
+    forgotten_to: EventId = 0
 
 
-def decode_page(reply: Sequence[bytes]) -> TopicPage:
+def decode_page(reply: Sequence[bytes], forgotten: bytes) -> TopicPage:
+    """Decodes a topic's part of a reply; `forgotten` is the reply's."""
     last, cleared_at, cleared_after, end, retention, more, *flat = reply
     entries = []
     for at in range(0, len(flat), 3):
@@ -108,6 +111,7 @@ def decode_page(reply: Sequence[bytes]) -> TopicPage:
         decode_retention(*retention.split(b" ")) if retention else None,
         bool(int(more)),
         entries,
+        0 if last else decode_id(forgotten),
     )
 
 

@@ -150,18 +150,16 @@ class TopicReplica:
 
     # Pages, as they are read
 
-    def begin(self, page: TopicPage, after: EventId, history: StoreHistory, forgotten_to: EventId) -> None:
+    def begin(self, page: TopicPage, after: EventId, history: StoreHistory) -> None:
         """Prepare the log for its first page, which begins after `after`.
 
-        Args:
-            history: of the store when the page was read.
-            forgotten_to: the store has forgotten topics with a last id up to this.
+        `history` is the store's when the page was read.
         """
         self._move(Phase.FILLING)
         log = self.log
         log.cleared_at, log.cleared_after = page.cleared_at, page.cleared_after
         if page.last is None:
-            log.last = self.tail = max(history.born, history.floor, forgotten_to)
+            log.last = self.tail = page.forgotten_to
             # The log has the topic's whole history, so all losses too.
             self.losses_applied_to = history.born
             return
@@ -180,7 +178,12 @@ class TopicReplica:
         self._reopen_for(page)
         self._apply_clear(page)
         self._append_entries(page.entries)
-        if page.last is not None and not page.more:
+        if page.last is None:
+            if (
+                page.forgotten_to > self.contiguous_to
+            ):  # it may have had entries, and the record with them has expired
+                self._skip_to(page.forgotten_to)
+        elif not page.more:
             self._skip_to(_last_event(page, page.last))
             if page.end is not None and self.log.end is None:
                 self._close(page.end)

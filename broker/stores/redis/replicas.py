@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from broker.events import Clock, EventId, id_at, id_seconds
+from broker.events import Clock, EventId
 from broker.log.table import LogTable
 from broker.stores.redis.delivery import Delivery
 from broker.stores.redis.formats import UNKNOWN_HISTORY, StoreHistory, TopicUpdate
@@ -28,16 +28,13 @@ class Replicas:
         history: the newest that was read.
     """
 
-    def __init__(
-        self, logs: LogTable, clock: Clock, delivery: Delivery, *, topic_memory_seconds: float
-    ) -> None:
+    def __init__(self, logs: LogTable, clock: Clock, delivery: Delivery) -> None:
         self.complete_to = Watermark()
         self.received_to = Watermark()
         self.history: StoreHistory = UNKNOWN_HISTORY
         self._logs = logs
         self._clock = clock
         self._delivery = delivery
-        self._topic_memory_seconds = topic_memory_seconds
         self._replicas: dict[str, TopicReplica] = {}
         self._stale: set[TopicReplica] = set()
         self._received_epoch = 0  # above that of `history`: the newest history must be read
@@ -148,10 +145,6 @@ class Replicas:
         """See `TopicReplica.prepend`."""
         replica.prepend(entries, complete_from)
         self._logs.filled(replica.topic, replica.log)
-
-    def forgotten_to(self, last: EventId) -> EventId:
-        """A store with this `last` id has forgotten topics with a last id up to the result."""
-        return id_at(id_seconds(last) - self._topic_memory_seconds)
 
     # For a replica: `ReplicaOwner`
 

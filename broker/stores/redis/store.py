@@ -80,9 +80,7 @@ class RedisStore:
             topic_memory_seconds=options.topic_memory_seconds,
         )
         self._log_table = logs
-        self._replicas = Replicas(
-            logs, clock, self._delivery, topic_memory_seconds=options.topic_memory_seconds
-        )
+        self._replicas = Replicas(logs, clock, self._delivery)
         self._catch_up = CatchUp(
             self._names,
             self._scripts.read,

@@ -31,7 +31,7 @@ local function close()
     return ''
   end
   local ms, n = next_id()
-  prev = prev or unknown_last(ms)
+  prev = prev or unknown_last()
   call('HSET', KEYS[1], 'ms', ms, 'n', n)
   last_ms, last_n = ms, n
   return end_topic(topic, ARGV[6], leases, log, rec, not known, prev, ms, n, ARGV[7])

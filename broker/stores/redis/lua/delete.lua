@@ -32,7 +32,7 @@ local function delete()
   end
   local used = math.max(now, ms)
   call('ZADD', KEYS[3], used, ARGV[5])
-  call('PEXPIREAT', rec, used + ARGV[4] + SLACK_MS)
+  call('PEXPIREAT', rec, used + memory + SLACK_MS)
   call('PUBLISH', ARGV[6], 'D ' .. epoch .. ' ' .. prev .. ' ' .. id)
   return id
 end

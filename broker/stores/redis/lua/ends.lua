@@ -5,22 +5,6 @@
 --
 -- Payload  "C <epoch> <prev> <id> <reason>", after those of all entries of the same call
 
--- The last id to assume for a topic without a record: it may have had an entry at or before this id.
-local function unknown_last(next_ms)
-  local known = call('HMGET', KEYS[1], 'born', 'floor')
-  local ms, n = next_ms - ARGV[4], 0
-  if is_before(last_ms, last_n, ms, n) then
-    ms, n = last_ms, last_n
-  end
-  for index = 1, 2 do
-    local other_ms, other_n = parse(known[index])
-    if is_before(ms, n, other_ms, other_n) then
-      ms, n = other_ms, other_n
-    end
-  end
-  return format(ms, n)
-end
-
 -- Close a topic whose last id is `prev`. The caller has written the state already.
 local function end_topic(topic, channel, leases, log, rec, is_new, prev, ms, n, reason)
   local id = format(ms, n)
@@ -32,7 +16,7 @@ local function end_topic(topic, channel, leases, log, rec, is_new, prev, ms, n, 
   call('HSET', rec, 'ms', ms, 'n', n, 'e', id .. ' ' .. prev .. ' ' .. reason)
   local used = math.max(now, ms)
   call('ZADD', KEYS[3], used, topic)
-  call('PEXPIREAT', rec, used + ARGV[4] + SLACK_MS)
+  call('PEXPIREAT', rec, used + memory + SLACK_MS)
   call('ZREM', leases, topic)
   call('PUBLISH', channel, 'C ' .. epoch .. ' ' .. prev .. ' ' .. id .. ' ' .. reason)
   return id

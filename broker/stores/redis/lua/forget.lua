@@ -13,6 +13,8 @@
 -- same slot.
 
 local EXPIRED_KEYS_A_CALL = 200
+local NAMED_AGAIN_MS = 30000
+local UNNAMED_MS = 60000 -- more, by the time between two calls of an instance
 
 local function give_up(topic)
   call('ZREM', KEYS[2], topic)
@@ -22,7 +24,7 @@ end
 
 -- Topics with a record that is about to expire: the `prev` of a new entry would already lie after their last id.
 local function give_up_unused(most)
-  local unused = call('ZRANGEBYSCORE', KEYS[3], '-inf', now - ARGV[4] - SLACK_MS, 'LIMIT', 0, most)
+  local unused = call('ZRANGEBYSCORE', KEYS[3], '-inf', now - memory - SLACK_MS, 'LIMIT', 0, most)
   for _, topic in ipairs(unused) do
     give_up(topic)
   end
@@ -53,7 +55,20 @@ local function give_up_surplus(most)
   return count
 end
 
+-- A caller that names less is older, or newly set. The longer memory goes once it was not named for as long.
+local function shorten_memory()
+  local named, named_at = tonumber(ARGV[4]), tonumber(call('HGET', KEYS[1], 'named'))
+  local is_named = named >= memory
+  if now < named_at + (is_named and NAMED_AGAIN_MS or memory + UNNAMED_MS) then
+    return
+  end
+  memory = is_named and memory or named
+  call('HDEL', KEYS[1], '') -- a server without memory allows it, and afterwards refuses no command of this script
+  call('HSET', KEYS[1], 'memory', memory, 'named', now)
+end
+
 drop_keys(find_expired_keys(EXPIRED_KEYS_A_CALL))
+shorten_memory()
 local most = tonumber(ARGV[8])
 local dropped = give_up_unused(most)
 dropped = dropped + give_up_surplus(most - dropped)

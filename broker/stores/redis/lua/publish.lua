@@ -99,7 +99,7 @@ local function open_topic(topic, next_ms)
     local z, a, b, t = tonumber(rec[3]), tonumber(rec[4]), tonumber(rec[5]), tonumber(rec[6])
     return { rec[1] .. '-' .. rec[2], z, a, b, t, rec[7], rec[8] }
   end
-  return { unknown_last(next_ms), 0, next_ms, 0 }
+  return { unknown_last(), 0, next_ms, 0 }
 end
 
 -- Drop the oldest entries while the log has more than `most` bytes; the newest stays. Returns ms of the oldest entry left, and
@@ -170,12 +170,12 @@ local function append(topic, entries, offsets, said, ms, first_n, record)
     call('HSET', rec, 'a', oldest_ms, 'b', before)
   end
 
-  if not touched or math.abs(now - touched) >= TOUCH_MS then
+  if not touched or math.abs(now - touched) >= TOUCH_MS or touched < memory_since then
     local used = math.max(now, ms)
     call('HSET', rec, 't', now)
     call('ZADD', KEYS[3], used, ARGV[at])
-    call('PEXPIREAT', log, used + math.min(max_age, ARGV[4]) + SLACK_MS)
-    call('PEXPIREAT', rec, used + ARGV[4] + SLACK_MS)
+    call('PEXPIREAT', log, used + math.min(max_age, memory) + SLACK_MS)
+    call('PEXPIREAT', rec, used + memory + SLACK_MS)
   end
   local head = table.concat({ kind, prev, ms_text, first_n, said, #entries, table.concat(sizes, ' ') }, ' ')
   call('PUBLISH', ARGV[at + 1], head .. '\n' .. table.concat(lines))

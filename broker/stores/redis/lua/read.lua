@@ -6,7 +6,8 @@
 -- ARGV[7]  number of topics; then per topic: after (an id, exclusive; "$" for no entries), upto (an id, inclusive, or
 --          "+"), max age in ms
 --
--- Reply    last, epoch, born, floor, rewinds; then an array per topic: its last id or "", ca or "", cb or "", e or "",
+-- Reply    last, epoch, born, floor, rewinds; the last id to assume for topics without a record, or "" if all have one; then
+--          an array per topic: its last id or "", ca or "", cb or "", e or "",
 --          r or "", more (1 if the reply was full before the last entry), and for each entry its id, the id before it,
 --          its lines
 -- Payload  "P <epoch> <last>", the probe: after all payloads up to last
@@ -48,11 +49,14 @@ local function fill(answer, log, start, upto)
   return false
 end
 
+local forgotten = ''
+
 local function read(topic)
   local log, rec = KEYS[2 * topic], KEYS[2 * topic + 1]
   local after, upto, max_age = unpack(ARGV, 5 + 3 * topic, 7 + 3 * topic)
   local known = open_record(rec, 'ca', 'cb', 'e', 'r')
   if not known then
+    forgotten = unknown_last()
     return { '', '', '', '', '', 0 }
   end
   local retention = known[6] or ''
@@ -67,8 +71,9 @@ end
 local known = call('HMGET', KEYS[1], 'born', 'floor', 'rewinds')
 local answer = { format(last_ms, last_n), tonumber(epoch), known[1], known[2], known[3] }
 for topic = 1, tonumber(ARGV[7]) do
-  answer[5 + topic] = read(topic)
+  answer[6 + topic] = read(topic)
 end
+answer[6] = forgotten
 if ARGV[5] ~= '' then
   call('PUBLISH', ARGV[5], 'P ' .. epoch .. ' ' .. answer[1])
 end

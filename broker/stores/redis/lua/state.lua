@@ -2,13 +2,14 @@
 --
 -- KEYS[1]  state, a hash: ms, n (the last id given out), run (id of the server that gave it out), epoch, born, floor,
 --          rewinds ("L S N;L S N", oldest first: the store went back to L, S was seen, ids resumed at N), rewound (ms of the
---          newest N), kb (bytes of all idempotency keys)
+--          newest N), kb (bytes of all idempotency keys), memory (how long topics are remembered, ms: the longest that a
+--          caller has named), longer (ms since when it is that long), named (ms at which it was last named; forget.lua)
 -- ARGV[1]  run id of the server, as the caller's connection read it
 -- ARGV[2]  seen: the highest id that the caller has received from the store; 0-0 for none
 -- ARGV[3]  failover margin, ms
 -- ARGV[4]  topic memory, ms
 --
--- Afterwards `now` (ms), `last_ms`, `last_n` and `epoch` (text) are set. `epoch` rises whenever born, floor or rewinds
+-- Afterwards `now` (ms), `last_ms`, `last_n`, `epoch` (text), `memory` and `memory_since` (ms) are set. `epoch` rises whenever born, floor or rewinds
 -- change, so callers read them once per epoch. It is never lower than an epoch of a lost server: it starts at the time of
 -- birth, and a rewind raises it to the id at which ids resume.
 --
@@ -36,7 +37,7 @@ end
 local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
-local last_ms, last_n, epoch
+local last_ms, last_n, epoch, memory, memory_since
 
 -- A topic's record: ms and n of its last id, then the given fields. nil if there is none, or if it lies ahead of the store: then
 -- it is left from a lost store.
@@ -56,10 +57,26 @@ local function next_id()
   return last_ms, last_n + 1
 end
 
--- Create the state, or bring it up to date if the caller has seen more than it knows.
+-- The last id to assume for a topic without a record: it may have had an entry at or before this id.
+local function unknown_last()
+  local known = call('HMGET', KEYS[1], 'born', 'floor')
+  local ms, n = math.max(now, last_ms) - memory, 0
+  if is_before(last_ms, last_n, ms, n) then
+    ms, n = last_ms, last_n
+  end
+  for index = 1, 2 do
+    local other_ms, other_n = parse(known[index])
+    if is_before(ms, n, other_ms, other_n) then
+      ms, n = other_ms, other_n
+    end
+  end
+  return format(ms, n)
+end
+
+-- Create the state, or bring it up to date if the caller has seen more than it knows, or wants topics remembered for longer.
 local function renew(seen_ms, seen_n)
   local MOST_REWINDS = 64
-  local margin, memory = tonumber(ARGV[3]), tonumber(ARGV[4])
+  local margin, named = tonumber(ARGV[3]), tonumber(ARGV[4])
 
   -- The state is small, and no script works without it. So it is written even if memory is full: a server always allows a
   -- deletion, and a script that has begun to write may go on.
@@ -86,6 +103,15 @@ local function renew(seen_ms, seen_n)
     epoch = ('%d'):format(last_ms)
     local born = format(last_ms, 0)
     save('ms', last_ms, 'n', 0, 'run', ARGV[1], 'epoch', epoch, 'born', born, 'floor', born, 'rewinds', '', 'rewound', 0)
+    memory, memory_since = named, 0
+    save('memory', named, 'longer', 0, 'named', now)
+  end
+
+  -- Records expire that were touched before, and some have expired already. A topic without one may have had any of the
+  -- present entries.
+  local function lengthen_memory()
+    memory, memory_since = named, now + 1
+    save('memory', named, 'longer', memory_since, 'named', now, 'floor', format(last_ms, last_n))
   end
 
   local function load()
@@ -133,7 +159,7 @@ local function renew(seen_ms, seen_n)
     while rewinds[1] do
       local oldest = rewinds[1]
       local too_many = #rewinds > MOST_REWINDS
-      if not too_many and parse(oldest.resumed) >= now - memory then
+      if not too_many and parse(oldest.resumed) >= now - (memory or named) then
         break
       end
       if too_many or oldest.lost ~= oldest.seen then
@@ -163,17 +189,24 @@ local function renew(seen_ms, seen_n)
     rewind(rewinds)
     changed = true
   end
+  if not memory or memory < named then
+    lengthen_memory()
+    changed = true
+  end
   if changed then
     store(rewinds)
   end
 end
 
 do
-  local state = call('HMGET', KEYS[1], 'ms', 'n', 'run', 'epoch', 'rewound')
+  local state = call('HMGET', KEYS[1], 'ms', 'n', 'run', 'epoch', 'rewound', 'memory', 'longer')
   local seen_ms, seen_n = parse(ARGV[2])
   last_ms, last_n, epoch = tonumber(state[1]), tonumber(state[2]), state[4]
+  memory, memory_since = tonumber(state[6]), tonumber(state[7])
   if
     state[3] ~= ARGV[1]
+    or not memory
+    or memory < tonumber(ARGV[4])
     or is_before(last_ms, last_n, seen_ms, seen_n)
     or (seen_ms < tonumber(state[5]) and seen_ms > 0)
   then
