@@ -104,3 +104,7 @@ def _warn_of_losses(info: Mapping[str, str]) -> None:
         )
     if info.get("aof_enabled") == "0":
         _logger.warning("the store has no append-only file: its restart loses events; set appendonly to yes")
+    if info.get("cluster_enabled") == "1":  # this node has our slot, for now
+        _logger.warning(
+            "the store is a node of a Redis Cluster, which isn't supported: when its slots move, nothing can be published"
+        )
