@@ -197,6 +197,13 @@ async def test_a_repeated_key_is_answered_even_if_the_topic_is_closed(store: Sto
     assert list(again.ids) == list(first.ids)
 
 
+async def test_a_key_changes_nothing_where_there_is_no_event(store: StoreHarness) -> None:
+    for _ in range(2):
+        receipt = await store.store.topics.publish([], "key", PublishOptions(ends=["a", "b"]))
+        assert (receipt.closed, receipt.replayed) == (True, False)
+        assert list(receipt.ids) == [(await state(store, topic)).last_id for topic in ("a", "b")]
+
+
 async def test_a_repeated_key_closes_no_topic_that_its_first_call_left_open(store: StoreHarness) -> None:
     await store.store.topics.publish([item("a", "1")], "key")
     again = await store.store.topics.publish(

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from broker.errors import Unavailable
+from broker.stores.redis.connector import FIRST_WAIT_SECONDS, reconnect_backoff
 from tests.stores.conftest import StartServer
 from tests.stores.fake_server import StartFake, StartPipeline, echo, greet
 
@@ -34,6 +35,12 @@ async def test_the_back_off_grows_if_the_server_closes_at_each_call(
     with pytest.raises(Unavailable):
         await echo(pipeline, b"x", seconds=2)
     assert server.connections < 15
+
+
+def test_instances_that_lose_the_server_together_do_not_return_together() -> None:
+    waits = {reconnect_backoff().next() for _ in range(100)}
+    assert len(waits) > 90
+    assert max(waits) <= max(FIRST_WAIT_SECONDS)
 
 
 async def test_stopping_while_a_connection_is_being_made_leaves_nothing_open(

@@ -55,10 +55,10 @@ class MemoryTopics:
         ids = self._append(fresh, ends, options.retain_seconds)
         if options.producer is not None and len(items) > known:
             self._advance_producer(*options.producer, items)
-        if key is not None:
-            ids = self._remember(key, items, replayed, dict(zip(topics, ids, strict=True)), now)
-        elif not items:
+        if not items:
             ids = [self._table.open(topic, now).last for topic in options.ends]
+        elif key is not None:
+            ids = self._remember(key, items, replayed, dict(zip(topics, ids, strict=True)), now)
         return Receipt(
             ids,
             replayed=bool(replayed) and not fresh,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from typing import Protocol
 
 from broker.backoff import Backoff
@@ -19,7 +20,8 @@ from broker.stores.redis.link import Link, LinkLost, Refused, Reply, open_link
 
 REPLY_TIMEOUT_SECONDS = 2.0
 REPLY_CHECK_SECONDS = 0.25
-BACKOFF_SECONDS = 0.02, 0.5
+FIRST_WAIT_SECONDS = 0.01, 0.02
+MAX_WAIT_SECONDS = 0.5
 STOPPING = "this instance is stopping"
 
 _logger = logging.getLogger("broker")
@@ -67,7 +69,7 @@ class Connector:
         self._user = user
         self._previous: tuple[str, int] | None = None  # the last connection: run id, client id
         self._is_in_doubt = False  # whether it was lost with calls on it
-        self._backoff = Backoff(*BACKOFF_SECONDS)
+        self._backoff = reconnect_backoff()
         self._settled = asyncio.Event()  # set while there is a connection, or `refused`
 
     async def wait_connected(self) -> None:
@@ -138,6 +140,11 @@ class Connector:
         else:
             self._settled.clear()
         self._is_in_doubt = self._user.disconnected() or self._is_in_doubt
+
+
+def reconnect_backoff() -> Backoff:
+    """The first wait is random too: all instances lose the server at the same moment."""
+    return Backoff(random.uniform(*FIRST_WAIT_SECONDS), MAX_WAIT_SECONDS)
 
 
 def unavailable(why: str) -> Unavailable:

@@ -10,9 +10,8 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from broker.backoff import Backoff
 from broker.stores.redis.address import Address
-from broker.stores.redis.connector import BACKOFF_SECONDS, STOPPING
+from broker.stores.redis.connector import STOPPING, reconnect_backoff
 from broker.stores.redis.delivery import Delivery
 from broker.stores.redis.link import Link, LinkLost, Reply, ServerError, open_link, pack
 
@@ -106,7 +105,7 @@ class PubSubReader:
     async def run(self, handler: PubSubHandler) -> None:
         """Keep a connection until cancelled."""
         self._handler = handler
-        backoff = Backoff(*BACKOFF_SECONDS)
+        backoff = reconnect_backoff()
         try:
             while True:
                 was_ready = False
