@@ -134,7 +134,7 @@ class FanOut:
     # Subscribers that are up to date
 
     def _continue_pass(self, group: FeedGroup, budget: int, now: float) -> int:
-        """Go on with the pass, with about `budget` writes; returns how many it took, at least 1."""
+        """Continue the pass, with about `budget` writes; returns how many it took, at least 1."""
         if group.unvisited is None:
             self._feeds.begin_pass(group)
         assert group.unvisited is not None

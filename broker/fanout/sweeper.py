@@ -23,7 +23,7 @@ _logger = logging.getLogger("broker")
 
 
 class Sweeper:
-    """Visits `subscribers`: the hub's own list, in which the last one takes the place of one that leaves.
+    """Visits `subscribers`, the hub's own list. When one leaves, the last one takes its place.
 
     Attributes:
         failure: the last defect that a sweep met.

@@ -176,7 +176,7 @@ class _Connection(RequestHandler):
                 body.feed_eof()  # else aiohttp reads on to discard it
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Returns whether to stay open: for the answers to whole requests. In mid-body the client has left."""
+        """Returns whether to stay open, to answer complete requests. Within a body, the client has left."""
         self.half_closed = True
         last = self._messages[-1][1] if self._messages else self.body
         is_tls = self.ssl_context is not None  # which can't be half-closed

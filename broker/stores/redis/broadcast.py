@@ -21,7 +21,7 @@ RETRY_AFTER_SECONDS = 60
 
 
 class RedisBroadcast:
-    """See the module; `stores.base.Broadcast`.
+    """Implements `stores.base.Broadcast`.
 
     Attributes:
         is_complete: whether the kept commands were read since this instance subscribed.
@@ -55,7 +55,7 @@ class RedisBroadcast:
             )
 
     def receive(self, payload: bytes) -> None:
-        """Raises `ValueError` if no instance published the payload."""
+        """Handle a payload. Raises `ValueError` if no instance published it."""
         instance, until, command = payload.decode().split("\n", 2)
         if instance != self._instance:
             self._take(command, float(until))

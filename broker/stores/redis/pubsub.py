@@ -34,7 +34,7 @@ class PubSubHandler(Protocol):
 
 
 class PubSubReader:
-    """See the module.
+    """Reads pub/sub payloads.
 
     Args:
         channels: subscribed to from the start.
