@@ -158,7 +158,7 @@ class LogTable:
             self._filled.pop(topic, None)
 
     def _squeeze(self, spare: Log | None = None) -> None:
-        """Back within the bounds; the entries of `spare` stay."""
+        """Apply the bounds; the entries of `spare` stay."""
         while self.bytes > self._max_bytes and self._empty_one(spare):
             pass
         while len(self._unpinned) > self._max_topics:
