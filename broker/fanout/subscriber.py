@@ -75,7 +75,7 @@ class Lag:
 
 
 class SubscriberOwner(Protocol):
-    """The hub: a subscriber reports to it."""
+    """The hub, to which a subscriber reports."""
 
     def flushed(self, subscriber: Subscriber) -> None:
         """The transport's buffer is empty again."""

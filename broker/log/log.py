@@ -15,11 +15,11 @@ Three ids divide a log:
 - At or before `complete_from`, only the store knows. The store in memory has complete logs; a replica of a shared
   store's log begins somewhere.
 
-The log of a closed topic ends with its *end*, an entry behind the last event. The end is not an event: it is neither
+The log of a closed topic ends with its *end*, an entry after the last event. The end is not an event: it is neither
 trimmed nor counted, and it stays as long as `last` is remembered. Nothing follows it, unless the topic is deleted or
-the store goes back behind it; either opens the topic again.
+the store goes back to before it; either opens the topic again.
 
-If events are lost while subscribers read the log, the entry behind the hole gets a `gap`, which every reader that
+If events are lost while subscribers read the log, the entry after the hole gets a `gap`, which every reader that
 crosses the hole receives.
 """
 
@@ -146,7 +146,7 @@ class Log:
             self.lost_at = loss
 
     def reopen(self) -> None:
-        """Forget the end: the store went back behind it, or has forgotten the topic."""
+        """Forget the end: the store went back to before it, or has forgotten the topic."""
         if self.end is None:
             return
         self._entries.pop()
@@ -246,7 +246,7 @@ class Log:
         return self.has_moved_past(cursor)
 
     def has_moved_past(self, cursor: EventId) -> bool:
-        """`has_gap` for a subscriber: a DELETE hides nothing that waits for it. An entry's own `gap` doesn't count."""
+        """`has_gap` for a subscriber, from which a DELETE hides nothing. An entry's own `gap` doesn't count."""
         index = self._index_after(cursor)
         if index == len(self._entries):
             return self.last > cursor
@@ -271,7 +271,7 @@ class Log:
         return self._entries[index].prev if index < len(self._entries) else self.last
 
     def visible(self) -> tuple[Entry | None, Entry | None, int, int]:
-        """For a new reader: the first event, the last, their number and their bytes."""
+        """The events that a new reader sees: first, last, number and bytes."""
         first, stop = self._index_after(self.cleared_at), self._stop
         count = stop - first
         if count <= 0:
@@ -287,7 +287,7 @@ class Log:
 
     @property
     def _stop(self) -> int:
-        """The index behind the last entry that is not the end."""
+        """The index after the last entry that is not the end."""
         return len(self._entries) - (self.end is not None)
 
     def _index_after(self, cursor: EventId) -> int:

@@ -47,7 +47,7 @@ class ExpiryOwner(Protocol):
 
 
 class Expiries:
-    """When which stream ends because its token expires.
+    """When streams end because their tokens expire.
 
     Args:
         clock: seconds since 1970.
@@ -107,7 +107,7 @@ class Expiries:
 
 
 class StreamOwner(Protocol):
-    """Has the streams, and ends them."""
+    """Owns the streams, and ends them."""
 
     @property
     def hub(self) -> Hub: ...
@@ -119,10 +119,10 @@ class StreamOwner(Protocol):
 
 
 class Evictions:
-    """Ends streams of `streams`.
+    """Ends those of `streams` that may no longer stay.
 
     Args:
-        batches: many streams end in batches.
+        batches: ends many streams in batches.
         clock: seconds since 1970.
 
     Attributes:
@@ -143,13 +143,13 @@ class Evictions:
             raise Unauthorized("This token has expired; get a new one.", error="invalid_token")
 
     def opened(self, subscriber: Subscriber) -> None:
-        """Its stream may stay until its token expires."""
+        """A stream has begun. It may stay until its token expires."""
         until = subscriber.caller.grant.expires_at
         if until is not None:
             self._expiries.add(subscriber, until)
 
     def closed(self, subscriber: Subscriber) -> None:
-        """Its connection is gone."""
+        """The subscriber's connection is gone."""
         self._expiries.remove(subscriber)
 
     def disconnect(self, command: Disconnect) -> None:
@@ -203,7 +203,7 @@ class _EndRevoked(Job):
 
 
 class _EndExpired(Job):
-    """Ends streams before their token expires. Clients are to wait until it has: it would let them in once more."""
+    """Ends streams before their token expires. Clients must wait until it has: before, it still admits them."""
 
     def __init__(self, streams: StreamOwner, clock: Clock) -> None:
         self._streams = streams

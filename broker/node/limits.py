@@ -75,7 +75,7 @@ class RateLimits:
     """Counts connections and publishes, and refuses them above `settings`.
 
     Args:
-        loop: its time, for the rates.
+        loop: the clock for the rates.
 
     Attributes:
         limits_publishing: whether publishes are counted at all.
@@ -97,7 +97,7 @@ class RateLimits:
         """Let `caller` have one more stream, until `leave`.
 
         Raises:
-            RateLimited: it has as many as it may, or too many streams are opened at once; `limit` names the setting.
+            RateLimited: it has the maximum already, or too many streams are being opened; `limit` names the setting.
             Unavailable: the store doesn't know how many streams the other instances have.
         """
         self._check_connect_rate()
@@ -109,7 +109,7 @@ class RateLimits:
         for (name, limit, setting), count in zip(counted, elsewhere, strict=True):
             if self._connections[name] + count >= limit:
                 what = "address" if setting.endswith("address") else "subject"
-                text = f"This {what} has {limit} streams open, and no more"
+                text = f"This {what} has {limit} open streams, the maximum"
                 raise _limited(setting, text, CONNECTIONS_RETRY_SECONDS)
         for name in names:
             self._count_connections(name, 1)
@@ -125,7 +125,7 @@ class RateLimits:
         now = self._loop.time()
         wait = self._connects.wait(EVERYBODY, now)
         if wait:
-            raise _limited("max_connects_per_second", "Too many streams are opened at once", wait)
+            raise _limited("max_connects_per_second", "Too many streams are being opened", wait)
         self._connects.take(EVERYBODY, 1, now)
 
     def _count_connections(self, name: str, change: int) -> None:
@@ -152,7 +152,7 @@ class RateLimits:
         """Count `events` of `size` bytes in all. Raises `RateLimited` if the caller is in debt; then nothing is counted."""
         wait, setting = self._wait(caller)
         if wait:
-            raise _limited(setting, "You publish faster than you may", wait)
+            raise _limited(setting, "You exceed the rate limit for publishing", wait)
         self._count(caller, events, size)
 
     def slow_down(self, caller: Caller, events: int, size: int) -> float:
@@ -190,4 +190,4 @@ def _payer(caller: Caller) -> str:
 
 def _limited(setting: str, what: str, wait: float) -> RateLimited:
     seconds = max(1, math.ceil(wait))
-    return RateLimited(f"{what}; again in {seconds} s.", retry_after=seconds, limit=setting)
+    return RateLimited(f"{what}; try again in {seconds} s.", retry_after=seconds, limit=setting)

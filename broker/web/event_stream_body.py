@@ -33,7 +33,7 @@ class EventStreamBody:
         return {}
 
     def items(self, data: bytes) -> Iterator[Item | None]:
-        """The events that `data` completes. Raises a `BrokerError` at the first bad one."""
+        """The events that `data` completes. Raises a `BrokerError` at the first bad event."""
         for first in range(0, len(data), SLICE_BYTES):
             if first:
                 yield None

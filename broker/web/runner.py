@@ -159,7 +159,7 @@ class _Connection(RequestHandler):
             body.set_exception(ConnectionResetError("the client left before its request was handled"))
 
     def data_received(self, data: bytes) -> None:
-        """As aiohttp does; also fails a body that becomes malformed, which its handler would wait for for ever."""
+        """As aiohttp does; also fails a body that becomes malformed; else its handler would wait forever."""
         super().data_received(data)
         waiter = self._waiter
         if waiter is not None:

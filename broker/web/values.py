@@ -64,7 +64,7 @@ class Query:
         return self._values.get(name, ())
 
     def check_utf8(self) -> None:
-        """Raises `InvalidParameter` if it does not decode to UTF-8."""
+        """Raises `InvalidParameter` if the query is not UTF-8."""
         try:
             unquote_to_bytes(self.raw).decode()
         except UnicodeError:

@@ -50,7 +50,7 @@ class RedisBroadcast:
         await self._pipeline.command("ZREMRANGEBYSCORE", self._key, "-inf", f"{self._clock():.3f}")
         if int(await self._pipeline.command("ZCARD", self._key)) >= MAX_KEPT:
             raise RateLimited(
-                f"{MAX_KEPT} such commands are kept already; give each an earlier expiry.",
+                f"The limit of {MAX_KEPT} kept commands is reached; give each an earlier expiry.",
                 retry_after=RETRY_AFTER_SECONDS,
             )
 

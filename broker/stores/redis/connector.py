@@ -37,10 +37,10 @@ class LinkUser(Protocol):
     answers: int
 
     def connected(self, link: Link) -> None:
-        """The connection to use from now on."""
+        """Use this connection from now on."""
 
     def receive(self, reply: Reply) -> None:
-        """The next reply."""
+        """Handle the next reply."""
 
     def unanswered_seconds(self) -> float:
         """How long a reply has been due; else 0."""
@@ -57,8 +57,8 @@ class Connector:
 
     Attributes:
         problem: why there isn't a connection; "" while there is.
-        refused: whether the server doesn't let us in.
-        connections: how many there were.
+        refused: whether the server refuses access.
+        connections: how many were made.
     """
 
     def __init__(self, address: Address, user: LinkUser) -> None:
@@ -73,7 +73,7 @@ class Connector:
         self._settled = asyncio.Event()  # set while there is a connection, or `refused`
 
     async def wait_connected(self) -> None:
-        """Raises `Unavailable` if the server doesn't let us in."""
+        """Raises `Unavailable` if the server refuses access."""
         await self._settled.wait()
         if self.refused:
             raise unavailable(self.problem)
@@ -121,7 +121,7 @@ class Connector:
                 raise LinkLost("the server doesn't answer") from None
         self._previous, self._is_in_doubt = (link.run_id, link.client_id), False
         if objection:
-            _logger.warning("the store doesn't let us end our own previous connection: %s", objection)
+            _logger.warning("the store refuses to end our own previous connection: %s", objection)
 
     async def _check_replies(self, link: Link) -> None:
         while True:

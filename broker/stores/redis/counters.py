@@ -127,7 +127,7 @@ class RedisCounters:
         return [total[name] for name in names]
 
     async def _refresh_others(self) -> None:
-        """Concurrent callers share one read."""
+        """Read the other instances' counts. Concurrent callers share one read."""
         if self._others_task is None:
             self._others_task = asyncio.create_task(self._store_others())
             self._others_task.add_done_callback(mark_retrieved)

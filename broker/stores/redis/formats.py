@@ -129,7 +129,7 @@ class TopicUpdate(NamedTuple):
         entries: `(id, frame)`, ids increasing; none for an end.
         size: bytes of the frames.
         announced_to: everything up to this id, in any topic, is published with this payload. A call for several topics
-            publishes one payload for each, so `last` may lie behind ids that are not announced yet.
+            publishes one payload for each, so `last` may lie after ids that are not announced yet.
         reason: of an end; `deleted` after DELETE.
         retention: if the topic's first publisher asked for its own.
     """

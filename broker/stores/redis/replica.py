@@ -53,7 +53,7 @@ TRANSITIONS = {
 
 
 class ReplicaOwner(Protocol):
-    """All replicas, as one of them needs them."""
+    """What a replica needs of the other replicas."""
 
     @property
     def history(self) -> StoreHistory: ...
@@ -137,7 +137,7 @@ class TopicReplica:
             self._buffer.append(update)
 
     def clear_buffer(self) -> None:
-        """The store is about to be read, and has the buffered updates."""
+        """Drop the buffered updates: the next read of the store returns them."""
         self._buffer, self._buffer_bytes = [], 0
 
     def interrupt(self, update: TopicUpdate | None = None) -> None:

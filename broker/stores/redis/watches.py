@@ -179,7 +179,7 @@ class Watches:
 
     @property
     def _pubsub_generation(self) -> int:
-        """0 while there is no connection."""
+        """The number of the pub/sub connection; 0 without one."""
         pubsub = self._connections.pubsub
         return pubsub.generation if pubsub.is_ready else 0
 
