@@ -113,7 +113,7 @@ class LogTable:
     def appended(self, topic: str, log: Log, now: float) -> None:
         """To be called when `log` has grown: counts as a use, and keeps the bounds.
 
-        Events on their way to subscribers are trimmed when they are written (`trim`), not now.
+        A log with events on their way is trimmed once they are written (`trim`), not now, while there is room.
         """
         self.newest = max(self.newest, log.last)
         self._filled[topic] = log
@@ -124,6 +124,7 @@ class LogTable:
             log.trim(now)
         self._account(topic, log)
         if self.bytes > self._max_bytes or len(self._unpinned) > self._max_topics:
+            self.trim(topic, log, now)  # lest other topics lose entries for what retention no longer covers
             self._squeeze()
 
     def filled(self, topic: str, log: Log) -> None:
