@@ -176,7 +176,7 @@ async def test_a_missing_right_to_end_connections_is_only_logged(
             await asyncio.sleep(0.003)
             proxy.cut()
             assert {answer.status for answer in await publishing} == {201}
-    assert "doesn't let us end our own previous connection" in refusals(caplog)[0]
+    assert "refuses to end our own previous connection" in refusals(caplog)[0]
 
 
 @pytest.mark.parametrize("right", ["", "+info", "+client|id"])

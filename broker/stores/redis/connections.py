@@ -22,7 +22,7 @@ _logger = logging.getLogger("broker")
 
 
 class Connections:
-    """See the module.
+    """Opens and watches one store's connections.
 
     Attributes:
         seen: the highest id that the store has returned.
@@ -66,7 +66,7 @@ class Connections:
         tasks.spawn(self.pubsub.run(handler))
 
     async def wait_connected(self) -> None:
-        """Raises `Unavailable` if the server doesn't let us in."""
+        """Wait for a connection. Raises `Unavailable` if the server refuses access."""
         await self.calls.connector.wait_connected()
         await self.writes.connector.wait_connected()
 
@@ -85,7 +85,7 @@ class Connections:
         return self.calls.connector.connections + self.pubsub.generation
 
     def connected(self, link: Link) -> None:
-        """For `calls`: `LinkObserver`."""
+        """`calls` has a new connection; see `LinkObserver`."""
         if self._run_id != link.run_id:
             _warn_of_losses(link.info)
         self._run_id = link.run_id
