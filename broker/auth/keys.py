@@ -29,7 +29,7 @@ _PEM = re.compile(rb"-----BEGIN|^ssh-|^ecdsa-sha2-", re.MULTILINE)
 
 
 class BadKey(ValueError):
-    """The operator's or a JWK server's fault: this can't be used to verify tokens."""
+    """The operator's or a JWK server's fault: this key can't verify tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,6 +7,6 @@ feed_table      the feeds and their subscribers
 subscriber      one subscriber: a cursor and a socket
 sweeper         heartbeats, stuck connections, maximum age
 batches         acts on many subscribers
-backpressure    lets publishers wait
+backpressure    makes publishers wait
 owner           the hub's surroundings, as protocols
 """

@@ -21,7 +21,7 @@ class Backlog(Protocol):
 
     @property
     def backlog(self) -> int:
-        """In all."""
+        """Bytes for all topics together."""
 
     def backlog_of(self, topic: str) -> int: ...
 

@@ -68,7 +68,7 @@ class FeedTable:
 
     Attributes:
         backlog: bytes of frames that logs keep because they are on their way.
-        backpressure: where publishers wait while that is too much.
+        backpressure: where publishers wait while `backlog` is too large.
         is_paused: whether the store was asked to pause; it resumes at half of `MAX_BYTES`.
     """
 

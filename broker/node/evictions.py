@@ -47,7 +47,7 @@ class ExpiryOwner(Protocol):
 
 
 class Expiries:
-    """When which stream ends because its token expires.
+    """When streams end because their tokens expire.
 
     Args:
         clock: seconds since 1970.
@@ -107,7 +107,7 @@ class Expiries:
 
 
 class StreamOwner(Protocol):
-    """Has the streams, and ends them."""
+    """Owns the streams, and ends them."""
 
     @property
     def hub(self) -> Hub: ...
@@ -115,14 +115,14 @@ class StreamOwner(Protocol):
     def end(
         self, subscriber: Subscriber, reason: CloseReason, farewell: bytes = b"", wait_seconds: float = 0.0
     ) -> None:
-        """End a stream with `farewell`; its client is to come back after `wait_seconds` at the earliest."""
+        """End a stream with `farewell`; its client is asked to reconnect after at least `wait_seconds`."""
 
 
 class Evictions:
-    """Ends streams of `streams`.
+    """Ends those of `streams` that may no longer stay.
 
     Args:
-        batches: many streams end in batches.
+        batches: ends many streams in batches.
         clock: seconds since 1970.
 
     Attributes:
@@ -149,13 +149,13 @@ class Evictions:
             raise Unauthorized("This token has expired; get a new one.", error="invalid_token")
 
     def opened(self, subscriber: Subscriber) -> None:
-        """Its stream may stay until its token expires."""
+        """A stream has begun. It may stay until its token expires."""
         until = subscriber.caller.grant.expires_at
         if until is not None:
             self._expiries.add(subscriber, until)
 
     def closed(self, subscriber: Subscriber) -> None:
-        """Its connection is gone."""
+        """The subscriber's connection is gone."""
         self._expiries.remove(subscriber)
 
     def disconnect(self, command: Disconnect) -> None:
@@ -217,7 +217,7 @@ class _EndRefused(Job):
 
 
 class _EndExpired(Job):
-    """Ends streams before their token expires. Clients are to wait until it has: it would let them in once more."""
+    """Ends streams before their token expires. Clients must wait until it has: before, it still admits them."""
 
     def __init__(self, streams: StreamOwner, clock: Clock) -> None:
         self._streams = streams

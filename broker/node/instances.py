@@ -25,11 +25,11 @@ _logger = logging.getLogger("broker")
 
 
 class Instances:
-    """Sends through `broadcast`; what arrives concerns `streams`.
+    """Sends commands through `broadcast`, and applies those that arrive to `streams`.
 
     Args:
         clock: seconds since 1970.
-        revocation_seconds: how long a revocation is kept that doesn't say until when.
+        revocation_seconds: how long a revocation without `until` is kept.
 
     Attributes:
         on_cancel: called with the topic of a cancel.

@@ -29,7 +29,7 @@ class Node:
         clock: seconds since 1970.
 
     Attributes:
-        logs: the store's. A stream begins with `watch`; if it then doesn't begin, `unwatch`.
+        logs: the store's. Call `watch` before a stream begins, and `unwatch` if it doesn't.
         limits: asked before a stream begins (`enter`; an open stream leaves by itself) and before a publish.
     """
 

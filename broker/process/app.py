@@ -44,7 +44,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     settings = settings or Settings()
     check_store(settings)
     if settings.data is not None:
-        raise BadSetting("data", "only `broker serve` runs a server there; give create_app a redis_url")
+        raise BadSetting("data", "only `broker serve` starts a Valkey server; give create_app a redis_url")
     verifier = _verifier(settings)
     origins = AllowedOrigins(settings.cors_origins, settings.cors_headers)
     guard = Guard(

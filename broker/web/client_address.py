@@ -25,7 +25,7 @@ Network = IPv4Network | IPv6Network
 
 
 class ClientAddresses:
-    """Finds the client's address of a request.
+    """Finds the address of a request's client.
 
     Args:
         trusted: the proxies; the client is the nearest address that is not one of them.

@@ -159,7 +159,7 @@ class _Connection(RequestHandler):
             body.set_exception(ConnectionResetError("the client left before its request was handled"))
 
     def data_received(self, data: bytes) -> None:
-        """As aiohttp does; also fails a body that becomes malformed, which its handler would wait for for ever."""
+        """As aiohttp does; also fails a body that becomes malformed; else its handler would wait forever."""
         super().data_received(data)
         waiter = self._waiter
         if waiter is not None:
@@ -176,7 +176,7 @@ class _Connection(RequestHandler):
                 body.feed_eof()  # else aiohttp reads on to discard it
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Returns whether to stay open: for the answers to whole requests. In mid-body the client has left."""
+        """Returns whether to stay open, to answer complete requests. Within a body, the client has left."""
         self.half_closed = True
         last = self._messages[-1][1] if self._messages else self.body
         is_tls = self.ssl_context is not None  # which can't be half-closed

@@ -21,7 +21,7 @@ RETRY_AFTER_SECONDS = 60
 
 
 class RedisBroadcast:
-    """See the module; `stores.base.Broadcast`.
+    """Implements `stores.base.Broadcast`.
 
     Attributes:
         is_complete: whether the kept commands were read since this instance subscribed.
@@ -50,12 +50,12 @@ class RedisBroadcast:
         await self._pipeline.command("ZREMRANGEBYSCORE", self._key, "-inf", f"{self._clock():.3f}")
         if int(await self._pipeline.command("ZCARD", self._key)) >= MAX_KEPT:
             raise RateLimited(
-                f"{MAX_KEPT} such commands are kept already; give each an earlier expiry.",
+                f"The limit of {MAX_KEPT} kept commands is reached; give each an earlier expiry.",
                 retry_after=RETRY_AFTER_SECONDS,
             )
 
     def receive(self, payload: bytes) -> None:
-        """Raises `ValueError` if no instance published the payload."""
+        """Handle a payload. Raises `ValueError` if no instance published it."""
         instance, until, command = payload.decode().split("\n", 2)
         if instance != self._instance:
             self._take(command, float(until))

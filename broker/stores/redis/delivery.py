@@ -11,7 +11,7 @@ from broker.stores.base import NO_OWNER, StoreOwner
 
 
 class Delivery:
-    """See the module.
+    """Delivers grown logs.
 
     Attributes:
         owner: the store's; one that ignores everything before `start` and after `stop`.

@@ -50,7 +50,7 @@ class LinkLost(Exception):
 
 
 class Refused(LinkLost):
-    """The server doesn't let us in: the operator's fault."""
+    """The server refuses access: the operator's fault."""
 
 
 class Link:

@@ -43,7 +43,7 @@ class Names:
         return [self._key_prefix + kind for kind in kinds]
 
     def topic_keys(self, topic: str) -> tuple[str, str]:
-        """A topic's log and record, as scripts take them."""
+        """The keys of a topic's log and record."""
         return self._log_prefix + topic, self._record_prefix + topic
 
     def channel(self, topic: str) -> str:
