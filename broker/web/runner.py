@@ -105,7 +105,7 @@ class _Server(web.Server):
 
 
 class _Request(web.Request):
-    """Its response gets the common headers even before routing."""
+    """A request whose response gets the common headers even before routing."""
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         if self._match_info is None:
@@ -159,7 +159,7 @@ class _Connection(RequestHandler):
             body.set_exception(ConnectionResetError("the client left before its request was handled"))
 
     def data_received(self, data: bytes) -> None:
-        """As aiohttp does; also fails a body that becomes malformed; else its handler would wait forever."""
+        """Receive as aiohttp does; also fail a body that becomes malformed, else its handler would wait forever."""
         super().data_received(data)
         waiter = self._waiter
         if waiter is not None:
@@ -249,7 +249,7 @@ class _Connection(RequestHandler):
 
 
 class _HeadTooSlow(Exception):
-    """Takes the place of a parser's error."""
+    """Takes the place of a parser's error if a head is too slow."""
 
 
 _DETAILS: dict[type[BaseException | None], str] = {

@@ -143,7 +143,7 @@ class Connector:
 
 
 def reconnect_backoff() -> Backoff:
-    """The first wait is random too: all instances lose the server at the same moment."""
+    """The waits between attempts. The first is random too: all instances lose the server at the same moment."""
     return Backoff(random.uniform(*FIRST_WAIT_SECONDS), MAX_WAIT_SECONDS)
 
 
