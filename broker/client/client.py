@@ -222,7 +222,7 @@ class Client:
 
         Args:
             since: an id, `earliest`, `latest`, an RFC 3339 time, or a duration before this call, such as `90s`, `10m`, `2h`.
-            last: how many events of each topic come first. Until the first event has come, each attempt asks again.
+            last: how many events of each topic come first. Until the first event has come, each attempt asks for them again.
             cursor: the `cursor` of an earlier subscription to the same topics, or an event's id; the events after it
                 come.
             on_change: called in the event loop when the connection's state changes.

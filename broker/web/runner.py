@@ -176,7 +176,7 @@ class _Connection(RequestHandler):
                 body.feed_eof()  # else aiohttp reads on to discard it
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Returns whether to stay open, to answer complete requests. Within a body, the client has left."""
+        """Returns whether to stay open, to answer complete requests; an incomplete body is given up."""
         self.half_closed = True
         last = self._messages[-1][1] if self._messages else self.body
         is_tls = self.ssl_context is not None  # which can't be half-closed
@@ -213,7 +213,7 @@ class _Connection(RequestHandler):
         return finished
 
     def time_out(self, reason: TimeoutReason) -> None:
-        """Close; if part of a head has arrived, with an answer."""
+        """Close the connection, with an answer if part of a head has arrived."""
         if self.transport is None:
             return
         _logger.debug("closing a connection from %s: time-out %s", self.peername, reason)
