@@ -148,4 +148,6 @@ def reconnect_backoff() -> Backoff:
 
 
 def unavailable(why: str) -> Unavailable:
-    return Unavailable(f"The store can't be used now: {why}. Try again in a moment.", retry_after=1)
+    return Unavailable(
+        f"The store can't be used now: {why.rstrip('.')}. Try again in a moment.", retry_after=1
+    )
