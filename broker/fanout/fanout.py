@@ -38,7 +38,7 @@ class FanOut:
 
     Attributes:
         delivered_events: written to subscribers so far.
-        failure: a defect that was met; fan-out can't be relied on since.
+        failure: a defect; fan-out can't be relied on since.
     """
 
     def __init__(self, feeds: FeedTable, logs: LogSource, owner: HubOwner, loop: Scheduler) -> None:
@@ -134,7 +134,7 @@ class FanOut:
     # Subscribers that are up to date
 
     def _continue_pass(self, group: FeedGroup, budget: int, now: float) -> int:
-        """Go on with the pass, with about `budget` writes; returns how many it took, at least 1."""
+        """Continue the pass, with about `budget` writes; returns how many it took, at least 1."""
         if group.unvisited is None:
             self._feeds.begin_pass(group)
         assert group.unvisited is not None

@@ -23,7 +23,7 @@ _logger = logging.getLogger("broker")
 
 
 class Sweeper:
-    """Visits `subscribers`: the hub's own list, in which the last one takes the place of one that leaves.
+    """Visits `subscribers`, the hub's own list. When one leaves, the last one takes its place.
 
     Attributes:
         failure: the last defect that a sweep met.
@@ -82,7 +82,7 @@ class Sweeper:
         return True
 
     def _is_to_age(self, subscriber: Subscriber, now: float) -> bool:
-        """Whether to close it now: drawn so that all moments between `YOUNG` and the maximum age are equally likely."""
+        """Whether to close `subscriber` now. All moments between `YOUNG` and the maximum age are equally likely."""
         age = now - subscriber.opened_at
         if age <= self._max_age_seconds * YOUNG:
             return False

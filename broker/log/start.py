@@ -232,7 +232,7 @@ def _gap(start: Start, log: Log, store: StoreState) -> str | None:
 
 
 def _floor(start: Start, log: Log, store: StoreState) -> EventId:
-    """The cursor at which `start` begins to read `log`; at the latest before its end."""
+    """The cursor at which `start` begins to read `log`, never after the log's end."""
     floor = _floor_of_events(start, log, store)
     return floor if log.end is None else min(floor, log.end.prev)
 

@@ -130,7 +130,7 @@ class LogTable:
     def filled(self, topic: str, log: Log) -> None:
         """To be called when entries were put in front of `log`: as `appended`, but these entries stay for now.
 
-        A reader is about to read them; it would never get further if they were dropped as too many.
+        A reader is about to read them; it would never get further if they were dropped to keep the bounds.
         """
         self._account(topic, log)
         if log.footprint:

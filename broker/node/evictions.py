@@ -115,7 +115,7 @@ class StreamOwner(Protocol):
     def end(
         self, subscriber: Subscriber, reason: CloseReason, farewell: bytes = b"", wait_seconds: float = 0.0
     ) -> None:
-        """End a stream with `farewell`; its client is to come back after `wait_seconds` at the earliest."""
+        """End a stream with `farewell`; its client is asked to reconnect after at least `wait_seconds`."""
 
 
 class Evictions:

@@ -140,7 +140,7 @@ class Streams:
     def end(
         self, subscriber: Subscriber, reason: CloseReason, farewell: bytes = b"", wait_seconds: float = 0.0
     ) -> None:
-        """End a stream with `farewell`, and ask its client to come back, after `wait_seconds` at the earliest."""
+        """End a stream with `farewell`, and ask its client to reconnect after at least `wait_seconds`."""
         delay_ms = int(wait_seconds * 1000) + self.retry_ms()
         self.hub.finish(subscriber, reason, farewell + sse.retry(delay_ms))
 
@@ -168,7 +168,7 @@ class Streams:
         await self._wait_empty(began_at + seconds)
 
     async def _wait_empty(self, deadline: float) -> None:
-        """Return when every client has everything, or at `deadline` (loop time)."""
+        """Return when every client has received everything, or at `deadline` (loop time)."""
         self._emptied.clear()
         while len(self.hub) and self._loop.time() < deadline:
             self.hub.sweep()  # closes connections that have everything

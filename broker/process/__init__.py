@@ -11,7 +11,7 @@
     valkey          the Valkey server in it
     signals, setup  for every process
 
-Rules: but for `app`, `stores` and `instance`, processes, sockets and files only; no topic, event or store. A worker is an ordinary
+Rules: except in `app`, `stores` and `instance`, processes, sockets and files only; no topic, event or store. A worker is an ordinary
 instance with a `redis_url`. One worker without `--data` runs without a supervisor.
 
 Each worker has its own listening socket; with SO_REUSEPORT the kernel distributes connections among them. The supervisor

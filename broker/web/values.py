@@ -79,7 +79,7 @@ class BodySource(Protocol):
 
     @property
     def length(self) -> int | None:
-        """Its Content-Length, or None."""
+        """The body's Content-Length, or None."""
 
     def arrived(self) -> bytes | None:
         """The whole body if it has arrived, else None."""

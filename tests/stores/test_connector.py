@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from broker.errors import Unavailable
-from broker.stores.redis.connector import FIRST_WAIT_SECONDS, reconnect_backoff
+from broker.stores.redis.connector import FIRST_WAIT_SECONDS, reconnect_backoff, unavailable
 from tests.stores.conftest import StartServer
 from tests.stores.fake_server import StartFake, StartPipeline, echo, greet
 
@@ -51,3 +51,7 @@ async def test_stopping_while_a_connection_is_being_made_leaves_nothing_open(
     server.pause()
     start_pipeline(f"unix://:secret@{server.path}")
     await asyncio.sleep(0.1)
+
+
+def test_an_error_that_ends_with_a_full_stop_gets_no_second_one() -> None:
+    assert "lost. Try again" in unavailable("Connection lost.").detail

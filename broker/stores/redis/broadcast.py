@@ -1,8 +1,8 @@
 """Commands to all instances.
 
-Rules: commands are text; only the store's owner knows their meaning. A command goes out on a channel of its own. One with an `until` is also kept
-in a sorted set, for instances that start later or were disconnected. If the server has lost it, an instance that knows it
-writes it again.
+Rules: commands are text; only the store's owner knows their meaning. All go out on one channel. A command with
+an `until` is also kept in a sorted set, for instances that start later or were disconnected. If the server has lost
+a kept command, an instance that knows the command writes it again.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RETRY_AFTER_SECONDS = 60
 
 
 class RedisBroadcast:
-    """See the module; `stores.base.Broadcast`.
+    """Implements `stores.base.Broadcast`.
 
     Attributes:
         is_complete: whether the kept commands were read since this instance subscribed.
@@ -55,7 +55,7 @@ class RedisBroadcast:
             )
 
     def receive(self, payload: bytes) -> None:
-        """Raises `ValueError` if no instance published the payload."""
+        """Handle a payload. Raises `ValueError` if no instance published it."""
         instance, until, command = payload.decode().split("\n", 2)
         if instance != self._instance:
             self._take(command, float(until))

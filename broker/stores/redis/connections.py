@@ -22,7 +22,7 @@ _logger = logging.getLogger("broker")
 
 
 class Connections:
-    """See the module.
+    """Opens and watches one store's connections.
 
     Attributes:
         seen: the highest id that the store has returned.
@@ -64,7 +64,7 @@ class Connections:
         tasks.spawn(self.pubsub.run(handler))
 
     async def wait_connected(self) -> None:
-        """Raises `Unavailable` if the server refuses access."""
+        """Wait for a connection. Raises `Unavailable` if the server refuses access."""
         await self.calls.connector.wait_connected()
         await self.writes.connector.wait_connected()
 

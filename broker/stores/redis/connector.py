@@ -43,7 +43,7 @@ class LinkUser(Protocol):
         """Handle the next reply."""
 
     def unanswered_seconds(self) -> float:
-        """How long a reply has been due; else 0."""
+        """Seconds since the last reply, if calls wait for one; else 0."""
 
     def disconnected(self) -> bool:
         """The connection is gone. Returns whether it had calls without a reply."""
@@ -53,7 +53,7 @@ class LinkUser(Protocol):
 
 
 class Connector:
-    """See the module.
+    """Keeps one connection.
 
     Attributes:
         problem: why there isn't a connection; "" while there is.
@@ -73,7 +73,7 @@ class Connector:
         self._settled = asyncio.Event()  # set while there is a connection, or `refused`
 
     async def wait_connected(self) -> None:
-        """Raises `Unavailable` if the server refuses access."""
+        """Wait for a connection. Raises `Unavailable` if the server refuses access."""
         await self._settled.wait()
         if self.refused:
             raise unavailable(self.problem)
@@ -143,9 +143,11 @@ class Connector:
 
 
 def reconnect_backoff() -> Backoff:
-    """The first wait is random too: all instances lose the server at the same moment."""
+    """The waits between attempts. The first is random too: all instances lose the server at the same moment."""
     return Backoff(random.uniform(*FIRST_WAIT_SECONDS), MAX_WAIT_SECONDS)
 
 
 def unavailable(why: str) -> Unavailable:
-    return Unavailable(f"The store can't be used now: {why}. Try again in a moment.", retry_after=1)
+    return Unavailable(
+        f"The store can't be used now: {why.rstrip('.')}. Try again in a moment.", retry_after=1
+    )

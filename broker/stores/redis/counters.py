@@ -26,7 +26,7 @@ LEAVE_SECONDS = 0.5
 
 
 class RedisCounters:
-    """See the module; `stores.base.Counters`.
+    """Implements `stores.base.Counters`.
 
     Args:
         kind: part of the keys: "subs" for subscribers by topic, "held" for `Store.counters`.

@@ -34,14 +34,14 @@ class PubSubHandler(Protocol):
 
 
 class PubSubReader:
-    """See the module.
+    """Reads pub/sub payloads.
 
     Args:
         channels: subscribed to from the start.
 
     Attributes:
         generation: counts connections.
-        run_id: of the present server; "" without one.
+        run_id: the id of the present server's process; "" without one.
         is_ready: whether all channels are subscribed to.
         problem: why they are not.
     """

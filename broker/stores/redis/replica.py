@@ -36,7 +36,7 @@ _entry_id = attrgetter("id")
 
 
 class Phase(Enum):
-    """See the module."""
+    """How complete a replica is; described in the module."""
 
     EMPTY = auto()
     FILLING = auto()
@@ -70,7 +70,7 @@ class ReplicaOwner(Protocol):
 
 @dataclass(slots=True, eq=False)
 class TopicReplica:
-    """See the module.
+    """One topic's replica.
 
     Attributes:
         tail: the topic's last id that was read or received. In the log, losses may follow it.

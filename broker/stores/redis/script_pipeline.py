@@ -70,7 +70,7 @@ class LinkObserver(Protocol):
 
 
 class ScriptPipeline:
-    """See the module.
+    """Calls scripts in order.
 
     Args:
         seen: the highest id that the store has returned; sent with each call.

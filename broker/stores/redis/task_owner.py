@@ -16,7 +16,7 @@ _logger = logging.getLogger("broker")
 
 
 class TaskOwner:
-    """See the module.
+    """Owns the tasks of a store.
 
     Attributes:
         defect: the exception that the last task died of, if it was a defect.

@@ -37,7 +37,7 @@ class _Target:
     """The id that a watermark must reach before replicas are complete as of now.
 
     Attributes:
-        generation: of the pub/sub connection at the last sync; a later one has missed its probe.
+        generation: number of the pub/sub connection at the last sync. A newer connection has missed that sync's probe.
     """
 
     watermark: Watermark
