@@ -37,7 +37,7 @@ class BatchRunner:
     """Runs jobs, one after the other.
 
     Attributes:
-        failure: the last defect that was met.
+        failure: the last defect in a job.
     """
 
     def __init__(self, loop: Scheduler) -> None:

@@ -38,7 +38,7 @@ class FanOut:
 
     Attributes:
         delivered_events: written to subscribers so far.
-        failure: a defect that was met; fan-out can't be relied on since.
+        failure: a defect; fan-out can't be relied on since.
     """
 
     def __init__(self, feeds: FeedTable, logs: LogSource, owner: HubOwner, loop: Scheduler) -> None:

@@ -82,7 +82,7 @@ class Sweeper:
         return True
 
     def _is_to_age(self, subscriber: Subscriber, now: float) -> bool:
-        """Whether to close it now: drawn so that all moments between `YOUNG` and the maximum age are equally likely."""
+        """Whether to close `subscriber` now. All moments between `YOUNG` and the maximum age are equally likely."""
         age = now - subscriber.opened_at
         if age <= self._max_age_seconds * YOUNG:
             return False

@@ -92,7 +92,7 @@ class Instances:
                 )
 
     def _cancel(self, topic: str) -> None:
-        """Stop the producer, and write `broker.cancel` to the subscribers; a cancel during that adds nothing (I4)."""
+        """Stop the producer, and write `broker.cancel` to the subscribers; another cancel meanwhile writes nothing (I4)."""
         self.on_cancel(topic)
         if topic not in self._cancelling:
             self._cancelling.add(topic)

@@ -108,7 +108,7 @@ class Node:
     ) -> Receipt:
         """Publish `(topic, lines)` items and close topics, all or nothing; see `stores.base.Topics.publish`.
 
-        Waits while too much of these topics is on its way, so that a publisher never outruns the subscribers that are up to
+        Waits while too many bytes of these topics are on their way, so that a publisher never outruns the subscribers that are up to
         date. It doesn't wait for those that lag (I3).
         """
         topics = self._store.topics

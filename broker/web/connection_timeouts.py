@@ -40,7 +40,7 @@ class RequestConnection(Protocol):
     """A connection that waits for a request or sends an answer."""
 
     def time_out(self, reason: TimeoutReason) -> None:
-        """Close, at once or after an answer. `ConnectionTimeouts.closed` follows."""
+        """Close, at once or after an answer, then call `ConnectionTimeouts.closed`."""
 
 
 class ConnectionTimeouts:

@@ -1,8 +1,8 @@
 """Commands to all instances.
 
-Rules: commands are text; only the store's owner knows their meaning. A command goes out on a channel of its own. One with an `until` is also kept
-in a sorted set, for instances that start later or were disconnected. If the server has lost it, an instance that knows it
-writes it again.
+Rules: commands are text; only the store's owner knows their meaning. All go out on one channel. A command with
+an `until` is also kept in a sorted set, for instances that start later or were disconnected. If the server has lost
+a kept command, an instance that knows the command writes it again.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class CatchUp:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _read_to_end(self, replica: TopicReplica, after: EventId | None) -> EventId:
-        """Read all pages; returns the store's last id as of the last one."""
+        """Read all pages; returns the store's last id as of the last page."""
         while True:
             await self._flowing.wait()
             cursor = after if replica.phase is Phase.EMPTY else replica.tail

@@ -145,9 +145,11 @@ class Connector:
 
 
 def reconnect_backoff() -> Backoff:
-    """The first wait is random too: all instances lose the server at the same moment."""
+    """The waits between attempts. The first is random too: all instances lose the server at the same moment."""
     return Backoff(random.uniform(*FIRST_WAIT_SECONDS), MAX_WAIT_SECONDS)
 
 
 def unavailable(why: str) -> Unavailable:
-    return Unavailable(f"The store can't be used now: {why}. Try again in a moment.", retry_after=1)
+    return Unavailable(
+        f"The store can't be used now: {why.rstrip('.')}. Try again in a moment.", retry_after=1
+    )

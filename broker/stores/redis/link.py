@@ -57,7 +57,7 @@ class Link:
     """An open connection.
 
     Attributes:
-        run_id: of the server's process.
+        run_id: the id of the server's process.
         info: the fields of the server's INFO.
     """
 

@@ -41,7 +41,7 @@ class PubSubReader:
 
     Attributes:
         generation: counts connections.
-        run_id: of the present server; "" without one.
+        run_id: the id of the present server's process; "" without one.
         is_ready: whether all channels are subscribed to.
         problem: why they are not, without addresses.
     """
