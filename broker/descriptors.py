@@ -25,5 +25,5 @@ def available_descriptors() -> int:
 
 
 def default_max_connections() -> int:
-    """The default of the setting `max_connections`: 90 %, which leaves some for publishers, probes and refusals."""
+    """The default of `max_connections`: 90 % of the descriptors. The rest is for publishers, probes and refusals."""
     return max(1, available_descriptors() * 9 // 10)

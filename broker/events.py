@@ -21,7 +21,7 @@ _PART_DIGITS = 20
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An event as a subscriber receives it. `topic` is None without the envelope form, which alone names it."""
+    """An event as a subscriber receives it. `topic` is None unless the event came in the envelope form."""
 
     data: str
     type: str | None = None

@@ -122,5 +122,5 @@ class RetentionRules:
         return self.default
 
     def with_retain(self, seconds: float) -> Retention:
-        """The retention of a topic opened with `?retain=` of so many seconds."""
+        """The retention of a topic opened with `?retain=` for `seconds`."""
         return replace(self.retain, seconds=seconds)

@@ -6,9 +6,10 @@ Rules: values only. `tokens` makes grants from tokens; the web layer makes respo
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NoReturn
 
+from broker.auth.keys import Signature
 from broker.errors import Forbidden, Unauthorized
 from broker.topics import matches
 
@@ -26,6 +27,7 @@ class Grant:
         issued_at: the token's `iat` (RFC 7519 §4.1.6), in seconds since 1970.
         expires_at: the token's `exp` (RFC 7519 §4.1.4), in seconds since 1970; None if it never expires.
         anonymous: no token; a missing right is then `Unauthorized`, not `Forbidden`.
+        signature: what verified the token; None without a token.
     """
 
     publish: Sequence[str] | None = ()
@@ -36,6 +38,7 @@ class Grant:
     issued_at: float | None = None
     expires_at: float | None = None
     anonymous: bool = False
+    signature: Signature | None = field(default=None, compare=False, repr=False)
 
     def check_publish(self, topics: Iterable[str]) -> None:
         """Check the right to publish to all `topics`.

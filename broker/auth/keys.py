@@ -29,7 +29,7 @@ _PEM = re.compile(rb"-----BEGIN|^ssh-|^ecdsa-sha2-", re.MULTILINE)
 
 
 class BadKey(ValueError):
-    """The operator's or a JWK server's fault: this can't be used to verify tokens."""
+    """The operator's or a JWK server's fault: this key can't verify tokens."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +45,30 @@ class VerificationKey:
     algorithms: frozenset[str]
     material: Any
     id: str | None = None
+
+    def fits(self, algorithm: str, key_id: str | None) -> bool:
+        """Whether it may verify a token with this `alg` and `kid`; None if the token has no `kid`."""
+        return algorithm in self.algorithms and (key_id is None or self.id in (None, key_id))
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """How a token was verified.
+
+    Attributes:
+        algorithm: the token's `alg`.
+        key_id: the token's `kid`; None if it has none.
+    """
+
+    key: VerificationKey
+    algorithm: str
+    key_id: str | None
+
+    def is_verified_by(self, key: VerificationKey) -> bool:
+        """Whether `key` verifies the token too: it is the same key, and fits."""
+        return key.fits(self.algorithm, self.key_id) and (
+            key is self.key or bool(key.material == self.key.material)
+        )
 
 
 def secret(text: str) -> VerificationKey:

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import jwt
 
 from broker.auth.grants import Grant
-from broker.auth.keys import VerificationKey
+from broker.auth.keys import Signature, VerificationKey
 from broker.errors import InvalidTopic, Unauthorized
 from broker.topics import check_pattern
 
@@ -72,7 +72,7 @@ class Verifier:
         self, keys: Iterable[VerificationKey], *, audience: str | None = None, issuer: str | None = None
     ) -> None:
         self._configured_keys = tuple(keys)
-        self._fetched_keys: Sequence[VerificationKey] = ()
+        self._keys = self._configured_keys
         self._audience = audience
         self._issuer = issuer
         self._cache: OrderedDict[bytes, _VerifiedToken] = OrderedDict()
@@ -80,9 +80,14 @@ class Verifier:
 
     def set_fetched_keys(self, keys: Sequence[VerificationKey]) -> None:
         """Replace the fetched keys. Every token is verified anew, so tokens of a removed key are refused."""
-        self._fetched_keys = tuple(keys)
+        self._keys = (*self._configured_keys, *keys)
         self._cache.clear()
         self._cached_chars = 0
+
+    def trusts(self, grant: Grant) -> bool:
+        """Whether the key that verified the token behind `grant` is still there. True without a token."""
+        signature = grant.signature
+        return signature is None or any(map(signature.is_verified_by, self._keys))
 
     def verify(self, token: str, now: float) -> Grant:
         """What `token` grants at `now`, in seconds since 1970.
@@ -119,20 +124,20 @@ class Verifier:
             _refuse("The token is not a JWT.")
         if "crit" in header:
             _refuse("The token's 'crit' header names extensions that the broker doesn't support.")
-        claims = self._claims(token, header)
-        return _VerifiedToken(read_claims(claims), _time(claims, "nbf"), len(token))
+        claims, signature = self._claims(token, header)
+        return _VerifiedToken(read_claims(claims, signature), _time(claims, "nbf"), len(token))
 
-    def _claims(self, token: str, header: Mapping[str, Any]) -> dict[str, Any]:
-        """The claims of a token with a valid signature."""
+    def _claims(self, token: str, header: Mapping[str, Any]) -> tuple[dict[str, Any], Signature]:
+        """The claims of a token with a valid signature, and what verified it."""
         algorithm, key_id = header.get("alg"), header.get("kid")
         if not isinstance(algorithm, str):
             _refuse("The token's 'alg' is not a string.")
-        keys = (*self._configured_keys, *self._fetched_keys)
+        keys = self._keys
         for key in keys:
-            if algorithm not in key.algorithms or (key_id is not None and key.id not in (None, key_id)):
+            if not key.fits(algorithm, key_id):
                 continue
             try:
-                return self._decoded(token, key, algorithm)
+                return self._decoded(token, key, algorithm), Signature(key, algorithm, key_id)
             except jwt.InvalidSignatureError:
                 continue
         if key_id is None or all(key.id != key_id for key in keys):
@@ -173,7 +178,7 @@ def _refuse_claims(detail: str) -> NoReturn:
     raise BadClaims(detail, error="invalid_token")
 
 
-def read_claims(claims: Mapping[str, Any]) -> Grant:
+def read_claims(claims: Mapping[str, Any], signature: Signature | None = None) -> Grant:
     """What the claims of a verified token grant. Raises `BadClaims`."""
     rights = claims.get("broker", {})
     if not isinstance(rights, dict) or not isinstance(rights.get("admin", False), bool):
@@ -186,6 +191,7 @@ def read_claims(claims: Mapping[str, Any]) -> Grant:
         token_id=_text(claims, "jti"),
         issued_at=_time(claims, "iat"),
         expires_at=_time(claims, "exp"),
+        signature=signature,
     )
 
 

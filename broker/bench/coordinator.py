@@ -137,7 +137,7 @@ class Run:
         return sum(report.delivered for report in self.subscribers.last(DeliveryCount))
 
     def start_publishers(self) -> None:
-        """Start one publishing process beside subscribers; without subscribers, one for each spare CPU."""
+        """Start one publishing process if there are subscribers, else one for each spare CPU."""
         load = self.load
         spare = max(1, len(os.sched_getaffinity(0)) - 1)
         processes = 1 if load.subscribers else min(load.processes or spare, load.publishers)
@@ -203,7 +203,7 @@ class Run:
         return last
 
     def collect(self) -> LoadResults:
-        """The results of all processes; the subscribers stop."""
+        """Stop the subscribers; return the results of all processes."""
         self.subscribers.send("stop")
         subscribers = self.subscribers.wait_for_all(SubscriberResult, STALL_SECONDS)
         connecting = self.subscribers.last(ConnectProgress)

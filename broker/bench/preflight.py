@@ -54,7 +54,7 @@ def subscribe(target: Target, topic: int) -> tuple[socket.socket, bytes]:
 
 
 def content_type(head: bytes) -> str:
-    """The content type after a comma and a blank; empty if there is none."""
+    """`, ` and the content type, for an error text; empty if the head names none."""
     for line in head.split(b"\r\n")[1:]:
         name, _, value = line.partition(b":")
         if name.lower() == b"content-type":

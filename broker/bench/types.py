@@ -21,7 +21,7 @@ class ProgressReporter(Protocol):
         """A phase starts; `total` is the final value of `update`."""
 
     def update(self, done: float) -> None:
-        """So much of the phase is done."""
+        """`done` of the phase's `total` is complete."""
 
 
 @dataclass(frozen=True, slots=True)

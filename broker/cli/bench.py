@@ -71,7 +71,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, "--processes", 0, "N", "processes that make the load; 0: depends on the number of CPUs"
     )
     _add_number(
-        parser, "--server-pid", 0, "PID", "measure CPU time and memory of this process and its children"
+        parser,
+        "--server-pid",
+        0,
+        "PID",
+        "measure CPU time and memory of this process and its children; 0: none",
     )
     parser.add_argument(
         "--yes-this-is-my-server", dest="any_host", action="store_true", help="put load on another machine"

@@ -71,7 +71,7 @@ def _utf8(text: str) -> str:
 
 
 def _header(text: str) -> str:
-    """Refuse a token that cannot be sent in a header, without showing it."""
+    """Refuse a token that no header can carry; the message omits it."""
     if not text.isascii() or not text.isprintable() or " " in text or not text:
         raise ValueError("this is not a token")
     return text

@@ -29,7 +29,7 @@ class Progress:
         """Start a phase. `total` is the final value of `update`, or None if it is unknown."""
 
     def update(self, done: float, title: str | None = None) -> None:
-        """So much of the phase is done. `title` replaces the phase's title."""
+        """`done` of the phase's `total` is complete. `title` replaces the phase's title."""
 
 
 class ProgressLines(Progress):

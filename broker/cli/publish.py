@@ -28,7 +28,7 @@ MAX_LINE_BYTES = 16 << 20
 
 EPILOG = """\
 Lines (-): each line of standard input is the data of one event, published when it is complete; its id is printed. If the
-broker is unreachable, the line is repeated for at most 30 s. An idempotency key ensures that it is published only once.
+broker is unreachable, the line is retried for at most 30 s. An idempotency key ensures that it is published only once.
 
 NDJSON (--ndjson): each line is {"data": ..., "event": "TYPE"}. With -, all lines go in one request, each as it comes: many
 times faster, but without retries. The first and the last id are printed.

@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--since",
         type=common.text,
         metavar="WHEN",
-        help="start: an id, earliest, latest, an RFC 3339 time, or a duration such as 90s, 10m, 2h ago (default: latest)",
+        help="start: an id, earliest, latest, an RFC 3339 time, or an age such as 90s, 10m or 2h (default: latest)",
     )
     start.add_argument("--last", type=int, metavar="N", help="start with the last N events of each topic")
     start.add_argument(

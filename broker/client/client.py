@@ -35,7 +35,7 @@ class Client:
         timeout_seconds: limit for one attempt to publish, and for connecting a subscription.
         patience_seconds: limit for a publish with its retries; 0 tries once. Keep it below the broker's
             `idempotency_seconds`.
-        silence_seconds: a stream that sends no byte for so long is reconnected. Use three of the broker's heartbeats.
+        silence_seconds: a stream that sends no byte for this time is reconnected. Use three of the broker's heartbeats.
         max_delay_seconds: the longest wait between two attempts to connect.
         max_event_bytes: the largest event accepted from a stream, as encoded there.
 
@@ -169,7 +169,7 @@ class Client:
 
         Args:
             retain: how long the topic keeps its events, if it is new: a duration such as `24h`.
-            last_viewer: the stream is cancelled after so long without a subscriber: a duration such as `60s`.
+            last_viewer: the stream is cancelled after this time without a subscriber: a duration such as `60s`.
 
         Raises:
             PublishError: the topic name is invalid. `Stream` lists the other errors.
@@ -222,7 +222,7 @@ class Client:
 
         Args:
             since: an id, `earliest`, `latest`, an RFC 3339 time, or a duration before this call, such as `90s`, `10m`, `2h`.
-            last: how many events of each topic come first. Until the first event has come, each attempt asks again.
+            last: how many events of each topic come first. Until the first event has come, each attempt asks for them again.
             cursor: the `cursor` of an earlier subscription to the same topics, or an event's id; the events after it
                 come.
             on_change: called in the event loop when the connection's state changes.

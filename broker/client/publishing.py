@@ -76,7 +76,7 @@ class Publisher:
         """Publish one event and return the 201 response. Raises `PublishError`.
 
         Without a `key` it makes one. If the broker has no room for a new key (429), it repeats the event without one,
-        unless an earlier attempt may have succeeded. Without a key it repeats only after a failure that shows that the
+        unless an earlier attempt may have succeeded. A request without a key is repeated only after a failure that shows that the
         event was not published.
         """
         loop = asyncio.get_running_loop()

@@ -44,7 +44,7 @@ class StartOptions:
 
     @classmethod
     def of(cls, *, since: str | None, last: int | None, cursor: str | None) -> Self:
-        """Raises `ValueError`: more than one start is given, or the cursor cannot be sent in a header."""
+        """The start that is given. Raises `ValueError`: there is more than one, or the cursor cannot be sent in a header."""
         if sum(given is not None for given in (since, last, cursor)) > 1:
             raise ValueError("give only one of since, last and cursor")
         return cls(since, last, check_cursor(cursor or ""))

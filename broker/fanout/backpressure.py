@@ -1,4 +1,4 @@
-"""Publishers wait here while too much is on its way to subscribers: of their own topic, or in total.
+"""Publishers wait here while too many bytes are on their way to subscribers: of their own topic, or in total.
 
 Rules: knows numbers and names. Publishers of a topic go in the order they came, one at a time. So none starves, and the
 backlog exceeds its bound by at most one publish. A busy topic delays only its own publishers, unless the bound for all
@@ -21,7 +21,7 @@ class Backlog(Protocol):
 
     @property
     def backlog(self) -> int:
-        """In all."""
+        """Bytes for all topics together."""
 
     def backlog_of(self, topic: str) -> int: ...
 

@@ -1,6 +1,6 @@
-"""Acts on many subscribers, a batch a turn of the loop, so that the loop still accepts and answers in between.
+"""Acts on many subscribers in batches, one per turn of the event loop, so that the loop stays responsive.
 
-Rules: a job decides on which to act, and how.
+Rules: a job chooses the subscribers and the action.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Job:
     """What to do with each of some subscribers."""
 
     def concerns(self, subscriber: Subscriber) -> bool:
-        """Whether to act on this one; asked just before."""
+        """Whether to act on `subscriber`; called just before `act`."""
         return True
 
     def act(self, subscriber: Subscriber) -> None:
@@ -30,14 +30,14 @@ class Job:
         raise NotImplementedError
 
     def done(self) -> None:
-        """All subscribers were visited."""
+        """Called when all subscribers were visited."""
 
 
 class BatchRunner:
     """Runs jobs, one after the other.
 
     Attributes:
-        failure: the last defect that was met.
+        failure: the last defect in a job.
     """
 
     def __init__(self, loop: Scheduler) -> None:

@@ -11,8 +11,8 @@ queue of their own.
 When a topic ends, its subscribers that read other topics too move on to another feed. That costs more than a write, so
 a turn moves fewer of them.
 
-Delivered events stay in their log until the passes over them are done. Publishers wait while that is too much, which
-bounds it (I4); `feed_table` keeps the accounts.
+Delivered events stay in their log until the passes over them are done. Publishers wait while these are too
+many bytes (I4); `feed_table` counts them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FanOut:
 
     Attributes:
         delivered_events: written to subscribers so far.
-        failure: a defect that was met; fan-out can't be relied on since.
+        failure: a defect; fan-out can't be relied on since.
     """
 
     def __init__(self, feeds: FeedTable, logs: LogSource, owner: HubOwner, loop: Scheduler) -> None:
@@ -94,7 +94,7 @@ class FanOut:
             self._logs.unwatch(feed.key.topics)
 
     def bring_to_end(self, subscriber: Subscriber, now: float) -> None:
-        """Write to it everything it lacks, at once, unless it lags."""
+        """Write to `subscriber` everything it lacks, at once, unless it lags."""
         feed = subscriber.feed
         if feed is not None:
             self._write_to(feed, [subscriber], feed.end(), 1, now)
@@ -134,7 +134,7 @@ class FanOut:
     # Subscribers that are up to date
 
     def _continue_pass(self, group: FeedGroup, budget: int, now: float) -> int:
-        """Go on with the pass, with about `budget` writes; returns how many it took, at least 1."""
+        """Continue the pass, with about `budget` writes; returns how many it took, at least 1."""
         if group.unvisited is None:
             self._feeds.begin_pass(group)
         assert group.unvisited is not None
@@ -173,9 +173,9 @@ class FanOut:
                 self._gaps_sent(gaps, written)
 
     def _write_ends(self, feed: Feed, subscribers: Sequence[Subscriber], cursor: EventId, now: float) -> int:
-        """Bring `subscribers`, all at `cursor`, to the present end, and off the topics that end on the way.
+        """Bring `subscribers`, all at `cursor`, to the present end, and off topics that end on the way.
 
-        They are written everything before they leave the feed: afterwards no barrier would keep it for them. Returns their
+        They get everything before they leave the feed, because then no trim barrier keeps it for them. Returns their
         number.
         """
         ended: tuple[str, ...] = ()
@@ -194,7 +194,7 @@ class FanOut:
         return len(subscribers)
 
     def _move(self, subscriber: Subscriber, rest: Feed, ended: Sequence[str], now: float) -> None:
-        """Take it off the `ended` topics, on to `rest`. If that is empty, its stream ends."""
+        """Move `subscriber` from the `ended` topics to `rest`. If `rest` has no topic, end its stream."""
         if rest.logs:
             self._feeds.move(subscriber, rest.key, rest.logs)
             self._settle(subscriber, Lag(now))
@@ -210,7 +210,7 @@ class FanOut:
     # Subscribers that are behind
 
     def _bring_up(self, now: float) -> None:
-        """Write one batch each to some of them."""
+        """Write one batch to each of some queued subscribers."""
         for _ in range(min(len(self._behind), BATCHES_PER_TURN)):
             subscriber = self._behind.popleft()
             feed, lag = subscriber.feed, subscriber.lag
@@ -238,7 +238,7 @@ class FanOut:
             self._move(subscriber, batch.rest, batch.ended, now)
 
     def _settle(self, subscriber: Subscriber, lag: Lag) -> None:
-        """After a batch: up to date, or in the queue of those that are behind, or waiting for its transport."""
+        """After a batch: `subscriber` is up to date, or queued again, or waits for its transport."""
         feed = subscriber.feed
         if feed is None or subscriber.lag is not None:
             return
@@ -248,11 +248,11 @@ class FanOut:
             self.flushed(subscriber)
             return
         subscriber.cursor = max(subscriber.cursor, end)
-        if feed.key.floors:  # they lie behind it
+        if feed.key.floors:  # the cursor is past them
             self._feeds.move(subscriber, feed.key._replace(floors=()), feed.logs)
 
     def _batch_after(self, feed: Feed, cursor: EventId) -> Batch | None:
-        """The next batch. The last one is kept: many reconnect with the same cursor, or meet the same ends."""
+        """The next batch. The last one is kept: many subscribers reconnect with the same cursor, or meet the same ends."""
         if self._last_batch is not None and self._last_batch[0] is feed and self._last_batch[1] == cursor:
             return self._last_batch[2]
         batch = feed.batch_after(cursor)

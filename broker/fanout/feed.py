@@ -81,7 +81,7 @@ class Batch(NamedTuple):
 
 
 class Feed:
-    """A merge of `logs`, those of `key.topics`."""
+    """Merges `logs`, the logs of `key.topics`."""
 
     __slots__ = ("_completeness", "key", "logs")
 
@@ -102,7 +102,7 @@ class Feed:
         return any(log.has_moved_past(max(cursor, floor)) for log, floor in self._logs_and_floors())
 
     def lacks(self, cursor: EventId, up_to: EventId) -> bool:
-        """Whether `piece_after` has something. Cheap."""
+        """Whether `piece_after` would return a piece. Cheap."""
         first = next(self._entries(cursor), None)
         return first is not None and first[2].id <= up_to
 

@@ -68,7 +68,7 @@ class FeedTable:
 
     Attributes:
         backlog: bytes of frames that logs keep because they are on their way.
-        backpressure: where publishers wait while that is too much.
+        backpressure: where publishers wait while `backlog` is too large.
         is_paused: whether the store was asked to pause; it resumes at half of `MAX_BYTES`.
     """
 
@@ -191,7 +191,7 @@ class FeedTable:
                 group.bytes_due += state.bytes_to_mark + state.bytes_after_mark
 
     def end_pass(self, group: FeedGroup) -> None:
-        """All subscribers that don't lag have reached the pass's target."""
+        """End the pass: all subscribers that don't lag have reached its target."""
         before, group.written = group.written, group.target
         group.unvisited = None
         if not group.subscribers:

@@ -42,21 +42,21 @@ class Hub:
 
     @property
     def lagging(self) -> int:
-        """How many lag or replay."""
+        """How many subscribers lag or replay."""
         return sum(subscriber.lag is not None for subscriber in self._subscribers)
 
     @property
     def failure(self) -> Exception | None:
-        """A defect that was met."""
+        """A defect in fan-out or a sweep, or None."""
         return self.fan_out.failure or self._sweeper.failure
 
     @property
     def subscribers(self) -> Sequence[Subscriber]:
-        """A copy of the list."""
+        """All subscribers, as a copy."""
         return tuple(self._subscribers)
 
     def sweep(self) -> None:
-        """See `sweeper`."""
+        """Begin a sweep; see `sweeper`."""
         self._sweeper.begin()
 
     def attach(
@@ -87,7 +87,7 @@ class Hub:
             subscriber.lag.control_event = event
 
     def finish(self, subscriber: Subscriber, reason: CloseReason, last: bytes = b"") -> None:
-        """End the subscriber's stream with `last`; at a drain, for its age and on expiry after everything it lacks."""
+        """End the subscriber's stream with `last`; at a drain, maximum age or expiry, after everything it lacks."""
         now = self._loop.time()
         if reason in (CloseReason.DRAINING, CloseReason.MAX_AGE, CloseReason.EXPIRED):
             self.fan_out.bring_to_end(subscriber, now)

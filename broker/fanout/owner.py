@@ -35,13 +35,13 @@ class Scheduler(Protocol):
 
 
 class HubOwner(Protocol):
-    """Gets what happens to the hub's streams."""
+    """Learns when the hub's streams close, age or get a gap."""
 
     def closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
         """A connection is gone, after `age` seconds. Called once for each."""
 
     def gap_sent(self, reason: str, subscribers: int) -> None:
-        """A gap within a log was written to so many subscribers."""
+        """A gap within a log was written to `subscribers` of them."""
 
     def aged(self, subscriber: Subscriber) -> None:
         """A stream has reached its maximum age: end it."""

@@ -75,7 +75,7 @@ class Lag:
 
 
 class SubscriberOwner(Protocol):
-    """The hub: a subscriber reports to it."""
+    """The hub, to which a subscriber reports."""
 
     def flushed(self, subscriber: Subscriber) -> None:
         """The transport's buffer is empty again."""
@@ -137,7 +137,7 @@ class Subscriber(asyncio.Protocol):
         self._socket: int = transport.get_extra_info("socket").fileno() if plain else _NO_SOCKET
 
     def reads(self, topic: str) -> bool:
-        """Whether it still gets the events of `topic`."""
+        """Whether the subscriber still gets the events of `topic`."""
         return self.feed is not None and topic in self.feed.key.topics
 
     def write(self, chunk: bytes, now: float) -> None:
@@ -171,7 +171,7 @@ class Subscriber(asyncio.Protocol):
         return not self._transport.get_write_buffer_size()
 
     def is_stuck(self, now: float, slow_seconds: float) -> bool:
-        """Whether it lags and its peer has taken nothing for `slow_seconds`. To be called regularly: it compares calls."""
+        """Whether the subscriber lags and its peer has taken nothing for `slow_seconds`. To be called regularly: it compares calls."""
         lag = self.lag
         if lag is None:
             return False

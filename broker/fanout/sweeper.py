@@ -23,7 +23,7 @@ _logger = logging.getLogger("broker")
 
 
 class Sweeper:
-    """Visits `subscribers`: the hub's own list, in which the last one takes the place of one that leaves.
+    """Visits `subscribers`, the hub's own list. When one leaves, the last one takes its place.
 
     Attributes:
         failure: the last defect that a sweep met.
@@ -72,7 +72,7 @@ class Sweeper:
             self._loop.call_soon(self._go_on)
 
     def _visit(self, subscriber: Subscriber, now: float) -> bool:
-        """Returns whether it cost a system call."""
+        """Check one subscriber. Returns whether that cost a system call."""
         if subscriber.feed is not None and self._is_to_age(subscriber, now):
             self._owner.aged(subscriber)
             return True
@@ -82,7 +82,7 @@ class Sweeper:
         return True
 
     def _is_to_age(self, subscriber: Subscriber, now: float) -> bool:
-        """Drawn so that all moments between `YOUNG` and the maximum age are equally likely."""
+        """Whether to close `subscriber` now. All moments between `YOUNG` and the maximum age are equally likely."""
         age = now - subscriber.opened_at
         if age <= self._max_age_seconds * YOUNG:
             return False

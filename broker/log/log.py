@@ -15,9 +15,9 @@ Three ids divide a log:
 - At or before `complete_from`, only the store knows. The store in memory has complete logs; a replica of a shared
   store's log begins somewhere.
 
-The log of a closed topic ends with its *end*, an entry behind the last event. The end is not an event: it is neither
+The log of a closed topic ends with its *end*, an entry after the last event. The end is not an event: it is neither
 trimmed nor counted, and it stays as long as `last` is remembered. Nothing follows it, unless the topic is deleted or
-the store goes back behind it; either opens the topic again.
+the store goes back to before it; either opens the topic again.
 
 If events are lost while subscribers read the log, a *gap* takes their place: an entry without an event, at the id of the
 last event that is missing. Every reader that crosses it is told.
@@ -148,7 +148,7 @@ class Log:
             self.lost_at = loss
 
     def reopen(self) -> None:
-        """Forget the end: the store went back behind it, or has forgotten the topic."""
+        """Forget the end: the store went back to before it, or has forgotten the topic."""
         if self.end is None:
             return
         self._entries.pop()
@@ -248,7 +248,7 @@ class Log:
         return self.has_moved_past(cursor)
 
     def has_moved_past(self, cursor: EventId) -> bool:
-        """`has_gap` for a subscriber: a DELETE hides nothing that waits for it. A gap in the log doesn't count: it is told in its place."""
+        """`has_gap` for a subscriber, from which a DELETE hides nothing. A gap in the log doesn't count: it is told in its place."""
         index = self._index_after(cursor)
         if index == len(self._entries):
             return self.last > cursor
@@ -280,7 +280,7 @@ class Log:
         return first.prev if first.gap is None else 0
 
     def visible(self) -> tuple[Entry | None, Entry | None, int, int]:
-        """For a new reader: the first event, the last, their number and their bytes."""
+        """The events that a new reader sees: first, last, number and bytes."""
         first, stop = self._index_after(self.cleared_at), self._stop
         count = stop - first
         if count <= 0:
@@ -296,7 +296,7 @@ class Log:
 
     @property
     def _stop(self) -> int:
-        """The index behind the last entry that is not the end."""
+        """The index after the last entry that is not the end."""
         return len(self._entries) - (self.end is not None)
 
     def _index_after(self, cursor: EventId) -> int:

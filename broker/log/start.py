@@ -117,7 +117,7 @@ class Position:
     """Where a subscriber starts.
 
     Attributes:
-        topics: those it reads; not closed topics of which it has seen the end, or gets it in `preface`.
+        topics: those it reads; not closed ones whose end it has seen or gets in `preface`.
         cursor: where it starts to read.
         floors: where it starts to read each of `topics`; empty if that is `cursor` for all.
         preface: control events to be written before anything else.
@@ -147,7 +147,7 @@ class StoreState(Protocol):
 
 
 def has_seen_all(start: Start, logs: Sequence[Log], store: StoreState) -> bool:
-    """Whether all topics of `logs` are closed, and `start` is a cursor that has seen each of the ends."""
+    """Whether all topics of `logs` are closed, and `start` is a cursor at or after each end."""
     return isinstance(start, After) and all(_has_seen_end(start.cursor, log, store) for log in logs)
 
 
@@ -172,7 +172,7 @@ def position(start: Start, topics: Sequence[str], logs: Sequence[Log], store: St
 
 
 def _is_latest(start: Start, logs: Sequence[Log]) -> bool:
-    """`last` counts too if there is nothing to replay: without the id in `broker.open`, a reconnect would replay again."""
+    """Whether only new events come; also for `last` with nothing to replay, as the id in `broker.open` must be sent."""
     if isinstance(start, Last):
         return all(log.start_before(start.count) == log.last for log in logs)
     return isinstance(start, Latest)
@@ -182,7 +182,7 @@ def _latest(topics: Sequence[str], logs: Sequence[Log], store: StoreState) -> Po
     """New events only, and the ends of closed topics.
 
     If topics are closed, a `broker.open` without an id precedes their ends, so that a client that is cut there doesn't come
-    back with a cursor behind them. A second one, with an id, follows for the open topics (I1).
+    back with a cursor after them. A second one, with an id, follows for the open topics (I1).
     """
     cursor = store.received_to
     ends = sorted(
@@ -225,14 +225,14 @@ def _gap(start: Start, log: Log, store: StoreState) -> str | None:
     if store.is_lost(start.cursor):
         return "lost"
     if log.end is not None and log.end.id <= start.cursor:
-        return "lost"  # events behind the end, else the topic would not be read
+        return "lost"  # events after the end, else the topic would not be read
     if not log.has_gap(start.cursor):
         return None
     return "lost" if start.cursor < store.born else "trimmed"
 
 
 def _floor(start: Start, log: Log, store: StoreState) -> EventId:
-    """The cursor at which `start` begins to read `log`; at the latest before its end."""
+    """The cursor at which `start` begins to read `log`, never after the log's end."""
     floor = _floor_of_events(start, log, store)
     return floor if log.end is None else min(floor, log.end.prev)
 

@@ -113,7 +113,7 @@ class LogTable:
     def appended(self, topic: str, log: Log, now: float) -> None:
         """To be called when `log` has grown: counts as a use, and keeps the bounds.
 
-        Events on their way to subscribers are trimmed when they are written (`trim`), not now.
+        A log with events on their way is trimmed once they are written (`trim`), not now, while there is room.
         """
         self.newest = max(self.newest, log.last)
         self._filled[topic] = log
@@ -124,12 +124,13 @@ class LogTable:
             log.trim(now)
         self._account(topic, log)
         if self.bytes > self._max_bytes or len(self._unpinned) > self._max_topics:
+            self.trim(topic, log, now)  # lest other topics lose entries for what retention no longer covers
             self._squeeze()
 
     def filled(self, topic: str, log: Log) -> None:
         """To be called when entries were put in front of `log`: as `appended`, but these entries stay for now.
 
-        A reader is about to read them; it would never get further if they were dropped as too many.
+        A reader is about to read them; it would never get further if they were dropped to keep the bounds.
         """
         self._account(topic, log)
         if log.footprint:
@@ -157,7 +158,7 @@ class LogTable:
             self._filled.pop(topic, None)
 
     def _squeeze(self, spare: Log | None = None) -> None:
-        """Back within the bounds; the entries of `spare` stay."""
+        """Apply the bounds; the entries of `spare` stay."""
         while self.bytes > self._max_bytes and self._empty_one(spare):
             pass
         while len(self._unpinned) > self._max_topics:

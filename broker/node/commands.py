@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 @dataclass(frozen=True, slots=True)
 class Disconnect:
-    """End the streams of a subject or of a topic; the other one is None. `at` tells two of them apart."""
+    """End the streams of a subject or of a topic; the other one is None. `at` distinguishes two such commands."""
 
     at: float
     subject: str | None = None
@@ -34,7 +34,7 @@ class Revoke:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Ask the producer that streams to `topic` to stop. `at` (seconds since 1970) tells two of them apart."""
+    """Ask the producer that streams to `topic` to stop. `at` (seconds since 1970) distinguishes two such commands."""
 
     topic: str
     at: float

@@ -1,4 +1,4 @@
-"""Ends streams that may no longer stay: the token expires or is revoked, or an operator disconnects them.
+"""Ends streams that may no longer stay: the token expires, is revoked or loses its key, or an operator disconnects them.
 
 Rules: decides which streams end, with which last event. Their owner ends them.
 
@@ -47,7 +47,7 @@ class ExpiryOwner(Protocol):
 
 
 class Expiries:
-    """When which stream ends because its token expires.
+    """When streams end because their tokens expire.
 
     Args:
         clock: seconds since 1970.
@@ -107,7 +107,7 @@ class Expiries:
 
 
 class StreamOwner(Protocol):
-    """Has the streams, and ends them."""
+    """Owns the streams, and ends them."""
 
     @property
     def hub(self) -> Hub: ...
@@ -115,14 +115,14 @@ class StreamOwner(Protocol):
     def end(
         self, subscriber: Subscriber, reason: CloseReason, farewell: bytes = b"", wait_seconds: float = 0.0
     ) -> None:
-        """End a stream with `farewell`; its client is to come back after `wait_seconds` at the earliest."""
+        """End a stream with `farewell`; its client is asked to reconnect after at least `wait_seconds`."""
 
 
 class Evictions:
-    """Ends streams of `streams`.
+    """Ends those of `streams` that may no longer stay.
 
     Args:
-        batches: many streams end in batches.
+        batches: ends many streams in batches.
         clock: seconds since 1970.
 
     Attributes:
@@ -135,22 +135,27 @@ class Evictions:
         self._batches = batches
         self._clock = clock
         self._expiries = Expiries(self, clock, timers)
+        self._trusts: Callable[[Grant], bool] | None = None
 
     def check(self, grant: Grant) -> None:
-        """Raises `Unauthorized` if the token was revoked or has expired since it was verified."""
+        """Raises `Unauthorized` if the token was revoked, has expired or lost its key since it was verified."""
         now = self._clock()
         self.revocations.check(grant, now)
+        if self._trusts is not None and not self._trusts(grant):
+            raise Unauthorized(
+                "The key that signed this token was withdrawn; get a new one.", error="invalid_token"
+            )
         if grant.expires_at is not None and grant.expires_at <= now:
             raise Unauthorized("This token has expired; get a new one.", error="invalid_token")
 
     def opened(self, subscriber: Subscriber) -> None:
-        """Its stream may stay until its token expires."""
+        """A stream has begun. It may stay until its token expires."""
         until = subscriber.caller.grant.expires_at
         if until is not None:
             self._expiries.add(subscriber, until)
 
     def closed(self, subscriber: Subscriber) -> None:
-        """Its connection is gone."""
+        """The subscriber's connection is gone."""
         self._expiries.remove(subscriber)
 
     def disconnect(self, command: Disconnect) -> None:
@@ -163,9 +168,15 @@ class Evictions:
             self.revocations.revoke_token(command.token_id, at=command.at, until=command.until)
         if command.subject is not None:
             self.revocations.revoke_subject(command.subject, at=command.at, until=command.until)
-        self._batches.run(
-            _EndRevoked(self._streams, self.revocations, self._clock), self._streams.hub.subscribers
-        )
+        self._end_refused(lambda grant: self.revocations.is_revoked(grant, self._clock()))
+
+    def keys_changed(self, trusts: Callable[[Grant], bool]) -> None:
+        """Refuse, from now on, the tokens that `trusts` doesn't trust, and end their streams."""
+        self._trusts = trusts
+        self._end_refused(lambda grant: not trusts(grant))
+
+    def _end_refused(self, is_refused: Callable[[Grant], bool]) -> None:
+        self._batches.run(_EndRefused(self._streams, is_refused), self._streams.hub.subscribers)
 
     def expired(self, subscribers: Sequence[Subscriber]) -> None:
         self._batches.run(_EndExpired(self._streams, self._clock), subscribers)
@@ -193,21 +204,20 @@ class _Disconnect(Job):
         self._streams.end(subscriber, CloseReason.DISCONNECTED)
 
 
-class _EndRevoked(Job):
-    def __init__(self, streams: StreamOwner, revocations: Revocations, clock: Clock) -> None:
+class _EndRefused(Job):
+    def __init__(self, streams: StreamOwner, is_refused: Callable[[Grant], bool]) -> None:
         self._streams = streams
-        self._revocations = revocations
-        self._clock = clock
+        self._is_refused = is_refused
 
     def concerns(self, subscriber: Subscriber) -> bool:
-        return self._revocations.is_revoked(subscriber.caller.grant, self._clock())
+        return self._is_refused(subscriber.caller.grant)
 
     def act(self, subscriber: Subscriber) -> None:
         self._streams.end(subscriber, CloseReason.DISCONNECTED, _REVOKED)
 
 
 class _EndExpired(Job):
-    """Ends streams before their token expires. Clients are to wait until it has: it would let them in once more."""
+    """Ends streams before their token expires. Clients must wait until it has: before, it still admits them."""
 
     def __init__(self, streams: StreamOwner, clock: Clock) -> None:
         self._streams = streams

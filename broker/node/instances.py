@@ -25,11 +25,11 @@ _logger = logging.getLogger("broker")
 
 
 class Instances:
-    """Sends through `broadcast`; what arrives concerns `streams`.
+    """Sends commands through `broadcast`, and applies those that arrive to `streams`.
 
     Args:
         clock: seconds since 1970.
-        revocation_seconds: how long a revocation is kept that doesn't say until when.
+        revocation_seconds: how long a revocation without `until` is kept.
 
     Attributes:
         on_cancel: called with the topic of a cancel.
@@ -92,7 +92,7 @@ class Instances:
                 )
 
     def _cancel(self, topic: str) -> None:
-        """Stop the producer, and write `broker.cancel` to the subscribers; a cancel during that adds nothing (I4)."""
+        """Stop the producer, and write `broker.cancel` to the subscribers; another cancel meanwhile writes nothing (I4)."""
         self.on_cancel(topic)
         if topic not in self._cancelling:
             self._cancelling.add(topic)

@@ -70,7 +70,7 @@ class RateLimits:
     """Counts connections and publishes, and refuses them above `settings`.
 
     Args:
-        loop: its time, for the rates.
+        loop: the clock for the rates.
 
     Attributes:
         limits_publishing: whether publishes are counted at all.
@@ -98,7 +98,7 @@ class RateLimits:
         """Let `caller` have one more stream, until `leave`. A caller over a limit of its own costs the others nothing.
 
         Raises:
-            RateLimited: it has as many as it may, or too many streams are opened at once; `limit` names the setting.
+            RateLimited: it has the maximum already, or too many streams are being opened; `limit` names the setting.
             Unavailable: the store doesn't know how many streams the other instances have.
         """
         counted = self._counted_as(caller)
@@ -127,7 +127,7 @@ class RateLimits:
         for (name, limit, setting), count in zip(counted, elsewhere, strict=True):
             if self._connections[name] + count >= limit:
                 what = name.partition(" ")[0]
-                text = f"This {what} has {limit} streams open, and no more"
+                text = f"This {what} has {limit} open streams, the maximum"
                 raise _limited(setting, text, CONNECTIONS_RETRY_SECONDS)
         if self._address_connects is not None and caller.address:
             wait = self._address_connects.wait(caller.address, site_of(caller.address), self._loop.time())
@@ -136,7 +136,7 @@ class RateLimits:
         if self._connects is not None:
             wait = self._connects.wait(EVERYBODY, self._loop.time())
             if wait:
-                raise _limited("max_connects_per_second", "Too many streams are opened at once", wait)
+                raise _limited("max_connects_per_second", "Too many streams are being opened", wait)
 
     def _count_connects(self, caller: Caller, change: int) -> None:
         if self._address_connects is not None and caller.address:
@@ -181,7 +181,7 @@ class RateLimits:
             )
         wait, setting = self._wait(caller)
         if wait:
-            raise _limited(setting, "You publish faster than you may", wait)
+            raise _limited(setting, "You exceed the rate limit for publishing", wait)
         self._charge(caller, events, size)
 
     def try_publish(self, caller: Caller, events: int, size: int) -> float:
@@ -226,4 +226,4 @@ def site_of(address: str) -> str:
 
 def _limited(setting: str, what: str, wait: float) -> RateLimited:
     seconds = max(1, math.ceil(wait))
-    return RateLimited(f"{what}; again in {seconds} s.", retry_after=seconds, limit=setting)
+    return RateLimited(f"{what}; try again in {seconds} s.", retry_after=seconds, limit=setting)

@@ -29,7 +29,7 @@ class Node:
         clock: seconds since 1970.
 
     Attributes:
-        logs: the store's. A stream begins with `watch`; if it then doesn't begin, `unwatch`.
+        logs: the store's. Call `watch` before a stream begins, and `unwatch` if it doesn't.
         limits: asked before a stream begins (`enter`; an open stream leaves by itself) and before a publish.
     """
 
@@ -108,7 +108,7 @@ class Node:
     ) -> Receipt:
         """Publish `(topic, lines)` items and close topics, all or nothing; see `stores.base.Topics.publish`.
 
-        Waits while too much of these topics is on its way, so that a publisher never outruns the subscribers that are up to
+        Waits while too many bytes of these topics are on their way, so that a publisher never outruns the subscribers that are up to
         date. It doesn't wait for those that lag (I3).
         """
         topics = self._store.topics

@@ -52,7 +52,7 @@ class Streams:
 
     Args:
         clock: seconds since 1970.
-        limits: each stream that is gone leaves them.
+        limits: `leave` is called for each closed stream.
 
     Attributes:
         is_draining: whether this instance shuts down; then it takes no new streams.
@@ -91,7 +91,7 @@ class Streams:
             raise Overloaded("All connections are taken; come back later.", retry_after=random.randint(5, 15))
 
     def has_seen_all(self, logs: Sequence[Log], start: Start) -> bool:
-        """Whether all topics of `logs` are closed, and `start` has seen that. To be asked in one step with `attach`."""
+        """Whether all topics of `logs` are closed, and `start` is after their ends. Don't await between this and `attach`."""
         return has_seen_all(start, logs, self._logs)
 
     def attach(
@@ -107,7 +107,7 @@ class Streams:
     ) -> Subscriber:
         """Make the connection behind `transport` a subscriber; `head` is written before everything else.
 
-        `logs` are those that watching `topics` for `start` gave, without an `await` since. From here on the watches belong to
+        `logs` are what `watch` returned for `topics` and `start`, without an `await` since. From here on the watches belong to
         the subscriber, and so does the caller's place in the limits.
         """
         where = position(start, topics, logs, self._logs)
@@ -140,7 +140,7 @@ class Streams:
     def end(
         self, subscriber: Subscriber, reason: CloseReason, farewell: bytes = b"", wait_seconds: float = 0.0
     ) -> None:
-        """End a stream with `farewell`, and ask its client to come back, after `wait_seconds` at the earliest."""
+        """End a stream with `farewell`, and ask its client to reconnect after at least `wait_seconds`."""
         delay_ms = int(wait_seconds * 1000) + self.retry_ms()
         self.hub.finish(subscriber, reason, farewell + sse.retry(delay_ms))
 
@@ -168,7 +168,7 @@ class Streams:
         await self._wait_empty(began_at + seconds)
 
     async def _wait_empty(self, deadline: float) -> None:
-        """Return when every client has everything, or at `deadline` (loop time)."""
+        """Return when every client has received everything, or at `deadline` (loop time)."""
         self._emptied.clear()
         while len(self.hub) and self._loop.time() < deadline:
             self.hub.sweep()  # closes connections that have everything

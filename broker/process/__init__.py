@@ -12,7 +12,7 @@
     signals, setup  for every process
     health          asks a running broker; the image's health check
 
-Rules: but for `app`, `stores` and `instance`, processes, sockets and files only; no topic, event or store. A worker is an ordinary
+Rules: except in `app`, `stores` and `instance`, processes, sockets and files only; no topic, event or store. A worker is an ordinary
 instance with a `redis_url`. One worker without `--data` runs without a supervisor.
 
 Each worker has its own listening socket; with SO_REUSEPORT the kernel distributes connections among them. The supervisor

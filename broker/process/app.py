@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from time import time
 
 from aiohttp import web
@@ -44,7 +45,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     settings = settings or Settings()
     check_store(settings)
     if settings.data is not None:
-        raise BadSetting("data", "only `broker serve` runs a server there; give create_app a redis_url")
+        raise BadSetting("data", "only `broker serve` starts a Valkey server; give create_app a redis_url")
     verifier = _verifier(settings)
     origins = AllowedOrigins(settings.cors_origins, settings.cors_headers)
     guard = Guard(
@@ -59,7 +60,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     async def run(app: web.Application) -> AsyncIterator[None]:
         metrics = Metrics()
         node = make_node(settings, metrics, clock)
-        fetcher = _key_fetcher(settings, verifier)
+        fetcher = _key_fetcher(settings, verifier, node)
         app[SERVICES] = services = Services(
             settings,
             node,
@@ -71,16 +72,16 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         app[TIMEOUTS] = timeouts = _timeouts(settings, node)
         metrics.registry.register(RequestGauges(timeouts, services.producers))
         await node.start()
-        timeouts.start()
-        services.producers.start()
-        if fetcher is not None:
-            fetcher.start()
-        yield
-        if fetcher is not None:
-            await fetcher.stop()
-        await services.producers.stop()
-        timeouts.stop()
-        await node.stop()
+        async with AsyncExitStack() as stack:  # if a part fails to stop, the others stop all the same
+            stack.push_async_callback(node.stop)
+            timeouts.start()
+            stack.callback(timeouts.stop)
+            services.producers.start()
+            stack.push_async_callback(services.producers.stop)
+            if fetcher is not None:
+                fetcher.start()
+                stack.push_async_callback(fetcher.stop)
+            yield
 
     app.cleanup_ctx.append(run)
     app.on_shutdown.append(_stop_waiting)
@@ -115,10 +116,10 @@ def _verifier(settings: Settings) -> Verifier | None:
     return Verifier(settings.verification_keys(), audience=settings.jwt_audience, issuer=settings.jwt_issuer)
 
 
-def _key_fetcher(settings: Settings, verifier: Verifier | None) -> JwksFetcher | None:
+def _key_fetcher(settings: Settings, verifier: Verifier | None, node: Node) -> JwksFetcher | None:
     if verifier is None or settings.jwks_url is None:
         return None
-    return JwksFetcher(settings.jwks_url, verifier)
+    return JwksFetcher(settings.jwks_url, verifier, node.streams.evictions)
 
 
 def _authenticator(

@@ -23,7 +23,7 @@ class DataDirectory:
     """A locked data directory; `close` unlocks it.
 
     Attributes:
-        path: absolute; symbolic links stay.
+        path: absolute; symbolic links are not resolved.
         lock_descriptor: the lock is held as long as any process has this descriptor open.
 
     Raises:
@@ -47,7 +47,7 @@ class DataDirectory:
             time.sleep(POLL_SECONDS)
 
     def close(self) -> None:
-        """Unlock it."""
+        """Unlock the directory."""
         os.close(self.lock_descriptor)
 
 

@@ -52,7 +52,7 @@ class Instance:
         self._signals: SignalQueue | None = None
 
     async def start(self) -> Endpoint:
-        """Connect to the store and listen. From then on, signals wait for `run`.
+        """Connect to the store and listen. From then on, signals are queued for `run`.
 
         Raises:
             StartError: an address can't be bound, or the store refuses the connection.

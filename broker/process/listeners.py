@@ -32,7 +32,7 @@ class Listeners:
             raise StartError(f"can't listen on {host} port {port}: {error.strerror}") from None
 
     def sockets(self, worker: int) -> Sequence[socket.socket]:
-        """Those of the worker with this index, one for each address."""
+        """The sockets of worker number `worker`, one for each address."""
         return self._sockets[worker]
 
     def replace(self, worker: int) -> None:

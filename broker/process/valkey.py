@@ -117,7 +117,7 @@ class ValkeyServer:
         return [argument for name, value in options.items() for argument in (f"--{name}", value)]
 
     async def _is_ready(self) -> bool:
-        """Whether it answers PING, which it doesn't while it loads."""
+        """Whether the server answers PING, which it doesn't while it loads."""
         try:
             async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                 reader, writer = await asyncio.open_unix_connection(self._socket)

@@ -67,7 +67,6 @@ def main() -> int:
         return EXIT_ORPHANED
     config = WorkerConfig.decode(line)
     set_up_process(config.settings.log_level, config.settings.log_format, log_pid=True)
-    relax_collector()
     try:
         uvloop.run(_serve(config))
     except StartError as error:
@@ -79,6 +78,7 @@ def main() -> int:
 async def _serve(config: WorkerConfig) -> None:
     from broker.process.instance import Instance
 
+    relax_collector()  # after the import, whose objects live as long as the process
     asyncio.get_running_loop().add_reader(STDIN, os._exit, EXIT_ORPHANED)
     sockets = [socket.socket(fileno=descriptor) for descriptor in config.descriptors]
     instance = Instance(config.settings, sockets)

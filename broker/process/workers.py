@@ -44,7 +44,7 @@ class WorkerProcess:
     async def start(cls, settings: Settings, sockets: Sequence[socket]) -> WorkerProcess:
         """Start a worker on `sockets`, then call `wait_until_listening`.
 
-        It has its own session, so that a terminal's signals (Ctrl-C, hang-up) reach only the supervisor.
+        The process has its own session, so that a terminal's signals (Ctrl-C, hang-up) reach only the supervisor.
 
         Raises:
             StartError: the operating system can't start another process.
@@ -101,12 +101,12 @@ class WorkerProcess:
             self.send(number)
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal, unless it has ended."""
+        """Send a signal, unless the process has ended."""
         with contextlib.suppress(ProcessLookupError):
             self._process.send_signal(number)
 
     async def wait(self) -> int:
-        """Return the exit status once it has ended; -N for signal N."""
+        """Return the exit status once the process has ended; -N for signal N."""
         return await self._process.wait()
 
 

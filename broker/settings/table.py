@@ -97,7 +97,7 @@ class SettingsTable(BaseSettings):
     jwks_url: str | None = Field(
         None,
         pattern=r"^https?://[^\s/]",
-        description="URL of a JWK set with keys that verify tokens. Fetched every 5 minutes, and when a token names an unknown key.",
+        description="URL of a JWK set with keys that verify tokens. Fetched every 5 minutes, and when a token names an unknown key; a key that is gone ends its tokens' streams.",
     )
     jwt_audience: str | None = Field(
         None,
@@ -184,7 +184,7 @@ class SettingsTable(BaseSettings):
     max_publish_bytes_per_second: float = Field(
         0,
         ge=0,
-        description="Maximum bytes of events per second, likewise; 0: no limit.",
+        description="Maximum bytes of events per second, counted like max_publishes_per_second; 0: no limit.",
     )
     max_event_bytes: int = Field(262_144, ge=1, description="Maximum size of an event's data, in bytes.")
     head_seconds: Seconds = Field(10, description="Time limit for a request's head, in seconds.")
@@ -238,7 +238,7 @@ class SettingsTable(BaseSettings):
 
     heartbeat_seconds: Seconds = Field(15, description="Silence on a stream before a heartbeat, in seconds.")
     slow_seconds: Seconds = Field(
-        30, description="How long a subscriber may read nothing before it is closed, in seconds."
+        30, description="How long a subscriber may read nothing before its stream is closed, in seconds."
     )
     retry_min_ms: int = Field(
         2000, ge=0, description="Shortest reconnect delay sent to clients, in milliseconds."

@@ -176,7 +176,7 @@ class WatchedLogs(Protocol):
         """Up to this id, the logs of all watched topics are complete."""
 
     def is_lost(self, cursor: EventId) -> bool:
-        """Whether the store went back behind `cursor`, so that its client may have seen anything or nothing since."""
+        """Whether the store went back to before `cursor`, so that its client may have seen anything or nothing since."""
 
     async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
         """The logs of `topics`. They grow with every event until `unwatch` was called as often as `watch`.
@@ -202,7 +202,7 @@ class Broadcast(Protocol):
     """Commands to all instances of the store."""
 
     async def send(self, command: str, until: float | None = None) -> None:
-        """Have every instance get `command`. On return this one has it; those that can be reached are about to.
+        """Send `command` to every instance. On return this one has it; the reachable ones get it soon.
 
         It is kept until `until` (seconds since 1970), if given, for instances that can't be reached now or start later.
 
@@ -227,7 +227,7 @@ class Store(Protocol):
 
     @property
     def name(self) -> str:
-        """For the line that is logged at the start."""
+        """The store's name, for the log's start line."""
 
     @property
     def topics(self) -> Topics: ...
@@ -252,7 +252,7 @@ class Store(Protocol):
 
     @property
     def stats(self) -> StoreStats:
-        """For the metrics."""
+        """Figures for the metrics."""
 
     def checks(self) -> dict[str, str]:
         """The store's part of readiness (contract §6): each check by name, `"ok"` or the problem."""

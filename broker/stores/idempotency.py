@@ -14,7 +14,7 @@ KEY_OVERHEAD_BYTES = 250  # memory of a key without its text, measured
 
 
 class IdempotencyKeys:
-    """The id that each key brought to each topic; the oldest first, at most `max_bytes` of memory (I4)."""
+    """The id that each key got in each topic, oldest first; at most `max_bytes` of memory (I4)."""
 
     def __init__(self, seconds: float, max_bytes: int) -> None:
         self._seconds = seconds
@@ -51,7 +51,7 @@ def _key_bytes(topic: str, key: str) -> int:
 
 
 def keys_full(idempotency_seconds: float) -> RateLimited:
-    """The refusal of a publish with a key when too many are remembered. They expire."""
+    """The refusal of a publish with a key if too many keys are remembered."""
     return RateLimited(
         "Too many idempotency keys are remembered; try again later, or publish without a key.",
         retry_after=max(1, int(idempotency_seconds / 10)),

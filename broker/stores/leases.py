@@ -40,6 +40,6 @@ class Leases:
 def leases_full() -> RateLimited:
     """The refusal of a lease when there are too many."""
     return RateLimited(
-        "Too many topics close when their publisher leaves; try again later, or publish without end=on-disconnect.",
+        "Too many topics use end=on-disconnect; try again later, or publish without it.",
         retry_after=RETRY_AFTER_SECONDS,
     )

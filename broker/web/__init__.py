@@ -1,1 +1,1 @@
-"""The HTTP face (contract §2 to §6): handlers on plain values that call the node, and their adapter to aiohttp."""
+"""The HTTP layer (contract §2 to §6): handlers on plain values that call the node, and their adapter to aiohttp."""

@@ -39,7 +39,7 @@ def names_stream(accept: str) -> bool:
 
 
 def _weights(accept: str) -> dict[str, float]:
-    """The weight of each media range with more than 0; a malformed weight counts as 1."""
+    """The weight of each media range, if above 0; a malformed weight counts as 1."""
     weights: dict[str, float] = {}
     for part in accept.split(","):
         name, *parameters = (piece.strip().lower() for piece in part.split(";"))

@@ -46,6 +46,7 @@ async def _order(
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_admin()
     order = _object(await services.bodies.whole(request.body, MAX_BODY_BYTES))
+    services.node.streams.evictions.check(caller.grant)  # it may have changed while the body was read
     present = [name for name in names if name in order]
     if len(present) != 1 or order.keys() - {*names, *others}:
         raise InvalidBody("Send one of " + " or ".join(f'{{"{name}": "…"}}' for name in names) + ".")

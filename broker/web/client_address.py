@@ -3,8 +3,8 @@
 Rules: only entries that trusted proxies have added count. A list is read from the right, where the nearest hop writes;
 entries that a client has put on the left change nothing.
 
-A proxy writes one of the two headers and passes the other on unchanged, so the operator names the one it writes. Without
-that, if both are present and disagree, the address is the proxy's.
+A proxy writes one of the two headers and passes the other on unchanged, so the operator names the one it writes. If none
+is named and both are present and disagree, the address is the proxy's.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Network = IPv4Network | IPv6Network
 
 
 class ClientAddresses:
-    """Finds the client's address of a request.
+    """Finds the address of a request's client.
 
     Args:
         trusted: the proxies; the client is the nearest address that is not one of them.

@@ -40,7 +40,7 @@ class RequestConnection(Protocol):
     """A connection that waits for a request or sends an answer."""
 
     def time_out(self, reason: TimeoutReason) -> None:
-        """Close, at once or after an answer. `ConnectionTimeouts.closed` follows."""
+        """Close, at once or after an answer, then call `ConnectionTimeouts.closed`."""
 
 
 class ConnectionTimeouts:
@@ -96,7 +96,7 @@ class ConnectionTimeouts:
     # What a connection reports
 
     def opened(self, connection: RequestConnection) -> None:
-        """It is new. If there are too many, the one that has waited longest for a request times out."""
+        """`connection` is new. If there are too many, the one that has waited longest for a request times out."""
         self.count += 1
         self._heads[connection] = self._loop.time()
         if self.count > self._max_descriptors - len(self._streams):
@@ -114,7 +114,7 @@ class ConnectionTimeouts:
         self._heads.pop(connection, None)
 
     def answer_started(self, connection: RequestConnection) -> None:
-        """Its answer is ready to be sent."""
+        """The answer is ready to be sent."""
         self._answers[connection] = self._loop.time()
 
     def answer_sent(self, connection: RequestConnection) -> None:
@@ -123,7 +123,7 @@ class ConnectionTimeouts:
         self._idle[connection] = self._loop.time()
 
     def closed(self, connection: RequestConnection) -> None:
-        """It has ended, or has become a stream."""
+        """`connection` has ended, or has become a stream."""
         self._forget(connection)
         self.count -= 1
 
@@ -151,7 +151,7 @@ class ConnectionTimeouts:
             )
 
     def _slice(self) -> bool:
-        """Expire at most `SLICE_TIMEOUTS` waits. Returns whether that was all."""
+        """Expire at most `SLICE_TIMEOUTS` waits. Returns whether none is left."""
         now = self._loop.time()
         left = SLICE_TIMEOUTS
         for reason, table, seconds in self._kinds:

@@ -33,7 +33,7 @@ class EventStreamBody:
         return {}
 
     def items(self, data: bytes) -> Iterator[Item | None]:
-        """The events that `data` completes. Raises a `BrokerError` at the first bad one."""
+        """The events that `data` completes. Raises a `BrokerError` at the first bad event."""
         for first in range(0, len(data), SLICE_BYTES):
             if first:
                 yield None
@@ -50,7 +50,7 @@ class EventStreamBody:
             raise self._decoder.failure
 
     def end(self) -> Iterator[Item | None]:
-        """Raises `InvalidBody` if the body ends within an event."""
+        """No events. Raises `InvalidBody` if the body ends within an event."""
         if self._decoder.is_within_event:
             raise InvalidBody(
                 "The body ends within an event, so its source was cut; an event ends with an empty line."

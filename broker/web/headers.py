@@ -32,7 +32,7 @@ class ResponseHeaders:
         return headers | {"Vary": varies} if varies else headers
 
     def lines(self, origin: str | None, vary: str = "") -> bytes:
-        """The same as lines of a head, with the date (RFC 9110 §5.6.7)."""
+        """The same headers as lines of a head, with the date (RFC 9110 §5.6.7)."""
         second = int(time())
         if second != self._second:
             self._second = second

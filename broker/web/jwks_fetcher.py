@@ -1,7 +1,7 @@
 """Fetches the keys of a JWK set (RFC 7517 §5) from another server, in the background.
 
 Rules: that server may be down, slow or taken over, so only a set of good keys (`auth.jwks`) changes anything. A key missing
-from it no longer verifies tokens.
+from it no longer verifies tokens, and the streams that such tokens opened end.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import aiohttp
 
 from broker.auth.jwks import parse_jwk_set
 from broker.auth.tokens import Verifier
+from broker.node.evictions import Evictions
 
 REFRESH_SECONDS = 300.0
 MIN_REFRESH_SECONDS = 30.0
@@ -32,11 +33,13 @@ class JwksFetcher:
     Args:
         url: where the JWK set is.
         verifier: gets the keys after each fetch.
+        evictions: ends the streams of tokens whose key is gone.
     """
 
-    def __init__(self, url: str, verifier: Verifier) -> None:
+    def __init__(self, url: str, verifier: Verifier, evictions: Evictions) -> None:
         self._url = url
         self._verifier = verifier
+        self._evictions = evictions
         self._failure: str | None = "not fetched yet"
         self._has_keys = False
         self._fetched_at = float("-inf")  # loop time
@@ -90,6 +93,7 @@ class JwksFetcher:
         else:
             self._failure, self._has_keys = None, True
             self._verifier.set_fetched_keys(keys)
+            self._evictions.keys_changed(self._verifier.trusts)
         finally:
             self._fetch_task = None
 

@@ -41,7 +41,7 @@ async def metrics(services: Services, request: Request) -> Answer:
 
 
 async def metrics_for_all(services: Services, _request: Request) -> Answer:
-    """The metrics without a token, on a port of their own."""
+    """The metrics without a token, on a separate port."""
     return Answer(200, services.node.metrics.text(), {"Content-Type": CONTENT_TYPE, **_FRESH})
 
 

@@ -26,7 +26,7 @@ _NESTED_TOO_DEEPLY = "The line's JSON is nested too deeply."
 
 
 class NdjsonBody:
-    """One body.
+    """One NDJSON body.
 
     Args:
         topic: where its events go; None takes the topic from each line, which `grant` must allow.

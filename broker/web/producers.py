@@ -33,7 +33,7 @@ class ProducerBody:
 
     Attributes:
         leased: the topic closes if the producer disappears.
-        last_viewer_seconds: the producer is cancelled after so long without viewers; 0 for never.
+        last_viewer_seconds: the producer is cancelled after this time without viewers; 0 for never.
         watched_at: when the topic last had a viewer; loop time.
         interrupt: ends the wait for the next piece.
     """

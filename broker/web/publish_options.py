@@ -28,7 +28,7 @@ class StreamOptions:
         leased: the topic also closes if the producer disappears before that.
         producer: its name, and the sequence number of the body's first event.
         retain_seconds: see `PublishOptions`.
-        last_viewer_seconds: the producer is cancelled after so long without viewers; 0 for never.
+        last_viewer_seconds: the producer is cancelled after this time without viewers; 0 for never.
     """
 
     ends: bool = False

@@ -105,7 +105,7 @@ class _Server(web.Server):
 
 
 class _Request(web.Request):
-    """Its response gets the common headers even before routing."""
+    """A request whose response gets the common headers even before routing."""
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         if self._match_info is None:
@@ -159,7 +159,7 @@ class _Connection(RequestHandler):
             body.set_exception(ConnectionResetError("the client left before its request was handled"))
 
     def data_received(self, data: bytes) -> None:
-        """As aiohttp does; also fails a body that becomes malformed, which its handler would wait for for ever."""
+        """Receive as aiohttp does; also fail a body that becomes malformed, else its handler would wait forever."""
         super().data_received(data)
         waiter = self._waiter
         if waiter is not None:
@@ -176,7 +176,7 @@ class _Connection(RequestHandler):
                 body.feed_eof()  # else aiohttp reads on to discard it
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """Returns whether to stay open: for the answers to whole requests. In mid-body the client has left."""
+        """Returns whether to stay open, to answer complete requests; an incomplete body is given up."""
         self.half_closed = True
         last = self._messages[-1][1] if self._messages else self.body
         is_tls = self.ssl_context is not None  # which can't be half-closed
@@ -213,7 +213,7 @@ class _Connection(RequestHandler):
         return finished
 
     def time_out(self, reason: TimeoutReason) -> None:
-        """Close; if part of a head has arrived, with an answer."""
+        """Close the connection, with an answer if part of a head has arrived."""
         if self.transport is None:
             return
         _logger.debug("closing a connection from %s: time-out %s", self.peername, reason)
@@ -249,7 +249,7 @@ class _Connection(RequestHandler):
 
 
 class _HeadTooSlow(Exception):
-    """Takes the place of a parser's error."""
+    """Takes the place of a parser's error if a head is too slow."""
 
 
 _DETAILS: dict[type[BaseException | None], str] = {

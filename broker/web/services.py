@@ -14,7 +14,7 @@ from broker.web.producers import Producers
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Made when the application starts."""
+    """What handlers use; made when the application starts."""
 
     settings: Settings
     node: Node

@@ -104,7 +104,7 @@ def _check_topics(services: Services, topics: Sequence[str]) -> None:
 
 
 async def _watch(node: Node, caller: Caller, topics: Sequence[str], start: Start) -> Sequence[Log]:
-    """A place for one more stream of `caller`, and the logs it reads. Raises `Unavailable` or `RateLimited`."""
+    """Reserve a place for a stream of `caller`; return its logs. Raises `Unavailable` or `RateLimited`."""
     await node.limits.enter(caller)
     try:
         return await node.logs.watch(topics, start)
@@ -119,7 +119,7 @@ def _retry_later(node: Node) -> Answer:
 
 
 def _start(request: Request, node: Node) -> Start:
-    """By the first of header `Last-Event-ID`, `lastEventId`, `since` and `last`; else live only."""
+    """The start from the first of header `Last-Event-ID`, `lastEventId`, `since` and `last`; else new events only."""
     query = request.query
     cursor = request.headers.get("Last-Event-ID") or query.get("lastEventId")
     if cursor:

@@ -64,7 +64,7 @@ class Query:
         return self._values.get(name, ())
 
     def check_utf8(self) -> None:
-        """Raises `InvalidParameter` if it does not decode to UTF-8."""
+        """Raises `InvalidParameter` if the query is not UTF-8."""
         try:
             unquote_to_bytes(self.raw).decode()
         except UnicodeError:
@@ -79,7 +79,7 @@ class BodySource(Protocol):
 
     @property
     def length(self) -> int | None:
-        """Its Content-Length, or None."""
+        """The body's Content-Length, or None."""
 
     def arrived(self) -> bytes | None:
         """The whole body if it has arrived, else None."""

@@ -10,12 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession, web
+from aiohttp import (
+    ClientPayloadError,
+    ClientSession,
+    InvalidURL,
+    ServerDisconnectedError,
+    ServerTimeoutError,
+    SocketTimeoutError,
+    web,
+)
 from aiohttp.test_utils import TestServer
 
 from broker.client import Client
 from broker.events import Event
 from tests.support.broker_process import BrokerProcess
+from tests.support.ports import free_port
 
 sys.path.append(str(Path(__file__).parents[2] / "deploy" / "examples" / "tokens"))
 import chat
@@ -152,6 +161,87 @@ async def test_a_model_that_refuses_is_told_as_a_failure(talk: Talk, model: Thin
     *_, last = await talk.said(await talk.ask())
     assert last.type == "failure"
     assert "401" in last.data
+    assert "127.0.0.1" not in last.data
+
+
+async def test_a_failure_does_not_name_the_models_host(broker: BrokerProcess) -> None:
+    """A topic has readers, and the host may be internal, or its URL hold a key."""
+    model = chat.Model(f"http://127.0.0.1:{free_port()}/secret")
+    async with (
+        TestServer(chat.create_app(broker.url, model)) as served,
+        ClientSession() as session,
+        Client(broker.url) as client,
+    ):
+        talk = Talk(session, str(served.make_url("/")).rstrip("/"), client)
+        *_, last = await talk.said(await talk.ask())
+    assert json.loads(last.data) == {"message": "The model failed: it can't be reached."}
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (ServerTimeoutError("http://secret"), "it was silent for too long"),
+        (SocketTimeoutError("http://secret"), "it was silent for too long"),
+        (InvalidURL("http://secret"), "it can't be reached"),
+        (ClientPayloadError("http://secret"), "its answer was broken off"),
+        (ServerDisconnectedError("http://secret"), "its answer was broken off"),
+    ],
+)
+def test_a_failure_is_told_in_words_of_its_own(error: Exception, words: str) -> None:
+    assert chat.reason(error) == words
+
+
+# Other sites
+
+OTHER_SITES = {
+    "rebound": {"Host": "evil.example"},
+    "rebound, with its own origin": {"Host": "evil.example", "Origin": "http://evil.example"},
+    "other origin": {"Origin": "http://evil.example"},
+    "other port": {"Origin": "http://127.0.0.1:1"},
+    "no origin": {"Origin": "null"},
+    "cross-site": {"Sec-Fetch-Site": "cross-site"},
+}
+
+
+@pytest.mark.parametrize("name", OTHER_SITES)
+async def test_a_page_of_another_site_may_neither_ask_nor_stop(talk: Talk, model: Thinker, name: str) -> None:
+    model.first, model.thinks = chunk("one"), True
+    topic = await talk.ask()
+    headers = OTHER_SITES[name]
+    async with talk.session.post(f"{talk.url}/chat", json={"prompt": "Why?"}, headers=headers) as answer:
+        assert answer.status == 403
+    async with talk.session.post(f"{talk.url}/chat/{topic}/stop", headers=headers) as answer:
+        assert answer.status == 403
+    assert not model.left.is_set()
+    own = {"Origin": talk.url, "Sec-Fetch-Site": "same-origin"}
+    async with talk.session.post(f"{talk.url}/chat/{topic}/stop", headers=own) as answer:
+        assert answer.status == 202
+
+
+@pytest.mark.parametrize("path", ["/", "/page/chat.js"])
+async def test_a_rebound_name_gets_no_page(talk: Talk, path: str) -> None:
+    async with talk.session.get(f"{talk.url}{path}", headers={"Host": "evil.example"}) as answer:
+        assert answer.status == 403
+
+
+async def test_a_public_name_of_its_own_is_allowed(broker: BrokerProcess) -> None:
+    app = chat.create_app(broker.url, chat.Model("http://127.0.0.1:1/v1"), ["chat.example"])
+    async with TestServer(app) as served, ClientSession() as session:
+        headers = {"Host": "chat.example", "Origin": "https://chat.example"}
+        async with session.post(served.make_url("/chat"), json={"prompt": "x"}, headers=headers) as answer:
+            assert answer.status == 202
+
+
+async def test_the_page_may_load_only_its_own_files_and_the_broker(talk: Talk, broker: BrokerProcess) -> None:
+    for path in ("/", "/page/chat.js"):
+        async with talk.session.get(f"{talk.url}{path}") as answer:
+            policy = dict(
+                part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";")
+            )
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert policy["default-src"] == "'none'"
+        assert policy["connect-src"] == f"'self' {broker.url}"
+        assert policy["frame-ancestors"] == "'none'"
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,24 @@ def test_a_topic_emptied_for_bytes_is_no_gap_for_a_cursor_that_has_seen_all() ->
     assert not first.has_gap(id_at(NOW) + 1)
 
 
+def fill_idle_and_busy(every: LogTable) -> tuple[Log, Log]:
+    """Two logs with all that their retention allows; the subscribers of `busy` are up to date."""
+    for n in range(6):
+        idle = append(every, "idle", id_at(NOW) + n, NOW)
+        busy = append(every, "busy", id_at(NOW) + 10 + n, NOW)
+    busy.trim_barrier = busy.last
+    return idle, busy
+
+
+def test_no_topic_is_emptied_for_bytes_of_another_that_its_retention_no_longer_covers() -> None:
+    sample = logs()
+    fill_idle_and_busy(sample)
+    every = logs(max_bytes=sample.bytes)
+    idle, busy = fill_idle_and_busy(every)
+    append(every, "busy", id_at(NOW) + 20, NOW)
+    assert (len(idle), len(busy)) == (6, 6)
+
+
 def test_a_topic_dropped_for_number_is_a_gap_for_all_earlier_cursors() -> None:
     every = logs(max_topics=1)
     append(every, "a", id_at(NOW) + 5, NOW)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,3 +49,19 @@ def test_a_start_error_is_raised_by_the_supervisor() -> None:
     assert line.count(b"\n") == 1
     with pytest.raises(StartError, match=r'^"no"\nline$'):
         decode_start(line)
+
+
+RECORD_COLLECTOR = """
+import os, sys
+from broker.process import worker
+worker.relax_collector = lambda: os.write(2, b"with aiohttp" if "aiohttp" in sys.modules else b"without aiohttp")
+worker.main()
+"""
+
+
+def test_the_collector_leaves_out_the_modules_of_an_instance() -> None:
+    missing = Path("missing.pem")
+    config = WorkerConfig(Settings(tls_cert=missing, tls_key=missing), [])  # so the start fails
+    command = [sys.executable, "-c", RECORD_COLLECTOR]
+    worker = subprocess.run(command, input=config.encode(), capture_output=True, check=False)
+    assert worker.stderr == b"with aiohttp"

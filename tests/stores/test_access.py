@@ -15,6 +15,7 @@ import trustme
 from redis import Redis
 
 from broker.node.commands import Disconnect, encode
+from broker.stores.redis.connections import _warn_of_losses
 from tests.stores.brokers import StartBroker, numbers, until_not_ready, until_ready
 from tests.stores.conftest import StartServer, find_program
 from tests.support.local_broker import Server as Broker
@@ -175,7 +176,7 @@ async def test_a_missing_right_to_end_connections_is_only_logged(
             await asyncio.sleep(0.003)
             proxy.cut()
             assert {answer.status for answer in await publishing} == {201}
-    assert "doesn't let us end our own previous connection" in refusals(caplog)[0]
+    assert "refuses to end our own previous connection" in refusals(caplog)[0]
 
 
 @pytest.mark.parametrize("right", ["", "+info", "+client|id"])
@@ -413,3 +414,10 @@ async def test_warnings_of_a_server_that_loses_events(
     lines = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(lines) == len(warnings)
     assert all(warning in line for warning, line in zip(warnings, lines, strict=True))
+
+
+def test_a_cluster_whose_node_has_our_slot_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    _warn_of_losses({"aof_enabled": "1", "cluster_enabled": "0"})
+    assert not caplog.records
+    _warn_of_losses({"aof_enabled": "1", "cluster_enabled": "1"})
+    assert "Redis Cluster, which isn't supported" in caplog.text

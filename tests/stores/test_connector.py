@@ -8,7 +8,7 @@ import re
 import pytest
 
 from broker.errors import Unavailable
-from broker.stores.redis.connector import FIRST_WAIT_SECONDS, reconnect_backoff
+from broker.stores.redis.connector import FIRST_WAIT_SECONDS, reconnect_backoff, unavailable
 from tests.stores.conftest import StartServer
 from tests.stores.fake_server import INFO, StartFake, StartPipeline, bulk, echo, greet
 from tests.support.ports import free_port
@@ -112,3 +112,7 @@ async def test_answers_to_anybody_dont_name_the_server(
         for text in (caught.value.detail, pipeline.connector.problem):
             assert not re.search(r"localhost|127\.0\.0\.1|10\.9\.8\.7|\d{4}", text), text
         assert logged in caplog.text, "the operator sees it"
+
+
+def test_an_error_that_ends_with_a_full_stop_gets_no_second_one() -> None:
+    assert "lost. Try again" in unavailable("Connection lost.").detail

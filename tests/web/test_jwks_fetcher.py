@@ -11,10 +11,13 @@ import pytest
 from aiohttp import web
 
 from broker.web import jwks_fetcher
+from broker.web.aiohttp_adapter import SERVICES
+from tests.support.http import read_answer
 from tests.support.local_broker import Serve, Server
 from tests.support.ports import free_port
 from tests.support.tokens import HMAC, Signer, signer
 from tests.support.waiting import until
+from tests.web.streamed_body import StreamedBody, events
 
 OLD, NEW = signer("ES256"), signer("EdDSA")
 
@@ -253,3 +256,80 @@ async def test_it_ends_with_the_application(serve: Serve, key_server: KeyServer)
     await until(lambda: key_server.asked == 1, "the fetch is underway")
     await server.stop()
     assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("broker keys")]
+
+
+# A key that is withdrawn
+
+
+def bearer(key: Signer, kid: str | None) -> dict[str, str]:
+    rights = {"publish": ["**"], "subscribe": ["**"], "admin": True}
+    claims = {"broker": rights}
+    signed = key.sign(claims) if kid is None else key.sign(claims, kid=kid)
+    return {"authorization": f"Bearer {signed}"}
+
+
+async def replace_keys(server: Server, key_server: KeyServer, *keys: object) -> None:
+    """Serve these keys and NEW, and have them fetched: a token names an unknown one."""
+    key_server.keys = [NEW.jwk(kid="new"), *keys]
+    assert await publish(server, token(NEW, "nobody's")) == 401
+
+
+@pytest.mark.parametrize("kid", ["old", None])
+async def test_a_withdrawn_key_ends_the_streams_it_let_in(
+    serve: Serve, key_server: KeyServer, impatient: None, kid: str | None
+) -> None:
+    server = await serve(jwks_url=key_server.url, jwt_secrets=json.dumps([HMAC.material]))
+    await until_ready(server)
+    stream = await server.subscribe("/topics/a", **bearer(OLD, kid))
+    other = await server.subscribe("/topics/a", **bearer(HMAC, None))
+    await replace_keys(server, key_server)
+    assert b'event: broker.expired\ndata: {"reason":"revoked"}\n' in await stream.end()
+    assert await publish(server, token(OLD, kid)) == 401, "though it was verified before"
+    await server.publish("a", "more", **bearer(HMAC, None))
+    assert await other.data(1) == ["more"], "its key is configured"
+
+
+async def test_a_key_that_stays_ends_nothing(serve: Serve, key_server: KeyServer, impatient: None) -> None:
+    """Also under another id, for a token that names none."""
+    server = await serve(jwks_url=key_server.url)
+    await until_ready(server)
+    named = await server.subscribe("/topics/a", **bearer(OLD, "old"))
+    unnamed = await server.subscribe("/topics/a", **bearer(OLD, None))
+    await replace_keys(server, key_server, OLD.jwk(kid="old"))
+    await server.publish("a", "one", **bearer(NEW, "new"))
+    assert await named.data(1) == ["one"]
+    await replace_keys(server, key_server, OLD.jwk(kid="renamed"))
+    await named.end()
+    await server.publish("a", "two", **bearer(NEW, "new"))
+    assert await unnamed.data(2) == ["one", "two"]
+
+
+async def test_a_withdrawn_key_ends_the_streamed_bodies_it_let_in(
+    serve: Serve, key_server: KeyServer, impatient: None
+) -> None:
+    server = await serve(jwks_url=key_server.url)
+    await until_ready(server)
+    stream = await server.subscribe("/topics/b", **bearer(OLD, "old"))
+    body = await StreamedBody.open(server, "/topics/b", **bearer(OLD, "old"))
+    await body.send(events("one"))
+    await stream.data(1)
+    await replace_keys(server, key_server)
+    await body.send(events("two"))
+    answer = await body.answer()
+    assert (answer.status, answer.json()["published"]) == (401, 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "content"), [("/topics/a", b"late"), ("/admin/disconnect", b'{"topic": "a"}')]
+)
+async def test_a_key_that_is_withdrawn_while_the_body_arrives(
+    serve: Serve, key_server: KeyServer, impatient: None, target: str, content: bytes
+) -> None:
+    server = await serve(jwks_url=key_server.url)
+    await until_ready(server)
+    head = f"POST {target} HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer(OLD, 'old')['authorization']}\r\n"
+    reader, writer = await server.send(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content[:2])
+    await until(lambda: len(server._runner.app[SERVICES].bodies._timeouts) == 1, "its handler reads the body")
+    await replace_keys(server, key_server)
+    writer.write(content[2:])
+    assert (await read_answer(reader)).status == 401

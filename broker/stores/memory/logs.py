@@ -52,7 +52,7 @@ class MemoryLogs:
             self._table.trim(topic, log, self._clock())
 
     def resume(self) -> None:
-        """Nothing to do: publishers bring the events, and the node lets those wait."""
+        """Does nothing: the node makes the publishers wait."""
 
     def grown(self, sizes: Mapping[str, int], now: float) -> None:
         """Apply the limits to logs that grew, then deliver. `sizes`: bytes of frames by topic."""

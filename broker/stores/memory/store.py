@@ -27,7 +27,7 @@ class NoOtherInstances:
         self._logs.owner.on_broadcast(command)
 
     def set_count(self, name: str, count: int) -> None:
-        """No other instance asks for it."""
+        """Does nothing: no other instance asks for counts."""
 
     async def counts_elsewhere(self, names: Sequence[str]) -> Sequence[int]:
         return [0] * len(names)

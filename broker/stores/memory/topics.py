@@ -67,7 +67,7 @@ class MemoryTopics:
         )
 
     def _replayed(self, items: Sequence[Item], key: str | None, now: float) -> dict[str, EventId]:
-        """By topic, the id that the same idempotency key has brought before."""
+        """By topic, the id that the same idempotency key got before."""
         if key is None:
             return {}
         ids = {topic: self._keys.get(topic, key, now) for topic, _ in items}
@@ -81,7 +81,7 @@ class MemoryTopics:
         published: Mapping[str, EventId],
         now: float,
     ) -> list[EventId]:
-        """Note the ids that `key` has brought now; returns those of all topics, in the order of the items."""
+        """Remember the ids that `key` got now; returns those of all topics, in the order of the items."""
         for topic, event_id in published.items():
             self._keys.put(topic, key, event_id, now)
         ids = {**replayed, **published}
@@ -138,7 +138,7 @@ class MemoryTopics:
         return ids
 
     def _append_end(self, topic: str, reason: str, event_id: EventId, now: float) -> int:
-        """Returns the bytes of the end's frame."""
+        """Append the end; returns its frame's size in bytes."""
         self._has_ends = True
         frame = sse.end(topic, reason, event_id)
         self._table.open(topic, now).close(event_id, frame)

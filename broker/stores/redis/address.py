@@ -53,10 +53,10 @@ _OPTIONS: Mapping[str, Any] = {
 
 
 class Address(Protocol):
-    """Leads to a server.
+    """Where a server is, and how to connect to it.
 
     Attributes:
-        shown: for logs, without passwords.
+        shown: the address for logs, without passwords.
     """
 
     @property
@@ -117,7 +117,7 @@ def parse(url: str) -> Address:
     """The address in `url`.
 
     Raises:
-        ValueError: it is malformed. The text never quotes it: an unescaped password can turn up in any part.
+        ValueError: the URL is malformed. The error never quotes it: an unescaped password can turn up in any part.
     """
     try:
         parts = urlsplit(url)

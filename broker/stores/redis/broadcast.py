@@ -1,8 +1,8 @@
 """Commands to all instances.
 
-Rules: commands are text; only the store's owner knows their meaning. A command goes out on a channel of its own. One with an `until` is also kept
-in a sorted set, for instances that start later or were disconnected. If the server has lost it, an instance that knows it
-writes it again.
+Rules: commands are text; only the store's owner knows their meaning. All go out on one channel. A command with
+an `until` is also kept in a sorted set, for instances that start later or were disconnected. If the server has lost
+a kept command, an instance that knows the command writes it again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ RETRY_AFTER_SECONDS = 60
 
 
 class RedisBroadcast:
-    """See the module; `stores.base.Broadcast`.
+    """Implements `stores.base.Broadcast`.
 
     Attributes:
         is_complete: whether the kept commands were read since this instance subscribed.
@@ -46,7 +46,7 @@ class RedisBroadcast:
         payload = f"{self._instance}\n{until or 0:.3f}\n{command}"
         if not await self._call(command, until, self._channel, payload):
             raise RateLimited(
-                f"{MAX_KEPT} such commands are kept already; give each an earlier expiry.",
+                f"The limit of {MAX_KEPT} kept commands is reached; give each an earlier expiry.",
                 retry_after=RETRY_AFTER_SECONDS,
             )
         if until is not None:
@@ -61,7 +61,7 @@ class RedisBroadcast:
         return bool(reply[2])
 
     def receive(self, payload: bytes) -> None:
-        """Raises `ValueError` if no instance published the payload."""
+        """Handle a payload. Raises `ValueError` if no instance published it."""
         instance, until, command = payload.decode().split("\n", 2)
         if instance != self._instance:
             self._take(command, float(until))

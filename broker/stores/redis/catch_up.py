@@ -28,7 +28,7 @@ NO_ENTRIES = "$"
 
 
 class CatchUp:
-    """See the module."""
+    """Reads what replicas lack."""
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class CatchUp:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _read_to_end(self, replica: TopicReplica, after: EventId | None) -> EventId:
-        """Read all pages; returns the store's last id as of the last one."""
+        """Read all pages; returns the store's last id as of the last page."""
         while True:
             await self._flowing.wait()
             cursor = after if replica.phase is Phase.EMPTY else replica.tail
@@ -129,7 +129,7 @@ class CatchUp:
     async def _read_page(
         self, topic: str, after: EventId | None, upto: str
     ) -> tuple[EventId, StoreHistory, TopicPage]:
-        """The store's last id and history, and the topic's entries after `after`, up to `upto`; None: no entries."""
+        """The store's last id and history, and the topic's entries after `after`, up to `upto`. No entries if `after` is None."""
         max_age_ms = int(self._retention.of(topic).seconds * 1000)
         cursor = NO_ENTRIES if after is None else format_id(after)
         keys = [self._names.key("state"), *self._names.topic_keys(topic)]

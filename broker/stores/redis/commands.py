@@ -29,7 +29,7 @@ _PUBLISHED, _REPLAYED, _NO_ROOM, _CLOSED, _OUT_OF_ORDER = range(5)
 
 
 class Commands:
-    """See the module; `stores.base.Topics`.
+    """Implements `stores.base.Topics`.
 
     Args:
         subscribers: counts them by topic.

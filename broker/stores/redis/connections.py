@@ -22,7 +22,7 @@ _logger = logging.getLogger("broker")
 
 
 class Connections:
-    """See the module.
+    """Opens and watches one store's connections.
 
     Attributes:
         seen: the highest id that the store has returned.
@@ -66,7 +66,7 @@ class Connections:
         tasks.spawn(self.pubsub.run(handler))
 
     async def wait_connected(self) -> None:
-        """Raises `Unavailable` if the server doesn't let us in."""
+        """Wait for a connection. Raises `Unavailable` if the server refuses access."""
         await self.calls.connector.wait_connected()
         await self.writes.connector.wait_connected()
 
@@ -85,7 +85,7 @@ class Connections:
         return self.calls.connector.connections + self.pubsub.generation
 
     def connected(self, link: Link) -> None:
-        """For `calls`: `LinkObserver`."""
+        """`calls` has a new connection; see `LinkObserver`."""
         if self._run_id != link.run_id:
             _warn_of_losses(link.info)
         self._run_id = link.run_id
@@ -104,3 +104,7 @@ def _warn_of_losses(info: Mapping[str, str]) -> None:
         )
     if info.get("aof_enabled") == "0":
         _logger.warning("the store has no append-only file: its restart loses events; set appendonly to yes")
+    if info.get("cluster_enabled") == "1":  # this node has our slot, for now
+        _logger.warning(
+            "the store is a node of a Redis Cluster, which isn't supported: when its slots move, nothing can be published"
+        )

@@ -37,13 +37,13 @@ class LinkUser(Protocol):
     answers: int
 
     def connected(self, link: Link) -> None:
-        """The connection to use from now on."""
+        """Use this connection from now on."""
 
     def receive(self, reply: Reply) -> None:
-        """The next reply."""
+        """Handle the next reply."""
 
     def unanswered_seconds(self) -> float:
-        """How long a reply has been due; else 0."""
+        """Seconds since the last reply, if calls wait for one; else 0."""
 
     def disconnected(self) -> bool:
         """The connection is gone. Returns whether it had calls without a reply."""
@@ -53,13 +53,13 @@ class LinkUser(Protocol):
 
 
 class Connector:
-    """See the module.
+    """Keeps one connection.
 
     Attributes:
         problem: why there isn't a connection, without addresses; "" while there is.
         failure: the same for the operator.
-        refused: whether the server doesn't let us in.
-        connections: how many there were.
+        refused: whether the server refuses access.
+        connections: how many were made.
     """
 
     def __init__(self, address: Address, user: LinkUser, key: str = "") -> None:
@@ -75,7 +75,7 @@ class Connector:
         self._settled = asyncio.Event()  # set while there is a connection, or `refused`
 
     async def wait_connected(self) -> None:
-        """Raises `Unavailable` if the server doesn't let us in."""
+        """Wait for a connection. Raises `Unavailable` if the server refuses access."""
         await self._settled.wait()
         if self.refused:
             raise unavailable(self.problem)
@@ -123,7 +123,7 @@ class Connector:
                 raise LinkLost("the server doesn't answer") from None
         self._previous, self._is_in_doubt = (link.run_id, link.client_id), False
         if objection:
-            _logger.warning("the store doesn't let us end our own previous connection: %s", objection)
+            _logger.warning("the store refuses to end our own previous connection: %s", objection)
 
     async def _check_replies(self, link: Link) -> None:
         while True:
@@ -145,9 +145,11 @@ class Connector:
 
 
 def reconnect_backoff() -> Backoff:
-    """The first wait is random too: all instances lose the server at the same moment."""
+    """The waits between attempts. The first is random too: all instances lose the server at the same moment."""
     return Backoff(random.uniform(*FIRST_WAIT_SECONDS), MAX_WAIT_SECONDS)
 
 
 def unavailable(why: str) -> Unavailable:
-    return Unavailable(f"The store can't be used now: {why}. Try again in a moment.", retry_after=1)
+    return Unavailable(
+        f"The store can't be used now: {why.rstrip('.')}. Try again in a moment.", retry_after=1
+    )

@@ -41,7 +41,7 @@ A server without memory allows the first write, and then refuses no later one.
 
 
 class RedisCounters:
-    """See the module; `stores.base.Counters`.
+    """Implements `stores.base.Counters`.
 
     Args:
         kind: part of the keys: "subs" for subscribers by topic, "held" for `Store.counters`.
@@ -137,7 +137,7 @@ class RedisCounters:
         return [total[name] for name in names]
 
     async def _refresh_others(self) -> None:
-        """Concurrent callers share one read."""
+        """Read the other instances' counts. Concurrent callers share one read."""
         if self._others_task is None:
             self._others_task = asyncio.create_task(self._store_others())
             self._others_task.add_done_callback(mark_retrieved)

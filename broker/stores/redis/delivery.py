@@ -1,4 +1,4 @@
-"""Delivers logs that have grown to the store's owner, and pauses reading while too much is on its way to subscribers.
+"""Delivers logs that have grown to the store's owner, and pauses reading while too many bytes are on their way to subscribers.
 
 Rules: knows no subscriber and no connection.
 """
@@ -11,7 +11,7 @@ from broker.stores.base import NO_OWNER, StoreOwner
 
 
 class Delivery:
-    """See the module.
+    """Delivers grown logs.
 
     Attributes:
         owner: the store's; one that ignores everything before `start` and after `stop`.

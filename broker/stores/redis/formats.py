@@ -67,7 +67,7 @@ def decode_history(epoch: int, reply: Sequence[bytes]) -> StoreHistory:
 
 
 class TopicEnd(NamedTuple):
-    """The end of a closed topic; `prev` is the topic's id before."""
+    """The end of a closed topic; `prev` is the topic's last id before it."""
 
     id: EventId
     prev: EventId
@@ -80,7 +80,7 @@ class TopicPage(NamedTuple):
     Attributes:
         last: the topic's last id; None if the store has no record of it.
         cleared_at, cleared_after: see `Log`; 0 without a DELETE.
-        retention: if the topic's first publisher asked for its own.
+        retention: what the topic's first publisher asked for, or None.
         more: whether entries are left.
         entries: `(id, prev, frame)`, oldest first.
         forgotten_to: without a record, the topic may have had entries up to this id.
@@ -128,14 +128,14 @@ class TopicUpdate(NamedTuple):
 
     Attributes:
         epoch: of the store's history at that time.
-        prev: the topic's last id before.
+        prev: the topic's last id before the change.
         last: the topic's last id after it.
         entries: `(id, frame)`, ids increasing; none for an end.
         size: bytes of the frames.
         announced_to: everything up to this id, in any topic, is published with this payload. A call for several topics
-            publishes one payload for each, so `last` may lie behind ids that are not announced yet.
+            publishes one payload for each, so `last` may lie after ids that are not announced yet.
         reason: of an end; `deleted` after DELETE.
-        retention: if the topic's first publisher asked for its own.
+        retention: what the topic's first publisher asked for, or None.
     """
 
     epoch: int

@@ -1,6 +1,6 @@
 """Regular work for the whole store, done by every instance: closing abandoned topics, forgetting old ones.
 
-Rules: decides when; `commands` does the work, and several instances may at once.
+Rules: decides when; `commands` does the work, perhaps on several instances at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ FORGET_SECONDS = 10.0
 
 
 class Housekeeping:
-    """See the module."""
+    """Starts the regular work when it is due."""
 
     def __init__(self, commands: Commands, tasks: TaskOwner) -> None:
         self._commands = commands
@@ -24,7 +24,7 @@ class Housekeeping:
         self._closing: asyncio.Task[None] | None = None
 
     def sweep(self) -> None:
-        """Called about once a second while the server can be reached."""
+        """Start the work that is due; called about once a second while the server can be reached."""
         if self._closing is None or self._closing.done():
             self._closing = self._tasks.spawn(self._commands.close_abandoned())
         if time.monotonic() - self._forgot_at >= FORGET_SECONDS:

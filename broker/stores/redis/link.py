@@ -50,14 +50,14 @@ class LinkLost(Exception):
 
 
 class Refused(LinkLost):
-    """The server doesn't let us in: the operator's fault."""
+    """The server refuses access: the operator's fault."""
 
 
 class Link:
     """An open connection.
 
     Attributes:
-        run_id: of the server's process.
+        run_id: the id of the server's process.
         info: the fields of the server's INFO.
     """
 

@@ -17,7 +17,7 @@ class Names:
 
     Attributes:
         channel_prefix: a topic's channel is this and its name.
-        broadcast_channel: of commands to all instances; no topic's name has a slash.
+        broadcast_channel: for commands to all instances; its slash keeps it from being a topic's.
         probe_channel: where this instance receives its own probes; no topic that may be watched begins like it.
     """
 
@@ -43,7 +43,7 @@ class Names:
         return [self._key_prefix + kind for kind in kinds]
 
     def topic_keys(self, topic: str) -> tuple[str, str]:
-        """A topic's log and record, as scripts take them."""
+        """The keys of a topic's log and record."""
         return self._log_prefix + topic, self._record_prefix + topic
 
     def channel(self, topic: str) -> str:

@@ -21,10 +21,10 @@ _logger = logging.getLogger("broker")
 
 
 class PubSubHandler(Protocol):
-    """Takes what a `PubSubReader` receives."""
+    """Handles what a `PubSubReader` receives."""
 
     def receive(self, channel: bytes, payload: bytes) -> None:
-        """The next payload."""
+        """Handle the next payload."""
 
     def subscribed(self) -> None:
         """A new connection is subscribed to all channels."""
@@ -34,16 +34,16 @@ class PubSubHandler(Protocol):
 
 
 class PubSubReader:
-    """See the module.
+    """Reads pub/sub payloads.
 
     Args:
         channels: subscribed to from the start.
 
     Attributes:
         generation: counts connections.
-        run_id: of the present server; "" without one.
+        run_id: the id of the present server's process; "" without one.
         is_ready: whether all channels are subscribed to.
-        problem: why not, without addresses.
+        problem: why they are not, without addresses.
     """
 
     def __init__(self, address: Address, channels: Sequence[str], delivery: Delivery) -> None:
@@ -78,7 +78,7 @@ class PubSubReader:
         await asyncio.shield(confirmed)
 
     def unsubscribe(self, channel: str) -> None:
-        """Callers that wait in `subscribe` for this channel are cancelled."""
+        """Leave a channel. Callers that wait in `subscribe` for it are cancelled."""
         name = channel.encode()
         self._channels.pop(name, None)
         self._unconfirmed.discard(name)
@@ -124,7 +124,7 @@ class PubSubReader:
                 confirmed.cancel()
 
     def reset(self, why: str) -> None:
-        """Make the connection anew."""
+        """Replace the connection."""
         if self._link is not None:
             self._link.abort(why)
 
@@ -169,7 +169,7 @@ class PubSubReader:
 
     def _lost(self, error: LinkLost) -> None:
         if self._link is not None:
-            _logger.warning("the store's channels at %s: %s", self._address.shown, error)
+            _logger.warning("pub/sub with the store at %s: %s", self._address.shown, error)
         self._link = None
         self.run_id = ""
         self._confirmed.clear()

@@ -28,7 +28,7 @@ _logger = logging.getLogger("broker")
 
 
 class Receiver:
-    """See the module; the handler of the pub/sub connection (`PubSubHandler`).
+    """The handler of the pub/sub connection (`PubSubHandler`).
 
     Attributes:
         repairs: how often a readable replica was read again.

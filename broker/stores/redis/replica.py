@@ -36,7 +36,7 @@ _entry_id = attrgetter("id")
 
 
 class Phase(Enum):
-    """See the module."""
+    """How complete a replica is; described in the module."""
 
     EMPTY = auto()
     FILLING = auto()
@@ -53,7 +53,7 @@ TRANSITIONS = {
 
 
 class ReplicaOwner(Protocol):
-    """All replicas, as one of them needs them."""
+    """What a replica needs of the other replicas."""
 
     @property
     def history(self) -> StoreHistory: ...
@@ -70,7 +70,7 @@ class ReplicaOwner(Protocol):
 
 @dataclass(slots=True, eq=False)
 class TopicReplica:
-    """See the module.
+    """One topic's replica.
 
     Attributes:
         tail: the topic's last id that was read or received. In the log, losses may follow it.
@@ -137,7 +137,7 @@ class TopicReplica:
             self._buffer.append(update)
 
     def clear_buffer(self) -> None:
-        """The store is about to be read, and has the buffered updates."""
+        """Drop the buffered updates: the next read of the store returns them."""
         self._buffer, self._buffer_bytes = [], 0
 
     def interrupt(self, update: TopicUpdate | None = None) -> None:

@@ -20,12 +20,12 @@ from broker.topics import Retention
 
 
 class Replicas:
-    """See the module.
+    """This instance's replicas.
 
     Attributes:
         complete_to: all readable replicas are complete up to this id.
         received_to: all pub/sub payloads up to this id were received.
-        history: the newest that was read.
+        history: the newest store history that was read.
     """
 
     def __init__(self, logs: LogTable, clock: Clock, delivery: Delivery) -> None:

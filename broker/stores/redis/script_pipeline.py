@@ -42,7 +42,7 @@ class Call:
     Attributes:
         retry_at: index in `args` of the argument for retries: "" at first, then an id before all ids of the first attempt.
         size: bytes of the arguments.
-        reply: of a write, until the replicas have confirmed it.
+        reply: a write's, kept until the replicas have confirmed it.
     """
 
     script: Script | None
@@ -70,7 +70,7 @@ class LinkObserver(Protocol):
 
 
 class ScriptPipeline:
-    """See the module.
+    """Calls scripts in order.
 
     Args:
         seen: the highest id that the store has returned; sent with each call.

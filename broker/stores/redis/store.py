@@ -40,7 +40,7 @@ _logger = logging.getLogger("broker")
 
 
 class RedisStore:
-    """See `stores.base.Store`. Needs a running loop.
+    """Implements `stores.base.Store`. Needs a running loop.
 
     Args:
         clock: of this instance; ids come from the server's.

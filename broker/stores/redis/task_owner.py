@@ -16,7 +16,7 @@ _logger = logging.getLogger("broker")
 
 
 class TaskOwner:
-    """See the module.
+    """Owns the tasks of a store.
 
     Attributes:
         defect: the exception that the last task died of, if it was a defect.
@@ -39,9 +39,7 @@ class TaskOwner:
         failure = task.exception()
         if failure is not None and not isinstance(failure, Unavailable):
             self.defect = failure
-            _logger.critical(
-                "a task of the store died; this instance is not ready any more", exc_info=failure
-            )
+            _logger.critical("a task of the store died; this instance is no longer ready", exc_info=failure)
 
     async def stop(self) -> None:
         """Cancel all tasks and wait for their end."""

@@ -37,7 +37,7 @@ class _Target:
     """The id that a watermark must reach before replicas are complete as of now.
 
     Attributes:
-        generation: of the pub/sub connection at the last sync; a later one has missed its probe.
+        generation: number of the pub/sub connection at the last sync. A newer connection has missed that sync's probe.
     """
 
     watermark: Watermark
@@ -179,7 +179,7 @@ class Watches:
 
     @property
     def _pubsub_generation(self) -> int:
-        """0 while there is no connection."""
+        """The number of the pub/sub connection; 0 without one."""
         pubsub = self._connections.pubsub
         return pubsub.generation if pubsub.is_ready else 0
 

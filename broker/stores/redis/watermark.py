@@ -27,7 +27,7 @@ class Watermark:
                 future.set_result(None)
 
     def reached(self, wanted: EventId) -> asyncio.Future[None]:
-        """Done once the value is `wanted` or higher; may be cancelled."""
+        """A future, done once the value is `wanted` or higher; may be cancelled."""
         future = asyncio.get_running_loop().create_future()
         if wanted <= self.value:
             future.set_result(None)

@@ -25,7 +25,7 @@ _HEADERS = {
 
 
 class NotFound(BrokerError):
-    """The caller's: the page has no such file."""
+    """The caller's fault: the page has no such file."""
 
     code = "not-found"
 
@@ -42,7 +42,7 @@ def html() -> Answer:
 
 
 async def index(services: Services, request: Request) -> Answer:
-    """`GET /`."""
+    """`GET /`: the page."""
     await services.authenticator.check_host(request)
     return html()
 

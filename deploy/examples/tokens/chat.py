@@ -5,25 +5,32 @@ without viewers. The page reads the topic from the broker, from its start, as of
 
 Rules: answers never pass through this server on their way to a page. So a refresh costs it nothing, and its restart cuts off
 no viewer. The price is one setting: the broker's `cors_origins` must name the chat.
+Each question costs money. So other sites' pages may neither ask nor stop an answer, not even by a name of theirs that they
+have pointed at this server. What the model's errors say stays in the log: topics have readers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import html
 import json
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 from broker.client import Cancelled, Client, ClientError, Stream
-from broker.errors import BrokerError
+from broker.errors import BrokerError, Forbidden
 from broker.sse import Decoder
+from broker.web.cors import AllowedOrigins
+from broker.web.guard import Guard
 
 PAGE = Path(__file__).parent / "page"
 KEPT = "24h"
@@ -60,6 +67,7 @@ class Chat:
 CHAT = web.AppKey("chat", Chat)
 MODEL = web.AppKey("model", Model)
 BROKER_URL = web.AppKey("broker_url", str)
+GUARD = web.AppKey("guard", Guard)
 
 
 async def begin(request: web.Request) -> web.Response:
@@ -76,7 +84,7 @@ async def begin(request: web.Request) -> web.Response:
 
 
 async def _prompt(request: web.Request) -> str:
-    """The question. The Content-Type protects against other sites: it needs a preflight, which this server refuses."""
+    """The question."""
     if request.content_type != "application/json":
         raise web.HTTPUnsupportedMediaType(text="Content-Type: application/json, please.")
     try:
@@ -94,7 +102,8 @@ async def stop(request: web.Request) -> web.Response:
     try:
         await request.app[CHAT].client.cancel(request.match_info["topic"])
     except ClientError as error:
-        raise web.HTTPBadGateway(text=error.detail) from None
+        _log.error("can't stop %s: %s", request.match_info["topic"], error)
+        raise web.HTTPBadGateway(text="The broker didn't take it; try again in a moment.") from None
     return web.Response(status=202)
 
 
@@ -117,7 +126,23 @@ async def pipe(chat: Chat, stream: Stream, prompt: str) -> None:
             async for data in answer:
                 await stream.send(data)
     except (aiohttp.ClientError, BrokenOffError, BrokerError) as error:
-        await stream.send(json.dumps({"message": f"The model failed: {error}"}), event="failure")
+        _log.error("the model failed: %s", error)
+        await stream.send(json.dumps({"message": f"The model failed: {reason(error)}."}), event="failure")
+
+
+def reason(error: Exception) -> str:
+    """Why the model failed, in words for readers of the topic: without its address."""
+    match error:
+        case aiohttp.ClientResponseError(status=status):
+            return f"it refused the question with status {status}"
+        case TimeoutError():
+            return "it was silent for too long"
+        case aiohttp.ClientConnectorError() | aiohttp.InvalidURL():
+            return "it can't be reached"
+        case BrokerError():
+            return "its answer is malformed"
+        case _:
+            return "its answer was broken off"
 
 
 async def _while_wanted(stream: Stream, writing: Coroutine[None, None, None]) -> None:
@@ -160,14 +185,40 @@ async def ask(chat: Chat, prompt: str) -> AsyncGenerator[str]:
 
 async def page(request: web.Request) -> web.Response:
     """The page, with the broker's URL filled in."""
-    text = (PAGE / "index.html").read_text().replace("{{broker}}", request.app[BROKER_URL])
+    broker_url = html.escape(request.app[BROKER_URL])
+    text = (PAGE / "index.html").read_text().replace("{{broker}}", broker_url)
     return web.Response(text=text, content_type="text/html", headers={"Cache-Control": "no-store"})
 
 
-def create_app(broker_url: str, model: Model) -> web.Application:
-    """The chat as an application."""
-    app = web.Application()
+@web.middleware
+async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse what a page of another site caused: its `Host` is a name of that site, or its `Origin` isn't this server."""
+    try:
+        request.app[GUARD].check(request.method, request.path, request.headers)
+    except Forbidden:
+        raise web.HTTPForbidden(
+            text="Only this server's own page may do this; allow its name with --allowed-hosts."
+        ) from None
+    return await handler(request)
+
+
+async def secure(request: web.Request, response: web.StreamResponse) -> None:
+    """Add the headers that limit what the page may load, and who may show it."""
+    broker = urlsplit(request.app[BROKER_URL])
+    response.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; connect-src 'self' {broker.scheme}://{broker.netloc}; script-src 'self'; style-src 'self'; "
+        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
+
+
+def create_app(broker_url: str, model: Model, allowed_hosts: Collection[str] = ()) -> web.Application:
+    """The chat as an application; `allowed_hosts` are names of its own, as the broker's setting has them."""
+    app = web.Application(middlewares=[guarded])
     app[BROKER_URL], app[MODEL] = broker_url, model
+    app[GUARD] = Guard(checks_host=True, allowed_hosts=allowed_hosts, origins=AllowedOrigins(()))
+    app.on_response_prepare.append(secure)
     app.cleanup_ctx.append(_run)
     app.router.add_get("/", page)
     app.router.add_static("/page", PAGE)

@@ -48,6 +48,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tokens-per-second", type=float, default=50.0, help="speed of the local model (default: 50)"
     )
+    parser.add_argument(
+        "--allowed-hosts",
+        metavar="NAMES",
+        default="",
+        help="public names that the chat is reached by, comma-separated",
+    )
     return parser.parse_args()
 
 
@@ -146,7 +152,8 @@ async def main() -> None:
         asked = chat.Model(
             base_url, os.environ.get("OPENAI_API_KEY", ""), os.environ.get("OPENAI_MODEL", "local")
         )
-        url = await stack.enter_async_context(serving(chat.create_app(broker_url, asked), args.port))
+        names = [name.strip().lower() for name in args.allowed_hosts.split(",") if name.strip()]
+        url = await stack.enter_async_context(serving(chat.create_app(broker_url, asked, names), args.port))
         print(f"chat: {url} (the broker: {broker_url}, the model: {base_url})", flush=True)
         await ended.wait()
 
