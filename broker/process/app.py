@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from time import time
 
 from aiohttp import web
@@ -67,16 +68,16 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         app[TIMEOUTS] = timeouts = _timeouts(settings, node)
         metrics.registry.register(RequestGauges(timeouts, services.producers))
         await node.start()
-        timeouts.start()
-        services.producers.start()
-        if fetcher is not None:
-            fetcher.start()
-        yield
-        if fetcher is not None:
-            await fetcher.stop()
-        await services.producers.stop()
-        timeouts.stop()
-        await node.stop()
+        async with AsyncExitStack() as stack:  # if a part fails to stop, the others stop all the same
+            stack.push_async_callback(node.stop)
+            timeouts.start()
+            stack.callback(timeouts.stop)
+            services.producers.start()
+            stack.push_async_callback(services.producers.stop)
+            if fetcher is not None:
+                fetcher.start()
+                stack.push_async_callback(fetcher.stop)
+            yield
 
     app.cleanup_ctx.append(run)
     app.on_shutdown.append(_stop_waiting)
