@@ -102,7 +102,7 @@ class RedisCounters:
             self._written -= {name for name in some if name not in self._counts}
 
     async def _renew(self) -> bool:
-        """Put off the expiry; False if the hash is gone."""
+        """Put off the hash's expiry; False if the hash is gone."""
         await self._pipeline.command("SADD", self._instances, self._names.instance)
         return bool(await self._pipeline.command("PEXPIRE", self._own, LIFE_MS))
 
