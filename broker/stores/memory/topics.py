@@ -1,4 +1,4 @@
-"""Publish to the topics of the store in memory, close and delete them, and look at them."""
+"""Publish to the topics of the store in memory, close, delete and describe them."""
 
 from __future__ import annotations
 
