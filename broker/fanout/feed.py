@@ -3,7 +3,7 @@
 Rules: reads logs, writes nothing, knows no subscriber. Subscribers that ask for the same topics in the same form share
 a feed; those with the same cursor share the bytes.
 
-Nothing follows the end of a topic on the same connection. So a piece stops at an end, and its reader goes on with a
+On a connection, no event of a topic follows its end. So a piece stops at an end, and its reader goes on with a
 feed of the other topics. Many topics may end at once, for many readers: a *batch* joins the pieces across the ends, is
 made once for all readers at the same cursor, and leaves in one write.
 """

@@ -9,7 +9,7 @@ from broker.events import EventId
 
 
 class Entry:
-    """An event is encoded once, and shared by all its readers (I5).
+    """One entry. Its event is encoded once for all readers (I5).
 
     Attributes:
         prev: the id of the topic's entry before this one; nothing lies between them.

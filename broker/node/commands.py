@@ -23,7 +23,7 @@ class Disconnect:
 class Revoke:
     """Refuse a token by its id, or all tokens that a subject got up to `at`, and end their streams.
 
-    It may be forgotten at `until`. Both are seconds since 1970.
+    The revocation may be forgotten at `until`. Both are seconds since 1970.
     """
 
     at: float

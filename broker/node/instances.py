@@ -60,7 +60,7 @@ class Instances:
     ) -> None:
         """Refuse the token, or all tokens that `subject` got so far, and end their streams.
 
-        It may be forgotten at `until` (seconds since 1970); None stands for `revocation_seconds` from now.
+        The revocation may be forgotten at `until` (seconds since 1970); None stands for `revocation_seconds` from now.
 
         Raises:
             RateLimited: the limit of revocations is reached.

@@ -65,7 +65,7 @@ class SettingsTable(BaseSettings):
         None,
         ge=0,
         le=65535,
-        description="TCP port for /metrics, /healthz and /readyz by plain HTTP, without a token. Each further worker uses the next one.",
+        description="TCP port for /metrics, /healthz and /readyz by plain HTTP, without a token. Each further worker uses the next port.",
     )
 
     # Access
@@ -115,7 +115,7 @@ class SettingsTable(BaseSettings):
     )
     forwarded_header: Literal["x-forwarded-for", "forwarded"] | None = Field(
         None,
-        description="Header that trusted proxies set: x-forwarded-for or forwarded. By default either; neither if both are present and differ.",
+        description="Header that trusted proxies set: x-forwarded-for or forwarded. By default either; if both are present and differ, neither.",
     )
 
     # Storage
@@ -126,7 +126,7 @@ class SettingsTable(BaseSettings):
     )
     redis_url: str | None = Field(
         None,
-        description="Redis or Valkey server that all instances share: redis://, rediss://, unix:// or redis+sentinel://. Without it and data, events are in memory.",
+        description="Redis or Valkey server that all instances share: redis://, rediss://, unix:// or redis+sentinel://. Without redis_url and data, events are in memory.",
     )
     redis_prefix: str = Field(
         "broker:",

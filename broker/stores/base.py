@@ -223,7 +223,7 @@ class Counters(Protocol):
 
 
 class Store(Protocol):
-    """The parts of a store, and its life."""
+    """The parts of a store, and its lifecycle."""
 
     @property
     def name(self) -> str:

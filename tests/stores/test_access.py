@@ -137,7 +137,7 @@ async def test_the_documented_rights_are_sufficient_and_necessary(
         ("+evalsha", "refuses read: NOPERM"),
         ("+publish", "refuses"),
         ("+xadd", "refuses publish"),
-        ("+sadd", "refuses SADD"),
+        ("+sadd", "refuses EVAL"),
         ("+wait", "refuses WAIT"),
         ("+subscribe", "refuses the subscription"),
         ("&broker:*", "refuses"),
@@ -325,6 +325,56 @@ async def test_201_waits_for_the_replicas(start_server: StartServer, start_broke
     assert (answer.status, answer.headers.get("idempotency-replayed")) == (201, "true")
     with replica.client() as copy:
         assert copy.xlen("broker:{b}:log:a") == 21
+
+
+REPEATED: dict[str, tuple[str, bytes, dict[str, str]]] = {
+    "key": ("/topics/a", b"x", {"Idempotency_Key": "k"}),
+    "sequence": (
+        "/topics/a",
+        b'{"data": "x"}\n',
+        {"Content_Type": "application/x-ndjson", "Broker_Producer": "p", "Broker_Sequence": "1"},
+    ),
+    "end": ("/topics/a?end=true", b"", {}),
+}
+
+
+@pytest.mark.parametrize("kind", REPEATED)
+async def test_i7_a_repeated_publish_waits_for_the_replicas_on_any_instance(
+    start_server: StartServer, start_broker: StartBroker, kind: str
+) -> None:
+    """The other instance's connection has written nothing, so there would be nothing for WAIT to wait for."""
+    primary = start_server(tcp=True)
+    replica = start_server(tcp=True, replica_of=primary)
+    replica.wait_synced()
+    one, other = [await start_broker(primary.url, redis_wait_replicas=1) for _ in range(2)]
+    target, body, headers = REPEATED[kind]
+    replica.pause()
+    for broker in (one, other, other):
+        answer = await broker.request("POST", target, body, **headers)
+        assert (answer.status, answer.json()["code"]) == (503, "unavailable")
+    replica.resume()
+    answer = await other.request("POST", target, body, **headers)
+    assert answer.status in {200, 201}
+    with replica.client() as copy:
+        assert copy.xlen("broker:{b}:log:a") == (kind != "end")
+        assert copy.exists("broker:{b}:rec:a")
+
+
+async def test_i7_a_publish_whose_connection_is_cut_while_it_waits_for_the_replicas_waits_again(
+    start_server: StartServer, start_broker: StartBroker
+) -> None:
+    primary = start_server(tcp=True)
+    replica = start_server(tcp=True, replica_of=primary)
+    replica.wait_synced()
+    broker = await start_broker(primary.url, redis_wait_replicas=1)
+    replica.pause()
+    publishing = asyncio.ensure_future(broker.request("POST", "/topics/a", b"x"))
+    with primary.client() as client:
+        await until(lambda: client.xlen("broker:{b}:log:a") == 1, "it has run")
+        client.client_kill_filter(_type="normal", skipme=True)
+    answer = await publishing
+    assert (answer.status, answer.json()["code"]) == (503, "unavailable")
+    replica.resume()
 
 
 async def test_reads_do_not_wait_for_replicas(start_server: StartServer, start_broker: StartBroker) -> None:

@@ -99,3 +99,22 @@ async def test_kept_commands_are_bounded(
     with pytest.raises(RateLimited):
         await one.send("d", time() + 60)
     assert one.owner.commands == ["a", "b", "c"]
+
+
+async def test_a_command_is_sent_and_kept_if_the_servers_memory_is_full(
+    start_instance: StartInstance, shared_server: Server
+) -> None:
+    """Else whoever fills it delays their own revocation."""
+    one, other = await start_instance(), await start_instance()
+    with shared_server.client() as client:
+        client.config_set("maxmemory", 1)
+        try:
+            await one.send("passing")
+            await one.send("kept", time() + 60)
+            await until(lambda: other.owner.commands == ["passing", "kept"], "both arrive")
+            assert (await start_instance()).owner.commands == ["kept"]
+            client.delete("broker:{b}:notices")
+            client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+            await until(lambda: client.zcard("broker:{b}:notices") == 1, "it is kept again")
+        finally:
+            client.config_set("maxmemory", 0)

@@ -17,6 +17,7 @@ from tests.support.redis_servers import Server
 from tests.support.waiting import WAIT_SECONDS
 
 INSTANCES = "test:{b}:instances:held"
+READ_SECONDS = counters.PERIOD_SECONDS  # before the fixture shortens it
 
 
 @pytest.fixture
@@ -79,6 +80,54 @@ async def test_counts_are_written_again_on_a_new_connection(
         client.flushall()
         client.execute_command("CLIENT", "KILL", "TYPE", "normal")
     await until_counts(other, ["a"], [2])
+    await tasks.stop()
+
+
+async def test_the_counts_of_a_killed_instance_are_soon_gone(
+    pair: tuple[RedisCounters, RedisCounters], empty_server: Server
+) -> None:
+    """Contract §4: counts are at most 2 s old. The server keeps nothing of an instance that is gone."""
+    one, other = pair
+    tasks = TaskOwner()
+    tasks.spawn(one.run())
+    one.set_count("a", 2)
+    await until_counts(other, ["a"], [2])
+    with empty_server.client() as client:
+        assert 0 < client.pttl("test:{b}:held:one") + 1000 * READ_SECONDS <= 2000
+        assert 0 < client.pttl(INSTANCES) <= 60_000
+    await tasks.stop()
+    await until_counts(other, ["a"], [0])
+
+
+async def test_all_counts_are_written_again_if_they_have_expired(
+    pair: tuple[RedisCounters, RedisCounters], empty_server: Server
+) -> None:
+    one, other = pair
+    tasks = TaskOwner()
+    tasks.spawn(one.run())
+    one.set_count("a", 2)
+    await until_counts(other, ["a"], [2])
+    with empty_server.client() as client:
+        client.delete("test:{b}:held:one")
+    one.set_count("b", 1)
+    await until_counts(other, ["a", "b"], [2, 1])
+    await tasks.stop()
+
+
+async def test_counts_are_written_if_the_servers_memory_is_full(
+    pair: tuple[RedisCounters, RedisCounters], empty_server: Server
+) -> None:
+    """Else whoever fills it could pass the limits of each address."""
+    one, other = pair
+    tasks = TaskOwner()
+    with empty_server.client() as client:
+        client.config_set("maxmemory", 1)
+        try:
+            tasks.spawn(one.run())
+            one.set_count("a", 2)
+            await until_counts(other, ["a"], [2])
+        finally:
+            client.config_set("maxmemory", 0)
     await tasks.stop()
 
 

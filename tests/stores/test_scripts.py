@@ -857,6 +857,9 @@ def test_all_other_scripts_work_if_memory_is_full(caller: Caller, client: Redis)
     assert caller.read_one("a").ids == ids[:1]
     assert caller.forget() == 1
     assert caller.describe("a")[0].events == 1
+    assert caller.lease("a", 1000)
+    assert caller.close("a", "cancelled") is not None
+    assert caller.publish(ends=["b"]).closed
     assert caller.delete("a") is not None
     assert caller.describe("a")[0].events == 0
 

@@ -1,4 +1,4 @@
-"""The store in memory as a whole: its parts and its life."""
+"""The store in memory as a whole: its parts and its lifecycle."""
 
 from __future__ import annotations
 

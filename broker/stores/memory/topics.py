@@ -1,4 +1,4 @@
-"""Publish to the topics of the store in memory, close and delete them, and look at them."""
+"""Publish to the topics of the store in memory, close, delete and describe them."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class MemoryTopics:
     def _append(
         self, items: Sequence[Item], ends: Sequence[str] = (), retain_seconds: float | None = None
     ) -> list[EventId]:
-        """Append `items`, then the ends of `ends`, which are open; returns the ids of the items."""
+        """Append `items`, then end the topics in `ends`, which are open; returns the ids of the items."""
         now = self._clock()
         event_id = self._next_id(now)
         ids = []

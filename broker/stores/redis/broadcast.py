@@ -14,6 +14,7 @@ from broker.events import Clock
 from broker.stores.redis.delivery import Delivery
 from broker.stores.redis.names import Names
 from broker.stores.redis.script_pipeline import ScriptPipeline
+from broker.stores.redis.scripts import Script
 
 MAX_KEPT = 100_000
 MAX_SWEEP = 1000
@@ -27,32 +28,37 @@ class RedisBroadcast:
         is_complete: whether the kept commands were read since this instance subscribed.
     """
 
-    def __init__(self, names: Names, pipeline: ScriptPipeline, clock: Clock, delivery: Delivery) -> None:
+    def __init__(
+        self, names: Names, script: Script, pipeline: ScriptPipeline, clock: Clock, delivery: Delivery
+    ) -> None:
         self.is_complete = False
         self._instance = names.instance
         self._channel = names.broadcast_channel
         self._key = names.key("notices")
+        self._keys = names.keys("state", "notices")
+        self._script = script
         self._pipeline = pipeline
         self._clock = clock
         self._delivery = delivery
         self._kept: dict[str, float] = {}
 
     async def send(self, command: str, until: float | None = None) -> None:
-        if until is not None:
-            await self._make_room()
-            await self._pipeline.command("ZADD", self._key, "GT", f"{until:.3f}", command)
-            self._kept[command] = until
         payload = f"{self._instance}\n{until or 0:.3f}\n{command}"
-        await self._pipeline.command("PUBLISH", self._channel, payload)
-        self._delivery.owner.on_broadcast(command)
-
-    async def _make_room(self) -> None:
-        await self._pipeline.command("ZREMRANGEBYSCORE", self._key, "-inf", f"{self._clock():.3f}")
-        if int(await self._pipeline.command("ZCARD", self._key)) >= MAX_KEPT:
+        if not await self._call(command, until, self._channel, payload):
             raise RateLimited(
                 f"The limit of {MAX_KEPT} kept commands is reached; give each an earlier expiry.",
                 retry_after=RETRY_AFTER_SECONDS,
             )
+        if until is not None:
+            self._kept[command] = until
+        self._delivery.owner.on_broadcast(command)
+
+    async def _call(self, command: str, until: float | None, channel: str = "", payload: str = "") -> bool:
+        """Keep `command`, if it has an `until`, and publish it, if there is a `channel`. False: there is no room."""
+        kept_until = "" if until is None else f"{until:.3f}"
+        args = (channel, payload, command, kept_until, f"{self._clock():.3f}", MAX_KEPT)
+        reply = await self._pipeline.call(self._script, self._keys, args)
+        return bool(reply[2])
 
     def receive(self, payload: bytes) -> None:
         """Handle a payload. Raises `ValueError` if no instance published it."""
@@ -80,7 +86,7 @@ class RedisBroadcast:
             missing.pop(command.decode(), None)
             self._take(command.decode(), float(until))
         for command, until in missing.items():
-            await self._pipeline.command("ZADD", self._key, "GT", f"{until:.3f}", command)
+            await self._call(command, until)
         self.is_complete = True
 
     def sweep(self) -> None:

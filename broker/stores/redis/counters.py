@@ -19,10 +19,25 @@ from broker.stores.redis.script_pipeline import ScriptPipeline
 from broker.stores.redis.task_owner import mark_retrieved
 
 PERIOD_SECONDS = 0.5
-LIFE_MS = 10_000
-RENEW_SECONDS = 3.0
+LIFE_MS = 1500  # with a reader's period, the counts of a killed instance are gone after 2 s
+INSTANCES_LIFE_MS = 60_000
 NAMES_PER_COMMAND = 500
 LEAVE_SECONDS = 0.5
+
+_WRITE = """
+local is_there = redis.call('PEXPIRE', KEYS[1], ARGV[1])
+if ARGV[4] then
+  redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+  redis.call('PEXPIRE', KEYS[1], ARGV[1])
+end
+redis.call('SADD', KEYS[2], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return is_there
+"""
+"""Write some counts, perhaps none, and put off the expiry. Returns 1 if the hash was there.
+
+A server without memory allows the first write, and then refuses no later one.
+"""
 
 
 class RedisCounters:
@@ -44,7 +59,6 @@ class RedisCounters:
         self._counts: dict[str, int] = {}
         self._changed: set[str] = set()  # names to write or delete
         self._written: set[str] = set()  # names that the server has
-        self._renewed_at = -math.inf
         self._connection = 0
 
     def set_count(self, name: str, count: int) -> None:
@@ -60,29 +74,27 @@ class RedisCounters:
 
     async def run(self) -> None:
         """Write changed counts until cancelled."""
-        loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(PERIOD_SECONDS)
             if self._pipeline.connector.connections != self._connection:  # perhaps to another server
                 self._connection = self._pipeline.connector.connections
                 self._write_all()
-            is_due = loop.time() - self._renewed_at >= RENEW_SECONDS
-            if not self._changed and not (is_due and self._written):
+            if not self._changed and not self._written:
                 continue
-            changed, self._changed = self._changed, set()
+            changed: set[str] = set()
             try:
-                await self._write(changed)
-                if is_due and not await self._renew() and self._counts:
+                if not await self._write_pairs(
+                    ()
+                ):  # it has expired: the server was away, or this instance was stopped
                     self._write_all()
-                elif is_due:
-                    self._renewed_at = loop.time()
+                changed, self._changed = self._changed, set()
+                await self._write(changed)
             except Unavailable:
                 self._changed |= changed
 
     def _write_all(self) -> None:
         """Write all counts again; the server may have lost them."""
         self._changed.update(self._counts)
-        self._renewed_at = -math.inf
 
     async def _write(self, names: set[str]) -> None:
         present = [name for name in names if name in self._counts]
@@ -92,19 +104,17 @@ class RedisCounters:
             pairs: list[Argument] = []
             for name in present[at : at + NAMES_PER_COMMAND]:
                 pairs += (name, self._counts.get(name, 0))
-            await self._pipeline.command("HSET", self._own, *pairs)
-        if present:
-            await self._pipeline.command("PEXPIRE", self._own, LIFE_MS)
-            await self._pipeline.command("SADD", self._instances, self._names.instance)
+            await self._write_pairs(pairs)
         for at in range(0, len(gone), NAMES_PER_COMMAND):
             some = gone[at : at + NAMES_PER_COMMAND]
             await self._pipeline.command("HDEL", self._own, *some)
             self._written -= {name for name in some if name not in self._counts}
 
-    async def _renew(self) -> bool:
-        """Put off the expiry; False if the hash is gone."""
-        await self._pipeline.command("SADD", self._instances, self._names.instance)
-        return bool(await self._pipeline.command("PEXPIRE", self._own, LIFE_MS))
+    async def _write_pairs(self, pairs: Sequence[Argument]) -> bool:
+        """Write names and counts in turn, perhaps none, and put off the expiry. False if the hash was gone."""
+        keys = self._own, self._instances
+        args = LIFE_MS, self._names.instance, INSTANCES_LIFE_MS, *pairs
+        return bool(await self._pipeline.command("EVAL", _WRITE, len(keys), *keys, *args))
 
     async def leave(self) -> None:
         """Delete this instance's counts."""

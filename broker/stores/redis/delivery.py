@@ -1,4 +1,4 @@
-"""Delivers logs that have grown to the store's owner, and pauses reading while too many bytes are on their way to subscribers.
+"""Reports to the store's owner which logs have grown, and pauses reading while too many bytes are on their way to subscribers.
 
 Rules: knows no subscriber and no connection.
 """
@@ -11,7 +11,7 @@ from broker.stores.base import NO_OWNER, StoreOwner
 
 
 class Delivery:
-    """Delivers grown logs.
+    """Reports logs that have grown.
 
     Attributes:
         owner: the store's; one that ignores everything before `start` and after `stop`.

@@ -34,6 +34,7 @@ class Scripts:
     close: Script
     lease: Script
     due: Script
+    broadcast: Script
 
 
 def load() -> Scripts:
@@ -53,4 +54,5 @@ def load() -> Scripts:
         close=script("close", "ends"),
         lease=script("lease"),
         due=script("due"),
+        broadcast=script("broadcast"),
     )

@@ -64,7 +64,9 @@ class RedisStore:
         self._connections = Connections(address, self._names, options, self._delivery)
         self._subscribers = RedisCounters(self._names, self._connections.calls, "subs")
         self.counters = RedisCounters(self._names, self._connections.calls, "held")
-        self.broadcast = RedisBroadcast(self._names, self._connections.calls, clock, self._delivery)
+        self.broadcast = RedisBroadcast(
+            self._names, self._scripts.broadcast, self._connections.calls, clock, self._delivery
+        )
         self.topics = Commands(
             self._names, self._scripts, retention, options, self._connections, self._subscribers
         )

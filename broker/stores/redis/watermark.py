@@ -18,7 +18,7 @@ class Watermark:
         self._waiting: dict[asyncio.Future[None], EventId] = {}
 
     def raise_to(self, value: EventId) -> None:
-        """Ignores a value that is not higher."""
+        """Raise the id to `value`, unless it is higher already."""
         if value <= self.value:
             return
         self.value = value

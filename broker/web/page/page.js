@@ -1,7 +1,6 @@
 // The broker's web page: publish to topics, and watch topics live over one EventSource.
 //
 // Rules: the content of an event is only ever set as textContent. A topic's name is checked before it goes into a URL.
-// Everything has a bound: the rows, the text they keep, the rows that wait during a pause.
 // The cursor is the last event's id. Every change of the watched topics reopens the one connection with the cursor.
 //
 // This file starts the page and listens to its elements. The others have one concern each: address, connection, events, rows,

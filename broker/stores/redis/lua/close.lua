@@ -20,6 +20,7 @@ end
 local function close()
   local known = open_record(rec, 'e')
   if known and known[3] then
+    confirm()
     call('ZREM', leases, topic)
     return known[3]:match('^%S+')
   end
@@ -32,6 +33,7 @@ local function close()
   end
   local ms, n = next_id()
   prev = prev or unknown_last()
+  allow_writes()
   call('HSET', KEYS[1], 'ms', ms, 'n', n)
   last_ms, last_n = ms, n
   return end_topic(topic, ARGV[6], leases, log, rec, not known, prev, ms, n, ARGV[7])

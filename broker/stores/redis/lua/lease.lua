@@ -10,6 +10,7 @@
 local topic, leases = ARGV[5], KEYS[2]
 
 local function lease()
+  confirm()
   if ARGV[6] == '' then
     call('ZREM', leases, topic)
     return 1

@@ -257,9 +257,14 @@ local function publish(ids, known, replayed)
   end
   local ending = has_more and find_ending(records, replayed) or {}
   if given + #ending == 0 then
+    confirm()
     return reply(0, ids, known)
   end
-  -- A server without memory refuses a script's first write, but no later one. So this write comes first.
+  -- A server without memory refuses a script's first write, but no later one. So this write comes first. An end alone needs
+  -- hardly any memory.
+  if given == 0 then
+    allow_writes()
+  end
   last_ms, last_n = ms, n + given + #ending - 1
   call('HSET', KEYS[1], 'ms', last_ms, 'n', last_n)
   for topic = 1, topic_count do
@@ -303,6 +308,7 @@ end
 local function publish_once()
   local found = look_up_key()
   if not next(found.fresh) then
+    confirm()
     drop_keys(found.dropped)
     return reply(found.is_own and 0 or 1, found.ids)
   end
@@ -367,6 +373,7 @@ if key ~= '' then -- a key identifies a retry too
 end
 local ids = ARGV[6] ~= '' and find_first_try()
 if ids then
+  confirm()
   return reply(0, ids, is_in_order and count_known_then(ids[entry_count]) or 0)
 end
 return is_in_order and publish_in_order() or publish({}, 0, {})

@@ -3,7 +3,8 @@
 -- KEYS[1]  state, a hash: ms, n (the last id given out), run (id of the server that gave it out), epoch, born, floor,
 --          rewinds ("L S N;L S N", oldest first: the store went back to L, S was seen, ids resumed at N), rewound (ms of the
 --          newest N), kb (bytes of all idempotency keys), memory (how long topics are remembered, ms: the longest that a
---          caller has named), longer (ms since when it is that long), named (ms at which it was last named; forget.lua)
+--          caller has named), longer (ms since when it is that long), named (ms at which it was last named; forget.lua),
+--          confirmed (ms)
 -- ARGV[1]  run id of the server, as the caller's connection read it
 -- ARGV[2]  seen: the highest id that the caller has received from the store; 0-0 for none
 -- ARGV[3]  failover margin, ms
@@ -57,6 +58,19 @@ local function next_id()
   return last_ms, last_n + 1
 end
 
+-- A server without memory refuses a script's first write, but a deletion never, and then no later write. So this comes first
+-- in a script that must work then.
+local function allow_writes()
+  call('HDEL', KEYS[1], '')
+end
+
+-- To be called before an answer that repeats an earlier one, and so has nothing to write. The caller's WAIT waits for the
+-- connection's last write: this one, and with it all before it, on whatever connection.
+local function confirm()
+  allow_writes()
+  call('HSET', KEYS[1], 'confirmed', now)
+end
+
 -- The last id to assume for a topic without a record: it may have had an entry at or before this id.
 local function unknown_last()
   local known = call('HMGET', KEYS[1], 'born', 'floor')
@@ -78,10 +92,9 @@ local function renew(seen_ms, seen_n)
   local MOST_REWINDS = 64
   local margin, named = tonumber(ARGV[3]), tonumber(ARGV[4])
 
-  -- The state is small, and no script works without it. So it is written even if memory is full: a server always allows a
-  -- deletion, and a script that has begun to write may go on.
+  -- The state is small, and no script works without it. So it is written even if memory is full.
   local function save(...)
-    call('HDEL', KEYS[1], '')
+    allow_writes()
     call('HSET', KEYS[1], ...)
   end
 

@@ -1,0 +1,31 @@
+-- Publish a command to all instances, and keep it for those that can't be reached now.
+--
+-- KEYS     state, notices
+-- ARGV[5]  the channel, or "" to publish nothing
+-- ARGV[6]  the payload
+-- ARGV[7]  the command
+-- ARGV[8]  until when it is kept, in seconds since 1970; "" if it isn't
+-- ARGV[9]  the caller's time, in seconds since 1970
+-- ARGV[10] maximum number of kept commands
+--
+-- Reply    last, epoch, 1; 0 if there is no room for another command, which is not published then
+--
+-- notices: a zset of commands, scored by `until`
+
+local function send()
+  allow_writes()
+  if ARGV[8] ~= '' then
+    call('ZREMRANGEBYSCORE', KEYS[2], '-inf', ARGV[9])
+    if call('ZCARD', KEYS[2]) >= tonumber(ARGV[10]) then
+      return 0
+    end
+    call('ZADD', KEYS[2], 'GT', ARGV[8], ARGV[7])
+  end
+  if ARGV[5] ~= '' then
+    call('PUBLISH', ARGV[5], ARGV[6])
+  end
+  return 1
+end
+
+local is_sent = send()
+return { format(last_ms, last_n), tonumber(epoch), is_sent }
