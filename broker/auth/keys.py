@@ -57,7 +57,7 @@ class Signature:
 
     Attributes:
         algorithm: the token's `alg`.
-        key_id: the token's `kid`; None if it has none.
+        key_id: the token's `kid`, or None.
     """
 
     key: VerificationKey

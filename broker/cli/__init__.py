@@ -41,9 +41,12 @@ class _Version(argparse.Action):
     """Prints the installed version; the metadata is read only then, because that takes time."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        print(f"broker {version('sse-broker')}")
+        try:
+            print(f"broker {version('sse-broker')}")
+        except PackageNotFoundError:
+            print("broker: the version is unknown, because the package is not installed")
         parser.exit()
 
 

@@ -10,8 +10,8 @@ from collections import OrderedDict
 
 MAX_BUCKETS = 100_000
 MAX_DEBT_SECONDS = 60.0
-"""A debt is paid after so long at the latest: whoever shares an address or a subject with a careless publisher waits for it
-too. Callers split what costs more, so only a single large event is ever charged less than it costs."""
+"""The longest debt. All callers that share an address or a subject with a careless publisher wait for its debt too. Only a
+single large event is charged less than it costs: streamed bodies are split, and larger publishes refused."""
 
 
 class TokenBuckets:

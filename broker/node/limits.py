@@ -1,10 +1,10 @@
 """Limits on connections and publishes, by address, by subject and in all.
 
 Rules: numbers and names; the web layer decides what a refusal looks like. A limit that isn't set costs nothing. The
-number of connections is exact for this instance, and at most 2 s old for the others. Only what is admitted is charged.
+number of connections is exact for this instance, and at most 2 s old for the others. A refusal charges nothing.
 
-An IPv6 address counts with its /64, the least that a customer gets (RFC 6177), and with its /48, the most: whoever has a
-/48 has 65,536 of the former. A /48 may do as much as `NETWORKS_PER_SITE` addresses.
+An IPv6 address counts with its /64, the least that a customer gets (RFC 6177), and with its /48, which a large customer
+gets: it has 65,536 networks of that size, and may do as much as `NETWORKS_PER_SITE` of them.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ def _caller_rate(settings: RateLimitSettings, setting: str) -> CallerRate | None
 
 
 def _payer(caller: Caller) -> tuple[str, str]:
-    """Who pays for a publish: its token's subject, else its address; and the site of that address."""
+    """The buckets that pay for a publish: of its token's subject, else of its address and of that address's /48."""
     subject = caller.grant.subject
     if subject is not None:
         return f"subject {subject}", ""

@@ -179,7 +179,7 @@ class SettingsTable(BaseSettings):
     max_publishes_per_second: float = Field(
         0,
         ge=0,
-        description="Maximum events per second from one subject, or from one address without a token, on each instance; 0: no limit.",
+        description="Maximum events per second from one subject, or from one address without a token, on each instance; ends, cancels and deletes count. 0: no limit.",
     )
     max_publish_bytes_per_second: float = Field(
         0,

@@ -1,7 +1,7 @@
 """Admits writes: the one step before anything that a caller changes in the store, in whatever form it comes.
 
 Rules: it checks that the caller's token is still good, and charges the write to the caller's rate limits, before the work.
-Revoking tokens and disconnecting are not charged: an operator's remedy must not wait for what it is to remedy.
+Revoking tokens and disconnecting clients are not charged: an operator must be able to do both at any time.
 """
 
 from __future__ import annotations

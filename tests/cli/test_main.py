@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.metadata import version
 
 import pytest
@@ -12,6 +14,13 @@ from tests.cli.commands import run
 def test_the_version_is_printed() -> None:
     done = run("", "--version")
     assert (done.returncode, done.stdout.decode()) == (0, f"broker {version('sse-broker')}\n")
+
+
+def test_a_checkout_that_is_not_installed_has_no_version() -> None:
+    code = "import sys; sys.path.insert(0, '.'); from broker.cli import main; main(['--version'])"
+    # -S: no installed package is found
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, check=True)
+    assert done.stdout == b"broker: the version is unknown, because the package is not installed\n"
 
 
 def test_without_a_command_the_help_is_printed_and_the_status_is_2() -> None:

@@ -203,7 +203,7 @@ async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 async def secure(request: web.Request, response: web.StreamResponse) -> None:
-    """Add the headers that limit what the page may load, and who may show it."""
+    """Add the headers that limit what the page may load, and forbid other pages to frame it."""
     broker = urlsplit(request.app[BROKER_URL])
     response.headers["Content-Security-Policy"] = (
         f"default-src 'none'; connect-src 'self' {broker.scheme}://{broker.netloc}; script-src 'self'; style-src 'self'; "
