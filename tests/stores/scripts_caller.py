@@ -211,9 +211,9 @@ class Caller:
             for events, size, first, last, closed in _groups(values, 5)
         ]
 
-    def forget(self, *, max_topics: int = 1000, most: int = 100) -> int:
+    def forget(self, *, max_topics: int = 1000, most: int = 100, key_ms: int = 300_000) -> int:
         keys = [STATE, NAMES, USED, KEYS, KEY_AGE]
-        (dropped,) = self.call(SCRIPTS.forget, keys, [max_topics, log_key(""), rec_key(""), most])
+        (dropped,) = self.call(SCRIPTS.forget, keys, [max_topics, log_key(""), rec_key(""), most, key_ms])
         return int(dropped)
 
 

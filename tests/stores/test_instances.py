@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.stores.brokers import StartBroker
+from tests.stores.conftest import StartServer
 from tests.support.local_broker import Server
 from tests.support.redis_servers import Server as Redis
 from tests.support.waiting import WAIT_SECONDS
@@ -235,3 +236,17 @@ async def test_a_cursor_at_the_end_gets_204_on_the_other_instance_at_once(pair: 
         back = await other.request("GET", f"/topics/{topic}", accept="*/*", last_event_id=cursor)
         assert back.status == 204
         await stream.end()
+
+
+@pytest.mark.parametrize("first", [300, 60])
+async def test_a_key_counts_once_on_instances_with_different_windows(
+    start_server: StartServer, start_broker: StartBroker, first: int
+) -> None:
+    """They may differ for a while, when the setting changes."""
+    server = start_server()
+    brokers = {seconds: await start_broker(server.url, idempotency_seconds=seconds) for seconds in (300, 60)}
+    one, other = brokers[first], brokers[360 - first]
+    published = await one.request("POST", "/topics/a", b"x", Idempotency_Key="k")
+    again = await other.request("POST", "/topics/a", b"x", Idempotency_Key="k")
+    assert (again.status, again.json()) == (201, published.json())
+    assert again.headers["idempotency-replayed"] == "true"

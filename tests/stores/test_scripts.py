@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -828,6 +829,28 @@ def test_reading_writes_nothing(caller: Caller, client: Redis) -> None:
     assert caller.forget() == 0
     assert len(caller.read_one("a").ids) == 1
     assert caller.describe("a")[0].events == 1
+
+
+def test_the_longest_window_of_keys_holds_for_all(caller: Caller, client: Redis) -> None:
+    """Instances whose windows differ by more than twice publish nothing twice, whichever gets the key first."""
+    short, long = 1000, 300_000
+    first = caller.publish(("a", LINES), key="1", key_ms=long)
+    assert caller.publish(("a", LINES), key="1", key_ms=short) == replace(first, status=1)
+    second = caller.publish(("a", LINES), key="2", key_ms=short)
+    assert (client.zscore(KEY_AGE, "a 2") or 0) > server_ms(client) + 200_000
+    assert caller.publish(("a", LINES), key="2", key_ms=long) == replace(second, status=1)
+
+
+def test_a_window_holds_from_an_instances_first_sweep_until_nobody_names_it(
+    caller: Caller, client: Redis
+) -> None:
+    caller.forget(key_ms=300_000)
+    caller.publish(("a", LINES), key="1", key_ms=1000)
+    assert (client.zscore(KEY_AGE, "a 1") or 0) > server_ms(client) + 200_000
+    for named_ms_ago, window in ((300_000, 300_000), (361_000, 1000)):
+        client.hset(STATE, "windowed", server_ms(client) - named_ms_ago)
+        caller.forget(key_ms=1000)
+        assert int(client.hget(STATE, "window") or 0) == window
 
 
 # Full memory

@@ -48,6 +48,7 @@ class Commands:
         self._scripts = scripts
         self._retention = retention
         self._options = options
+        self._key_ms = int(options.idempotency_seconds * 1000)
         self._calls = connections.calls
         self._writes = connections.writes
         self._subscribers = subscribers
@@ -71,7 +72,7 @@ class Commands:
             f"{self._names.instance}:{next(self._nonces):x}",
             "",
             key if key is not None and items else "",
-            int(self._options.idempotency_seconds * 1000),
+            self._key_ms,
             self._options.max_key_bytes,
             len(numbers),
         ]
@@ -185,7 +186,7 @@ class Commands:
     async def forget(self) -> None:
         """Remove expired idempotency keys, and topics that were unused for too long or are too many."""
         prefixes = [self._names.key_prefix("log"), self._names.key_prefix("rec")]
-        args: Sequence[Argument] = [self._options.max_topics, *prefixes, TOPICS_PER_CALL]
+        args: Sequence[Argument] = [self._options.max_topics, *prefixes, TOPICS_PER_CALL, self._key_ms]
         while True:
             reply = await self._calls.call(self._scripts.forget, self._publish_keys, args)
             if reply[2] < TOPICS_PER_CALL:

@@ -6,6 +6,7 @@
 -- ARGV[6]  prefix of the logs' keys
 -- ARGV[7]  prefix of the recs' keys
 -- ARGV[8]  maximum number of topics to remove in one call
+-- ARGV[9]  how long idempotency keys are remembered at least, ms
 --
 -- Reply    last, epoch, number of topics removed. If it is the maximum, call again.
 --
@@ -55,20 +56,22 @@ local function give_up_surplus(most)
   return count
 end
 
--- A caller that names less is older, or newly set. The longer memory goes once it was not named for as long.
-local function shorten_memory()
-  local named, named_at = tonumber(ARGV[4]), tonumber(call('HGET', KEYS[1], 'named'))
-  local is_named = named >= memory
-  if now < named_at + (is_named and NAMED_AGAIN_MS or memory + UNNAMED_MS) then
-    return
+-- Callers name a time, `field` of the state; the longest holds for all. One that names less is older, or newly set. So a longer
+-- time goes only once it was not named for as long: what was promised by it is over then. Returns the time that holds.
+local function hold(field, named_at_field, named)
+  local found = call('HMGET', KEYS[1], field, named_at_field)
+  local held, named_at = tonumber(found[1] or 0), tonumber(found[2] or 0)
+  if now < named_at + (named < held and held + UNNAMED_MS or NAMED_AGAIN_MS) and named <= held then
+    return held
   end
-  memory = is_named and memory or named
   allow_writes()
-  call('HSET', KEYS[1], 'memory', memory, 'named', now)
+  call('HSET', KEYS[1], field, named, named_at_field, now)
+  return named
 end
 
 drop_keys(find_expired_keys(EXPIRED_KEYS_A_CALL))
-shorten_memory()
+memory = hold('memory', 'named', tonumber(ARGV[4]))
+hold('window', 'windowed', tonumber(ARGV[9]))
 local most = tonumber(ARGV[8])
 local dropped = give_up_unused(most)
 dropped = dropped + give_up_surplus(most - dropped)

@@ -25,6 +25,13 @@ local function drop_keys(members)
   end
 end
 
+-- How long keys are remembered, ms. The longest that a caller has named holds for all: the first call with a key may reach
+-- one instance, and its repetition another.
+local function key_window(named)
+  local kept = tonumber(call('HGET', KEYS[1], 'window') or 0)
+  return math.max(kept, named), kept
+end
+
 local function keep_key(member, id, nonce, ms)
   call('HSET', KEYS[4], member, id .. ' ' .. nonce)
   call('ZADD', KEYS[5], now + ms, member)

@@ -4,7 +4,7 @@
 -- ARGV[5]   nonce of the call; its entries keep it
 -- ARGV[6]   "", or for a retry: an id; entries of the first attempt can only lie after it
 -- ARGV[7]   idempotency key or ""; with a key, at most one entry per topic
--- ARGV[8]   how long the key is remembered, ms
+-- ARGV[8]   how long the key is remembered at least, ms
 -- ARGV[9]   maximum bytes of all keys
 -- ARGV[10]  number of topics; then per topic: name, channel, max events, max bytes, max age in ms
 -- then      number of entries; then per entry: number of its topic (from 1), lines
@@ -281,7 +281,7 @@ end
 -- Look up the key for each entry. Returns, by number of the entry, `ids` of the first call and `fresh`, the members of new keys;
 -- by topic, `replayed`: not nil if the topic knew the key; `dropped`: members to drop; `bytes`: of all keys afterwards;
 -- `is_own`: whether an id is from this call's first attempt.
-local function look_up_key()
+local function look_up_key(window)
   local found = { ids = {}, fresh = {}, replayed = {}, dropped = find_expired_keys(EXPIRED_KEYS_A_CALL), is_own = false }
   local is_dropped = {}
   for _, member in ipairs(found.dropped) do
@@ -289,7 +289,7 @@ local function look_up_key()
   end
   for entry = 1, entry_count do
     local member = ARGV[6 + 5 * topic_of(entry)] .. ' ' .. key
-    local id, by, is_there = find_key(member, ARGV[8])
+    local id, by, is_there = find_key(member, window)
     found.ids[entry] = id
     found.replayed[tonumber(topic_of(entry))] = id
     found.is_own = found.is_own or by == nonce
@@ -306,7 +306,8 @@ local function look_up_key()
 end
 
 local function publish_once()
-  local found = look_up_key()
+  local window, kept_window = key_window(tonumber(ARGV[8]))
+  local found = look_up_key(window)
   if not next(found.fresh) then
     confirm()
     drop_keys(found.dropped)
@@ -322,7 +323,10 @@ local function publish_once()
     return answer
   end
   for entry, member in pairs(found.fresh) do
-    keep_key(member, found.ids[entry], nonce, ARGV[8])
+    keep_key(member, found.ids[entry], nonce, window)
+  end
+  if window > kept_window then
+    call('HSET', KEYS[1], 'window', window, 'windowed', now)
   end
   return answer
 end

@@ -4,7 +4,7 @@
 --          rewinds ("L S N;L S N", oldest first: the store went back to L, S was seen, ids resumed at N), rewound (ms of the
 --          newest N), kb (bytes of all idempotency keys), memory (how long topics are remembered, ms: the longest that a
 --          caller has named), longer (ms since when it is that long), named (ms at which it was last named; forget.lua),
---          confirmed (ms)
+--          confirmed (ms), window and windowed (the same for how long idempotency keys are remembered; keys.lua)
 -- ARGV[1]  run id of the server, as the caller's connection read it
 -- ARGV[2]  seen: the highest id that the caller has received from the store; 0-0 for none
 -- ARGV[3]  failover margin, ms
