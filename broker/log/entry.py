@@ -5,6 +5,8 @@ Rules: a value; its log decides its meaning to a reader.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from broker.events import EventId
 
 
@@ -35,3 +37,27 @@ class Entry:
 
 ENTRY_OVERHEAD_BYTES = 200
 """Memory of an entry without its frame, measured."""
+
+
+def with_gaps(entries: Sequence[Entry], joint: EventId, losses: Sequence[EventId]) -> Sequence[Entry]:
+    """`entries`, oldest first, with a gap wherever one doesn't join the next, or the last one doesn't reach `joint`.
+
+    A store that went back lacks events that lie between its own and those of a log in front of which they are put. It may
+    also have trimmed some between two pages.
+
+    Args:
+        losses: events before each of these ids may be lost.
+    """
+    result: list[Entry] = []
+
+    def join(prev: EventId) -> None:
+        if result and prev > result[-1].id:
+            is_lost = any(prev < loss for loss in losses)
+            result.append(Entry(prev, prev, b"", gap="lost" if is_lost else "trimmed"))
+
+    for entry in entries:
+        if entry.gap is None:
+            join(entry.prev)
+        result.append(entry)
+    join(joint)
+    return result

@@ -272,13 +272,6 @@ class Log:
             index = events[0] if events else stop
         return self._entries[index].prev if index < len(self._entries) else self.last
 
-    def joint(self) -> EventId:
-        """What entries in front must reach, so that nothing is missing; 0 if the log begins with a gap."""
-        if self._start == len(self._entries):
-            return self.last
-        first = self._entries[self._start]
-        return first.prev if first.gap is None else 0
-
     def visible(self) -> tuple[Entry | None, Entry | None, int, int]:
         """The events that a new reader sees: first, last, number and bytes."""
         first, stop = self._index_after(self.cleared_at), self._stop

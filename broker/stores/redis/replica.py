@@ -16,7 +16,7 @@ A loss in the store (`StoreHistory.losses`) becomes an entry without an event: a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from operator import attrgetter
@@ -24,7 +24,7 @@ from typing import Protocol
 
 from broker import sse
 from broker.events import EventId
-from broker.log.entry import Entry
+from broker.log.entry import Entry, with_gaps
 from broker.log.log import Log
 from broker.stores.redis.formats import StoreHistory, TopicEnd, TopicPage, TopicUpdate
 from broker.stores.redis.watermark import Watermark
@@ -253,26 +253,9 @@ class TopicReplica:
         made = [Entry(loss, loss, b"", gap="lost") for loss in losses if loss > history.born]
         made += [Entry(event_id, prev, frame) for event_id, prev, frame in entries]
         made.sort(key=_entry_id)  # stable: a loss comes before the event at its id
-        log.prepend(list(self._joined(made)), complete_from)
-
-    def _joined(self, entries: Sequence[Entry]) -> Iterator[Entry]:
-        """`entries`, with a gap wherever one doesn't join the next, or the last one the log.
-
-        The store may have gone back since the log was read: then it lacks events that lie between its own and the log's.
-        It may also have trimmed some between two pages.
-        """
-        before: Entry | None = None
-        for entry in entries:
-            if before is not None and entry.gap is None and entry.prev > before.id:
-                yield self._gap_at(entry.prev)
-            yield entry
-            before = entry
-        if before is not None and self.log.joint() > before.id:
-            yield self._gap_at(self.log.joint())
-
-    def _gap_at(self, missing: EventId) -> Entry:
-        is_lost = any(missing < loss for loss in self._owner.history.losses)
-        return Entry(missing, missing, b"", gap="lost" if is_lost else "trimmed")
+        first = next(log.after(0), None)
+        joint = log.last if first is None else 0 if first.gap is not None else first.prev
+        log.prepend(with_gaps(made, joint, history.losses), complete_from)
 
     # What a log may get besides events
 
