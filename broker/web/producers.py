@@ -1,7 +1,7 @@
 """The open streamed bodies of this instance: their cancels, their topics' leases, and their viewers.
 
-Rules: knows nothing of a body's content. One task serves all bodies: it renews leases, and cancels producers without viewers
-if they asked for it.
+Rules: knows nothing of a body's content. One task serves all bodies: it renews leases, ends bodies whose token is refused by now,
+and cancels producers without viewers if they asked for it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from broker.errors import Cancelled, RateLimited, Unavailable
+from broker.auth.grants import Grant
+from broker.errors import Cancelled, RateLimited, Unauthorized, Unavailable
 from broker.node.node import Node
 from broker.web.body_reader import Interrupt
 
@@ -39,6 +40,7 @@ class ProducerBody:
     """
 
     topic: str
+    grant: Grant
     leased: bool
     last_viewer_seconds: float
     watched_at: float
@@ -84,7 +86,7 @@ class Producers:
 
     @contextlib.contextmanager
     def open(
-        self, topic: str, *, resumed: bool, leased: bool, last_viewer_seconds: float
+        self, topic: str, grant: Grant, *, resumed: bool, leased: bool, last_viewer_seconds: float
     ) -> Iterator[ProducerBody]:
         """Register a body for `topic` while the context lasts; `resumed` if it continues one that was cut.
 
@@ -96,7 +98,7 @@ class Producers:
             and self._loop.time() - self._cancelled_at.get(topic, -CANCELLED_SECONDS) < CANCELLED_SECONDS
         ):
             raise Cancelled(_CANCELLED)
-        body = ProducerBody(topic, leased, last_viewer_seconds, self._loop.time())
+        body = ProducerBody(topic, grant, leased, last_viewer_seconds, self._loop.time())
         self._bodies[topic].add(body)
         self._count += 1
         try:
@@ -126,6 +128,7 @@ class Producers:
         while True:
             await asyncio.sleep(min(PERIOD_SECONDS, self._timeout_seconds / 4))
             now = self._loop.time()
+            self._end_refused()
             try:
                 if now - renewed_at >= self._timeout_seconds / 3:
                     renewed_at = now
@@ -135,6 +138,15 @@ class Producers:
                 _logger.warning(
                     "can't renew the leases or count the viewers of streamed topics: %s", error.detail
                 )
+
+    def _end_refused(self) -> None:
+        """End the bodies whose token has expired or was revoked; one that sends nothing would keep its lease."""
+        for bodies in self._bodies.values():
+            for body in bodies:
+                try:
+                    self._node.streams.evictions.check(body.grant)
+                except Unauthorized as error:
+                    body.interrupt.raise_(error)
 
     async def _renew_leases(self) -> None:
         for topic in [topic for topic, bodies in self._bodies.items() if any(body.leased for body in bodies)]:

@@ -105,6 +105,7 @@ class _StreamedPublish:
         options, producers = self._options, self._services.producers
         body = producers.open(
             topic,
+            self._caller.grant,
             resumed=options.producer is not None and options.producer[1] > 1,
             leased=options.leased,
             last_viewer_seconds=options.last_viewer_seconds,

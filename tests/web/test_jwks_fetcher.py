@@ -319,6 +319,21 @@ async def test_a_withdrawn_key_ends_the_streamed_bodies_it_let_in(
     assert (answer.status, answer.json()["published"]) == (401, 1)
 
 
+async def test_a_withdrawn_key_ends_a_streamed_body_that_pauses(
+    serve: Serve, key_server: KeyServer, impatient: None
+) -> None:
+    """Else it would keep its topic's lease for as long as it likes."""
+    server = await serve(jwks_url=key_server.url)
+    await until_ready(server)
+    stream = await server.subscribe("/topics/b", **bearer(OLD, "old"))
+    body = await StreamedBody.open(server, "/topics/b?end=on-disconnect", **bearer(OLD, "old"))
+    await body.send(events("one"))
+    await stream.data(1)
+    await replace_keys(server, key_server)
+    answer = await body.answer()
+    assert (answer.status, answer.json()["published"]) == (401, 1)
+
+
 @pytest.mark.parametrize(
     ("target", "content"), [("/topics/a", b"late"), ("/admin/disconnect", b'{"topic": "a"}')]
 )
