@@ -54,6 +54,7 @@ class Wanderer(Follower):
         return super()._request().replace(b"\r\n\r\n", b"\r\nAccept: text/event-stream\r\n\r\n")
 
 
+@pytest.mark.slow
 @pytest.mark.exclusive  # beside other tests, a publish may run into its time limit between two kills
 @pytest.mark.parametrize("sets", [[["a"]], SETS], ids=["one topic", "sets of topics"])
 async def test_i2_nothing_is_missed_while_connections_are_killed(
