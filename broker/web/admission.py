@@ -37,7 +37,7 @@ async def admit_part(
     """Admit a part of a streamed body: wait, and read no more of it, while the caller exceeds its rate limits.
 
     Raises:
-        Unauthorized: the token has expired or was revoked.
+        Unauthorized: the token has expired or was revoked while this waited.
         BrokerError: as `BodyReader.pause`.
     """
     node = services.node
