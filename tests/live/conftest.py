@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from playwright.async_api import Browser, async_playwright
+import pytest_asyncio
+from playwright.async_api import Browser, Page, async_playwright
 
 from tests.live.control_client import STREAMS, ControlClient
 from tests.live.node import MODULES
@@ -41,9 +42,9 @@ def _leave_out(what: str, how: str) -> None:
     pytest.skip(reason)
 
 
-@pytest.fixture
-async def chromium() -> AsyncIterator[Browser]:
-    """A Chromium of its own for each test: Debian's, or the one that the environment's CHROMIUM names."""
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def started_chromium() -> AsyncIterator[Browser]:
+    """Debian's Chromium, or the one that the environment's CHROMIUM names. Tests that use it run in the session's loop."""
     path = os.environ.get("CHROMIUM", "/usr/bin/chromium")
     if not os.access(path, os.X_OK):
         _leave_out(path, "apt-get install chromium, or set CHROMIUM")
@@ -51,6 +52,20 @@ async def chromium() -> AsyncIterator[Browser]:
         browser = await playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         yield browser
         await browser.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def chromium(started_chromium: Browser) -> AsyncIterator[Browser]:
+    """Chromium, in which nothing is open and nothing stored; so it is left."""
+    yield started_chromium
+    for context in started_chromium.contexts:
+        await context.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(chromium: Browser) -> Page:
+    """A tab."""
+    return await chromium.new_page()
 
 
 @pytest.fixture

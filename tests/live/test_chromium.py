@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import pytest
-from playwright.async_api import Browser, Page
+from playwright.async_api import Page
 
 from tests.live.event_source import CLOSED, CONNECTING, CONTROL, OPEN, Source
 from tests.live.node import Received
@@ -15,13 +14,7 @@ from tests.support.broker_process import BrokerProcess
 from tests.support.cutting_proxy import FRAME_BYTES, CuttingProxy, cut_events
 from tests.support.waiting import wait_for
 
-
-@pytest.fixture
-async def page(chromium: Browser) -> AsyncIterator[Page]:
-    """A tab."""
-    page = await chromium.new_page()
-    yield page
-    await page.close()
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 
 
 async def _on(page: Page, url: str) -> None:

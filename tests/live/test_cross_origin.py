@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import Browser, Page
 
@@ -19,6 +20,7 @@ from tests.support.broker_process import BrokerProcess
 from tests.support.tokens import HMAC
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 CLOSED = 2
 
 FETCH = """async ([url, options]) => {
@@ -31,7 +33,7 @@ FETCH = """async ([url, options]) => {
 }"""
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def origin() -> AsyncIterator[str]:
     """The origin of a page that isn't the broker's."""
 
@@ -48,12 +50,11 @@ async def origin() -> AsyncIterator[str]:
     await runner.cleanup()
 
 
-@pytest.fixture
-async def page(chromium: Browser, origin: str) -> AsyncIterator[Page]:
+@pytest_asyncio.fixture(loop_scope="session")
+async def page(chromium: Browser, origin: str) -> Page:
     page = await chromium.new_page()
     await page.goto(origin)
-    yield page
-    await page.close()
+    return page
 
 
 @contextmanager

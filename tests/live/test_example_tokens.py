@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from tests.support.broker_process import BrokerProcess
@@ -22,6 +23,7 @@ from tests.support.ports import free_port
 from tests.support.process_tree import descendants, is_running
 from tests.support.waiting import until
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "tokens"
 QUESTION = "Why “this”, & why now?"
 WITHIN_MS = 40_000
@@ -90,7 +92,7 @@ def chatting(tmp_path: Path, *flags: str, persists: bool = False) -> Iterator[tu
             yield example, broker
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def context(chromium: Browser) -> BrowserContext:
     expect.set_options(timeout=WITHIN_MS)
     return await chromium.new_context()

@@ -7,17 +7,17 @@ loses the event. The broker can do no more against that than to write each event
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, Route
+from playwright.async_api import Page, Route
 
 from tests.support.broker_process import BrokerProcess
 from tests.support.cutting_proxy import FRAME_BYTES, ID_LINE_END, CuttingProxy, cut_events
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 WITHIN_MS = 60_000
 
 FOLLOW = """path => {
@@ -31,13 +31,6 @@ FOLLOW = """path => {
         onerror: () => {},  // come back, after the delay that the server asked for
     });
 }"""
-
-
-@pytest.fixture
-async def page(chromium: Browser) -> AsyncIterator[Page]:
-    page = await chromium.new_page()
-    yield page
-    await page.close()
 
 
 async def _follow(page: Page, modules: Path, url: str) -> None:

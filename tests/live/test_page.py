@@ -6,12 +6,14 @@ import time
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, Request, expect
 
 from broker.client import blocking
 from tests.support.broker_process import BrokerProcess
 from tests.support.tokens import HMAC
 
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 WITHIN_MS = 10_000
 HOSTILE = '<img src="/page/ran" onerror="window.ran = true"><script>window.ran = true</script>'
 
@@ -22,16 +24,15 @@ def complaints() -> list[str]:
     return []
 
 
-@pytest.fixture
-async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
+@pytest_asyncio.fixture(loop_scope="session")
+async def context(chromium: Browser) -> BrowserContext:
     expect.set_options(timeout=WITHIN_MS)
     context = await chromium.new_context(viewport={"width": 1280, "height": 800})
     context.set_default_timeout(WITHIN_MS)
-    yield context
-    await context.close()
+    return context
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="session")
 async def page(context: BrowserContext, complaints: list[str]) -> AsyncIterator[Page]:
     """A tab of which the console must stay silent; a test that provokes a refusal clears `complaints` itself."""
     page = await context.new_page()

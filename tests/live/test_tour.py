@@ -36,6 +36,7 @@ from tests.support.waiting import until, wait_for
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 GUIDES = ROOT / "deploy" / "guides"
+IN_CHROMIUMS_LOOP = pytest.mark.asyncio(loop_scope="session")
 MAX_README_LINES = 250
 MAX_PROGRAM_LINES = 40
 
@@ -313,6 +314,7 @@ async def reading(root: Path, page: Path, chromium: Browser, **variables: str) -
 
 
 @pytest.mark.timeout(600)
+@IN_CHROMIUMS_LOOP
 @pytest.mark.parametrize("page", ["protocol.md", "token-streams.md", "operating.md", "performance.md"])
 async def test_guide(page: str, checkout: Path, chromium: Browser) -> None:
     async with reading(checkout, GUIDES / page, chromium) as reader:
@@ -336,12 +338,14 @@ def openai() -> Iterator[dict[str, str]]:
 
 
 @pytest.mark.timeout(600)
+@IN_CHROMIUMS_LOOP
 async def test_readme(checkout: Path, chromium: Browser, openai: dict[str, str]) -> None:
     async with reading(checkout, README, chromium, **openai) as reader:
         await reader.read()
 
 
 @pytest.mark.timeout(600)
+@IN_CHROMIUMS_LOOP
 async def test_many_instances(checkout: Path, chromium: Browser) -> None:
     program = redis() or valkey()
     assert program is not None
@@ -373,6 +377,7 @@ async def log_in(chromium: Browser, origin: str, user: int) -> Page:
 
 
 @pytest.mark.timeout(600)
+@IN_CHROMIUMS_LOOP
 async def test_each_user_sees_their_own_topics(checkout: Path, chromium: Browser) -> None:
     async with reading(checkout, GUIDES / "access.md", chromium) as reader:
         await reader.read()
