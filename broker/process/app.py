@@ -61,15 +61,15 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         metrics = Metrics()
         node = make_node(settings, metrics, clock)
         fetcher = _key_fetcher(settings, verifier, node)
+        app[TIMEOUTS] = timeouts = _timeouts(settings, node)
         app[SERVICES] = services = Services(
             settings,
             node,
             _authenticator(settings, node, verifier, fetcher, guard, clock),
-            _body_reader(settings, metrics),
+            _body_reader(settings, timeouts),
             Producers(node, settings.producer_timeout_seconds),
             response_headers,
         )
-        app[TIMEOUTS] = timeouts = _timeouts(settings, node)
         metrics.registry.register(RequestGauges(timeouts, services.producers))
         await node.start()
         async with AsyncExitStack() as stack:  # if a part fails to stop, the others stop all the same
@@ -147,11 +147,11 @@ def _client_addresses(settings: Settings) -> ClientAddresses | None:
     return ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
 
 
-def _body_reader(settings: Settings, metrics: Metrics) -> BodyReader:
+def _body_reader(settings: Settings, timeouts: ConnectionTimeouts) -> BodyReader:
     return BodyReader(
-        metrics,
+        timeouts,
         body_seconds=settings.body_seconds,
-        stream_idle_seconds=settings.stream_idle_seconds,
+        pause_seconds=settings.stream_idle_seconds,
     )
 
 
@@ -175,6 +175,8 @@ def _timeouts(settings: Settings, node: Node) -> ConnectionTimeouts:
         head_seconds=settings.head_seconds,
         idle_seconds=IDLE_SECONDS,
         answer_seconds=settings.slow_seconds,
+        body_seconds=settings.body_seconds,
+        pause_seconds=settings.stream_idle_seconds,
     )
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Sequence
 
 from aiohttp import hdrs, web
-from aiohttp.http import HttpVersion11
 from aiohttp.typedefs import Handler, Middleware
 
-from broker.errors import InvalidBody, TooLarge
-from broker.web import handover, routes
+from broker.errors import InvalidBody
+from broker.web import response_stream, routes
 from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.errors import error_answer, problem
 from broker.web.guard import Guard
 from broker.web.headers import ResponseHeaders
+from broker.web.router import Router
 from broker.web.routes import Route
 from broker.web.services import Services
 from broker.web.subscribe import Subscription
@@ -21,6 +23,8 @@ from broker.web.values import Answer, Query, Request
 
 SERVICES = web.AppKey("services", Services)
 TIMEOUTS = web.AppKey("timeouts", ConnectionTimeouts)
+GUARD = web.AppKey("guard", Guard)
+ROUTER = web.AppKey("router", Router)
 
 _NO_QUERY = Query("")
 
@@ -28,6 +32,8 @@ _NO_QUERY = Query("")
 def application(served: Sequence[Route], guard: Guard, response_headers: ResponseHeaders) -> web.Application:
     """An application with these routes; set its `SERVICES` before the first request."""
     app = web.Application()
+    app[GUARD] = guard
+    app[ROUTER] = Router(served)
 
     async def complete(request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Add the common headers, and remove aiohttp's version."""
@@ -72,10 +78,7 @@ def _endpoint(app: web.Application, handler: routes.Handler) -> Handler:
         )
         result = await handler(services, plain)
         if isinstance(result, Subscription):
-            return handover.start(request, result)
-        if result.status == 201 and request.version == HttpVersion11:
-            common_headers = services.response_headers.lines(request.headers.get(hdrs.ORIGIN))
-            return handover.Created(result, common_headers)
+            return await response_stream.serve(request, result)
         return response_to(result)
 
     return serve
@@ -95,7 +98,7 @@ def _answer_errors(app: web.Application, guard: Guard) -> Middleware:
         except web.HTTPException as error:
             response = response_to(_routing_problem(error))
         except ConnectionError:
-            return handover.leave(request)  # the client has left
+            response = web.Response(status=499, reason="Client Closed Request")  # nobody gets it
         except Exception as error:
             response = response_to(error_answer(error, request.method, request.rel_url.raw_path))
         body = request.content
@@ -118,10 +121,12 @@ def _routing_problem(error: web.HTTPException) -> Answer:
 class _Body:
     """A request's body, as `values.BodySource` describes it."""
 
-    __slots__ = ("_request",)
+    __slots__ = ("_piece", "_reading", "_request")
 
     def __init__(self, request: web.Request) -> None:
         self._request = request
+        self._piece: bytes | None = None  # read, and not taken yet
+        self._reading: asyncio.Task[None] | None = None
 
     @property
     def length(self) -> int | None:
@@ -136,20 +141,28 @@ class _Body:
         except web.RequestPayloadError:
             raise _malformed() from None
 
-    async def whole(self, max_bytes: int) -> bytes:
-        self._request.content.set_read_chunk_size(max_bytes)  # else a large body takes many small steps
-        body = bytearray()
-        while piece := await self.piece():
-            body += piece
-            if len(body) > max_bytes:
-                raise TooLarge(f"The body may have at most {max_bytes} bytes.")
-        return bytes(body)
-
-    async def piece(self) -> bytes:
+    def take(self) -> bytes | None:
+        if self._piece is not None:
+            piece, self._piece = self._piece, None
+            return piece
+        content = self._request.content
         try:
-            return await self._request.content.readany()
+            return content.read_nowait() or (b"" if content.is_eof() else None)
         except web.RequestPayloadError:
             raise _malformed() from None
+
+    def wake(self, waiter: asyncio.Future[None] | None) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            self._reading = None
+        if waiter is not None:
+            self._reading = asyncio.ensure_future(self._read(waiter))
+
+    async def _read(self, waiter: asyncio.Future[None]) -> None:
+        with contextlib.suppress(web.RequestPayloadError, ConnectionError):  # `take` raises it
+            self._piece = await self._request.content.readany()
+        if not waiter.done():
+            waiter.set_result(None)
 
 
 def _malformed() -> InvalidBody:

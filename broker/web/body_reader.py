@@ -1,6 +1,7 @@
 """Waits for request bodies, with time limits, until the application shuts down.
 
-Rules: handlers wait for bodies only here; any other wait would delay the shutdown. A publish is never interrupted.
+Rules: handlers wait for bodies only here; any other wait would delay the shutdown. A publish is never interrupted. The limits
+are those of `ConnectionTimeouts`: no wait has a timer of its own.
 
 A body read whole has one limit, so single bytes now and then don't extend it. A streamed body may last for ever, with
 limited pauses.
@@ -9,53 +10,70 @@ limited pauses.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from functools import partial
-from typing import TypeVar
 
 from broker.errors import BrokerError, InvalidBody, TooLarge, Unavailable
-from broker.metrics import Metrics
-from broker.web.connection_timeouts import TimeoutReason
+from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
 from broker.web.values import BodySource
 
 RETRY_SECONDS = 2
 
-T = TypeVar("T")
-
 
 class Interrupt:
-    """Ends another task's wait for a body.
+    """Ends a handler's waits for a body; see `connection_timeouts.Waiting`.
 
     Attributes:
-        error: set by `raise_`.
-        timeout: of the wait in progress; set by `BodyReader`.
+        is_raised: whether `raise_` was called.
+        timeout: the reason why the wait in progress timed out; set by `time_out`.
+        waiter: the wait in progress; set by `BodyReader`.
     """
 
+    __slots__ = ("_error", "is_raised", "timeout", "waiter")
+
     def __init__(self) -> None:
-        self.error: BrokerError | None = None
-        self.timeout: asyncio.Timeout | None = None
+        self.is_raised = False
+        self.timeout: TimeoutReason | None = None
+        self.waiter: asyncio.Future[None] | None = None
+        self._error: BrokerError | None = None
 
     def raise_(self, error: BrokerError) -> None:
         """Make the current or next wait raise `error`. Only the first call counts."""
-        self.error = self.error or error
-        if self.timeout is not None:
-            self.timeout.reschedule(0)
+        if not self.is_raised:
+            self.is_raised = True
+            self._error = error
+            self.wake()
+
+    def time_out(self, reason: TimeoutReason) -> None:
+        self.timeout = reason
+        self.wake()
+
+    def wake(self) -> None:
+        """End the wait in progress, if any."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def check(self) -> None:
+        """Raise the error of `raise_`, once: a kept one would keep the frames that it passes through."""
+        if self._error is not None:
+            try:
+                raise self._error
+            finally:
+                self._error = None
 
 
 class BodyReader:
     """Reads the bodies of one application's requests.
 
     Args:
-        body_seconds: the limit for a body read whole.
-        stream_idle_seconds: the limit between two pieces of a streamed body; 0 for none.
+        timeouts: limits the waits.
+        body_seconds, pause_seconds: its limits, for the answers.
     """
 
-    def __init__(self, metrics: Metrics, *, body_seconds: float, stream_idle_seconds: float) -> None:
-        self._metrics = metrics
+    def __init__(self, timeouts: ConnectionTimeouts, *, body_seconds: float, pause_seconds: float) -> None:
+        self._timeouts = timeouts
         self._is_stopped = False
-        self._timeouts: set[asyncio.Timeout] = set()
+        self._waits: set[Interrupt] = set()
         self._body_seconds = body_seconds
-        self._stream_idle_seconds = stream_idle_seconds or None
+        self._pause_seconds = pause_seconds
 
     async def whole(self, body: BodySource, max_bytes: int) -> bytes:
         """The whole `body`.
@@ -67,56 +85,85 @@ class BodyReader:
         """
         if (body.length or 0) > max_bytes:
             raise TooLarge(f"The body may have at most {max_bytes} bytes.")
-        read = partial(body.whole, max_bytes)
-        return await self._wait(read, self._body_seconds, TimeoutReason.BODY, Interrupt())
+        interrupt = Interrupt()
+        self._timeouts.body_awaited(interrupt, TimeoutReason.BODY)
+        pieces = bytearray()
+        try:
+            while True:
+                piece = self._take(body, interrupt)
+                if piece is None:
+                    piece = await self._next(body, interrupt)
+                if not piece:
+                    return bytes(pieces)
+                pieces += piece
+                if len(pieces) > max_bytes:
+                    raise TooLarge(f"The body may have at most {max_bytes} bytes.")
+        finally:
+            self._timeouts.body_arrived(interrupt)
 
     async def piece(self, body: BodySource, interrupt: Interrupt) -> bytes:
         """The next bytes of a streamed `body`, b"" at its end. Raises as `whole` does, or the error of `interrupt`."""
-        return await self._wait(body.piece, self._stream_idle_seconds, TimeoutReason.PAUSE, interrupt)
+        piece = self._take(body, interrupt)
+        if piece is not None:
+            return piece
+        self._timeouts.body_awaited(interrupt, TimeoutReason.PAUSE)
+        try:
+            return await self._next(body, interrupt)
+        finally:
+            self._timeouts.body_arrived(interrupt)
 
     async def pause(self, seconds: float, interrupt: Interrupt) -> None:
         """Read nothing for `seconds`. Raises `Unavailable` if `stop` is called meanwhile, or the error of `interrupt`."""
-        await self._wait(partial(asyncio.sleep, seconds), None, TimeoutReason.PAUSE, interrupt)
+        self._check(interrupt)
+        loop = asyncio.get_running_loop()
+        interrupt.waiter = loop.create_future()
+        timer = loop.call_later(seconds, interrupt.wake)
+        self._waits.add(interrupt)
+        try:
+            await interrupt.waiter
+        finally:
+            timer.cancel()
+            interrupt.waiter = None
+            self._waits.discard(interrupt)
+        self._check(interrupt)
 
-    async def _wait(
-        self,
-        read: Callable[[], Awaitable[T]],
-        seconds: float | None,
-        reason: TimeoutReason,
-        interrupt: Interrupt,
-    ) -> T:
-        if interrupt.error is not None:
-            raise interrupt.error
-        if not self._is_stopped:
-            timeout = interrupt.timeout = asyncio.timeout(seconds)
-            try:
-                async with timeout:
-                    self._timeouts.add(timeout)
-                    return await read()
-            except TimeoutError:
-                if not timeout.expired():
-                    raise
-                if interrupt.error is not None:
-                    raise interrupt.error from None
-                if not self._is_stopped:
-                    self._metrics.cut_requests.labels(reason).inc()
-                    raise InvalidBody(_too_slow(reason, seconds)) from None
-            finally:
-                interrupt.timeout = None
-                self._timeouts.discard(timeout)
-        raise Unavailable(
-            "This instance is shutting down and reads no more of the body; send the rest again in a moment.",
-            retry_after=RETRY_SECONDS,
-        )
+    async def _next(self, body: BodySource, interrupt: Interrupt) -> bytes:
+        loop = asyncio.get_running_loop()
+        self._waits.add(interrupt)
+        try:
+            while True:
+                interrupt.waiter = loop.create_future()
+                body.wake(interrupt.waiter)
+                await interrupt.waiter
+                piece = self._take(body, interrupt)
+                if piece is not None:
+                    return piece
+        finally:
+            interrupt.waiter = None
+            body.wake(None)
+            self._waits.discard(interrupt)
+
+    def _take(self, body: BodySource, interrupt: Interrupt) -> bytes | None:
+        self._check(interrupt)
+        return body.take()
+
+    def _check(self, interrupt: Interrupt) -> None:
+        interrupt.check()
+        if self._is_stopped:
+            raise Unavailable(
+                "This instance is shutting down and reads no more of the body; send the rest again in a moment.",
+                retry_after=RETRY_SECONDS,
+            )
+        if interrupt.timeout is not None:
+            raise InvalidBody(self._too_slow(interrupt.timeout))
 
     def stop(self) -> None:
         """End all waits, new ones too."""
         self._is_stopped = True
-        for timeout in self._timeouts:
-            timeout.reschedule(0)
+        for interrupt in self._waits:
+            interrupt.wake()
 
-
-def _too_slow(reason: TimeoutReason, seconds: float | None) -> str:
-    if reason is TimeoutReason.BODY:
-        return f"The body did not arrive within {seconds:g} s; send a smaller one, or a streamed one."
-    return f"Nothing arrived for {seconds:g} s; during a pause, send an empty line or a comment now and then."
+    def _too_slow(self, reason: TimeoutReason) -> str:
+        if reason is TimeoutReason.BODY:
+            return f"The body did not arrive within {self._body_seconds:g} s; send a smaller one, or a streamed one."
+        return f"Nothing arrived for {self._pause_seconds:g} s; during a pause, send an empty line or a comment now and then."

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import math
 from collections.abc import Sized
 from typing import Protocol
 
@@ -36,11 +37,11 @@ class TimeoutReason(enum.StrEnum):
     """All descriptors were in use, and this connection had waited longest."""
 
 
-class RequestConnection(Protocol):
-    """A connection that waits for a request or sends an answer."""
+class Waiting(Protocol):
+    """A connection that waits for a request or sends an answer, or a handler that waits for a body."""
 
     def time_out(self, reason: TimeoutReason) -> None:
-        """Close, at once or after an answer, then call `ConnectionTimeouts.closed`."""
+        """A connection closes, at once or after an answer, then calls `ConnectionTimeouts.closed`. A handler's wait ends."""
 
 
 class ConnectionTimeouts:
@@ -52,6 +53,8 @@ class ConnectionTimeouts:
         head_seconds: for a request's head from its first byte, and for a new connection's first byte.
         idle_seconds: from an answer to the next request's first byte.
         answer_seconds: for the client to read an answer.
+        body_seconds: for a body read whole.
+        pause_seconds: between two pieces of a streamed body; 0 for no limit.
 
     Attributes:
         count: the number of request connections.
@@ -67,19 +70,25 @@ class ConnectionTimeouts:
         head_seconds: float,
         idle_seconds: float,
         answer_seconds: float,
+        body_seconds: float,
+        pause_seconds: float,
     ) -> None:
         self.count = 0
         self._loop = loop
         self._streams = streams
         self._metrics = metrics
         self._max_descriptors = max_descriptors
-        self._heads: dict[RequestConnection, float] = {}
-        self._idle: dict[RequestConnection, float] = {}
-        self._answers: dict[RequestConnection, float] = {}
+        self._heads: dict[Waiting, float] = {}
+        self._idle: dict[Waiting, float] = {}
+        self._answers: dict[Waiting, float] = {}
+        self._bodies: dict[Waiting, float] = {}
+        self._pauses: dict[Waiting, float] = {}
         self._kinds = (
             (TimeoutReason.HEAD, self._heads, head_seconds),
             (TimeoutReason.IDLE, self._idle, idle_seconds),
             (TimeoutReason.ANSWER, self._answers, answer_seconds),
+            (TimeoutReason.BODY, self._bodies, body_seconds),
+            (TimeoutReason.PAUSE, self._pauses, pause_seconds or math.inf),
         )
         self._period = min(SWEEP_SECONDS, *(seconds / 4 for _, _, seconds in self._kinds))
         self._timer: asyncio.Handle | None = None
@@ -95,49 +104,62 @@ class ConnectionTimeouts:
 
     # What a connection reports
 
-    def opened(self, connection: RequestConnection) -> None:
+    def opened(self, connection: Waiting) -> None:
         """`connection` is new. If there are too many, the one that has waited longest for a request times out."""
         self.count += 1
         self._heads[connection] = self._loop.time()
         if self.count > self._max_descriptors - len(self._streams):
             self._make_room()
 
-    def head_started(self, connection: RequestConnection) -> None:
+    def head_started(self, connection: Waiting) -> None:
         """The first bytes of a request have arrived."""
         self._idle.pop(connection, None)
         self._heads.pop(connection, None)  # so that it goes to the end
         self._heads[connection] = self._loop.time()
 
-    def head_complete(self, connection: RequestConnection) -> None:
+    def head_complete(self, connection: Waiting) -> None:
         """A request's head is complete; its handler runs without a limit here."""
         self._idle.pop(connection, None)
         self._heads.pop(connection, None)
 
-    def answer_started(self, connection: RequestConnection) -> None:
+    def answer_started(self, connection: Waiting) -> None:
         """The answer is ready to be sent."""
         self._answers[connection] = self._loop.time()
 
-    def answer_sent(self, connection: RequestConnection) -> None:
+    def answer_sent(self, connection: Waiting) -> None:
         """The answer has left; the next request may come."""
-        self._answers.pop(connection, None)
+        self._forget_connection(connection)
         self._idle[connection] = self._loop.time()
 
-    def closed(self, connection: RequestConnection) -> None:
+    def closed(self, connection: Waiting) -> None:
         """`connection` has ended, or has become a stream."""
-        self._forget(connection)
+        self._forget_connection(connection)
         self.count -= 1
 
-    def _forget(self, connection: RequestConnection) -> None:
-        for _, table, _ in self._kinds:
-            table.pop(connection, None)
+    def _forget_connection(self, connection: Waiting) -> None:
+        self._heads.pop(connection, None)
+        self._idle.pop(connection, None)
+        self._answers.pop(connection, None)
+
+    # What a handler reports
+
+    def body_awaited(self, wait: Waiting, reason: TimeoutReason) -> None:
+        """A handler waits for a whole body, or for the next piece of one."""
+        table = self._bodies if reason is TimeoutReason.BODY else self._pauses
+        table[wait] = self._loop.time()
+
+    def body_arrived(self, wait: Waiting) -> None:
+        """It waits no longer."""
+        self._bodies.pop(wait, None)
+        self._pauses.pop(wait, None)
 
     # Expiry
 
     def _make_room(self) -> None:
-        firsts = [next(iter(table.items())) for table in (self._heads, self._idle) if table]
-        if firsts:
-            oldest, _ = min(firsts, key=lambda first: first[1])
-            self._expire(oldest, TimeoutReason.ROOM)
+        tables = [table for table in (self._heads, self._idle) if table]
+        if tables:
+            table = min(tables, key=lambda table: next(iter(table.values())))
+            self._expire(table, next(iter(table)), TimeoutReason.ROOM)
 
     def _sweep(self) -> None:
         is_done = False
@@ -159,11 +181,11 @@ class ConnectionTimeouts:
                 connection, since = next(iter(table.items()))
                 if now - since < seconds:
                     break
-                self._expire(connection, reason)
+                self._expire(table, connection, reason)
                 left -= 1
         return left > 0
 
-    def _expire(self, connection: RequestConnection, reason: TimeoutReason) -> None:
-        self._forget(connection)
+    def _expire(self, table: dict[Waiting, float], connection: Waiting, reason: TimeoutReason) -> None:
+        del table[connection]
         self._metrics.cut_requests.labels(reason).inc()
         connection.time_out(reason)

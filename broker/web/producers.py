@@ -162,5 +162,5 @@ class Producers:
         for body in bodies:
             if body.topic in watched:
                 body.watched_at = now
-            elif now - body.watched_at >= body.last_viewer_seconds and body.interrupt.error is None:
+            elif now - body.watched_at >= body.last_viewer_seconds and not body.interrupt.is_raised:
                 await self._node.instances.cancel(body.topic)

@@ -5,6 +5,7 @@ Rules: an adapter makes the `Request`, calls a handler, and sends its `Answer` o
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,11 +85,11 @@ class BodySource(Protocol):
     def arrived(self) -> bytes | None:
         """The whole body if it has arrived, else None."""
 
-    async def whole(self, max_bytes: int) -> bytes:
-        """The whole body. Raises `TooLarge` beyond `max_bytes`."""
+    def take(self) -> bytes | None:
+        """The bytes that have arrived since the last call: b"" at the end, None if there are none yet."""
 
-    async def piece(self) -> bytes:
-        """The next bytes; b"" at the end."""
+    def wake(self, waiter: asyncio.Future[None] | None) -> None:
+        """Complete `waiter` as soon as `take` doesn't return None; None forgets the waiter of the call before."""
 
 
 @dataclass(frozen=True, slots=True)

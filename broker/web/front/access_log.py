@@ -1,0 +1,37 @@
+"""The access log: a line for each request, in the combined log format, without tokens."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+
+from broker.web.front.exchange import Exchange
+from broker.web.redaction import redact
+
+CLIENT_LEFT = 499
+"""nginx's status for a client that left before its answer."""
+
+
+class AccessLog:
+    """Writes to `logger`."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger = logger
+
+    def write(self, peer: str, exchange: Exchange, status: int, size: int) -> None:
+        """Log the answer to a request: its status, and the bytes of its body."""
+        if not self._logger.isEnabledFor(logging.INFO):
+            return
+        began = datetime.fromtimestamp(exchange.started_at).astimezone()
+        target = exchange.target.decode("latin-1")
+        get = exchange.headers.get
+        self._logger.info(
+            '%s %s "%s" %s %s "%s" "%s"',
+            peer or "-",
+            began.strftime("[%d/%b/%Y:%H:%M:%S %z]"),
+            redact(f"{exchange.method} {target} HTTP/{exchange.version}"),
+            status,
+            size,
+            redact(get("Referer") or "-"),
+            redact(get("User-Agent") or "-"),
+        )

@@ -1,0 +1,164 @@
+"""One request on a connection, with its body as it arrives.
+
+Rules: knows no socket; its `BodyFlow` (the connection) reads on or stops reading. An error is made when it is raised, never
+stored: a stored one would keep the frames that it passed through, and what they hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from typing import Protocol
+
+from broker.errors import InvalidBody
+from broker.web.front.head import RequestHeaders
+from broker.web.values import Answer
+
+HIGH_WATER_BYTES = 64 << 10
+"""A connection stops reading while a handler leaves so many bytes of its request's body."""
+
+
+class BodyFlow(Protocol):
+    """The connection of a request."""
+
+    def hold_body(self, *, held: bool) -> None:
+        """Stop reading, or read on."""
+
+    def send_continue(self) -> None:
+        """Ask the client for the body (RFC 9110 §10.1.1)."""
+
+
+class Fault(enum.Enum):
+    """Why a body will never be complete."""
+
+    MALFORMED = enum.auto()
+    LOST = enum.auto()
+
+
+class Exchange:
+    """A request, from its head to its answer; see `values.BodySource`.
+
+    Attributes:
+        keeps_alive: whether the client allows a further request on the connection.
+        refusal: the answer, if no handler shall run.
+        is_complete: whether the whole body has arrived.
+        is_queued: whether the connection has queued it to be served.
+        started_at: when the head was complete; seconds since 1970, 0 without an access log.
+    """
+
+    __slots__ = (
+        "_expects_continue",
+        "_fault",
+        "_flow",
+        "_pieces",
+        "_size",
+        "_waiter",
+        "headers",
+        "is_complete",
+        "is_queued",
+        "keeps_alive",
+        "method",
+        "refusal",
+        "started_at",
+        "target",
+        "version",
+    )
+
+    def __init__(
+        self,
+        flow: BodyFlow,
+        method: str,
+        target: bytes,
+        version: str,
+        headers: RequestHeaders,
+        *,
+        keeps_alive: bool,
+        refusal: Answer | None = None,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
+        self.keeps_alive = keeps_alive
+        self.refusal = refusal
+        self.is_complete = False
+        self.is_queued = False
+        self.started_at = 0.0
+        self._expects_continue = b"expect" in headers.fields and version == "1.1"
+        self._flow = flow
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._fault: Fault | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    # From the connection
+
+    def feed(self, data: bytes) -> None:
+        """More of the body has arrived."""
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size > HIGH_WATER_BYTES:
+            self._flow.hold_body(held=True)
+        if self._waiter is not None:
+            self._wake()
+
+    def end(self) -> None:
+        """The body is complete."""
+        self.is_complete = True
+        if self._waiter is not None:
+            self._wake()
+
+    def fail(self, fault: Fault) -> None:
+        """The body will never be complete."""
+        self._fault = fault
+        if self._waiter is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    # For the handler
+
+    @property
+    def length(self) -> int | None:
+        value = self.headers.fields.get(b"content-length")
+        return None if value is None else int(value)
+
+    def arrived(self) -> bytes | None:
+        if self.is_complete:
+            return self._taken()
+        if self._fault is not None:
+            self._fail()
+        return None
+
+    def take(self) -> bytes | None:
+        if self._pieces:
+            return self._taken()
+        if self.is_complete:
+            return b""
+        if self._fault is not None:
+            self._fail()
+        return None
+
+    def wake(self, waiter: asyncio.Future[None] | None) -> None:
+        self._waiter = waiter
+        if waiter is not None and self._expects_continue:
+            self._expects_continue = False
+            self._flow.send_continue()
+
+    def _taken(self) -> bytes:
+        pieces = self._pieces
+        if not pieces:
+            return b""
+        self._pieces = []
+        if self._size > HIGH_WATER_BYTES:
+            self._flow.hold_body(held=False)
+        self._size = 0
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    def _fail(self) -> None:
+        if self._fault is Fault.LOST:
+            raise ConnectionResetError("the client left before its body was complete")
+        raise InvalidBody("The body does not follow its Transfer-Encoding.")

@@ -1,0 +1,226 @@
+"""The front: makes the protocol of each new connection, and runs the handlers of its requests.
+
+Under `broker serve` it serves every route. The handlers are those of `routes`, on plain values; under `create_app` alone,
+aiohttp calls them instead (`aiohttp_adapter`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Generator
+from http import HTTPStatus
+from types import coroutine as generator_based
+from typing import Any
+
+from broker.web.connection_timeouts import ConnectionTimeouts
+from broker.web.errors import error_answer, problem
+from broker.web.front.access_log import CLIENT_LEFT, AccessLog
+from broker.web.front.answers import encode
+from broker.web.front.connection import HttpConnection
+from broker.web.front.exchange import Exchange
+from broker.web.front.head import RequestHeaders, split_target
+from broker.web.guard import Guard
+from broker.web.router import Router
+from broker.web.services import Services
+from broker.web.subscribe import Subscription
+from broker.web.values import Answer, Query, Request
+
+_NO_QUERY = Query("")
+
+
+class Front:
+    """The connections of one server.
+
+    Args:
+        max_head_bytes: the limit for a request line with its headers.
+        access_log: None for no log.
+
+    Attributes:
+        connections: those that are not streams.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        guard: Guard,
+        router: Router,
+        timeouts: ConnectionTimeouts,
+        *,
+        max_head_bytes: int,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        self.connections: set[HttpConnection] = set()
+        self.timeouts = timeouts
+        self.max_head_bytes = max_head_bytes
+        self.access_log = access_log
+        self._services = services
+        self._streams = services.node.streams
+        self._response_headers = services.response_headers
+        self._guard = guard
+        self._router = router
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+
+    def __call__(self, peer: str = "") -> asyncio.Protocol:
+        """The protocol of a new connection; `peer` is its client's address if a proxy told it."""
+        return HttpConnection(self, peer)
+
+    def stop(self) -> None:
+        """Close the connections without a request, and the others after the request in progress."""
+        self._is_stopping = True
+        for connection in list(self.connections):
+            connection.close()
+
+    async def close(self, seconds: float) -> None:
+        """Wait until all connections have ended, at most for `seconds`; then abort them, and cancel their handlers."""
+        self.stop()
+        deadline = self._loop.time() + seconds
+        while self.connections and self._loop.time() < deadline:
+            await asyncio.sleep(min(0.02, seconds))
+        for connection in list(self.connections):
+            connection.abort()
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    # For connections
+
+    def serve(self, connection: HttpConnection, exchange: Exchange) -> None:
+        """Run the handler of a request, and have the connection send its answer: now, or after the handler has waited."""
+        if exchange.refusal is not None:
+            self._send(connection, exchange, exchange.refusal)
+            return
+        method, headers, path = exchange.method, exchange.headers, ""
+        result: Answer | Subscription | None = None
+        try:
+            path, query = split_target(exchange.target, headers)
+            self._guard.check(method, path, headers)
+            if method == "OPTIONS":
+                result = self._guard.origins.preflight(headers)
+            if result is None:
+                found = self._router.find(method, path)
+                if isinstance(found, Answer):
+                    result = found
+                else:
+                    handler, values = found
+                    request = Request(
+                        method,
+                        path,
+                        Query(query) if query else _NO_QUERY,
+                        headers,
+                        connection.peer,
+                        exchange,
+                        values,
+                    )
+                    running = handler(self._services, request)
+                    waited = running.send(None)
+                    self._run(connection, exchange, path, running, waited)
+                    return
+        except StopIteration as returned:  # the handler never waited
+            result = returned.value
+        except ConnectionError:
+            self._leave(connection, exchange)
+            return
+        except Exception as error:
+            result = error_answer(error, method, path)
+        assert result is not None
+        self._complete(connection, exchange, result)
+
+    def _run(
+        self,
+        connection: HttpConnection,
+        exchange: Exchange,
+        path: str,
+        running: Coroutine[Any, Any, Answer | Subscription],
+        waited: object,
+    ) -> None:
+        """Go on with a handler that waits for `waited`, in a task."""
+        task = self._loop.create_task(self._finish(connection, exchange, path, running, waited))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _finish(
+        self,
+        connection: HttpConnection,
+        exchange: Exchange,
+        path: str,
+        running: Coroutine[Any, Any, Answer | Subscription],
+        waited: object,
+    ) -> None:
+        try:
+            result = await _rest_of(running, waited)
+        except ConnectionError:
+            self._leave(connection, exchange)
+            return
+        except Exception as error:
+            result = error_answer(error, exchange.method, path)
+        self._complete(connection, exchange, result)
+        connection.resume()
+
+    def _complete(self, connection: HttpConnection, exchange: Exchange, result: Answer | Subscription) -> None:
+        if isinstance(result, Answer):
+            self._send(connection, exchange, result)
+            return
+        transport = connection.take_transport()
+        if transport is None:
+            result.release()
+            self._leave(connection, exchange)
+            return
+        result.attach(transport)
+        self._log(connection, exchange, HTTPStatus.OK, 0)
+
+    def _send(self, connection: HttpConnection, exchange: Exchange, answer: Answer) -> None:
+        closes = (
+            answer.closes
+            or not exchange.keeps_alive
+            or not exchange.is_complete
+            or self._is_stopping
+            or self._streams.is_draining
+        )
+        origin = exchange.headers.get("Origin")
+        common_headers = self._response_headers.lines(origin, answer.headers.get("Vary", ""))
+        data = encode(answer, common_headers, exchange.method, exchange.version, closes=closes)
+        connection.answered(exchange, data, closes=closes)
+        self._log(connection, exchange, answer.status, len(answer.body))
+
+    def _leave(self, connection: HttpConnection, exchange: Exchange) -> None:
+        connection.leave()
+        self._log(connection, exchange, CLIENT_LEFT, 0)
+
+    def _log(self, connection: HttpConnection, exchange: Exchange, status: int, size: int) -> None:
+        if self.access_log is not None:
+            self.access_log.write(connection.peer, exchange, status, size)
+
+    def head_refusal(self, target: bytes, headers: RequestHeaders | None) -> Answer | None:
+        """The answer to a head that is too long; None if it isn't. Without `headers` it is known to be."""
+        if headers is not None:
+            sizes = [len(name) + len(value) + 4 for name, value in headers.fields.items()]
+            sizes += [len(value) for values in (headers.repeated or {}).values() for value in values]
+            if len(target) + sum(sizes) <= self.max_head_bytes:
+                return None
+        return problem(
+            "invalid-parameter",
+            f"The request's head is too long; at most {self.max_head_bytes:,} bytes are accepted.",
+        )
+
+
+@generator_based
+def _rest_of(
+    running: Coroutine[Any, Any, Answer | Subscription], waited: object
+) -> Generator[Any, Any, Answer | Subscription]:
+    """The rest of a coroutine that waits for `waited`."""
+    while True:
+        try:
+            sent = yield waited
+        except BaseException as error:  # above all the task's cancellation
+            step, argument = running.throw, error
+        else:
+            step, argument = running.send, sent
+        try:
+            waited = step(argument)
+        except StopIteration as returned:
+            result: Answer | Subscription = returned.value
+            return result

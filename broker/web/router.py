@@ -1,0 +1,71 @@
+"""Finds the route of a request without an HTTP library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from urllib.parse import unquote
+
+from broker.web.errors import problem
+from broker.web.routes import Handler, Route
+from broker.web.values import Answer
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+_Methods = dict[str, Handler]
+
+
+class Router:
+    """The routes by path. A placeholder takes one whole segment that is not empty."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._fixed: dict[str, _Methods] = {}
+        self._last: dict[str, tuple[str, _Methods]] = {}  # by what precedes a placeholder at the end
+        self._patterns: dict[tuple[str, ...], _Methods] = {}
+        for route in routes:
+            methods = self._patterns.setdefault(tuple(route.path.split("/")), {})
+            methods[route.method] = route.handler
+            if route.method == "GET":
+                methods["HEAD"] = route.handler
+            prefix, _, name = route.path.rpartition("/")
+            if "{" not in route.path:
+                self._fixed[route.path] = methods
+            elif "{" not in prefix:
+                self._last[prefix] = name.strip("{}"), methods
+
+    def find(self, method: str, path: str) -> tuple[Handler, Mapping[str, str]] | Answer:
+        """The handler for `method` and `path` (percent-encoded) with the values of the placeholders, or the answer without one."""
+        values = _NOTHING
+        if "%" in path:
+            found = self._match([unquote(segment) for segment in path.split("/")])
+        else:
+            methods = self._fixed.get(path)
+            prefix, _, value = path.rpartition("/")
+            if methods is not None:
+                found = methods, values
+            elif value and prefix in self._last:
+                name, methods = self._last[prefix]
+                found = methods, {name: value}
+            else:
+                found = self._match(path.split("/"))
+        if found is None:
+            return problem("not-found", "Nothing exists at this path; topics are at /topics/{topic}.")
+        methods, values = found
+        handler = methods.get(method)
+        if handler is None:
+            allowed = ", ".join(sorted(methods))
+            return problem("method-not-allowed", f"This path allows {allowed}.", headers={"Allow": allowed})
+        return handler, values
+
+    def _match(self, segments: Sequence[str]) -> tuple[_Methods, Mapping[str, str]] | None:
+        for pattern, methods in self._patterns.items():
+            if len(pattern) != len(segments):
+                continue
+            values = {}
+            for part, segment in zip(pattern, segments, strict=True):
+                if part.startswith("{") and segment:
+                    values[part.strip("{}")] = segment
+                elif part != segment:
+                    break
+            else:
+                return methods, values
+        return None
