@@ -4,7 +4,8 @@
 --          rewinds ("L S N;L S N", oldest first: the store went back to L, S was seen, ids resumed at N), rewound (ms of the
 --          newest N), kb (bytes of all idempotency keys), memory (how long topics are remembered, ms: the longest that a
 --          caller has named), longer (ms since when it is that long), named (ms at which it was last named; forget.lua),
---          confirmed (ms), window and windowed (the same for how long idempotency keys are remembered; keys.lua)
+--          confirmed (ms), window and windowed (the same for how long idempotency keys are remembered; keys.lua), suspect
+--          (1 if the server lost events that perhaps no caller has seen; set from outside, before the first call)
 -- ARGV[1]  run id of the server, as the caller's connection read it
 -- ARGV[2]  seen: the highest id that the caller has received from the store; 0-0 for none
 -- ARGV[3]  failover margin, ms
@@ -91,6 +92,7 @@ end
 local function renew(seen_ms, seen_n)
   local MOST_REWINDS = 64
   local margin, named = tonumber(ARGV[3]), tonumber(ARGV[4])
+  local is_suspect = call('HGET', KEYS[1], 'suspect')
 
   -- The state is small, and no script works without it. So it is written even if memory is full.
   local function save(...)
@@ -99,18 +101,19 @@ local function renew(seen_ms, seen_n)
   end
 
   -- An id above all that were given out and lost, even those that no caller has seen: this server's clock may be behind by
-  -- the margin. If `ms` itself is ahead of the clock by a margin, the result lies a margin after it: a store that goes back
-  -- twice within that time must not give out the same ids twice.
+  -- the margin. If `ms` itself is ahead of the clock by a margin, the result lies a margin after it. It is a whole number of
+  -- margins ahead of the clock: a store that goes back twice to the same state must not give out the same ids twice.
   local function beyond(ms)
-    local ahead = now + margin
-    return ahead > ms and ahead or ms + margin
+    local step = math.max(1, margin)
+    local steps = now + step > ms and 1 or math.ceil((ms - now) / step) + 1
+    return now + steps * step
   end
 
   -- If the caller has seen ids, there was a store before this one, and its clock may have been ahead. Epochs are counted from
   -- the time of birth, so that none occurs twice.
   local function bear()
     last_ms, last_n = now, 0
-    if seen_ms > 0 then
+    if seen_ms > 0 or is_suspect then
       last_ms = beyond(seen_ms)
     end
     epoch = ('%d'):format(last_ms)
@@ -145,21 +148,20 @@ local function renew(seen_ms, seen_n)
     save('rewinds', table.concat(texts, ';'), 'epoch', epoch)
   end
 
-  -- The caller has seen ids from before the server went back, and is the first to say so. If ids were given out since,
-  -- subscribers have crossed the loss without a gap. So the loss moves to the present id.
+  -- The caller has seen ids from before the server went back, and is the first to say so. Subscribers may have crossed the loss
+  -- without a gap, so it moves to a new id. Callers have seen that id then: should the server lose what is written here, they
+  -- show that it did. Comes after `rewind`: the new id must lie after all that were given out, even those lost just now.
   local function raise(rewinds)
     for index, rewind in ipairs(rewinds) do
+      local lost_ms, lost_n = parse(rewind.lost)
       local resumed_ms, resumed_n = parse(rewind.resumed)
-      local known_ms, known_n = parse(rewind.seen)
-      if is_before(known_ms, known_n, seen_ms, seen_n) and is_before(seen_ms, seen_n, resumed_ms, resumed_n) then
-        rewind.seen = ARGV[2]
-        if is_before(resumed_ms, resumed_n, last_ms, last_n) then
-          rewind.seen = format(last_ms, last_n)
-          last_ms, last_n = next_id()
-          rewind.resumed = format(last_ms, last_n)
-          save('ms', last_ms, 'n', last_n)
-          table.insert(rewinds, table.remove(rewinds, index))
-        end
+      local is_from_before = is_before(lost_ms, lost_n, seen_ms, seen_n) and is_before(seen_ms, seen_n, resumed_ms, resumed_n)
+      if is_from_before and rewind.seen == rewind.lost then
+        rewind.seen = format(last_ms, last_n)
+        last_ms, last_n = next_id()
+        rewind.resumed = format(last_ms, last_n)
+        save('ms', last_ms, 'n', last_n)
+        table.insert(rewinds, table.remove(rewinds, index))
         return true
       end
     end
@@ -183,25 +185,31 @@ local function renew(seen_ms, seen_n)
   end
 
   -- Another server than before, or the same with less data: ids resume above all that may have been given out. The rewind is
-  -- recorded even if no loss is known (seen == lost), since a later caller may have seen more.
+  -- recorded even if no loss is known (seen == lost), since a later caller may have seen more. If a loss must be assumed, all
+  -- ids that may have been given out count as seen.
   local function rewind(rewinds)
     local lost = format(last_ms, last_n)
     local seen = is_before(last_ms, last_n, seen_ms, seen_n) and ARGV[2] or lost
     last_ms, last_n = beyond(math.max(last_ms, seen_ms)), 0
-    rewinds[#rewinds + 1] = { lost = lost, seen = seen, resumed = format(last_ms, 0) }
+    local resumed = format(last_ms, 0)
+    rewinds[#rewinds + 1] = { lost = lost, seen = is_suspect and resumed or seen, resumed = resumed }
     shorten(rewinds)
     save('ms', last_ms, 'n', 0, 'run', ARGV[1], 'rewound', last_ms)
   end
 
+  if is_suspect then
+    call('HDEL', KEYS[1], 'suspect')
+  end
   if not last_ms then
     return bear()
   end
   local rewinds = load()
-  local changed = raise(rewinds)
-  if call('HGET', KEYS[1], 'run') ~= ARGV[1] or is_before(last_ms, last_n, seen_ms, seen_n) then
+  local is_another = call('HGET', KEYS[1], 'run') ~= ARGV[1]
+  local has_gone_back = is_another or is_suspect or is_before(last_ms, last_n, seen_ms, seen_n)
+  if has_gone_back then
     rewind(rewinds)
-    changed = true
   end
+  local changed = raise(rewinds) or has_gone_back
   if not memory or memory < named then
     lengthen_memory()
     changed = true
@@ -212,12 +220,13 @@ local function renew(seen_ms, seen_n)
 end
 
 do
-  local state = call('HMGET', KEYS[1], 'ms', 'n', 'run', 'epoch', 'rewound', 'memory', 'longer')
+  local state = call('HMGET', KEYS[1], 'ms', 'n', 'run', 'epoch', 'rewound', 'memory', 'longer', 'suspect')
   local seen_ms, seen_n = parse(ARGV[2])
   last_ms, last_n, epoch = tonumber(state[1]), tonumber(state[2]), state[4]
   memory, memory_since = tonumber(state[6]), tonumber(state[7])
   if
     state[3] ~= ARGV[1]
+    or state[8]
     or not memory
     or memory < tonumber(ARGV[4])
     or is_before(last_ms, last_n, seen_ms, seen_n)
