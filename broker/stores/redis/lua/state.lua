@@ -5,15 +5,24 @@
 --          newest N), kb (bytes of all idempotency keys), memory (how long topics are remembered, ms: the longest that a
 --          caller has named), longer (ms since when it is that long), named (ms at which it was last named; forget.lua),
 --          confirmed (ms), window and windowed (the same for how long idempotency keys are remembered; keys.lua), suspect
---          (1 if the server lost events that perhaps no caller has seen; set from outside, before the first call)
+--          (1 if the server lost events that perhaps no caller has seen; set from outside, before the first call),
+--          ahead ("F A;F A", oldest first: ids from F-0 on are A ms ahead of the clock; absent if none ever was)
 -- ARGV[1]  run id of the server, as the caller's connection read it
 -- ARGV[2]  seen: the highest id that the caller has received from the store; 0-0 for none
 -- ARGV[3]  failover margin, ms
 -- ARGV[4]  topic memory, ms
 --
--- Afterwards `now` (ms), `last_ms`, `last_n`, `epoch` (text), `memory` and `memory_since` (ms) are set. `epoch` rises whenever born, floor or rewinds
--- change, so callers read them once per epoch. It is never lower than an epoch of a lost server: it starts at the time of
--- birth, and a rewind raises it to the id at which ids resume.
+-- Afterwards `now` (ms), `last_ms`, `last_n`, `epoch` (text), `memory` and `memory_since` (ms) are set. `epoch` rises whenever
+-- born, floor, rewinds or ahead change, so callers read them once per epoch. It is never lower than an epoch of a lost server:
+-- it starts at the time of birth, and a rewind raises it to the id at which ids resume.
+--
+-- Ids never go back. If the last one is over an hour ahead of the clock, the clock was wrong for a while, or is now. A
+-- correction is added then: from the next id on, ids are as far ahead of the clock as that one, and go on with it. An id's
+-- time is what the newest correction at or before it says, but no later than the clock at the following correction. If the
+-- clock steps forward again to where an earlier correction fits the last id, the later ones are removed.
+--
+-- `ahead` (ms) is that of the newest correction, `step` (ms) what it added, `corrected_at` (ms) the clock before its step back;
+-- all are 0 without one.
 --
 -- A script creates its functions at every call. So rarely needed ones are nested, and created only when needed.
 
@@ -21,6 +30,7 @@ local call = redis.call
 
 local TOUCH_MS = 1000 -- a topic's expiries are set again when they are this old,
 local SLACK_MS = 2000 -- so they must be late by more
+local STEP_MS = 3600000 -- a clock that is behind the last id by more was wrong, or is
 
 local function parse(id)
   local ms, n = id:match('^(%d+)%-(%d+)$')
@@ -40,6 +50,7 @@ local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local last_ms, last_n, epoch, memory, memory_since
+local corrections, ahead, step, corrected_at = nil, 0, 0, 0
 
 -- A topic's record: ms and n of its last id, then the given fields. nil if there is none, or if it lies ahead of the store: then
 -- it is left from a lost store.
@@ -53,10 +64,33 @@ end
 
 -- Ids never go back, whatever the clock does.
 local function next_id()
-  if now > last_ms then
-    return now, 0
+  if now + ahead > last_ms then
+    return now + ahead, 0
   end
   return last_ms, last_n + 1
+end
+
+-- The lowest ms of the ids that are at most `age` ms old.
+local function oldest_kept(age)
+  local at = now - age
+  for index = corrections and #corrections or 0, 1, -1 do
+    local from, lead = unpack(corrections[index])
+    if at > from - lead then
+      return at + lead
+    end
+  end
+  return math.max(0, at)
+end
+
+-- Whether the newest correction is over an hour old. A clock that was behind is usually right again by then.
+local function is_settled()
+  return now > corrected_at - step + STEP_MS
+end
+
+-- When a topic whose last id has `ms` was last used, for expiries. Until a correction is settled, the one before it counts:
+-- the topic is kept for longer, lest it be gone when the clock is right again.
+local function used_at(ms)
+  return math.max(now, ms - (is_settled() and ahead or ahead - step))
 end
 
 -- A server without memory refuses a script's first write, but a deletion never, and then no later write. So this comes first
@@ -75,7 +109,7 @@ end
 -- The last id to assume for a topic without a record: it may have had an entry at or before this id.
 local function unknown_last()
   local known = call('HMGET', KEYS[1], 'born', 'floor')
-  local ms, n = math.max(now, last_ms) - memory, 0
+  local ms, n = oldest_kept(memory), 0
   if is_before(last_ms, last_n, ms, n) then
     ms, n = last_ms, last_n
   end
@@ -88,7 +122,29 @@ local function unknown_last()
   return format(ms, n)
 end
 
--- Create the state, or bring it up to date if the caller has seen more than it knows, or wants topics remembered for longer.
+-- When a lease expires that was to expire at `expiry`, perhaps by the clock before it stepped back.
+local function expiry_of_lease(expiry)
+  local is_ahead = expiry > now + STEP_MS and math.abs(expiry - corrected_at) <= STEP_MS
+  return is_ahead and expiry - step or expiry
+end
+
+local function use_corrections()
+  local newest, before = corrections[#corrections], corrections[#corrections - 1]
+  ahead, step, corrected_at = 0, 0, 0
+  if newest then
+    ahead = newest[2]
+    step = ahead - (before and before[2] or 0)
+    corrected_at = newest[1] - ahead + step
+  end
+end
+
+-- Whether the corrections don't fit the clock: it is behind the last id, or has caught up with one.
+local function is_off()
+  return last_ms > now + ahead + STEP_MS or (step > 0 and last_ms <= now + ahead - step + STEP_MS)
+end
+
+-- Create the state, or bring it up to date if the caller has seen more than it knows, wants topics remembered for longer, or if
+-- the clock was wrong.
 local function renew(seen_ms, seen_n)
   local MOST_REWINDS = 64
   local margin, named = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -104,9 +160,9 @@ local function renew(seen_ms, seen_n)
   -- the margin. If `ms` itself is ahead of the clock by a margin, the result lies a margin after it. It is a whole number of
   -- margins ahead of the clock: a store that goes back twice to the same state must not give out the same ids twice.
   local function beyond(ms)
-    local step = math.max(1, margin)
-    local steps = now + step > ms and 1 or math.ceil((ms - now) / step) + 1
-    return now + steps * step
+    local base, size = now + ahead, math.max(1, margin)
+    local steps = base + size > ms and 1 or math.ceil((ms - base) / size) + 1
+    return base + steps * size
   end
 
   -- If the caller has seen ids, there was a store before this one, and its clock may have been ahead. Epochs are counted from
@@ -174,7 +230,7 @@ local function renew(seen_ms, seen_n)
     while rewinds[1] do
       local oldest = rewinds[1]
       local too_many = #rewinds > MOST_REWINDS
-      if not too_many and parse(oldest.resumed) >= now - (memory or named) then
+      if not too_many and parse(oldest.resumed) >= oldest_kept(memory or named) then
         break
       end
       if too_many or oldest.lost ~= oldest.seen then
@@ -200,8 +256,47 @@ local function renew(seen_ms, seen_n)
   if is_suspect then
     call('HDEL', KEYS[1], 'suspect')
   end
+
+  -- Bring `corrections` in line with the clock.
+  local function correct()
+    local MOST_CORRECTIONS = 8
+    corrections = corrections or {}
+    local fitting
+    for index = 0, #corrections do
+      local lead = index > 0 and corrections[index][2] or 0
+      fitting = fitting or (last_ms <= now + lead + STEP_MS and index or nil)
+    end
+    if fitting then
+      if is_settled() then -- the clock was behind for so long that records may have expired too soon
+        save('floor', format(last_ms, last_n))
+      end
+      for index = #corrections, fitting + 1, -1 do
+        corrections[index] = nil
+      end
+    else
+      if #corrections == MOST_CORRECTIONS then
+        table.remove(corrections, 1)
+      end
+      corrections[#corrections + 1] = { last_ms + 1, last_ms + 1 - now }
+      if memory_since > now then -- it would stay so for long, and each publish would set its topic's expiries
+        memory_since = now + 1
+        save('longer', memory_since)
+      end
+    end
+    local texts = {}
+    for index, correction in ipairs(corrections) do
+      texts[index] = ('%d %d'):format(correction[1], correction[2])
+    end
+    save('ahead', table.concat(texts, ';'))
+    use_corrections()
+  end
+
   if not last_ms then
-    return bear()
+    bear()
+    if is_off() then
+      correct()
+    end
+    return
   end
   local rewinds = load()
   local is_another = call('HGET', KEYS[1], 'run') ~= ARGV[1]
@@ -214,16 +309,27 @@ local function renew(seen_ms, seen_n)
     lengthen_memory()
     changed = true
   end
+  if is_off() then
+    correct()
+    changed = true
+  end
   if changed then
     store(rewinds)
   end
 end
 
 do
-  local state = call('HMGET', KEYS[1], 'ms', 'n', 'run', 'epoch', 'rewound', 'memory', 'longer', 'suspect')
+  local state = call('HMGET', KEYS[1], 'ms', 'n', 'run', 'epoch', 'rewound', 'memory', 'longer', 'suspect', 'ahead')
   local seen_ms, seen_n = parse(ARGV[2])
   last_ms, last_n, epoch = tonumber(state[1]), tonumber(state[2]), state[4]
   memory, memory_since = tonumber(state[6]), tonumber(state[7])
+  if state[9] and state[9] ~= '' then
+    corrections = {}
+    for from, lead in state[9]:gmatch('(%d+) (%d+)') do
+      corrections[#corrections + 1] = { tonumber(from), tonumber(lead) }
+    end
+    use_corrections()
+  end
   if
     state[3] ~= ARGV[1]
     or state[8]
@@ -231,6 +337,7 @@ do
     or memory < tonumber(ARGV[4])
     or is_before(last_ms, last_n, seen_ms, seen_n)
     or (seen_ms < tonumber(state[5]) and seen_ms > 0)
+    or is_off()
   then
     renew(seen_ms, seen_n)
   end
