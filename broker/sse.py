@@ -57,14 +57,14 @@ def end(topic: str, reason: str, event_id: EventId) -> bytes:
     return control("broker.end", {"topic": topic, "reason": reason}, event_id)
 
 
-def envelope(topic: str, event_frame: bytes, event_id: EventId) -> bytes:
-    """The envelope form of the event in `event_frame`."""
+def envelope(topic: str, event_frame: bytes, event_id: EventId, seconds: float | None = None) -> bytes:
+    """The envelope form of the event in `event_frame`; `seconds` (since 1970) is its time, if that isn't the id's."""
     event = split(event_frame)
     value = {
         "topic": topic,
         "id": format_id(event_id),
         "event": event.type,
-        "time": rfc3339(id_seconds(event_id)),
+        "time": rfc3339(id_seconds(event_id) if seconds is None else seconds),
         "data": event.data,
     }
     return frame(lines(_compact(value).encode()), event_id)

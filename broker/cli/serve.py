@@ -13,8 +13,8 @@ import uvloop
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from broker.cli.common import setting_error_text
-from broker.process.setup import StartError, relax_collector, set_up_process
+from broker.cli.common import setting_error_text, silence_stdout
+from broker.process.setup import Endpoint, StartError, relax_collector, set_up_process
 from broker.process.stores import check_store
 from broker.settings import BadSetting, Settings
 from broker.settings.environment import environment_warnings
@@ -87,13 +87,7 @@ def _supervisor(settings: Settings) -> Coroutine[object, object, None]:
     # imported here, because it needs nothing of what its workers load
     from broker.process.supervisor import run
 
-    return run(
-        settings,
-        lambda endpoint: print(
-            f"broker: listening on {endpoint.url}, store: {endpoint.store}, workers: {settings.workers}",
-            flush=True,
-        ),
-    )
+    return run(settings, lambda endpoint: _print_start(endpoint, f", workers: {settings.workers}"))
 
 
 async def _instance(settings: Settings) -> None:
@@ -102,8 +96,21 @@ async def _instance(settings: Settings) -> None:
     relax_collector()
     instance = Instance(settings)
     endpoint = await instance.start()
-    print(f"broker: listening on {endpoint.url}, store: {endpoint.store}", flush=True)
+    try:
+        _print_start(endpoint)
+    except StartError:
+        await instance.stop()
+        raise
     await instance.run()
+
+
+def _print_start(endpoint: Endpoint, more: str = "") -> None:
+    """Print the line that says that the broker listens. Raises `StartError` if standard output can't be written to."""
+    try:
+        print(f"broker: listening on {endpoint.url}, store: {endpoint.store}{more}", flush=True)
+    except OSError as error:
+        silence_stdout()
+        raise StartError(f"can't print the start line: {error.strerror}") from None
 
 
 def read_settings(args: argparse.Namespace) -> Settings:

@@ -2,10 +2,9 @@
 
 Rules: a value in memory. It knows no store, no subscriber and no clock: times come in as ids or seconds.
 
-Every entry names the topic's entry before it, `prev`. A reader at cursor X that meets entry e has missed nothing
-between them if and only if `e.prev <= X`. If no entry is left after X, `last` answers instead of e: it outlives the
-entries. So a topic may be silent for longer than its retention without a gap, and a topic that was trimmed to nothing
-still has one (design §2).
+Every entry names the topic's entry before it, `prev`. A reader at cursor X that meets entry e has missed nothing between
+them if and only if `e.prev <= X`. If no entry is left after X, `last`, which outlives the entries, answers instead of e.
+So a topic silent for longer than its retention has no gap, and a topic that was trimmed to nothing has one (design §2).
 
 Three ids divide a log:
 
@@ -19,8 +18,8 @@ The log of a closed topic ends with its *end*, an entry after the last event. Th
 trimmed nor counted, and it stays as long as `last` is remembered. Nothing follows it, unless the topic is deleted or
 the store goes back to before it; either opens the topic again.
 
-If events are lost while subscribers read the log, a *gap* takes their place: an entry without an event, at the id of the
-last event that is missing. Every reader that crosses it is told.
+If events are lost while subscribers read the log, a *gap* takes their place: an entry without an event, at the id of
+the last missing one. Every reader that crosses it is told.
 """
 
 from __future__ import annotations
@@ -30,9 +29,10 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
 from broker import sse
-from broker.events import EventId, id_at
+from broker.events import EventId
 from broker.log.entry import ENTRY_OVERHEAD_BYTES, Entry
 from broker.log.producers import ProducerSequences
+from broker.log.timeline import Timeline
 from broker.topics import Retention
 
 _entry_id = attrgetter("id")
@@ -44,7 +44,7 @@ class Log:
 
     Args:
         last: the first entry's `prev`: nothing of this topic is known at or before it.
-        retention: how much to keep.
+        retention, timeline: how much to keep; when its events happened.
 
     Attributes:
         last: the id of the newest entry ever, or the `last` that the log began with.
@@ -76,12 +76,14 @@ class Log:
         "named",
         "producers",
         "retention",
+        "timeline",
         "trim_barrier",
     )
 
-    def __init__(self, last: EventId, retention: Retention) -> None:
+    def __init__(self, last: EventId, retention: Retention, timeline: Timeline | None = None) -> None:
         self.last = last
         self.retention = retention
+        self.timeline = timeline or Timeline()
         self.bytes = 0
         self.envelope_bytes = 0
         self.accounted = 0
@@ -184,7 +186,7 @@ class Log:
         if newest < start:
             return
         keep = self.retention
-        oldest = id_at(now - keep.seconds)
+        oldest = self.timeline.first_id(now - keep.seconds)
         drop, size = start, self.bytes
         while drop <= newest:
             entry = entries[drop]
@@ -227,11 +229,10 @@ class Log:
 
     def enveloped(self, topic: str, entry: Entry) -> bytes:
         """The envelope form of an entry, encoded when first needed (I5)."""
-        if entry is self.end:
+        if entry.end or not entry.frame:
             return entry.frame
         if entry.enveloped is None:
-            plain = entry.end or not entry.frame
-            entry.enveloped = entry.frame if plain else sse.envelope(topic, entry.frame, entry.id)
+            entry.enveloped = sse.envelope(topic, entry.frame, entry.id, self.timeline.seconds(entry.id))
             self.envelope_bytes += len(entry.enveloped)
         return entry.enveloped
 

@@ -16,8 +16,9 @@ from typing import Protocol
 from broker import sse
 from broker.durations import parse_duration
 from broker.errors import InvalidParameter
-from broker.events import EventId, id_at, parse_id
+from broker.events import EventId, parse_id
 from broker.log.log import Log
+from broker.log.timeline import Timeline
 
 MAX_LAST = 1_000_000
 MAX_CURSOR_CHARS = 128
@@ -101,6 +102,11 @@ def _time(text: str) -> float:
     return time.timestamp()
 
 
+def cursor_before(seconds: float, timeline: Timeline) -> EventId:
+    """The cursor that everything since a time follows."""
+    return max(0, timeline.first_id(seconds) - 1)
+
+
 def from_last(text: str) -> Start:
     """The start that `last` asks for: a number of events.
 
@@ -142,6 +148,9 @@ class StoreState(Protocol):
 
     @property
     def received_to(self) -> EventId: ...
+
+    @property
+    def timeline(self) -> Timeline: ...
 
     def is_lost(self, cursor: EventId) -> bool: ...
 
@@ -242,7 +251,7 @@ def _floor_of_events(start: Start, log: Log, store: StoreState) -> EventId:
         case After(cursor):
             return log.start_after(cursor) if cursor <= store.last_id else store.received_to
         case Since(seconds):
-            return log.start_after(min(max(0, id_at(seconds) - 1), store.received_to))
+            return log.start_after(min(cursor_before(seconds, store.timeline), store.received_to))
         case Last(count):
             return log.start_before(count)
         case _:

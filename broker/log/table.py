@@ -12,13 +12,14 @@ log, which has subscribers, is never given up as a whole.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
 from sortedcontainers import SortedDict
 
-from broker.events import EventId, id_at
+from broker.events import EventId
 from broker.log.log import Log
+from broker.log.timeline import Correction, Timeline
 from broker.topics import Retention, RetentionRules
 
 
@@ -45,6 +46,7 @@ class LogTable:
         self.floor = born
         self.newest = born
         self.bytes = 0
+        self.timeline = Timeline()
         self._retention = retention
         self._max_bytes = max_bytes
         self._max_topics = max_topics
@@ -65,13 +67,13 @@ class LogTable:
 
     def unknown_last(self, now: float) -> EventId:
         """The `last` of a topic without a record: it may have had an event at or before this id."""
-        return max(self.floor, min(self.newest, id_at(now - self._topic_memory_seconds)))
+        return max(self.floor, min(self.newest, self.timeline.first_id(now - self._topic_memory_seconds)))
 
     def open(self, topic: str, now: float) -> Log:
         """The log of `topic`, made if needed."""
         log = self._logs.get(topic)
         if log is None:
-            log = self._logs[topic] = Log(self.unknown_last(now), self._retention.of(topic))
+            log = self._logs[topic] = Log(self.unknown_last(now), self._retention.of(topic), self.timeline)
             self._unpinned[topic] = log
         return log
 
@@ -180,13 +182,22 @@ class LogTable:
         self._filled.pop(topic, None)
         del self._logs[topic]
 
+    def correct(self, corrections: Sequence[Correction]) -> None:
+        """Take over the store's corrections. Envelopes made before, which say when, are made again if needed."""
+        self.timeline.corrections = tuple(corrections)
+        for topic, log in list(self._filled.items()):
+            for entry in log.after(0):
+                entry.enveloped = None
+            log.envelope_bytes = 0
+            self._account(topic, log)
+
     def sweep(self, now: float, max_logs: int) -> None:
         """Drop what became too old, in the next `max_logs` logs."""
         for topic in self._next_topics(max_logs):
             log = self._filled.get(topic)
             if log is not None:
                 self.trim(topic, log, now)
-        oldest = id_at(now - self._topic_memory_seconds)
+        oldest = self.timeline.first_id(now - self._topic_memory_seconds)
         for _ in range(max_logs):
             topic, log = next(iter(self._unpinned.items()), ("", None))
             if log is None or log.last >= oldest:

@@ -6,7 +6,6 @@ Rules: the only place that knows both. The web layer calls it and its parts. No 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Collection, Sequence
 
@@ -70,8 +69,7 @@ class Node:
         self.streams.evictions.stop()
         if self._sweeping is not None:
             self._sweeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeping
+            await asyncio.wait([self._sweeping])  # `_log_death` reports a defect
         await self._store.stop()
 
     async def _sweep_for_ever(self) -> None:

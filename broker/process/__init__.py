@@ -4,7 +4,9 @@
     stores          the store that the settings choose
     instance        one instance: listens and serves until a signal
     supervisor      the order of start and stop; signals
-    workers         the worker processes
+    workers         the pool of worker processes
+    worker_process  one of them
+    pulse           whether one hangs
     worker          the program of a worker, and its messages
     listeners       the sockets of the port
     data_directory  the directory of `--data`

@@ -65,7 +65,7 @@ class Instance:
             await self._listen()
             await self._listen_for_metrics()
         except BaseException:
-            await self._clean_up()
+            await self.stop()
             raise
         self._signals = SignalQueue(sighup=self._sockets is not None or may_catch_sighup())
         host, port = self._runner.addresses[0][:2]
@@ -80,7 +80,16 @@ class Instance:
         try:
             await self._drain_at_signal(self._signals)
         finally:
-            await self._clean_up()
+            await self.stop()
+
+    async def stop(self) -> None:
+        """Release everything, without a drain."""
+        try:
+            if self._metrics_runner is not None:
+                await self._metrics_runner.cleanup()
+        finally:
+            if self._runner.server is not None:  # the shutdown didn't complete
+                await self._runner.cleanup()
 
     async def _listen(self) -> None:
         sites: list[web.BaseSite]
@@ -131,12 +140,6 @@ class Instance:
     async def _shut_down(self) -> None:
         await self._app[SERVICES].node.streams.drain()
         await self._runner.cleanup()
-
-    async def _clean_up(self) -> None:
-        if self._metrics_runner is not None:
-            await self._metrics_runner.cleanup()
-        if self._runner.server is not None:  # the shutdown didn't complete
-            await self._runner.cleanup()
 
 
 def _tls_context(settings: Settings) -> ssl.SSLContext | None:

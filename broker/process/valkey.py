@@ -29,6 +29,11 @@ SOCKET_FILE = "socket"
 MAX_SOCKET_PATH_BYTES = 107  # the size of sun_path without its final NUL
 POLL_SECONDS = 0.02
 PING_TIMEOUT_SECONDS = 5.0
+CHECK_TIMEOUT_SECONDS = 2.0
+CHECK_SECONDS = 1.0
+"""Between two checks whether the running server answers."""
+MAX_FAILED_CHECKS = 2
+"""In a row, until it is logged; one may fail because the machine was suspended."""
 STOP_SECONDS = 30.0
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
@@ -72,7 +77,7 @@ class ValkeyServer:
         while True:
             assert self._process is not None
             started_at = loop.time()
-            await self._process.wait()
+            await self._wait_for_end(self._process)
             _logger.error("the Valkey server in %s ended; restarting it", self._directory.path)
             await asyncio.sleep(self._restart_backoff.next(loop.time() - started_at))
             try:
@@ -116,10 +121,10 @@ class ValkeyServer:
         }
         return [argument for name, value in options.items() for argument in (f"--{name}", value)]
 
-    async def _is_ready(self) -> bool:
+    async def _is_ready(self, timeout_seconds: float = PING_TIMEOUT_SECONDS) -> bool:
         """Whether the server answers PING, which it doesn't while it loads."""
         try:
-            async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+            async with asyncio.timeout(timeout_seconds):
                 reader, writer = await asyncio.open_unix_connection(self._socket)
                 try:
                     writer.write(b"PING\r\n")
@@ -128,6 +133,33 @@ class ValkeyServer:
                     writer.close()
         except (OSError, TimeoutError):
             return False
+
+    async def _wait_for_end(self, process: Process) -> None:
+        """Return when the process has ended. Logs if the server stops answering, and when it answers again.
+
+        A server that hangs is not killed: it may be waiting for its disk. Meanwhile the workers' stores are not ready.
+        """
+        ended = asyncio.ensure_future(process.wait())
+        failed = 0
+        try:
+            while not ended.done():
+                await asyncio.wait([ended], timeout=CHECK_SECONDS)
+                failed = self._log_check(failed, is_answered=await self._is_ready(CHECK_TIMEOUT_SECONDS))
+        finally:
+            ended.cancel()
+
+    def _log_check(self, failed: int, *, is_answered: bool) -> int:
+        """Takes and returns how many checks in a row have failed."""
+        if is_answered:
+            if failed >= MAX_FAILED_CHECKS:
+                _logger.info("the Valkey server in %s answers again", self._directory.path)
+            return 0
+        if failed + 1 == MAX_FAILED_CHECKS:
+            _logger.error(
+                "the Valkey server in %s does not answer; look at its process and its disk",
+                self._directory.path,
+            )
+        return failed + 1
 
     async def stop(self) -> None:
         """Stop the server once it has written everything."""

@@ -2,7 +2,9 @@
 
 The supervisor writes a `WorkerConfig` line to the worker's standard input and keeps the pipe open. When the pipe closes, the
 supervisor is dead and the worker exits at once: another supervisor may be starting, and subscribers reconnect with their cursors.
-The worker writes its endpoint or `StartError` to standard output, which then becomes its standard error.
+The worker writes its endpoint or `StartError` to standard output. The pipe then stays open for the answers to pings: each byte on
+standard input is a ping, and the event loop answers with a line, so a worker that hangs doesn't. Everything else that
+the process prints goes to standard error.
 
 Rules: settings go through the pipe, because arguments and environment can show passwords to others. The supervisor imports this
 module too, so `instance` is imported only where the worker runs.
@@ -26,6 +28,8 @@ from broker.settings import Settings
 STDIN, STDOUT, STDERR = range(3)
 EXIT_ORPHANED = 1
 EXIT_START_ERROR = 1
+MAX_PINGS = 64
+"""Pings answered at once; the supervisor sends one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +83,25 @@ async def _serve(config: WorkerConfig) -> None:
     from broker.process.instance import Instance
 
     relax_collector()  # after the import, whose objects live as long as the process
-    asyncio.get_running_loop().add_reader(STDIN, os._exit, EXIT_ORPHANED)
+    pings = _Pings(os.dup(STDOUT))
+    asyncio.get_running_loop().add_reader(STDIN, pings.arrived)
     sockets = [socket.socket(fileno=descriptor) for descriptor in config.descriptors]
     instance = Instance(config.settings, sockets)
     _write_start(await instance.start())
     await instance.run()
+
+
+class _Pings:
+    """Answers the supervisor's pings on the descriptor `answers`."""
+
+    def __init__(self, answers: int) -> None:
+        self._answers = answers
+
+    def arrived(self) -> None:
+        pings = os.read(STDIN, MAX_PINGS)
+        if not pings:
+            os._exit(EXIT_ORPHANED)
+        os.write(self._answers, b"\n" * len(pings))
 
 
 def _write_start(result: Endpoint | StartError) -> None:

@@ -1,4 +1,4 @@
-"""Worker processes as the supervisor sees them: one process, and the pool that restarts them.
+"""The pool of worker processes: starts them, and restarts those that end or hang.
 
 Rules: each worker has a slot with its sockets. Starting a process in a slot takes the slot's lock, so a slot has one process, or
 two during a rolling restart: the draining one and its successor. The supervisor handles signals and starts and ends the pool.
@@ -7,112 +7,23 @@ two during a rolling restart: the draining one and its successor. The supervisor
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import signal
-import sys
-from asyncio.subprocess import PIPE, Process
-from collections.abc import Sequence
-from socket import socket
 
 from broker.backoff import RestartBackoff
 from broker.process.listeners import Listeners
+from broker.process.pulse import Pulse
 from broker.process.setup import Endpoint, StartError
 from broker.process.signals import SignalQueue
-from broker.process.worker import WorkerConfig, decode_start
+from broker.process.worker_process import WorkerKilled, WorkerProcess, describe
 from broker.settings import Settings
 
-START_SECONDS = 60.0
-"""Limit for a start, which takes about a second; longer than the wait for an unreachable store."""
 GRACE_SECONDS = 20.0
 """Time beyond the drain, for open requests and a busy machine."""
+START_ATTEMPTS = 5
+"""How often a worker that is killed before it listens is started, until the broker gives up."""
 
 _logger = logging.getLogger("broker")
-
-
-class WorkerProcess:
-    """One running worker process."""
-
-    def __init__(self, process: Process) -> None:
-        self.pid = process.pid
-        self._process = process
-        self._is_draining = False
-        self._started_at = asyncio.get_running_loop().time()
-
-    @classmethod
-    async def start(cls, settings: Settings, sockets: Sequence[socket]) -> WorkerProcess:
-        """Start a worker on `sockets`, then call `wait_until_listening`.
-
-        The process has its own session, so that a terminal's signals (Ctrl-C, hang-up) reach only the supervisor.
-
-        Raises:
-            StartError: the operating system can't start another process.
-        """
-        descriptors = [sock.fileno() for sock in sockets]
-        try:
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-P",
-                "-m",
-                "broker.process.worker",
-                stdin=PIPE,
-                stdout=PIPE,
-                pass_fds=descriptors,
-                env=_environment(),
-                start_new_session=True,
-            )
-        except OSError as error:
-            raise StartError(f"can't start a worker: {error.strerror}") from None
-        assert process.stdin is not None
-        process.stdin.write(WorkerConfig(settings, descriptors).encode())
-        return cls(process)
-
-    async def wait_until_listening(self) -> Endpoint:
-        """Return the endpoint once the worker listens.
-
-        Raises:
-            StartError: the worker failed to start and has ended.
-        """
-        assert self._process.stdout is not None
-        try:
-            async with asyncio.timeout(START_SECONDS):
-                line = await self._process.stdout.readline()
-        except TimeoutError:
-            self.send(signal.SIGKILL)
-            await self.wait()
-            raise StartError(f"a worker did not start within {START_SECONDS:.0f} seconds") from None
-        try:
-            if not line:
-                raise StartError("a worker failed to start; the lines above say why")
-            return decode_start(line)
-        except StartError:
-            await self.wait()
-            raise
-
-    @property
-    def uptime_seconds(self) -> float:
-        return asyncio.get_running_loop().time() - self._started_at
-
-    def drain(self, number: signal.Signals) -> None:
-        """Send SIGTERM, or SIGHUP if its successor listens already. Only once: a second signal would end the drain at once."""
-        if not self._is_draining:
-            self._is_draining = True
-            self.send(number)
-
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal, unless the process has ended."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(number)
-
-    async def wait(self) -> int:
-        """Return the exit status once the process has ended; -N for signal N."""
-        return await self._process.wait()
-
-
-def _environment() -> dict[str, str]:
-    """This process's environment and import path, so that a worker runs the same code."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)}
 
 
 class WorkerPool:
@@ -127,20 +38,26 @@ class WorkerPool:
         self._locks = [asyncio.Lock() for _ in slots]
         self._restart_backoffs = [RestartBackoff() for _ in slots]
         self._drain_seconds = settings.drain_notice_seconds + settings.drain_seconds + GRACE_SECONDS
+        self._timeout = settings.worker_timeout_seconds
 
     async def start(self) -> Endpoint:
-        """Start all workers and return once all listen. Raises `StartError` as soon as one can't start."""
+        """Start all workers and return once all listen. Raises `StartError` as soon as one can't start.
+
+        A worker that is killed meanwhile is started again, a few times.
+        """
         try:
             async with asyncio.TaskGroup() as group:
-                starting = [group.create_task(self._start(slot)) for slot in range(len(self._locks))]
+                starting = [group.create_task(self._start_first(slot)) for slot in range(len(self._locks))]
         except* StartError as errors:
             raise errors.exceptions[0] from None
         self._workers = [task.result()[0] for task in starting]
         return starting[0].result()[1]
 
     async def run(self) -> None:
-        """Restart workers that end, until cancelled."""
+        """Restart workers that end or hang, until cancelled."""
         async with asyncio.TaskGroup() as group:
+            if self._timeout:
+                group.create_task(self._kill_hanging())
             for slot in range(len(self._locks)):
                 group.create_task(self._run_slot(slot))
 
@@ -175,6 +92,15 @@ class WorkerPool:
         self._send_to_all(signal.SIGKILL)
         await self._wait_for_all()
 
+    async def _start_first(self, slot: int) -> tuple[WorkerProcess, Endpoint]:
+        for _ in range(START_ATTEMPTS - 1):
+            try:
+                return await self._start(slot)
+            except WorkerKilled as error:
+                _logger.error("%s; starting it again", error)
+                await asyncio.sleep(self._restart_backoffs[slot].next(0.0))
+        return await self._start(slot)
+
     async def _start(self, slot: int) -> tuple[WorkerProcess, Endpoint]:
         worker = await WorkerProcess.start(self._settings_of(slot), self._listeners.sockets(slot))
         self._running.add(worker)
@@ -188,6 +114,18 @@ class WorkerPool:
         port = self._settings.metrics_port
         return self._settings if not port else self._settings.model_copy(update={"metrics_port": port + slot})
 
+    async def _kill_hanging(self) -> None:
+        """Kill workers that don't answer; `_run_slot` restarts them."""
+        period = Pulse(self._timeout, 0.0).period_seconds
+        while True:
+            await asyncio.sleep(period)
+            for worker in self._workers:
+                if worker.hangs():
+                    _logger.error(
+                        "worker %d has not answered for %.0f seconds; killing it", worker.pid, self._timeout
+                    )
+                    worker.send(signal.SIGKILL)
+
     async def _run_slot(self, slot: int) -> None:
         while True:
             worker = self._workers[slot]
@@ -195,7 +133,7 @@ class WorkerPool:
             async with self._locks[slot]:
                 if self._workers[slot] is worker:  # otherwise a rolling restart has replaced it
                     self._running.discard(worker)
-                    _logger.error("worker %d ended (%s); restarting it", worker.pid, _describe(status))
+                    _logger.error("worker %d ended (%s); restarting it", worker.pid, describe(status))
                     await self._restart(slot, worker.uptime_seconds)
 
     async def _restart(self, slot: int, uptime_seconds: float) -> None:
@@ -230,7 +168,3 @@ class WorkerPool:
             worker.send(signal.SIGKILL)
             await worker.wait()
         self._running.discard(worker)
-
-
-def _describe(status: int) -> str:
-    return f"status {status}" if status >= 0 else signal.Signals(-status).name

@@ -57,6 +57,10 @@ class SettingsTable(BaseSettings):
         le=256,
         description="Processes that share the port; more than one needs redis_url or data.",
     )
+    worker_timeout_seconds: SecondsOrZero = Field(
+        20,
+        description="How long one of several workers may hang before it is killed and replaced, in seconds; 0: forever.",
+    )
     tls_cert: Path | None = Field(
         None, description="PEM file with the certificate chain; the broker then serves HTTPS."
     )

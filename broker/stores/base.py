@@ -16,6 +16,7 @@ from typing import Protocol
 from broker.events import EventId
 from broker.log.log import Log
 from broker.log.start import Start
+from broker.log.timeline import Timeline
 
 Item = tuple[str, bytes]
 """A topic, and an event's lines (`sse.lines`)."""
@@ -174,6 +175,10 @@ class WatchedLogs(Protocol):
     @property
     def complete_to(self) -> EventId:
         """Up to this id, the logs of all watched topics are complete."""
+
+    @property
+    def timeline(self) -> Timeline:
+        """When the events of the logs happened."""
 
     def is_lost(self, cursor: EventId) -> bool:
         """Whether the store went back to before `cursor`, so that its client may have seen anything or nothing since."""

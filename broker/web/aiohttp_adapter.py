@@ -29,7 +29,13 @@ ROUTER = web.AppKey("router", Router)
 _NO_QUERY = Query("")
 
 
-def application(served: Sequence[Route], guard: Guard, response_headers: ResponseHeaders) -> web.Application:
+def application(
+    served: Sequence[Route],
+    guard: Guard,
+    response_headers: ResponseHeaders,
+    *,
+    answers_preflights: bool = True,
+) -> web.Application:
     """An application with these routes; set its `SERVICES` before the first request."""
     app = web.Application()
     app[GUARD] = guard
@@ -42,7 +48,7 @@ def application(served: Sequence[Route], guard: Guard, response_headers: Respons
         headers.update(response_headers.of(request.headers.get(hdrs.ORIGIN), headers.get(hdrs.VARY, "")))
 
     app.on_response_prepare.append(complete)
-    app.middlewares.append(_answer_errors(app, guard))
+    app.middlewares.append(_answer_errors(app, guard, answers_preflights=answers_preflights))
     for route in served:
         path, endpoint = route.path.replace("}", ":[^/]+}"), _endpoint(app, route.handler)
         if route.method == hdrs.METH_GET:
@@ -84,7 +90,7 @@ def _endpoint(app: web.Application, handler: routes.Handler) -> Handler:
     return serve
 
 
-def _answer_errors(app: web.Application, guard: Guard) -> Middleware:
+def _answer_errors(app: web.Application, guard: Guard, *, answers_preflights: bool) -> Middleware:
     """The only middleware: checks each request, and answers errors."""
 
     @web.middleware
@@ -92,7 +98,7 @@ def _answer_errors(app: web.Application, guard: Guard) -> Middleware:
         response: web.StreamResponse
         try:
             guard.check(request.method, request.rel_url.raw_path, request.headers)
-            is_options = request.method == hdrs.METH_OPTIONS
+            is_options = answers_preflights and request.method == hdrs.METH_OPTIONS
             preflight = guard.origins.preflight(request.headers) if is_options else None
             response = await handler(request) if preflight is None else response_to(preflight)
         except web.HTTPException as error:

@@ -17,7 +17,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright
 
 from tests.live.control_client import STREAMS, ControlClient
-from tests.live.node import MODULES
+from tests.live.event_source import MODULES
 from tests.live.proxied import Front
 from tests.live.proxies import PROXIES, ProxyProcess
 from tests.support.broker_process import BrokerProcess

@@ -1,29 +1,102 @@
-"""An EventSource in a page of Chromium, and the events that its listeners received."""
+"""Other people's SSE clients, each as a `Follower`: what its listeners received, and the same waits for all."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Self
 
-from playwright.async_api import Page
-from playwright.async_api import TimeoutError as WaitedTooLong
+import httpx
+from aiohttp_sse_client2.client import EventSource
+from httpx_sse import aconnect_sse
+from playwright.async_api import Page, Route
 
-from tests.live.node import Received
+from tests.support.child_process import ChildProcess
+from tests.support.waiting import WAIT_SECONDS
 
-WITHIN_MS = 20_000
 CONTROL = ("broker.open", "broker.gap", "broker.end")
 CONNECTING, OPEN, CLOSED = 0, 1, 2
+MODULES = Path(__file__).parents[2] / ".cache" / "node" / "node_modules"
+"""The packages of npm."""
 
-FOLLOW = """([url, types, withCredentials]) => {
+NODE_SCRIPT = Path(__file__).with_name("follow.mjs")
+
+EVENT_SOURCE = """([url, types, withCredentials]) => {
     const source = new EventSource(url, {withCredentials}), received = [];
     for (const type of ["open", "error", "message", ...types])
         source.addEventListener(type, ({type, data = null, lastEventId: id = null}) =>
             received.push({type, data, id, state: source.readyState}));
     return (window.followed ??= []).push({source, received}) - 1;
 }"""
+FETCH_EVENT_SOURCE = """([url]) => {
+    const source = {readyState: 0}, received = [];
+    const add = (type, data = null, id = null) => received.push({type, data, id, state: source.readyState});
+    fetchEventSource(url, {
+        openWhenHidden: true,
+        onmessage: ({event, data, id}) => add(event || "message", data, id),
+        onopen: async () => { source.readyState = 1; add("open"); },
+        onclose: () => { throw new Error("reconnect"); },
+        onerror: () => { source.readyState = 0; add("error"); },  // reconnects after the delay that the server asked for
+    });
+    return (window.followed ??= []).push({source, received}) - 1;
+}"""
 
 
-class Source:
-    """An EventSource in a page."""
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One event that a listener of a client received.
+
+    Attributes:
+        type: `open`, `error`, `message`, or the event's own.
+        data, id: of an event; None for `open` and `error`.
+        state: the client's readyState in that moment: 0 connecting, 1 open, 2 closed for good.
+    """
+
+    type: str
+    data: str | None
+    id: str | None
+    state: int
+
+
+class Follower(ABC):
+    """A client that follows a stream."""
+
+    @abstractmethod
+    async def received(self) -> list[Received]:
+        """Everything that its listeners received so far, in order."""
+
+    async def events(self) -> list[Received]:
+        """The same without `open` and `error`."""
+        return [each for each in await self.received() if each.type not in ("open", "error")]
+
+    async def wait_for_events(self, count: int) -> list[Received]:
+        """The events, once there are `count`."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while len(events := await self.events()) < count:
+                await asyncio.sleep(0.01)
+        return events
+
+    async def wait_for_last(self, end: str) -> list[Received]:
+        """The events, once the last one's data ends with `end`."""
+        async with asyncio.timeout(WAIT_SECONDS):
+            while not (events := await self.events()) or not (events[-1].data or "").endswith(end):
+                await asyncio.sleep(0.01)
+        return events
+
+    async def wait_for_error(self) -> None:
+        async with asyncio.timeout(WAIT_SECONDS):
+            while all(each.type != "error" for each in await self.received()):
+                await asyncio.sleep(0.01)
+
+
+class Source(Follower):
+    """An EventSource in a page of Chromium."""
 
     def __init__(self, page: Page, index: int) -> None:
         self._page = page
@@ -34,34 +107,35 @@ class Source:
         cls, page: Page, url: str, types: tuple[str, ...] = CONTROL, *, credentials: bool = False
     ) -> Self:
         """Open one that listens for `message` and for `types`."""
-        return cls(page, await page.evaluate(FOLLOW, [url, list(types), credentials]))
+        return cls(page, await page.evaluate(EVENT_SOURCE, [url, list(types), credentials]))
+
+    @classmethod
+    async def fetch(cls, page: Page, url: str) -> Self:
+        """Follow with `@microsoft/fetch-event-source`, whose own modules the page gets."""
+        library = MODULES / "@microsoft" / "fetch-event-source" / "lib" / "esm"
+
+        async def serve_module(route: Route) -> None:
+            name = route.request.url.rsplit("/", 1)[1].removesuffix(".js")
+            await route.fulfill(path=library / f"{name}.js", content_type="text/javascript")
+
+        await page.route("**/fetch-event-source/*", serve_module)
+        await page.evaluate(
+            "async () => { window.fetchEventSource = (await import('/fetch-event-source/index')).fetchEventSource; }"
+        )
+        await page.unroute_all()
+        return cls(page, await page.evaluate(FETCH_EVENT_SOURCE, [url]))
 
     async def received(self) -> list[Received]:
-        """Everything that its listeners received so far, in order."""
         received = await self._page.evaluate("index => followed[index].received", self._index)
         return [Received(**each) for each in received]
 
-    async def events(self) -> list[Received]:
-        """The same without `open` and `error`."""
-        return [each for each in await self.received() if each.type not in ("open", "error")]
-
-    async def wait_for(self, condition: str, within_ms: float = WITHIN_MS) -> None:
+    async def wait_for(self, condition: str) -> None:
         """Wait until `condition` holds: JavaScript over `received`, the list, and `source`."""
-        try:
-            await self._page.wait_for_function(
-                f"index => {{ const {{source, received}} = followed[index]; return {condition}; }}",
-                arg=self._index,
-                timeout=within_ms,
-            )
-        except WaitedTooLong:
-            raise AssertionError(f"{condition} did not come true: {await self.received()}") from None
-
-    async def wait_for_events(self, count: int) -> list[Received]:
-        """The events, once there are `count`."""
-        await self.wait_for(
-            f"received.filter(({{type}}) => type != 'open' && type != 'error').length >= {count}"
+        await self._page.wait_for_function(
+            f"index => {{ const {{source, received}} = followed[index]; return {condition}; }}",
+            arg=self._index,
+            timeout=1000 * WAIT_SECONDS,
         )
-        return await self.events()
 
     async def state(self) -> int:
         """Its readyState."""
@@ -69,3 +143,76 @@ class Source:
 
     async def close(self) -> None:
         await self._page.evaluate("index => followed[index].source.close()", self._index)
+
+
+class NodeSource(ChildProcess, Follower):
+    """The EventSource of an npm package, in Node; a context manager."""
+
+    def __init__(self, node: str, package: str, url: str, types: tuple[str, ...]) -> None:
+        super().__init__([node, str(NODE_SCRIPT), str(MODULES), package, url, *types], stderr=None)
+
+    async def received(self) -> list[Received]:
+        lines = self.printed.rpartition(b"\n")[0].splitlines()
+        return [Received(**json.loads(line)) for line in lines]
+
+
+class PythonSource(Follower):
+    """A Python library's client, in a task."""
+
+    def __init__(self) -> None:
+        self._received: list[Received] = []
+
+    async def received(self) -> list[Received]:
+        return self._received
+
+    @classmethod
+    @asynccontextmanager
+    async def httpx_sse(cls, url: str) -> AsyncIterator[Self]:
+        """It leaves reconnecting to its user: here the few lines that its README asks for."""
+        made = cls()
+
+        async def follow() -> None:
+            cursor, retry_ms = "", 1000
+            async with httpx.AsyncClient(timeout=WAIT_SECONDS, trust_env=False) as http:
+                while True:
+                    headers = {"Last-Event-ID": cursor} if cursor else {}
+                    try:
+                        async with aconnect_sse(http, "GET", url, headers=headers) as source:
+                            made._received.append(Received("open", None, None, OPEN))
+                            async for event in source.aiter_sse():
+                                cursor, retry_ms = event.id, event.retry or retry_ms
+                                made._received.append(Received(event.event, event.data, event.id, OPEN))
+                    except httpx.TransportError:
+                        pass
+                    made._received.append(Received("error", None, None, CONNECTING))
+                    await asyncio.sleep(retry_ms / 1000)
+
+        async with _running(follow()):
+            yield made
+
+    @classmethod
+    @asynccontextmanager
+    async def aiohttp_sse_client2(cls, url: str) -> AsyncIterator[Self]:
+        """It reconnects once by itself, after twice the delay that it was told."""
+        made = cls()
+
+        async def follow() -> None:
+            async with EventSource(url, reconnection_time=timedelta(milliseconds=50)) as source:
+                async for event in source:
+                    made._received.append(
+                        Received(event.type or "message", event.data, event.last_event_id, OPEN)
+                    )
+
+        async with _running(follow()):
+            yield made
+
+
+@asynccontextmanager
+async def _running(following: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(following)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task

@@ -14,14 +14,12 @@ import pytest_asyncio
 from aiohttp import web
 from playwright.async_api import Browser, Page
 
-from tests.live.event_source import OPEN, Source
-from tests.live.node import Received
+from tests.live.event_source import CLOSED, OPEN, Received, Source
 from tests.support.broker_process import BrokerProcess
 from tests.support.tokens import HMAC
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
-CLOSED = 2
 
 FETCH = """async ([url, options]) => {
     try {

@@ -54,7 +54,25 @@ async def test_a_node_whose_sweeps_have_died_is_not_ready(
         await asyncio.wait([node._sweeping])
     assert node.checks()["heartbeats"] == "stopped"
     assert "no longer ready" in caplog.text
-    node._sweeping = None  # it has failed, as it should
+
+
+async def test_a_node_whose_sweeps_have_died_stops_its_store(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node._store, "sweep", lambda: 1 / 0)
+    assert node._sweeping is not None
+    async with asyncio.timeout(10):
+        await asyncio.wait([node._sweeping])
+    stopped: list[bool] = []
+    stop = node._store.stop
+
+    async def recording() -> None:
+        await stop()
+        stopped.append(True)
+
+    monkeypatch.setattr(node._store, "stop", recording)
+    await node.stop()
+    assert stopped == [True]
 
 
 async def test_a_page_of_topics_names_where_the_next_one_begins(node: Node) -> None:

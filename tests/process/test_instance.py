@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 import trustme
+from redis import Redis
 
 from broker.sse import Decoder
 from tests.process.streams import read_to_end, subscribe
@@ -188,7 +191,38 @@ def test_metrics_have_their_own_port_if_set() -> None:
         assert exchange(port, renamed).status == 200, "a scraper may use any name (contract §5)"
         assert exchange(port, request("GET", "/topics/news", "Accept: application/json")).status == 404
         assert exchange(broker.port, request("GET", "/metrics")).status == 401
+        preflight = request(
+            "OPTIONS", "/metrics", "Origin: https://a.example", "Access-Control-Request-Method: GET"
+        )
+        assert exchange(port, preflight).status == 405, "no page may read these metrics"
         assert broker.terminate() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_start_line_that_cannot_be_printed_stops_the_broker(store: str, workers: int) -> None:
+    """In an orderly way: the store no longer counts these instances."""
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "broker",
+                "serve",
+                "--port=0",
+                f"--workers={workers}",
+                f"--redis-url={store}",
+            ],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "broker: can't print the start line: No space left on device"
+    assert "Traceback" not in done.stderr
+    with Redis.from_url(store) as redis:
+        assert not [redis.smembers(key) for key in redis.scan_iter("*:instances*")]
 
 
 def test_a_metrics_port_in_use_is_reported_in_one_line() -> None:

@@ -15,6 +15,7 @@ import pytest
 from tests.process.followers import following
 from tests.process.streams import FAST_RECONNECTS
 from tests.support.broker_process import BrokerProcess, refused_start, run_serve
+from tests.support.http import exchange, request
 from tests.support.process_tree import data_server, descendants, is_running, workers
 from tests.support.redis_servers import valkey
 from tests.support.waiting import wait_for
@@ -74,6 +75,20 @@ async def test_a_killed_server_is_restarted_and_subscribers_stay_connected(data:
             await followers.complete()
         assert not re.search(r"worker \d+ ended", broker.output)
         assert workers(broker) == pids
+        assert broker.terminate() == 0
+
+
+@pytest.mark.slow  # it must hang for longer than a busy server may
+def test_a_server_that_hangs_is_logged_and_makes_the_broker_not_ready(data: Path) -> None:
+    with BrokerProcess(data=data) as broker:
+        server = data_server(broker)
+        os.kill(server, signal.SIGSTOP)
+        wait_for(lambda: "does not answer" in broker.output, "the log")
+        wait_for(lambda: exchange(broker.port, request("GET", "/readyz")).status == 503, "not ready")
+        os.kill(server, signal.SIGCONT)
+        wait_for(lambda: "answers again" in broker.output, "the log")
+        wait_for(lambda: exchange(broker.port, request("GET", "/readyz")).status == 200, "ready")
+        assert data_server(broker) == server
         assert broker.terminate() == 0
 
 

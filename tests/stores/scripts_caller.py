@@ -184,7 +184,7 @@ class Caller:
         for topic, after, upto in topics:
             keys += [log_key(topic), rec_key(topic)]
             arguments += [after, upto, max_age_ms]
-        born, floor, rewinds, forgotten, *answers = self.call(SCRIPTS.read, keys, arguments)
+        born, floor, rewinds, _, forgotten, *answers = self.call(SCRIPTS.read, keys, arguments)
         self.born, self.floor, self.forgotten = to_id(born), to_id(floor), _maybe(forgotten)
         self.rewinds = []
         for text in rewinds.decode().split(";") if rewinds else []:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.events import SEQUENCE_BITS
+from broker.log.timeline import Correction
 from broker.stores.redis.formats import (
     Probe,
     StoreHistory,
@@ -24,14 +25,19 @@ def event_id(ms: int, n: int = 0) -> int:
 
 def test_a_history_has_losses_and_uncertain_spans() -> None:
     """A rewind is "L S N": the store went back to L, S was seen, ids resumed at N."""
-    history = decode_history(9, [b"1-0", b"2-0", b"5-0 7-0 20-0;30-0 30-0 40-0"])
+    history = decode_history(9, [b"1-0", b"2-0", b"5-0 7-0 20-0;30-0 30-0 40-0", b"1000 50;3000 70"])
     assert history == StoreHistory(
-        9, event_id(1), event_id(2), (event_id(1), event_id(20)), ((event_id(30), event_id(40)),)
+        9,
+        event_id(1),
+        event_id(2),
+        (event_id(1), event_id(20)),
+        ((event_id(30), event_id(40)),),
+        (Correction(1000, 50), Correction(3000, 70)),
     )
 
 
 def test_a_cursor_strictly_inside_an_uncertain_span_is_lost() -> None:
-    history = decode_history(9, [b"1-0", b"1-0", b"30-0 30-0 40-0"])
+    history = decode_history(9, [b"1-0", b"1-0", b"30-0 30-0 40-0", b""])
     cursors = [event_id(30), event_id(30, 1), event_id(39), event_id(40)]
     assert [history.is_lost(cursor) for cursor in cursors] == [False, True, True, False]
 

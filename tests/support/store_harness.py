@@ -60,6 +60,10 @@ class StoreHarness(Protocol):
     @property
     def store(self) -> Store: ...
 
+    @property
+    def now(self) -> float:
+        """What the clock shows, in seconds since 1970."""
+
     def advance(self, seconds: float) -> None:
         """Move the clock that ids and ages come from, forth or back."""
 
@@ -84,6 +88,10 @@ class MemoryStoreHarness:
             idempotency_seconds=OPTIONS.idempotency_seconds,
             max_key_bytes=OPTIONS.max_key_bytes,
         )
+
+    @property
+    def now(self) -> float:
+        return self.clock.now
 
     def advance(self, seconds: float) -> None:
         self.clock.now += seconds
@@ -112,6 +120,10 @@ class RedisStoreHarness:
 
     def close(self) -> None:
         self._client.close()
+
+    @property
+    def now(self) -> float:
+        return time() + self._offset
 
     def advance(self, seconds: float) -> None:
         self._offset += seconds

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from broker.events import EventId
+from broker.log.timeline import Timeline
 
 
 @dataclass(frozen=True)
@@ -15,6 +16,7 @@ class StateValue:
     last_id: EventId
     received_to: EventId
     lost: EventId | None = None
+    timeline: Timeline = field(default_factory=Timeline)
 
     def is_lost(self, cursor: EventId) -> bool:
         return cursor == self.lost

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from broker.events import Clock, EventId
+from broker.events import EventId
 from broker.log.log import Log
 from broker.log.start import Start
 from broker.log.table import LogTable
+from broker.log.timeline import Timeline
 from broker.stores.base import NO_OWNER, StoreOwner
+from broker.stores.memory.clock import MemoryClock
 
 
 class MemoryLogs:
@@ -19,8 +21,9 @@ class MemoryLogs:
         owner: deliveries go to it.
     """
 
-    def __init__(self, table: LogTable, clock: Clock) -> None:
+    def __init__(self, table: LogTable, clock: MemoryClock) -> None:
         self.born = self.last_id = table.born
+        self.timeline: Timeline = table.timeline
         self.owner: StoreOwner = NO_OWNER
         self._table = table
         self._clock = clock

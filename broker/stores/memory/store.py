@@ -9,6 +9,7 @@ from broker.log.table import LogTable
 from broker.stores.base import NO_OWNER, StoreOwner, StoreStats
 from broker.stores.idempotency import IdempotencyKeys
 from broker.stores.leases import Leases
+from broker.stores.memory.clock import MemoryClock
 from broker.stores.memory.logs import MemoryLogs
 from broker.stores.memory.topics import MemoryTopics
 from broker.topics import RetentionRules
@@ -37,7 +38,7 @@ class MemoryStore:
     """Keeps everything in this process; implements `Store`.
 
     Args:
-        clock: seconds since 1970; may step back, ids don't.
+        clock: seconds since 1970; may step back, ids don't (`log.timeline`).
         max_log_bytes, max_topics, topic_memory_seconds: see `LogTable`.
         idempotency_seconds: how long a key is remembered.
         max_key_bytes: bound on the memory of all keys.
@@ -56,7 +57,6 @@ class MemoryStore:
         idempotency_seconds: float,
         max_key_bytes: int,
     ) -> None:
-        self._clock = clock
         self._table = LogTable(
             int(clock() * 1000) << SEQUENCE_BITS,
             retention,
@@ -64,9 +64,10 @@ class MemoryStore:
             max_topics=max_topics,
             topic_memory_seconds=topic_memory_seconds,
         )
+        self._clock = MemoryClock(clock, self._table)
         self._keys = IdempotencyKeys(idempotency_seconds, max_key_bytes)
-        self.logs = MemoryLogs(self._table, clock)
-        self.topics = MemoryTopics(self._table, self.logs, self._keys, Leases(), clock)
+        self.logs = MemoryLogs(self._table, self._clock)
+        self.topics = MemoryTopics(self._table, self.logs, self._keys, Leases(), self._clock)
         self.broadcast = self.counters = NoOtherInstances(self.logs)
 
     async def start(self, owner: StoreOwner) -> None:
@@ -78,8 +79,8 @@ class MemoryStore:
     def sweep(self) -> None:
         now = self._clock()
         self._table.sweep(now, SWEEP_MIN_LOGS + len(self._table) // SWEEP_SHARE)
-        self._keys.sweep(now)
-        self.topics.close_abandoned(now)
+        self._keys.sweep(self._clock.steady(now))
+        self.topics.close_abandoned()
 
     @property
     def stats(self) -> StoreStats:

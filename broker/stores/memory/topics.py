@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from broker import sse
 from broker.errors import Closed
-from broker.events import SEQUENCE_BITS, Clock, EventId
+from broker.events import EventId
 from broker.log.producers import ProducerSequences
 from broker.log.table import LogTable
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, TopicState
 from broker.stores.idempotency import IdempotencyKeys
 from broker.stores.leases import Leases
+from broker.stores.memory.clock import MemoryClock
 from broker.stores.memory.logs import MemoryLogs
 
 
@@ -23,7 +24,7 @@ class MemoryTopics:
     """
 
     def __init__(
-        self, table: LogTable, logs: MemoryLogs, keys: IdempotencyKeys, leases: Leases, clock: Clock
+        self, table: LogTable, logs: MemoryLogs, keys: IdempotencyKeys, leases: Leases, clock: MemoryClock
     ) -> None:
         self._table = table
         self._logs = logs
@@ -43,7 +44,7 @@ class MemoryTopics:
 
     def _publish_with(self, items: Sequence[Item], key: str | None, options: PublishOptions) -> Receipt:
         now = self._clock()
-        replayed = self._replayed(items, key, now)
+        replayed = self._replayed(items, key, self._clock.steady(now))
         fresh = [item for item in items if item[0] not in replayed]
         known = self._known(fresh, options)
         fresh = fresh[known:]
@@ -58,7 +59,7 @@ class MemoryTopics:
         if not items:
             ids = [self._table.open(topic, now).last for topic in options.ends]
         elif key is not None:
-            ids = self._remember(key, items, replayed, dict(zip(topics, ids, strict=True)), now)
+            ids = self._remember(key, items, replayed, dict(zip(topics, ids, strict=True)))
         return Receipt(
             ids,
             replayed=bool(replayed) and not fresh,
@@ -79,9 +80,9 @@ class MemoryTopics:
         items: Sequence[Item],
         replayed: Mapping[str, EventId],
         published: Mapping[str, EventId],
-        now: float,
     ) -> list[EventId]:
         """Remember the ids that `key` got now; returns those of all topics, in the order of the items."""
+        now = self._clock.steady(self._clock())
         for topic, event_id in published.items():
             self._keys.put(topic, key, event_id, now)
         ids = {**replayed, **published}
@@ -115,7 +116,7 @@ class MemoryTopics:
     ) -> list[EventId]:
         """Append `items`, then end the topics in `ends`, which are open; returns the ids of the items."""
         now = self._clock()
-        event_id = self._next_id(now)
+        event_id = self._clock.next_id(now, self._logs.last_id)
         ids = []
         sizes: dict[str, int] = {}
         log, log_topic = None, ""
@@ -145,9 +146,6 @@ class MemoryTopics:
         self._leases.drop(topic)
         return len(frame)
 
-    def _next_id(self, now: float) -> EventId:
-        return max(int(now * 1000) << SEQUENCE_BITS, self._logs.last_id + 1)
-
     async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
         return self._close(topic, reason, if_last)
 
@@ -158,7 +156,7 @@ class MemoryTopics:
         if if_last is not None and (log is None or log.last != if_last):
             return None
         now = self._clock()
-        end_id = self._logs.last_id = self._next_id(now)
+        end_id = self._logs.last_id = self._clock.next_id(now, self._logs.last_id)
         self._logs.grown({topic: self._append_end(topic, reason, end_id, now)}, now)
         return end_id
 
@@ -166,11 +164,11 @@ class MemoryTopics:
         if seconds is None:
             self._leases.drop(topic)
         elif not self._is_closed(topic):
-            self._leases.take(topic, self._clock() + seconds)
+            self._leases.take(topic, self._clock.steady(self._clock()) + seconds)
 
-    def close_abandoned(self, now: float) -> None:
+    def close_abandoned(self) -> None:
         """Close the topics of expired leases."""
-        for topic in self._leases.expired(now):
+        for topic in self._leases.expired(self._clock.steady(self._clock())):
             self._close(topic, "abandoned")
 
     async def delete(self, topic: str) -> None:
@@ -179,7 +177,7 @@ class MemoryTopics:
         if log is None:
             return
         now = self._clock()
-        end_id = self._logs.last_id = self._next_id(now)
+        end_id = self._logs.last_id = self._clock.next_id(now, self._logs.last_id)
         frame = sse.end(topic, "deleted", end_id)
         log.clear(end_id, frame)
         self._table.retain(topic, log, None)

@@ -135,7 +135,7 @@ class CatchUp:
         keys = [self._names.key("state"), *self._names.topic_keys(topic)]
         async with self._read_slots:
             reply = await self._calls.call(self._script, keys, ["", PAGE_BYTES, 1, cursor, upto, max_age_ms])
-        return decode_id(reply[0]), decode_history(reply[1], reply[2:5]), decode_page(reply[6], reply[5])
+        return decode_id(reply[0]), decode_history(reply[1], reply[2:6]), decode_page(reply[7], reply[6])
 
     # The store's last id
 
@@ -154,5 +154,5 @@ class CatchUp:
         reply = await self._calls.call(
             self._script, [self._names.key("state")], [self._names.probe_channel, PAGE_BYTES, 0]
         )
-        self._replicas.learn(decode_history(reply[1], reply[2:5]))
+        self._replicas.learn(decode_history(reply[1], reply[2:6]))
         self._synced_to = max(self._synced_to, decode_id(reply[0]))

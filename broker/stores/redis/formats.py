@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from broker import sse
 from broker.events import SEQUENCE_BITS, EventId
+from broker.log.timeline import Correction
 from broker.topics import Retention
 
 
@@ -38,6 +39,7 @@ class StoreHistory:
         losses: increasing ids; events before each of them may be lost.
         uncertain: a pair of ids (both exclusive) for each restart without a known loss; a cursor between them is that of a
             lost event.
+        corrections: see `log.timeline`.
     """
 
     epoch: int
@@ -45,6 +47,7 @@ class StoreHistory:
     floor: EventId
     losses: tuple[EventId, ...]
     uncertain: tuple[tuple[EventId, EventId], ...]
+    corrections: tuple[Correction, ...] = ()
 
     def is_lost(self, cursor: EventId) -> bool:
         return any(low < cursor < high for low, high in self.uncertain)
@@ -54,8 +57,8 @@ UNKNOWN_HISTORY = StoreHistory(0, 0, 0, (), ())
 
 
 def decode_history(epoch: int, reply: Sequence[bytes]) -> StoreHistory:
-    """Decodes a reply's born, floor and rewinds."""
-    born, floor, rewinds = reply[:3]
+    """Decodes a reply's born, floor, rewinds and ahead."""
+    born, floor, rewinds, ahead = reply[:4]
     losses, uncertain = [decode_id(born)], []
     for rewind in filter(None, rewinds.split(b";")):
         lost, seen, resumed = map(decode_id, rewind.split(b" "))
@@ -63,7 +66,15 @@ def decode_history(epoch: int, reply: Sequence[bytes]) -> StoreHistory:
             losses.append(resumed)
         else:
             uncertain.append((lost, resumed))
-    return StoreHistory(epoch, decode_id(born), decode_id(floor), tuple(sorted(losses)), tuple(uncertain))
+    corrections = (Correction(*map(int, pair.split(b" "))) for pair in ahead.split(b";") if pair)
+    return StoreHistory(
+        epoch,
+        decode_id(born),
+        decode_id(floor),
+        tuple(sorted(losses)),
+        tuple(uncertain),
+        tuple(corrections),
+    )
 
 
 class TopicEnd(NamedTuple):

@@ -8,6 +8,7 @@ channels, and stands still while a replica is STALE, or while the store has lost
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 
 from broker.events import Clock, EventId
@@ -17,6 +18,8 @@ from broker.stores.redis.formats import UNKNOWN_HISTORY, StoreHistory, TopicUpda
 from broker.stores.redis.replica import Phase, TopicReplica
 from broker.stores.redis.watermark import Watermark
 from broker.topics import Retention
+
+_logger = logging.getLogger("broker")
 
 
 class Replicas:
@@ -122,6 +125,9 @@ class Replicas:
         """Take over a newer history, and add its losses to the live replicas; others get them when they are read."""
         if history.epoch <= self.history.epoch:
             return
+        if history.corrections != self.history.corrections:
+            self._logs.correct(history.corrections)
+            _logger.warning("store: %s", self._logs.timeline.warning)
         self.history = history
         for replica in self:
             if replica.phase is Phase.LIVE:

@@ -39,10 +39,12 @@ class TaskOwner:
         failure = task.exception()
         if failure is not None and not isinstance(failure, Unavailable):
             self.defect = failure
-            _logger.critical("a task of the store died; this instance is no longer ready", exc_info=failure)
+            _logger.critical(
+                "a task of the store died of a defect; this instance is no longer ready", exc_info=failure
+            )
 
     async def stop(self) -> None:
-        """Cancel all tasks and wait for their end."""
+        """Cancel all tasks, and return once they have ended."""
         tasks = list(self._running)
         for task in tasks:
             task.cancel()

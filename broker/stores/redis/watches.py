@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 
 from broker.errors import Unavailable
-from broker.events import Clock, EventId, id_at
+from broker.events import Clock, EventId
 from broker.log.log import Log
-from broker.log.start import After, Last, Latest, Since, Start
+from broker.log.start import After, Last, Latest, Since, Start, cursor_before
 from broker.log.table import LogTable
+from broker.log.timeline import Timeline
 from broker.stores.redis.catch_up import CatchUp
 from broker.stores.redis.connections import Connections
 from broker.stores.redis.counters import RedisCounters
@@ -86,6 +87,10 @@ class Watches:
     def complete_to(self) -> EventId:
         return self._replicas.complete_to.value
 
+    @property
+    def timeline(self) -> Timeline:
+        return self._logs.timeline
+
     def is_lost(self, cursor: EventId) -> bool:
         return self._replicas.history.is_lost(cursor)
 
@@ -138,7 +143,7 @@ class Watches:
         """Return when `replicas` can answer for `start`."""
         for replica in replicas:
             if replica.phase is not Phase.LIVE:
-                self._catch_up.make_live(replica, _first_cursor(start))
+                self._catch_up.make_live(replica, _first_cursor(start, self.timeline))
         target = await self._find_target(start, has_several=len(replicas) > 1)
         for _ in range(MAX_WATCH_STEPS):
             missing = self._next_step(replicas, start, target)
@@ -165,7 +170,7 @@ class Watches:
         """The next thing to await before `replicas` can answer for `start`; None: they can."""
         for replica in replicas:
             if replica.phase is not Phase.LIVE:
-                return self._catch_up.wait_live(replica, _first_cursor(start))
+                return self._catch_up.wait_live(replica, _first_cursor(start, self.timeline))
         for replica in replicas:
             complete_from = self._needed_from(replica, start)
             if not replica.log.reaches(complete_from):
@@ -191,7 +196,7 @@ class Watches:
             case After(cursor):
                 return min(cursor, self.last_id)
             case Since(seconds):
-                return min(max(0, id_at(seconds) - 1), self.last_id)
+                return min(cursor_before(seconds, self.timeline), self.last_id)
             case Last(number) if replica.log.visible()[2] - replica.log.gap_entries >= number:
                 return replica.log.last
             case _:
@@ -230,7 +235,7 @@ class Watches:
             self.drop(topic)
 
 
-def _first_cursor(start: Start) -> EventId | None:
+def _first_cursor(start: Start, timeline: Timeline) -> EventId | None:
     """Where a new replica begins; None: at the store's last id."""
     match start:
         case Latest():
@@ -238,6 +243,6 @@ def _first_cursor(start: Start) -> EventId | None:
         case After(cursor):
             return cursor
         case Since(seconds):
-            return max(0, id_at(seconds) - 1)
+            return cursor_before(seconds, timeline)
         case _:
             return 0

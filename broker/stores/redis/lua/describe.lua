@@ -25,7 +25,7 @@ local function describe(topic)
   local has_ended = known[4] and 1 or 0
   local max_age = known[5] and known[5]:match('^%d+') or ARGV[5 + topic]
   local last = known[1] .. '-' .. known[2]
-  local oldest = oldest_of(log, math.max(0, now - max_age))
+  local oldest = oldest_of(log, oldest_kept(max_age))
   if not oldest then
     return 0, 0, '', last, has_ended
   end

@@ -8,7 +8,7 @@
 -- ARGV[8]  maximum number of topics to remove in one call
 -- ARGV[9]  how long idempotency keys are remembered at least, ms
 --
--- Reply    last, epoch, number of topics removed. If it is the maximum, call again.
+-- Reply    last, epoch, number of topics removed or counted as used now. If it is the maximum, call again.
 --
 -- The keys of logs and recs are not in KEYS, since only the script finds out which they are. The hash tag puts them in the
 -- same slot.
@@ -56,12 +56,37 @@ local function give_up_surplus(most)
   return count
 end
 
+-- Keys from before the clock stepped back, whose time is over since.
+local function find_keys_ahead(most)
+  if step == 0 then
+    return {}
+  end
+  local first = '(' .. ('%d'):format(now + 2 * key_window(tonumber(ARGV[9])))
+  return call('ZRANGEBYSCORE', KEYS[5], first, ('%d'):format(now + step), 'LIMIT', 0, most)
+end
+
+-- Topics that were last used by a clock that was ahead, and would be kept until it is there again: from now on, they count as
+-- used now.
+local function reset_topics_ahead(most)
+  local latest = math.max(now, used_at(last_ms)) + STEP_MS
+  local found = call('ZRANGEBYSCORE', KEYS[3], '(' .. ('%d'):format(latest), '+inf', 'LIMIT', 0, most)
+  for _, topic in ipairs(found) do
+    for _, prefix in ipairs({ ARGV[6], ARGV[7] }) do
+      call('PEXPIREAT', prefix .. topic, ('%d'):format(now + memory + SLACK_MS))
+    end
+    call('ZADD', KEYS[3], ('%d'):format(now), topic)
+  end
+  return #found
+end
+
 -- Callers name a time, `field` of the state; the longest holds for all. One that names less is older, or newly set. So a longer
 -- time goes only once it was not named for as long: what was promised by it is over then. Returns the time that holds.
 local function hold(field, named_at_field, named)
   local found = call('HMGET', KEYS[1], field, named_at_field)
   local held, named_at = tonumber(found[1] or 0), tonumber(found[2] or 0)
-  if now < named_at + (named < held and held + UNNAMED_MS or NAMED_AGAIN_MS) and named <= held then
+  if named_at > now + STEP_MS then -- by a clock that was ahead: count from now
+    named = math.max(named, held)
+  elseif now < named_at + (named < held and held + UNNAMED_MS or NAMED_AGAIN_MS) and named <= held then
     return held
   end
   allow_writes()
@@ -70,9 +95,11 @@ local function hold(field, named_at_field, named)
 end
 
 drop_keys(find_expired_keys(EXPIRED_KEYS_A_CALL))
+drop_keys(find_keys_ahead(EXPIRED_KEYS_A_CALL))
 memory = hold('memory', 'named', tonumber(ARGV[4]))
 hold('window', 'windowed', tonumber(ARGV[9]))
 local most = tonumber(ARGV[8])
 local dropped = give_up_unused(most)
 dropped = dropped + give_up_surplus(most - dropped)
+dropped = dropped + reset_topics_ahead(most - dropped)
 return { format(last_ms, last_n), tonumber(epoch), dropped }

@@ -39,10 +39,15 @@ local function keep_key(member, id, nonce, ms)
 end
 
 -- The id of a key's event and the nonce of its call; for an expired key nil, nil and a true value, for an unknown one nil, nil
--- and a false one. A key that expires too far in the future counts as expired: the clock has stepped back.
+-- and a false one. A key that expires too far in the future is from before the clock stepped back: if there is a correction, its
+-- time goes on, else it counts as expired.
 local function find_key(member, ms)
   local expiry = call('ZSCORE', KEYS[5], member)
-  local is_known = expiry and tonumber(expiry) > now and tonumber(expiry) <= now + 2 * ms
+  local left = expiry and expiry - now
+  if left and left > 2 * ms then
+    left = left - step
+  end
+  local is_known = left and left > 0 and left <= 2 * ms
   local value = is_known and call('HGET', KEYS[4], member)
   if value then
     return value:match('^(%S+) (.*)$')

@@ -160,7 +160,7 @@ local function append(topic, entries, offsets, said, ms, first_n, record)
 
   call('XTRIM', log, 'MAXLEN', max_events)
   max_bytes = tonumber(max_bytes)
-  local kept_from = math.max(0, now - max_age)
+  local kept_from = oldest_kept(max_age)
   local is_looked_at = oldest_ms < kept_from or z - before > max_bytes
   if is_looked_at then
     call('XTRIM', log, 'MINID', kept_from)
@@ -171,7 +171,7 @@ local function append(topic, entries, offsets, said, ms, first_n, record)
   end
 
   if not touched or math.abs(now - touched) >= TOUCH_MS or touched < memory_since then
-    local used = math.max(now, ms)
+    local used = used_at(ms)
     call('HSET', rec, 't', now)
     call('ZADD', KEYS[3], used, ARGV[at])
     call('PEXPIREAT', log, used + math.min(max_age, memory) + SLACK_MS)

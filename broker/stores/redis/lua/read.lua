@@ -6,8 +6,8 @@
 -- ARGV[7]  number of topics; then per topic: after (an id, exclusive; "$" for no entries), upto (an id, inclusive, or
 --          "+"), max age in ms
 --
--- Reply    last, epoch, born, floor, rewinds; the last id to assume for topics without a record, or "" if all have one; then
---          an array per topic: its last id or "", ca or "", cb or "", e or "",
+-- Reply    last, epoch, born, floor, rewinds, ahead; the last id to assume for topics without a record, or "" if all have one;
+--          then an array per topic: its last id or "", ca or "", cb or "", e or "",
 --          r or "", more (1 if the reply was full before the last entry), and for each entry its id, the id before it,
 --          its lines
 -- Payload  "P <epoch> <last>", the probe: after all payloads up to last
@@ -22,7 +22,7 @@ end
 
 -- The start of the range: after the cursor, without entries that are too old. Deleted entries are not in the log any more.
 local function start_after(after, max_age)
-  local kept_from = now - max_age
+  local kept_from = oldest_kept(max_age)
   return parse(after) < kept_from and ('%d'):format(kept_from) or '(' .. after
 end
 
@@ -68,12 +68,12 @@ local function read(topic)
   return answer
 end
 
-local known = call('HMGET', KEYS[1], 'born', 'floor', 'rewinds')
-local answer = { format(last_ms, last_n), tonumber(epoch), known[1], known[2], known[3] }
+local known = call('HMGET', KEYS[1], 'born', 'floor', 'rewinds', 'ahead')
+local answer = { format(last_ms, last_n), tonumber(epoch), known[1], known[2], known[3], known[4] or '' }
 for topic = 1, tonumber(ARGV[7]) do
-  answer[6 + topic] = read(topic)
+  answer[7 + topic] = read(topic)
 end
-answer[6] = forgotten
+answer[7] = forgotten
 if ARGV[5] ~= '' then
   call('PUBLISH', ARGV[5], 'P ' .. epoch .. ' ' .. answer[1])
 end

@@ -4,15 +4,25 @@
 --          rewinds ("L S N;L S N", oldest first: the store went back to L, S was seen, ids resumed at N), rewound (ms of the
 --          newest N), kb (bytes of all idempotency keys), memory (how long topics are remembered, ms: the longest that a
 --          caller has named), longer (ms since when it is that long), named (ms at which it was last named; forget.lua),
---          confirmed (ms), window and windowed (the same for how long idempotency keys are remembered; keys.lua)
+--          confirmed (ms), window and windowed (the same for how long idempotency keys are remembered; keys.lua), suspect
+--          (1 if the server lost events that perhaps no caller has seen; set from outside, before the first call),
+--          ahead ("F A;F A", oldest first: ids from F-0 on are A ms ahead of the clock; absent if none ever was)
 -- ARGV[1]  run id of the server, as the caller's connection read it
 -- ARGV[2]  seen: the highest id that the caller has received from the store; 0-0 for none
 -- ARGV[3]  failover margin, ms
 -- ARGV[4]  topic memory, ms
 --
--- Afterwards `now` (ms), `last_ms`, `last_n`, `epoch` (text), `memory` and `memory_since` (ms) are set. `epoch` rises whenever born, floor or rewinds
--- change, so callers read them once per epoch. It is never lower than an epoch of a lost server: it starts at the time of
--- birth, and a rewind raises it to the id at which ids resume.
+-- Afterwards `now` (ms), `last_ms`, `last_n`, `epoch` (text), `memory` and `memory_since` (ms) are set. `epoch` rises whenever
+-- born, floor, rewinds or ahead change, so callers read them once per epoch. It is never lower than an epoch of a lost server:
+-- it starts at the time of birth, and a rewind raises it to the id at which ids resume.
+--
+-- Ids never go back. If the last one is over an hour ahead of the clock, the clock was wrong for a while, or is now. A
+-- correction is added then: from the next id on, ids are as far ahead of the clock as that one, and go on with it. An id's
+-- time is what the newest correction at or before it says, but no later than the clock at the following correction. If the
+-- clock steps forward again to where an earlier correction fits the last id, the later ones are removed.
+--
+-- `ahead` (ms) is that of the newest correction, `step` (ms) what it added, `corrected_at` (ms) the clock before its step back;
+-- all are 0 without one.
 --
 -- A script creates its functions at every call. So rarely needed ones are nested, and created only when needed.
 
@@ -20,6 +30,7 @@ local call = redis.call
 
 local TOUCH_MS = 1000 -- a topic's expiries are set again when they are this old,
 local SLACK_MS = 2000 -- so they must be late by more
+local STEP_MS = 3600000 -- a clock that is behind the last id by more was wrong, or is
 
 local function parse(id)
   local ms, n = id:match('^(%d+)%-(%d+)$')
@@ -39,6 +50,7 @@ local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local last_ms, last_n, epoch, memory, memory_since
+local corrections, ahead, step, corrected_at = nil, 0, 0, 0
 
 -- A topic's record: ms and n of its last id, then the given fields. nil if there is none, or if it lies ahead of the store: then
 -- it is left from a lost store.
@@ -52,10 +64,33 @@ end
 
 -- Ids never go back, whatever the clock does.
 local function next_id()
-  if now > last_ms then
-    return now, 0
+  if now + ahead > last_ms then
+    return now + ahead, 0
   end
   return last_ms, last_n + 1
+end
+
+-- The lowest ms of the ids that are at most `age` ms old.
+local function oldest_kept(age)
+  local at = now - age
+  for index = corrections and #corrections or 0, 1, -1 do
+    local from, lead = unpack(corrections[index])
+    if at > from - lead then
+      return at + lead
+    end
+  end
+  return math.max(0, at)
+end
+
+-- Whether the newest correction is over an hour old. A clock that was behind is usually right again by then.
+local function is_settled()
+  return now > corrected_at - step + STEP_MS
+end
+
+-- When a topic whose last id has `ms` was last used, for expiries. Until a correction is settled, the one before it counts:
+-- the topic is kept for longer, lest it be gone when the clock is right again.
+local function used_at(ms)
+  return math.max(now, ms - (is_settled() and ahead or ahead - step))
 end
 
 -- A server without memory refuses a script's first write, but a deletion never, and then no later write. So this comes first
@@ -74,7 +109,7 @@ end
 -- The last id to assume for a topic without a record: it may have had an entry at or before this id.
 local function unknown_last()
   local known = call('HMGET', KEYS[1], 'born', 'floor')
-  local ms, n = math.max(now, last_ms) - memory, 0
+  local ms, n = oldest_kept(memory), 0
   if is_before(last_ms, last_n, ms, n) then
     ms, n = last_ms, last_n
   end
@@ -87,10 +122,33 @@ local function unknown_last()
   return format(ms, n)
 end
 
--- Create the state, or bring it up to date if the caller has seen more than it knows, or wants topics remembered for longer.
+-- When a lease expires that was to expire at `expiry`, perhaps by the clock before it stepped back.
+local function expiry_of_lease(expiry)
+  local is_ahead = expiry > now + STEP_MS and math.abs(expiry - corrected_at) <= STEP_MS
+  return is_ahead and expiry - step or expiry
+end
+
+local function use_corrections()
+  local newest, before = corrections[#corrections], corrections[#corrections - 1]
+  ahead, step, corrected_at = 0, 0, 0
+  if newest then
+    ahead = newest[2]
+    step = ahead - (before and before[2] or 0)
+    corrected_at = newest[1] - ahead + step
+  end
+end
+
+-- Whether the corrections don't fit the clock: it is behind the last id, or has caught up with one.
+local function is_off()
+  return last_ms > now + ahead + STEP_MS or (step > 0 and last_ms <= now + ahead - step + STEP_MS)
+end
+
+-- Create the state, or bring it up to date if the caller has seen more than it knows, wants topics remembered for longer, or if
+-- the clock was wrong.
 local function renew(seen_ms, seen_n)
   local MOST_REWINDS = 64
   local margin, named = tonumber(ARGV[3]), tonumber(ARGV[4])
+  local is_suspect = call('HGET', KEYS[1], 'suspect')
 
   -- The state is small, and no script works without it. So it is written even if memory is full.
   local function save(...)
@@ -99,18 +157,19 @@ local function renew(seen_ms, seen_n)
   end
 
   -- An id above all that were given out and lost, even those that no caller has seen: this server's clock may be behind by
-  -- the margin. If `ms` itself is ahead of the clock by a margin, the result lies a margin after it: a store that goes back
-  -- twice within that time must not give out the same ids twice.
+  -- the margin. If `ms` itself is ahead of the clock by a margin, the result lies a margin after it. It is a whole number of
+  -- margins ahead of the clock: a store that goes back twice to the same state must not give out the same ids twice.
   local function beyond(ms)
-    local ahead = now + margin
-    return ahead > ms and ahead or ms + margin
+    local base, size = now + ahead, math.max(1, margin)
+    local steps = base + size > ms and 1 or math.ceil((ms - base) / size) + 1
+    return base + steps * size
   end
 
   -- If the caller has seen ids, there was a store before this one, and its clock may have been ahead. Epochs are counted from
   -- the time of birth, so that none occurs twice.
   local function bear()
     last_ms, last_n = now, 0
-    if seen_ms > 0 then
+    if seen_ms > 0 or is_suspect then
       last_ms = beyond(seen_ms)
     end
     epoch = ('%d'):format(last_ms)
@@ -145,21 +204,20 @@ local function renew(seen_ms, seen_n)
     save('rewinds', table.concat(texts, ';'), 'epoch', epoch)
   end
 
-  -- The caller has seen ids from before the server went back, and is the first to say so. If ids were given out since,
-  -- subscribers have crossed the loss without a gap. So the loss moves to the present id.
+  -- The caller has seen ids from before the server went back, and is the first to say so. Subscribers may have crossed the loss
+  -- without a gap, so it moves to a new id. Callers have seen that id then: should the server lose what is written here, they
+  -- show that it did. Comes after `rewind`: the new id must lie after all that were given out, even those lost just now.
   local function raise(rewinds)
     for index, rewind in ipairs(rewinds) do
+      local lost_ms, lost_n = parse(rewind.lost)
       local resumed_ms, resumed_n = parse(rewind.resumed)
-      local known_ms, known_n = parse(rewind.seen)
-      if is_before(known_ms, known_n, seen_ms, seen_n) and is_before(seen_ms, seen_n, resumed_ms, resumed_n) then
-        rewind.seen = ARGV[2]
-        if is_before(resumed_ms, resumed_n, last_ms, last_n) then
-          rewind.seen = format(last_ms, last_n)
-          last_ms, last_n = next_id()
-          rewind.resumed = format(last_ms, last_n)
-          save('ms', last_ms, 'n', last_n)
-          table.insert(rewinds, table.remove(rewinds, index))
-        end
+      local is_from_before = is_before(lost_ms, lost_n, seen_ms, seen_n) and is_before(seen_ms, seen_n, resumed_ms, resumed_n)
+      if is_from_before and rewind.seen == rewind.lost then
+        rewind.seen = format(last_ms, last_n)
+        last_ms, last_n = next_id()
+        rewind.resumed = format(last_ms, last_n)
+        save('ms', last_ms, 'n', last_n)
+        table.insert(rewinds, table.remove(rewinds, index))
         return true
       end
     end
@@ -172,7 +230,7 @@ local function renew(seen_ms, seen_n)
     while rewinds[1] do
       local oldest = rewinds[1]
       local too_many = #rewinds > MOST_REWINDS
-      if not too_many and parse(oldest.resumed) >= now - (memory or named) then
+      if not too_many and parse(oldest.resumed) >= oldest_kept(memory or named) then
         break
       end
       if too_many or oldest.lost ~= oldest.seen then
@@ -183,27 +241,76 @@ local function renew(seen_ms, seen_n)
   end
 
   -- Another server than before, or the same with less data: ids resume above all that may have been given out. The rewind is
-  -- recorded even if no loss is known (seen == lost), since a later caller may have seen more.
+  -- recorded even if no loss is known (seen == lost), since a later caller may have seen more. If a loss must be assumed, all
+  -- ids that may have been given out count as seen.
   local function rewind(rewinds)
     local lost = format(last_ms, last_n)
     local seen = is_before(last_ms, last_n, seen_ms, seen_n) and ARGV[2] or lost
     last_ms, last_n = beyond(math.max(last_ms, seen_ms)), 0
-    rewinds[#rewinds + 1] = { lost = lost, seen = seen, resumed = format(last_ms, 0) }
+    local resumed = format(last_ms, 0)
+    rewinds[#rewinds + 1] = { lost = lost, seen = is_suspect and resumed or seen, resumed = resumed }
     shorten(rewinds)
     save('ms', last_ms, 'n', 0, 'run', ARGV[1], 'rewound', last_ms)
   end
 
+  if is_suspect then
+    call('HDEL', KEYS[1], 'suspect')
+  end
+
+  -- Bring `corrections` in line with the clock.
+  local function correct()
+    local MOST_CORRECTIONS = 8
+    corrections = corrections or {}
+    local fitting
+    for index = 0, #corrections do
+      local lead = index > 0 and corrections[index][2] or 0
+      fitting = fitting or (last_ms <= now + lead + STEP_MS and index or nil)
+    end
+    if fitting then
+      if is_settled() then -- the clock was behind for so long that records may have expired too soon
+        save('floor', format(last_ms, last_n))
+      end
+      for index = #corrections, fitting + 1, -1 do
+        corrections[index] = nil
+      end
+    else
+      if #corrections == MOST_CORRECTIONS then
+        table.remove(corrections, 1)
+      end
+      corrections[#corrections + 1] = { last_ms + 1, last_ms + 1 - now }
+      if memory_since > now then -- it would stay so for long, and each publish would set its topic's expiries
+        memory_since = now + 1
+        save('longer', memory_since)
+      end
+    end
+    local texts = {}
+    for index, correction in ipairs(corrections) do
+      texts[index] = ('%d %d'):format(correction[1], correction[2])
+    end
+    save('ahead', table.concat(texts, ';'))
+    use_corrections()
+  end
+
   if not last_ms then
-    return bear()
+    bear()
+    if is_off() then
+      correct()
+    end
+    return
   end
   local rewinds = load()
-  local changed = raise(rewinds)
-  if call('HGET', KEYS[1], 'run') ~= ARGV[1] or is_before(last_ms, last_n, seen_ms, seen_n) then
+  local is_another = call('HGET', KEYS[1], 'run') ~= ARGV[1]
+  local has_gone_back = is_another or is_suspect or is_before(last_ms, last_n, seen_ms, seen_n)
+  if has_gone_back then
     rewind(rewinds)
-    changed = true
   end
+  local changed = raise(rewinds) or has_gone_back
   if not memory or memory < named then
     lengthen_memory()
+    changed = true
+  end
+  if is_off() then
+    correct()
     changed = true
   end
   if changed then
@@ -212,16 +319,25 @@ local function renew(seen_ms, seen_n)
 end
 
 do
-  local state = call('HMGET', KEYS[1], 'ms', 'n', 'run', 'epoch', 'rewound', 'memory', 'longer')
+  local state = call('HMGET', KEYS[1], 'ms', 'n', 'run', 'epoch', 'rewound', 'memory', 'longer', 'suspect', 'ahead')
   local seen_ms, seen_n = parse(ARGV[2])
   last_ms, last_n, epoch = tonumber(state[1]), tonumber(state[2]), state[4]
   memory, memory_since = tonumber(state[6]), tonumber(state[7])
+  if state[9] and state[9] ~= '' then
+    corrections = {}
+    for from, lead in state[9]:gmatch('(%d+) (%d+)') do
+      corrections[#corrections + 1] = { tonumber(from), tonumber(lead) }
+    end
+    use_corrections()
+  end
   if
     state[3] ~= ARGV[1]
+    or state[8]
     or not memory
     or memory < tonumber(ARGV[4])
     or is_before(last_ms, last_n, seen_ms, seen_n)
     or (seen_ms < tonumber(state[5]) and seen_ms > 0)
+    or is_off()
   then
     renew(seen_ms, seen_n)
   end

@@ -1,0 +1,138 @@
+"""One worker process, as the supervisor sees it.
+
+Rules: no slots and no restarts, which are the pool's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Sequence
+from socket import socket
+
+from broker.process.pulse import Pulse
+from broker.process.setup import Endpoint, StartError
+from broker.process.worker import WorkerConfig, decode_start
+from broker.settings import Settings
+
+START_SECONDS = 60.0
+"""Limit for a start, which takes about a second; longer than the wait for an unreachable store."""
+
+
+class WorkerKilled(StartError):
+    """The machine's fault, perhaps for a moment: a signal ended the worker before it listened."""
+
+
+class WorkerProcess:
+    """One running worker process.
+
+    Args:
+        timeout_seconds: how long a ping may stay unanswered.
+    """
+
+    def __init__(self, process: Process, timeout_seconds: float) -> None:
+        self.pid = process.pid
+        self._process = process
+        self._is_draining = False
+        self._started_at = asyncio.get_running_loop().time()
+        self._pulse = Pulse(timeout_seconds, self._started_at)
+        self._ping: asyncio.Task[bytes] | None = None
+
+    @classmethod
+    async def start(cls, settings: Settings, sockets: Sequence[socket]) -> WorkerProcess:
+        """Start a worker on `sockets`, then call `wait_until_listening`.
+
+        The process has its own session, so that a terminal's signals (Ctrl-C, hang-up) reach only the supervisor.
+
+        Raises:
+            StartError: the operating system can't start another process.
+        """
+        descriptors = [sock.fileno() for sock in sockets]
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-P",
+                "-m",
+                "broker.process.worker",
+                stdin=PIPE,
+                stdout=PIPE,
+                pass_fds=descriptors,
+                env=_environment(),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise StartError(f"can't start a worker: {error.strerror}") from None
+        assert process.stdin is not None
+        process.stdin.write(WorkerConfig(settings, descriptors).encode())
+        return cls(process, settings.worker_timeout_seconds)
+
+    async def wait_until_listening(self) -> Endpoint:
+        """Return the endpoint once the worker listens.
+
+        Raises:
+            StartError: the worker failed to start and has ended. It is a `WorkerKilled` if a signal ended it.
+        """
+        assert self._process.stdout is not None
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                line = await self._process.stdout.readline()
+        except TimeoutError:
+            self.send(signal.SIGKILL)
+            await self.wait()
+            raise StartError(f"a worker did not start within {START_SECONDS:.0f} seconds") from None
+        if line:
+            try:
+                return decode_start(line)
+            except StartError:
+                await self.wait()
+                raise
+        status = await self.wait()
+        if status < 0:
+            raise WorkerKilled(f"worker {self.pid} was killed by {describe(status)} before it listened")
+        raise StartError("a worker failed to start; the lines above say why")
+
+    @property
+    def uptime_seconds(self) -> float:
+        return asyncio.get_running_loop().time() - self._started_at
+
+    def hangs(self) -> bool:
+        """Ping the worker, unless the last ping is still unanswered. Returns whether that took too long: call it periodically."""
+        is_answered = self._ping is None or self._ping.done()
+        if is_answered and self._process.returncode is None:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            self._process.stdin.write(b"\n")
+            self._ping = asyncio.create_task(self._process.stdout.readline(), name=f"ping of {self.pid}")
+        return self._pulse.tick(asyncio.get_running_loop().time(), is_answered=is_answered)
+
+    def drain(self, number: signal.Signals) -> None:
+        """Send SIGTERM, or SIGHUP if its successor listens already. Only once: a second signal would end the drain at once."""
+        if not self._is_draining:
+            self._is_draining = True
+            self.send(number)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal, unless the process has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    async def wait(self) -> int:
+        """Return the exit status once the process has ended; -N for signal N."""
+        status = await self._process.wait()
+        if self._ping is not None:
+            await self._ping  # the pipe's end has answered it
+        return status
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment and import path, so that a worker runs the same code."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)}
+
+
+def describe(status: int) -> str:
+    """An exit status for the log."""
+    return f"status {status}" if status >= 0 else signal.Signals(-status).name

@@ -1,0 +1,47 @@
+"""The clock of the store in memory, and what it says of ids.
+
+Rules: reads the clock, and corrects the timeline when the clock steps back. The store takes all its times from here.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from broker.events import SEQUENCE_BITS, Clock, EventId
+from broker.log.table import LogTable
+from broker.log.timeline import STEP_SECONDS
+
+_logger = logging.getLogger("broker")
+
+
+class MemoryClock:
+    """Seconds since 1970, as the clock shows them, and the ids that follow from them."""
+
+    def __init__(self, clock: Clock, table: LogTable) -> None:
+        self._clock = clock
+        self._table = table
+        self._ahead = 0.0  # of the newest correction, in seconds
+        self._newest = clock()  # the highest `steady` time so far; no id is later
+
+    def __call__(self) -> float:
+        now = self._clock()
+        if self._ahead or now < self._newest - STEP_SECONDS:
+            self._fit(now)
+        if now + self._ahead > self._newest:
+            self._newest = now + self._ahead
+        return now
+
+    def steady(self, now: float) -> float:
+        """A time that goes on when the clock has stepped back: for what expires, and for ids."""
+        return now + self._ahead
+
+    def next_id(self, now: float, last: EventId) -> EventId:
+        """The id at `now`, which this clock has just shown, that follows `last`."""
+        return max(int((now + self._ahead) * 1000) << SEQUENCE_BITS, last + 1)
+
+    def _fit(self, now: float) -> None:
+        timeline = self._table.timeline
+        if timeline.fit(int(self._newest * 1000), int(now * 1000)):
+            self._table.correct(timeline.corrections)
+            self._ahead = timeline.ahead_ms / 1000
+            _logger.warning("%s", timeline.warning)
