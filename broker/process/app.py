@@ -66,7 +66,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
             settings,
             node,
             _authenticator(settings, node, verifier, fetcher, guard, clock),
-            _body_reader(settings, timeouts),
+            BodyReader(timeouts),
             Producers(node, settings.producer_timeout_seconds),
             response_headers,
         )
@@ -145,14 +145,6 @@ def _client_addresses(settings: Settings) -> ClientAddresses | None:
     if not settings.needs_client_addresses():
         return None
     return ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
-
-
-def _body_reader(settings: Settings, timeouts: ConnectionTimeouts) -> BodyReader:
-    return BodyReader(
-        timeouts,
-        body_seconds=settings.body_seconds,
-        pause_seconds=settings.stream_idle_seconds,
-    )
 
 
 def _anonymous(settings: Settings) -> Grant:

@@ -61,19 +61,12 @@ class Interrupt:
 
 
 class BodyReader:
-    """Reads the bodies of one application's requests.
+    """Reads the bodies of one application's requests; `timeouts` limits the waits."""
 
-    Args:
-        timeouts: limits the waits.
-        body_seconds, pause_seconds: its limits, for the answers.
-    """
-
-    def __init__(self, timeouts: ConnectionTimeouts, *, body_seconds: float, pause_seconds: float) -> None:
+    def __init__(self, timeouts: ConnectionTimeouts) -> None:
         self._timeouts = timeouts
         self._is_stopped = False
         self._waits: set[Interrupt] = set()
-        self._body_seconds = body_seconds
-        self._pause_seconds = pause_seconds
 
     async def whole(self, body: BodySource, max_bytes: int) -> bytes:
         """The whole `body`.
@@ -165,5 +158,5 @@ class BodyReader:
 
     def _too_slow(self, reason: TimeoutReason) -> str:
         if reason is TimeoutReason.BODY:
-            return f"The body did not arrive within {self._body_seconds:g} s; send a smaller one, or a streamed one."
-        return f"Nothing arrived for {self._pause_seconds:g} s; during a pause, send an empty line or a comment now and then."
+            return f"The body did not arrive within {self._timeouts.body_seconds:g} s; send a smaller one, or a streamed one."
+        return f"Nothing arrived for {self._timeouts.pause_seconds:g} s; during a pause, send an empty line or a comment now and then."

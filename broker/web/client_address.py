@@ -34,7 +34,8 @@ class ClientAddresses:
 
     def __init__(self, trusted: Sequence[Network], header: str | None = None) -> None:
         self._trusted = tuple(trusted)
-        self._headers = (X_FORWARDED_FOR, FORWARDED) if header is None else (header,)
+        names = (X_FORWARDED_FOR, FORWARDED) if header is None else (header,)
+        self._headers = [name.lower() for name in names]
 
     def of(self, request: Request) -> str:
         """The key for limits by address: an IPv4 address, or the network of an IPv6 address; "" if unknown."""

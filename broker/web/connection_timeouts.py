@@ -58,6 +58,7 @@ class ConnectionTimeouts:
 
     Attributes:
         count: the number of request connections.
+        body_seconds, pause_seconds: as above.
     """
 
     def __init__(
@@ -74,6 +75,8 @@ class ConnectionTimeouts:
         pause_seconds: float,
     ) -> None:
         self.count = 0
+        self.body_seconds = body_seconds
+        self.pause_seconds = pause_seconds
         self._loop = loop
         self._streams = streams
         self._metrics = metrics

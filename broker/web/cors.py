@@ -71,9 +71,9 @@ class AllowedOrigins:
         Raises:
             Forbidden: the origin is not allowed.
         """
-        if "Access-Control-Request-Method" not in headers:
+        if "access-control-request-method" not in headers:
             return None
-        if not self.allows(headers.get("Origin")):
+        if not self.allows(headers.get("origin")):
             raise Forbidden(
                 "Pages of this origin may not use this broker; allow the origin with --cors-origins."
             )

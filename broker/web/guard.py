@@ -50,12 +50,12 @@ class Guard:
         """Raises `Forbidden` if `Host` or `Origin` is not allowed."""
         if self._checks_host:
             self.check_host(path, headers)
-        if method in _CHANGING and ("Origin" in headers or "Sec-Fetch-Site" in headers):
+        if method in _CHANGING and ("origin" in headers or "sec-fetch-site" in headers):
             self._check_origin(headers)
 
     def check_host(self, path: str, headers: Headers) -> None:
         """Raises `Forbidden` if a request without a valid token may not have this `Host`."""
-        if not self._is_allowed_host(headers.get("Host", "")) and path not in EXEMPT:
+        if not self._is_allowed_host(headers.get("host", "")) and path not in EXEMPT:
             raise Forbidden(
                 "Without a token, this broker answers only to addresses, local names and the names in --allowed-hosts. "
                 "Use localhost or a token, or allow the name."
@@ -67,17 +67,17 @@ class Guard:
         If TLS ends at a proxy that doesn't say so, both schemes may be the broker's. A page of another origin can't send the
         proxy's headers.
         """
-        scheme, _, origin = headers.get("Origin", "").lower().partition("://")
+        scheme, _, origin = headers.get("origin", "").lower().partition("://")
         port = DEFAULT_PORTS.get(scheme)
         if port is None or not origin or (scheme != "https" and self._came_by_https(headers)):
             return False
-        return _with_port(origin, port) == _with_port(headers.get("Host", "").lower(), port)
+        return _with_port(origin, port) == _with_port(headers.get("host", "").lower(), port)
 
     def _came_by_https(self, headers: Headers) -> bool:
         return (
             self._is_https
-            or "https" in headers.get("X-Forwarded-Proto", "").lower()
-            or "proto=https" in headers.get("Forwarded", "").lower().replace('"', "")
+            or "https" in headers.get("x-forwarded-proto", "").lower()
+            or "proto=https" in headers.get("forwarded", "").lower().replace('"', "")
         )
 
     def _allows_host(self, host: str) -> bool:
@@ -91,11 +91,11 @@ class Guard:
         return is_below or any(each in self._hosts for each in names)
 
     def _check_origin(self, headers: Headers) -> None:
-        origin = headers.get("Origin")
+        origin = headers.get("origin")
         if self.origins.allows(origin):
             return
         is_foreign = origin is not None and not self.is_own_origin(headers)
-        if is_foreign or headers.get("Sec-Fetch-Site") == "cross-site":
+        if is_foreign or headers.get("sec-fetch-site") == "cross-site":
             raise Forbidden(
                 "Pages of another origin may not change anything here; allow the origin with --cors-origins."
             )

@@ -127,7 +127,7 @@ class Authenticator:
         return verifier.verify(token, self._clock())
 
     def _token(self, request: Request) -> str | None:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() == _SCHEME:
             return token.strip()
         cookies = _cookies(request.headers)
@@ -144,7 +144,7 @@ class Authenticator:
     def _check_cookie(self, method: str, headers: Headers) -> None:
         if method in ("GET", "HEAD"):
             return
-        if not (self._guard.origins.names(headers.get("Origin")) or self._guard.is_own_origin(headers)):
+        if not (self._guard.origins.names(headers.get("origin")) or self._guard.is_own_origin(headers)):
             raise Forbidden(
                 f"With the cookie {COOKIE}, this request needs an Origin that is the broker's own or that --cors-origins names; "
                 "programs send Authorization: Bearer instead."
@@ -153,10 +153,10 @@ class Authenticator:
 
 def _cookies(headers: Headers) -> Sequence[str]:
     """The tokens in Cookie headers (RFC 6265 §4.2), perhaps quoted."""
-    if "Cookie" not in headers:
+    if "cookie" not in headers:
         return ()
     found = []
-    for pair in ";".join(headers.getall("Cookie")).split(";"):
+    for pair in ";".join(headers.getall("cookie")).split(";"):
         name, equals, value = pair.partition("=")
         if equals and name.strip() == COOKIE:
             token = value.strip()

@@ -67,7 +67,7 @@ async def _publish_event(
     services: Services, request: Request, caller: Caller, topics: Sequence[str]
 ) -> Receipt:
     """Publish one event to `topics`, and close them if requested: all or none."""
-    key = request.headers.get("Idempotency-Key")
+    key = request.headers.get("idempotency-key")
     if key is not None and not _KEY.fullmatch(key):
         raise InvalidParameter("Idempotency-Key must be 1 to 200 visible ASCII characters.")
     options = event_options(request, topics, services.settings)
@@ -101,6 +101,6 @@ async def _read(services: Services, body: BodySource, max_event_bytes: int) -> b
 def _media_type(request: Request) -> str:
     """The body's media type without parameters, or "". Raises `InvalidBody` for a compressed body: it may inflate to any size."""
     headers = request.headers
-    if headers.get("Content-Encoding", "identity").strip().lower() != "identity":
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise InvalidBody("The body must not be compressed; leave Content-Encoding out.")
-    return headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    return headers.get("content-type", "").partition(";")[0].strip().lower()

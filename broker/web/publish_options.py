@@ -51,7 +51,7 @@ def requested_topics(query: Query) -> tuple[str, ...]:
 def event_options(request: Request, topics: Sequence[str], settings: Settings) -> PublishOptions:
     """The options of one event for `topics`. Raises `InvalidParameter`."""
     headers, query = request.headers, request.query
-    if "Broker-Producer" in headers or "Broker-Sequence" in headers:
+    if "broker-producer" in headers or "broker-sequence" in headers:
         raise InvalidParameter("Broker-Producer needs a streamed body; for one event use Idempotency-Key.")
     if not query.raw:
         return NO_OPTIONS
@@ -111,7 +111,7 @@ def _age(query: Query, name: str) -> float | None:
 
 
 def _producer(request: Request) -> tuple[str, int] | None:
-    name, number = request.headers.get("Broker-Producer"), request.headers.get("Broker-Sequence")
+    name, number = request.headers.get("broker-producer"), request.headers.get("broker-sequence")
     if name is None and number is None:
         return None
     if name is None or not _PRODUCER.fullmatch(name):

@@ -52,7 +52,7 @@ async def publish_stream(
     services: Services, request: Request, caller: Caller, topic: str | None, media_type: str
 ) -> Answer:
     """Publish the events of the body to `topic`; with None each to the topic in its line, if granted to `caller`."""
-    if "Idempotency-Key" in request.headers:
+    if "idempotency-key" in request.headers:
         raise InvalidParameter("Idempotency-Key is for one event, not for a streamed body.")
     options = stream_options(request, topic, services.settings)
     max_event_bytes = services.settings.max_event_bytes

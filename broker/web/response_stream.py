@@ -1,12 +1,104 @@
-"""Serves a stream as a plain response of aiohttp: the slower way, for an application that somebody else serves."""
+"""Serves a stream as a plain response of aiohttp, for an application that somebody else serves.
+
+The subscriber writes to a transport; this one hands the bytes to the response. A stream costs a task and a response here, and
+a client that leaves is seen at the next write, such as a heartbeat. `broker serve` has its own front, where it costs neither.
+"""
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 from aiohttp import web
 
-from broker.web.subscribe import Subscription
+from broker.web.subscribe import HEADERS, Subscription
 
 
 async def serve(request: web.Request, subscription: Subscription) -> web.StreamResponse:
     """Answer `request` with the stream, until it ends or the client leaves."""
-    raise NotImplementedError
+    transport = ResponseTransport(request)
+    subscription.attach_body(transport)
+    response = web.StreamResponse(headers={**HEADERS, "Vary": "Accept"})
+    response.force_close()
+    try:
+        await response.prepare(request)
+        await transport.send_to(response)
+    except BaseException as error:
+        transport.end(error)
+        raise
+    transport.end(None)
+    return response
+
+
+class ResponseTransport(asyncio.Transport):
+    """Takes what a subscriber writes, and sends it by a response.
+
+    Rules: what the response has not taken counts as buffered, so a slow client lags as it does on a socket.
+    """
+
+    def __init__(self, request: web.Request) -> None:
+        super().__init__()
+        self._request = request
+        self._protocol: asyncio.Protocol | None = None
+        self._pieces: list[bytes] = []
+        self._size = 0  # of `_pieces`, and of what is being sent
+        self._is_closing = False
+        self._is_aborted = False
+        self._written = asyncio.Event()
+
+    # For the subscriber
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """`sslcontext` is never None here: the subscriber must not write to the socket itself."""
+        return self if name == "sslcontext" else self._request.get_extra_info(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        assert isinstance(protocol, asyncio.Protocol)
+        self._protocol = protocol
+
+    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+        if not self._is_closing:
+            self._pieces.append(bytes(data))
+            self._size += len(data)
+            self._written.set()
+
+    def get_write_buffer_size(self) -> int:
+        return self._size
+
+    def is_closing(self) -> bool:
+        return self._is_closing
+
+    def close(self) -> None:
+        self._is_closing = True
+        self._written.set()
+
+    def abort(self) -> None:
+        self._is_closing = self._is_aborted = True
+        self._written.set()
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
+    # For the response
+
+    async def send_to(self, response: web.StreamResponse) -> None:
+        """Send what is written, until the subscriber closes. Raises `ConnectionError` if the client has left."""
+        while not self._is_aborted:
+            if self._pieces:
+                data, self._pieces = b"".join(self._pieces), []
+                await response.write(data)
+                self._size -= len(data)
+                if not self._size and self._protocol is not None:
+                    self._protocol.resume_writing()
+            elif self._is_closing:
+                return
+            else:
+                self._written.clear()
+                await self._written.wait()
+        raise ConnectionResetError("the stream was cut")
+
+    def end(self, error: BaseException | None) -> None:
+        """Tell the subscriber that the connection is gone."""
+        self._is_closing = True
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None:
+            protocol.connection_lost(error if isinstance(error, Exception) else None)

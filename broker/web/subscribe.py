@@ -45,7 +45,13 @@ class Subscription:
 
     def attach(self, transport: asyncio.Transport) -> None:
         """Begin the stream on `transport`, with the answer's head."""
-        head = b"%b%b\r\n" % (_HEAD, self.common_headers)
+        self._attach(transport, b"%b%b\r\n" % (_HEAD, self.common_headers))
+
+    def attach_body(self, transport: asyncio.Transport) -> None:
+        """The same for a transport that sends the head by itself."""
+        self._attach(transport, b"")
+
+    def _attach(self, transport: asyncio.Transport, head: bytes) -> None:
         self.node.streams.attach(
             transport, self.caller, head, self.topics, self.logs, self.start, enveloped=self.is_enveloped
         )
@@ -77,10 +83,10 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
         logs = await _watch(node, caller, topics, start)
     except (Unavailable, RateLimited) as error:
         node.metrics.refused_connects.labels(str(error.extra.get("limit", error.code))).inc()
-        if names_stream(request.headers.get("Accept", "")):
+        if names_stream(request.headers.get("accept", "")):
             return _retry_later(node)
         raise
-    common_headers = services.response_headers.lines(request.headers.get("Origin"), "Accept")
+    common_headers = services.response_headers.lines(request.headers.get("origin"), "Accept")
     subscription = Subscription(node, caller, topics, logs, start, is_enveloped, common_headers)
     try:
         is_over = node.streams.has_seen_all(logs, start)
@@ -121,7 +127,7 @@ def _retry_later(node: Node) -> Answer:
 def _start(request: Request, node: Node) -> Start:
     """The start from the first of header `Last-Event-ID`, `lastEventId`, `since` and `last`; else new events only."""
     query = request.query
-    cursor = request.headers.get("Last-Event-ID") or query.get("lastEventId")
+    cursor = request.headers.get("last-event-id") or query.get("lastEventId")
     if cursor:
         return from_cursor(cursor)
     since = query.get("since")

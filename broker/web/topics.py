@@ -20,7 +20,7 @@ _FRESH = {"Cache-Control": "no-store", "Vary": "Accept"}
 async def read_topic(services: Services, request: Request) -> Answer | Subscription:
     """`GET /topics/{topic}`: the representation that `Accept` asks for."""
     topic = request.path_values["topic"]
-    wanted = representation(request.headers.get("Accept", ""))
+    wanted = representation(request.headers.get("accept", ""))
     if wanted is Representation.STREAM:
         return await subscribe(services, request, (topic,))
     check_topic(topic)
@@ -34,7 +34,7 @@ async def read_topic(services: Services, request: Request) -> Answer | Subscript
 async def read_topics(services: Services, request: Request) -> Answer | Subscription:
     """`GET /topics`: several topics as one stream, or the list of all topics."""
     query = request.query
-    accept = request.headers.get("Accept", "")
+    accept = request.headers.get("accept", "")
     if "topic" in query or representation(accept) is not Representation.JSON:
         return await subscribe(services, request, requested_topics(query))
     caller = await services.authenticator.authenticate(request)

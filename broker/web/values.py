@@ -19,7 +19,7 @@ JSON: Mapping[str, str] = MappingProxyType({"Content-Type": "application/json"})
 
 
 class Headers(Protocol):
-    """Headers of a request: case-insensitive names, perhaps with several values."""
+    """Headers of a request, perhaps with several values of a name. Names are asked for in lower case."""
 
     def __contains__(self, name: object, /) -> bool: ...
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from multidict import CIMultiDict
 
-from broker.errors import TooLarge
 from broker.web.values import Query, Request
 
 
@@ -19,14 +20,11 @@ class Body:
     def arrived(self) -> bytes | None:
         return b"".join(self._pieces) if self._has_arrived else None
 
-    async def whole(self, max_bytes: int) -> bytes:
-        data = b"".join(self._pieces)
-        if len(data) > max_bytes:
-            raise TooLarge("too large")
-        return data
-
-    async def piece(self) -> bytes:
+    def take(self) -> bytes | None:
         return self._pieces.pop(0) if self._pieces else b""
+
+    def wake(self, waiter: asyncio.Future[None] | None) -> None:
+        assert waiter is None, "`take` always has something"
 
 
 def plain_request(

@@ -9,25 +9,25 @@ import pytest
 from broker.errors import Cancelled, InvalidBody, TooLarge, Unavailable
 from broker.metrics import Metrics
 from broker.web.body_reader import BodyReader, Interrupt
+from tests.web.body_timeouts import timeouts
 from tests.web.requests import Body
 
 
 class Silent(Body):
     """A body of which nothing arrives."""
 
-    async def piece(self) -> bytes:
-        await asyncio.Event().wait()
-        return b""
+    def take(self) -> bytes | None:
+        return None
 
-    async def whole(self, max_bytes: int) -> bytes:
-        return await self.piece()
+    def wake(self, waiter: asyncio.Future[None] | None) -> None:
+        pass
 
 
 def reader(metrics: Metrics | None = None, *, body: float = 60, idle: float = 60) -> BodyReader:
-    return BodyReader(metrics or Metrics(), body_seconds=body, stream_idle_seconds=idle)
+    return BodyReader(timeouts(metrics or Metrics(), body=body, pause=idle))
 
 
-def timeouts(metrics: Metrics, reason: str) -> float | None:
+def timed_out(metrics: Metrics, reason: str) -> float | None:
     return metrics.registry.get_sample_value("broker_cut_requests_total", {"reason": reason})
 
 
@@ -47,7 +47,7 @@ async def test_a_slow_body_is_an_error_and_counted() -> None:
         await reader(metrics, body=0.01).whole(Silent(), 10)
     with pytest.raises(InvalidBody, match=r"0\.02 s"):
         await reader(metrics, idle=0.02).piece(Silent(), Interrupt())
-    assert (timeouts(metrics, "body"), timeouts(metrics, "pause")) == (1, 1)
+    assert (timed_out(metrics, "body"), timed_out(metrics, "pause")) == (1, 1)
 
 
 async def test_an_interrupt_ends_the_wait_in_progress() -> None:
@@ -83,4 +83,4 @@ async def test_stop_ends_all_waits_and_new_ones() -> None:
         assert isinstance(ended, Unavailable)
     with pytest.raises(Unavailable):
         await bodies.whole(Body(b"x"), 10)
-    assert timeouts(metrics, "body") is None
+    assert timed_out(metrics, "body") is None

@@ -59,6 +59,8 @@ class Bench:
             head_seconds=10,
             idle_seconds=75,
             answer_seconds=30,
+            body_seconds=60,
+            pause_seconds=0,
         )
         self.timeouts.start()
 
@@ -211,6 +213,8 @@ async def test_the_timer_stops() -> None:
         head_seconds=0.001,
         idle_seconds=1,
         answer_seconds=1,
+        body_seconds=1,
+        pause_seconds=0,
     )
     timeouts.start()
     timeouts.stop()

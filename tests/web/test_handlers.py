@@ -31,6 +31,7 @@ from broker.web.services import Services
 from broker.web.subscribe import Subscription, subscribe
 from broker.web.topics import delete_topic, read_topic, read_topics
 from broker.web.values import Answer
+from tests.web.body_timeouts import timeouts
 from tests.web.requests import Body, plain_request
 
 NDJSON = ("Content-Type", "application/x-ndjson")
@@ -48,7 +49,7 @@ async def services() -> AsyncIterator[Services]:
         settings,
         node,
         Authenticator(FULL_ACCESS, None, None, node.streams.evictions, guard, None, time),
-        BodyReader(metrics, body_seconds=10, stream_idle_seconds=10),
+        BodyReader(timeouts(metrics)),
         Producers(node, 10),
         ResponseHeaders(origins),
     )

@@ -32,6 +32,6 @@ class AccessLog:
             redact(f"{exchange.method} {target} HTTP/{exchange.version}"),
             status,
             size,
-            redact(get("Referer") or "-"),
-            redact(get("User-Agent") or "-"),
+            redact(get("referer") or "-"),
+            redact(get("user-agent") or "-"),
         )

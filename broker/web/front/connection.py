@@ -15,7 +15,7 @@ import logging
 import socket
 from collections import deque
 from time import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import httptools
 
@@ -23,9 +23,8 @@ from broker.web.connection_timeouts import TimeoutReason
 from broker.web.errors import problem
 from broker.web.front.answers import CONTINUE
 from broker.web.front.exchange import Exchange, Fault
-from broker.web.front.head import RequestHeaders, refusal
+from broker.web.front.head import NAMES, RequestHeaders, name_of, refusal
 from broker.web.redaction import redact
-from broker.web.subscribe import Subscription
 from broker.web.values import Answer
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ SLICE_BYTES = 16 << 10
 MAX_EXCESS_BYTES = 16 << 10
 """Of a chunked body: what may be neither data nor the usual frame of a chunk, such as extensions and trailers."""
 CHUNK_FRAME_BYTES = 16
-_FRAMING = (b"content-length", b"transfer-encoding")
+_FRAMING = ("content-length", "transfer-encoding")
 LINGER_SECONDS = 2.0
 """A client that is still sending its body may read the answer for so long."""
 
@@ -110,8 +109,7 @@ class HttpConnection(asyncio.Protocol):
     # From the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's are none
         if not self.peer:
             name = transport.get_extra_info("peername")
             self.peer = name[0] if isinstance(name, tuple) else ""
@@ -176,9 +174,7 @@ class HttpConnection(asyncio.Protocol):
         _logger.debug("closing a connection from %s: time-out %s", self.peer, reason)
         if reason is TimeoutReason.HEAD and self._is_head_begun and self._is_writable:
             self._refuse(
-                problem(
-                    "invalid-parameter", "The request's head did not arrive in time; send it at once."
-                )
+                problem("invalid-parameter", "The request's head did not arrive in time; send it at once.")
             )
             self._serve_queue()
         else:
@@ -230,11 +226,11 @@ class HttpConnection(asyncio.Protocol):
             if body is not None:
                 self._enqueue(body)
             return
-        fields = body.headers.fields
-        framing = [b"%b: %b\r\n" % (name, fields[name]) for name in _FRAMING if name in fields]
+        headers = body.headers
+        framing = "".join(f"{name}: {headers[name]}\r\n" for name in _FRAMING if name in headers)
         self._parser = parser = httptools.HttpRequestParser(self)
         self._is_replaying = True
-        parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % b"".join(framing))
+        parser.feed_data(b"POST / HTTP/1.1\r\n%b\r\n" % framing.encode())
         self._is_replaying = False
         if rest:
             self._parse(rest)
@@ -267,9 +263,7 @@ class HttpConnection(asyncio.Protocol):
     def _refuse(self, answer: Answer, version: str = "1.1") -> None:
         """Answer with this, after the requests before it, and then close."""
         self._is_broken = True
-        exchange = Exchange(
-            self, "GET", b"-", version, RequestHeaders(), keeps_alive=False, refusal=answer
-        )
+        exchange = Exchange(self, "GET", b"-", version, RequestHeaders(), keeps_alive=False, refusal=answer)
         exchange.started_at = time()
         self._queue.append(exchange)
 
@@ -285,11 +279,12 @@ class HttpConnection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._body is not None:
             return  # a trailer, or the head of `_parse_after_upgrade`
-        headers, name = self._headers, name.lower()
-        if name in headers.fields:
-            headers.repeat(name, value)
+        headers, key = self._headers, NAMES.get(name) or name_of(name)
+        text = value.decode("utf-8", "surrogateescape").rstrip(" \t")
+        if key in headers:
+            headers.repeat(key, text)
         else:
-            headers.fields[name] = value
+            headers[key] = text
 
     def on_headers_complete(self) -> None:
         parser, headers = self._parser, self._headers
@@ -300,7 +295,7 @@ class HttpConnection(asyncio.Protocol):
         refused = refusal(version, headers)
         if self._head_bytes > self._front.max_head_bytes:
             refused = refused or self._front.head_refusal(self._url, headers)
-        if b"upgrade" in headers.fields:
+        if "upgrade" in headers:
             self._is_upgrading = parser.should_upgrade()
         self._body = Exchange(
             self,

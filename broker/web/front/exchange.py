@@ -84,7 +84,7 @@ class Exchange:
         self.is_complete = False
         self.is_queued = False
         self.started_at = 0.0
-        self._expects_continue = b"expect" in headers.fields and version == "1.1"
+        self._expects_continue = "expect" in headers and version == "1.1"
         self._flow = flow
         self._pieces: list[bytes] = []
         self._size = 0
@@ -123,7 +123,7 @@ class Exchange:
 
     @property
     def length(self) -> int | None:
-        value = self.headers.fields.get(b"content-length")
+        value = self.headers.get("content-length")
         return None if value is None else int(value)
 
     def arrived(self) -> bytes | None:

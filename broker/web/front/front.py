@@ -160,7 +160,9 @@ class Front:
         self._complete(connection, exchange, result)
         connection.resume()
 
-    def _complete(self, connection: HttpConnection, exchange: Exchange, result: Answer | Subscription) -> None:
+    def _complete(
+        self, connection: HttpConnection, exchange: Exchange, result: Answer | Subscription
+    ) -> None:
         if isinstance(result, Answer):
             self._send(connection, exchange, result)
             return
@@ -180,7 +182,7 @@ class Front:
             or self._is_stopping
             or self._streams.is_draining
         )
-        origin = exchange.headers.get("Origin")
+        origin = exchange.headers.get("origin")
         common_headers = self._response_headers.lines(origin, answer.headers.get("Vary", ""))
         data = encode(answer, common_headers, exchange.method, exchange.version, closes=closes)
         connection.answered(exchange, data, closes=closes)
@@ -197,7 +199,7 @@ class Front:
     def head_refusal(self, target: bytes, headers: RequestHeaders | None) -> Answer | None:
         """The answer to a head that is too long; None if it isn't. Without `headers` it is known to be."""
         if headers is not None:
-            sizes = [len(name) + len(value) + 4 for name, value in headers.fields.items()]
+            sizes = [len(name) + len(value) + 4 for name, value in headers.items()]
             sizes += [len(value) for values in (headers.repeated or {}).values() for value in values]
             if len(target) + sum(sizes) <= self.max_head_bytes:
                 return None

@@ -9,57 +9,44 @@ from broker.web.values import Answer
 
 MAX_HEADERS = 128
 
-_keys: dict[str, bytes] = {}
-"""The names that handlers ask for, in lower case."""
+NAMES = {
+    name.encode(): name.lower()
+    for name in ["Host", "Content-Type", "Content-Length", "Transfer-Encoding", "Connection", "User-Agent", "Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Cookie", "Cache-Control", "Last-Event-ID", "Origin", "Referer", "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest", "Idempotency-Key", "X-Forwarded-For", "X-Forwarded-Proto", "Forwarded"]
+}
+"""The names of common headers, as they are usually sent, in lower case."""
 
 
-def _key(name: str) -> bytes:
-    key = _keys[name] = name.lower().encode()
-    return key
+def name_of(name: bytes) -> str:
+    """The name of a header in lower case."""
+    return name.decode("latin-1").lower()
 
 
-class RequestHeaders:
-    """The headers of one request, decoded when read; see `values.Headers`.
+class RequestHeaders(dict[str, str]):
+    """The first value of each header of a request, by its name in lower case; see `values.Headers`.
 
     Attributes:
-        fields: the first value of each name, which is in lower case.
         repeated: the further values of a name.
     """
 
-    __slots__ = ("fields", "repeated")
+    __slots__ = ("repeated",)
 
     def __init__(self) -> None:
-        self.fields: dict[bytes, bytes] = {}
-        self.repeated: dict[bytes, list[bytes]] | None = None
+        self.repeated: dict[str, list[str]] | None = None
 
-    def repeat(self, name: bytes, value: bytes) -> None:
+    def repeat(self, name: str, value: str) -> None:
         """Add a further value of `name`."""
         if self.repeated is None:
             self.repeated = {}
         self.repeated.setdefault(name, []).append(value)
 
-    def __len__(self) -> int:
-        """The number of header lines."""
-        return len(self.fields) + sum(map(len, (self.repeated or {}).values()))
-
-    def __contains__(self, name: object) -> bool:
-        assert isinstance(name, str)
-        return (_keys.get(name) or _key(name)) in self.fields
-
-    def get(self, name: str, default: str | None = None) -> str | None:
-        value = self.fields.get(_keys.get(name) or _key(name))
-        return default if value is None else _text(value)
-
     def getall(self, name: str) -> Sequence[str]:
-        key = _keys.get(name) or _key(name)
-        values = [self.fields[key]]
-        if self.repeated is not None:
-            values += self.repeated.get(key, ())
-        return [_text(value) for value in values]
+        """All values of `name`; `KeyError` if it is absent."""
+        first = self[name]
+        return (first,) if self.repeated is None else (first, *self.repeated.get(name, ()))
 
-
-def _text(value: bytes) -> str:
-    return value.decode("utf-8", "surrogateescape").strip(" \t")
+    def count(self) -> int:
+        """The number of header lines."""
+        return len(self) + sum(map(len, (self.repeated or {}).values()))
 
 
 def split_target(target: bytes, headers: RequestHeaders) -> tuple[str, str]:
@@ -75,7 +62,7 @@ def split_target(target: bytes, headers: RequestHeaders) -> tuple[str, str]:
         if separator and scheme.lower() in ("http", "https"):
             authority, slash, rest = rest.partition("/")
             authority, question, query = authority.partition("?")
-            headers.fields[b"host"] = authority.encode("latin-1")
+            headers["host"] = authority
             text = "/" + (rest if slash else question + query)
     path, _, query = text.partition("?")
     return path, query
@@ -85,13 +72,12 @@ def refusal(version: str, headers: RequestHeaders) -> Answer | None:
     """The answer to a request whose version or framing is not supported, after which the connection closes; else None."""
     if version not in ("1.1", "1.0"):
         return problem("invalid-parameter", "This HTTP version is not supported; send HTTP/1.1.")
-    fields, repeated = headers.fields, headers.repeated
-    if repeated is not None and b"host" in repeated:
+    if headers.repeated is not None and "host" in headers.repeated:
         return problem("invalid-parameter", "The request has several Host headers.")
-    if len(fields) > MAX_HEADERS or (repeated is not None and len(headers) > MAX_HEADERS):
+    if len(headers) > MAX_HEADERS or (headers.repeated is not None and headers.count() > MAX_HEADERS):
         return problem("invalid-parameter", f"A request may have at most {MAX_HEADERS} headers.")
-    if b"expect" in fields and fields[b"expect"].strip().lower() != b"100-continue":
+    if "expect" in headers and headers["expect"].strip().lower() != "100-continue":
         return problem("invalid-parameter", "The only Expect that is supported is 100-continue.")
-    if b"transfer-encoding" in fields and fields[b"transfer-encoding"].strip().lower() != b"chunked":
+    if "transfer-encoding" in headers and headers["transfer-encoding"].strip().lower() != "chunked":
         return problem("invalid-body", "The only Transfer-Encoding that is supported is chunked.")
     return None
