@@ -57,6 +57,12 @@ def end(topic: str, reason: str, event_id: EventId) -> bytes:
     return control("broker.end", {"topic": topic, "reason": reason}, event_id)
 
 
+def with_id(event_frame: bytes, event_id: EventId | None) -> bytes:
+    """A frame that this module made, with another id or with none."""
+    event_lines = event_frame[: event_frame.rindex(b"id: ")]
+    return event_lines + b"\n" if event_id is None else frame(event_lines, event_id)
+
+
 def envelope(topic: str, event_frame: bytes, event_id: EventId, seconds: float | None = None) -> bytes:
     """The envelope form of the event in `event_frame`; `seconds` (since 1970) is its time, if that isn't the id's."""
     event = split(event_frame)

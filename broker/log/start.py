@@ -17,6 +17,7 @@ from broker import sse
 from broker.durations import parse_duration
 from broker.errors import InvalidParameter
 from broker.events import EventId, parse_id
+from broker.log.entry import Entry
 from broker.log.log import Log
 from broker.log.timeline import Timeline
 
@@ -174,10 +175,27 @@ def position(start: Start, topics: Sequence[str], logs: Sequence[Log], store: St
     if isinstance(start, After) and any(log.end is not None for log in logs):
         reading = [(topic, log) for topic, log in reading if not _has_seen_end(start.cursor, log, store)]
     preface, gaps = _gaps(start, reading, store)
+    if isinstance(start, After) and start.cursor <= store.last_id:
+        ended = [log.end for _, log in reading if log.end is not None and log.end.id <= start.cursor]
+        if ended:
+            reading = [(topic, log) for topic, log in reading if log.end not in ended]
+            preface += _ends_again(ended, start.cursor, store, is_all=not reading)
     floors = tuple(_floor(start, log, store) for _, log in reading)
-    cursor = min(floors)
-    is_same = cursor == max(floors)
+    cursor = min(floors, default=store.received_to)
+    is_same = cursor == max(floors, default=cursor)
     return Position(tuple(topic for topic, _ in reading), cursor, () if is_same else floors, preface, gaps)
+
+
+def _ends_again(ends: Sequence[Entry], cursor: EventId, store: StoreState, *, is_all: bool) -> bytes:
+    """The ends of topics that a cursor has passed, after a gap: the store went back, so the topics may have been open since.
+
+    An end's own id would move the cursor back, and other topics would repeat events. So the ends have none; but if no other
+    topic is left, the last one has an id after the loss: a client that comes back with it gets 204.
+    """
+    frames = [sse.with_id(end.frame, None) for end in ends]
+    if is_all and store.received_to > cursor:
+        frames[-1] = sse.with_id(ends[-1].frame, store.received_to)
+    return b"".join(frames)
 
 
 def _is_latest(start: Start, logs: Sequence[Log]) -> bool:

@@ -56,6 +56,9 @@ class LogTable:
         self._pins: dict[str, int] = {}
         self._unpinned: OrderedDict[str, Log] = OrderedDict()  # least recently used first
         self._filled: OrderedDict[str, Log] = OrderedDict()  # those with entries, least recently used first
+        self._untrimmed: dict[
+            str, Log
+        ] = {}  # with events on their way: retention may no longer cover all they have
         self._unswept: Iterator[str] = iter(())
 
     def __len__(self) -> int:
@@ -107,7 +110,7 @@ class LogTable:
             self._pins[topic] = pins
         elif self._logs[topic].named:
             self._unpinned[topic] = self._logs[topic]
-            self._squeeze()
+            self._forget_surplus()
         else:
             del self._logs[topic]
         return not pins
@@ -124,12 +127,13 @@ class LogTable:
             self._unpinned.move_to_end(topic)
         if log.trim_barrier is None:
             log.trim(now)
+        else:
+            self._untrimmed[topic] = log
         self._account(topic, log)
         if self.bytes > self._max_bytes or len(self._unpinned) > self._max_topics:
-            self.trim(topic, log, now)  # lest other topics lose entries for what retention no longer covers
-            self._squeeze()
+            self._squeeze(now)
 
-    def filled(self, topic: str, log: Log) -> None:
+    def filled(self, topic: str, log: Log, now: float) -> None:
         """To be called when entries were put in front of `log`: as `appended`, but these entries stay for now.
 
         A reader is about to read them; it would never get further if they were dropped to keep the bounds.
@@ -138,7 +142,7 @@ class LogTable:
         if log.footprint:
             self._filled[topic] = log
             self._filled.move_to_end(topic)
-        self._squeeze(spare=log)
+        self._squeeze(now, spare=log)
 
     def discard(self, topic: str) -> None:
         """Forget the log of a topic without subscribers; its store still has the events."""
@@ -147,8 +151,10 @@ class LogTable:
         self._pins.pop(topic, None)
         self._filled.pop(topic, None)
         self._unpinned.pop(topic, None)
+        self._untrimmed.pop(topic, None)
 
     def trim(self, topic: str, log: Log, now: float) -> None:
+        self._untrimmed.pop(topic, None)
         log.trim(now)
         self._account(topic, log)
 
@@ -159,10 +165,17 @@ class LogTable:
         if not footprint:
             self._filled.pop(topic, None)
 
-    def _squeeze(self, spare: Log | None = None) -> None:
-        """Apply the bounds; the entries of `spare` stay."""
+    def _squeeze(self, now: float, spare: Log | None = None) -> None:
+        """Apply the bounds; the entries of `spare` stay. No log is emptied for what retention no longer covers in another."""
+        if self.bytes > self._max_bytes:
+            for topic, log in list(self._untrimmed.items()):
+                if log is not spare:
+                    self.trim(topic, log, now)
         while self.bytes > self._max_bytes and self._empty_one(spare):
             pass
+        self._forget_surplus()
+
+    def _forget_surplus(self) -> None:
         while len(self._unpinned) > self._max_topics:
             self._forget(*self._unpinned.popitem(last=False))
 
@@ -180,6 +193,7 @@ class LogTable:
         self.floor = max(self.floor, log.last)
         self.bytes -= log.accounted
         self._filled.pop(topic, None)
+        self._untrimmed.pop(topic, None)
         del self._logs[topic]
 
     def correct(self, corrections: Sequence[Correction]) -> None:
@@ -204,7 +218,7 @@ class LogTable:
                 break
             del self._unpinned[topic]
             self._forget(topic, log)
-        self._squeeze()
+        self._squeeze(now)
 
     def _next_topics(self, count: int) -> Iterable[str]:
         for _ in range(count):

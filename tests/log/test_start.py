@@ -383,14 +383,40 @@ def test_a_cursor_behind_the_end_that_may_lack_events_gets_a_gap_and_the_end(
     assert not has_seen_all(after(2), [ended], known)
     where = position(after(2), "a", [ended], known)
     assert len(where.gaps) == 1
-    assert delivered(where, ended) == [ended.last]
+    if known.last_id < id_of(2):  # ahead
+        assert delivered(where, ended) == [ended.last]
+        return
+    assert where.topics == ()
+    assert [(kind, event_id) for kind, _, event_id in told(where)] == [
+        ("broker.gap", ""),
+        ("broker.end", format_id(known.received_to)),
+    ]
 
 
 def test_a_cursor_at_the_end_that_may_lack_events_behind_it_gets_a_gap() -> None:
     ended = closed_log(1)
     ended.lost_at = id_of(3)
     where = position(After(ended.last, ""), "a", [ended], known_at(id_of(9)))
-    assert (where.gaps, delivered(where, ended)) == (("lost",), [ended.last])
+    assert (where.gaps, where.topics) == (("lost",), ())
+    assert told(where)[-1][2] == format_id(id_of(9))
+
+
+def test_i1_an_end_that_is_told_again_does_not_move_the_cursor_of_other_topics_back() -> None:
+    ended, live = closed_log(1), log_of(2, 3)
+    ended.lost_at = id_of(2.5)
+    where = at(after(2), ended, live)
+    assert (where.topics, where.cursor, where.gaps) == (("b",), id_of(2), ("lost",))
+    assert [(kind, event_id) for kind, _, event_id in told(where)] == [("broker.gap", ""), ("broker.end", "")]
+    assert delivered(where, live) == [id_of(3)]
+
+
+def test_an_end_that_is_told_again_has_no_id_before_the_loss() -> None:
+    """This instance hasn't received anything after the cursor yet, so the client's cursor stays."""
+    ended = closed_log(1)
+    ended.lost_at = id_of(3)
+    state = StateValue(BORN, id_of(9), ended.last)
+    where = position(After(ended.last, ""), "a", [ended], state)
+    assert told(where)[-1][::2] == ("broker.end", "")
 
 
 def test_a_cursor_at_the_loss_behind_the_end_lacks_nothing() -> None:

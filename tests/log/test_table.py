@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from broker import sse
 from broker.events import SEQUENCE_BITS, EventId, id_at
-from broker.log.entry import ENTRY_OVERHEAD_BYTES
+from broker.log.entry import ENTRY_OVERHEAD_BYTES, Entry
 from broker.log.log import Log
 from broker.log.table import LogTable
 from broker.topics import Retention, RetentionRules
@@ -268,6 +269,36 @@ def test_no_topic_is_emptied_for_bytes_of_another_that_its_retention_no_longer_c
     idle, busy = fill_idle_and_busy(every)
     append(every, "busy", id_at(NOW) + 20, NOW)
     assert (len(idle), len(busy)) == (6, 6)
+
+
+@pytest.mark.parametrize("grows", ["append", "filled"])
+def test_no_topic_is_emptied_for_bytes_of_any_other_that_retention_no_longer_covers(grows: str) -> None:
+    """Of several busy topics with events on their way, each has one event more than its retention."""
+
+    def fill(every: LogTable) -> list[Log]:
+        idle = append(every, "idle", id_at(NOW), NOW)
+        busy = []
+        for topic in TOPICS[:5]:
+            for n in range(7):
+                log = append(every, topic, every.newest + 1, NOW)
+                log.trim_barrier = log.last - 1 if n == 5 else log.trim_barrier
+            log.trim_barrier = log.last
+            busy.append(log)
+        return [idle, *busy]
+
+    sample = logs(max_topics=9, max_bytes=1_000_000)
+    fill(sample)
+    every = logs(max_topics=9, max_bytes=sample.bytes)
+    idle, *busy = fill(every)
+    if grows == "append":
+        append(every, "t6", every.newest + 1, NOW, size=300)
+    else:
+        log = every.open("t6", NOW)
+        frame = sse.frame(sse.lines(b"x"), log.last)
+        log.prepend([Entry(log.last, log.last - 1, frame)], 0)
+        every.filled("t6", log, NOW)
+    assert (len(idle), min(map(len, busy))) == (1, 6)
+    assert every.bytes <= sample.bytes
 
 
 def test_a_topic_dropped_for_number_is_a_gap_for_all_earlier_cursors() -> None:

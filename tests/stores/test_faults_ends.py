@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from broker.events import format_id, parse_id
-from tests.stores.brokers import Older, StartBroker, until_ready
+from tests.stores.brokers import Older, Publisher, StartBroker, until_ready
 from tests.stores.conftest import StartServer
 from tests.support.event_stream import AsyncStream
 from tests.support.local_broker import Server
@@ -86,6 +88,42 @@ async def test_a_lost_cursor_gets_its_gap_before_the_end(
             await back.end()
             assert (kinds(back), back.gaps()) == (["broker.gap", "broker.end"], ["lost"])
         assert await status(broker, new) == 204
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["known loss", "unknown loss"])
+async def test_i1_a_lost_cursor_does_not_go_back_to_an_end_before_it(
+    start_server: StartServer, start_broker: StartBroker, is_known: bool
+) -> None:
+    """A closed topic of several is told again after a loss; what came after its end in another topic is not repeated."""
+    server = start_server()
+    one = await start_broker(server.url)
+    await end(one, "a", "1")
+    kept = await one.publish("b", "kept")
+    older = Older(server)
+    cursor = await one.publish("b", "lost")
+    if not is_known:
+        await one.stop()
+    older.load()
+    if is_known:
+        await Publisher(one, "c").until_taken()
+    other = await start_broker(server.url)
+    await until_ready(other)
+    back = await other.subscribe("/topics?topic=a&topic=b", Last_Event_ID=cursor)
+    await back.until(lambda: "broker.end" in kinds(back))
+    assert [event.id for event in back.events if event.id] == []
+    new = await other.publish("b", "new")
+    assert await back.data(1) == ["new"]
+    assert back.events[-1].id == new
+    for seen in (cursor, kept):
+        alone = await other.subscribe("/topics/a", Last_Event_ID=seen)
+        if not is_known and seen == kept:
+            assert alone.status == 204
+            continue
+        await alone.end()
+        assert (kinds(alone), alone.gaps()) == (["broker.gap", "broker.end"], ["lost"])
+        assert await status(other, alone.events[-1].id) == 204, (
+            "its client need not come back again and again"
+        )
 
 
 async def test_a_clean_restart_keeps_the_end(start_server: StartServer, start_broker: StartBroker) -> None:

@@ -150,7 +150,7 @@ class Replicas:
     ) -> None:
         """See `TopicReplica.prepend`."""
         replica.prepend(entries, complete_from)
-        self._logs.filled(replica.topic, replica.log)
+        self._logs.filled(replica.topic, replica.log, self._clock())
 
     # For a replica: `ReplicaOwner`
 

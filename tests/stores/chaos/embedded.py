@@ -1,0 +1,174 @@
+"""One broker with `--workers` and `--data`: a supervisor, its workers and its own server.
+
+Rules: the processes are found by the process table, for the supervisor starts them. If all of them are killed and the file is cut,
+nobody has seen what is lost, and the broker must know it by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from tests.stores.chaos.groups import AWAY_SECONDS, FSYNC_SECONDS, PAUSE_SECONDS, SETTINGS, Busy, Fault, Group
+from tests.stores.chaos.ledger import Ledger
+from tests.stores.chaos.processes import LoggedBroker, append_only_size, cut_append_only_file
+from tests.support.process_tree import data_server, descendants, is_running, workers
+from tests.support.waiting import until
+
+WORKERS = 2
+
+
+class EmbeddedGroup(Group):
+    """Two workers and their supervisor.
+
+    Args:
+        tells_of_power_cuts: whether the broker tells everybody of what a power cut may have lost.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        program: str,
+        ledger: Ledger,
+        chance: random.Random,
+        *,
+        tells_of_power_cuts: bool = True,
+    ) -> None:
+        self.ledger = ledger
+        self.chance = chance
+        self.data = directory / "data"
+        self._workers_lock = asyncio.Lock()
+        self._tells = tells_of_power_cuts
+        self.broker = LoggedBroker(
+            **SETTINGS, retention_events=ledger.retention_events, data=self.data, workers=WORKERS
+        )
+        self.instances = [self.broker]
+
+    def faults(self) -> dict[str, tuple[Fault, float]]:
+        return {
+            "worker killed": (self.kill_worker, 3),
+            "worker paused": (self.pause_worker, 2),
+            "supervisor killed": (self.kill_supervisor, 1),
+            "supervisor stopped": (self.drain_instance, 1),
+            "workers replaced": (self.replace_workers, 1),
+            "server killed": (self.kill_server, 1),
+            "server paused": (self.pause_server, 1),
+            "connections killed: normal": (lambda: self.kill_connections("normal"), 3),
+            "connections killed: pubsub": (lambda: self.kill_connections("pubsub"), 4),
+            "scripts flushed": (self.flush_scripts, 1),
+            "power cut": (self.cut_power, 1),
+        }
+
+    def locks(self) -> list[asyncio.Lock]:
+        return [self.broker.lock, self._workers_lock]
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self.broker.start)
+        await self.until_ready()
+
+    def stop(self) -> None:
+        self.broker.__exit__(None, None, None)
+
+    def defects(self) -> list[str]:
+        return self.broker.defects()
+
+    def client(self, **options: Any) -> Redis:
+        return Redis(
+            unix_socket_path=str(self.data / "socket"), protocol=2, retry=Retry(NoBackoff(), 0), **options
+        )
+
+    @contextlib.asynccontextmanager
+    async def disturbing_worker(self) -> AsyncIterator[int]:
+        """The id of a worker that nothing else disturbs."""
+        if self.broker.lock.locked() or self._workers_lock.locked():
+            raise Busy
+        async with self._workers_lock:
+            found = workers(self.broker)
+            if not found:
+                raise Busy
+            yield self.chance.choice(found)
+
+    async def kill_worker(self) -> None:
+        async with self.disturbing_worker() as pid:
+            os.kill(pid, signal.SIGKILL)
+            await until(lambda: not is_running(pid) and len(workers(self.broker)) == WORKERS, "a new worker")
+
+    async def pause_worker(self) -> None:
+        """The supervisor may replace it meanwhile."""
+        async with self.disturbing_worker() as pid:
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                await self.wait(PAUSE_SECONDS)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+
+    async def kill_supervisor(self) -> None:
+        """Its workers and its server end with it; the server writes everything first."""
+        async with self.disturbing_all():
+            await asyncio.to_thread(self.broker.kill)
+            await self.wait(AWAY_SECONDS)
+            await asyncio.to_thread(self.broker.start)
+
+    async def drain_instance(self) -> None:
+        async with self.disturbing_all():
+            status = await asyncio.to_thread(self.broker.terminate)
+            if status != 0:
+                self.ledger.fail(
+                    f"the supervisor ended with status {status} at SIGTERM: {self.broker.output[-2000:]}"
+                )
+            await asyncio.to_thread(self.broker.start)
+
+    async def replace_workers(self) -> None:
+        async with self.disturbing_all():
+            before = set(workers(self.broker))
+            self.broker.send_signal(signal.SIGHUP)
+            await until(
+                lambda: len(now := set(workers(self.broker))) == WORKERS and not now & before,
+                "all workers are new",
+            )
+
+    @contextlib.asynccontextmanager
+    async def disturbing_all(self) -> AsyncIterator[None]:
+        async with self.disturbing(self.broker), self._workers_lock:
+            yield
+
+    async def kill_server(self) -> None:
+        """It flushes every second, so a busy disk may have delayed the last writes. The workers live on and know."""
+        async with self.losing():
+            os.kill(data_server(self.broker), signal.SIGKILL)
+
+    async def pause_server(self) -> None:
+        async with self.disturbing_all():
+            pid = data_server(self.broker)
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                await self.wait(PAUSE_SECONDS)
+            finally:
+                os.kill(pid, signal.SIGCONT)
+
+    async def cut_power(self) -> None:
+        """Everything ends at once, and the file ends somewhere within the last second."""
+        async with self.losing(is_silent=not self._tells):
+            before = append_only_size(self.data)
+            await asyncio.sleep(FSYNC_SECONDS)
+            processes = descendants(self.broker.pid)
+            for pid in (self.broker.pid, *processes):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            await until(lambda: not any(map(is_running, processes)), "all processes ended")
+            await asyncio.to_thread(self.broker.kill)
+            await asyncio.to_thread(
+                cut_append_only_file, self.data, lambda size: self.chance.randint(0, max(0, size - before))
+            )
+            await asyncio.to_thread(self.broker.start)

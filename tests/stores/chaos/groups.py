@@ -1,0 +1,212 @@
+"""Groups of brokers that share a store, each with the faults that can befall it.
+
+Rules: a fault is a coroutine that does harm and undoes it: when it returns, what it stopped runs again. Faults run at the same
+time, but one process is disturbed by one fault at a time: that is what its lock is for. A fault that may lose events holds the
+locks of all processes until all are ready again, since the promise to tell of a loss needs an instance that knew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from tests.stores.chaos.ledger import Ledger, Loss
+from tests.stores.chaos.processes import ChaosServer, LoggedBroker, append_only_size, cut_append_only_file
+
+Fault = Callable[[], Awaitable[None]]
+SETTINGS: dict[str, Any] = {
+    "retry_min_ms": 0,
+    "retry_max_ms": 100,
+    "heartbeat_seconds": 1,
+    "drain_seconds": 0.5,
+}
+
+
+class Busy(Exception):
+    """What the fault would disturb is disturbed already, so it does nothing."""
+
+
+PAUSE_SECONDS = (0.1, 3.0)
+AWAY_SECONDS = (0.0, 1.0)
+FSYNC_SECONDS = 1.0
+
+
+class Group:
+    """Instances on one server.
+
+    Args:
+        directory: for the servers' files.
+        program: the server's program.
+        retention_events: what each topic keeps.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        program: str,
+        ledger: Ledger,
+        chance: random.Random,
+        *,
+        instances: int = 2,
+        **settings: object,
+    ) -> None:
+        self.ledger = ledger
+        self.chance = chance
+        self.server = ChaosServer(
+            directory / "s0", program, "appendonly yes", "appendfsync no", "aof-load-truncated yes", tcp=True
+        )
+        settings = {
+            **SETTINGS,
+            "retention_events": ledger.retention_events,
+            "redis_url": self.url,
+            **settings,
+        }
+        self.instances = [LoggedBroker(**settings) for _ in range(instances)]
+        self._older_size = 0
+
+    @property
+    def url(self) -> str:
+        return self.server.tcp_url
+
+    def ports(self) -> list[int]:
+        return [instance.fixed_port for instance in self.instances]
+
+    def faults(self) -> dict[str, tuple[Fault, float]]:
+        """Each fault by name, and how often it occurs relative to the others."""
+        return {
+            "instance killed": (self.kill_instance, 3),
+            "instance stopped": (self.drain_instance, 1),
+            "instance paused": (self.pause_instance, 2),
+            "connections killed: normal": (lambda: self.kill_connections("normal"), 3),
+            "connections killed: pubsub": (lambda: self.kill_connections("pubsub"), 4),
+            "scripts flushed": (self.flush_scripts, 1),
+            "server killed": (self.kill_server, 1),
+            "server paused": (self.pause_server, 1),
+            "power cut": (self.cut_power, 1),
+        }
+
+    async def start(self) -> None:
+        await asyncio.to_thread(self.server.start)
+        await self.start_instances()
+
+    async def start_instances(self) -> None:
+        await asyncio.gather(*(asyncio.to_thread(instance.start) for instance in self.instances))
+        await self.until_ready()
+
+    async def until_ready(self) -> None:
+        await asyncio.gather(*(instance.until_ready() for instance in self.instances))
+
+    def stop(self) -> None:
+        for process in (*self.instances, self.server):
+            process.__exit__(None, None, None)
+
+    def client(self, **options: Any) -> Redis:
+        """A client of the server that has the events."""
+        return self.server.client(**options)
+
+    def locks(self) -> list[asyncio.Lock]:
+        return [self.server.lock, *(instance.lock for instance in self.instances)]
+
+    @contextlib.asynccontextmanager
+    async def losing(self, **options: bool) -> AsyncIterator[Loss]:
+        """Events may be lost meanwhile; nothing else is disturbed until all instances are ready again."""
+        async with contextlib.AsyncExitStack() as stack:
+            for lock in self.locks():
+                await stack.enter_async_context(lock)
+            await self.until_ready()
+            loss = Loss(monotonic(), **options)
+            self.ledger.losses.append(loss)
+            yield loss
+            await self.until_ready()
+            loss.ended_at = monotonic()
+
+    @contextlib.asynccontextmanager
+    async def disturbing(self, process: LoggedBroker | ChaosServer) -> AsyncIterator[None]:
+        if process.lock.locked():
+            raise Busy
+        async with process.lock:
+            yield
+
+    async def wait(self, bounds: tuple[float, float]) -> None:
+        await asyncio.sleep(self.chance.uniform(*bounds))
+
+    async def kill_instance(self) -> None:
+        instance = self.chance.choice(self.instances)
+        async with self.disturbing(instance):
+            await asyncio.to_thread(instance.kill)
+            await self.wait(AWAY_SECONDS)
+            await asyncio.to_thread(instance.start)
+
+    async def drain_instance(self) -> None:
+        instance = self.chance.choice(self.instances)
+        async with self.disturbing(instance):
+            status = await asyncio.to_thread(instance.terminate)
+            if status != 0:
+                self.ledger.fail(
+                    f"an instance ended with status {status} at SIGTERM: {instance.output[-2000:]}"
+                )
+            await self.wait(AWAY_SECONDS)
+            await asyncio.to_thread(instance.start)
+
+    async def pause_instance(self) -> None:
+        instance = self.chance.choice(self.instances)
+        async with self.disturbing(instance):
+            instance.pause()
+            try:
+                await self.wait(PAUSE_SECONDS)
+            finally:
+                instance.resume()
+
+    async def kill_connections(self, kind: str) -> None:
+        await self.command(lambda client: client.client_kill_filter(_type=kind))
+
+    async def flush_scripts(self) -> None:
+        await self.command(lambda client: client.script_flush())
+
+    async def command(self, send: Callable[[Any], object]) -> None:
+        """Send a command to the server, unless it can't take one now."""
+
+        def connect_and_send() -> None:
+            with contextlib.suppress(RedisError), self.client(socket_timeout=2) as client:
+                send(client)
+
+        await asyncio.to_thread(connect_and_send)
+
+    async def kill_server(self) -> None:
+        """With `appendfsync no`, everything was written before it was answered, so nothing is lost."""
+        async with self.disturbing(self.server):
+            await asyncio.to_thread(self.server.kill)
+            await self.wait(AWAY_SECONDS)
+            await asyncio.to_thread(self.server.start)
+
+    async def pause_server(self) -> None:
+        async with self.disturbing(self.server):
+            self.server.pause()
+            try:
+                await self.wait(PAUSE_SECONDS)
+            finally:
+                self.server.resume()
+
+    async def cut_power(self) -> None:
+        """The server's machine loses power, and its file ends somewhere within the last second."""
+        async with self.losing():
+            before = append_only_size(self.server.directory)
+            await asyncio.sleep(FSYNC_SECONDS)
+            await asyncio.to_thread(self.server.kill)
+            await asyncio.to_thread(
+                cut_append_only_file,
+                self.server.directory,
+                lambda size: self.chance.randint(0, max(0, size - before)),
+            )
+            await asyncio.to_thread(self.server.start)
+
+    def defects(self) -> list[str]:
+        return [found for instance in self.instances for found in instance.defects()]
