@@ -96,7 +96,7 @@ def test_imports_point_down(path: Path) -> None:
             )
 
 
-AIOHTTP = {"aiohttp_adapter", "handover", "runner", "jwks_fetcher"}
+AIOHTTP = {"aiohttp_adapter", "response_stream", "runner", "jwks_fetcher"}
 """The modules of `web` that use aiohttp. The others take and return plain values, and import none of these."""
 
 

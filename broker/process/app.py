@@ -91,8 +91,8 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
 def metrics_app(app: web.Application) -> web.Application:
     """The application for the port of the metrics, which needs no token and any name of it serves; `app` has started."""
     services = app[SERVICES]
-    guard = Guard(checks_host=False, allowed_hosts=(), origins=AllowedOrigins(()))
-    made = application(METRICS_ROUTES, guard, services.response_headers, answers_preflights=False)
+    guard = Guard(checks_host=False, allowed_hosts=(), origins=AllowedOrigins(()), answers_preflights=False)
+    made = application(METRICS_ROUTES, guard, services.response_headers)
     made[SERVICES] = services
     made[TIMEOUTS] = app[TIMEOUTS]
     return made

@@ -12,10 +12,10 @@ from aiohttp.typedefs import Handler, Middleware
 from broker.errors import InvalidBody
 from broker.web import response_stream, routes
 from broker.web.connection_timeouts import ConnectionTimeouts
-from broker.web.errors import error_answer, problem
+from broker.web.errors import error_answer
 from broker.web.guard import Guard
 from broker.web.headers import ResponseHeaders
-from broker.web.router import Router
+from broker.web.router import Router, not_allowed, not_found
 from broker.web.routes import Route
 from broker.web.services import Services
 from broker.web.subscribe import Subscription
@@ -33,8 +33,6 @@ def application(
     served: Sequence[Route],
     guard: Guard,
     response_headers: ResponseHeaders,
-    *,
-    answers_preflights: bool = True,
 ) -> web.Application:
     """An application with these routes; set its `SERVICES` before the first request."""
     app = web.Application()
@@ -48,7 +46,7 @@ def application(
         headers.update(response_headers.of(request.headers.get(hdrs.ORIGIN), headers.get(hdrs.VARY, "")))
 
     app.on_response_prepare.append(complete)
-    app.middlewares.append(_answer_errors(app, guard, answers_preflights=answers_preflights))
+    app.middlewares.append(_answer_errors(app, guard))
     for route in served:
         path, endpoint = route.path.replace("}", ":[^/]+}"), _endpoint(app, route.handler)
         if route.method == hdrs.METH_GET:
@@ -90,7 +88,7 @@ def _endpoint(app: web.Application, handler: routes.Handler) -> Handler:
     return serve
 
 
-def _answer_errors(app: web.Application, guard: Guard, *, answers_preflights: bool) -> Middleware:
+def _answer_errors(app: web.Application, guard: Guard) -> Middleware:
     """The only middleware: checks each request, and answers errors."""
 
     @web.middleware
@@ -98,8 +96,8 @@ def _answer_errors(app: web.Application, guard: Guard, *, answers_preflights: bo
         response: web.StreamResponse
         try:
             guard.check(request.method, request.rel_url.raw_path, request.headers)
-            is_options = answers_preflights and request.method == hdrs.METH_OPTIONS
-            preflight = guard.origins.preflight(request.headers) if is_options else None
+            is_options = request.method == hdrs.METH_OPTIONS
+            preflight = guard.preflight(request.headers) if is_options else None
             response = await handler(request) if preflight is None else response_to(preflight)
         except web.HTTPException as error:
             response = response_to(_routing_problem(error))
@@ -117,10 +115,9 @@ def _answer_errors(app: web.Application, guard: Guard, *, answers_preflights: bo
 
 def _routing_problem(error: web.HTTPException) -> Answer:
     if isinstance(error, web.HTTPNotFound):
-        return problem("not-found", "Nothing exists at this path; topics are at /topics/{topic}.")
+        return not_found()
     if isinstance(error, web.HTTPMethodNotAllowed):
-        allowed = ", ".join(sorted(error.allowed_methods))
-        return problem("method-not-allowed", f"This path allows {allowed}.", headers={hdrs.ALLOW: allowed})
+        return not_allowed(error.allowed_methods)
     raise AssertionError(f"unexpected {error.status}")
 
 

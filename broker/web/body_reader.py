@@ -10,6 +10,7 @@ limited pauses.
 from __future__ import annotations
 
 import asyncio
+from copy import copy
 
 from broker.errors import BrokerError, InvalidBody, TooLarge, Unavailable
 from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
@@ -39,7 +40,7 @@ class Interrupt:
         """Make the current or next wait raise `error`. Only the first call counts."""
         if not self.is_raised:
             self.is_raised = True
-            self._error = error
+            self._error = copy(error)
             self.wake()
 
     def time_out(self, reason: TimeoutReason) -> None:
@@ -52,12 +53,9 @@ class Interrupt:
             self.waiter.set_result(None)
 
     def check(self) -> None:
-        """Raise the error of `raise_`, once: a kept one would keep the frames that it passes through."""
+        """Raise the error of `raise_`: a copy, for a raised error keeps the frames that it passes through."""
         if self._error is not None:
-            try:
-                raise self._error
-            finally:
-                self._error = None
+            raise copy(self._error)
 
 
 class BodyReader:

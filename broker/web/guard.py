@@ -13,7 +13,7 @@ from functools import lru_cache
 from broker.errors import Forbidden
 from broker.hosts import DEFAULT_PORTS, is_local, is_name, split_port
 from broker.web.cors import ANY, AllowedOrigins
-from broker.web.values import Headers
+from broker.web.values import Answer, Headers
 
 EXEMPT = frozenset({"/healthz", "/readyz", "/metrics"})
 """Probes and scrapers may use any name."""
@@ -29,6 +29,7 @@ class Guard:
         allowed_hosts: hosts allowed without a token, as the setting has them: `name`, `name:port`, `*.name` or `*`.
         origins: those that may send POST and DELETE.
         is_https: whether every request comes by HTTPS.
+        answers_preflights: whether pages of other origins may ask what they may do.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class Guard:
         allowed_hosts: Collection[str],
         origins: AllowedOrigins,
         is_https: bool = False,
+        answers_preflights: bool = True,
     ) -> None:
         self.origins = origins
         self._checks_host = checks_host
         self._is_https = is_https
+        self._answers_preflights = answers_preflights
         self._hosts = frozenset(allowed_hosts)
         self._suffixes = tuple(host[1:] for host in allowed_hosts if host.startswith("*."))
         self._is_allowed_host = lru_cache(maxsize=64)(self._allows_host)
@@ -52,6 +55,10 @@ class Guard:
             self.check_host(path, headers)
         if method in _CHANGING and ("origin" in headers or "sec-fetch-site" in headers):
             self._check_origin(headers)
+
+    def preflight(self, headers: Headers) -> Answer | None:
+        """The answer to an OPTIONS request if it is a preflight; see `AllowedOrigins.preflight`."""
+        return self.origins.preflight(headers) if self._answers_preflights else None
 
     def check_host(self, path: str, headers: Headers) -> None:
         """Raises `Forbidden` if a request without a valid token may not have this `Host`."""

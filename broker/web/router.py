@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from urllib.parse import unquote
 
@@ -12,6 +12,17 @@ from broker.web.values import Answer
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _Methods = dict[str, Handler]
+
+
+def not_found() -> Answer:
+    """The answer to a path without a route."""
+    return problem("not-found", "Nothing exists at this path; topics are at /topics/{topic}.")
+
+
+def not_allowed(methods: Iterable[str]) -> Answer:
+    """The answer to a method that the path doesn't allow; it allows `methods`."""
+    allowed = ", ".join(sorted(methods))
+    return problem("method-not-allowed", f"This path allows {allowed}.", headers={"Allow": allowed})
 
 
 class Router:
@@ -48,12 +59,11 @@ class Router:
             else:
                 found = self._match(path.split("/"))
         if found is None:
-            return problem("not-found", "Nothing exists at this path; topics are at /topics/{topic}.")
+            return not_found()
         methods, values = found
         handler = methods.get(method)
         if handler is None:
-            allowed = ", ".join(sorted(methods))
-            return problem("method-not-allowed", f"This path allows {allowed}.", headers={"Allow": allowed})
+            return not_allowed(methods)
         return handler, values
 
     def _match(self, segments: Sequence[str]) -> tuple[_Methods, Mapping[str, str]] | None:

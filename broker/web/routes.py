@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from broker.web import admin, monitoring, page, publish, topics
 from broker.web.services import Services
 from broker.web.subscribe import Subscription
 from broker.web.values import Answer, Request
 
-Handler = Callable[[Services, Request], Awaitable[Answer | Subscription]]
+Handler = Callable[[Services, Request], Coroutine[Any, Any, Answer | Subscription]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -344,7 +344,7 @@ async def test_a_key_that_is_withdrawn_while_the_body_arrives(
     await until_ready(server)
     head = f"POST {target} HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer(OLD, 'old')['authorization']}\r\n"
     reader, writer = await server.send(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content[:2])
-    await until(lambda: len(server._runner.app[SERVICES].bodies._timeouts) == 1, "its handler reads the body")
+    await until(lambda: len(server._runner.app[SERVICES].bodies._waits) == 1, "its handler reads the body")
     await replace_keys(server, key_server)
     writer.write(content[2:])
     assert (await read_answer(reader)).status == 401

@@ -7,18 +7,21 @@ aiohttp calls them instead (`aiohttp_adapter`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Coroutine, Generator
+from functools import partial
 from http import HTTPStatus
+from time import time
 from types import coroutine as generator_based
 from typing import Any
 
 from broker.web.connection_timeouts import ConnectionTimeouts
-from broker.web.errors import error_answer, problem
+from broker.web.errors import error_answer
 from broker.web.front.access_log import CLIENT_LEFT, AccessLog
 from broker.web.front.answers import encode
 from broker.web.front.connection import HttpConnection
 from broker.web.front.exchange import Exchange
-from broker.web.front.head import RequestHeaders, split_target
+from broker.web.front.head import split_target
 from broker.web.guard import Guard
 from broker.web.router import Router
 from broker.web.services import Services
@@ -61,6 +64,7 @@ class Front:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
+        self._emptied = asyncio.Event()
 
     def __call__(self, peer: str = "") -> asyncio.Protocol:
         """The protocol of a new connection; `peer` is its client's address if a proxy told it."""
@@ -70,14 +74,15 @@ class Front:
         """Close the connections without a request, and the others after the request in progress."""
         self._is_stopping = True
         for connection in list(self.connections):
-            connection.close()
+            connection.close_if_idle()
 
     async def close(self, seconds: float) -> None:
         """Wait until all connections have ended, at most for `seconds`; then abort them, and cancel their handlers."""
         self.stop()
-        deadline = self._loop.time() + seconds
-        while self.connections and self._loop.time() < deadline:
-            await asyncio.sleep(min(0.02, seconds))
+        if self.connections:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._emptied.wait()
         for connection in list(self.connections):
             connection.abort()
         tasks = set(self._tasks)
@@ -88,8 +93,15 @@ class Front:
 
     # For connections
 
+    def closed(self, connection: HttpConnection) -> None:
+        self.connections.discard(connection)
+        if self._is_stopping and not self.connections:
+            self._emptied.set()
+
     def serve(self, connection: HttpConnection, exchange: Exchange) -> None:
         """Run the handler of a request, and have the connection send its answer: now, or after the handler has waited."""
+        if self.access_log is not None:
+            exchange.started_at = time()
         if exchange.refusal is not None:
             self._send(connection, exchange, exchange.refusal)
             return
@@ -99,7 +111,7 @@ class Front:
             path, query = split_target(exchange.target, headers)
             self._guard.check(method, path, headers)
             if method == "OPTIONS":
-                result = self._guard.origins.preflight(headers)
+                result = self._guard.preflight(headers)
             if result is None:
                 found = self._router.find(method, path)
                 if isinstance(found, Answer):
@@ -196,18 +208,6 @@ class Front:
         if self.access_log is not None:
             self.access_log.write(connection.peer, exchange, status, size)
 
-    def head_refusal(self, target: bytes, headers: RequestHeaders | None) -> Answer | None:
-        """The answer to a head that is too long; None if it isn't. Without `headers` it is known to be."""
-        if headers is not None:
-            sizes = [len(name) + len(value) + 4 for name, value in headers.items()]
-            sizes += [len(value) for values in (headers.repeated or {}).values() for value in values]
-            if len(target) + sum(sizes) <= self.max_head_bytes:
-                return None
-        return problem(
-            "invalid-parameter",
-            f"The request's head is too long; at most {self.max_head_bytes:,} bytes are accepted.",
-        )
-
 
 @generator_based
 def _rest_of(
@@ -218,11 +218,11 @@ def _rest_of(
         try:
             sent = yield waited
         except BaseException as error:  # above all the task's cancellation
-            step, argument = running.throw, error
+            step = partial(running.throw, error)
         else:
-            step, argument = running.send, sent
+            step = partial(running.send, sent)
         try:
-            waited = step(argument)
+            waited = step()
         except StopIteration as returned:
             result: Answer | Subscription = returned.value
             return result

@@ -11,7 +11,30 @@ MAX_HEADERS = 128
 
 NAMES = {
     name.encode(): name.lower()
-    for name in ["Host", "Content-Type", "Content-Length", "Transfer-Encoding", "Connection", "User-Agent", "Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Cookie", "Cache-Control", "Last-Event-ID", "Origin", "Referer", "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest", "Idempotency-Key", "X-Forwarded-For", "X-Forwarded-Proto", "Forwarded"]
+    for name in [
+        "Host",
+        "Content-Type",
+        "Content-Length",
+        "Transfer-Encoding",
+        "Connection",
+        "User-Agent",
+        "Accept",
+        "Accept-Encoding",
+        "Accept-Language",
+        "Authorization",
+        "Cookie",
+        "Cache-Control",
+        "Last-Event-ID",
+        "Origin",
+        "Referer",
+        "Sec-Fetch-Site",
+        "Sec-Fetch-Mode",
+        "Sec-Fetch-Dest",
+        "Idempotency-Key",
+        "X-Forwarded-For",
+        "X-Forwarded-Proto",
+        "Forwarded",
+    ]
 }
 """The names of common headers, as they are usually sent, in lower case."""
 
@@ -68,8 +91,18 @@ def split_target(target: bytes, headers: RequestHeaders) -> tuple[str, str]:
     return path, query
 
 
-def refusal(version: str, headers: RequestHeaders) -> Answer | None:
-    """The answer to a request whose version or framing is not supported, after which the connection closes; else None."""
+def head_size(headers: RequestHeaders) -> int:
+    """About how many bytes the headers have."""
+    size = sum(len(name) + len(value) + 4 for name, value in headers.items())
+    for name, values in (headers.repeated or {}).items():
+        size += sum(len(name) + len(value) + 4 for value in values)
+    return size
+
+
+def refusal(method: str, version: str, headers: RequestHeaders) -> Answer | None:
+    """The answer to a request whose method, version or framing is not supported; the connection then closes. Else None."""
+    if method == "CONNECT":
+        return problem("invalid-parameter", "This is no proxy.")
     if version not in ("1.1", "1.0"):
         return problem("invalid-parameter", "This HTTP version is not supported; send HTTP/1.1.")
     if headers.repeated is not None and "host" in headers.repeated:

@@ -1,4 +1,4 @@
-"""The undocumented parts of aiohttp that `handover` uses: a test for each, so that a new release can't change one unseen."""
+"""Streams in the front: how a request's connection becomes one, and what its client may do then."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from broker.node.node import Node
 from broker.process.app import create_app
 from broker.settings import Settings
 from broker.web.aiohttp_adapter import SERVICES
-from broker.web.handover import SEND_BUFFER_BYTES
+from broker.web.front.connection import SEND_BUFFER_BYTES
 from broker.web.runner import Runner
 from tests.support.http import close, read_head
 from tests.support.local_broker import Serve, Server
@@ -29,15 +29,13 @@ def subscribers(server: Server) -> int:
     return len(server.node.streams.hub)
 
 
-async def test_aiohttp_forgets_the_connection(server: Server) -> None:
+async def test_nothing_is_left_of_the_request(server: Server) -> None:
     tasks = len(asyncio.all_tasks())
     streams = [await server.subscribe("/topics/news") for _ in range(10)]
     for stream in streams:
         await stream.event(1)
-    inner = server._runner.server
-    assert inner is not None
-    await until(lambda: not inner.connections, "aiohttp holds none of them")
-    await until(lambda: len(asyncio.all_tasks()) == tasks, "no task is left of a request")
+    assert server.requesting == 0
+    assert len(asyncio.all_tasks()) == tasks
     assert subscribers(server) == 10
 
 
@@ -65,9 +63,9 @@ async def test_a_client_that_left_before_its_answer_is_logged_as_499(
     logging_port: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, writer = await asyncio.open_connection("127.0.0.1", logging_port)
-    writer.write(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    writer.write(b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n1")
     writer.write_eof()
-    await until(lambda: '"GET /topics/news HTTP/1.1" 499' in caplog.text, "the line in the access log")
+    await until(lambda: '"POST /topics/news HTTP/1.1" 499' in caplog.text, "the line in the access log")
     await close(writer)
 
 
@@ -244,7 +242,7 @@ async def _publish_all(node: Node, items: list[tuple[str, bytes]]) -> None:
     [
         ("1.1", "keep-alive", None),
         ("1.1", "close", "close"),
-        ("1.0", "close", None),
+        ("1.0", "close", "close"),
         ("1.0", "keep-alive", "keep-alive"),
     ],
 )
@@ -265,17 +263,20 @@ async def test_the_answer_to_a_publish_by_http_version(
 async def test_i4_a_client_that_does_not_read_gets_no_more_answers(server: Server) -> None:
     """Answers that nobody reads take no more than the transport's and the kernel's buffers."""
     request = b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"
-    inner = server._runner.server
-    assert inner is not None
+    front = server._runner.front
+    assert front is not None
     with socket.socket() as publisher:
         publisher.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         publisher.connect(("127.0.0.1", server.port))
         publisher.setblocking(False)
         sending = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(publisher, request * 200_000))
         await until(
-            lambda: any(connection.writing_paused for connection in inner.connections), "it is held back"
+            lambda: any(not connection._is_writable for connection in front.connections), "it is held back"
         )
-        (transport,) = inner._connections.values()
-        assert transport.get_write_buffer_size() < 200_000
+        (connection,) = front.connections
+        assert connection._transport is not None
+        assert connection._transport.get_write_buffer_size() < 200_000
+        sock = connection._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * SEND_BUFFER_BYTES
         sending.cancel()
         await asyncio.wait([sending])

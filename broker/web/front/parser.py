@@ -1,0 +1,214 @@
+"""Parses what arrives on one connection into requests.
+
+Rules: bytes in, `Exchange`s out, in `ready`; no transport. What llhttp leaves to its user is done here: bounds on the head, on
+trailers and on chunk extensions, and requests with an `Upgrade`, which is ignored.
+
+llhttp itself refuses Content-Length with Transfer-Encoding, two Content-Lengths, folded headers and bare line feeds.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+
+import httptools
+
+from broker.web.errors import problem
+from broker.web.front.exchange import BodyFlow, Exchange, Fault
+from broker.web.front.head import NAMES, RequestHeaders, head_size, name_of, refusal
+from broker.web.redaction import redact
+from broker.web.values import Answer
+
+MAX_EXCESS_BYTES = 16 << 10
+"""Of a chunked body: what may be neither data nor the usual frame of a chunk, such as extensions and trailers."""
+CHUNK_FRAME_BYTES = 16
+
+_FRAMING = ("content-length", "transfer-encoding")
+_logger = logging.getLogger("broker")
+
+
+class RequestParser:
+    """The parser of one connection. Call `close` at its end: llhttp, this and the connection refer to each other.
+
+    Args:
+        flow: the connection.
+        max_head_bytes: the limit for a request line with its headers.
+
+    Attributes:
+        ready: requests to be served, whose bodies may be on their way.
+        body: the request whose body is arriving, or None.
+        is_head_begun: whether a part of a head has arrived.
+    """
+
+    __slots__ = (
+        "_body_bytes",
+        "_excess_bytes",
+        "_flow",
+        "_head_bytes",
+        "_headers",
+        "_is_broken",
+        "_is_replaying",
+        "_is_upgrading",
+        "_llhttp",
+        "_max_head_bytes",
+        "_url",
+        "body",
+        "is_head_begun",
+        "ready",
+    )
+
+    def __init__(self, flow: BodyFlow, max_head_bytes: int) -> None:
+        self.ready: deque[Exchange] = deque()
+        self.body: Exchange | None = None
+        self.is_head_begun = False
+        self._flow = flow
+        self._max_head_bytes = max_head_bytes
+        self._url = b""
+        self._headers = RequestHeaders()
+        self._head_bytes = 0  # fed since the last message, or more
+        self._body_bytes = 0  # of body in the present bytes
+        self._excess_bytes = 0
+        self._is_broken = False  # nothing that follows is HTTP
+        self._is_upgrading = False  # llhttp stops after this head
+        self._is_replaying = False  # a new llhttp gets the framing of a request that is known
+        self._llhttp = httptools.HttpRequestParser(self)
+
+    def close(self) -> None:
+        """The connection has ended: so has the body that was arriving."""
+        self._is_broken = True
+        self.ready.clear()
+        del self._llhttp, self._flow
+        if self.body is not None:
+            body, self.body = self.body, None
+            body.fail(Fault.LOST)
+
+    def feed(self, data: bytes | memoryview) -> None:
+        """Parse the bytes that have arrived."""
+        if self._is_broken:
+            return
+        self._head_bytes += len(data)
+        self._body_bytes = 0
+        try:
+            self._llhttp.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._feed_after_upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            self._fail(repr(error))
+            return
+        if self.body is not None:
+            self._check_excess(len(data))
+            if self.body is not None:
+                self._is_ready(self.body)  # its handler need not wait for the body
+        elif self.is_head_begun and self._head_bytes > self._max_head_bytes:
+            self.refuse(self._too_long())
+
+    def refuse(self, answer: Answer) -> None:
+        """Ignore what follows; `answer` is for after the answers to the requests before it."""
+        self._is_broken = True
+        refused = Exchange(
+            self._flow, "GET", b"-", "1.1", RequestHeaders(), keeps_alive=False, refusal=answer
+        )
+        refused.is_queued = True
+        self.ready.append(refused)
+
+    def _is_ready(self, exchange: Exchange) -> None:
+        if not exchange.is_queued:
+            exchange.is_queued = True
+            self.ready.append(exchange)
+
+    def _fail(self, why: str) -> None:
+        """What has arrived is not HTTP: the body is lost, or a request is refused."""
+        self._is_broken = True
+        if self.body is not None:
+            body, self.body = self.body, None
+            body.fail(Fault.MALFORMED)
+            self._is_ready(body)
+            return
+        _logger.debug("not an HTTP request: %s", redact(why))
+        self.refuse(problem("invalid-parameter", "This is not HTTP."))
+
+    def _check_excess(self, size: int) -> None:
+        """Fail a body that is mostly chunk extensions or trailers."""
+        excess = size - self._body_bytes * (1 + CHUNK_FRAME_BYTES)
+        self._excess_bytes = max(0, self._excess_bytes + excess)
+        if self._excess_bytes > MAX_EXCESS_BYTES:
+            self._fail("too many chunk extensions or trailers")
+
+    def _feed_after_upgrade(self, rest: bytes | memoryview) -> None:
+        """llhttp stops at an `Upgrade`, before the body: a new one goes on, told how the body is framed."""
+        body = self.body
+        if body is None:  # CONNECT
+            self._is_broken = True
+            return
+        framing = "".join(f"{name}: {body.headers[name]}\r\n" for name in _FRAMING if name in body.headers)
+        self._llhttp = httptools.HttpRequestParser(self)
+        self._is_replaying = True
+        self._llhttp.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n".encode())
+        self._is_replaying = False
+        if rest:
+            self.feed(rest)
+        elif self.body is not None:
+            self._is_ready(self.body)
+
+    def _too_long(self) -> Answer:
+        return problem(
+            "invalid-parameter",
+            f"The request's head is too long; at most {self._max_head_bytes:,} bytes are accepted.",
+        )
+
+    # From llhttp. None of these raises: the error would keep what it passes through.
+
+    def on_message_begin(self) -> None:
+        self.is_head_begun = not self._is_replaying
+
+    def on_url(self, url: bytes) -> None:
+        if not self._is_replaying:
+            self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.body is not None:
+            return  # a trailer, or the head of a replay
+        headers, key = self._headers, NAMES.get(name) or name_of(name)
+        text = value.decode("utf-8", "surrogateescape").rstrip(" \t")
+        if key in headers:
+            headers.repeat(key, text)
+        else:
+            headers[key] = text
+
+    def on_headers_complete(self) -> None:
+        if self._is_replaying:
+            self._is_upgrading = False
+            return
+        llhttp, url, headers = self._llhttp, self._url, self._headers
+        method, version = llhttp.get_method().decode(), llhttp.get_http_version()
+        refused = refusal(method, version, headers)
+        if self._head_bytes > self._max_head_bytes < len(url) + head_size(headers):
+            refused = self._too_long()
+        if "upgrade" in headers:
+            self._is_upgrading = llhttp.should_upgrade()
+        self.body = Exchange(
+            self._flow,
+            method,
+            url,
+            version if version == "1.1" else "1.0",
+            headers,
+            keeps_alive=refused is None and llhttp.should_keep_alive(),
+            refusal=refused,
+        )
+        self._url, self._headers = b"", RequestHeaders()
+        self.is_head_begun = False
+        self._excess_bytes = 0
+
+    def on_body(self, data: bytes) -> None:
+        self._body_bytes += len(data)
+        if self.body is not None:
+            self.body.feed(data)
+
+    def on_message_complete(self) -> None:
+        body = self.body
+        if body is not None and not self._is_upgrading:
+            self.body = None
+            self._head_bytes = 0
+            body.end()
+            self._is_ready(body)
