@@ -12,16 +12,22 @@ import uvloop
 
 from broker.fanout.subscriber import CloseReason
 from broker.settings import Settings
-from tests.support.broker_process import BrokerProcess
+from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.hub_harness import HubHarness
 from tests.support.local_broker import Clock, Serve, Server
 
 
+@pytest.fixture(scope="session")
+def shared_brokers() -> Iterator[SharedBrokers]:
+    """Broker processes; starting one takes half a second."""
+    with SharedBrokers() as brokers:
+        yield brokers
+
+
 @pytest.fixture
-def broker() -> Iterator[BrokerProcess]:
-    """A fresh broker in its own process, with the settings as they come."""
-    with BrokerProcess() as process:
-        yield process
+def broker(shared_brokers: SharedBrokers) -> BrokerProcess:
+    """A broker in its own process, with the settings as they come, without topics and subscribers."""
+    return shared_brokers.get()
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ class Log:
         trim_barrier: entries after this id stay; None if nothing is on its way.
         complete_from: for a cursor at or after this id the log answers exactly as its store would.
         gap_entries: how many entries are only a gap.
+        emptied: how often `empty` has dropped entries.
         accounted: the `footprint` that the table of all logs has counted.
         named: whether it ever had an entry, so that `last` is worth remembering.
         end: None while the topic is open.
@@ -68,6 +69,7 @@ class Log:
         "cleared_after",
         "cleared_at",
         "complete_from",
+        "emptied",
         "end",
         "envelope_bytes",
         "gap_entries",
@@ -84,10 +86,7 @@ class Log:
         self.last = last
         self.retention = retention
         self.timeline = timeline or Timeline()
-        self.bytes = 0
-        self.envelope_bytes = 0
-        self.accounted = 0
-        self.gap_entries = 0
+        self.bytes = self.envelope_bytes = self.accounted = self.gap_entries = self.emptied = self._start = 0
         self.trim_barrier: EventId | None = None
         self.complete_from: EventId = 0
         self.named = False
@@ -97,7 +96,6 @@ class Log:
         self.lost_at: EventId = 0
         self.producers: ProducerSequences | None = None
         self._entries: list[Entry] = []
-        self._start = 0
 
     def __len__(self) -> int:
         """How many entries are held."""
@@ -203,7 +201,9 @@ class Log:
     def empty(self) -> None:
         """Drop everything up to `trim_barrier`. `last` stays, so readers still get a gap."""
         barrier = self.last if self.trim_barrier is None else self.trim_barrier
-        self._drop_before(min(self._stop, self._index_after(barrier)))
+        drop = min(self._stop, self._index_after(barrier))
+        self.emptied += drop > self._start
+        self._drop_before(drop)
 
     def _drop_before(self, index: int) -> None:
         entries = self._entries

@@ -18,6 +18,7 @@ from itertools import islice
 from sortedcontainers import SortedDict
 
 from broker.events import EventId
+from broker.log.entry import ENTRY_OVERHEAD_BYTES
 from broker.log.log import Log
 from broker.log.timeline import Correction, Timeline
 from broker.topics import Retention, RetentionRules
@@ -143,6 +144,10 @@ class LogTable:
             self._filled[topic] = log
             self._filled.move_to_end(topic)
         self._squeeze(now, spare=log)
+
+    def has_room(self, size: int, entries: int) -> bool:
+        """Whether `entries` more, with `size` bytes of frames, leave all logs within the bound on bytes."""
+        return self.bytes + size + entries * ENTRY_OVERHEAD_BYTES <= self._max_bytes
 
     def discard(self, topic: str) -> None:
         """Forget the log of a topic without subscribers; its store still has the events."""

@@ -1,7 +1,11 @@
-"""The directory of `--data`: created, made private, and locked for one broker.
+"""The directory of `--data`: created, made private, locked for one broker, and marked while its server runs.
 
 Rules: files only. Events may be confidential, so the mode becomes 0700. The directory must be new, empty or a broker's already:
 `--data /home/me` must not make a home directory private.
+
+The mark is a file with the machine's boot id, removed once the server has ended in order. If the file is there at the next start,
+the server was killed or the machine stopped. The boot ids tell which: what a killed process has written is still there, but a
+machine that loses power loses what its disk did not have yet.
 """
 
 from __future__ import annotations
@@ -14,6 +18,8 @@ from pathlib import Path
 from broker.process.setup import StartError
 
 LOCK_FILE = "lock"
+RUNNING_FILE = "running"
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # on Linux
 LOCK_TIMEOUT_SECONDS = 2.0
 """After a broker is killed, its Valkey server holds the lock until it has written everything."""
 POLL_SECONDS = 0.02
@@ -25,6 +31,8 @@ class DataDirectory:
     Attributes:
         path: absolute; symbolic links are not resolved.
         lock_descriptor: the lock is held as long as any process has this descriptor open.
+        lost_power: whether the machine stopped while the server ran, so that the server's last writes may be missing. Stays
+            true for later starts until `mark_running` is called.
 
     Raises:
         StartError: the directory can't be created, belongs to another user, holds other files or is in use.
@@ -45,10 +53,45 @@ class DataDirectory:
                 os.close(self.lock_descriptor)
                 raise StartError(f"data: another broker uses {self.path}")
             time.sleep(POLL_SECONDS)
+        self._mark = self.path / RUNNING_FILE
+        boot_id = _boot_id()
+        self.lost_power = self._mark.exists() and (not boot_id or self._mark.read_text("utf-8") != boot_id)
+
+    def mark_running(self) -> None:
+        """Mark the directory; call before the server writes. The mark is on disk afterwards."""
+        written = self.path / f"{RUNNING_FILE}.new"
+        descriptor = os.open(written, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(descriptor, _boot_id().encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        written.replace(self._mark)
+        self._sync()
+
+    def mark_stopped(self) -> None:
+        """Remove the mark; call once the server has ended and everything that it wrote is on disk."""
+        self._mark.unlink(missing_ok=True)
+        self._sync()
+
+    def _sync(self) -> None:
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def close(self) -> None:
         """Unlock the directory."""
         os.close(self.lock_descriptor)
+
+
+def _boot_id() -> str:
+    """Differs after each start of the machine; "" where the system has none."""
+    try:
+        return BOOT_ID.read_text("ascii").strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _make_private(path: Path) -> None:

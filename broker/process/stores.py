@@ -5,6 +5,8 @@ Rules: imports a store's own modules only when the settings choose it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from broker.events import Clock
 from broker.settings import BadSetting, Settings
 from broker.stores.base import Store
@@ -52,3 +54,10 @@ def _redis_store(settings: Settings, url: str, clock: Clock) -> Store:
         max_key_bytes=settings.idempotency_memory_bytes,
     )
     return store.RedisStore(address.parse(url), settings.retention(), store_options, clock=clock)
+
+
+def suspect_command(prefix: str) -> Sequence[str]:
+    """The command for a Redis server that may have lost events which no instance has seen. See the script `state.lua`."""
+    from broker.stores.redis.names import Names
+
+    return ("HSET", Names(prefix, 0, "").key("state"), "suspect", "1")

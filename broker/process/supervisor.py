@@ -16,6 +16,7 @@ from broker.process.data_directory import DataDirectory
 from broker.process.listeners import Listeners
 from broker.process.setup import Endpoint
 from broker.process.signals import SignalQueue, may_catch_sighup
+from broker.process.stores import suspect_command
 from broker.process.valkey import ValkeyServer
 from broker.process.workers import WorkerPool
 from broker.settings import Settings
@@ -35,7 +36,7 @@ async def run(settings: Settings, on_listening: Callable[[Endpoint], None]) -> N
         if settings.data is not None:
             directory = DataDirectory(settings.data)
             stack.callback(directory.close)
-            valkey = ValkeyServer(directory)
+            valkey = ValkeyServer(directory, suspect_command(settings.redis_prefix))
             settings = settings.model_copy(update={"data": None, "redis_url": valkey.url})
         listeners = Listeners(settings.host, settings.port, settings.workers)
         stack.callback(listeners.close)

@@ -2,7 +2,8 @@
 
 The server listens on a unix socket only, which no other user can open. It writes each change to its append-only file before it
 answers and flushes the file every second. If the server is killed, no acknowledged event is lost, unless a busy disk delayed the
-writes, which Valkey allows for two seconds. If the machine loses power, the last second or two are lost.
+writes, which Valkey allows for two seconds. If the machine loses power, the last second or two are lost. No instance that has
+seen the lost events is left then, so the next start marks the server as suspect: every subscriber that was behind gets a gap.
 
 The socket is in the data directory too, so its mode protects everything. A path too long for a socket is refused.
 """
@@ -16,7 +17,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import quote
@@ -43,6 +44,9 @@ _logger = logging.getLogger("broker")
 class ValkeyServer:
     """The server. Start `run` as a task; cancel the task before calling `stop`.
 
+    Args:
+        suspect_command: the command for the server that marks it as suspect; see `process.stores`.
+
     Attributes:
         url: the value for the setting `redis_url`.
         ready: set once the server has loaded its data and answers.
@@ -51,8 +55,9 @@ class ValkeyServer:
         StartError: the program isn't installed, or the path of the socket is too long.
     """
 
-    def __init__(self, directory: DataDirectory) -> None:
+    def __init__(self, directory: DataDirectory, suspect_command: Sequence[str]) -> None:
         self._directory = directory
+        self._suspect_command = suspect_command
         self._program = _find_program()
         self._socket = directory.path / SOCKET_FILE
         self._process: Process | None = None
@@ -71,7 +76,12 @@ class ValkeyServer:
         Raises:
             StartError: the server ends before it is ready for the first time.
         """
+        if not self._directory.lost_power:
+            self._directory.mark_running()
         await self._start()
+        if self._directory.lost_power:
+            await self._mark_suspect()
+            self._directory.mark_running()
         self.ready.set()
         loop = asyncio.get_running_loop()
         while True:
@@ -105,6 +115,32 @@ class ValkeyServer:
                 )
             await asyncio.sleep(POLL_SECONDS)
 
+    async def _mark_suspect(self) -> None:
+        """Have the server remember, on its disk, that it may have lost events."""
+        _logger.warning(
+            "the machine stopped while the Valkey server in %s ran: its last events may be lost, and subscribers get a gap",
+            self._directory.path,
+        )
+        try:
+            await self._ask(self._suspect_command, ("WAITAOF", "1", "0", "0"))
+        except OSError as error:
+            raise StartError(f"data: the Valkey server in {self._directory.path}: {error}") from None
+
+    async def _ask(self, *commands: Sequence[str]) -> None:
+        """Run commands on one connection. Raises `OSError` if the server refuses one or doesn't answer."""
+        reader, writer = await asyncio.open_unix_connection(self._socket)
+        try:
+            for command in commands:
+                arguments = [argument.encode() for argument in command]
+                writer.write(b"*%d\r\n" % len(arguments))
+                for argument in arguments:
+                    writer.write(b"$%d\r\n%s\r\n" % (len(argument), argument))
+                line = await reader.readline()
+                if not line or line.startswith(b"-"):
+                    raise OSError(line.decode().strip() or "it closed the connection")
+        finally:
+            writer.close()
+
     def _options(self) -> list[str]:
         options = {
             "dir": str(self._directory.path),
@@ -125,14 +161,10 @@ class ValkeyServer:
         """Whether the server answers PING, which it doesn't while it loads."""
         try:
             async with asyncio.timeout(timeout_seconds):
-                reader, writer = await asyncio.open_unix_connection(self._socket)
-                try:
-                    writer.write(b"PING\r\n")
-                    return (await reader.readline()).startswith(b"+PONG")
-                finally:
-                    writer.close()
+                await self._ask(["PING"])
         except (OSError, TimeoutError):
             return False
+        return True
 
     async def _wait_for_end(self, process: Process) -> None:
         """Return when the process has ended. Logs if the server stops answering, and when it answers again.
@@ -173,6 +205,8 @@ class ValkeyServer:
             _logger.error("the Valkey server in %s did not end; killing it", self._directory.path)
             self._process.kill()
             await self._process.wait()
+        if self._process.returncode == 0:
+            self._directory.mark_stopped()
 
 
 def _find_program() -> Path:

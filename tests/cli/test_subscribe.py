@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
 
 import pytest
 
 from tests.cli.commands import Command, run, run_shell
-from tests.support.broker_process import BrokerProcess
+from tests.support.broker_process import BrokerProcess, SharedBrokers
 
 
 @pytest.fixture
-def broker() -> Iterator[BrokerProcess]:
+def broker(shared_brokers: SharedBrokers) -> BrokerProcess:
     """A broker that asks its clients to reconnect soon."""
-    with BrokerProcess(retry_min_ms=10, retry_max_ms=50, drain_seconds=0.1) as process:
-        yield process
+    return shared_brokers.get(retry_min_ms=10, retry_max_ms=50, drain_seconds=0.1)
 
 
 def delete(broker: BrokerProcess, topic: str) -> None:

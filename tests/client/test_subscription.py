@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import json
-from collections.abc import Iterator
 
 import pytest
 
@@ -26,15 +25,14 @@ from tests.client.servers import (
     then_stay,
     wait_for_leave,
 )
-from tests.support.broker_process import BrokerProcess
+from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.waiting import until
 
 
 @pytest.fixture
-def quick_broker() -> Iterator[BrokerProcess]:
+def quick_broker(shared_brokers: SharedBrokers) -> BrokerProcess:
     """A broker that asks its clients to reconnect soon."""
-    with BrokerProcess(retry_min_ms=10, retry_max_ms=30, drain_seconds=0.1) as process:
-        yield process
+    return shared_brokers.get(retry_min_ms=10, retry_max_ms=50, drain_seconds=0.1)
 
 
 # A broker

@@ -20,7 +20,7 @@ from tests.live.control_client import STREAMS, ControlClient
 from tests.live.event_source import MODULES
 from tests.live.proxied import Front
 from tests.live.proxies import PROXIES, ProxyProcess
-from tests.support.broker_process import BrokerProcess
+from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.redis_servers import Server, redis
 from tests.support.waiting import wait_for
 
@@ -100,10 +100,9 @@ def curl() -> str:
 
 
 @pytest.fixture
-def quick_broker() -> Iterator[BrokerProcess]:
+def quick_broker(shared_brokers: SharedBrokers) -> BrokerProcess:
     """A broker with a reconnect delay of 50 ms and a heartbeat after 0.1 s of silence."""
-    with BrokerProcess(heartbeat_seconds=0.1, retry_min_ms=50, retry_max_ms=50) as process:
-        yield process
+    return shared_brokers.get(heartbeat_seconds=0.1, retry_min_ms=50, retry_max_ms=50)
 
 
 # For the tests that misuse a broker beside a well-behaved client

@@ -40,12 +40,6 @@ ANSWERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[BrokerProcess]:
-    with BrokerProcess() as process:
-        yield process
-
-
 def pieces(body: bytes, size: int | None) -> Iterator[bytes]:
     chance = random.Random(7)
     while body:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from broker.process.data_directory import RUNNING_FILE
 from tests.process.followers import following
 from tests.process.streams import FAST_RECONNECTS
 from tests.support.broker_process import BrokerProcess, refused_start, run_serve
+from tests.support.event_stream import ACCEPT, Stream
 from tests.support.http import exchange, request
 from tests.support.process_tree import data_server, descendants, is_running, workers
 from tests.support.redis_servers import valkey
@@ -34,21 +36,62 @@ async def test_a_full_stop_and_start_loses_nothing(data: Path) -> None:
             await followers.more()
             assert await asyncio.to_thread(broker.terminate) == 0
             assert not any(map(is_running, processes))
+            assert not (data / RUNNING_FILE).exists()  # so it doesn't matter whether the machine restarts too
             await asyncio.to_thread(broker.start)
             await followers.more()
             await followers.complete()
         assert broker.terminate() == 0
 
 
-async def test_acknowledged_events_survive_a_killed_broker_and_server(data: Path) -> None:
+def test_i2_a_power_cut_is_a_gap_for_those_that_had_not_seen_the_lost_events(data: Path) -> None:
+    with BrokerProcess(data=data, **FAST_RECONNECTS) as broker:
+        kept = broker.publish("news", "kept")
+        log = _append_only_file(data)
+        size = log.stat().st_size
+        broker.publish("news", "lost")  # acknowledged, and nobody subscribes
+        wait_for(lambda: log.stat().st_size > size, "it is written")
+        _kill_all(broker)
+        with log.open("r+b") as file:
+            file.truncate(size)  # what the disk had
+        _be_another_boot(data)
+        broker.start()
+        with Stream(broker.port, "/topics/news", {**ACCEPT, "Last-Event-ID": kept}) as stream:
+            broker.publish("news", "new")
+            stream.wait_for_events(2)
+            assert stream.gaps() == ["lost"]
+            assert [event.data for event in stream.published()] == ["new"]
+            assert [event.type for event in stream.events] == ["broker.gap", None]
+        assert "its last events may be lost" in broker.output
+        _kill_all(broker)
+        broker.start()
+        assert "its last events may be lost" not in broker.output
+
+
+async def test_a_kill_without_a_power_cut_loses_nothing(data: Path) -> None:
+    """What a killed process has written is still there."""
     with BrokerProcess(data=data, **FAST_RECONNECTS) as broker:
         async with following(broker.url, subscribers=3) as followers:
             await followers.more()
-            os.kill(data_server(broker), signal.SIGKILL)
-            await asyncio.to_thread(broker.kill)
+            await asyncio.to_thread(_kill_all, broker)
             await asyncio.to_thread(broker.start)
             await followers.more()
             await followers.complete()
+        assert "may be lost" not in broker.output
+
+
+def _append_only_file(data: Path) -> Path:
+    (file,) = data.glob("appendonlydir/*.incr.aof")
+    return file
+
+
+def _kill_all(broker: BrokerProcess) -> None:
+    os.kill(data_server(broker), signal.SIGKILL)
+    broker.kill()
+
+
+def _be_another_boot(data: Path) -> None:
+    """Make it look as if the machine had started anew since."""
+    (data / RUNNING_FILE).write_text("another boot")
 
 
 def test_nothing_outlives_a_killed_broker_and_the_directory_is_free_at_once(data: Path) -> None:
@@ -144,8 +187,7 @@ def test_a_corrupt_append_only_file_ends_the_start(data: Path) -> None:
     with BrokerProcess(data=data) as broker:
         broker.publish("news", "x")
         assert broker.terminate() == 0
-    (file,) = data.glob("appendonlydir/*.incr.aof")
-    file.write_bytes(b"no such command\n" * 100)
+    _append_only_file(data).write_bytes(b"no such command\n" * 100)
     done = run_serve("--data", str(data))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("broker: data: the Valkey server in")

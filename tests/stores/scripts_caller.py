@@ -176,14 +176,16 @@ class Caller:
         *topics: tuple[str, str, str],
         probe: str = "",
         page_bytes: int = 1 << 20,
+        page_entries: int = 10_000,
         max_age_ms: int = 3_600_000,
+        newest: int = 0,
     ) -> list[Read]:
         """Read `(topic, after, upto)` each."""
         keys = [STATE]
-        arguments: list[Any] = [probe, page_bytes, len(topics)]
+        arguments: list[Any] = [probe, page_bytes, page_entries, len(topics)]
         for topic, after, upto in topics:
             keys += [log_key(topic), rec_key(topic)]
-            arguments += [after, upto, max_age_ms]
+            arguments += [after, upto, max_age_ms, newest]
         born, floor, rewinds, _, forgotten, *answers = self.call(SCRIPTS.read, keys, arguments)
         self.born, self.floor, self.forgotten = to_id(born), to_id(floor), _maybe(forgotten)
         self.rewinds = []

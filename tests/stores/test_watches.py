@@ -11,7 +11,8 @@ import pytest
 from broker import sse
 from broker.events import EventId
 from broker.log.start import After, Last, Latest, Since, StoreState, position
-from broker.stores.base import Store
+from broker.stores.base import PublishOptions, Store
+from broker.stores.redis.page_reader import PAGE_ENTRIES
 from tests.stores.conftest import StartServer
 from tests.support.redis_proxy import RedisProxy
 from tests.support.store_harness import RecordingOwner, RedisStoreHarness
@@ -48,6 +49,21 @@ async def start_harness(start_server: StartServer) -> AsyncIterator[StartHarness
 async def publish(harness: RedisStoreHarness, *topics: str, size: int = 10) -> list[EventId]:
     receipt = await harness.store.topics.publish([(topic, sse.lines(b"x" * size)) for topic in topics])
     return list(receipt.ids)
+
+
+def length_of(harness: RedisStoreHarness, topic: str) -> int:
+    log = harness.store._log_table.get(topic)
+    return 0 if log is None else len(log)
+
+
+async def publish_long(harness: RedisStoreHarness, topic: str, pages: int) -> list[EventId]:
+    """Fill so many pages of a topic that keeps more events than others."""
+    options = PublishOptions(retain_seconds=3600)
+    ids: list[EventId] = []
+    while len(ids) < pages * PAGE_ENTRIES:
+        items = [(topic, sse.lines(b"x"))] * 100
+        ids += (await harness.store.topics.publish(items, options=options)).ids
+    return ids
 
 
 async def test_a_topic_may_be_larger_than_the_memory_for_logs(
@@ -146,3 +162,84 @@ async def test_cursors_of_any_age(start_harness: StartHarness) -> None:
                 where = position(start, topics, logs, known(store))
                 assert set(where.gaps) == set(gaps), (cursor, topics)
                 store.logs.unwatch(topics)
+
+
+async def test_i2_all_short_replicas_are_extended_together(start_harness: StartHarness) -> None:
+    """Others follow 32 topics live; a subscriber of all of them comes with an older cursor."""
+    harness = await start_harness()
+    topics = [f"t{number}" for number in range(32)]
+    (before,) = await publish(harness, "other")
+    missed = await publish(harness, *topics)
+    for topic in topics:
+        await harness.store.logs.watch([topic], Latest())
+    answers = harness.store._connections.calls.answers
+    logs = await harness.store.logs.watch(topics, After(before, ""))
+    assert [[entry.id for entry in log.after(before)] for log in logs] == [[one] for one in missed]
+    assert harness.store._connections.calls.answers - answers < 16
+
+
+async def test_a_reconnect_reads_many_topics_a_call(start_server: StartServer) -> None:
+    harness = RedisStoreHarness(start_server(), max_topics=1000)
+    store = harness.store
+    await store.start(RecordingOwner())
+    topics = [f"t{number}" for number in range(600)]
+    for at in range(0, len(topics), 20):
+        await store.logs.watch(topics[at : at + 20], Latest())
+    answers, generation = store._connections.calls.answers, store._connections.pubsub.generation
+    store._connections.pubsub.reset("a test")
+    await until(lambda: store._connections.pubsub.generation > generation, "it is connected again")
+    await until(lambda: set(store.checks().values()) == {"ok"}, "it is ready again")
+    assert store._connections.calls.answers - answers < 60
+    (last,) = await publish(harness, topics[-1])
+    await harness.settle()
+    log = store._log_table.get(topics[-1])
+    assert log is not None and log.last == last
+    await store.stop()
+    harness.close()
+
+
+async def test_a_long_topic_is_read_on_after_its_reader_left(start_harness: StartHarness) -> None:
+    one, other = await start_harness(max_log_bytes=100_000_000), await start_harness()
+    ids = await publish_long(other, "a", 12)
+    watching = asyncio.create_task(one.store.logs.watch(["a"], Since(0)))
+    await until(lambda: length_of(one, "a") > PAGE_ENTRIES, "some of it is read")
+    watching.cancel()
+    await asyncio.wait([watching])
+    await until(lambda: length_of(one, "a") == len(ids), "all of it is read")
+    (log,) = await one.store.logs.watch(["a"], Since(0))
+    assert [entry.id for entry in log.after(0)] == ids
+
+
+async def test_the_newest_events_of_a_long_topic_are_read_from_its_end(start_harness: StartHarness) -> None:
+    harness = await start_harness()
+    ids = await publish_long(harness, "a", 3)
+    for count in (1, 7, PAGE_ENTRIES + 5):
+        start = Last(count)
+        (log,) = await harness.store.logs.watch(["a"], start)
+        where = position(start, ["a"], [log], known(harness.store))
+        assert [entry.id for entry in log.after(where.cursor)] == ids[-count:]
+        assert len(log) < 2 * PAGE_ENTRIES
+
+
+async def test_a_busy_topic_answers_for_a_cursor_that_its_retention_has_passed(
+    start_harness: StartHarness,
+) -> None:
+    """With each event that comes, its oldest one goes."""
+    one, other = await start_harness(), await start_harness()
+    (first, *_) = await publish(other, "few", "few", "few", "few")
+    await one.store.logs.watch(["few"], Latest())
+
+    async def publish_on() -> None:
+        while True:
+            await publish(other, "few", "few", "few")
+
+    publishing = [asyncio.create_task(publish_on()) for _ in range(4)]
+    try:
+        for _ in range(20):
+            (log,) = await one.store.logs.watch(["few"], After(first, ""))
+            where = position(After(first, ""), ["few"], [log], known(one.store))
+            assert (where.gaps, len(list(log.after(where.cursor)))) == (("trimmed",), 2)
+    finally:
+        for task in publishing:
+            task.cancel()
+        await asyncio.wait(publishing)

@@ -12,11 +12,12 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
-from urllib.parse import urlencode
+from typing import Self, cast
+from urllib.parse import quote, urlencode
 
 from tests.support.child_process import ChildProcess, RestartableProcess
-from tests.support.http import exchange, request
+from tests.support.http import JSON, exchange, request
+from tests.support.waiting import wait_for
 
 START_SECONDS = 60
 LISTENING = re.compile(r"listening on (\S+?),")
@@ -74,12 +75,42 @@ class BrokerProcess(RestartableProcess):
         assert answer.status == 201, answer
         return str(answer.json()["id"])
 
+    def empty(self) -> None:
+        """Delete all topics, and wait until all subscribers are gone."""
+        for topic in exchange(self.port, request("GET", "/topics?limit=1000", JSON)).json()["topics"]:
+            deleted = exchange(self.port, request("DELETE", f"/topics/{quote(topic['topic'], safe='')}"))
+            assert deleted.status == 204, deleted
+        wait_for(lambda: self.metric("broker_subscribers") == 0, "the subscribers to be gone")
+
     def metric(self, name: str) -> float:
         """The value of a metric, labels and all: `broker_closes_total{reason="slow"}`; 0 if it has none yet."""
         for line in exchange(self.port, request("GET", "/metrics")).body.decode().splitlines():
             if line.startswith(name + " "):
                 return float(line.rsplit(" ", 1)[1])
         return 0.0
+
+
+class SharedBrokers:
+    """Brokers that several tests use in turn, one for each set of settings; a context manager."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, BrokerProcess] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for broker in self._made.values():
+            broker.__exit__(None, None, None)
+
+    def get(self, **settings: object) -> BrokerProcess:
+        """One that runs, has no topic and no subscriber. The test may end or restart it; it may have counted for others."""
+        broker = self._made.get(repr(settings))
+        if broker is None or not broker.running:
+            broker = self._made[repr(settings)] = BrokerProcess(**settings)
+            broker.start()
+        broker.empty()
+        return broker
 
 
 def _flag(value: object) -> str:

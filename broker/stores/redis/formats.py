@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from broker import sse
 from broker.events import SEQUENCE_BITS, EventId
@@ -77,6 +77,26 @@ def decode_history(epoch: int, reply: Sequence[bytes]) -> StoreHistory:
     )
 
 
+class ReadReply(NamedTuple):
+    """A reply of the read script.
+
+    Attributes:
+        last: the store's last id.
+        forgotten: for `decode_page`.
+        parts: one for each topic, for `decode_page`.
+    """
+
+    last: EventId
+    history: StoreHistory
+    forgotten: bytes
+    parts: Sequence[Sequence[bytes]]
+
+
+def decode_read(reply: Sequence[Any]) -> ReadReply:
+    history = decode_history(reply[1], reply[2:6])
+    return ReadReply(decode_id(reply[0]), history, reply[6], reply[7:])
+
+
 class TopicEnd(NamedTuple):
     """The end of a closed topic; `prev` is the topic's last id before it."""
 
@@ -92,7 +112,7 @@ class TopicPage(NamedTuple):
         last: the topic's last id; None if the store has no record of it.
         cleared_at, cleared_after: see `Log`; 0 without a DELETE.
         retention: what the topic's first publisher asked for, or None.
-        more: whether entries are left.
+        more: whether the range has further entries: later ones, or earlier ones if the newest were asked for.
         entries: `(id, prev, frame)`, oldest first.
         forgotten_to: without a record, the topic may have had entries up to this id.
     """
@@ -107,13 +127,15 @@ class TopicPage(NamedTuple):
     forgotten_to: EventId = 0
 
 
-def decode_page(reply: Sequence[bytes], forgotten: bytes) -> TopicPage:
-    """Decodes a topic's part of a reply; `forgotten` is the reply's."""
+def decode_page(reply: Sequence[bytes], forgotten: bytes, *, newest_first: bool = False) -> TopicPage:
+    """Decodes a topic's part of a reply; `forgotten` is the reply's. `newest_first`: the order of its entries."""
     last, cleared_at, cleared_after, end, retention, more, *flat = reply
     entries = []
     for at in range(0, len(flat), 3):
         event_id = decode_id(flat[at])
         entries.append((event_id, decode_id(flat[at + 1]), sse.frame(flat[at + 2], event_id)))
+    if newest_first:
+        entries.reverse()
     return TopicPage(
         decode_id(last) if last else None,
         decode_id(cleared_at) if cleared_at else 0,

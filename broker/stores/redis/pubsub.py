@@ -65,20 +65,26 @@ class PubSubReader:
 
     # Channels
 
-    async def subscribe(self, channel: str) -> None:
-        """Subscribe to a channel; on return the server has confirmed it, on the present connection or a later one."""
+    def subscribe(self, channel: str) -> asyncio.Future[None]:
+        """Subscribe to a channel.
+
+        Returns a future of all callers, done once the server has confirmed it on the present connection or a later one, and
+        cancelled by `unsubscribe`.
+        """
         name = channel.encode()
-        if name in self._confirmed and name in self._channels:
-            return
         confirmed = self._waiting.get(name)
         if confirmed is None:
-            confirmed = self._waiting[name] = self._loop.create_future()
+            confirmed = self._loop.create_future()
+            if name in self._confirmed and name in self._channels:
+                confirmed.set_result(None)
+                return confirmed
+            self._waiting[name] = confirmed
             self._channels[name] = None
             self._change(name, subscribe=True)
-        await asyncio.shield(confirmed)
+        return confirmed
 
     def unsubscribe(self, channel: str) -> None:
-        """Leave a channel. Callers that wait in `subscribe` for it are cancelled."""
+        """Leave a channel."""
         name = channel.encode()
         self._channels.pop(name, None)
         self._unconfirmed.discard(name)

@@ -12,11 +12,12 @@ import time
 from broker.errors import Unavailable
 from broker.events import EventId
 from broker.stores.redis.broadcast import RedisBroadcast
-from broker.stores.redis.catch_up import RETRY_SECONDS, CatchUp
+from broker.stores.redis.catch_up import CatchUp
 from broker.stores.redis.connections import Connections
 from broker.stores.redis.delivery import Delivery
 from broker.stores.redis.formats import Probe, decode_payload
 from broker.stores.redis.names import Names
+from broker.stores.redis.page_reader import RETRY_SECONDS
 from broker.stores.redis.replica import TopicReplica
 from broker.stores.redis.replicas import Replicas
 from broker.stores.redis.task_owner import TaskOwner
@@ -101,7 +102,7 @@ class Receiver:
 
     def _repair(self, replica: TopicReplica) -> None:
         self.repairs += replica.is_readable
-        self._catch_up.make_live(replica, replica.tail)
+        self._catch_up.make_live(replica)
 
     async def _read_broadcasts(self, generation: int) -> None:
         while generation == self._pubsub.generation and self._pubsub.is_ready:

@@ -151,7 +151,7 @@ class TopicReplica:
     # Pages, as they are read
 
     def begin(self, page: TopicPage, after: EventId, history: StoreHistory) -> None:
-        """Prepare the log for its first page, which begins after `after`.
+        """Prepare the log for its first page: the newest entries after `after`.
 
         `history` is the store's when the page was read.
         """
@@ -163,17 +163,20 @@ class TopicReplica:
             # The log has the topic's whole history, so all losses too.
             self.losses_applied_to = history.born
             return
-        if page.end is not None:  # the log always has the end, wherever it begins
-            after = min(after, page.end.prev)
+        newest = _last_event(page, page.last)
+        if page.more:
+            after = page.entries[0][1]
+        elif not page.entries:
+            after = min(after, newest)  # there is nothing between the two, and the end comes after `newest`
         self.losses_applied_to = max(after, history.born)
         log.named = True
         log.complete_from = after
         self.tail = max(after, page.cleared_at)
-        log.last = page.entries[0][1] if page.entries else _last_event(page, page.last)
+        log.last = page.entries[0][1] if page.entries else newest
 
     def apply_page(self, page: TopicPage) -> None:
         """Append a page that begins at `tail` or before."""
-        footprint = self.log.footprint
+        footprint, last_entry = self.log.footprint, self.log.last
         self._owner.set_retention(self, page.retention)
         self._reopen_for(page)
         self._apply_clear(page)
@@ -187,7 +190,9 @@ class TopicReplica:
             self._skip_to(_last_event(page, page.last))
             if page.end is not None and self.log.end is None:
                 self._close(page.end)
-        self._owner.grew(self, max(0, self.log.footprint - footprint))
+        growth = self.log.footprint - footprint
+        if growth or self.log.last != last_entry:
+            self._owner.grew(self, max(0, growth))
 
     def _reopen_for(self, page: TopicPage) -> None:
         """Forget an end that the store no longer has."""

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 
 from broker.events import Clock, EventId
 from broker.log.table import LogTable
+from broker.log.timeline import Timeline
 from broker.stores.redis.delivery import Delivery
 from broker.stores.redis.formats import UNKNOWN_HISTORY, StoreHistory, TopicUpdate
 from broker.stores.redis.replica import Phase, TopicReplica
@@ -68,6 +69,10 @@ class Replicas:
         self._ahead.pop(replica.topic, None)
         self._logs.discard(replica.topic)
         self._raise_complete_to()
+
+    @property
+    def timeline(self) -> Timeline:
+        return self._logs.timeline
 
     @property
     def are_complete(self) -> bool:
@@ -151,6 +156,10 @@ class Replicas:
         """See `TopicReplica.prepend`."""
         replica.prepend(entries, complete_from)
         self._logs.filled(replica.topic, replica.log, self._clock())
+
+    def has_room(self, entries: Sequence[tuple[EventId, EventId, bytes]]) -> bool:
+        """Whether there is room for `entries` without taking that of other topics."""
+        return self._logs.has_room(sum(len(frame) for _, _, frame in entries), len(entries))
 
     # For a replica: `ReplicaOwner`
 

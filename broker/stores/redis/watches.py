@@ -1,19 +1,18 @@
 """The topics with subscribers on this instance. Each has a replica, made ready for the subscribers' starts.
 
-Rules: counts the watches of each topic. `catch_up` reads, `replicas` keeps the state.
+Rules: counts the watches of each topic. `preparation` waits for replicas, `catch_up` reads, `replicas` keeps the state.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from broker.errors import Unavailable
 from broker.events import Clock, EventId
 from broker.log.log import Log
-from broker.log.start import After, Last, Latest, Since, Start, cursor_before
+from broker.log.start import Start
 from broker.log.table import LogTable
 from broker.log.timeline import Timeline
 from broker.stores.redis.catch_up import CatchUp
@@ -21,29 +20,15 @@ from broker.stores.redis.connections import Connections
 from broker.stores.redis.counters import RedisCounters
 from broker.stores.redis.delivery import Delivery
 from broker.stores.redis.names import Names
-from broker.stores.redis.replica import Phase, TopicReplica
+from broker.stores.redis.preparation import Preparation
+from broker.stores.redis.replica import TopicReplica
 from broker.stores.redis.replicas import Replicas
-from broker.stores.redis.watermark import Watermark
 
 WATCH_SECONDS = 0.9
-MAX_WATCH_STEPS = 8
 UNUSED_SECONDS = 30.0
 MAX_UNUSED = 20_000
 SWEEP_FRACTION = 60  # a sweep trims one log in so many, so each is trimmed within a minute
 MIN_SWEEP = 200
-
-
-@dataclass(slots=True)
-class _Target:
-    """The id that a watermark must reach before replicas are complete as of now.
-
-    Attributes:
-        generation: number of the pub/sub connection at the last sync. A newer connection has missed that sync's probe.
-    """
-
-    watermark: Watermark
-    id: EventId
-    generation: int
 
 
 class Watches:
@@ -89,7 +74,7 @@ class Watches:
 
     @property
     def timeline(self) -> Timeline:
-        return self._logs.timeline
+        return self._replicas.timeline
 
     def is_lost(self, cursor: EventId) -> bool:
         return self._replicas.history.is_lost(cursor)
@@ -101,7 +86,7 @@ class Watches:
         replicas = [self.add_watcher(topic) for topic in topics]
         try:
             async with asyncio.timeout(WATCH_SECONDS):
-                await self._prepare(replicas, start)
+                await Preparation(replicas, start, self._connections, self._replicas, self._catch_up).run()
         except TimeoutError:
             self.unwatch(topics)
             problem = self._connections.problem or "it doesn't answer in time"
@@ -137,71 +122,6 @@ class Watches:
         if replica is not None:
             self._logs.trim(topic, replica.log, self._clock())
 
-    # Make replicas ready
-
-    async def _prepare(self, replicas: Sequence[TopicReplica], start: Start) -> None:
-        """Return when `replicas` can answer for `start`."""
-        for replica in replicas:
-            if replica.phase is not Phase.LIVE:
-                self._catch_up.make_live(replica, _first_cursor(start, self.timeline))
-        target = await self._find_target(start, has_several=len(replicas) > 1)
-        for _ in range(MAX_WATCH_STEPS):
-            missing = self._next_step(replicas, start, target)
-            if missing is None:
-                return
-            await missing
-        raise TimeoutError
-
-    async def _find_target(self, start: Start, *, has_several: bool) -> _Target:
-        cursor = start.cursor if isinstance(start, After) else 0
-        is_ahead = cursor > self._replicas.received_to.value
-        watermark = self._replicas.complete_to if has_several else self._replicas.received_to
-        target = _Target(watermark, 0, self._pubsub_generation)
-        if has_several or is_ahead or isinstance(start, Latest):
-            target.id = await self._catch_up.sync()
-        if is_ahead and not has_several:
-            # A subscriber that starts at a cursor must learn now of an end at or before it; later delivery skips it.
-            target.id = min(target.id, cursor)
-        return target
-
-    def _next_step(
-        self, replicas: Sequence[TopicReplica], start: Start, target: _Target
-    ) -> Awaitable[object] | None:
-        """The next thing to await before `replicas` can answer for `start`; None: they can."""
-        for replica in replicas:
-            if replica.phase is not Phase.LIVE:
-                return self._catch_up.wait_live(replica, _first_cursor(start, self.timeline))
-        for replica in replicas:
-            complete_from = self._needed_from(replica, start)
-            if not replica.log.reaches(complete_from):
-                return self._catch_up.extend(replica, complete_from)
-        if target.watermark.value >= target.id:
-            return None
-        if target.generation != self._pubsub_generation:
-            target.generation = self._pubsub_generation
-            return self._catch_up.sync()
-        return target.watermark.reached(target.id)
-
-    @property
-    def _pubsub_generation(self) -> int:
-        """The number of the pub/sub connection; 0 without one."""
-        pubsub = self._connections.pubsub
-        return pubsub.generation if pubsub.is_ready else 0
-
-    def _needed_from(self, replica: TopicReplica, start: Start) -> EventId:
-        """The cursor from which on the log must be complete."""
-        match start:
-            case Latest():
-                return replica.log.last
-            case After(cursor):
-                return min(cursor, self.last_id)
-            case Since(seconds):
-                return min(cursor_before(seconds, self.timeline), self.last_id)
-            case Last(number) if replica.log.visible()[2] - replica.log.gap_entries >= number:
-                return replica.log.last
-            case _:
-                return 0
-
     # Replicas without subscribers
 
     def _keep_unused(self, replica: TopicReplica) -> None:
@@ -233,16 +153,3 @@ class Watches:
                 break
             del self._unused[topic]
             self.drop(topic)
-
-
-def _first_cursor(start: Start, timeline: Timeline) -> EventId | None:
-    """Where a new replica begins; None: at the store's last id."""
-    match start:
-        case Latest():
-            return None
-        case After(cursor):
-            return cursor
-        case Since(seconds):
-            return cursor_before(seconds, timeline)
-        case _:
-            return 0
