@@ -85,8 +85,7 @@ class Watches:
     async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
         replicas = [self.add_watcher(topic) for topic in topics]
         try:
-            async with asyncio.timeout(WATCH_SECONDS):
-                await Preparation(replicas, start, self._connections, self._replicas, self._catch_up).run()
+            await asyncio.create_task(self._prepare(replicas, start))  # the caller may run without a task
         except TimeoutError:
             self.unwatch(topics)
             problem = self._connections.problem or "it doesn't answer in time"
@@ -95,6 +94,10 @@ class Watches:
             self.unwatch(topics)
             raise
         return [replica.log for replica in replicas]
+
+    async def _prepare(self, replicas: Sequence[TopicReplica], start: Start) -> None:
+        async with asyncio.timeout(WATCH_SECONDS):
+            await Preparation(replicas, start, self._connections, self._replicas, self._catch_up).run()
 
     def add_watcher(self, topic: str) -> TopicReplica:
         replica = self._replicas.open(topic)
