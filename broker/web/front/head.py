@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from broker.web.errors import problem
 from broker.web.values import Answer
 
 MAX_HEADERS = 128
+
+_OTHER_TARGET = re.compile(rb"(?i:https?)://(\[[0-9a-fA-F:.]+\]|[^][:@/?#]+)(:[0-9]*)?([/?#]|$)|\*$")
+"""The absolute form without user information (RFC 9112 §3.2.2), and the asterisk form."""
 
 NAMES = {
     name.encode(): name.lower()
@@ -99,14 +103,16 @@ def head_size(headers: RequestHeaders) -> int:
     return size
 
 
-def refusal(method: str, version: str, headers: RequestHeaders) -> Answer | None:
-    """The answer to a request whose method, version or framing is not supported; the connection then closes. Else None."""
+def refusal(method: str, target: bytes, version: str, headers: RequestHeaders) -> Answer | None:
+    """The answer to a request that no handler must see, after which the connection closes; else None."""
     if method == "CONNECT":
         return problem("invalid-parameter", "This is no proxy.")
+    if target[:1] != b"/" and not _OTHER_TARGET.match(target):
+        return problem("invalid-parameter", "The request's target is malformed.")
     if version not in ("1.1", "1.0"):
         return problem("invalid-parameter", "This HTTP version is not supported; send HTTP/1.1.")
-    if headers.repeated is not None and "host" in headers.repeated:
-        return problem("invalid-parameter", "The request has several Host headers.")
+    if (version == "1.1" and "host" not in headers) or (headers.repeated and "host" in headers.repeated):
+        return problem("invalid-parameter", "A request needs one Host header.")
     if len(headers) > MAX_HEADERS or (headers.repeated is not None and headers.count() > MAX_HEADERS):
         return problem("invalid-parameter", f"A request may have at most {MAX_HEADERS} headers.")
     if "expect" in headers and headers["expect"].strip().lower() != "100-continue":

@@ -15,7 +15,7 @@ import httptools
 
 from broker.web.errors import problem
 from broker.web.front.exchange import BodyFlow, Exchange, Fault
-from broker.web.front.head import NAMES, RequestHeaders, head_size, name_of, refusal
+from broker.web.front.head import MAX_HEADERS, NAMES, RequestHeaders, head_size, name_of, refusal
 from broker.web.redaction import redact
 from broker.web.values import Answer
 
@@ -51,6 +51,7 @@ class RequestParser:
         "_is_upgrading",
         "_llhttp",
         "_max_head_bytes",
+        "_trailers",
         "_url",
         "body",
         "is_head_begun",
@@ -68,6 +69,7 @@ class RequestParser:
         self._head_bytes = 0  # fed since the last message, or more
         self._body_bytes = 0  # of body in the present bytes
         self._excess_bytes = 0
+        self._trailers = 0
         self._is_broken = False  # nothing that follows is HTTP
         self._is_upgrading = False  # llhttp stops after this head
         self._is_replaying = False  # a new llhttp gets the framing of a request that is known
@@ -168,7 +170,8 @@ class RequestParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.body is not None:
-            return  # a trailer, or the head of a replay
+            self._trailers += not self._is_replaying
+            return
         headers, key = self._headers, NAMES.get(name) or name_of(name)
         text = value.decode("utf-8", "surrogateescape").rstrip(" \t")
         if key in headers:
@@ -182,7 +185,7 @@ class RequestParser:
             return
         llhttp, url, headers = self._llhttp, self._url, self._headers
         method, version = llhttp.get_method().decode(), llhttp.get_http_version()
-        refused = refusal(method, version, headers)
+        refused = refusal(method, url, version, headers)
         if self._head_bytes > self._max_head_bytes < len(url) + head_size(headers):
             refused = self._too_long()
         if "upgrade" in headers:
@@ -198,7 +201,7 @@ class RequestParser:
         )
         self._url, self._headers = b"", RequestHeaders()
         self.is_head_begun = False
-        self._excess_bytes = 0
+        self._excess_bytes = self._trailers = 0
 
     def on_body(self, data: bytes) -> None:
         self._body_bytes += len(data)
@@ -207,7 +210,11 @@ class RequestParser:
 
     def on_message_complete(self) -> None:
         body = self.body
-        if body is not None and not self._is_upgrading:
+        if body is None or self._is_upgrading:
+            return
+        if self._trailers > MAX_HEADERS:
+            self._fail("too many trailers")
+        else:
             self.body = None
             self._head_bytes = 0
             body.end()
