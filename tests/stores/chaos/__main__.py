@@ -7,26 +7,15 @@ import asyncio
 import random
 import sys
 import tempfile
-from collections.abc import Callable
-from functools import partial
 from itertools import cycle
 from pathlib import Path
 from time import monotonic
 
-from tests.stores.chaos.embedded import EmbeddedGroup
-from tests.stores.chaos.groups import Group
+from tests.stores.chaos.all_groups import GROUPS
 from tests.stores.chaos.ledger import Ledger
-from tests.stores.chaos.replicated import ReplicatedGroup
 from tests.stores.chaos.report import Report
 from tests.stores.chaos.run import Run
 from tests.support.redis_servers import valkey
-
-GROUPS: dict[str, Callable[[Path, str, Ledger, random.Random], Group]] = {
-    "shared": Group,
-    "sentinel": ReplicatedGroup,
-    "sentinel-wait": partial(ReplicatedGroup, wait_replicas=True),
-    "data": EmbeddedGroup,
-}
 
 
 async def run_group(name: str, seed: int, seconds: float, options: argparse.Namespace) -> Report:

@@ -73,7 +73,6 @@ class ReplicatedGroup(Group):
             },
             "failover: primary killed": (self.kill_primary, 1),
             "failover: by Sentinel's order": (lambda: self.order("sentinel"), 1),
-            "failover: by the server's order": (lambda: self.order("failover"), 1),
             "replica killed": (self.kill_replica, 1),
             "replica paused": (self.pause_replica, 1),
         }

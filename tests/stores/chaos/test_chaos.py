@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stores.chaos.groups import GROUPS
+from tests.stores.chaos.all_groups import GROUPS
 from tests.stores.chaos.ledger import Ledger
 from tests.stores.chaos.run import Run
 from tests.stores.conftest import find_program
