@@ -14,12 +14,14 @@ import json
 from collections.abc import Mapping
 
 from broker.errors import BrokerError, InvalidBody, TooLarge
-from broker.events import SEQUENCE_BITS, SEQUENCE_MASK, Event, EventId, format_id, id_seconds, rfc3339
+from broker.events import SEQUENCE_BITS, SEQUENCE_MASK, Event, EventId, id_seconds, rfc3339
 
 HEARTBEAT = b":\n"
 _DATA = b"data: "
+_TYPE = b"event: "
 _BOM = b"\xef\xbb\xbf"
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_json_string = json.encoder.encode_basestring
 
 
 def lines(data: bytes, event_type: str | None = None) -> bytes:
@@ -64,22 +66,26 @@ def with_id(event_frame: bytes, event_id: EventId | None) -> bytes:
 
 
 def envelope(topic: str, event_frame: bytes, event_id: EventId, seconds: float | None = None) -> bytes:
-    """The envelope form of the event in `event_frame`; `seconds` (since 1970) is its time, if that isn't the id's."""
+    """The envelope form of the event in `event_frame`; `seconds` (since 1970) is its time, if that isn't the id's.
+
+    Written piece by piece, since it is made for each event: as a value for the JSON encoder it costs three times as much.
+    """
     event = split(event_frame)
-    value = {
-        "topic": topic,
-        "id": format_id(event_id),
-        "event": event.type,
-        "time": rfc3339(id_seconds(event_id) if seconds is None else seconds),
-        "data": event.data,
-    }
-    return frame(lines(_compact(value).encode()), event_id)
+    event_type = "null" if event.type is None else _json_string(event.type)
+    time = rfc3339(id_seconds(event_id) if seconds is None else seconds)
+    fields = f'"event":{event_type},"time":"{time}","data":{_json_string(event.data)}'
+    return f'data: {{"topic":"{topic}","id":"{event.id}",{fields}}}\nid: {event.id}\n\n'.encode()
 
 
 def split(event_frame: bytes) -> Event:
-    """The event in a frame that this module made."""
-    (event,) = Decoder(max_event_bytes=len(event_frame)).feed(event_frame)
-    return event
+    """The event in a frame that this module made. The cost doesn't depend on the number of its lines."""
+    event_lines, _, event_id = event_frame[:-2].rpartition(b"id: ")
+    event_type = None
+    if event_lines.startswith(_TYPE):
+        first, _, event_lines = event_lines.partition(b"\n")
+        event_type = first.removeprefix(_TYPE).decode()
+    data = event_lines[len(_DATA) : -1].replace(b"\n" + _DATA, b"\n")
+    return Event(data.decode(), event_type, event_id.decode())
 
 
 def retry(milliseconds: int) -> bytes:
