@@ -101,11 +101,7 @@ class Group:
             "server killed": (self.kill_server, 1),
             "server paused": (self.pause_server, 1),
             "power cut": (self.cut_power, 1),
-            **(
-                {"disk full": (self.fill_disk, 1)}
-                if self.server.has_disk
-                else {"writes refused": (self.refuse_writes, 1)}
-            ),
+            "disk full": (self.fill_disk, 1),
             **({"clock moved": (self.move_clock, 1)} if self.server.has_clock else {}),
         }
 
@@ -226,22 +222,20 @@ class Group:
             await asyncio.to_thread(self.server.start)
 
     async def fill_disk(self) -> None:
-        """The file system of the server's file is full for a while: it refuses writes until it can append again."""
-        async with self.disturbing(self.server):
-            with self.server.full_disk():
-                await self.wait(PAUSE_SECONDS)
+        """The file system of the server's file is full for a while, so it refuses writes.
 
-    async def refuse_writes(self) -> None:
-        """The server can't write its snapshot, so it refuses writes, as with a full disk."""
+        Where it has none of its own, its snapshot can't be written, with the same effect.
+        """
         async with self.disturbing(self.server):
-            with self.server.unwritable_snapshot():
+            server = self.server
+            with server.full_disk() if server.has_disk else server.unwritable_snapshot():
                 await self.wait(PAUSE_SECONDS)
 
     async def move_clock(self) -> None:
         """The clock of the running server steps, and back after a while."""
         async with self.disturbing(self.server):
             seconds = self.chance.choice(CLOCK_STEPS)
-            self.ledger.aged = self.ledger.aged or abs(seconds) >= AGING_SECONDS
+            self.ledger.aged = self.ledger.aged or seconds >= AGING_SECONDS
             self.server.move_clock(seconds)
             try:
                 await self.wait(PAUSE_SECONDS)

@@ -74,6 +74,7 @@ class ChaosServer(Server):
     @contextlib.contextmanager
     def full_disk(self) -> Iterator[None]:
         """Its file system is full meanwhile."""
+        assert self.has_disk, "never the machine's own"
         ballast = self.directory / "ballast"
         try:
             with ballast.open("wb", buffering=0) as file:
