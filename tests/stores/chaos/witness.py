@@ -89,6 +89,7 @@ class Witness:
             account.is_ended_here = False
             if self.cursor and account.floor is None:
                 account.floor = self._cursor_id
+            account.newest = self._cursor_id
         self._newest = self._cursor_id
         self._sent_cursor = self.cursor
         self._note(at, f"connect {self.cursor}")
