@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -23,11 +24,11 @@ class Endpoint:
     """A started broker.
 
     Attributes:
-        url: where it listens.
+        urls: where it listens; `unix:PATH` for a unix socket.
         store: the store's name, for the start line.
     """
 
-    url: str
+    urls: Sequence[str]
     store: str
 
 

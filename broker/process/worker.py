@@ -53,7 +53,7 @@ def encode_start(result: Endpoint | StartError) -> bytes:
     """The result of a worker's start as one line of JSON."""
     if isinstance(result, StartError):
         return json.dumps({"error": str(result)}).encode() + b"\n"
-    return json.dumps({"url": result.url, "store": result.store}).encode() + b"\n"
+    return json.dumps({"urls": result.urls, "store": result.store}).encode() + b"\n"
 
 
 def decode_start(line: bytes) -> Endpoint:
@@ -86,7 +86,7 @@ async def _serve(config: WorkerConfig) -> None:
     pings = _Pings(os.dup(STDOUT))
     asyncio.get_running_loop().add_reader(STDIN, pings.arrived)
     sockets = [socket.socket(fileno=descriptor) for descriptor in config.descriptors]
-    instance = Instance(config.settings, sockets)
+    instance = Instance(config.settings, sockets, is_worker=True)
     _write_start(await instance.start())
     await instance.run()
 

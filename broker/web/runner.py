@@ -78,8 +78,10 @@ class _Server(web.Server):
         self._new_request: Callable[..., web.BaseRequest] = server.request_factory
         super().__init__(self._check_and_handle, request_factory=self._make_request, **server._kwargs)  # noqa: SLF001
 
-    def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
+    def __call__(self, peer: str = "") -> RequestHandler:
+        connection = _Connection(self, loop=asyncio.get_running_loop(), **self._kwargs)
+        connection.peer = peer
+        return connection
 
     def _make_request(
         self,
@@ -105,7 +107,11 @@ class _Server(web.Server):
 
 
 class _Request(web.Request):
-    """A request whose response gets the common headers even before routing."""
+    """A request whose response gets the common headers even before routing, and that knows the address in a PROXY header."""
+
+    @property
+    def remote(self) -> str | None:
+        return cast("_Connection", self.protocol).peer or super().remote
 
     async def _prepare_hook(self, response: web.StreamResponse) -> None:
         if self._match_info is None:
@@ -133,9 +139,20 @@ class _Connection(RequestHandler):
     Attributes:
         half_closed: the client has shut down its sending side.
         body: the body of the request that is being handled, or of the last one.
+        peer: the client's address, if a PROXY header named it; else "".
     """
 
-    __slots__ = ("_is_answered", "_is_head_complete", "_is_head_started", "_timeouts", "body", "half_closed")
+    __slots__ = (
+        "_is_answered",
+        "_is_head_complete",
+        "_is_head_started",
+        "_timeouts",
+        "body",
+        "half_closed",
+        "peer",
+    )
+
+    peer: str
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.half_closed = False
@@ -253,7 +270,7 @@ class _HeadTooSlow(Exception):
 
 
 _DETAILS: dict[type[BaseException | None], str] = {
-    LineTooLong: "A request line or header is too long; at most 8,190 bytes are accepted.",
+    LineTooLong: "A request line or header is too long; --max-head-bytes sets how many bytes are accepted.",
     _HeadTooSlow: "The request's head did not arrive in time; send it at once.",
 }
 
