@@ -39,7 +39,9 @@ async def run(
         if settings.data is not None:
             directory = DataDirectory(settings.data)
             stack.callback(directory.close)
-            valkey = ValkeyServer(directory, suspect_command(settings.redis_prefix))
+            valkey = ValkeyServer(
+                directory, suspect_command(settings.redis_prefix), settings.log_memory_bytes
+            )
             settings = settings.model_copy(update={"data": None, "redis_url": valkey.url})
         listeners = Listeners(settings, settings.workers, inherited)
         stack.callback(listeners.close)

@@ -194,7 +194,7 @@ class SettingsTable(ListeningTable):
     log_memory_bytes: int = Field(
         268_435_456,
         ge=1,
-        description="Memory for all topics' events, in bytes. The least recently used topics lose theirs first.",
+        description="Memory for all topics' events, in bytes. The least recently used topics lose theirs first. The server of data refuses events beyond it instead.",
     )
     max_topics: int = Field(
         100_000,
