@@ -106,7 +106,6 @@ class Decoder:
     Attributes:
         last_event_id: the cursor; `""` before the first id.
         retry_ms: the latest reconnect delay in the stream, or None.
-        failure: the error that ended decoding. Events before it were returned.
     """
 
     def __init__(self, max_event_bytes: int = 16 << 20, *, strict: bool = False) -> None:
@@ -118,7 +117,9 @@ class Decoder:
         self._size = 0  # bytes of the event's finished lines
         self._at_start = True
         self._after_cr = False  # a following LF belongs to that CR
-        self.failure: BrokerError | None = None
+        self._failure: tuple[type[BrokerError], str] | None = (
+            None  # not the exception: it would keep what its frames hold
+        )
         self._errors = "strict" if strict else "replace"
         self._data: list[str] = []
         self._type = ""
@@ -132,10 +133,16 @@ class Decoder:
                 by an earlier call, and every further call raises the same error.
             InvalidBody: likewise for invalid UTF-8, if this decoder is strict.
         """
-        events = [] if self.failure else self._events(data)
-        if self.failure and not events:
-            raise self.failure
+        events = [] if self._failure else self._events(data)
+        if not events:
+            self.check()
         return events
+
+    def check(self) -> None:
+        """Raise the error that ended decoding, if one did. Events before it were returned."""
+        if self._failure is not None:
+            error, detail = self._failure
+            raise error(detail)
 
     @property
     def is_within_event(self) -> bool:
@@ -143,7 +150,7 @@ class Decoder:
         return bool(self._data or self._type or (self._rest and not self._rest[0].startswith(b":")))
 
     def _events(self, data: bytes) -> list[Event]:
-        """The completed events. If decoding fails, sets `failure` and returns the events before it."""
+        """The completed events. If decoding fails, sets `_failure` and returns the events before it."""
         if self._after_cr and data:
             data = data.removeprefix(b"\n")
             self._after_cr = False
@@ -156,7 +163,7 @@ class Decoder:
                 try:
                     self._field(line)
                 except UnicodeDecodeError:
-                    self.failure = InvalidBody("A line of the stream is not valid UTF-8.")
+                    self._failure = InvalidBody, "A line of the stream is not valid UTF-8."
                     return events
                 continue
             event = self._dispatch()
@@ -167,7 +174,7 @@ class Decoder:
         return events
 
     def _fail_too_large(self) -> None:
-        self.failure = TooLarge(f"An event of the stream is larger than {self._max_event_bytes} bytes.")
+        self._failure = TooLarge, f"An event of the stream is larger than {self._max_event_bytes} bytes."
 
     def _complete(self, data: bytes) -> list[bytes]:
         """The lines that `data` completes. A CR completes a line at once, without waiting for a LF."""
