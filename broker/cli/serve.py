@@ -19,8 +19,9 @@ from pydantic.fields import FieldInfo
 
 from broker.cli.common import setting_error_text, silence_stdout
 from broker.process.activation import settings_of, take_sockets
+from broker.process.collector import relax_collector
 from broker.process.listeners import Listeners
-from broker.process.setup import Endpoint, StartError, relax_collector, set_up_process
+from broker.process.setup import Endpoint, StartError, set_up_process
 from broker.process.stores import check_store
 from broker.settings import BadSetting, Settings
 from broker.settings.environment import environment_warnings

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 import uvloop
 
-from broker.process.setup import Endpoint, StartError, relax_collector, set_up_process
+from broker.process.collector import relax_collector
+from broker.process.setup import Endpoint, StartError, set_up_process
 from broker.settings import Settings
 
 STDIN, STDOUT, STDERR = range(3)
