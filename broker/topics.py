@@ -6,8 +6,9 @@ The rules come from contract §1 (names, patterns) and §2 (types).
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from broker.errors import Forbidden, InvalidParameter, InvalidTopic
 
@@ -64,20 +65,59 @@ def check_type(event_type: str) -> str:
     return event_type
 
 
-def matches(pattern: str, topic: str) -> bool:
-    """Whether `pattern` matches `topic`: `*` is one segment, a final `**` one or more (contract §1).
+class Patterns:
+    """Patterns as a tree of their segments, so that a topic is compared with all of them at once.
 
-    Names that start with `_` match only patterns that start with `_`.
+    `*` is one segment, a final `**` one or more. Names that start with `_` match only patterns that start with `_`
+    (contract §1). The patterns must be valid.
     """
-    if topic.startswith("_") and not pattern.startswith("_"):
-        return False
-    wanted, given = pattern.split("."), topic.split(".")
-    if wanted[-1] == "**":
-        if len(given) < len(wanted):
-            return False
-        wanted = wanted[:-1]
-        given = given[: len(wanted)]
-    return len(wanted) == len(given) and all(w in ("*", g) for w, g in zip(wanted, given, strict=True))
+
+    __slots__ = ("_root",)
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._root: _Branch = {}
+        for pattern in patterns:
+            branch = self._root
+            for segment in pattern.split("."):
+                branch = branch.setdefault(segment, {})
+            branch[_END] = {}
+
+    def match(self, topic: str) -> bool:
+        """Whether a pattern matches `topic`. The work is bounded by the patterns' length, whatever the topic's."""
+        branches, is_reserved = [self._root], topic.startswith("_")
+        for segment in topic.split("."):
+            following = []
+            for branch in branches:
+                if not is_reserved:
+                    if "**" in branch:
+                        return True
+                    if "*" in branch:
+                        following.append(branch["*"])
+                if segment in branch:
+                    following.append(branch[segment])
+            if not following:
+                return False
+            branches, is_reserved = following, False
+        return any(_END in branch for branch in branches)
+
+
+_Branch = dict[str, "_Branch"]
+_END = ""  # no segment is empty
+
+
+_SHORT_CHARS = 256
+_of_short = lru_cache(maxsize=512)(Patterns)
+_of_long = lru_cache(maxsize=32)(Patterns)  # such a tree may take 1 MB
+
+
+def compiled(patterns: tuple[str, ...]) -> Patterns:
+    """`Patterns`, made once for callers that come again."""
+    return (_of_short if sum(map(len, patterns)) <= _SHORT_CHARS else _of_long)(patterns)
+
+
+def matches(pattern: str, topic: str) -> bool:
+    """Whether `pattern` matches `topic`; see `Patterns`."""
+    return compiled((pattern,)).match(topic)
 
 
 def check_pattern(pattern: str) -> str:

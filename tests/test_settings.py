@@ -270,7 +270,7 @@ def test_the_service_links_of_kubernetes_set_nothing(monkeypatch: pytest.MonkeyP
     for name, value in SERVICE_LINKS.items():
         monkeypatch.setenv(name, value)
     settings = Settings()
-    assert (settings.port, settings.metrics_port, settings.host) == (8080, None, "127.0.0.1")
+    assert (settings.port, settings.metrics_port, settings.host) == (8080, None, ("127.0.0.1",))
     assert Settings(port=1).port == 1
 
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from broker.auth.keys import Signature
 from broker.errors import Forbidden, Unauthorized
-from broker.topics import matches
+from broker.topics import compiled
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ class Grant:
     def _check(self, patterns: Sequence[str] | None, topics: Iterable[str], action: str) -> None:
         if patterns is None:
             return
-        refused = [topic for topic in topics if not any(matches(pattern, topic) for pattern in patterns)]
+        match = compiled(tuple(patterns)).match
+        refused = [topic for topic in topics if not match(topic)]
         if refused:
             self._refuse(f"This token may not {action} {', '.join(refused)}.", topics=refused)
 

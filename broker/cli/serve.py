@@ -6,19 +6,27 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
+from socket import socket
+from types import MappingProxyType
+from typing import Any
 
 import uvloop
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from broker.cli.common import setting_error_text, silence_stdout
-from broker.process.setup import Endpoint, StartError, relax_collector, set_up_process
+from broker.process.activation import settings_of, take_sockets
+from broker.process.collector import relax_collector
+from broker.process.listeners import Listeners
+from broker.process.setup import Endpoint, StartError, set_up_process
 from broker.process.stores import check_store
 from broker.settings import BadSetting, Settings
 from broker.settings.environment import environment_warnings
 from broker.settings.table import GROUPS
+from broker.settings.values import COMMA_SEPARATED
 
 MIN_SOMAXCONN = 4096
 
@@ -34,10 +42,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         if name in titles:
             group = parser.add_argument_group(titles[name])
         option = f"--{name.replace('_', '-')}"
-        if field.annotation is bool:
+        if COMMA_SEPARATED in field.metadata:
+            group.add_argument(option, metavar="VALUE", action=_Joined, help=describe(field))
+        elif field.annotation is bool:
             group.add_argument(option, metavar="VALUE", nargs="?", const="true", help=describe(field))
         else:
             group.add_argument(option, metavar="VALUE", help=describe(field))
+
+
+class _Joined(argparse.Action):
+    """Joins the values of a comma-separated option that is given several times."""
+
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        _option: str | None = None,
+    ) -> None:
+        former = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if former is None else f"{former},{values}")
 
 
 def describe(field: FieldInfo) -> str:
@@ -45,7 +69,9 @@ def describe(field: FieldInfo) -> str:
     default = field.get_default()
     shown = (
         "none"
-        if default in (None, (), {})
+        if default in (None, (), {}, "")
+        else ", ".join(default)
+        if isinstance(default, tuple)
         else str(default).lower()
         if isinstance(default, bool)
         else default
@@ -56,12 +82,17 @@ def describe(field: FieldInfo) -> str:
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or SIGINT.
 
+    A service manager's sockets replace the settings that say where to listen.
+
     Returns:
         0 after a drain, 1 if the start fails, 2 for an invalid setting.
     """
     try:
-        settings = read_settings(args)
+        inherited = take_sockets(os.environ)
+        settings = read_settings(args, settings_of(inherited) if inherited else {})
         check_store(settings)
+    except StartError as error:
+        return _fail(str(error), 1)
     except ValidationError as error:
         return _fail(setting_error_text(error), 2)
     except BadSetting as error:
@@ -72,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     for warning in (*environment_warnings(os.environ, Settings.model_fields), *settings.warnings()):
         _logger.warning("%s", warning)
     try:
-        uvloop.run(_supervisor(settings) if has_workers else _instance(settings))
+        uvloop.run(_supervisor(settings, inherited) if has_workers else _instance(settings, inherited))
     except StartError as error:
         return _fail(str(error), 1)
     return 0
@@ -83,40 +114,41 @@ def _fail(reason: str, status: int) -> int:
     return status
 
 
-def _supervisor(settings: Settings) -> Coroutine[object, object, None]:
+def _supervisor(settings: Settings, inherited: Sequence[socket]) -> Coroutine[object, object, None]:
     # imported here, because it needs nothing of what its workers load
     from broker.process.supervisor import run
 
-    return run(settings, lambda endpoint: _print_start(endpoint, f", workers: {settings.workers}"))
+    return run(settings, inherited, lambda endpoint: _print_start(endpoint, f", workers: {settings.workers}"))
 
 
-async def _instance(settings: Settings) -> None:
+async def _instance(settings: Settings, inherited: Sequence[socket]) -> None:
     from broker.process.instance import Instance
 
     relax_collector()
-    instance = Instance(settings)
-    endpoint = await instance.start()
-    try:
-        _print_start(endpoint)
-    except StartError:
-        await instance.stop()
-        raise
-    await instance.run()
+    with closing(Listeners(settings, inherited=inherited)) as listeners:
+        instance = Instance(settings, listeners.sockets())
+        endpoint = await instance.start()
+        try:
+            _print_start(endpoint)
+        except StartError:
+            await instance.stop()
+            raise
+        await instance.run()
 
 
 def _print_start(endpoint: Endpoint, more: str = "") -> None:
     """Print the line that says that the broker listens. Raises `StartError` if standard output can't be written to."""
     try:
-        print(f"broker: listening on {endpoint.url}, store: {endpoint.store}{more}", flush=True)
+        print(f"broker: listening on {', '.join(endpoint.urls)}, store: {endpoint.store}{more}", flush=True)
     except OSError as error:
         silence_stdout()
         raise StartError(f"can't print the start line: {error.strerror}") from None
 
 
-def read_settings(args: argparse.Namespace) -> Settings:
-    """The settings from the command line and the environment. Raises `ValidationError`."""
+def read_settings(args: argparse.Namespace, fixed: Mapping[str, Any] = MappingProxyType({})) -> Settings:
+    """The settings from the command line and the environment, but for those in `fixed`. Raises `ValidationError`."""
     given = {name: value for name in Settings.model_fields if (value := getattr(args, name)) is not None}
-    return Settings(**given)
+    return Settings(**{**given, **fixed})
 
 
 def warn_about_backlog() -> None:

@@ -58,6 +58,7 @@ class FanOut:
         self._last_batch = None
         for group in self._feeds.delivered(topic, size):
             group.is_due = True
+            group.bytes_delivered += size
             if not group.is_queued:
                 group.is_queued = True
                 self._queue.append(group)

@@ -5,7 +5,8 @@ Rules: knows logs and feeds; writes to no subscriber.
 A topic's log keeps everything after its `trim_barrier`. Several feeds may read the log, each at its own pace, so the
 barrier may move on to an id only when all of them are written up to it. To know that without visiting every feed after
 every pass, a topic has a `mark`, an id, and counts the feeds that have yet to reach it. At zero the barrier moves to
-the mark, and the newest id becomes the next mark.
+the mark, and the newest id becomes the next mark. A feed knows for which topics it is behind the mark: few of its topics
+get events at once, and a pass doesn't look at the others.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class FeedGroup:
         target: how far the present pass goes.
         unvisited: how many subscribers, from the start of the list, the pass has yet to visit; None between passes.
         bytes_due: about how many bytes the pass has for each subscriber.
+        bytes_delivered: by how much the logs have grown since the last pass began.
+        behind: the topics whose mark it has yet to reach.
         is_due: whether something was delivered since the last pass began.
         is_queued: whether it waits for its turn.
     """
@@ -41,11 +44,13 @@ class FeedGroup:
     target: EventId = 0
     unvisited: int | None = None
     bytes_due: int = 0
+    bytes_delivered: int = 0
+    behind: dict[_Topic, None] = field(default_factory=dict)
     is_due: bool = False
     is_queued: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Topic:
     """A topic with subscribers here.
 
@@ -54,6 +59,7 @@ class _Topic:
         bytes_to_mark, bytes_after_mark: on their way, up to the mark and after it.
     """
 
+    name: str
     log: Log
     mark: EventId
     groups_behind: int = 0
@@ -115,12 +121,13 @@ class FeedTable:
         for topic, log in zip(key.topics, logs, strict=True):
             state = self._topics.get(topic)
             if state is None:
-                state = self._topics[topic] = _Topic(log, log.last)
+                state = self._topics[topic] = _Topic(topic, log, log.last)
             # Its readers are at `written`, which may lie before the log's end, and before those of other feeds.
             barrier = log.last if log.trim_barrier is None else log.trim_barrier
             log.trim_barrier = min(barrier, group.written)
             state.groups[group] = None
             if group.written < state.mark:
+                group.behind[state] = None
                 state.groups_behind += 1
         return group
 
@@ -163,8 +170,8 @@ class FeedTable:
                 state.log.trim_barrier = None
                 self._logs.trim(topic)
                 self._shrink(state.bytes_to_mark + state.bytes_after_mark)
-            elif group.written < state.mark:
-                self._group_reached_mark(topic, state)
+            elif state in group.behind:
+                self._group_reached_mark(state)
 
     # Passes
 
@@ -184,24 +191,20 @@ class FeedTable:
         group.unvisited = len(group.subscribers)
         group.target = group.feed.end()
         group.is_due = False
-        group.bytes_due = 0
-        for topic in group.feed.key.topics:
-            state = self._topics.get(topic)
-            if state is not None:  # else the group was dropped while it waited for its turn
-                group.bytes_due += state.bytes_to_mark + state.bytes_after_mark
+        waiting = sum(state.bytes_to_mark + state.bytes_after_mark for state in group.behind)
+        group.bytes_due, group.bytes_delivered = max(waiting, group.bytes_delivered), 0
 
     def end_pass(self, group: FeedGroup) -> None:
         """End the pass: all subscribers that don't lag have reached its target."""
-        before, group.written = group.written, group.target
+        group.written = group.target
         group.unvisited = None
         if not group.subscribers:
             return  # dropped during the pass
-        for topic in group.feed.key.topics:
-            state = self._topics[topic]
-            if before < state.mark <= group.written:
-                self._group_reached_mark(topic, state)
+        for state in [state for state in group.behind if state.mark <= group.written]:
+            del group.behind[state]
+            self._group_reached_mark(state)
 
-    def _group_reached_mark(self, topic: str, state: _Topic) -> None:
+    def _group_reached_mark(self, state: _Topic) -> None:
         state.groups_behind -= 1
         if state.groups_behind:
             return
@@ -211,7 +214,7 @@ class FeedTable:
         if not state.groups_behind:  # the passes went further than the mark
             written += state.bytes_to_mark
             state.log.trim_barrier, state.bytes_to_mark = state.mark, 0
-        self._logs.trim(topic)
+        self._logs.trim(state.name)
         self._shrink(written)
 
     @staticmethod
@@ -220,7 +223,9 @@ class FeedTable:
         state.bytes_to_mark, state.bytes_after_mark = state.bytes_to_mark + state.bytes_after_mark, 0
         state.groups_behind = 0
         for group in state.groups:
-            state.groups_behind += group.written < state.mark
+            if group.written < state.mark:
+                group.behind[state] = None
+                state.groups_behind += 1
 
     def _shrink(self, size: int) -> None:
         if not size:

@@ -51,3 +51,11 @@ class NodeGauges(Collector):
             "Seconds from sending a message through the store until this instance receives it.",
             stats.lag_seconds,
         )
+        yield GaugeMetricFamily(
+            "broker_store_memory_bytes", "Memory that the store's server uses, in bytes.", stats.memory_bytes
+        )
+        yield GaugeMetricFamily(
+            "broker_store_memory_limit_bytes",
+            "Memory that the store's server may use, in bytes; 0 without a limit.",
+            stats.memory_limit_bytes,
+        )

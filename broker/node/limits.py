@@ -194,11 +194,15 @@ class RateLimits:
     def _wait(self, caller: Caller) -> tuple[float, str]:
         """Seconds until the caller is out of debt, and the setting at fault."""
         now, (payer, site) = self._loop.time(), _payer(caller)
+        if not payer:
+            return 0.0, ""
         rates = [rate for rate in (self._publishes, self._bytes) if rate is not None]
         return max(((rate.wait(payer, site, now), rate.setting) for rate in rates), default=(0.0, ""))
 
     def _charge(self, caller: Caller, events: int, size: int) -> None:
         now, (payer, site) = self._loop.time(), _payer(caller)
+        if not payer:
+            return
         if self._publishes is not None:
             self._publishes.take(payer, site, events, now)
         if self._bytes is not None:
@@ -211,10 +215,15 @@ def _caller_rate(settings: RateLimitSettings, setting: str) -> CallerRate | None
 
 
 def _payer(caller: Caller) -> tuple[str, str]:
-    """The buckets that pay for a publish: of its token's subject, else of its address and of that address's /48."""
+    """The buckets that pay for a publish: of its token's subject, else of its address and of that address's /48.
+
+    "" if neither is known: a client of the unix socket, which isn't counted.
+    """
     subject = caller.grant.subject
     if subject is not None:
         return f"subject {subject}", ""
+    if not caller.address:
+        return "", ""
     return f"address {caller.address}", site_of(caller.address)
 
 

@@ -8,7 +8,11 @@
     worker_process  one of them
     pulse           whether one hangs
     worker          the program of a worker, and its messages
-    listeners       the sockets of the port
+    listeners       the sockets of the port, and the unix socket
+    unix_socket     its file
+    activation      sockets that a service manager passes
+    listening       accepts connections on the sockets
+    proxy_header    what the PROXY protocol puts before them
     data_directory  the directory of `--data`
     valkey          the Valkey server in it
     signals, setup  for every process

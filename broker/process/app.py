@@ -33,8 +33,6 @@ from broker.web.producers import Producers
 from broker.web.routes import METRICS_ROUTES, ROUTES
 from broker.web.services import Services
 
-IDLE_SECONDS = 75.0  # between two requests on a connection; longer than proxies keep idle ones
-
 
 def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.Application:
     """The broker as an aiohttp application, to be served by `web.runner.Runner` or in any of aiohttp's ways.
@@ -165,7 +163,7 @@ def _timeouts(settings: Settings, node: Node) -> ConnectionTimeouts:
         node.metrics,
         max_descriptors=available_descriptors(),
         head_seconds=settings.head_seconds,
-        idle_seconds=IDLE_SECONDS,
+        idle_seconds=settings.keepalive_seconds,
         answer_seconds=settings.slow_seconds,
         body_seconds=settings.body_seconds,
         pause_seconds=settings.stream_idle_seconds,

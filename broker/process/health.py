@@ -9,30 +9,52 @@ from __future__ import annotations
 
 import http.client
 import os
+import socket
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 DEFAULT_PORT = 8080
 SECONDS = 2.0
 """For each attempt."""
-_LOOPBACK = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a broker on all addresses is asked
+_LOOPBACK = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}  # noqa: S104 - where a broker on all addresses is asked
+
+
+def connections(variables: Mapping[str, str]) -> Iterator[http.client.HTTPConnection]:
+    """What to ask, in this order. Ignores a port that Kubernetes has set (see `settings.environment`)."""
+    unix_socket = variables.get("BROKER_UNIX_SOCKET")
+    if unix_socket:
+        yield _UnixConnection(unix_socket)
+    if variables.get("BROKER_PORT", "").lower() == "none":
+        return
+    host, port = address(variables)
+    unverified = ssl.create_default_context()
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+    yield http.client.HTTPConnection(host, port, timeout=SECONDS)
+    yield http.client.HTTPSConnection(host, port, timeout=SECONDS, context=unverified)
 
 
 def address(variables: Mapping[str, str]) -> tuple[str, int]:
-    """Host and port of the broker. Ignores a port that Kubernetes has set (see `settings.environment`)."""
-    host, port = variables.get("BROKER_HOST", ""), variables.get("BROKER_PORT", "")
+    """Host and port of the broker: of several hosts the first."""
+    host, port = variables.get("BROKER_HOST", "").split(",")[0].strip(), variables.get("BROKER_PORT", "")
     is_number = port.isascii() and port.isdigit()
     return _LOOPBACK.get(host, host), int(port) if is_number else DEFAULT_PORT
 
 
-def is_healthy(host: str, port: int) -> bool:
-    """Whether a broker answers there, by HTTP or HTTPS."""
-    unverified = ssl.create_default_context()
-    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
-    plain = http.client.HTTPConnection(host, port, timeout=SECONDS)
-    secure = http.client.HTTPSConnection(host, port, timeout=SECONDS, context=unverified)
-    return _answers(plain) or _answers(secure)
+def is_healthy(variables: Mapping[str, str]) -> bool:
+    """Whether the broker of this environment answers."""
+    return any(map(_answers, connections(variables)))
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(SECONDS)
+        self.sock.connect(self._path)
 
 
 def _answers(connection: http.client.HTTPConnection) -> bool:
@@ -46,4 +68,4 @@ def _answers(connection: http.client.HTTPConnection) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not is_healthy(*address(os.environ)))
+    sys.exit(not is_healthy(os.environ))

@@ -8,19 +8,20 @@ import signal
 import socket
 import ssl
 from collections.abc import Sequence
+from typing import cast
 
 from aiohttp import web
 
 from broker.errors import Unavailable
 from broker.process.app import create_app, metrics_app
+from broker.process.listeners import shared_sockets
+from broker.process.listening import ConnectionFactory, Listening
 from broker.process.setup import Endpoint, StartError
 from broker.process.signals import SignalQueue, may_catch_sighup
 from broker.settings import Settings
 from broker.web.aiohttp_adapter import SERVICES
 from broker.web.runner import Runner
 
-BACKLOG = 65_535
-"""Room for all clients to reconnect at once."""
 RESPONSE_SECONDS = 5.0
 """How long clients may take to read open responses after the drain."""
 
@@ -31,23 +32,28 @@ class Instance:
     """One instance of the broker.
 
     Args:
-        sockets: listen on these instead of `host` and `port`. A successor listens on them too, so at SIGHUP this instance
-            stops accepting before it drains.
+        sockets: bound; it listens on these. They stay the caller's.
+        is_worker: at SIGHUP a successor listens on the same sockets, so this instance stops accepting before it drains.
 
     Raises:
         StartError: the certificate or its key can't be used.
     """
 
-    def __init__(self, settings: Settings, sockets: Sequence[socket.socket] | None = None) -> None:
+    def __init__(
+        self, settings: Settings, sockets: Sequence[socket.socket], *, is_worker: bool = False
+    ) -> None:
         self._settings = settings
         self._sockets = sockets
+        self._is_worker = is_worker
         self._tls = _tls_context(settings)
         self._app = create_app(settings)
         self._runner = Runner(
             self._app,
             access_log=logging.getLogger("broker.access") if settings.access_log else None,
             shutdown_timeout=RESPONSE_SECONDS,
+            max_head_bytes=settings.max_head_bytes,
         )
+        self._listening: Listening | None = None
         self._metrics_runner: web.AppRunner | None = None
         self._signals: SignalQueue | None = None
 
@@ -55,7 +61,7 @@ class Instance:
         """Connect to the store and listen. From then on, signals are queued for `run`.
 
         Raises:
-            StartError: an address can't be bound, or the store refuses the connection.
+            StartError: another process listens on a socket's address, or the store refuses the connection.
         """
         try:
             await self._runner.setup()
@@ -67,12 +73,8 @@ class Instance:
         except BaseException:
             await self.stop()
             raise
-        self._signals = SignalQueue(sighup=self._sockets is not None or may_catch_sighup())
-        host, port = self._runner.addresses[0][:2]
-        scheme = "https" if self._tls else "http"
-        return Endpoint(
-            f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}", self._app[SERVICES].node.store_name
-        )
+        self._signals = SignalQueue(sighup=self._is_worker or may_catch_sighup())
+        return Endpoint(self._urls(), self._app[SERVICES].node.store_name)
 
     async def run(self) -> None:
         """Serve until SIGTERM, SIGINT or SIGHUP, then drain. A second SIGTERM or SIGINT stops at once. Call `start` first."""
@@ -84,6 +86,7 @@ class Instance:
 
     async def stop(self) -> None:
         """Release everything, without a drain."""
+        self._stop_accepting()
         try:
             if self._metrics_runner is not None:
                 await self._metrics_runner.cleanup()
@@ -91,40 +94,52 @@ class Instance:
             if self._runner.server is not None:  # the shutdown didn't complete
                 await self._runner.cleanup()
 
+    def _urls(self) -> Sequence[str]:
+        scheme = "http" if self._tls is None else "https"
+        urls = []
+        for sock in self._sockets:
+            address = sock.getsockname()
+            if sock.family == socket.AF_UNIX:
+                urls.append(f"unix:{address}")
+            else:
+                host = f"[{address[0]}]" if sock.family == socket.AF_INET6 else address[0]
+                urls.append(f"{scheme}://{host}:{address[1]}{self._settings.base_path}")
+        return urls
+
     async def _listen(self) -> None:
-        sites: list[web.BaseSite]
-        host, port = self._settings.host, self._settings.port
-        if self._sockets is None:
-            sites = [web.TCPSite(self._runner, host, port, ssl_context=self._tls, backlog=BACKLOG)]
-        else:
-            sites = [
-                web.SockSite(self._runner, sock, ssl_context=self._tls, backlog=BACKLOG)
-                for sock in self._sockets
-            ]
-        try:
-            for site in sites:
-                await site.start()
-        except OSError as error:
-            raise StartError(f"can't listen on {host} port {port}: {error.strerror}") from None
+        settings, server = self._settings, self._runner.server
+        assert server is not None
+        self._listening = Listening(
+            cast("ConnectionFactory", server),
+            self._sockets,
+            tls=self._tls,
+            trusted_proxies=settings.trusted_proxies if settings.proxy_protocol else None,
+            head_seconds=settings.head_seconds,
+        )
+        await self._listening.start()
+
+    def _stop_accepting(self) -> None:
+        if self._listening is not None:
+            self._listening.stop()
 
     async def _listen_for_metrics(self) -> None:
         """Listen on `metrics_port`, if set. A draining worker shares it with its successor."""
-        host, port = self._settings.host, self._settings.metrics_port
+        port = self._settings.metrics_port
         if port is None:
             return
         self._metrics_runner = Runner(metrics_app(self._app), access_log=None)
         await self._metrics_runner.setup()
         try:
-            await web.TCPSite(self._metrics_runner, host, port, reuse_port=True).start()
-        except OSError as error:
-            raise StartError(f"metrics_port: can't listen on {host} port {port}: {error.strerror}") from None
+            for sock in shared_sockets(self._settings.metrics_hosts(), port):
+                await web.SockSite(self._metrics_runner, sock).start()
+        except StartError as error:
+            raise StartError(f"metrics_port: {error}") from None
 
     async def _drain_at_signal(self, signals: SignalQueue) -> None:
         first = await signals.next()
         _logger.info("%s: draining", first.name)
-        if first is signal.SIGHUP and self._sockets is not None:
-            for site in list(self._runner.sites):
-                await site.stop()
+        if first is signal.SIGHUP and self._is_worker:
+            self._stop_accepting()
         shutdown = asyncio.ensure_future(self._shut_down())
         second = asyncio.ensure_future(signals.next_termination())
         await asyncio.wait((shutdown, second), return_when=asyncio.FIRST_COMPLETED)
@@ -139,6 +154,7 @@ class Instance:
 
     async def _shut_down(self) -> None:
         await self._app[SERVICES].node.streams.drain()
+        self._stop_accepting()
         await self._runner.cleanup()
 
 

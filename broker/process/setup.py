@@ -1,17 +1,14 @@
-"""The start of any process: its log, limits and garbage collector, and what a start returns or raises."""
+"""The start of any process: its log and limits, and what a start returns or raises."""
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from broker.descriptors import raise_limit
-
-COLLECT_AFTER = 20_000
-"""Container objects allocated between two runs of the cycle collector; a request allocates about 50."""
 
 
 class StartError(Exception):
@@ -23,11 +20,11 @@ class Endpoint:
     """A started broker.
 
     Attributes:
-        url: where it listens.
+        urls: where it listens; `unix:PATH` for a unix socket.
         store: the store's name, for the start line.
     """
 
-    url: str
+    urls: Sequence[str]
     store: str
 
 
@@ -63,9 +60,3 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
-
-
-def relax_collector() -> None:
-    """Run the cycle collector less often: requests leave few cycles, and most objects that it visits live long."""
-    gc.freeze()
-    gc.set_threshold(COLLECT_AFTER, 20, 100)

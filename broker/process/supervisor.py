@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from socket import socket
 
 from broker.process.data_directory import DataDirectory
 from broker.process.listeners import Listeners
@@ -24,8 +25,10 @@ from broker.settings import Settings
 _logger = logging.getLogger("broker")
 
 
-async def run(settings: Settings, on_listening: Callable[[Endpoint], None]) -> None:
-    """Serve until SIGTERM or SIGINT. Calls `on_listening` once all workers listen.
+async def run(
+    settings: Settings, inherited: Sequence[socket], on_listening: Callable[[Endpoint], None]
+) -> None:
+    """Serve until SIGTERM or SIGINT, on `inherited` sockets if there are any. Calls `on_listening` once all workers listen.
 
     Raises:
         StartError: something can't start; `on_listening` was not called.
@@ -36,9 +39,11 @@ async def run(settings: Settings, on_listening: Callable[[Endpoint], None]) -> N
         if settings.data is not None:
             directory = DataDirectory(settings.data)
             stack.callback(directory.close)
-            valkey = ValkeyServer(directory, suspect_command(settings.redis_prefix))
+            valkey = ValkeyServer(
+                directory, suspect_command(settings.redis_prefix), settings.log_memory_bytes
+            )
             settings = settings.model_copy(update={"data": None, "redis_url": valkey.url})
-        listeners = Listeners(settings.host, settings.port, settings.workers)
+        listeners = Listeners(settings, settings.workers, inherited)
         stack.callback(listeners.close)
         await _Supervisor(WorkerPool(settings, listeners), valkey, on_listening).run(signals)
 

@@ -36,6 +36,8 @@ CHECK_SECONDS = 1.0
 MAX_FAILED_CHECKS = 2
 """In a row, until it is logged; one may fail because the machine was suspended."""
 STOP_SECONDS = 30.0
+OWN_BYTES = 16 << 20
+"""The server's memory besides its data: 1 MiB, and what it holds for connections that it can't write to at once."""
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 _logger = logging.getLogger("broker")
@@ -46,6 +48,7 @@ class ValkeyServer:
 
     Args:
         suspect_command: the command for the server that marks it as suspect; see `process.stores`.
+        log_memory_bytes: memory for the logs of all topics. When it is used up, the server refuses events.
 
     Attributes:
         url: the value for the setting `redis_url`.
@@ -55,9 +58,12 @@ class ValkeyServer:
         StartError: the program isn't installed, or the path of the socket is too long.
     """
 
-    def __init__(self, directory: DataDirectory, suspect_command: Sequence[str]) -> None:
+    def __init__(
+        self, directory: DataDirectory, suspect_command: Sequence[str], log_memory_bytes: int
+    ) -> None:
         self._directory = directory
         self._suspect_command = suspect_command
+        self._max_memory_bytes = log_memory_bytes + OWN_BYTES
         self._program = _find_program()
         self._socket = directory.path / SOCKET_FILE
         self._process: Process | None = None
@@ -151,7 +157,9 @@ class ValkeyServer:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "save": "",
+            "maxmemory": str(self._max_memory_bytes),
             "maxmemory-policy": "noeviction",
+            "stream-node-max-bytes": "2048",
             "shutdown-on-sigterm": "nosave force",
             "loglevel": "warning",
         }

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 import uvloop
 
-from broker.process.setup import Endpoint, StartError, relax_collector, set_up_process
+from broker.process.collector import relax_collector
+from broker.process.setup import Endpoint, StartError, set_up_process
 from broker.settings import Settings
 
 STDIN, STDOUT, STDERR = range(3)
@@ -53,7 +54,7 @@ def encode_start(result: Endpoint | StartError) -> bytes:
     """The result of a worker's start as one line of JSON."""
     if isinstance(result, StartError):
         return json.dumps({"error": str(result)}).encode() + b"\n"
-    return json.dumps({"url": result.url, "store": result.store}).encode() + b"\n"
+    return json.dumps({"urls": result.urls, "store": result.store}).encode() + b"\n"
 
 
 def decode_start(line: bytes) -> Endpoint:
@@ -86,7 +87,7 @@ async def _serve(config: WorkerConfig) -> None:
     pings = _Pings(os.dup(STDOUT))
     asyncio.get_running_loop().add_reader(STDIN, pings.arrived)
     sockets = [socket.socket(fileno=descriptor) for descriptor in config.descriptors]
-    instance = Instance(config.settings, sockets)
+    instance = Instance(config.settings, sockets, is_worker=True)
     _write_start(await instance.start())
     await instance.run()
 

@@ -2,6 +2,7 @@
 
     values       types: how a value is read and checked
     table        every setting with its default and description
+    listening    those about listening, with their types
     environment  which variables are settings
     here         checks over several settings, and derived values
 
@@ -47,13 +48,20 @@ class Settings(SettingsTable):
     def _check_together(self) -> Self:
         if self.retry_max_ms < self.retry_min_ms:
             raise ValueError("retry_max_ms is less than retry_min_ms")
-        if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key must be set together")
         if self.log_memory_bytes < self.retention_bytes:
             raise ValueError("log_memory_bytes is less than retention_bytes, which a single topic may need")
+        self._check_listening()
         self._check_store()
         self._check_access()
         return self
+
+    def _check_listening(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key must be set together")
+        if self.port is None and self.unix_socket is None:
+            raise ValueError("port: none needs unix_socket, else the broker listens nowhere")
+        if self.proxy_protocol and not self.trusted_proxies:
+            raise ValueError("proxy_protocol: set trusted_proxies to the addresses of the proxies")
 
     def _check_store(self) -> None:
         if self.data is not None and self.redis_url is not None:
@@ -64,9 +72,9 @@ class Settings(SettingsTable):
             raise ValueError("workers: several need a shared store; set redis_url or data")
 
     def _check_access(self) -> None:
-        if not (is_loopback(self.host) or self.has_keys() or self.anonymous):
+        if not (self.is_local() or self.has_keys() or self.anonymous):
             raise ValueError(
-                f"host: other machines can reach {self.host}, and anyone could publish and subscribe. Set keys "
+                f"host: other machines can reach {', '.join(self.host)}, and anyone could publish and subscribe. Set keys "
                 "(--jwt-secrets, --jwt-public-keys or --jwks-url), or allow it: --anonymous publish,subscribe"
             )
         for name in ("jwt_audience", "jwt_issuer"):
@@ -75,9 +83,13 @@ class Settings(SettingsTable):
                     f"{name}: without keys no token is verified; set jwt_secrets, jwt_public_keys or jwks_url"
                 )
 
+    def metrics_hosts(self) -> Sequence[str]:
+        """What `metrics_port` listens on."""
+        return self.host if self.metrics_host is None else self.metrics_host
+
     def warnings(self) -> Iterator[str]:
         """A line for each setting that is valid, but probably does something else than it should."""
-        if self.anonymous and not is_loopback(self.host) and not self.allowed_hosts:
+        if self.anonymous and not self.is_local() and not self.allowed_hosts:
             yield (
                 "anonymous: without a token, clients must use an address or a local name; "
                 "set allowed_hosts to the public names of this broker"
@@ -94,8 +106,12 @@ class Settings(SettingsTable):
         return bool(self.jwt_secrets or self.jwt_public_keys or self.jwks_url)
 
     def is_open(self) -> bool:
-        """Whether every caller may do everything: a loopback address, and no setting that limits access."""
-        return is_loopback(self.host) and not self.has_keys() and not self.anonymous
+        """Whether every caller may do everything: only this machine can connect, and no setting limits access."""
+        return self.is_local() and not self.has_keys() and not self.anonymous
+
+    def is_local(self) -> bool:
+        """Whether only this machine can connect: by loopback addresses, or by the unix socket alone."""
+        return self.port is None or all(map(is_loopback, self.host))
 
     def needs_client_addresses(self) -> bool:
         """Whether a limit counts by client address."""

@@ -3,18 +3,18 @@
 The flags of `broker serve`, its help, the environment variables and the table in the settings guide are made from this. The
 setting `its_name` is the flag `--its-name` and the variable `BROKER_ITS_NAME`; the flag wins.
 
-Rules: fields only. A description is a help text with its unit.
+Rules: fields only; those about listening are in `listening`. A description is a help text with its unit.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from broker.settings.environment import PREFIX, Environment
+from broker.settings.listening import ListeningTable
 from broker.settings.values import (
     Anonymous,
     Directory,
@@ -31,7 +31,7 @@ from broker.settings.values import (
 from broker.topics import MAX_TOPICS_PER_REQUEST
 
 
-class SettingsTable(BaseSettings):
+class SettingsTable(ListeningTable):
     """The fields of `Settings`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, allow_inf_nan=False)
@@ -46,31 +46,6 @@ class SettingsTable(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return init_settings, Environment(settings_cls)
-
-    # Listening
-
-    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(8080, ge=0, le=65535, description="TCP port to listen on; 0 chooses a free one.")
-    workers: int = Field(
-        1,
-        ge=1,
-        le=256,
-        description="Processes that share the port; more than one needs redis_url or data.",
-    )
-    worker_timeout_seconds: SecondsOrZero = Field(
-        20,
-        description="How long one of several workers may hang before it is killed and replaced, in seconds; 0: forever.",
-    )
-    tls_cert: Path | None = Field(
-        None, description="PEM file with the certificate chain; the broker then serves HTTPS."
-    )
-    tls_key: Path | None = Field(None, description="PEM file with the private key of tls_cert.")
-    metrics_port: int | None = Field(
-        None,
-        ge=0,
-        le=65535,
-        description="TCP port for /metrics, /healthz and /readyz by plain HTTP, without a token. Each further worker uses the next port.",
-    )
 
     # Access
 
@@ -219,7 +194,7 @@ class SettingsTable(BaseSettings):
     log_memory_bytes: int = Field(
         268_435_456,
         ge=1,
-        description="Memory for all topics' events, in bytes. The least recently used topics lose theirs first.",
+        description="Memory for all topics' events, in bytes. The least recently used topics lose theirs first. The server of data refuses events beyond it instead.",
     )
     max_topics: int = Field(
         100_000,

@@ -211,15 +211,15 @@ def _check_patterns(value: dict[str, RetentionOverride]) -> dict[str, RetentionO
     return value
 
 
-_COMMA_SEPARATED = BeforeValidator(_split)
+COMMA_SEPARATED = BeforeValidator(_split)
 _JSON = BeforeValidator(_parse_json)
 
-HostNames = Annotated[tuple[str, ...], NoDecode, _COMMA_SEPARATED, AfterValidator(_check_hosts)]
-HeaderNames = Annotated[tuple[str, ...], NoDecode, _COMMA_SEPARATED, AfterValidator(_check_headers)]
-Origins = Annotated[tuple[str, ...], NoDecode, _COMMA_SEPARATED, AfterValidator(_check_origins)]
-Anonymous = Annotated[tuple[Literal["publish", "subscribe"], ...], NoDecode, _COMMA_SEPARATED]
+HostNames = Annotated[tuple[str, ...], NoDecode, COMMA_SEPARATED, AfterValidator(_check_hosts)]
+HeaderNames = Annotated[tuple[str, ...], NoDecode, COMMA_SEPARATED, AfterValidator(_check_headers)]
+Origins = Annotated[tuple[str, ...], NoDecode, COMMA_SEPARATED, AfterValidator(_check_origins)]
+Anonymous = Annotated[tuple[Literal["publish", "subscribe"], ...], NoDecode, COMMA_SEPARATED]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_parse_networks)]
-PublicKeyFiles = Annotated[tuple[Path, ...], NoDecode, _COMMA_SEPARATED, AfterValidator(_check_public_keys)]
+PublicKeyFiles = Annotated[tuple[Path, ...], NoDecode, COMMA_SEPARATED, AfterValidator(_check_public_keys)]
 Secrets = Annotated[
     tuple[SecretStr, ...],
     NoDecode,

@@ -86,6 +86,8 @@ class StoreStats:
         connections: made so far.
         repairs: how often a watched topic was read again because events were missed.
         lag_seconds: how long the last probe took from the call to its delivery.
+        memory_bytes: used by the store's server, besides this process.
+        memory_limit_bytes: how much the server may use; 0 without a limit or a server.
     """
 
     log_bytes: int
@@ -94,6 +96,8 @@ class StoreStats:
     connections: int = 0
     repairs: int = 0
     lag_seconds: float = 0.0
+    memory_bytes: int = 0
+    memory_limit_bytes: int = 0
 
 
 class StoreOwner(Protocol):

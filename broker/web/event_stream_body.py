@@ -46,8 +46,7 @@ class EventStreamBody:
                 raise event_too_large(self._max_event_bytes)
             event_type = None if event.type is None else check_type(event.type)
             yield self._topic, sse.lines(text, event_type)
-        if self._decoder.failure is not None:
-            raise self._decoder.failure
+        self._decoder.check()
 
     def end(self) -> Iterator[Item | None]:
         """No events. Raises `InvalidBody` if the body ends within an event."""

@@ -6,6 +6,8 @@ import pytest
 
 from broker.auth.grants import ALL_TOPICS, FULL_ACCESS, Grant
 from broker.errors import Forbidden, Unauthorized
+from broker.topics import MAX_TOPICS_PER_REQUEST
+from tests.support.work import bytecodes
 
 GRANT = Grant(publish=("a.*",), subscribe=("a.**", "_stats"))
 ANONYMOUS = Grant(subscribe=ALL_TOPICS, anonymous=True)
@@ -51,3 +53,23 @@ def test_without_a_token_a_refusal_asks_for_one() -> None:
         with pytest.raises(Unauthorized) as caught:
             check()
         assert caught.value.error == "", "no token, so none is invalid (RFC 6750 §3.1)"
+
+
+def test_the_work_for_many_patterns_and_long_topics_is_bounded() -> None:
+    """A token holds about 700 patterns, a request 32 topics of 90 segments: 45 ms for each request, pattern by pattern."""
+    patterns = tuple(f"*.a{number:03}.**" for number in range(700))
+    topics = [".".join(["a"] * 90 + [str(number)]) for number in range(MAX_TOPICS_PER_REQUEST)]
+    grant = Grant(subscribe=(*patterns, *topics))
+    grant.check_subscribe(topics)
+    allowed = bytecodes(lambda: grant.check_subscribe(topics))
+    few = Grant(subscribe=topics)
+    few.check_subscribe(topics)
+    assert allowed < 2 * bytecodes(lambda: few.check_subscribe(topics)) + 5000
+    grant = Grant(subscribe=patterns)
+
+    def refused() -> None:
+        with pytest.raises(Forbidden):
+            grant.check_subscribe(topics)
+
+    refused()
+    assert bytecodes(refused) < 20_000

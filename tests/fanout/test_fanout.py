@@ -9,10 +9,13 @@ import pytest
 
 from broker.fanout import fanout, feed
 from broker.fanout.fanout import BATCHES_PER_TURN, MOVE_WRITES, WRITES_PER_TURN
+from broker.fanout.feed import FRESH_ENVELOPES
 from broker.fanout.subscriber import CloseReason, Subscriber, write_each
 from broker.sse import Decoder
 from broker.topics import Retention
 from tests.support.hub_harness import HubHarness
+from tests.support.waiting import WAIT_SECONDS
+from tests.support.work import bytecodes
 
 
 def data(*texts: bytes) -> list[bytes]:
@@ -296,3 +299,39 @@ async def test_a_turn_writes_to_at_least_one_however_much_is_due(
     harness.publish("a", b"x" * 2 * WRITES_PER_TURN)
     harness.turn()
     assert subscriber.cursor == 1
+
+
+async def test_streams_of_many_topics_cost_little_more_than_those_of_few(harness: HubHarness) -> None:
+    """Each reads a set of topics of its own, and one of the topics gets an event: 52 us a delivery instead of 10."""
+    work = []
+    for hot, width in (("a", 2), ("b", 32)):
+        for number in range(10):
+            await harness.subscribe(hot, *(f"{hot}.{number}.{other}" for other in range(1, width)))
+        harness.publish(hot, b"1")
+        harness.run()
+        harness.publish(hot, b"2")
+        work.append(bytecodes(harness.run))
+    few, many = work
+    assert many < 2.5 * few
+
+
+async def test_envelopes_are_made_in_small_parts(harness: HubHarness) -> None:
+    """The first replay of 60,000 events in the envelope form took 1.4 s; others wait for a turn of it, not for all."""
+    for _ in range(5000):
+        harness.publish("a", b"")
+    harness.run()
+    subscriber = await harness.subscribe("a", cursor=0, is_enveloped=True)
+
+    def made() -> int:
+        return sum(entry.enveloped is not None for entry in harness.log("a").after(0))
+
+    assert made() <= FRESH_ENVELOPES
+    decoder, ids = Decoder(), [0]
+    async with asyncio.timeout(WAIT_SECONDS):
+        while ids[-1] < harness.last:
+            before = made()
+            harness.turn()
+            assert made() - before <= FRESH_ENVELOPES * BATCHES_PER_TURN
+            ids += [int(event.id.split("-")[1]) for event in decoder.feed(harness.read(subscriber))]
+            await asyncio.sleep(0)
+    assert ids == list(range(5001))

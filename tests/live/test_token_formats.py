@@ -12,11 +12,9 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import anthropic
 import httpx
 import httpx2  # the one that both services' libraries are made of
 import httpx_sse
-import openai
 import pytest
 
 from tests.live import formats
@@ -95,6 +93,8 @@ def client_answered_with(stream: bytes) -> httpx2.Client:
 
 def by_openai(stream: bytes) -> Sequence[Mapping[str, Any]]:
     """The chunks that openai-python makes of it."""
+    import openai  # takes a second, which no other test should wait for
+
     client = openai.OpenAI(
         api_key="none", base_url="http://model/v1", http_client=client_answered_with(stream)
     )
@@ -148,6 +148,8 @@ def test_openai_python_that_meets_the_end_without_done_is_handed_it_too(broker: 
 
 def by_anthropic(stream: bytes) -> tuple[Sequence[Mapping[str, Any]], str]:
     """The events that anthropic's library makes of it, and what it raises at the end."""
+    import anthropic  # likewise
+
     client = anthropic.Anthropic(
         api_key="none", base_url="http://model", http_client=client_answered_with(stream), max_retries=0
     )

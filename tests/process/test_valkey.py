@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 
 from broker.process.data_directory import RUNNING_FILE
+from broker.process.valkey import OWN_BYTES
 from tests.process.followers import following
 from tests.process.streams import FAST_RECONNECTS
 from tests.support.broker_process import BrokerProcess, refused_start, run_serve
 from tests.support.event_stream import ACCEPT, Stream
-from tests.support.http import exchange, request
+from tests.support.http import Answer, exchange, request
 from tests.support.process_tree import data_server, descendants, is_running, workers
 from tests.support.redis_servers import valkey
 from tests.support.waiting import wait_for
@@ -65,6 +66,32 @@ def test_i2_a_power_cut_is_a_gap_for_those_that_had_not_seen_the_lost_events(dat
         _kill_all(broker)
         broker.start()
         assert "its last events may be lost" not in broker.output
+
+
+def test_a_server_without_memory_refuses_events_and_loses_none(data: Path) -> None:
+    """Beyond `log_memory_bytes` and what the server needs for itself, whatever publishers ask to keep."""
+    log_memory, size = 2_000_000, 250_000
+    with BrokerProcess(data=data, log_memory_bytes=log_memory) as broker:
+        taken = 0
+        while (answer := _publish(broker, f"t{taken // 4}", size)).status == 201:
+            taken += 1
+            assert taken * size < log_memory + OWN_BYTES
+        assert taken * size > log_memory
+        assert (answer.status, answer.json()["code"]) == (503, "unavailable")
+        assert int(answer.headers["retry-after"]) > 0
+        assert "its memory is full; let it have more" in broker.output
+        limit = log_memory + OWN_BYTES
+        wait_for(lambda: broker.metric("broker_store_memory_bytes") > 0.9 * limit, "the metric is read")
+        assert broker.metric("broker_store_memory_limit_bytes") == limit
+        assert "when it is full, publishers get 503" in broker.output
+        kept = exchange(broker.port, request("GET", "/topics", "Accept: application/json")).json()["topics"]
+        assert sum(topic["events"] for topic in kept) == taken
+        assert exchange(broker.port, request("DELETE", "/topics/t0")).status == 204
+        assert _publish(broker, "t0", size).status == 201
+
+
+def _publish(broker: BrokerProcess, topic: str, size: int) -> Answer:
+    return exchange(broker.port, request("POST", f"/topics/{topic}?retain=24h", body=b"x" * size))
 
 
 async def test_a_kill_without_a_power_cut_loses_nothing(data: Path) -> None:

@@ -16,6 +16,9 @@ from broker.settings import RetentionOverride, Settings
 def test_settings_arrive_unchanged_by_the_workers_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Settings(
         port=1,
+        host=("::1", "localhost"),
+        unix_socket="/run/b.sock",
+        base_path="/events/",
         redis_url="redis://user:pass@127.0.0.1/3",
         cors_origins=("https://a.example", "https://*.b.example:8443", "tauri://localhost", "*"),
         cors_headers=("X-Tenant",),
@@ -39,9 +42,9 @@ def test_settings_arrive_unchanged_by_the_workers_environment(monkeypatch: pytes
 
 
 def test_an_endpoint_arrives() -> None:
-    line = encode_start(Endpoint("http://[::1]:1", "redis at x"))
+    line = encode_start(Endpoint(["http://[::1]:1", "unix:/x"], "redis at x"))
     assert line.count(b"\n") == 1
-    assert decode_start(line) == Endpoint("http://[::1]:1", "redis at x")
+    assert decode_start(line) == Endpoint(["http://[::1]:1", "unix:/x"], "redis at x")
 
 
 def test_a_start_error_is_raised_by_the_supervisor() -> None:

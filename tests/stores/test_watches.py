@@ -139,6 +139,40 @@ async def test_entries_before_the_beginning_of_a_replica_are_read(start_harness:
         assert not log
 
 
+@pytest.mark.parametrize("topics", [["a"], ["a", "b"]], ids=["one topic", "two topics"])
+async def test_i2_no_event_is_missed_while_a_stream_opens(
+    start_harness: StartHarness, topics: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An event comes after the id that `broker.open` will tell, and before this instance follows the topic."""
+    harness = await start_harness()
+    catch_up = harness.store._catch_up
+    sync = catch_up.sync
+    missed: list[EventId] = []
+
+    async def sync_and_publish() -> EventId:
+        last = await sync()
+        if not missed:
+            missed.extend(await publish(harness, "a"))
+        return last
+
+    pubsub = harness.store._connections.pubsub
+    subscribe = pubsub.subscribe
+
+    async def wait_and_subscribe(channel: str) -> None:
+        await until(lambda: missed, "the event is published")
+        await subscribe(channel)
+
+    def subscribe_later(channel: str) -> asyncio.Future[None]:
+        return asyncio.ensure_future(wait_and_subscribe(channel))
+
+    monkeypatch.setattr(catch_up, "sync", sync_and_publish)
+    monkeypatch.setattr(pubsub, "subscribe", subscribe_later)
+    logs = await harness.store.logs.watch(topics, Latest())
+    where = position(Latest(), topics, logs, known(harness.store))
+    read = [entry.id for entry in logs[0].after(where.cursor)]
+    assert where.cursor >= missed[0] or read == missed
+
+
 async def test_cursors_of_any_age(start_harness: StartHarness) -> None:
     """Before the store's birth, before its memory, at and after its last id, and malformed."""
     harness = await start_harness()

@@ -10,10 +10,10 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self, cast
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from tests.support.child_process import ChildProcess, RestartableProcess
 from tests.support.http import JSON, exchange, request
@@ -27,8 +27,8 @@ class BrokerProcess(RestartableProcess):
     """`broker serve`; a context manager.
 
     Args:
-        settings: its settings by name. Two are none of them: `descriptors` limits how many descriptors the process has, and
-            `environment` has variables for it.
+        settings: its settings by name. Three are none of them: `descriptors` limits how many descriptors the process has,
+            `environment` has variables for it, and `launcher` is a command that runs its own arguments.
 
     Attributes:
         url: such as `http://127.0.0.1:40123`; the same after a restart.
@@ -37,6 +37,7 @@ class BrokerProcess(RestartableProcess):
     def __init__(self, **settings: object) -> None:
         super().__init__()
         self._environment = cast("Mapping[str, str]", settings.pop("environment", {}))
+        self._launcher = cast("Sequence[str]", settings.pop("launcher", ()))
         descriptors = settings.pop("descriptors", None)
         self._settings = {"port": 0, **settings}
         self._limited = [] if descriptors is None else ["prlimit", f"--nofile={descriptors}:{descriptors}"]
@@ -44,20 +45,23 @@ class BrokerProcess(RestartableProcess):
 
     @property
     def port(self) -> int:
-        return int(self.url.rsplit(":", 1)[1])
+        port = urlsplit(self.url).port
+        assert port is not None, self.url
+        return port
 
     def start(self) -> None:
         """Start it, and wait until it listens; the second time on the same port."""
         flags = [f"--{name.replace('_', '-')}={_flag(value)}" for name, value in self._settings.items()]
         self._last = ChildProcess(
-            [*self._limited, sys.executable, "-m", "broker", "serve", *flags],
+            [*self._limited, *self._launcher, sys.executable, "-m", "broker", "serve", *flags],
             env={**_inherited(), **self._environment},
         )
         self._process.wait_until_up(lambda: LISTENING.search(self.output), START_SECONDS)
         found = LISTENING.search(self.output)
         assert found
         self.url = found[1]
-        self._settings["port"] = self.port
+        if not self.url.startswith("unix:"):
+            self._settings["port"] = self.port
 
     def terminate(self) -> int:
         """SIGTERM; returns the exit status after the drain."""

@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -91,6 +92,22 @@ def _bytes(text: str | bytes) -> bytes:
     return text.encode() if isinstance(text, str) else text
 
 
+Where = int | tuple[str, int] | Path
+"""A port on `HOST`, an address, or a unix socket."""
+
+
+def _connect(where: Where) -> socket.socket:
+    if isinstance(where, Path):
+        connected = socket.socket(socket.AF_UNIX)
+        connected.settimeout(WAIT_SECONDS)
+        connected.connect(str(where))
+        return connected
+    address = (HOST, where) if isinstance(where, int) else where
+    connected = socket.create_connection(address, timeout=WAIT_SECONDS)
+    connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connected
+
+
 class Connection:
     """A connection that sends and reads at the same time, since an answer may come early; a context manager.
 
@@ -99,9 +116,8 @@ class Connection:
         ended: whether the other side has ended the connection, by whatever means.
     """
 
-    def __init__(self, port: int) -> None:
-        self.socket = socket.create_connection((HOST, port), timeout=WAIT_SECONDS)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self, where: Where) -> None:
+        self.socket = _connect(where)
         self.socket.setblocking(False)
         self.received = b""
         self.ended = False
@@ -185,9 +201,9 @@ class Connection:
         return self.received
 
 
-def exchange(port: int, data: bytes) -> Answer:
+def exchange(where: Where, data: bytes) -> Answer:
     """Send `data` on a connection of its own and return the first answer other than `100 Continue`."""
-    with Connection(port) as connection:
+    with Connection(where) as connection:
         connection.send(data)
         answer = connection.answer()
         return connection.answer() if answer.status == 100 else answer

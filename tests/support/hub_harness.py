@@ -119,7 +119,12 @@ class HubHarness:
         self.hub.fan_out.delivered(topic, len(frame))
 
     async def subscribe(
-        self, *topics: str, cursor: int | None = None, floors: Sequence[int] = (), is_gone: bool = False
+        self,
+        *topics: str,
+        cursor: int | None = None,
+        floors: Sequence[int] = (),
+        is_gone: bool = False,
+        is_enveloped: bool = False,
     ) -> Subscriber:
         """A new subscriber; with `is_gone` its far end has reset the connection, and the near one doesn't know."""
         near, far = tcp_pair()
@@ -128,7 +133,7 @@ class HubHarness:
         if is_gone:
             reset(far)
         start = self.last if cursor is None else cursor
-        key = FeedKey(topics, False, tuple(floors))
+        key = FeedKey(topics, is_enveloped, tuple(floors))
         subscriber = self.hub.attach(
             transport, UNRESTRICTED_CALLER, key, [self.log(topic) for topic in topics], start, b""
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from broker.web.accept import representation
 from tests.support.local_broker import Server
+from tests.support.work import bytecodes
 
 
 @pytest.mark.parametrize(
@@ -26,3 +28,16 @@ async def test_representation_by_accept(server: Server, accept: str, content_typ
     assert stream.headers["vary"] == "Accept"
     if content_type != "text/event-stream":
         assert stream.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("piece", ["a,", "a;", "a;q=1,", ",", ";", "q=;", "text/html;q=0.1,"])
+def test_the_work_for_a_long_header_is_bounded(piece: str) -> None:
+    """8 KB of media ranges took 6 ms."""
+    short, long = piece * (500 // len(piece)), piece * (16_000 // len(piece))
+    most = bytecodes(lambda: representation(f"work/{piece},{short}"))
+    assert bytecodes(lambda: representation(long)) < 2 * most + 5000
+
+
+@pytest.mark.parametrize("first", ["text/event-stream", "TEXT/Event-Stream; q=0.3"])
+def test_what_a_long_header_names_first_counts(first: str) -> None:
+    assert representation(f"text/html, {first}{', x/y' * 4000}") is representation(first)

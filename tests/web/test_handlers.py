@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import json
 from collections.abc import AsyncIterator
 from time import time
+from types import TracebackType
 
 import pytest
 
@@ -239,3 +243,37 @@ async def test_delete(services: Services) -> None:
     answer = await delete_topic(services, plain_request("DELETE", "/topics/news", topic="news"))
     assert answer.status == 204
     assert value_of(await describe(services, "news"))["events"] == 0
+
+
+def faults() -> list[tuple[str, tuple[str, str], Body]]:
+    text = ("Content-Type", "text/plain")
+    return [
+        ("news", text, Body(b"\xff" * 50, has_arrived=True)),
+        ("news", text, Body(b"x" * 101)),
+        ("ended", text, Body(b"x" * 50)),
+        ("news", NDJSON, Body(b'{"data": "one"}\n', b"nonsense\n")),
+        ("news", NDJSON, Body(b'{"data": "' + b"x" * 101 + b'"}')),
+        ("news", NDJSON, Body(b"x" * 10_000)),
+        ("news", EVENT_STREAM, Body(b"data: one\n\ndata: \xff\n\n")),
+        ("news", EVENT_STREAM, Body(b"data: one\n\n", b"data: " + b"x" * 101 + b"\n\n")),
+        ("news", EVENT_STREAM, Body(b"data: x\n" * 3000)),
+        ("news", EVENT_STREAM, Body(b"data: one")),
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(faults())))
+async def test_a_fault_leaves_nothing_to_the_collector(services: Services, number: int) -> None:
+    """A kept exception keeps its traceback, whose frames keep the body."""
+    await publish(services, plain_request("POST", "/topics/ended?end=true", topic="ended"))
+    topic, content_type, body = faults()[number]
+    request = plain_request("POST", f"/topics/{topic}", content_type, body=body, topic=topic)
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(BrokerError):
+            await publish(services, request)
+        await asyncio.sleep(0)
+        left = [thing for thing in gc.get_objects() if isinstance(thing, (BrokerError, TracebackType))]
+    finally:
+        gc.enable()
+    assert left == []

@@ -7,6 +7,10 @@ import json
 
 import pytest
 
+from broker import sse
+from broker.auth.grants import FULL_ACCESS
+from broker.errors import InvalidBody, TooLarge
+from broker.web.ndjson import ESCAPE_BYTES, LINE_SLACK_BYTES, NdjsonBody
 from tests.support.http import Answer, read_head
 from tests.support.local_broker import Serve, Server
 
@@ -155,3 +159,45 @@ async def test_many_blank_lines_let_other_requests_run(server: Server) -> None:
         answered += 1
     assert answered > 10
     assert flood.result()[0] == 200
+
+
+MOST = 1000
+
+
+def items(line: bytes) -> list[tuple[str, bytes] | None]:
+    return list(NdjsonBody("a", FULL_ACCESS, MOST).items(line + b"\n"))
+
+
+@pytest.mark.parametrize("piece", [b"[],", b"0,", b'{"a":0},', b'"",', "€".encode()])
+def test_a_line_that_must_be_too_long_is_not_parsed(piece: bytes) -> None:
+    """1.5 MB of brackets took 0.4 s, and were refused then. This line isn't JSON, but is refused as too large."""
+    whole = piece * ((MOST + LINE_SLACK_BYTES) // len(piece))
+    with pytest.raises(TooLarge):
+        items(b'{"data": [' + whole)
+    with pytest.raises(InvalidBody):
+        items(b'{"data": [' + whole[:-100])
+
+
+@pytest.mark.parametrize(
+    ("written", "data"),
+    [
+        (rb"\u0001", b"\x01"),
+        (rb"\n", b"\n"),
+        (rb"\\\u0041", rb"\A"),
+    ],
+)
+def test_a_line_of_escapes_may_be_as_long_as_they_are(written: bytes, data: bytes) -> None:
+    count = MOST // len(data)
+    item = "a", sse.lines(data * count)
+    assert items(b'{"data": "' + written * count + b'"}') == [item]
+    spaces = b" " * (ESCAPE_BYTES * MOST - len(written) * count)
+    assert items(b'{"data": ' + spaces + b'"' + written * count + b'"}') == [item]
+    with pytest.raises(TooLarge):
+        items(b'{"data": "' + written * (MOST // len(data) + 1) + b'"}')
+
+
+def test_spaces_between_tokens_do_not_count() -> None:
+    spaced = b"[" + b", ".join(b"1" for _ in range(MOST // 2 - 1)) + b"]"
+    (item,) = items(b'{"data":' + spaced + b" " * 4 * MOST + b"}")
+    assert item is not None
+    assert item[1] == b"data: " + spaced.replace(b" ", b"") + b"\n"

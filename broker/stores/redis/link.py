@@ -177,7 +177,7 @@ def _check_cancelled() -> None:
 
 
 async def _greet(connection: AbstractConnection, key: str) -> Link:
-    info = _fields(await _ask(connection, "INFO"))
+    info = fields(await _ask(connection, "INFO"))
     if info.get("role") != "master":
         raise LinkLost("the server is a replica")
     if info.get("loading") == "1":
@@ -195,6 +195,7 @@ async def _ask(connection: AbstractConnection, *command: str) -> Any:
     return await connection.read_response()
 
 
-def _fields(text: bytes | str) -> Mapping[str, str]:
+def fields(text: bytes | str) -> Mapping[str, str]:
+    """The fields of an INFO reply."""
     lines: Sequence[str] = (text.decode() if isinstance(text, bytes) else text).splitlines()
     return dict(line.split(":", 1) for line in lines if ":" in line)

@@ -82,6 +82,9 @@ class Preparation:
         live = []
         extended = {}
         need = _need(self._start, self._timeline, self._connections.seen.value)
+        if isinstance(self._start, Latest):
+            # `broker.open` tells this id. A log that was just read for the first time may begin after it, and lack events.
+            need = Need(self._received_to.value)
         for replica in self._replicas:
             if replica.phase is not Phase.LIVE:
                 live.append(self._catch_up.make_live(replica))
@@ -90,6 +93,8 @@ class Preparation:
         return live, extended
 
     def _is_long_enough(self, replica: TopicReplica, need: Need) -> bool:
+        if isinstance(self._start, Latest) and replica.log.last <= need.cursor:
+            return True
         return need.is_met(replica.log) or self._met.get(replica) == replica.log.emptied
 
     async def _wait(

@@ -30,6 +30,8 @@ from broker.stores.redis.watermark import Watermark
 CALL_SECONDS = 4.5  # a publisher gets its answer within 5
 REPLICAS_MS = 1000
 REFUSAL_LOG_SECONDS = 10.0
+MEMORY_FULL = "its memory is full; let it have more (its maxmemory; with --data, --log-memory-bytes), or keep fewer events"
+"""For the operator."""
 MAX_PENDING_BYTES = 64 << 20
 
 _logger = logging.getLogger("broker")
@@ -254,8 +256,10 @@ class ScriptPipeline:
             else:
                 self._link.abort(text, f"the server answers {code}")  # another one may have taken over
         else:
-            self._log_refusal(call.script.name if call.script else str(call.args[0]), text)
             is_full = "OOM" in text
+            self._log_refusal(
+                call.script.name if call.script else str(call.args[0]), MEMORY_FULL if is_full else text
+            )
             call.future.set_exception(
                 unavailable("its memory is full" if is_full else "it refuses this call")
             )

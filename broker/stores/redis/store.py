@@ -30,6 +30,7 @@ from broker.stores.redis.options import StoreOptions
 from broker.stores.redis.receiver import Receiver
 from broker.stores.redis.replicas import Replicas
 from broker.stores.redis.scripts import Scripts, load
+from broker.stores.redis.server_memory import ServerMemory
 from broker.stores.redis.task_owner import TaskOwner
 from broker.stores.redis.watches import Watches
 from broker.topics import RetentionRules
@@ -70,7 +71,8 @@ class RedisStore:
         self.topics = Commands(
             self._names, self._scripts, retention, options, self._connections, self._subscribers
         )
-        self._housekeeping = Housekeeping(self.topics, self._tasks)
+        self._memory = ServerMemory(self._connections.calls)
+        self._housekeeping = Housekeeping(self.topics, self._memory, self._tasks)
         self._make_replicas(retention, options, clock)
 
     def _make_replicas(self, retention: RetentionRules, options: StoreOptions, clock: Clock) -> None:
@@ -154,6 +156,8 @@ class RedisStore:
             connections=self._connections.count,
             repairs=self._receiver.repairs,
             lag_seconds=self._receiver.lag_seconds,
+            memory_bytes=self._memory.used,
+            memory_limit_bytes=self._memory.limit,
         )
 
     def checks(self) -> dict[str, str]:

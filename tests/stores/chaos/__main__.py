@@ -7,54 +7,68 @@ import asyncio
 import random
 import sys
 import tempfile
-from collections.abc import Callable
-from functools import partial
+from itertools import cycle
 from pathlib import Path
+from time import monotonic
 
-from tests.stores.chaos.embedded import EmbeddedGroup
-from tests.stores.chaos.groups import Group
+from tests.stores.chaos.all_groups import GROUPS
 from tests.stores.chaos.ledger import Ledger
-from tests.stores.chaos.replicated import ReplicatedGroup
+from tests.stores.chaos.report import Report
 from tests.stores.chaos.run import Run
 from tests.support.redis_servers import valkey
 
-GROUPS: dict[str, Callable[[Path, str, Ledger, random.Random], Group]] = {
-    "shared": Group,
-    "sentinel": ReplicatedGroup,
-    "sentinel-wait": partial(ReplicatedGroup, wait_replicas=True),
-    "data": EmbeddedGroup,
-}
 
-
-async def _run(options: argparse.Namespace) -> int:
+async def run_group(name: str, seed: int, seconds: float, options: argparse.Namespace) -> Report:
+    """One group, from its start to its end."""
     program = valkey()
     assert program is not None
     ledger = Ledger(options.retention_events)
     with tempfile.TemporaryDirectory(prefix="chaos") as directory:
-        group = GROUPS[options.group](Path(directory), program, ledger, random.Random(options.seed))
-        run = Run(group, ledger, options.seed, options.round_seconds, without=options.without.split(","))
+        group = GROUPS[name](Path(directory), program, ledger, random.Random(seed))
         try:
+            run = Run(group, ledger, seed, options.round_seconds, without=options.without.split(","))
             await group.start()
-            report = await run.run(options.seconds, lambda text: print(text, flush=True))
+            report = await run.run(seconds, lambda report: print(f"{name}: {report.line()}", flush=True))
         finally:
             group.stop()
-    print(report.text())
-    for witness in run.witnesses if report.violations else []:
-        print(f"--- {witness.name} {witness.topics}", *witness.trace(), sep="\n")
-    return 1 if report.violations else 0
+    if report.violations:
+        for witness in run.witnesses:
+            print(f"--- {witness.name} {witness.topics}", *witness.trace(), sep="\n")
+    return report
+
+
+async def run_all(options: argparse.Namespace) -> Report:
+    """One group after the other, until the time is over or something is violated."""
+    total = Report(options.seed)
+    chance = random.Random(options.seed)
+    end_at = monotonic() + options.seconds
+    for name in cycle(options.group or GROUPS):
+        seconds = min(options.group_seconds, end_at - monotonic())
+        seed = chance.getrandbits(32)
+        print(f"{name}: seed {seed}", flush=True)
+        total.add(name, await run_group(name, seed, seconds, options))
+        print(total.text(), flush=True)
+        if total.violations or monotonic() >= end_at:
+            break
+    return total
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.stores.chaos")
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--group", choices=GROUPS, default="shared")
+    parser.add_argument("--seconds", type=float, default=60, help="how long to run in all")
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 32))
-    parser.add_argument("--round-seconds", type=float, default=20)
+    parser.add_argument(
+        "--group", choices=GROUPS, action="append", help="only this one; all in turn by default"
+    )
+    parser.add_argument(
+        "--group-seconds", type=float, default=300, help="how long to run a group before the next"
+    )
+    parser.add_argument(
+        "--round-seconds", type=float, default=20, help="how long to disturb before everything is checked"
+    )
     parser.add_argument("--without", default="", help="faults to leave out, comma-separated")
-    parser.add_argument("--retention-events", type=int, default=200)
-    options = parser.parse_args()
-    print(f"seed {options.seed}", flush=True)
-    return asyncio.run(_run(options))
+    parser.add_argument("--retention-events", type=int, default=100)
+    return 1 if asyncio.run(run_all(parser.parse_args())).violations else 0
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from redis.retry import Retry
 
 from tests.stores.chaos.groups import AWAY_SECONDS, FSYNC_SECONDS, PAUSE_SECONDS, SETTINGS, Busy, Fault, Group
 from tests.stores.chaos.ledger import Ledger
-from tests.stores.chaos.processes import LoggedBroker, append_only_size, cut_append_only_file
+from tests.stores.chaos.processes import LoggedBroker
+from tests.stores.chaos.servers import append_only_size, cut_append_only_file
 from tests.support.process_tree import data_server, descendants, is_running, workers
 from tests.support.waiting import until
 

@@ -19,7 +19,8 @@ from redis import Redis
 from redis.exceptions import RedisError
 
 from tests.stores.chaos.ledger import Ledger, Loss
-from tests.stores.chaos.processes import ChaosServer, LoggedBroker, append_only_size, cut_append_only_file
+from tests.stores.chaos.processes import LoggedBroker
+from tests.stores.chaos.servers import ChaosServer, append_only_size, cut_append_only_file
 
 Fault = Callable[[], Awaitable[None]]
 SETTINGS: dict[str, Any] = {
@@ -37,6 +38,9 @@ class Busy(Exception):
 PAUSE_SECONDS = (0.1, 3.0)
 AWAY_SECONDS = (0.0, 1.0)
 FSYNC_SECONDS = 1.0
+CLOCK_STEPS = (-3600.0, -5.0, -0.5, 0.5, 3.0, 5.0)
+"""Steps ahead are shorter than `failover_margin_ms`, by which clocks may differ."""
+AGING_SECONDS = 60.0
 
 
 class Group:
@@ -61,7 +65,13 @@ class Group:
         self.ledger = ledger
         self.chance = chance
         self.server = ChaosServer(
-            directory / "s0", program, "appendonly yes", "appendfsync no", "aof-load-truncated yes", tcp=True
+            directory / "s0",
+            program,
+            "appendonly yes",
+            "appendfsync no",
+            "aof-load-truncated yes",
+            tcp=True,
+            own_disk=True,
         )
         settings = {
             **SETTINGS,
@@ -91,6 +101,8 @@ class Group:
             "server killed": (self.kill_server, 1),
             "server paused": (self.pause_server, 1),
             "power cut": (self.cut_power, 1),
+            "disk full": (self.fill_disk, 1),
+            **({"clock moved": (self.move_clock, 1)} if self.server.has_clock else {}),
         }
 
     async def start(self) -> None:
@@ -105,8 +117,9 @@ class Group:
         await asyncio.gather(*(instance.until_ready() for instance in self.instances))
 
     def stop(self) -> None:
-        for process in (*self.instances, self.server):
-            process.__exit__(None, None, None)
+        for instance in self.instances:
+            instance.__exit__(None, None, None)
+        self.server.close()
 
     def client(self, **options: Any) -> Redis:
         """A client of the server that has the events."""
@@ -207,6 +220,27 @@ class Group:
                 lambda size: self.chance.randint(0, max(0, size - before)),
             )
             await asyncio.to_thread(self.server.start)
+
+    async def fill_disk(self) -> None:
+        """The file system of the server's file is full for a while, so it refuses writes.
+
+        Where it has none of its own, its snapshot can't be written, with the same effect.
+        """
+        async with self.disturbing(self.server):
+            server = self.server
+            with server.full_disk() if server.has_disk else server.unwritable_snapshot():
+                await self.wait(PAUSE_SECONDS)
+
+    async def move_clock(self) -> None:
+        """The clock of the running server steps, and back after a while."""
+        async with self.disturbing(self.server):
+            seconds = self.chance.choice(CLOCK_STEPS)
+            self.ledger.aged = self.ledger.aged or seconds >= AGING_SECONDS
+            self.server.move_clock(seconds)
+            try:
+                await self.wait(PAUSE_SECONDS)
+            finally:
+                self.server.move_clock(0)
 
     def defects(self) -> list[str]:
         return [found for instance in self.instances for found in instance.defects()]

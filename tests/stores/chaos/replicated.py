@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from tests.stores.chaos.groups import AWAY_SECONDS, Fault, Group
 from tests.stores.chaos.ledger import Ledger
-from tests.stores.chaos.processes import ChaosServer
+from tests.stores.chaos.servers import ChaosServer
 from tests.support.redis_servers import LOOPBACK, Sentinel
 from tests.support.waiting import until
 
@@ -73,7 +73,6 @@ class ReplicatedGroup(Group):
             },
             "failover: primary killed": (self.kill_primary, 1),
             "failover: by Sentinel's order": (lambda: self.order("sentinel"), 1),
-            "failover: by the server's order": (lambda: self.order("failover"), 1),
             "replica killed": (self.kill_replica, 1),
             "replica paused": (self.pause_replica, 1),
         }
@@ -92,7 +91,7 @@ class ReplicatedGroup(Group):
 
     def stop(self) -> None:
         super().stop()
-        self.replica.__exit__(None, None, None)
+        self.replica.close()
         if self.sentinel is not None:
             self.sentinel.__exit__(None, None, None)
 
@@ -147,10 +146,7 @@ class ReplicatedGroup(Group):
         sentinel = self.sentinel
 
         def is_primary() -> bool:
-            with server.client() as client:
-                return (
-                    client.info("replication")["role"] == "master" and sentinel.source_port() == server.port
-                )
+            return _replication(server).get("role") == "master" and sentinel.source_port() == server.port
 
         await until(is_primary, f"the replica is the primary ({asked_by or 'by Sentinel'})", SYNC_SECONDS)
 

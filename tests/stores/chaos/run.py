@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from time import monotonic
 
 from tests.stores.chaos.clients import Closer, Publisher, Surroundings, Wanderer
 from tests.stores.chaos.groups import Busy, Group
 from tests.stores.chaos.ledger import Ledger
+from tests.stores.chaos.report import Report
 from tests.stores.chaos.witness import Witness
 
 PLAIN = ("news", "orders.7", "orders.8")
@@ -26,29 +25,6 @@ PUBLISH_PAUSE = 0.06
 CATCH_UP_SECONDS = 30.0
 """The bound in quiet. The report says how long it took."""
 SHOWN = 12
-
-
-@dataclass
-class Report:
-    """The figures of a run."""
-
-    seed: int
-    seconds: float = 0.0
-    rounds: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
-    counts: Counter[str] = field(default_factory=Counter)
-    slowest_catch_up: float = 0.0
-    violations: list[str] = field(default_factory=list)
-
-    def text(self) -> str:
-        lines = [
-            f"seed {self.seed}, {self.seconds:.0f} s, {self.rounds} rounds, {sum(self.faults.values())} faults"
-        ]
-        lines += [f"  fault  {count:7} {name}" for name, count in sorted(self.faults.items())]
-        lines += [f"  figure {count:7} {name}" for name, count in sorted(self.counts.items()) if count]
-        lines += [f"  all had caught up at the latest {self.slowest_catch_up:.1f} s after the disturbance"]
-        lines += [f"  {len(self.violations)} violations", *self.violations]
-        return "\n".join(lines)
 
 
 class Run:
@@ -88,7 +64,7 @@ class Run:
             return [TOPICS[index]]
         return sorted(self._chance.sample(TOPICS, self._chance.randint(2, len(TOPICS))))
 
-    async def run(self, seconds: float, progress: Callable[[str], None] = lambda text: None) -> Report:
+    async def run(self, seconds: float, progress: Callable[[Report], None] = lambda report: None) -> Report:
         """Rounds until `seconds` are over or something is violated."""
         began_at = monotonic()
         wanderers = [Wanderer(witness, self._around, self._own_chance()) for witness in self.witnesses]
@@ -97,7 +73,7 @@ class Run:
             while monotonic() - began_at < seconds and not self.report.violations:
                 await self._round()
                 self.report.seconds = monotonic() - began_at
-                progress(self.report.text())
+                progress(self.report)
             for task in tasks:
                 task.cancel()
         return self.report

@@ -205,6 +205,26 @@ def test_a_gap_that_is_told_after_the_reader_crossed_the_hole_covers_nothing() -
     assert any("a2" in fault for fault in story.faults())
 
 
+def test_a_gap_in_the_middle_of_a_hole_covers_all_of_it() -> None:
+    story = Story()
+    story.publish("a1", "a2", "b1", "a3", "a4", "a5", "a6")
+    story.deliver("a1", "b1")
+    story.gap("a", after="b1")
+    story.deliver("a4", "a5", "a6")
+    assert story.faults() == []
+
+
+def test_a_gap_does_not_cover_what_an_earlier_connection_crossed() -> None:
+    story = Story()
+    story.publish("a1", "a2", "b1", "a3", "a4", "a5", "a6")
+    story.deliver("a1", "b1")
+    story.reconnect()
+    story.gap("a", after="b1")
+    story.deliver("a4", "a5", "a6")
+    (fault,) = story.faults()
+    assert "a2" in fault
+
+
 def test_a_gap_does_not_cover_what_is_published_after_it() -> None:
     story = Story()
     story.publish("a1", "a2", "a3", "a4", "a5")

@@ -3,8 +3,9 @@
 Rules: values only, no I/O. A subscriber must get every event of its topics after its first cursor, once and in order, or a true
 `broker.gap` that covers it. What is wrong by itself is reported at once; what is missing, when `missing` is asked for.
 
-Coverage: a gap covers the events of its topic after the gap's `after` and before the topic's next event. So a gap told after the
-subscriber has crossed the missing events covers nothing. One exception is documented: if the store lost events and another
+Coverage: a gap covers the missing events between the topic's events before and after it on the same connection, if the last of
+them lies after the gap's `after`. So a gap that is told after the subscriber has crossed them all covers nothing: a client that
+was cut before it would never have known. One exception is documented: if the store lost events and another
 instance came first, `lost` may come late. Late ones are counted.
 """
 
@@ -26,10 +27,10 @@ IN_TRANSIT_SECONDS = 5.0
 
 @dataclass(slots=True)
 class Gap:
-    """A gap that was told; it covers the ids from `after` to `until`, both exclusive."""
+    """A gap that was told, between the ids `since` and `until` (both exclusive): those of the topic's events around it."""
 
-    topic: str
     reason: str
+    since: EventId
     after: EventId
     at: float
     until: float = math.inf
@@ -40,6 +41,7 @@ class _Account:
     """What was sent of one topic. `floor` is None before the first cursor.
 
     Attributes:
+        newest: the id of the last event or end, or the cursor of the connection.
         crossed: ranges of ids that a connection passed after it was told the topic's end.
         ended: the id of the end that this connection was told, or an earlier one: then the topic may be left out of this one.
         last_end: the newest end that any connection was told.
@@ -48,6 +50,7 @@ class _Account:
     """
 
     floor: EventId | None = None
+    newest: EventId = 0
     seen: set[EventId] = field(default_factory=set)
     gaps: list[Gap] = field(default_factory=list)
     crossed: list[tuple[EventId, EventId]] = field(default_factory=list)
@@ -86,6 +89,7 @@ class Witness:
             account.is_ended_here = False
             if self.cursor and account.floor is None:
                 account.floor = self._cursor_id
+            account.newest = self._cursor_id
         self._newest = self._cursor_id
         self._sent_cursor = self.cursor
         self._note(at, f"connect {self.cursor}")
@@ -121,13 +125,14 @@ class Witness:
         self._ledger.know(attempt, event_id, at)
         self._ledger.counts["delivered"] += 1
         account.seen.add(event_id)
+        account.newest = event_id
         account.ended, account.is_closed = None, False
         self._settle_gaps(account, event_id)
 
     @staticmethod
     def _settle_gaps(account: _Account, event_id: EventId) -> None:
         for gap in account.gaps:
-            if gap.until == math.inf and event_id > gap.after:
+            if gap.until == math.inf:
                 gap.until = event_id
 
     def _hear_control(self, kind: str, value: dict[str, object], text: str, at: float) -> None:
@@ -139,7 +144,7 @@ class Witness:
                 if text:
                     event_id = self._next_id(text)
                     for opened in value["topics"]:  # type: ignore[attr-defined]
-                        self._accounts[opened].floor = event_id
+                        self._accounts[opened].floor = self._accounts[opened].newest = event_id
             case "gap":
                 self._gap(topic, value, at)
             case "end":
@@ -147,7 +152,7 @@ class Witness:
                 is_retold = not text and any(gap.after == self._cursor_id for gap in account.gaps[-1:])
                 event_id = self._cursor_id if is_retold else self._next_id(text)
                 account.floor = event_id if account.floor is None else account.floor
-                account.ended = account.last_end = event_id
+                account.ended = account.last_end = account.newest = event_id
                 account.is_closed, account.is_ended_here = value["reason"] == "closed", True
                 self._settle_gaps(account, event_id)
                 self._ledger.counts[f"ends told: {value['reason']}"] += 1
@@ -162,7 +167,8 @@ class Witness:
         if reason not in REASONS or topic not in self._accounts or after is None:
             self._fail(f"a malformed gap: {value}")
             return
-        self._accounts[topic].gaps.append(Gap(topic, reason, after, at))
+        account = self._accounts[topic]
+        account.gaps.append(Gap(reason, account.newest, after, at))
         if reason != "trimmed" and not self._ledger.may_have_lost(-math.inf, at):
             self._fail(f"a gap in {topic} as {reason}, but the store lost nothing")
 
@@ -221,18 +227,30 @@ class Witness:
         if floor is None:
             return
         ids = self._ledger.by_topic[topic]
-        for event_id in sorted(
-            event_id for event_id in ids if event_id > floor and event_id not in account.seen
-        ):
+        covered = {event_id for gap in account.gaps for event_id in self._covered(topic, gap)}
+        for event_id in sorted(ids):
+            if event_id <= floor or event_id in account.seen or event_id in covered:
+                continue
             if not self._is_excused(account, event_id, ids[event_id]):
                 yield event_id, ids[event_id]
+
+    def _hidden(self, topic: str, gap: Gap) -> list[EventId]:
+        """The missing events around a gap."""
+        seen, ids = self._accounts[topic].seen, self._ledger.by_topic[topic]
+        return [
+            event_id
+            for event_id in ids
+            if gap.since < event_id < gap.until and event_id not in seen and ids[event_id].sent_at <= gap.at
+        ]
+
+    def _covered(self, topic: str, gap: Gap) -> list[EventId]:
+        hidden = self._hidden(topic, gap)
+        return hidden if max(hidden, default=0) > gap.after else []
 
     def _is_excused(self, account: _Account, event_id: EventId, attempt: Attempt) -> bool:
         if account.ended is not None and account.ended < event_id <= self._cursor_id:
             return True
         if any(begin < event_id <= end for begin, end in account.crossed):
-            return True
-        if any(gap.after < event_id < gap.until and attempt.sent_at <= gap.at for gap in account.gaps):
             return True
         return self._was_lost(account, event_id, attempt)
 
@@ -254,11 +272,7 @@ class Witness:
 
     def _check_gap(self, topic: str, account: _Account, gap: Gap) -> None:
         ids = self._ledger.by_topic[topic]
-        hidden = [
-            one
-            for one in ids
-            if gap.after < one < gap.until and one not in account.seen and ids[one].sent_at <= gap.at
-        ]
+        hidden = self._hidden(topic, gap)
         if gap.reason != "trimmed" or self._ledger.may_have_lost(-math.inf, gap.at) or self._ledger.aged:
             return
         if not hidden and not self._ledger.unresolved(topic, gap.at):

@@ -253,10 +253,6 @@ local function renew(seen_ms, seen_n)
     save('ms', last_ms, 'n', 0, 'run', ARGV[1], 'rewound', last_ms)
   end
 
-  if is_suspect then
-    call('HDEL', KEYS[1], 'suspect')
-  end
-
   -- Bring `corrections` in line with the clock.
   local function correct()
     local MOST_CORRECTIONS = 8
@@ -289,6 +285,10 @@ local function renew(seen_ms, seen_n)
     end
     save('ahead', table.concat(texts, ';'))
     use_corrections()
+  end
+
+  if is_suspect then
+    call('HDEL', KEYS[1], 'suspect')
   end
 
   if not last_ms then

@@ -1,0 +1,22 @@
+"""The groups that a chaos run can have, by name."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from tests.stores.chaos.embedded import EmbeddedGroup
+from tests.stores.chaos.groups import Group
+from tests.stores.chaos.ledger import Ledger
+from tests.stores.chaos.replicated import ReplicatedGroup
+
+StartGroup = Callable[[Path, str, Ledger, random.Random], Group]
+
+GROUPS: dict[str, StartGroup] = {
+    "shared": Group,
+    "sentinel": ReplicatedGroup,
+    "sentinel-wait": partial(ReplicatedGroup, wait_replicas=True),
+    "data": partial(EmbeddedGroup, tells_of_power_cuts=False),
+}

@@ -1,0 +1,39 @@
+"""Chaos runs with fixed seeds: three minutes in all. See the package for longer ones."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.stores.chaos.all_groups import GROUPS
+from tests.stores.chaos.ledger import Ledger
+from tests.stores.chaos.run import Run
+from tests.stores.conftest import find_program
+
+SEED = int(os.environ.get("TEST_SEED", "1"))
+SECONDS = {"shared": 45, "sentinel": 35, "sentinel-wait": 35, "data": 40}
+ROUND_SECONDS = 18
+RETENTION_EVENTS = 60
+
+
+@pytest.mark.slow
+@pytest.mark.exclusive  # real processes under real time limits
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("name", GROUPS)
+async def test_i2_subscribers_get_everything_or_are_told_whatever_happens(name: str, tmp_path: Path) -> None:
+    ledger = Ledger(RETENTION_EVENTS)
+    group = GROUPS[name](tmp_path, find_program("valkey"), ledger, random.Random(SEED))
+    run = Run(group, ledger, SEED, ROUND_SECONDS)
+    try:
+        await group.start()
+        report = await run.run(SECONDS[name])
+    finally:
+        group.stop()
+    print(report.text())
+    for witness in run.witnesses if report.violations else []:
+        print(f"--- {witness.name} {witness.topics}", *witness.trace(), sep="\n")
+    assert report.violations == []
+    assert report.counts["acknowledged"] > 0 and report.faults.total() > 0
