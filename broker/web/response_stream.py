@@ -13,6 +13,8 @@ from aiohttp import web
 
 from broker.web.subscribe import HEADERS, Subscription
 
+BUFFER_BYTES = 64 << 10
+
 
 async def serve(request: web.Request, subscription: Subscription) -> web.StreamResponse:
     """Answer `request` with the stream, until it ends or the client leaves."""
@@ -33,7 +35,7 @@ async def serve(request: web.Request, subscription: Subscription) -> web.StreamR
 class ResponseTransport(asyncio.Transport):
     """Takes what a subscriber writes, and sends it by a response.
 
-    Rules: what the response has not taken counts as buffered, so a slow client lags as it does on a socket.
+    A subscriber is up to date while at most `BUFFER_BYTES` wait for the response, as with a socket's buffer; beyond that it lags.
     """
 
     def __init__(self, request: web.Request) -> None:
@@ -63,7 +65,7 @@ class ResponseTransport(asyncio.Transport):
             self._written.set()
 
     def get_write_buffer_size(self) -> int:
-        return self._size
+        return self._size if self._size > BUFFER_BYTES else 0
 
     def is_closing(self) -> bool:
         return self._is_closing
@@ -87,7 +89,7 @@ class ResponseTransport(asyncio.Transport):
                 data, self._pieces = b"".join(self._pieces), []
                 await response.write(data)
                 self._size -= len(data)
-                if not self._size and self._protocol is not None:
+                if self._size <= BUFFER_BYTES and self._protocol is not None:
                     self._protocol.resume_writing()
             elif self._is_closing:
                 return

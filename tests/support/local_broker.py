@@ -13,6 +13,7 @@ from broker.node.node import Node
 from broker.process.app import create_app
 from broker.settings import Settings
 from broker.web.aiohttp_adapter import SERVICES
+from broker.web.front.front import Front
 from broker.web.runner import Runner
 from tests.support.event_stream import AsyncStream
 from tests.support.http import HOST, Answer, close, read_answer
@@ -29,13 +30,28 @@ class Clock:
 
 
 class Server:
-    """A broker on a free loopback port."""
+    """A broker on a free loopback port.
+
+    Args:
+        by_aiohttp: serve the application by aiohttp alone, as somebody may who calls `create_app`.
+    """
 
     def __init__(
-        self, settings: Settings, clock: Callable[[], float], access_log: logging.Logger | None = None
+        self,
+        settings: Settings,
+        clock: Callable[[], float],
+        access_log: logging.Logger | None = None,
+        *,
+        by_aiohttp: bool = False,
     ) -> None:
         app = create_app(settings, clock=clock)
-        self._runner = Runner(app, access_log=access_log, shutdown_timeout=1)
+        self._runner: web.AppRunner = (
+            web.AppRunner(app, shutdown_timeout=1, auto_decompress=False)
+            if by_aiohttp
+            else Runner(
+                app, access_log=access_log, shutdown_timeout=1, max_head_bytes=settings.max_head_bytes
+            )
+        )
         self._open: list[asyncio.StreamWriter] = []
         self.port = 0
 
@@ -58,10 +74,16 @@ class Server:
         return self.node.streams.hub.feeds.count(topic)
 
     @property
+    def front(self) -> Front:
+        """The front that serves."""
+        assert isinstance(self._runner, Runner)
+        assert self._runner.front is not None
+        return self._runner.front
+
+    @property
     def requesting(self) -> int:
         """How many connections are open that are not streams."""
-        assert self._runner.server is not None
-        return len(self._runner.server.connections)
+        return len(self.front.connections)
 
     @property
     def url(self) -> str:

@@ -279,8 +279,7 @@ async def test_a_body_that_becomes_malformed(server: Server, content_type: str) 
     )
     if content_type == NDJSON:
         await (await server.subscribe("/topics/news?since=earliest")).data(1)
-    front = server._runner.front
-    assert front is not None
+    front = server.front
     await until(lambda: any(c._current is not None for c in front.connections), "the handler reads the body")
     writer.write(b"ZZ\r\n")
     status, headers = await read_head(reader)

@@ -63,7 +63,7 @@ async def test_ambiguous_framing_is_refused(server: Server, head: bytes) -> None
 
 
 async def test_a_head_may_have_max_head_bytes(server: Server) -> None:
-    most = server._runner.front.max_head_bytes  # type: ignore[union-attr]
+    most = server.front.max_head_bytes
     fits = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: %b\r\n\r\n"
     (answer,) = await answers(server, fits % (b"x" * (most - len(fits))))
     assert answer.status == 200
@@ -283,8 +283,7 @@ async def test_a_body_is_read_no_faster_than_it_is_published(server: Server) -> 
     )
     line = b'{"data": "%b"}\n' % (b"x" * 10_000)
     sending = asyncio.ensure_future(_send_lines(writer, line, 5000))
-    front = server._runner.front
-    assert front is not None
+    front = server.front
     await until(lambda: any(not connection._is_reading for connection in front.connections), "it is held")
     (connection,) = front.connections
     assert connection._current is not None

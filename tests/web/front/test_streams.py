@@ -263,8 +263,7 @@ async def test_the_answer_to_a_publish_by_http_version(
 async def test_i4_a_client_that_does_not_read_gets_no_more_answers(server: Server) -> None:
     """Answers that nobody reads take no more than the transport's and the kernel's buffers."""
     request = b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"
-    front = server._runner.front
-    assert front is not None
+    front = server.front
     with socket.socket() as publisher:
         publisher.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         publisher.connect(("127.0.0.1", server.port))
