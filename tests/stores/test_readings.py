@@ -78,6 +78,26 @@ async def test_each_need_is_met_by_its_own_page(harness: Harness) -> None:
     assert (later.done(), earlier.done()) == (True, False)
 
 
+async def test_the_earliest_cursor_and_the_largest_number_count(harness: Harness) -> None:
+    front = Front(harness)
+    met = [front.reading.ask(Need(at(step))) for step in (1, 3)]
+    assert front.reading.request() == PageRequest(at(1), at(7), PAGE_ENTRIES)
+    met += [front.reading.ask(Need(0, newest=number)) for number in (9, 5)]
+    assert front.reading.request() == PageRequest(0, at(7), PAGE_ENTRIES)
+    front.take(*[(step, step - 1) for step in range(2, 8)], more=True)
+    assert [one.done() for one in met] == [True, True, False, True]
+    assert front.reading.request() == PageRequest(0, at(1), 1)
+
+
+async def test_a_topic_may_have_fewer_events_than_are_asked_for(harness: Harness) -> None:
+    front = Front(harness)
+    met = front.reading.ask(Need(0, newest=50))
+    assert front.reading.request() == PageRequest(0, at(7), 48)
+    front.take((7, 6))
+    assert met.done()
+    assert front.reading.request() is None
+
+
 async def test_retention_may_pass_the_page_on_its_way(harness: Harness) -> None:
     """The store had dropped what lies before the page too, so the log answers as the store does."""
     front = Front(harness)
