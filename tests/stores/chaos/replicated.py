@@ -196,7 +196,7 @@ class OrderedGroup(PairGroup):
             await self.wait(AWAY_SECONDS)
             self.proxy.redirect(self.replica)
             await asyncio.to_thread(order, self.server, "REPLICAOF", LOOPBACK, self.replica.port)
-            await self.swap()
+            await self._swap_for_good()
 
     async def hand_over(self) -> None:
         """The primary stops writes, waits for its replica, and changes places with it; then the address moves."""
@@ -210,7 +210,12 @@ class OrderedGroup(PairGroup):
             )
             await self.wait(AWAY_SECONDS)
             self.proxy.redirect(replica)
-            await self.swap()
+            await self._swap_for_good()
+
+    async def _swap_for_good(self) -> None:
+        await self.swap()
+        for server in (self.server, self.replica):  # so that a restart keeps the role
+            await asyncio.to_thread(order, server, "CONFIG", "REWRITE")
 
     async def cut_network(self) -> None:
         """No instance reaches the server for a while."""
