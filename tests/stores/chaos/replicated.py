@@ -23,6 +23,8 @@ from tests.support.redis_servers import LOOPBACK, Sentinel
 from tests.support.waiting import until
 
 SYNC_SECONDS = 60
+DOWN_MS = 4000
+"""After how long Sentinel takes a server for dead. On a busy machine, a shorter time brings failovers that no fault asked for."""
 UNFIT = ("power cut", "server killed", "server paused")
 """Faults of a single server, which Sentinel would answer with a failover."""
 
@@ -116,7 +118,7 @@ class SentinelGroup(PairGroup):
         wait_replicas: bool = False,
     ) -> None:
         super().__init__(directory, program, ledger, chance, wait_replicas=wait_replicas)
-        self.sentinel = Sentinel(directory / "sentinel", program, self.server)
+        self.sentinel = Sentinel(directory / "sentinel", program, self.server, down_ms=DOWN_MS)
 
     def faults(self) -> dict[str, tuple[Fault, float]]:
         return {
