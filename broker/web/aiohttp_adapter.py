@@ -10,9 +10,10 @@ from aiohttp.typedefs import Handler, Middleware
 
 from broker.errors import InvalidBody, TooLarge
 from broker.web import handover, routes
+from broker.web.base_path import NO_BASE_PATH, BasePath
 from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.errors import error_answer, problem
-from broker.web.guard import Guard
+from broker.web.guard import EXEMPT, Guard
 from broker.web.headers import ResponseHeaders
 from broker.web.routes import Route
 from broker.web.services import Services
@@ -30,9 +31,10 @@ def application(
     guard: Guard,
     response_headers: ResponseHeaders,
     *,
+    base_path: BasePath = NO_BASE_PATH,
     answers_preflights: bool = True,
 ) -> web.Application:
-    """An application with these routes; set its `SERVICES` before the first request."""
+    """An application with these routes below `base_path`; set its `SERVICES` before the first request."""
     app = web.Application()
 
     async def complete(request: web.BaseRequest, response: web.StreamResponse) -> None:
@@ -42,13 +44,14 @@ def application(
         headers.update(response_headers.of(request.headers.get(hdrs.ORIGIN), headers.get(hdrs.VARY, "")))
 
     app.on_response_prepare.append(complete)
-    app.middlewares.append(_answer_errors(app, guard, answers_preflights=answers_preflights))
+    app.middlewares.append(_answer_errors(app, guard, base_path, answers_preflights=answers_preflights))
     for route in served:
-        path, endpoint = route.path.replace("}", ":[^/]+}"), _endpoint(app, route.handler)
-        if route.method == hdrs.METH_GET:
-            app.router.add_get(path, endpoint)  # HEAD too
-        else:
-            app.router.add_route(route.method, path, endpoint)
+        path, endpoint = route.path.replace("}", ":[^/]+}"), _endpoint(app, route.handler, base_path)
+        for prefix in {base_path.prefix, ""} if path in EXEMPT else (base_path.prefix,):
+            if route.method == hdrs.METH_GET:
+                app.router.add_get(prefix + path, endpoint)  # HEAD too
+            else:
+                app.router.add_route(route.method, prefix + path, endpoint)
     return app
 
 
@@ -60,16 +63,18 @@ def response_to(answer: Answer) -> web.Response:
     return response
 
 
-def _endpoint(app: web.Application, handler: routes.Handler) -> Handler:
+def _endpoint(app: web.Application, handler: routes.Handler, base_path: BasePath) -> Handler:
     """`handler` as an aiohttp handler."""
 
     async def serve(request: web.Request) -> web.StreamResponse:
         services = app[SERVICES]
         url = request.rel_url
         query = url.raw_query_string
+        path = base_path.below(url.raw_path)
+        assert path is not None, "the middleware has refused it"
         plain = Request(
             request.method,
-            url.raw_path,
+            path,
             Query(query) if query else _NO_QUERY,
             request.headers,
             request.remote or "",
@@ -87,23 +92,29 @@ def _endpoint(app: web.Application, handler: routes.Handler) -> Handler:
     return serve
 
 
-def _answer_errors(app: web.Application, guard: Guard, *, answers_preflights: bool) -> Middleware:
+def _answer_errors(
+    app: web.Application, guard: Guard, base_path: BasePath, *, answers_preflights: bool
+) -> Middleware:
     """The only middleware: checks each request, and answers errors."""
 
     @web.middleware
     async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
         response: web.StreamResponse
+        raw_path = request.rel_url.raw_path
+        path = base_path.below(raw_path)
         try:
-            guard.check(request.method, request.rel_url.raw_path, request.headers)
+            guard.check(request.method, path or raw_path, request.headers)
             is_options = answers_preflights and request.method == hdrs.METH_OPTIONS
-            preflight = guard.origins.preflight(request.headers) if is_options else None
-            response = await handler(request) if preflight is None else response_to(preflight)
+            answer = guard.origins.preflight(request.headers) if is_options else None
+            if answer is None and path is None:
+                answer = base_path.outside(request.method, raw_path)
+            response = await handler(request) if answer is None else response_to(answer)
         except web.HTTPException as error:
             response = response_to(_routing_problem(error))
         except ConnectionError:
             return handover.leave(request)  # the client has left
         except Exception as error:
-            response = response_to(error_answer(error, request.method, request.rel_url.raw_path))
+            response = response_to(error_answer(error, request.method, raw_path))
         body = request.content
         if not body.is_eof() or body.exception() is not None or app[SERVICES].node.streams.is_draining:
             response.force_close()  # the rest of the body follows, or this instance is about to stop
