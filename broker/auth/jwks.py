@@ -19,23 +19,23 @@ MAX_KEY_ID_CHARS = 200
 
 
 def parse_jwk_set(document: bytes) -> Sequence[VerificationKey]:
-    """The keys of a JWK set that can verify tokens; others are ignored.
+    """The keys of a JWK set that can verify tokens; others are ignored (RFC 7517 §5). A set without keys is a set, too.
 
     Raises:
-        ValueError: it is not a JWK set of at most `MAX_KEYS` keys, or no key can verify tokens.
+        ValueError: it is not a JWK set of at most `MAX_KEYS` keys.
         RecursionError: the JSON is nested too deeply.
     """
     jwk_set = json.loads(document)
     members = jwk_set.get("keys") if isinstance(jwk_set, dict) else None
     if not isinstance(members, list) or len(members) > MAX_KEYS:
         raise ValueError(f"the answer is not a JWK set of at most {MAX_KEYS} keys")
+    jwks = [member for member in members if isinstance(member, dict)]
+    if members and not jwks:
+        raise ValueError("the answer's keys are not JWKs")
     keys = []
-    for member in members:
+    for jwk in jwks:
         with contextlib.suppress(BadKey):
-            if isinstance(member, dict):
-                keys.append(key_from_jwk(member))
-    if not keys:
-        raise ValueError("the JWK set contains no key that can verify tokens")
+            keys.append(key_from_jwk(jwk))
     return keys
 
 

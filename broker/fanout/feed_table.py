@@ -169,7 +169,7 @@ class FeedTable:
                 del self._topics[topic]
                 state.log.trim_barrier = None
                 self._logs.trim(topic)
-                self._shrink(state.bytes_to_mark + state.bytes_after_mark)
+                self._written(state.bytes_to_mark + state.bytes_after_mark)
             elif state in group.behind:
                 self._group_reached_mark(state)
 
@@ -191,7 +191,9 @@ class FeedTable:
         group.unvisited = len(group.subscribers)
         group.target = group.feed.end()
         group.is_due = False
-        waiting = sum(state.bytes_to_mark + state.bytes_after_mark for state in group.behind)
+        waiting = 0
+        for state in group.behind:
+            waiting += state.bytes_to_mark + state.bytes_after_mark
         group.bytes_due, group.bytes_delivered = max(waiting, group.bytes_delivered), 0
 
     def end_pass(self, group: FeedGroup) -> None:
@@ -200,9 +202,10 @@ class FeedTable:
         group.unvisited = None
         if not group.subscribers:
             return  # dropped during the pass
-        for state in [state for state in group.behind if state.mark <= group.written]:
-            del group.behind[state]
-            self._group_reached_mark(state)
+        for state in list(group.behind):
+            if state.mark <= group.written:
+                del group.behind[state]
+                self._group_reached_mark(state)
 
     def _group_reached_mark(self, state: _Topic) -> None:
         state.groups_behind -= 1
@@ -210,12 +213,13 @@ class FeedTable:
             return
         written = state.bytes_to_mark
         state.log.trim_barrier, state.bytes_to_mark = state.mark, 0
-        self._move_mark(state)
-        if not state.groups_behind:  # the passes went further than the mark
-            written += state.bytes_to_mark
-            state.log.trim_barrier, state.bytes_to_mark = state.mark, 0
+        if state.mark < state.log.last:
+            self._move_mark(state)
+            if not state.groups_behind:  # the passes went further than the mark
+                written += state.bytes_to_mark
+                state.log.trim_barrier, state.bytes_to_mark = state.mark, 0
         self._logs.trim(state.name)
-        self._shrink(written)
+        self._written(written)
 
     @staticmethod
     def _move_mark(state: _Topic) -> None:
@@ -227,9 +231,8 @@ class FeedTable:
                 group.behind[state] = None
                 state.groups_behind += 1
 
-    def _shrink(self, size: int) -> None:
-        if not size:
-            return
+    def _written(self, size: int) -> None:
+        """`size` bytes are no longer on their way."""
         self.backlog -= size
         if self.backpressure.queue:
             self.backpressure.admit()

@@ -174,15 +174,15 @@ class Log:
         self.cleared_at = end_id
         self.producers = None
 
-    def trim(self, now: float) -> None:
+    def trim(self, now: float) -> bool:
         """Drop, oldest first, what retention no longer covers at `now` (seconds since 1970), up to `trim_barrier`.
 
-        The newest entry stays unless it is too old, however large it is.
+        The newest entry stays unless it is too old, however large it is. Returns whether anything was dropped.
         """
         entries, start = self._entries, self._start
         newest = len(entries) - (self.end is not None) - 1
         if newest < start:
-            return
+            return False
         keep = self.retention
         oldest = self.timeline.first_id(now - keep.seconds)
         drop, size = start, self.bytes
@@ -197,6 +197,7 @@ class Log:
             drop += 1
         if drop > start:
             self._drop_before(drop)
+        return drop > start
 
     def empty(self) -> None:
         """Drop everything up to `trim_barrier`. `last` stays, so readers still get a gap."""
@@ -224,8 +225,7 @@ class Log:
 
     def after(self, cursor: EventId) -> Iterator[Entry]:
         """The entries after `cursor`, oldest first. Valid until the log changes."""
-        entries = self._entries
-        return map(entries.__getitem__, range(self._index_after(cursor), len(entries)))
+        return map(self._entries.__getitem__, range(self._index_after(cursor), len(self._entries)))
 
     def enveloped(self, topic: str, entry: Entry) -> bytes:
         """The envelope form of an entry, encoded when first needed (I5)."""

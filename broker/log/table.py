@@ -159,9 +159,10 @@ class LogTable:
         self._untrimmed.pop(topic, None)
 
     def trim(self, topic: str, log: Log, now: float) -> None:
+        """Drop what retention no longer covers."""
         self._untrimmed.pop(topic, None)
-        log.trim(now)
-        self._account(topic, log)
+        if log.trim(now) or log.envelope_bytes:  # envelopes are made without the table's knowledge
+            self._account(topic, log)
 
     def _account(self, topic: str, log: Log) -> None:
         footprint = log.footprint

@@ -29,6 +29,7 @@ class Node:
 
     Attributes:
         logs: the store's. Call `watch` before a stream begins, and `unwatch` if it doesn't.
+        delivered: see `stores.base.StoreOwner`.
         limits: asked before a stream begins (`enter`; an open stream leaves by itself) and before a publish.
     """
 
@@ -49,7 +50,7 @@ class Node:
         self.instances = Instances(store.broadcast, self.streams, metrics, clock, policy.revocation_seconds)
         self._store = store
         self._policy = policy
-        self._fan_out = self.streams.hub.fan_out
+        self.delivered = self.streams.hub.fan_out.delivered  # the store calls it for each event
         self._feeds = self.streams.hub.feeds
         self._backpressure = self.streams.hub.feeds.backpressure
         self._sweeping: asyncio.Task[None] | None = None
@@ -92,9 +93,6 @@ class Node:
         }
 
     # Called by the store
-
-    def delivered(self, topic: str, size: int) -> bool:
-        return self._fan_out.delivered(topic, size)
 
     def on_broadcast(self, command: str) -> None:
         self.instances.carry_out(command)

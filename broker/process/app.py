@@ -20,6 +20,7 @@ from broker.node.streams import StreamPolicy
 from broker.process.stores import check_store, make_store
 from broker.settings import BadSetting, Settings
 from broker.web.aiohttp_adapter import SERVICES, TIMEOUTS, application
+from broker.web.base_path import BasePath
 from broker.web.body_reader import BodyReader
 from broker.web.client_address import ClientAddresses
 from broker.web.connection_timeouts import ConnectionTimeouts
@@ -53,7 +54,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         is_https=settings.tls_cert is not None,
     )
     response_headers = ResponseHeaders(origins)
-    app = application(ROUTES, guard, response_headers)
+    app = application(ROUTES, guard, response_headers, base_path=BasePath(settings.base_path))
 
     async def run(app: web.Application) -> AsyncIterator[None]:
         metrics = Metrics()

@@ -11,9 +11,10 @@ from aiohttp.typedefs import Handler, Middleware
 
 from broker.errors import InvalidBody
 from broker.web import response_stream, routes
+from broker.web.base_path import NO_BASE_PATH, BasePath
 from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.errors import error_answer
-from broker.web.guard import Guard
+from broker.web.guard import EXEMPT, Guard
 from broker.web.headers import ResponseHeaders
 from broker.web.router import Router, not_allowed, not_found
 from broker.web.routes import Route
@@ -23,7 +24,6 @@ from broker.web.values import Answer, Query, Request
 
 SERVICES = web.AppKey("services", Services)
 TIMEOUTS = web.AppKey("timeouts", ConnectionTimeouts)
-GUARD = web.AppKey("guard", Guard)
 ROUTER = web.AppKey("router", Router)
 
 _NO_QUERY = Query("")
@@ -33,11 +33,11 @@ def application(
     served: Sequence[Route],
     guard: Guard,
     response_headers: ResponseHeaders,
+    base_path: BasePath = NO_BASE_PATH,
 ) -> web.Application:
-    """An application with these routes; set its `SERVICES` before the first request."""
+    """An application with these routes below `base_path`; set its `SERVICES` before the first request."""
     app = web.Application()
-    app[GUARD] = guard
-    app[ROUTER] = Router(served)
+    app[ROUTER] = Router(served, guard, base_path)
 
     async def complete(request: web.BaseRequest, response: web.StreamResponse) -> None:
         """Add the common headers, and remove aiohttp's version."""
@@ -46,13 +46,14 @@ def application(
         headers.update(response_headers.of(request.headers.get(hdrs.ORIGIN), headers.get(hdrs.VARY, "")))
 
     app.on_response_prepare.append(complete)
-    app.middlewares.append(_answer_errors(app, guard))
+    app.middlewares.append(_answer_errors(app))
     for route in served:
-        path, endpoint = route.path.replace("}", ":[^/]+}"), _endpoint(app, route.handler)
-        if route.method == hdrs.METH_GET:
-            app.router.add_get(path, endpoint)  # HEAD too
-        else:
-            app.router.add_route(route.method, path, endpoint)
+        path, endpoint = route.path.replace("}", ":[^/]+}"), _endpoint(app, route.handler, base_path)
+        for prefix in {base_path.prefix, ""} if path in EXEMPT else (base_path.prefix,):
+            if route.method == hdrs.METH_GET:
+                app.router.add_get(prefix + path, endpoint)  # HEAD too
+            else:
+                app.router.add_route(route.method, prefix + path, endpoint)
     return app
 
 
@@ -64,16 +65,18 @@ def response_to(answer: Answer) -> web.Response:
     return response
 
 
-def _endpoint(app: web.Application, handler: routes.Handler) -> Handler:
+def _endpoint(app: web.Application, handler: routes.Handler, base_path: BasePath) -> Handler:
     """`handler` as an aiohttp handler."""
 
     async def serve(request: web.Request) -> web.StreamResponse:
         services = app[SERVICES]
         url = request.rel_url
         query = url.raw_query_string
+        path = base_path.below(url.raw_path)
+        assert path is not None, "the middleware has refused it"
         plain = Request(
             request.method,
-            url.raw_path,
+            path,
             Query(query) if query else _NO_QUERY,
             request.headers,
             request.remote or "",
@@ -88,23 +91,23 @@ def _endpoint(app: web.Application, handler: routes.Handler) -> Handler:
     return serve
 
 
-def _answer_errors(app: web.Application, guard: Guard) -> Middleware:
+def _answer_errors(app: web.Application) -> Middleware:
     """The only middleware: checks each request, and answers errors."""
+    router = app[ROUTER]
 
     @web.middleware
     async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
         response: web.StreamResponse
+        raw_path = request.rel_url.raw_path
         try:
-            guard.check(request.method, request.rel_url.raw_path, request.headers)
-            is_options = request.method == hdrs.METH_OPTIONS
-            preflight = guard.preflight(request.headers) if is_options else None
-            response = await handler(request) if preflight is None else response_to(preflight)
+            answer = router.check(request.method, raw_path, request.headers)
+            response = await handler(request) if answer is None else response_to(answer)
         except web.HTTPException as error:
             response = response_to(_routing_problem(error))
         except ConnectionError:
             response = web.Response(status=499, reason="Client Closed Request")  # nobody gets it
         except Exception as error:
-            response = response_to(error_answer(error, request.method, request.rel_url.raw_path))
+            response = response_to(error_answer(error, request.method, raw_path))
         body = request.content
         if not body.is_eof() or body.exception() is not None or app[SERVICES].node.streams.is_draining:
             response.force_close()  # the rest of the body follows, or this instance is about to stop

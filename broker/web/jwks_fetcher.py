@@ -1,7 +1,7 @@
 """Fetches the keys of a JWK set (RFC 7517 §5) from another server, in the background.
 
-Rules: that server may be down, slow or taken over, so only a set of good keys (`auth.jwks`) changes anything. A key missing
-from it no longer verifies tokens, and the streams that such tokens opened end.
+Rules: that server may be down, slow or broken, so only a JWK set (`auth.jwks`) changes anything. A key missing from it no
+longer verifies tokens, and the streams that such tokens opened end. A set without any usable key withdraws all keys.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REFRESH_SECONDS = 300.0
 MIN_REFRESH_SECONDS = 30.0
 """The least time between two fetches, however many tokens name an unknown key."""
 RETRY_SECONDS = 5.0
-"""The time between two fetches until the first succeeds."""
+"""The time between two fetches while there are no keys."""
 FETCH_SECONDS = 5.0
 MAX_BYTES = 256 << 10
 
@@ -41,17 +41,20 @@ class JwksFetcher:
         self._verifier = verifier
         self._evictions = evictions
         self._failure: str | None = "not fetched yet"
-        self._has_keys = False
+        self._has_keys = self._had_keys = False
         self._fetched_at = float("-inf")  # loop time
         self._fetch_task: asyncio.Task[None] | None = None
         self._refresh_task: asyncio.Task[None] | None = None
 
     @property
     def check(self) -> str:
-        """`"ok"` with keys, however old; else the problem, without the server's name (contract §6, readyz)."""
+        """`"ok"` once there were keys; else the problem, without the server's name (contract §6, readyz).
+
+        If all keys are withdrawn later, no other instance has any either, so this one stays ready.
+        """
         if self._refresh_task is None or self._refresh_task.done():
             return "no longer fetched; restart this instance"
-        return "ok" if self._has_keys else "no keys from jwks_url; the log says why"
+        return "ok" if self._had_keys else "no keys from jwks_url; the log says why"
 
     def start(self) -> None:
         """Start fetching. Needs a running loop."""
@@ -91,7 +94,12 @@ class JwksFetcher:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
             self._fail(str(error) or type(error).__name__)
         else:
-            self._failure, self._has_keys = None, True
+            self._has_keys = bool(keys)
+            self._had_keys = self._had_keys or self._has_keys
+            if keys:
+                self._failure = None
+            else:
+                self._fail("the JWK set contains no key that can verify tokens")
             self._verifier.set_fetched_keys(keys)
             self._evictions.keys_changed(self._verifier.trusts)
         finally:

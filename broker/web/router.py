@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from urllib.parse import unquote
 
+from broker.web.base_path import BasePath
 from broker.web.errors import problem
+from broker.web.guard import Guard
 from broker.web.routes import Handler, Route
-from broker.web.values import Answer
+from broker.web.values import Answer, Headers
 
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 _Methods = dict[str, Handler]
@@ -26,9 +28,11 @@ def not_allowed(methods: Iterable[str]) -> Answer:
 
 
 class Router:
-    """The routes by path. A placeholder takes one whole segment that is not empty."""
+    """The routes by path, below `base_path`. A placeholder takes one whole segment that is not empty."""
 
-    def __init__(self, routes: Sequence[Route]) -> None:
+    def __init__(self, routes: Sequence[Route], guard: Guard, base_path: BasePath) -> None:
+        self.base_path = base_path
+        self._guard = guard
         self._fixed: dict[str, _Methods] = {}
         self._last: dict[str, tuple[str, _Methods]] = {}  # by what precedes a placeholder at the end
         self._patterns: dict[tuple[str, ...], _Methods] = {}
@@ -43,8 +47,22 @@ class Router:
             elif "{" not in prefix:
                 self._last[prefix] = name.strip("{}"), methods
 
+    def check(self, method: str, path: str, headers: Headers) -> Answer | None:
+        """The answer to a request for `path` that needs no handler: a preflight, or one outside the base path; else None.
+
+        Raises:
+            Forbidden: another site's page may have caused the request.
+        """
+        below = self.base_path.below(path)
+        self._guard.check(method, below or path, headers)
+        answer = self._guard.preflight(headers) if method == "OPTIONS" else None
+        return self.base_path.outside(method, path) if answer is None and below is None else answer
+
     def find(self, method: str, path: str) -> tuple[Handler, Mapping[str, str]] | Answer:
-        """The handler for `method` and `path` (percent-encoded) with the values of the placeholders, or the answer without one."""
+        """The handler for `method` and `path`, below the base path and percent-encoded, with the values of the placeholders.
+
+        Or the answer without a handler.
+        """
         values = _NOTHING
         if "%" in path:
             found = self._match([unquote(segment) for segment in path.split("/")])

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from broker.web.aiohttp_adapter import GUARD, ROUTER, SERVICES, TIMEOUTS
+from broker.web.aiohttp_adapter import ROUTER, SERVICES, TIMEOUTS
 from broker.web.front.access_log import AccessLog
 from broker.web.front.front import Front
 
@@ -56,7 +56,6 @@ class Runner(web.AppRunner):
         app = self.app
         self.front = Front(
             app[SERVICES],
-            app[GUARD],
             app[ROUTER],
             app[TIMEOUTS],
             max_head_bytes=self._max_head_bytes,

@@ -4,9 +4,11 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 import pytest_asyncio
+from aiohttp import ClientSession, web
 from playwright.async_api import Browser, BrowserContext, Page, Request, expect
 
 from broker.client import blocking
@@ -364,3 +366,65 @@ async def test_a_token_that_expires_is_asked_for_anew_and_nothing_is_missed(
         await page.click("#token-form button")
         await expect(page.locator("#rows .event .data")).to_have_text("meanwhile")
         complaints.clear()
+
+
+@asynccontextmanager
+async def stripping_proxy(target: str) -> AsyncIterator[str]:
+    """A reverse proxy at `/events/` that takes this path off."""
+    async with ClientSession(auto_decompress=False) as session:
+
+        async def forward(asked: web.Request) -> web.StreamResponse:
+            url = target + asked.path_qs.removeprefix("/events")
+            headers = {
+                name: asked.headers[name] for name in ("Accept", "Content-Type") if name in asked.headers
+            }
+            async with session.request(asked.method, url, headers=headers, data=await asked.read()) as answer:
+                passed = web.StreamResponse(status=answer.status)
+                passed.headers.update(
+                    {name: value for name, value in answer.headers.items() if name != "Transfer-Encoding"}
+                )
+                with suppress(ConnectionError):  # a reload leaves its stream
+                    await passed.prepare(asked)
+                    async for piece in answer.content.iter_any():
+                        await passed.write(piece)
+                return passed
+
+        app = web.Application()
+        app.router.add_route("*", "/events/{rest:.*}", forward)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/events"
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def broker_below_a_path(*, strips: bool) -> AsyncIterator[str]:
+    with BrokerProcess(base_path="" if strips else "/events") as broker:
+        if not strips:
+            yield broker.url
+            return
+        async with stripping_proxy(broker.url) as url:
+            yield url
+
+
+@pytest.mark.parametrize("strips", [False, True])
+async def test_the_page_works_below_a_path(page: Page, strips: bool) -> None:
+    """Whether the broker knows the path, or a proxy takes it off."""
+    async with broker_below_a_path(strips=strips) as url:
+        await open_live(page, f"{url}/topics/news")
+        await page.fill("#publish-data", "below a path")
+        await page.click("#publish-button")
+        await expect(page.locator("#rows .event .data")).to_have_text("below a path")
+        await expect(page.locator("#topics .topic").first).to_have_text("news")
+        assert f"{url}/topics/news" in (await page.text_content("#watch-curl") or "")
+        await page.reload()
+        await expect_state(page, "live")
+        assert page.url == f"{url}/topics/news"
+        await page.goto(f"{url}/")
+        await expect(page.locator("#host")).to_have_text(url.removeprefix("http://"))
+        await page.fill("#watch-topics", "other")
+        await page.click("#watch-button")
+        await expect_state(page, "live")
+        assert page.url == f"{url}/topics/other"
+        await page.goto("about:blank")  # so that its stream ends first

@@ -36,11 +36,11 @@ def frame(event_id: EventId) -> bytes:
 class Harness:
     """Replicas, their deliveries, and those that must be read again."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int = 100_000) -> None:
         logs = LogTable(
             0,
             RetentionRules(Retention(100, 10_000, 60)),
-            max_bytes=100_000,
+            max_bytes=max_bytes,
             max_topics=10,
             topic_memory_seconds=MEMORY_SECONDS,
         )

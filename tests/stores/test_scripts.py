@@ -376,9 +376,13 @@ def test_a_log_does_not_outlive_its_record(caller: Caller, client: Redis) -> Non
     after=st.integers(-1, 40),
     upto=st.integers(0, 40),
     page=st.sampled_from([1, 100, 500, 100_000]),
+    most=st.sampled_from([1, 3, 1000]),
+    newest=st.sampled_from([0, 2, 9, 1000]),
 )
 @few
-def test_reading_by_pages(client: Redis, sizes: list[int], after: int, upto: int, page: int) -> None:
+def test_reading_by_pages(
+    client: Redis, sizes: list[int], after: int, upto: int, page: int, most: int, newest: int
+) -> None:
     client.flushall()
     caller = Caller(client)
     ids = [caller.publish(("a", b"x" * size)).ids[0] for size in sizes]
@@ -388,15 +392,19 @@ def test_reading_by_pages(client: Redis, sizes: list[int], after: int, upto: int
     expected = [event_id for event_id in ids if cursor < event_id <= end]
     got: list[EventId] = []
     while True:
-        read = caller.read_one("a", cursor, format_id(end), page_bytes=page)
+        read = caller.read_one("a", cursor, format_id(end), page_bytes=page, page_entries=most, newest=newest)
         size = sum(frame_bytes(entry.id, entry.lines) for entry in read.entries)
         assert size <= page or len(read.entries) == 1
+        assert len(read.entries) <= min(most, newest or most)
         got += read.ids
         assert read.more == (len(got) < len(expected))
         if not read.more:
             break
-        cursor = got[-1]
-    assert got == expected
+        if newest:
+            end = got[-1] - 1
+        else:
+            cursor = got[-1]
+    assert got == (expected[::-1] if newest else expected)
     assert read.last == (ids[-1] if ids else None)
 
 
@@ -409,6 +417,16 @@ def test_all_topics_share_the_room_of_a_page(caller: Caller) -> None:
     a, b = caller.read(("a", "0-0", "+"), ("b", "0-0", "+"), page_bytes=1)
     assert (a.ids, a.more) == (ids["a"][:1], True)
     assert (b.ids, b.more) == ([], True)
+
+
+def test_all_topics_share_the_entries_of_a_page(caller: Caller) -> None:
+    for topic in "abc":
+        caller.publish(*[(topic, b"x")] * 3)
+    for newest in (0, 9):
+        ranges = [(topic, "0-0", "+") for topic in "abc"]
+        read = caller.read(*ranges, page_entries=4, newest=newest)
+        assert [len(one.ids) for one in read] == [3, 1, 0]
+        assert [one.more for one in read] == [False, True, True]
 
 
 def test_any_cursor_is_accepted(caller: Caller) -> None:

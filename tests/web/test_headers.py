@@ -50,6 +50,7 @@ async def test_security_headers_of_a_stream(server: Server) -> None:
     _check((await server.subscribe("/topics/news")).headers)
 
 
+@pytest.mark.parametrize("serve", ["front"], indirect=True)
 async def test_security_headers_of_the_answer_to_a_malformed_request(server: Server) -> None:
     reader, _writer = await server.send(b"\x16\x03\x01 hello\r\n\r\n")
     status, headers = await read_head(reader, versions=(b"HTTP/1.0", b"HTTP/1.1"))

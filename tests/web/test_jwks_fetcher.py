@@ -181,11 +181,8 @@ BAD: dict[str, object] = {
     "no UTF-8": web.Response(body=b"\xff\xfe"),
     "deep": web.Response(text="[" * 100_000),
     "a list": web.json_response([]),
-    "no keys": web.json_response({"keys": []}),
     "keys are an object": web.json_response({"keys": {}}),
     "keys are none": web.json_response({"keys": [1, "x", None, []]}),
-    "only secrets": web.json_response({"keys": [{"kty": "oct", "k": "AAAA" * 20, "kid": "evil"}]}),
-    "weak keys": web.json_response({"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "evil"}]}),
     "too many": web.json_response({"keys": [NEW.jwk(kid=f"evil{n}") for n in range(33)]}),
     "huge": web.Response(body=b'{"keys": [' + b" " * (jwks_fetcher.MAX_BYTES + 1) + b"]}"),
     "not found": web.Response(status=404),
@@ -287,6 +284,31 @@ async def test_a_withdrawn_key_ends_the_streams_it_let_in(
     assert await publish(server, token(OLD, kid)) == 401, "though it was verified before"
     await server.publish("a", "more", **bearer(HMAC, None))
     assert await other.data(1) == ["more"], "its key is configured"
+
+
+UNUSABLE: dict[str, list[object]] = {
+    "no keys": [],
+    "only secrets": [{"kty": "oct", "k": "AAAA" * 20, "kid": "evil"}],
+    "weak keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB", "kid": "evil"}],
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+async def test_a_set_without_usable_keys_withdraws_all(
+    serve: Serve, key_server: KeyServer, impatient: None, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    server = await serve(jwks_url=key_server.url, jwt_secrets=json.dumps([HMAC.material]))
+    await until_ready(server)
+    stream = await server.subscribe("/topics/a", **bearer(OLD, "old"))
+    key_server.keys = UNUSABLE[name]
+    assert await publish(server, token(NEW, "evil")) == 401
+    assert b'event: broker.expired\ndata: {"reason":"revoked"}\n' in await stream.end()
+    assert await publish(server, token(OLD, "old")) == 401
+    assert await publish(server, token(HMAC, None)) == 201, "its key is configured"
+    assert "no key that can verify tokens; no token" in caplog.text
+    assert await readiness(server) == (200, "ok")
+    key_server.keys = [OLD.jwk(kid="old")]
+    assert await publish(server, token(OLD, "old")) == 201
 
 
 async def test_a_key_that_stays_ends_nothing(serve: Serve, key_server: KeyServer, impatient: None) -> None:

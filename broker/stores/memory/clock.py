@@ -15,13 +15,18 @@ _logger = logging.getLogger("broker")
 
 
 class MemoryClock:
-    """Seconds since 1970, as the clock shows them, and the ids that follow from them."""
+    """Seconds since 1970, as the clock shows them, and the ids that follow from them.
+
+    Attributes:
+        now: what it showed last; the store's sweeps look at it every second.
+    """
 
     def __init__(self, clock: Clock, table: LogTable) -> None:
         self._clock = clock
         self._table = table
         self._ahead = 0.0  # of the newest correction, in seconds
-        self._newest = clock()  # the highest `steady` time so far; no id is later
+        self.now = clock()
+        self._newest = self.now  # the highest `steady` time so far; no id is later
 
     def __call__(self) -> float:
         now = self._clock()
@@ -29,6 +34,7 @@ class MemoryClock:
             self._fit(now)
         if now + self._ahead > self._newest:
             self._newest = now + self._ahead
+        self.now = now
         return now
 
     def steady(self, now: float) -> float:

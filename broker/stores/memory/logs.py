@@ -52,7 +52,7 @@ class MemoryLogs:
     def trim(self, topic: str) -> None:
         log = self._table.get(topic)
         if log is not None:
-            self._table.trim(topic, log, self._clock())
+            self._table.trim(topic, log, self._clock.now)  # called for each event
 
     def resume(self) -> None:
         """Does nothing: the node makes the publishers wait."""

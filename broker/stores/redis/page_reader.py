@@ -3,7 +3,7 @@
 Rules: owns the tasks that read. Knows requests and pages; `readings` knows what they are for.
 
 A page is bounded in bytes, and in entries too, since a call must not keep the server from others for long. All topics of a
-call share one page's room, so a topic may get none of it: its turn comes first in the next call.
+call share one page's room, so a topic may get none of it; it comes first in the next call.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from broker.stores.redis.replica import TopicReplica
 from broker.stores.redis.replicas import Replicas
 
 WATCH_SECONDS = 0.9
-UNUSED_SECONDS = 30.0
+UNUSED_SECONDS = 40.0  # a refused EventSource comes back within 30
 MAX_UNUSED = 20_000
 SWEEP_FRACTION = 60  # a sweep trims one log in so many, so each is trimmed within a minute
 MIN_SWEEP = 200

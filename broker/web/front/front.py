@@ -22,7 +22,6 @@ from broker.web.front.answers import encode
 from broker.web.front.connection import HttpConnection
 from broker.web.front.exchange import Exchange
 from broker.web.front.head import split_target
-from broker.web.guard import Guard
 from broker.web.router import Router
 from broker.web.services import Services
 from broker.web.subscribe import Subscription
@@ -45,7 +44,6 @@ class Front:
     def __init__(
         self,
         services: Services,
-        guard: Guard,
         router: Router,
         timeouts: ConnectionTimeouts,
         *,
@@ -59,7 +57,6 @@ class Front:
         self._services = services
         self._streams = services.node.streams
         self._response_headers = services.response_headers
-        self._guard = guard
         self._router = router
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -109,10 +106,9 @@ class Front:
         result: Answer | Subscription | None = None
         try:
             path, query = split_target(exchange.target, headers)
-            self._guard.check(method, path, headers)
-            if method == "OPTIONS":
-                result = self._guard.preflight(headers)
+            result = self._router.check(method, path, headers)
             if result is None:
+                path = self._router.base_path.below(path) or path
                 found = self._router.find(method, path)
                 if isinstance(found, Answer):
                     result = found

@@ -1,6 +1,7 @@
 """The web page: publish to topics and watch them live.
 
-Its files are read once and served unchanged. The content security policy lets nothing else run.
+Its files are read once. The content security policy lets nothing else run. All its links are relative, so it works below any
+path, even if a proxy takes that path off.
 """
 
 from __future__ import annotations
@@ -30,21 +31,21 @@ class NotFound(BrokerError):
     code = "not-found"
 
 
-def html() -> Answer:
-    """The page itself, which takes the topic that it shows from its own address."""
+def html(path: str) -> Answer:
+    """The page itself at `path`; it takes the topic that it shows from its own address."""
     headers = {
         **_HEADERS,
         "Cache-Control": "no-store",
         "Vary": "Accept",
         "Content-Type": "text/html; charset=utf-8",
     }
-    return Answer(200, _read("index.html"), headers)
+    return Answer(200, _html("../" * (path.count("/") - 1)), headers)
 
 
 async def index(services: Services, request: Request) -> Answer:
-    """`GET /`: the page."""
+    """`GET /`, and a topic's path: the page."""
     await services.authenticator.check_host(request)
-    return html()
+    return html(request.path)
 
 
 async def asset(services: Services, request: Request) -> Answer:
@@ -60,6 +61,12 @@ async def asset(services: Services, request: Request) -> Answer:
 @lru_cache
 def _assets() -> frozenset[str]:
     return frozenset(file.name for file in files(__name__).iterdir() if PurePath(file.name).suffix in _TYPES)
+
+
+@lru_cache
+def _html(up: str) -> bytes:
+    """The page with links that begin with `up`."""
+    return _read("index.html").replace(b'="page/', b'="%bpage/' % up.encode())
 
 
 @lru_cache

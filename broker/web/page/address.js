@@ -3,6 +3,9 @@
 import { $ } from "./dom.js";
 import { TOPIC_RULE, isTopic } from "./format.js";
 
+const base = new URL("..", import.meta.url).pathname; // "/", or the path that all of the broker's URLs begin with
+export const root = `${location.origin}${base.slice(0, -1)}`;
+
 export const MAX_TOPICS = 32; // the broker's limit for one request
 
 // By kind: the query parameter, the label of its value, a first value.
@@ -30,7 +33,7 @@ function startFrom(params) {
 }
 
 function pathTopic() {
-  const [, name] = /^\/topics\/([^/]+)$/.exec(location.pathname) ?? [];
+  const [, name] = /^topics\/([^/]+)$/.exec(location.pathname.slice(base.length)) ?? [];
   try {
     return name ? [decodeURIComponent(name)] : [];
   } catch {
@@ -50,11 +53,11 @@ export function readAddress() {
 export function writeAddress() {
   const [first, ...others] = watch.topics;
   const state = new URLSearchParams([...others.map((name) => ["topic", name]), ...startParams()]).toString();
-  history.replaceState(null, "", (first ? `/topics/${first}` : "/") + (state && `#${state}`));
+  history.replaceState(null, "", base + (first ? `topics/${first}` : "") + (state && `#${state}`));
   document.title = first ? `${watch.topics.join(", ")} · sse-broker` : "sse-broker";
 }
 
 export function streamUrl(start) {
   const query = [...watch.topics.map((name) => ["topic", name]), ...start, ["envelope", "json"]];
-  return `${location.origin}/topics?${new URLSearchParams(query)}`;
+  return `${root}/topics?${new URLSearchParams(query)}`;
 }

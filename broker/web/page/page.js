@@ -6,7 +6,7 @@
 // This file starts the page and listens to its elements. The others have one concern each: address, connection, events, rows,
 // watched, topics, publish, token; dom and format are used by all.
 
-import { readAddress, watch, writeAddress } from "./address.js";
+import { readAddress, root, watch, writeAddress } from "./address.js";
 import { connect, connectSoon, onSource, showDetail, stream } from "./connection.js";
 import { $, copy } from "./dom.js";
 import { addListeners } from "./events.js";
@@ -64,7 +64,9 @@ function listen() {
 }
 
 function start() {
-  $("host").textContent = location.host;
+  const icon = document.querySelector("link[rel=icon]");
+  icon.href = new URL("icon.svg", import.meta.url).href; // a relative link would change with the page's address
+  $("host").textContent = root.replace(/^\w+:\/\//, "");
   readAddress();
   writeAddress();
   $("publish-topic").value = watch.topics[0] ?? "";

@@ -1,6 +1,6 @@
 // Publishing, and snippets of code that watch and publish.
 
-import { startParams, streamUrl, watch } from "./address.js";
+import { root, startParams, streamUrl, watch } from "./address.js";
 import { $, copy } from "./dom.js";
 import { TOPIC_RULE, isTopic, refusal } from "./format.js";
 import { authorized, refusedToken } from "./token.js";
@@ -13,7 +13,7 @@ const publishForm = () => ({
 
 function publishUrl({ topic, type }) {
   const query = new URLSearchParams(type && { event: type }).toString();
-  return `${location.origin}/topics/${topic}${query && `?${query}`}`;
+  return `${root}/topics/${topic}${query && `?${query}`}`;
 }
 
 export async function publish() {
@@ -52,7 +52,7 @@ const shell = (value) => `'${value.replaceAll("'", "'\\''")}'`;
 export function showSnippets() {
   const [only] = watch.topics.length === 1 ? watch.topics : [];
   const query = new URLSearchParams(startParams()).toString();
-  const curlUrl = only ? `${location.origin}/topics/${only}${query && `?${query}`}` : streamUrl(startParams());
+  const curlUrl = only ? `${root}/topics/${only}${query && `?${query}`}` : streamUrl(startParams());
   const none = "Watch a topic first.";
   $("watch-curl").textContent = watch.topics.length ? `curl -N ${shell(curlUrl)}` : none;
   $("watch-js").textContent = watch.topics.length ? watchScript(streamUrl(startParams())) : none;

@@ -1,5 +1,6 @@
 // The list of existing topics, refreshed while the page is visible.
 
+import { root } from "./address.js";
 import { $, clone, counted, number, text } from "./dom.js";
 import { isTopic } from "./format.js";
 import { authorized } from "./token.js";
@@ -14,7 +15,7 @@ export async function refreshTopics() {
   clearTimeout(listTimer);
   if (document.hidden) return;
   const options = { headers: authorized({ Accept: "application/json" }), cache: "no-store" };
-  const answer = await fetch("/topics", options).catch(() => null);
+  const answer = await fetch(`${root}/topics`, options).catch(() => null);
   if (answer?.status === 401 || answer?.status === 403) {
     $("topics-panel").hidden = true; // this token may not list topics, so don't ask again
     return;

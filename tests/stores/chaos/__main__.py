@@ -30,7 +30,7 @@ async def run_group(name: str, seed: int, seconds: float, options: argparse.Name
             await group.start()
             report = await run.run(seconds, lambda report: print(f"{name}: {report.line()}", flush=True))
         finally:
-            group.stop()
+            await group.stop()
     if report.violations:
         for witness in run.witnesses:
             print(f"--- {witness.name} {witness.topics}", *witness.trace(), sep="\n")

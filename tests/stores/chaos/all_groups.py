@@ -10,13 +10,14 @@ from pathlib import Path
 from tests.stores.chaos.embedded import EmbeddedGroup
 from tests.stores.chaos.groups import Group
 from tests.stores.chaos.ledger import Ledger
-from tests.stores.chaos.replicated import ReplicatedGroup
+from tests.stores.chaos.replicated import OrderedGroup, SentinelGroup
 
 StartGroup = Callable[[Path, str, Ledger, random.Random], Group]
 
 GROUPS: dict[str, StartGroup] = {
     "shared": Group,
-    "sentinel": ReplicatedGroup,
-    "sentinel-wait": partial(ReplicatedGroup, wait_replicas=True),
+    "sentinel": SentinelGroup,
+    "sentinel-wait": partial(SentinelGroup, wait_replicas=True),
+    "ordered": OrderedGroup,
     "data": partial(EmbeddedGroup, tells_of_power_cuts=False),
 }

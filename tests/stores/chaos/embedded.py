@@ -70,6 +70,10 @@ class EmbeddedGroup(Group):
             "power cut": (self.cut_power, 1),
         }
 
+    @property
+    def server_lock(self) -> asyncio.Lock:
+        return self.broker.lock
+
     def locks(self) -> list[asyncio.Lock]:
         return [self.broker.lock, self._workers_lock]
 
@@ -77,7 +81,7 @@ class EmbeddedGroup(Group):
         await asyncio.to_thread(self.broker.start)
         await self.until_ready()
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         self.broker.__exit__(None, None, None)
 
     def defects(self) -> list[str]:

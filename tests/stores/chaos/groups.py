@@ -35,6 +35,7 @@ class Busy(Exception):
     """What the fault would disturb is disturbed already, so it does nothing."""
 
 
+INSTANCES = 2
 PAUSE_SECONDS = (0.1, 3.0)
 AWAY_SECONDS = (0.0, 1.0)
 FSYNC_SECONDS = 1.0
@@ -49,7 +50,7 @@ class Group:
     Args:
         directory: for the servers' files.
         program: the server's program.
-        retention_events: what each topic keeps.
+        settings: further ones of the instances.
     """
 
     def __init__(
@@ -58,8 +59,6 @@ class Group:
         program: str,
         ledger: Ledger,
         chance: random.Random,
-        *,
-        instances: int = 2,
         **settings: object,
     ) -> None:
         self.ledger = ledger
@@ -73,18 +72,8 @@ class Group:
             tcp=True,
             own_disk=True,
         )
-        settings = {
-            **SETTINGS,
-            "retention_events": ledger.retention_events,
-            "redis_url": self.url,
-            **settings,
-        }
-        self.instances = [LoggedBroker(**settings) for _ in range(instances)]
-        self._older_size = 0
-
-    @property
-    def url(self) -> str:
-        return self.server.tcp_url
+        self.instances: list[LoggedBroker] = []
+        self._settings = {**SETTINGS, "retention_events": ledger.retention_events, **settings}
 
     def ports(self) -> list[int]:
         return [instance.fixed_port for instance in self.instances]
@@ -107,16 +96,17 @@ class Group:
 
     async def start(self) -> None:
         await asyncio.to_thread(self.server.start)
-        await self.start_instances()
+        await self.start_instances(self.server.tcp_url)
 
-    async def start_instances(self) -> None:
+    async def start_instances(self, url: str) -> None:
+        self.instances = [LoggedBroker(**self._settings, redis_url=url) for _ in range(INSTANCES)]
         await asyncio.gather(*(asyncio.to_thread(instance.start) for instance in self.instances))
         await self.until_ready()
 
     async def until_ready(self) -> None:
         await asyncio.gather(*(instance.until_ready() for instance in self.instances))
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         for instance in self.instances:
             instance.__exit__(None, None, None)
         self.server.close()
@@ -124,6 +114,10 @@ class Group:
     def client(self, **options: Any) -> Redis:
         """A client of the server that has the events."""
         return self.server.client(**options)
+
+    @property
+    def server_lock(self) -> asyncio.Lock:
+        return self.server.lock
 
     def locks(self) -> list[asyncio.Lock]:
         return [self.server.lock, *(instance.lock for instance in self.instances)]
@@ -179,6 +173,8 @@ class Group:
                 instance.resume()
 
     async def kill_connections(self, kind: str) -> None:
+        if self.server_lock.locked():
+            raise Busy
         await self.command(lambda client: client.client_kill_filter(_type=kind))
 
     async def flush_scripts(self) -> None:

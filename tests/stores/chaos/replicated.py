@@ -1,7 +1,8 @@
-"""Instances on a primary and its replica, with a Sentinel that leads to whichever is the primary.
+"""Instances on a primary and its replica, which change their roles.
 
-Rules: a failover may lose events, since a replica is behind by a moment. With `wait_replicas` it may not lose acknowledged ones.
-After each failover, the fault waits until the old primary follows the new one, so that the next failover finds a replica.
+Rules: a failover may lose events, since a replica is behind by a moment. With `wait_replicas`, or by an order that waits for the
+replica, it may not lose acknowledged ones. After each failover, the fault waits until the old primary follows the new one, so that
+the next failover finds a replica.
 """
 
 from __future__ import annotations
@@ -14,26 +15,22 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.stores.chaos.groups import AWAY_SECONDS, Fault, Group
+from tests.stores.chaos.groups import AWAY_SECONDS, PAUSE_SECONDS, Fault, Group
 from tests.stores.chaos.ledger import Ledger
 from tests.stores.chaos.servers import ChaosServer
+from tests.support.redis_proxy import RedisProxy
 from tests.support.redis_servers import LOOPBACK, Sentinel
 from tests.support.waiting import until
 
 SYNC_SECONDS = 60
+DOWN_MS = 4000
+"""After how long Sentinel takes a server for dead. On a busy machine, a shorter time brings failovers that no fault asked for."""
+UNFIT = ("power cut", "server killed", "server paused")
+"""Faults of a single server, which Sentinel would answer with a failover."""
 
 
-def _replication(server: ChaosServer) -> dict[str, Any]:
-    """What a server says of its role; empty if it is away for a moment."""
-    try:
-        with server.client() as client:
-            return dict(client.info("replication"))
-    except RedisError:
-        return {}
-
-
-class ReplicatedGroup(Group):
-    """Instances that find their server by Sentinel.
+class PairGroup(Group):
+    """Two servers.
 
     Args:
         wait_replicas: whether a publish waits for the replica.
@@ -46,33 +43,16 @@ class ReplicatedGroup(Group):
         ledger: Ledger,
         chance: random.Random,
         *,
-        instances: int = 2,
         wait_replicas: bool = False,
     ) -> None:
-        self._wait_replicas = wait_replicas
-        self._free_ports_known = False
-        self.sentinel: Sentinel | None = None
-        self._directory = directory
-        self._program = program
-        super().__init__(
-            directory, program, ledger, chance, instances=instances, redis_wait_replicas=int(wait_replicas)
-        )
+        super().__init__(directory, program, ledger, chance, redis_wait_replicas=int(wait_replicas))
+        self.wait_replicas = wait_replicas
         self.replica = ChaosServer(directory / "s1", program, tcp=True, replica_of=self.server)
 
-    @property
-    def url(self) -> str:
-        self.sentinel = self.sentinel or Sentinel(self._directory / "sentinel", self._program, self.server)
-        return f"redis+sentinel://{LOOPBACK}:{self.sentinel.port}/main/0"
-
     def faults(self) -> dict[str, tuple[Fault, float]]:
+        inherited = {name: fault for name, fault in super().faults().items() if name not in UNFIT}
         return {
-            **{
-                name: fault
-                for name, fault in super().faults().items()
-                if name not in ("power cut", "server killed", "server paused")
-            },
-            "failover: primary killed": (self.kill_primary, 1),
-            "failover: by Sentinel's order": (lambda: self.order("sentinel"), 1),
+            **inherited,
             "replica killed": (self.kill_replica, 1),
             "replica paused": (self.pause_replica, 1),
         }
@@ -80,86 +60,41 @@ class ReplicatedGroup(Group):
     def locks(self) -> list[asyncio.Lock]:
         return [*super().locks(), self.replica.lock]
 
-    async def start(self) -> None:
-        assert self.sentinel is not None
+    async def start_servers(self) -> None:
         await asyncio.to_thread(self.server.start)
         await asyncio.to_thread(self.replica.start)
-        await asyncio.to_thread(self.replica.wait_synced)
-        await asyncio.to_thread(self.sentinel.start)
-        await asyncio.to_thread(self.sentinel.wait_for_replica)
-        await self.start_instances()
+        await self.until_followed()
 
-    def stop(self) -> None:
-        super().stop()
+    async def stop(self) -> None:
+        await super().stop()
         self.replica.close()
-        if self.sentinel is not None:
-            self.sentinel.__exit__(None, None, None)
-
-    async def kill_primary(self) -> None:
-        """The primary is killed, Sentinel promotes the replica, and the old primary comes back as its replica."""
-        async with self.losing(spares_acknowledged=self._wait_replicas):
-            old = self.server
-            await asyncio.to_thread(old.kill)
-            await self._until_primary(self.replica)
-            await self.wait(AWAY_SECONDS)
-            await asyncio.to_thread(old.start)
-            await self._swap()
-
-    async def order(self, kind: str) -> None:
-        """A failover without a dead server: the primary is told to hand over, or Sentinel promotes at once."""
-        async with self.losing(spares_acknowledged=self._wait_replicas):
-            if kind == "sentinel":
-                await asyncio.to_thread(self._tell_sentinel)
-            else:
-                await self.command(
-                    lambda client: client.execute_command(
-                        "FAILOVER", "TO", LOOPBACK, self.replica.port, "TIMEOUT", 2000
-                    )
-                )
-            await self._until_primary(self.replica, asked_by=kind)
-            await self._swap()
 
     async def kill_replica(self) -> None:
         async with self.disturbing(self.replica):
             await asyncio.to_thread(self.replica.kill)
             await self.wait(AWAY_SECONDS)
             await asyncio.to_thread(self.replica.start)
-            await self._until_followed()
+            await self.until_followed()
 
     async def pause_replica(self) -> None:
         async with self.disturbing(self.replica):
             self.replica.pause()
             try:
-                await self.wait(AWAY_SECONDS)
+                await self.wait(PAUSE_SECONDS)
             finally:
                 self.replica.resume()
-            await self._until_followed()
+            await self.until_followed()
 
-    def _tell_sentinel(self) -> None:
-        assert self.sentinel is not None
-        with Redis(host=LOOPBACK, port=self.sentinel.port, protocol=2) as client:
-            client.execute_command("SENTINEL", "FAILOVER", self.sentinel.name)
-
-    async def _until_primary(self, server: ChaosServer, asked_by: str = "") -> None:
-        """Wait until Sentinel names this server, and it takes writes."""
-        assert self.sentinel is not None
-        sentinel = self.sentinel
-
-        def is_primary() -> bool:
-            return _replication(server).get("role") == "master" and sentinel.source_port() == server.port
-
-        await until(is_primary, f"the replica is the primary ({asked_by or 'by Sentinel'})", SYNC_SECONDS)
-
-    async def _swap(self) -> None:
-        """The servers have changed roles; wait until the new replica has everything."""
+    async def swap(self) -> None:
+        """The servers have changed their roles; wait until the new replica has everything."""
         self.server, self.replica = self.replica, self.server
-        await self._until_followed()
+        await self.until_followed()
 
-    async def _until_followed(self) -> None:
-        """Wait until the replica has everything. Its links are cut by other faults meanwhile."""
+    async def until_followed(self) -> None:
+        """Wait until the replica has everything. Other faults cut its links meanwhile."""
 
         def follows() -> bool:
-            info = _replication(self.replica)
+            info = replication(self.replica)
             return (
                 info.get("role") == "slave"
                 and info.get("master_link_status") == "up"
@@ -168,3 +103,139 @@ class ReplicatedGroup(Group):
             )
 
         await until(follows, "the replica follows the primary", SYNC_SECONDS)
+
+
+class SentinelGroup(PairGroup):
+    """Instances that ask a Sentinel for the primary."""
+
+    def __init__(
+        self,
+        directory: Path,
+        program: str,
+        ledger: Ledger,
+        chance: random.Random,
+        *,
+        wait_replicas: bool = False,
+    ) -> None:
+        super().__init__(directory, program, ledger, chance, wait_replicas=wait_replicas)
+        self.sentinel = Sentinel(directory / "sentinel", program, self.server, down_ms=DOWN_MS)
+
+    def faults(self) -> dict[str, tuple[Fault, float]]:
+        return {
+            **super().faults(),
+            "failover: the primary is killed": (self.kill_primary, 1),
+            "failover: Sentinel's order": (self.order, 1),
+        }
+
+    async def start(self) -> None:
+        await self.start_servers()
+        await asyncio.to_thread(self.sentinel.start)
+        await asyncio.to_thread(self.sentinel.wait_for_replica)
+        await self.start_instances(f"redis+sentinel://{LOOPBACK}:{self.sentinel.port}/{self.sentinel.name}/0")
+
+    async def stop(self) -> None:
+        await super().stop()
+        self.sentinel.__exit__(None, None, None)
+
+    async def kill_primary(self) -> None:
+        """Sentinel promotes the replica, and the old primary comes back as its replica."""
+        async with self.losing(spares_acknowledged=self.wait_replicas):
+            old = self.server
+            await asyncio.to_thread(old.kill)
+            await self._until_named(self.replica)
+            await self.wait(AWAY_SECONDS)
+            await asyncio.to_thread(old.start)
+            await self.swap()
+
+    async def order(self) -> None:
+        """Sentinel is told to fail over at once, with the old primary alive."""
+        async with self.losing(spares_acknowledged=self.wait_replicas):
+            await asyncio.to_thread(self._tell_sentinel)
+            await self._until_named(self.replica)
+            await self.swap()
+
+    def _tell_sentinel(self) -> None:
+        with Redis(host=LOOPBACK, port=self.sentinel.port, protocol=2) as client:
+            client.execute_command("SENTINEL", "FAILOVER", self.sentinel.name)
+
+    async def _until_named(self, server: ChaosServer) -> None:
+        """Wait until Sentinel names this server, and it takes writes."""
+
+        def is_named() -> bool:
+            return replication(server).get("role") == "master" and self.sentinel.source_port() == server.port
+
+        await until(is_named, "Sentinel names the replica as the primary", SYNC_SECONDS)
+
+
+class OrderedGroup(PairGroup):
+    """Instances with one address, which an operator moves from one server to the other."""
+
+    def __init__(self, directory: Path, program: str, ledger: Ledger, chance: random.Random) -> None:
+        super().__init__(directory, program, ledger, chance)
+        self.proxy = RedisProxy(self.server)
+
+    def faults(self) -> dict[str, tuple[Fault, float]]:
+        return {
+            **super().faults(),
+            "failover: REPLICAOF": (self.promote, 1),
+            "failover: FAILOVER": (self.hand_over, 1),
+            "network cut": (self.cut_network, 1),
+        }
+
+    async def start(self) -> None:
+        await self.start_servers()
+        await self.proxy.__aenter__()
+        await self.start_instances(self.proxy.url)
+
+    async def stop(self) -> None:
+        await self.proxy.__aexit__(None, None, None)
+        await super().stop()
+
+    async def promote(self) -> None:
+        """The replica is promoted without a word to the primary, which goes on for a moment; then the address moves."""
+        async with self.losing():
+            await asyncio.to_thread(order, self.replica, "REPLICAOF", "NO", "ONE")
+            await self.wait(AWAY_SECONDS)
+            self.proxy.redirect(self.replica)
+            await asyncio.to_thread(order, self.server, "REPLICAOF", LOOPBACK, self.replica.port)
+            await self._swap_for_good()
+
+    async def hand_over(self) -> None:
+        """The primary stops writes, waits for its replica, and changes places with it; then the address moves."""
+        async with self.losing(spares_acknowledged=True):
+            await asyncio.to_thread(order, self.server, "FAILOVER", "TO", LOOPBACK, self.replica.port)
+            replica = self.replica
+            await until(
+                lambda: replication(replica).get("role") == "master",
+                "the replica has taken over",
+                SYNC_SECONDS,
+            )
+            await self.wait(AWAY_SECONDS)
+            self.proxy.redirect(replica)
+            await self._swap_for_good()
+
+    async def _swap_for_good(self) -> None:
+        await self.swap()
+        for server in (self.server, self.replica):  # so that a restart keeps the role
+            await asyncio.to_thread(order, server, "CONFIG", "REWRITE")
+
+    async def cut_network(self) -> None:
+        """No instance reaches the server for a while."""
+        async with self.disturbing(self.server):
+            self.proxy.close()
+            await self.wait(PAUSE_SECONDS)
+            self.proxy.open()
+
+
+def order(server: ChaosServer, *command: str | int) -> None:
+    with server.client() as client:
+        client.execute_command(*command)
+
+
+def replication(server: ChaosServer) -> dict[str, Any]:
+    """What a server says of its role; empty if it is away for a moment."""
+    try:
+        with server.client() as client:
+            return dict(client.info("replication"))
+    except RedisError:
+        return {}

@@ -8,9 +8,11 @@ import random
 from collections.abc import Callable, Sequence
 from time import monotonic
 
+from broker.events import EventId
 from tests.stores.chaos.clients import Closer, Publisher, Surroundings, Wanderer
 from tests.stores.chaos.groups import Busy, Group
 from tests.stores.chaos.ledger import Ledger
+from tests.stores.chaos.replays import check_replays, read_replay
 from tests.stores.chaos.report import Report
 from tests.stores.chaos.witness import Witness
 
@@ -87,7 +89,12 @@ class Run:
             await self._disturb()
             self._is_quiet = True
         await self._group.until_ready()
-        await self._catch_up()
+        fences = await self._catch_up()
+        for topic, fence in fences.items():
+            replays = [
+                await read_replay(port, topic, fence) for port in self._group.ports() for _ in range(2)
+            ]
+            self._ledger.violations += check_replays(topic, replays, self._ledger, began_at)
         for witness in self.witnesses:
             witness.check_gaps()
         self._ledger.violations += self._group.defects()
@@ -108,19 +115,22 @@ class Run:
             await self._faults[name][0]()
             self.report.faults[name] += 1
 
-    async def _catch_up(self) -> None:
-        """Everybody gets all there is, the ends of closed topics too, and then one more event of each topic."""
+    async def _catch_up(self) -> dict[str, EventId]:
+        """Everybody gets all there is, the ends of closed topics too, and then one more event of each topic; returns their ids."""
         quiet_at = monotonic()
         closed = dict(self._closer.closed)
         await self._until(lambda: [*self._missing(), *self._missing_ends(closed)], quiet_at)
+        fences = {}
         for topic in TOPICS:
             if topic in self._closer.closed:
                 await self._closer.delete(topic)
-            while await self._publishers[0].publish(topic) is None and not self._ledger.violations:
+            while (fence := await self._publishers[0].publish(topic)) is None and not self._ledger.violations:
                 await self._closer.delete(topic)
+            fences[topic] = fence or 0
         await self._until(self._missing, quiet_at)
         self._closer.settle()
         self.report.slowest_catch_up = max(self.report.slowest_catch_up, monotonic() - quiet_at)
+        return fences
 
     async def _until(self, missing: Callable[[], list[str]], quiet_at: float) -> None:
         while (left := missing()) and not self._ledger.violations:

@@ -31,7 +31,7 @@ async def test_i2_subscribers_get_everything_or_are_told_whatever_happens(name: 
         await group.start()
         report = await run.run(SECONDS[name])
     finally:
-        group.stop()
+        await group.stop()
     print(report.text())
     for witness in run.witnesses if report.violations else []:
         print(f"--- {witness.name} {witness.topics}", *witness.trace(), sep="\n")

@@ -9,11 +9,11 @@
 --
 -- Reply    last, epoch, born, floor, rewinds, ahead; the last id to assume for topics without a record, or "" if all have one;
 --          then an array per topic: its last id or "", ca or "", cb or "", e or "",
---          r or "", more (1 if the range has further entries), and for each entry its id, the id before it, its lines.
---          If the reply was full, a topic may have more and no entry
+--          r or "", more (1 if the range may have further entries), and for each entry its id, the id before it, its lines.
+--          A topic with more and no entry found the reply full
 -- Payload  "P <epoch> <last>", the probe: after all payloads up to last
 
-local room, left, is_empty = tonumber(ARGV[6]), tonumber(ARGV[7]), true
+local room, left, is_empty, is_full = tonumber(ARGV[6]), tonumber(ARGV[7]), true, false
 
 -- A cursor may be any id, even one that XRANGE can't start after.
 local function is_short_of(cursor, ms, n)
@@ -27,16 +27,20 @@ local function start_after(after, max_age)
   return parse(after) < kept_from and ('%d'):format(kept_from) or '(' .. after
 end
 
--- Add entries to `answer` while there is room, at most `most`; returns whether there are more. Reads a few entries at a time,
--- since the log may be much larger than the room.
+-- Add entries to `answer` while there is room, at most `most`; returns whether there are more, or may be. Reads a few entries at
+-- a time, since the log may be much larger than the room, and none once the room is used up.
 local function fill(answer, log, command, from, to, most)
+  if is_full then
+    return true
+  end
   local step, page = room > 0 and left > 0 and math.min(8, most + 1) or 1, nil
   repeat
     page = call(command, log, from, to, 'COUNT', step)
     for _, entry in ipairs(page) do
       local id, p, lines = entry[1], entry[2][2], entry[2][6]
       local size = #lines + #id + 6
-      if most == 0 or (not is_empty and (size > room or left == 0)) then
+      is_full = not is_empty and (size > room or left == 0)
+      if is_full or most == 0 then
         return true
       end
       room, left, most, is_empty = room - size, left - 1, most - 1, false
