@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
+import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 from tests.support.local_broker import Server
@@ -30,6 +34,20 @@ async def test_alerts_name_metrics_that_there_are(server: Server) -> None:
     names |= {family.name + "_total" for family in server.node.metrics.registry.collect()}
     for metric in set(re.findall(r"\bbroker_[a-z_]+", (DEPLOY / "alerts.yml").read_text())):
         assert metric in names or metric == "broker_connection_age_seconds", metric
+
+
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
+    """A machine without systemd looks only at the sections."""
+    for name, section in (("broker.service", "Service"), ("broker.socket", "Socket")):
+        text = (DEPLOY / name).read_text().replace("/opt/sse-broker/.venv/bin/broker", sys.executable)
+        (tmp_path / name).write_text(text)
+        unit = ConfigParser(strict=False)
+        unit.read_string(text)
+        assert {"Unit", section, "Install"} == set(unit.sections())
+    if shutil.which("systemd-analyze") is not None:
+        command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "broker.socket")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert [line for line in done.stderr.splitlines() if str(tmp_path) in line] == []
 
 
 def test_every_setting_has_a_row() -> None:

@@ -19,6 +19,8 @@ MAX_EARLY_TOKENS = 16
 """How many tokens from the future are remembered of one subject, by their times."""
 CLOCK_LEEWAY_SECONDS = 60.0
 """The issuer's clock may be ahead by this much."""
+LEAP_SECONDS = 3600.0
+"""A clock that goes on by more between two sweeps may be wrong. For as long, nothing is forgotten."""
 SWEEP_BATCH = 1000
 """How many one `sweep` looks at."""
 RETRY_AFTER_SECONDS = 60
@@ -38,6 +40,8 @@ class Revocations:
     def __init__(self) -> None:
         self._tokens: dict[str, _Revocation] = {}
         self._subjects: dict[str, _Revocation] = {}
+        self._swept_at: float | None = None
+        self._forgets_from = 0.0
         self._early: dict[str, set[float]] = {}  # by subject: when its tokens from the future were issued
 
     def __len__(self) -> int:
@@ -85,6 +89,12 @@ class Revocations:
 
     def sweep(self, now: float) -> None:
         """Forget the expired ones among the next `SWEEP_BATCH` of each kind. Call this periodically."""
+        elapsed = 0.0 if self._swept_at is None else now - self._swept_at
+        self._swept_at = now
+        if abs(elapsed) > LEAP_SECONDS:
+            self._forgets_from = now + LEAP_SECONDS if elapsed > 0 else 0.0
+        if now < self._forgets_from:
+            return
         for revocations in (self._tokens, self._subjects):
             for name in [name for name, _ in zip(revocations, range(SWEEP_BATCH), strict=False)]:
                 revocation = revocations.pop(name)

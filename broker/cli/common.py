@@ -19,11 +19,15 @@ if TYPE_CHECKING:
 
 
 def default_url() -> str:
-    """The URL in `BROKER_URL`; else this machine, with the port in `BROKER_PORT`, which `broker serve` reads too."""
-    url, port = os.environ.get("BROKER_URL"), os.environ.get("BROKER_PORT", "")
-    if not url and port.isascii() and port.isdigit():
-        return f"http://127.0.0.1:{port}"
-    return url or DEFAULT_URL
+    """The URL in `BROKER_URL`; else this machine, with the port and path of a `broker serve` in this environment.
+
+    They are in `BROKER_PORT` and `BROKER_BASE_PATH`.
+    """
+    if url := os.environ.get("BROKER_URL"):
+        return url
+    port, path = os.environ.get("BROKER_PORT", ""), os.environ.get("BROKER_BASE_PATH", "").rstrip("/")
+    address = f"http://127.0.0.1:{port}" if port.isascii() and port.isdigit() else DEFAULT_URL
+    return address + path
 
 
 def add_broker(parser: argparse.ArgumentParser) -> None:
@@ -33,8 +37,8 @@ def add_broker(parser: argparse.ArgumentParser) -> None:
         type=_argument(base_url),
         default=default_url(),
         metavar="URL",
-        help="URL of the broker (default: BROKER_URL from the environment, else 127.0.0.1 with the port in BROKER_PORT, "
-        f"else {DEFAULT_URL})",
+        help="URL of the broker (default: BROKER_URL from the environment, else 127.0.0.1 with BROKER_PORT and "
+        f"BROKER_BASE_PATH, else {DEFAULT_URL})",
     )
     add_token(parser)
 

@@ -146,7 +146,7 @@ def _print_start(endpoint: Endpoint, more: str = "") -> None:
 
 
 def read_settings(args: argparse.Namespace, fixed: Mapping[str, Any] = MappingProxyType({})) -> Settings:
-    """The settings from the command line and the environment, but for those in `fixed`. Raises `ValidationError`."""
+    """The settings from the command line and the environment; those in `fixed` win. Raises `ValidationError`."""
     given = {name: value for name in Settings.model_fields if (value := getattr(args, name)) is not None}
     return Settings(**{**given, **fixed})
 

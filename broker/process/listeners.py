@@ -89,7 +89,7 @@ class Listeners:
 
 
 def shared_sockets(hosts: Sequence[str], port: int) -> Sequence[socket.socket]:
-    """Bound sockets for `hosts`, whose port another process may share. Raises `StartError`."""
+    """Bound sockets for `hosts`; other processes may share the port. Raises `StartError`."""
     return [_bound(family, address, shared=True) for family, address in _resolve(hosts, port)]
 
 

@@ -20,7 +20,7 @@ _V1_VERSIONS = {b"TCP4": 4, b"TCP6": 6}
 
 
 class BadHeader(ValueError):
-    """The bytes are no PROXY header."""
+    """The bytes are not a PROXY header."""
 
 
 def header_bytes(data: bytes) -> int | None:

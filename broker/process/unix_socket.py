@@ -1,7 +1,7 @@
 """The file of a unix socket: made with its permissions, and removed at the end.
 
-Rules: a file that another process listens on, or that is no socket, is never removed. A socket that nobody listens on is left
-from a broker that was killed, and is replaced.
+Rules: never removes another kind of file, nor a socket on which a process listens. A killed broker leaves its socket behind,
+which is replaced.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class UnixSocket:
         try:
             self._remove_stale()
             self.socket.bind(str(self._path))
-            self._path.chmod(mode)  # before `listen`: nobody could connect so far
+            self._path.chmod(mode)  # connections are refused until `listen`
             self.socket.listen(_BACKLOG)
             self._identity = self._identify()
         except OSError as error:

@@ -72,7 +72,7 @@ class ListeningTable(BaseSettings):
     unix_socket_mode: str = Field(
         "660",
         pattern=r"^0?[0-7]{3}$",
-        description="Permissions of unix_socket: who may connect, as three octal digits.",
+        description="Permissions of unix_socket as three octal digits.",
     )
     base_path: BasePath = Field(
         "",

@@ -105,3 +105,18 @@ def test_the_number_of_revocations_is_limited(monkeypatch: pytest.MonkeyPatch) -
     revocations.revoke_subject("ann", at=0, until=10)
     with pytest.raises(RateLimited):
         revocations.check_room()
+
+
+def test_nothing_is_forgotten_while_the_clock_is_wrong() -> None:
+    revocations = Revocations()
+    revocations.revoke_token("7", at=150, until=5000)
+    for now in (NOW, NOW + 1e9, NOW + 1e9 + 1, NOW + 2, NOW + 3):
+        revocations.sweep(now)
+        with pytest.raises(Unauthorized):
+            revocations.check(ANN, now)
+    revocations.sweep(4000)
+    revocations.sweep(5001)
+    assert len(revocations) == 1, "it leapt by more than an hour"
+    for now in range(5001, 9000, 1000):
+        revocations.sweep(now)
+    assert len(revocations) == 0

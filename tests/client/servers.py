@@ -1,18 +1,17 @@
-"""Servers that fail in chosen ways, and proxies that cut connections; raw bytes, in the test's own loop."""
+"""Servers that answer in chosen ways; raw bytes, in the test's own loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Literal, Self, TypeVar
+from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 from tests.support.http import RESET_ON_CLOSE
+from tests.support.tcp_proxy import Listening
 from tests.support.waiting import until
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
@@ -80,49 +79,11 @@ class ServerConnection:
                 pass
 
 
-Direction = Literal["up", "down"]
-Cuts = Sequence[tuple[Direction, int]]
-Carry = Callable[[asyncio.StreamReader, asyncio.StreamWriter, Direction], Coroutine[None, None, None]]
 Script = bytes | Callable[[ServerConnection], Awaitable[None]]
 """Bytes to send to a connection, or a function that serves it; then it is closed."""
 
 
-class _Listening:
-    """A server; an async context manager."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        with contextlib.suppress(
-            asyncio.CancelledError
-        ):  # asyncio logs the cancellation of such a task as an error
-            await self._serve(reader, writer)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        raise NotImplementedError
-
-
-class ScriptedServer(_Listening):
+class ScriptedServer(Listening):
     """Serves each connection with the next of `scripts`, then repeats the last one; an async context manager.
 
     Attributes:
@@ -169,110 +130,6 @@ def then_stay(data: bytes) -> Script:
         await connection.left()
 
     return script
-
-
-class _Proxy(_Listening):
-    """Passes connections on to `port`.
-
-    Attributes:
-        connections: how many there have been.
-    """
-
-    def __init__(self, port: int) -> None:
-        super().__init__()
-        self.connections = 0
-        self._port = port
-        self._open: set[asyncio.StreamWriter] = set()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
-        carry = self._carrier()
-        writers = {writer}
-        tasks: list[asyncio.Task[None]] = []
-        try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._port)
-            writers.add(far_writer)
-            self._open |= writers
-            tasks = [
-                asyncio.create_task(carry(reader, far_writer, "up")),
-                asyncio.create_task(carry(far_reader, writer, "down")),
-            ]
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        except OSError:
-            pass  # the server is down: the connection ends too
-        finally:
-            for task in tasks:
-                task.cancel()
-            for one in writers:
-                one.transport.abort()
-            self._open -= writers
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _carrier(self) -> Carry:
-        """The function that carries the bytes of the next connection in one direction; when it returns, the connection is cut."""
-        raise NotImplementedError
-
-
-class TcpProxy(_Proxy):
-    """Passes connections on to `port`, and cuts all of them on `cut`; an async context manager.
-
-    Attributes:
-        swallow: while true, responses are dropped; requests still arrive.
-    """
-
-    def __init__(self, port: int) -> None:
-        super().__init__(port)
-        self.swallow = False
-
-    def cut(self) -> None:
-        """Cut all connections; bytes on their way are lost."""
-        for writer in self._open:
-            writer.transport.abort()
-
-    def _carrier(self) -> Carry:
-        return self._carry
-
-    async def _carry(
-        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, direction: Direction
-    ) -> None:
-        with contextlib.suppress(OSError):
-            while data := await source.read(65536):
-                if not (direction == "down" and self.swallow):
-                    target.write(data)
-                    await target.drain()
-
-
-class CuttingProxy(_Proxy):
-    """Passes connections on to `port`; an async context manager.
-
-    `cuts`: the n-th connection is cut after so many bytes in a direction; later connections are not cut.
-    """
-
-    def __init__(self, port: int, cuts: Cuts) -> None:
-        super().__init__(port)
-        self._cuts = deque(cuts)
-
-    def _carrier(self) -> Carry:
-        cut_direction, cut_after = self._cuts.popleft() if self._cuts else ("up", -1)
-
-        async def carry(
-            source: asyncio.StreamReader, target: asyncio.StreamWriter, direction: Direction
-        ) -> None:
-            left = cut_after if direction == cut_direction else -1
-            with contextlib.suppress(OSError):
-                while data := await source.read(65536):
-                    if left >= 0:
-                        data = data[:left]
-                        left -= len(data)
-                    target.write(data)
-                    await target.drain()
-                    if left == 0:
-                        return
-                if left < 0:
-                    target.write_eof()
-                    await asyncio.Event().wait()  # the other direction continues
-
-        return carry
 
 
 async def take(events: AsyncIterator[_T], count: int) -> list[_T]:

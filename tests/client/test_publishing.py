@@ -13,13 +13,13 @@ from tests.client.servers import (
     CREATED,
     ScriptedServer,
     ServerConnection,
-    TcpProxy,
     answer,
     problem,
     stay,
     take,
 )
 from tests.support.broker_process import BrokerProcess
+from tests.support.tcp_proxy import TcpProxy
 
 
 def keys(server: ScriptedServer) -> list[str | None]:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from broker.client import Cancelled, Client, Gap, PublishError, SubscribeError, streaming
 from broker.settings import Settings
-from tests.client.servers import Cuts, CuttingProxy
 from tests.support.local_broker import Serve, Server
+from tests.support.tcp_proxy import Cuts, CuttingProxy
 from tests.support.tokens import HMAC, SECRET
 from tests.support.waiting import until
 

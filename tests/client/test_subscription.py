@@ -17,7 +17,6 @@ from tests.client.servers import (
     STREAM,
     ScriptedServer,
     ServerConnection,
-    TcpProxy,
     event,
     rest,
     stay,
@@ -26,6 +25,7 @@ from tests.client.servers import (
     wait_for_leave,
 )
 from tests.support.broker_process import BrokerProcess, SharedBrokers
+from tests.support.tcp_proxy import TcpProxy
 from tests.support.waiting import until
 
 

@@ -159,20 +159,50 @@ async def test_no_gap_is_silent_after_the_record_of_a_topic_is_forgotten(store: 
 
 
 async def test_leases_of_the_wrong_clock_expire_in_time(store: StoreHarness) -> None:
+    """In time: within ten minutes, which a shared store gives producers to renew their leases."""
+
+    async def closed() -> list[bool]:
+        await store.sweep()
+        return [state.closed for state in await store.store.topics.describe(["a", "b"])]
+
     store.advance(YEARS)
     for topic in ("a", "b"):
         await publish(store, "1", topic=topic)
         await store.store.topics.lease(topic, 30)
+    await store.sweep()
     store.advance(-YEARS)
     await store.sweep()
-    store.advance(20)
-    await store.store.topics.lease("b", 30)
-    store.advance(15)
+    for _ in range(7):
+        store.advance(100)
+        await store.store.topics.lease("b", 150)
+        assert not (await closed())[1]
+    assert await closed() == [True, False]
+    store.advance(160)
+    assert await closed() == [True, True]
+
+
+@pytest.mark.parametrize("seconds", [YEARS, -YEARS])
+async def test_no_topic_is_abandoned_because_the_clock_leaps(store: StoreHarness, seconds: float) -> None:
+    async def renew() -> None:
+        await store.store.topics.lease("a", 30)
+
+    await publish(store, "1")
     await store.sweep()
-    assert [state.closed for state in await store.store.topics.describe(["a", "b"])] == [True, False]
+    await renew()
+    for leap in (seconds, -seconds):
+        store.advance(leap)
+        await store.sweep()
+        store.advance(10)
+        await renew()
+        await store.sweep()
     store.advance(20)
     await store.sweep()
-    assert [state.closed for state in await store.store.topics.describe(["b"])] == [True]
+    (state,) = await store.store.topics.describe(["a"])
+    assert not state.closed
+    store.advance(650)
+    await store.sweep()
+    (state,) = await store.store.topics.describe(["a"])
+    assert state.closed, "the last lease was not renewed"
 
 
 async def test_keys_of_the_wrong_clock_count_once_and_are_forgotten_in_time(store: StoreHarness) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import threading
-from types import TracebackType
 from typing import Self
 
 from broker.events import Event
@@ -45,9 +44,7 @@ class ControlClient:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(WAIT_SECONDS)
         for stream in self._streams:

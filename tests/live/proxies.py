@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType
 from typing import ClassVar, Self
 
 import trustme
@@ -65,6 +65,8 @@ class ProxyProcess(ABC):
     Args:
         folder: an empty one, for all that it writes.
         idle_seconds: instead of the file's 75 s.
+        changes: what a user changes in the file.
+        below: the path that the brokers' URLs begin with.
 
     Attributes:
         port: where it speaks plain HTTP.
@@ -81,7 +83,16 @@ class ProxyProcess(ABC):
     resends_bodies: ClassVar[bool] = True
     """Whether a request with a body that met a dead broker is tried on another, if that can't publish twice."""
 
-    def __init__(self, brokers: Sequence[str], folder: Path, *, idle_seconds: int | None = None) -> None:
+    def __init__(
+        self,
+        brokers: Sequence[str],
+        folder: Path,
+        *,
+        idle_seconds: int | None = None,
+        changes: Mapping[str, str] = MappingProxyType({}),
+        below: str = "",
+    ) -> None:
+        self._below = below
         self.port = free_port()
         self.tls_port = free_port()
         self._folder = folder
@@ -90,7 +101,7 @@ class ProxyProcess(ABC):
             for index, name in enumerate(NAMES)
         }
         idle = {IDLE: f"{idle_seconds or 75}s"}
-        text = substituted((DEPLOY / self.file).read_text(), addresses | idle)
+        text = substituted((DEPLOY / self.file).read_text(), {**addresses, **idle, **changes})
         self._config = folder / self.file
         self._config.write_text(substituted(text, self._replacements(Certificate.made(folder))))
 
@@ -122,9 +133,7 @@ class ProxyProcess(ABC):
         self._process.wait_until_up(self._answers, START_SECONDS)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
 
     def _stop(self) -> None:
@@ -139,7 +148,7 @@ class ProxyProcess(ABC):
     def _answers(self) -> bool:
         """Whether a broker answers through it."""
         try:
-            return exchange(self.port, request("GET", "/healthz")).status == 200
+            return exchange(self.port, request("GET", f"{self._below}/healthz")).status == 200
         except ConnectionError:
             return False
 

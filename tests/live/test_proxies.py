@@ -104,6 +104,43 @@ def test_without_them_it_is_cut(behind: Behind) -> None:
         assert not stream.read()
 
 
+BELOW: dict[str, dict[str, str]] = {
+    "nginx": {"location / {": "location /events/ {"},
+    "haproxy": {
+        "if METH_GET": "if METH_GET { path_beg /events/ }",
+        "default_backend requests": "use_backend requests if { path_beg /events/ }",
+    },
+    "caddy": {
+        "method POST": "expression {method} == 'POST' && path('/events/*')",
+        "handle {": "handle /events/* {",
+    },
+}
+"""What the guide says to change for a host that has other paths too."""
+
+
+def test_the_guide_says_what_to_change_for_a_path() -> None:
+    guide = (DEPLOY / "guides" / "operating.md").read_text()
+    for changes in BELOW.values():
+        for old, new in changes.items():
+            assert f"`{old}`" in guide
+            assert f"`{new}`" in " ".join(guide.split())
+
+
+@pytest.mark.parametrize("shares_host", [False, True])
+@pytest.mark.parametrize("kind", sorted(PROXIES))
+def test_a_broker_below_a_path(
+    proxies: dict[str, type[ProxyProcess]], tmp_path: Path, kind: str, shares_host: bool
+) -> None:
+    with BrokerProcess(base_path="/events") as broker:
+        changes = {**BELOW[kind]} if shares_host else {}
+        with proxies[kind]([f"{HOST}:{broker.port}"], tmp_path, changes=changes, below="/events") as proxy:
+            with Stream(proxy.port, "/events/topics/a") as stream:
+                stream.opened()
+                assert publish(proxy.port, b"x", target="/events/topics/a").status == 201
+                assert stream.wait_for_events(2)[-1].data == "x"
+            assert publish(proxy.port, b"x", target="/topics/a").status != 201
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_stream_is_silent_for_90_s_with_all_timeouts_as_they_come(

@@ -51,13 +51,13 @@ def has_ipv6() -> bool:
     return True
 
 
-@pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-@pytest.mark.parametrize("host", ["127.0.0.1,::1", "*"])
+@pytest.mark.parametrize("host", ["127.0.0.1,::1", "*"] if has_ipv6() else ["*"])
 def test_it_listens_on_ipv4_and_ipv6(host: str) -> None:
+    """A machine without IPv6 listens on IPv4."""
+    addresses = ("127.0.0.1", "::1") if has_ipv6() else ("127.0.0.1",)
     with BrokerProcess(host=host, anonymous="publish,subscribe") as broker:
-        assert exchange(("127.0.0.1", broker.port), HEALTH).status == 200
-        assert exchange(("::1", broker.port), HEALTH).status == 200
-        assert broker.output.count("http://") == 2
+        assert {exchange((address, broker.port), HEALTH).status for address in addresses} == {200}
+        assert broker.output.count("http://") == len(addresses)
 
 
 def test_the_flag_host_may_be_given_several_times() -> None:

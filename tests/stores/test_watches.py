@@ -277,3 +277,17 @@ async def test_a_busy_topic_answers_for_a_cursor_that_its_retention_has_passed(
         for task in publishing:
             task.cancel()
         await asyncio.wait(publishing)
+
+
+async def test_a_cursor_on_a_followed_topic_is_answered_at_once(start_harness: StartHarness) -> None:
+    """Without a call or a task, the usual case when streams are opened again."""
+    harness = await start_harness()
+    ids = await publish(harness, "a", "a", "a")
+    await harness.settle()
+    await harness.store.logs.watch(["a"], Since(0))
+    for start in (After(ids[0], ""), Since(0), Last(2)):
+        watching = harness.store.logs.watch(["a"], start)
+        with pytest.raises(StopIteration) as returned:
+            watching.send(None)
+        (log,) = returned.value.value
+        assert [entry.id for entry in log.after(0)] == ids

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from tests.support.waiting import wait_for
@@ -54,9 +53,7 @@ class Terminal:
         self.paste(_SETUP)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Ctrl-C, then exit; what still runs after that is killed."""
         try:
             self._type("\x03")

@@ -19,6 +19,7 @@ class MemoryClock:
 
     Attributes:
         now: what it showed last; the store's sweeps look at it every second.
+        steady: a time that goes on at the clock's pace when the clock leaps, forth or back: for what expires.
     """
 
     def __init__(self, clock: Clock, table: LogTable) -> None:
@@ -26,6 +27,8 @@ class MemoryClock:
         self._table = table
         self._ahead = 0.0  # of the newest correction, in seconds
         self.now = clock()
+        self.steady = self.now
+        self._latest = self.now  # with what ids were ahead
         self._newest = self.now  # the highest `steady` time so far; no id is later
 
     def __call__(self) -> float:
@@ -34,12 +37,12 @@ class MemoryClock:
             self._fit(now)
         if now + self._ahead > self._newest:
             self._newest = now + self._ahead
+        elapsed = now + self._ahead - self._latest
+        self._latest += elapsed
+        if 0 < elapsed < STEP_SECONDS:
+            self.steady += elapsed
         self.now = now
         return now
-
-    def steady(self, now: float) -> float:
-        """A time that goes on when the clock has stepped back: for what expires, and for ids."""
-        return now + self._ahead
 
     def next_id(self, now: float, last: EventId) -> EventId:
         """The id at `now`, which this clock has just shown, that follows `last`."""

@@ -79,7 +79,7 @@ class MemoryStore:
     def sweep(self) -> None:
         now = self._clock()
         self._table.sweep(now, SWEEP_MIN_LOGS + len(self._table) // SWEEP_SHARE)
-        self._keys.sweep(self._clock.steady(now))
+        self._keys.sweep(self._clock.steady)
         self.topics.close_abandoned()
 
     @property

@@ -44,7 +44,7 @@ class MemoryTopics:
 
     def _publish_with(self, items: Sequence[Item], key: str | None, options: PublishOptions) -> Receipt:
         now = self._clock()
-        replayed = self._replayed(items, key, self._clock.steady(now))
+        replayed = self._replayed(items, key, self._clock.steady)
         fresh = [item for item in items if item[0] not in replayed]
         known = self._known(fresh, options)
         fresh = fresh[known:]
@@ -82,9 +82,8 @@ class MemoryTopics:
         published: Mapping[str, EventId],
     ) -> list[EventId]:
         """Remember the ids that `key` got now; returns those of all topics, in the order of the items."""
-        now = self._clock.steady(self._clock())
         for topic, event_id in published.items():
-            self._keys.put(topic, key, event_id, now)
+            self._keys.put(topic, key, event_id, self._clock.steady)
         ids = {**replayed, **published}
         return [ids[topic] for topic in dict.fromkeys(topic for topic, _ in items)]
 
@@ -164,11 +163,13 @@ class MemoryTopics:
         if seconds is None:
             self._leases.drop(topic)
         elif not self._is_closed(topic):
-            self._leases.take(topic, self._clock.steady(self._clock()) + seconds)
+            self._clock()
+            self._leases.take(topic, self._clock.steady + seconds)
 
     def close_abandoned(self) -> None:
         """Close the topics of expired leases."""
-        for topic in self._leases.expired(self._clock.steady(self._clock())):
+        self._clock()
+        for topic in self._leases.expired(self._clock.steady):
             self._close(topic, "abandoned")
 
     async def delete(self, topic: str) -> None:

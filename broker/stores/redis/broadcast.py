@@ -81,7 +81,7 @@ class RedisBroadcast:
         """Read the kept commands, and write those that the server lacks. Raises `Unavailable`."""
         now = self._clock()
         missing = {command: until for command, until in self._kept.items() if until > now}
-        found = await self._pipeline.command("ZRANGEBYSCORE", self._key, f"({now:.3f}", "+inf", "WITHSCORES")
+        found = await self._pipeline.command("ZRANGEBYSCORE", self._key, "-inf", "+inf", "WITHSCORES")
         for command, until in zip(found[::2], found[1::2], strict=True):
             missing.pop(command.decode(), None)
             self._take(command.decode(), float(until))

@@ -5,6 +5,7 @@ Rules: no state but a counter of calls; the formats are described at the heads o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from itertools import count
 
@@ -142,27 +143,34 @@ class Commands:
         )
 
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:
-        if not topics:
-            return []
+        parts = [topics[at : at + TOPICS_PER_CALL] for at in range(0, len(topics), TOPICS_PER_CALL)]
+        replies = await asyncio.gather(*map(self._describe, parts))
+        values = iter([value for reply in replies for value in reply])
+        subscribers = await self._subscribers.counts(topics) if topics else ()
+        return [
+            TopicState(
+                topic,
+                subscribers=watching,
+                events=int(events),
+                bytes=int(size),
+                first_id=decode_id(first) if first else None,
+                last_id=decode_id(last) if last else None,
+                closed=bool(is_closed),
+            )
+            for topic, watching, events, size, first, last, is_closed in zip(
+                topics, subscribers, *[values] * 5, strict=True
+            )
+        ]
+
+    async def _describe(self, topics: Sequence[str]) -> Sequence[Reply]:
+        """Five values for each topic. A call for all topics of a request would keep the server from others for long."""
         keys = [self._names.key("state")]
         ages: list[Argument] = []
         for topic in topics:
             keys += self._names.topic_keys(topic)
             ages.append(int(self._retention.of(topic).seconds * 1000))
-        reply = await self._calls.call(self._scripts.describe, keys, [len(topics), *ages])
-        subscribers = await self._subscribers.counts(topics)
-        return [
-            TopicState(
-                topic,
-                subscribers=watching,
-                events=int(reply[at]),
-                bytes=int(reply[at + 1]),
-                first_id=decode_id(reply[at + 2]) if reply[at + 2] else None,
-                last_id=decode_id(reply[at + 3]) if reply[at + 3] else None,
-                closed=bool(reply[at + 4]),
-            )
-            for topic, watching, at in zip(topics, subscribers, range(2, len(reply), 5), strict=True)
-        ]
+        reply: Sequence[Reply] = await self._calls.call(self._scripts.describe, keys, [len(topics), *ages])
+        return reply[2:]
 
     async def names(self, after: str, limit: int) -> Sequence[str]:
         start = f"({after}" if after else "-"
@@ -178,8 +186,8 @@ class Commands:
         """Close the topics with an expired lease."""
         while True:
             _, _, *topics = await self._calls.call(self._scripts.due, self._lease_keys, [TOPICS_PER_CALL])
-            for name in topics:
-                await self._close(name.decode(), "abandoned", if_abandoned=True)
+            closing = (self._close(name.decode(), "abandoned", if_abandoned=True) for name in topics)
+            await asyncio.gather(*closing)
             if len(topics) < TOPICS_PER_CALL:
                 return
 

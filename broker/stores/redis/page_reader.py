@@ -25,7 +25,7 @@ from broker.stores.redis.task_owner import TaskOwner
 from broker.topics import RetentionRules
 
 PAGE_BYTES = 256 << 10
-PAGE_ENTRIES = 1000
+PAGE_ENTRIES = 500  # 2 ms of the server
 TOPICS_PER_CALL = 250
 MAX_CALLS = 2  # one runs on the server while the reply to another is decoded
 RETRY_SECONDS = 0.1

@@ -46,11 +46,19 @@ class Preparation:
         # has trimmed the store's.
         self._met: dict[TopicReplica, int] = {}
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the replicas can answer already; the usual case for a cursor on a topic that others follow."""
+        if self._must_sync:
+            return False
+        need = self._needed()
+        return all(
+            replica.phase is Phase.LIVE and self._is_long_enough(replica, need) for replica in self._replicas
+        )
+
     async def run(self) -> None:
         """Return when the replicas can answer for the start. Raises `Unavailable`."""
-        for replica in self._replicas:
-            if replica.phase is not Phase.LIVE:
-                self._catch_up.make_live(replica, _need(self._start, self._timeline))
+        self._make_live()
         await self._find_target()
         while True:
             live, extended = self._lacking()
@@ -64,33 +72,51 @@ class Preparation:
                 self._generation = self._pubsub_generation
                 await self._catch_up.sync()
 
+    @property
+    def _is_ahead(self) -> bool:
+        return isinstance(self._start, After) and self._start.cursor > self._received_to.value
+
+    @property
+    def _must_sync(self) -> bool:
+        return len(self._replicas) > 1 or self._is_ahead or isinstance(self._start, Latest)
+
     async def _find_target(self) -> None:
-        start = self._start
-        has_several = len(self._replicas) > 1
-        cursor = start.cursor if isinstance(start, After) else 0
-        is_ahead = cursor > self._received_to.value
-        if has_several or is_ahead or isinstance(start, Latest):
-            self._target = await self._catch_up.sync()
-        if is_ahead and not has_several:
+        if not self._must_sync:
+            return
+        is_ahead = self._is_ahead
+        self._target = await self._catch_up.sync()
+        if is_ahead and isinstance(self._start, After) and len(self._replicas) == 1:
             # A subscriber that starts at a cursor must learn now of an end at or before it; later delivery skips it.
-            self._target = min(self._target, cursor)
+            self._target = min(self._target, self._start.cursor)
 
     def _lacking(
         self,
     ) -> tuple[Sequence[asyncio.Future[None]], dict[TopicReplica, asyncio.Future[int | Unavailable]]]:
         """Futures for the replicas that aren't LIVE, and for those whose log isn't long enough."""
-        live = []
-        extended = {}
-        need = _need(self._start, self._timeline, self._connections.seen.value)
-        if isinstance(self._start, Latest):
-            # `broker.open` tells this id. A log that was just read for the first time may begin after it, and lack events.
-            need = Need(self._received_to.value)
-        for replica in self._replicas:
-            if replica.phase is not Phase.LIVE:
-                live.append(self._catch_up.make_live(replica))
-            elif need is not None and not self._is_long_enough(replica, need):
-                extended[replica] = self._catch_up.extend(replica, need)
+        live = self._make_live()
+        need = self._needed()
+        extended = {
+            replica: self._catch_up.extend(replica, need)
+            for replica in self._replicas
+            if replica.phase is Phase.LIVE and not self._is_long_enough(replica, need)
+        }
         return live, extended
+
+    def _make_live(self) -> Sequence[asyncio.Future[None]]:
+        first = _need(self._start, self._timeline)
+        return [
+            self._catch_up.make_live(replica, first)
+            for replica in self._replicas
+            if replica.phase is not Phase.LIVE
+        ]
+
+    def _needed(self) -> Need:
+        """The part of each log that the start needs now. Cursors after the store's last id are ahead of the store."""
+        need = _need(self._start, self._timeline)
+        if need is None:
+            # `broker.open` tells this id. A log that was just read for the first time may begin after it, and lack events.
+            return Need(self._received_to.value)
+        return Need(min(need.cursor, self._connections.seen.value), need.newest)
 
     def _is_long_enough(self, replica: TopicReplica, need: Need) -> bool:
         if isinstance(self._start, Latest) and replica.log.last <= need.cursor:
@@ -122,17 +148,16 @@ class Preparation:
         return pubsub.generation if pubsub.is_ready else 0
 
 
-def _need(start: Start, timeline: Timeline, last_id: EventId | None = None) -> Need | None:
-    """The part of a log that `start` needs; None for new events only. Cursors after `last_id` are ahead of the store."""
+def _need(start: Start, timeline: Timeline) -> Need | None:
+    """The part of a log that `start` needs; None for new events only."""
     match start:
         case Latest():
             return None
         case After(cursor):
-            needed = cursor
+            return Need(cursor)
         case Since(seconds):
-            needed = cursor_before(seconds, timeline)
+            return Need(cursor_before(seconds, timeline))
         case Last(count):
             return Need(0, count)
         case _:
             return Need(0)
-    return Need(needed if last_id is None else min(needed, last_id))

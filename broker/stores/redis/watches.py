@@ -84,20 +84,18 @@ class Watches:
 
     async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
         replicas = [self.add_watcher(topic) for topic in topics]
-        try:
-            await asyncio.create_task(self._prepare(replicas, start))  # the caller may run without a task
-        except TimeoutError:
-            self.unwatch(topics)
-            problem = self._connections.problem or "it doesn't answer in time"
-            raise Unavailable(f"The store can't be read now: {problem}.", retry_after=2) from None
-        except BaseException:
-            self.unwatch(topics)
-            raise
+        preparation = Preparation(replicas, start, self._connections, self._replicas, self._catch_up)
+        if not preparation.is_finished:
+            try:
+                await asyncio.create_task(_run(preparation))  # the caller may run without a task
+            except TimeoutError:
+                self.unwatch(topics)
+                problem = self._connections.problem or "it doesn't answer in time"
+                raise Unavailable(f"The store can't be read now: {problem}.", retry_after=2) from None
+            except BaseException:
+                self.unwatch(topics)
+                raise
         return [replica.log for replica in replicas]
-
-    async def _prepare(self, replicas: Sequence[TopicReplica], start: Start) -> None:
-        async with asyncio.timeout(WATCH_SECONDS):
-            await Preparation(replicas, start, self._connections, self._replicas, self._catch_up).run()
 
     def add_watcher(self, topic: str) -> TopicReplica:
         replica = self._replicas.open(topic)
@@ -156,3 +154,8 @@ class Watches:
                 break
             del self._unused[topic]
             self.drop(topic)
+
+
+async def _run(preparation: Preparation) -> None:
+    async with asyncio.timeout(WATCH_SECONDS):
+        await preparation.run()

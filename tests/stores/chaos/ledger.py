@@ -63,7 +63,6 @@ class Ledger:
     Attributes:
         violations: what broke the contract.
         counts: figures for the report.
-        aged: whether events may have been dropped for their age, because the server's clock was moved.
     """
 
     def __init__(self, retention_events: int) -> None:
@@ -76,7 +75,6 @@ class Ledger:
         self.closings: defaultdict[str, list[Span]] = defaultdict(list)
         self.violations: list[str] = []
         self.counts: Counter[str] = Counter()
-        self.aged = False
         self.highest_acknowledged: EventId = 0
 
     def fail(self, what: str) -> None:

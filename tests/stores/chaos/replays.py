@@ -76,8 +76,6 @@ def _difference(one: Replay, other: Replay) -> str:
 
 def _must_be_kept(topic: str, ledger: Ledger, since: float) -> set[str]:
     """The data of the events that no retention, deletion or loss can have removed."""
-    if ledger.aged:
-        return set()
     deleted_at = max((span.ended_at for span in ledger.deletions[topic]), default=0.0)
     lost_at = max((loss.ended_at for loss in ledger.losses), default=0.0)
     ids = ledger.by_topic[topic]

@@ -14,7 +14,7 @@ from tests.stores.chaos.run import Run
 from tests.stores.conftest import find_program
 
 SEED = int(os.environ.get("TEST_SEED", "1"))
-SECONDS = {"shared": 45, "sentinel": 35, "sentinel-wait": 35, "data": 40}
+SECONDS = {"shared": 45, "sentinel": 30, "sentinel-wait": 30, "ordered": 30, "data": 35}
 ROUND_SECONDS = 18
 RETENTION_EVENTS = 60
 

@@ -273,7 +273,7 @@ class Witness:
     def _check_gap(self, topic: str, account: _Account, gap: Gap) -> None:
         ids = self._ledger.by_topic[topic]
         hidden = self._hidden(topic, gap)
-        if gap.reason != "trimmed" or self._ledger.may_have_lost(-math.inf, gap.at) or self._ledger.aged:
+        if gap.reason != "trimmed" or self._ledger.may_have_lost(-math.inf, gap.at):
             return
         if not hidden and not self._ledger.unresolved(topic, gap.at):
             self._fail(f"a gap in {topic} after {format_id(gap.after)}, and nothing is missing")

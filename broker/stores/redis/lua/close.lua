@@ -14,7 +14,7 @@ local topic, leases, log, rec = ARGV[5], KEYS[4], KEYS[5], KEYS[6]
 
 local function is_leased()
   local expiry = call('ZSCORE', leases, topic)
-  return not expiry or expiry_of_lease(tonumber(expiry)) > now
+  return not expiry or tonumber(expiry) > now
 end
 
 local function close()

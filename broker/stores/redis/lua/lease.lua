@@ -23,7 +23,7 @@ local function lease()
   if not before and call('ZCARD', leases) >= tonumber(ARGV[7]) then
     return 0
   end
-  if not before or expiry_of_lease(tonumber(before)) < expiry then
+  if not before or tonumber(before) < expiry then
     call('ZADD', leases, expiry, topic)
   end
   return 1

@@ -6,7 +6,8 @@
 --          caller has named), longer (ms since when it is that long), named (ms at which it was last named; forget.lua),
 --          confirmed (ms), window and windowed (the same for how long idempotency keys are remembered; keys.lua), suspect
 --          (1 if the server lost events that perhaps no caller has seen; set from outside, before the first call),
---          ahead ("F A;F A", oldest first: ids from F-0 on are A ms ahead of the clock; absent if none ever was)
+--          ahead ("F A;F A", oldest first: ids from F-0 on are A ms ahead of the clock; absent if none ever was),
+--          looked and leapt (due.lua)
 -- ARGV[1]  run id of the server, as the caller's connection read it
 -- ARGV[2]  seen: the highest id that the caller has received from the store; 0-0 for none
 -- ARGV[3]  failover margin, ms
@@ -120,12 +121,6 @@ local function unknown_last()
     end
   end
   return format(ms, n)
-end
-
--- When a lease expires that was to expire at `expiry`, perhaps by the clock before it stepped back.
-local function expiry_of_lease(expiry)
-  local is_ahead = expiry > now + STEP_MS and math.abs(expiry - corrected_at) <= STEP_MS
-  return is_ahead and expiry - step or expiry
 end
 
 local function use_corrections()
