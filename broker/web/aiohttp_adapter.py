@@ -86,7 +86,7 @@ def _endpoint(app: web.Application, handler: routes.Handler, base_path: BasePath
         result = await handler(services, plain)
         if isinstance(result, Subscription):
             return await response_stream.serve(request, result)
-        return response_to(result)
+        return await response_stream.send(request, result) if result.is_stream else response_to(result)
 
     return serve
 

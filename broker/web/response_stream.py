@@ -12,6 +12,7 @@ from typing import Any
 from aiohttp import web
 
 from broker.web.subscribe import HEADERS, Subscription
+from broker.web.values import Answer
 
 BUFFER_BYTES = 64 << 10
 
@@ -29,6 +30,17 @@ async def serve(request: web.Request, subscription: Subscription) -> web.StreamR
         transport.end(error)
         raise
     transport.end(None)
+    return response
+
+
+async def send(request: web.Request, answer: Answer) -> web.StreamResponse:
+    """Send a body that is a whole event stream. It has no length, so aiohttp sends it as chunks, or on HTTP/1.0 up to the close."""
+    response = web.StreamResponse(status=answer.status, headers=answer.headers)
+    if answer.closes:
+        response.force_close()
+    await response.prepare(request)
+    await response.write(answer.body)
+    await response.write_eof()
     return response
 
 

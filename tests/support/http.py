@@ -51,6 +51,49 @@ def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks if chunk) + end
 
 
+class ChunkDecoder:
+    """Takes the framing of chunks off a body that arrives in parts of any length; fails on framing that is wrong.
+
+    Attributes:
+        is_complete: whether the last chunk has arrived.
+    """
+
+    def __init__(self) -> None:
+        self.is_complete = False
+        self._framing = b""  # an incomplete line: a chunk's size, or what ends a chunk
+        self._left = 0  # of the present chunk
+
+    def feed(self, data: bytes) -> bytes:
+        """The part of the body in `data`."""
+        body = b""
+        while data:
+            assert not self.is_complete, f"bytes after the last chunk: {data[:100]!r}"
+            if self._left:
+                taken, data = data[: self._left], data[self._left :]
+                self._left -= len(taken)
+                body += taken
+                if not self._left:
+                    self._framing = b"end"
+                continue
+            line, line_end, data = (self._framing + data).partition(b"\r\n")
+            self._framing = b""
+            if not line_end:
+                self._framing = line
+                break
+            self._end_line(line)
+        return body
+
+    def _end_line(self, line: bytes) -> None:
+        if line == b"end":
+            return
+        if line == b"last":
+            self.is_complete = True
+            return
+        self._left = int(line, 16)
+        if not self._left:
+            self._framing = b"last"
+
+
 def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
     """The status and the headers of an answer, from its head with or without the blank line."""
     first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")
@@ -111,7 +154,7 @@ class Connection:
     """A connection that sends and reads at the same time, since an answer may come early; a context manager.
 
     Attributes:
-        received: the bytes that no method has taken yet.
+        received: the bytes that no method has taken yet; after `stream_head` without the framing of chunks.
         ended: whether the other side has ended the connection, by whatever means.
     """
 
@@ -120,6 +163,7 @@ class Connection:
         self.socket.setblocking(False)
         self.received = b""
         self.ended = False
+        self._chunks: ChunkDecoder | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +200,7 @@ class Connection:
             return
         except OSError:
             data = b""
-        self.received += data
+        self.received += data if self._chunks is None else self._chunks.feed(data)
         self.ended = not data
 
     def more(self, seconds: float = WAIT_SECONDS) -> bool:
@@ -180,6 +224,14 @@ class Connection:
         index = self.received.index(wanted) + len(wanted)
         taken, self.received = self.received[:index], self.received[index:]
         return taken
+
+    def stream_head(self) -> bytes:
+        """The head of the next answer; if its body is chunked, all that follows is read without the framing."""
+        head = self.until(b"\r\n\r\n")
+        if parse_head(head)[1].get("transfer-encoding") == "chunked":
+            self._chunks = ChunkDecoder()
+            self.received = self._chunks.feed(self.received)
+        return head
 
     def answer(self) -> Answer:
         """The next whole answer."""

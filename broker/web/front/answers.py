@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from http import HTTPStatus
 
+from broker.fanout.chunks import LAST_CHUNK, as_chunk
 from broker.web.headers import head_lines
 from broker.web.values import JSON, Answer
 
@@ -22,7 +23,10 @@ def encode(answer: Answer, common_headers: bytes, method: str, version: str, *, 
     if status == HTTPStatus.CREATED and version == "1.1" and answer.headers is JSON and not closes:
         return _CREATED % (_JSON_LINES, len(body), common_headers, body)
     lines = head_lines({name: value for name, value in answer.headers.items() if name != "Vary"})
-    if status not in LENGTHLESS and (body or method != "HEAD"):
+    if answer.is_stream and version == "1.1":
+        lines += b"Transfer-Encoding: chunked\r\n"
+        body = as_chunk(body) + LAST_CHUNK
+    elif not answer.is_stream and status not in LENGTHLESS and (body or method != "HEAD"):
         lines += b"Content-Length: %d\r\n" % len(body)
     if closes:
         lines += b"Connection: close\r\n"

@@ -179,7 +179,7 @@ class Front:
             result.release()
             self._leave(connection, exchange)
             return
-        result.attach(transport)
+        result.attach(transport, chunked=exchange.version == "1.1")
         self._log(connection, exchange, HTTPStatus.OK, 0)
 
     def _send(self, connection: HttpConnection, exchange: Exchange, answer: Answer) -> None:
