@@ -58,10 +58,9 @@ def test_i2_a_power_cut_is_a_gap_for_those_that_had_not_seen_the_lost_events(dat
         broker.start()
         with Stream(broker.port, "/topics/news", {**ACCEPT, "Last-Event-ID": kept}) as stream:
             broker.publish("news", "new")
-            stream.wait_for_events(2)
+            assert stream.wait_for_events(1)[0].type == "broker.gap"
+            assert [event.data for event in stream.wait_for_events(2)[1:]] == ["new"]
             assert stream.gaps() == ["lost"]
-            assert [event.data for event in stream.published()] == ["new"]
-            assert [event.type for event in stream.events] == ["broker.gap", None]
         assert "its last events may be lost" in broker.output
         _kill_all(broker)
         broker.start()
@@ -107,8 +106,8 @@ def test_i2_a_kill_of_everything_is_a_gap_if_the_server_had_not_written_yet(data
         broker.start()
         with Stream(broker.port, "/topics/news", {**ACCEPT, "Last-Event-ID": kept}) as stream:
             broker.publish("news", "new")
-            stream.wait_for_events(2)
-            assert [event.type for event in stream.events] == ["broker.gap", None]
+            assert stream.wait_for_events(1)[0].type == "broker.gap"
+            assert [event.data for event in stream.wait_for_events(2)[1:]] == ["new"]
             assert stream.gaps() == ["lost"]
         assert len(list((data / SEEN_DIRECTORY).iterdir())) == 1
 
