@@ -51,7 +51,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         checks_host=not settings.has_keys(),
         allowed_hosts=settings.allowed_hosts,
         origins=origins,
-        is_https=settings.tls_cert is not None,
+        is_https=settings.tls_cert is not None and settings.unix_socket is None,
     )
     response_headers = ResponseHeaders(origins)
     app = application(ROUTES, guard, response_headers, base_path=BasePath(settings.base_path))

@@ -19,6 +19,8 @@ from broker.process.setup import StartError
 
 LOCK_FILE = "lock"
 RUNNING_FILE = "running"
+SEEN_DIRECTORY = "seen"
+"""The ids that the workers have seen. If they are killed with the server, the next workers notice what it lost."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # on Linux
 LOCK_TIMEOUT_SECONDS = 2.0
 """After a broker is killed, its Valkey server holds the lock until it has written everything."""
@@ -53,6 +55,7 @@ class DataDirectory:
                 os.close(self.lock_descriptor)
                 raise StartError(f"data: another broker uses {self.path}")
             time.sleep(POLL_SECONDS)
+        (self.path / SEEN_DIRECTORY).mkdir(mode=0o700, exist_ok=True)
         self._mark = self.path / RUNNING_FILE
         boot_id = _boot_id()
         self.lost_power = self._mark.exists() and (not boot_id or self._mark.read_text("utf-8") != boot_id)

@@ -137,7 +137,12 @@ class _ProxiedServer:
                 return
             task = self._loop.create_task(self._open(connection, address[0]))
             self._opening.add(task)
-            task.add_done_callback(self._opening.discard)
+            task.add_done_callback(self._opened)
+
+    def _opened(self, task: asyncio.Task[None]) -> None:
+        self._opening.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            _logger.error("defect in accepting a connection", exc_info=task.exception())
 
     async def _open(self, connection: socket.socket, address: str) -> None:
         """Hand the connection to its protocol, once its header was read. Never raises, but for cancellation."""

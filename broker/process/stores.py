@@ -6,8 +6,11 @@ Rules: imports a store's own modules only when the settings choose it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from broker.events import Clock
+from broker.process.data_directory import SEEN_DIRECTORY
 from broker.settings import BadSetting, Settings
 from broker.stores.base import Store
 from broker.stores.memory import MemoryStore
@@ -52,8 +55,16 @@ def _redis_store(settings: Settings, url: str, clock: Clock) -> Store:
         topic_memory_seconds=settings.topic_memory_seconds,
         idempotency_seconds=settings.idempotency_seconds,
         max_key_bytes=settings.idempotency_memory_bytes,
+        seen_directory=_seen_directory(url),
     )
     return store.RedisStore(address.parse(url), settings.retention(), store_options, clock=clock)
+
+
+def _seen_directory(url: str) -> Path | None:
+    """Where instances keep the ids that they have seen: beside the socket of a server of `data`. None for other servers."""
+    parts = urlsplit(url)
+    directory = Path(unquote(parts.path)).parent / SEEN_DIRECTORY
+    return directory if parts.scheme == "unix" and directory.is_dir() else None
 
 
 def suspect_command(prefix: str) -> Sequence[str]:

@@ -2,8 +2,9 @@
 
 The server listens on a unix socket only, which no other user can open. It writes each change to its append-only file before it
 answers and flushes the file every second. If the server is killed, no acknowledged event is lost, unless a busy disk delayed the
-writes, which Valkey allows for two seconds. If the machine loses power, the last second or two are lost. No instance that has
-seen the lost events is left then, so the next start marks the server as suspect: every subscriber that was behind gets a gap.
+writes, which Valkey allows for two seconds; the workers know it then, by the ids that they have seen. If the machine loses
+power, the last second or two are lost, and perhaps what the workers know. So the next start marks the server as suspect: every
+subscriber that was behind gets a gap.
 
 The socket is in the data directory too, so its mode protects everything. A path too long for a socket is refused.
 """

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import trustme
 from aiohttp import ClientSession, UnixConnector
 
 from broker.process import health
@@ -110,6 +111,17 @@ async def test_a_unix_socket_alone(tmp_path: Path) -> None:
         assert health.is_healthy({"BROKER_UNIX_SOCKET": str(path), "BROKER_PORT": "none"})
         assert broker.terminate() == 0
     assert not health.is_healthy({"BROKER_UNIX_SOCKET": str(path), "BROKER_PORT": "none"})
+
+
+def test_a_unix_socket_beside_https_is_plain_http(tmp_path: Path) -> None:
+    path, cert, key = tmp_path / "broker.sock", tmp_path / "cert.pem", tmp_path / "key.pem"
+    issued = trustme.CA().issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(cert)
+    issued.private_key_pem.write_to_path(key)
+    with BrokerProcess(unix_socket=path, tls_cert=cert, tls_key=key) as broker:
+        assert broker.url.startswith("https://")
+        own = request("POST", "/topics/a", "Origin: http://127.0.0.1", body=b"x")
+        assert exchange(path, own).status == 201
 
 
 def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:

@@ -106,6 +106,16 @@ def test_the_header_comes_before_tls(tmp_path: Path) -> None:
         assert broker.terminate() == 0
 
 
+def test_it_goes_on_after_all_descriptors_were_in_use() -> None:
+    with proxied(descriptors=64) as broker:
+        crowd = [socket.create_connection((HOST, broker.port), timeout=WAIT_SECONDS) for _ in range(100)]
+        wait_for(lambda: "can't accept connections" in broker.output, "the limit")
+        for connection in crowd:
+            connection.close()
+        assert exchange(broker.port, v1("192.0.2.1") + PUBLISH).status == 201
+        assert broker.terminate() == 0
+
+
 def test_a_stream_behind_the_header_gets_its_events() -> None:
     with proxied() as broker, Connection(broker.port) as stream:
         stream.send(v1("192.0.2.1") + request("GET", "/topics/a", "Accept: text/event-stream"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from broker.process.data_directory import RUNNING_FILE
+from broker.process.data_directory import RUNNING_FILE, SEEN_DIRECTORY
 from broker.process.valkey import OWN_BYTES
 from tests.process.followers import following
 from tests.process.streams import FAST_RECONNECTS
@@ -58,10 +58,9 @@ def test_i2_a_power_cut_is_a_gap_for_those_that_had_not_seen_the_lost_events(dat
         broker.start()
         with Stream(broker.port, "/topics/news", {**ACCEPT, "Last-Event-ID": kept}) as stream:
             broker.publish("news", "new")
-            stream.wait_for_events(2)
+            assert stream.wait_for_events(1)[0].type == "broker.gap"
+            assert [event.data for event in stream.wait_for_events(2)[1:]] == ["new"]
             assert stream.gaps() == ["lost"]
-            assert [event.data for event in stream.published()] == ["new"]
-            assert [event.type for event in stream.events] == ["broker.gap", None]
         assert "its last events may be lost" in broker.output
         _kill_all(broker)
         broker.start()
@@ -92,6 +91,25 @@ def test_a_server_without_memory_refuses_events_and_loses_none(data: Path) -> No
 
 def _publish(broker: BrokerProcess, topic: str, size: int) -> Answer:
     return exchange(broker.port, request("POST", f"/topics/{topic}?retain=24h", body=b"x" * size))
+
+
+def test_i2_a_kill_of_everything_is_a_gap_if_the_server_had_not_written_yet(data: Path) -> None:
+    """Valkey delays its writes while the disk is busy. No event was published to anybody who is still there."""
+    with BrokerProcess(data=data, **FAST_RECONNECTS) as broker:
+        kept = broker.publish("news", "kept")
+        log = _append_only_file(data)
+        size = log.stat().st_size
+        broker.publish("news", "lost")
+        _kill_all(broker)
+        with log.open("r+b") as file:
+            file.truncate(size)
+        broker.start()
+        with Stream(broker.port, "/topics/news", {**ACCEPT, "Last-Event-ID": kept}) as stream:
+            broker.publish("news", "new")
+            assert stream.wait_for_events(1)[0].type == "broker.gap"
+            assert [event.data for event in stream.wait_for_events(2)[1:]] == ["new"]
+            assert stream.gaps() == ["lost"]
+        assert len(list((data / SEEN_DIRECTORY).iterdir())) == 1
 
 
 async def test_a_kill_without_a_power_cut_loses_nothing(data: Path) -> None:

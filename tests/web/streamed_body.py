@@ -1,4 +1,4 @@
-"""Streamed bodies that tests send piece by piece."""
+"""Bodies that tests send, streamed ones piece by piece, and what becomes of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+from tests.support.event_stream import AsyncStream
 from tests.support.http import Answer, read_answer
 from tests.support.local_broker import Server
 
@@ -85,3 +86,28 @@ async def close_topic(
     answer = await server.request("POST", f"/topics/{topic}{query}", data.encode(), **headers)
     assert answer.status == 201, answer
     return answer
+
+
+async def lines(server: Server, body: str | bytes, target: str = "/topics/news") -> Answer:
+    """Publish JSON lines."""
+    data = body.encode() if isinstance(body, str) else body
+    return await server.request("POST", target, data, content_type=NDJSON)
+
+
+async def kept(server: Server, topic: str = "news") -> list[tuple[str | None, str]]:
+    """What a topic has, as (type, data)."""
+    stream = await server.subscribe(f"/topics/{topic}?since=earliest")
+    state = (await server.request("GET", f"/topics/{topic}", accept="application/json")).json()
+    await stream.until(lambda: len(stream.events) == state["events"])
+    return [(event.type, event.data) for event in stream.events]
+
+
+def told(stream: AsyncStream) -> list[tuple[str | None, str, str]]:
+    """Type, topic or data, and id."""
+    shown = []
+    for event in stream.events:
+        own = (event.type or "").startswith("broker.")
+        value = json.loads(event.data) if own else {}
+        what = value.get("reason") or ",".join(value.get("topics", [])) or event.data
+        shown.append((event.type, value.get("topic", "") + what if own else event.data, event.id))
+    return shown

@@ -7,24 +7,10 @@ import gzip
 
 import pytest
 
-from tests.support.http import Answer, read_head
+from tests.support.http import read_head
 from tests.support.local_broker import Clock, Serve, Server
 from tests.support.waiting import until
-
-NDJSON = "application/x-ndjson"
-
-
-async def lines(server: Server, body: str | bytes, target: str = "/topics/news") -> Answer:
-    data = body.encode() if isinstance(body, str) else body
-    return await server.request("POST", target, data, content_type=NDJSON)
-
-
-async def kept(server: Server, topic: str = "news") -> list[tuple[str | None, str]]:
-    """What a topic has, as (type, data)."""
-    stream = await server.subscribe(f"/topics/{topic}?since=earliest")
-    state = (await server.request("GET", f"/topics/{topic}", accept="application/json")).json()
-    await stream.until(lambda: len(stream.events) == state["events"])
-    return [(event.type, event.data) for event in stream.events]
+from tests.web.streamed_body import NDJSON, kept, lines
 
 
 async def test_answer_to_one_event(server: Server) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests.support.event_stream import AsyncStream
 from tests.support.http import Answer
 from tests.support.local_broker import Clock, Serve, Server
 from tests.web.streamed_body import (
@@ -18,6 +17,7 @@ from tests.web.streamed_body import (
     describe,
     events,
     send_part,
+    told,
 )
 
 
@@ -84,17 +84,6 @@ async def lines(
 ) -> Answer:
     body = "".join(json.dumps({"data": one}) + "\n" for one in data)
     return await server.request("POST", target, body.encode(), content_type=NDJSON, **headers)
-
-
-def told(stream: AsyncStream) -> list[tuple[str | None, str, str]]:
-    """Type, topic or data, and id."""
-    shown = []
-    for event in stream.events:
-        own = (event.type or "").startswith("broker.")
-        value = json.loads(event.data) if own else {}
-        what = value.get("reason") or ",".join(value.get("topics", [])) or event.data
-        shown.append((event.type, value.get("topic", "") + what if own else event.data, event.id))
-    return shown
 
 
 async def test_the_last_event_closes_the_topic(server: Server) -> None:

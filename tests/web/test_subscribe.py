@@ -109,6 +109,21 @@ async def test_since_a_time(server: Server, clock: Clock) -> None:
     assert await stream.data(1) == ["new"]
 
 
+async def test_times_are_right_again_after_the_clock_was_wrong(server: Server, clock: Clock) -> None:
+    clock.now += 10 * 365 * 86_400
+    await server.publish("news", "wrong")
+    clock.now -= 10 * 365 * 86_400
+    before = await server.publish("news", "old")
+    clock.now += 60
+    await server.publish("news", "new")
+    for since in ("45s", rfc3339(clock.now - 45)):
+        stream = await server.subscribe(f"/topics/news?since={since}&envelope=json")
+        event = json.loads((await stream.event(1)).data)
+        assert (event["data"], event["time"]) == ("new", rfc3339(clock.now))
+    stream = await server.subscribe("/topics/news", last_event_id=before)
+    assert await stream.data(1) == ["new"]
+
+
 async def test_since_the_future_is_now(server: Server) -> None:
     stream = await server.subscribe("/topics/news?since=2099-01-01T00:00:00Z")
     await server.publish("news", "1")

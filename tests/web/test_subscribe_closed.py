@@ -7,29 +7,18 @@ import json
 import pytest
 
 from broker.events import format_id, parse_id
-from tests.support.event_stream import AsyncStream
 from tests.support.http import Answer
 from tests.support.local_broker import Clock, Serve, Server
 from tests.support.waiting import until
 from tests.web.streamed_body import (
     close_topic,
+    told,
 )
 
 
 async def get(server: Server, target: str, **headers: str) -> Answer:
     """A request that is answered without a stream."""
     return await server.request("GET", target, accept="text/event-stream", **headers)
-
-
-def told(stream: AsyncStream) -> list[tuple[str | None, str, str]]:
-    """Type, topic or data, and id."""
-    shown = []
-    for event in stream.events:
-        own = (event.type or "").startswith("broker.")
-        value = json.loads(event.data) if own else {}
-        what = value.get("reason") or ",".join(value.get("topics", [])) or event.data
-        shown.append((event.type, value.get("topic", "") + what if own else event.data, event.id))
-    return shown
 
 
 # Publishing

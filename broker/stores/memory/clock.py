@@ -25,22 +25,16 @@ class MemoryClock:
     def __init__(self, clock: Clock, table: LogTable) -> None:
         self._clock = clock
         self._table = table
-        self._ahead = 0.0  # of the newest correction, in seconds
-        self.now = clock()
-        self.steady = self.now
-        self._latest = self.now  # with what ids were ahead
-        self._newest = self.now  # the highest `steady` time so far; no id is later
+        self._ahead = 0.0  # by what ids are, in seconds
+        self.now = self.steady = clock()
+        self._newest = self.now  # no id was later when the clock last leapt
 
     def __call__(self) -> float:
         now = self._clock()
-        if self._ahead or now < self._newest - STEP_SECONDS:
-            self._fit(now)
-        if now + self._ahead > self._newest:
-            self._newest = now + self._ahead
-        elapsed = now + self._ahead - self._latest
-        self._latest += elapsed
-        if 0 < elapsed < STEP_SECONDS:
-            self.steady += elapsed
+        elapsed = now - self.now
+        if self._ahead or not 0 <= elapsed < STEP_SECONDS:
+            elapsed = self._leap(now)
+        self.steady += elapsed
         self.now = now
         return now
 
@@ -48,9 +42,14 @@ class MemoryClock:
         """The id at `now`, which this clock has just shown, that follows `last`."""
         return max(int((now + self._ahead) * 1000) << SEQUENCE_BITS, last + 1)
 
-    def _fit(self, now: float) -> None:
+    def _leap(self, now: float) -> float:
+        """Correct the timeline, if needed; returns the seconds that have passed in truth, as far as one can tell."""
+        before = self.now + self._ahead
+        self._newest = max(self._newest, before)
         timeline = self._table.timeline
         if timeline.fit(int(self._newest * 1000), int(now * 1000)):
             self._table.correct(timeline.corrections)
             self._ahead = timeline.ahead_ms / 1000
             _logger.warning("%s", timeline.warning)
+        elapsed = now + self._ahead - before
+        return elapsed if 0 < elapsed < STEP_SECONDS else 0.0

@@ -15,6 +15,7 @@ from broker.stores.redis.names import Names
 from broker.stores.redis.options import StoreOptions
 from broker.stores.redis.pubsub import PubSubHandler, PubSubReader
 from broker.stores.redis.script_pipeline import LinkObserver, ScriptPipeline
+from broker.stores.redis.seen_file import SeenFile
 from broker.stores.redis.task_owner import TaskOwner
 from broker.stores.redis.watermark import Watermark
 
@@ -31,7 +32,7 @@ class Connections:
     """
 
     def __init__(self, address: Address, names: Names, options: StoreOptions, delivery: Delivery) -> None:
-        self.seen = Watermark()
+        self.seen = SeenFile(options.seen_directory) if options.seen_directory else Watermark()
         self.calls = self._make_pipeline(address, names, options, wait_replicas=0, observer=self)
         self.writes = (
             self._make_pipeline(address, names, options, wait_replicas=options.wait_replicas)

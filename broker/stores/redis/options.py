@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -10,7 +11,7 @@ class StoreOptions:
     """The broker's settings of the same names.
 
     `redis_prefix` and `redis_wait_replicas` lack their prefix here. `max_log_bytes` is `log_memory_bytes`, `max_key_bytes` is
-    `idempotency_memory_bytes`.
+    `idempotency_memory_bytes`. In `seen_directory`, instances on this machine keep the ids that they have seen (`seen_file`).
     """
 
     prefix: str
@@ -21,3 +22,4 @@ class StoreOptions:
     topic_memory_seconds: float
     idempotency_seconds: float
     max_key_bytes: int
+    seen_directory: Path | None = None

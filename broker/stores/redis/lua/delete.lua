@@ -30,7 +30,7 @@ local function delete()
   if seen ~= known[3] then
     call('HSET', rec, 'cb', seen)
   end
-  local used = used_at(ms)
+  local used = math.max(now, ms - settled)
   call('ZADD', KEYS[3], used, ARGV[5])
   call('PEXPIREAT', rec, used + memory + SLACK_MS)
   call('PUBLISH', ARGV[6], 'D ' .. epoch .. ' ' .. prev .. ' ' .. id)

@@ -14,7 +14,7 @@ local function end_topic(topic, channel, leases, log, rec, is_new, prev, ms, n, 
     call('HSET', rec, 'z', 0, 'a', ms, 'b', 0, 't', 0)
   end
   call('HSET', rec, 'ms', ms, 'n', n, 'e', id .. ' ' .. prev .. ' ' .. reason)
-  local used = used_at(ms)
+  local used = math.max(now, ms - settled)
   call('ZADD', KEYS[3], used, topic)
   call('PEXPIREAT', rec, used + memory + SLACK_MS)
   call('ZREM', leases, topic)

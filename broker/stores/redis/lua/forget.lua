@@ -68,7 +68,7 @@ end
 -- Topics that were last used by a clock that was ahead, and would be kept until it is there again: from now on, they count as
 -- used now.
 local function reset_topics_ahead(most)
-  local latest = math.max(now, used_at(last_ms)) + STEP_MS
+  local latest = math.max(now, last_ms - settled) + STEP_MS
   local found = call('ZRANGEBYSCORE', KEYS[3], '(' .. ('%d'):format(latest), '+inf', 'LIMIT', 0, most)
   for _, topic in ipairs(found) do
     for _, prefix in ipairs({ ARGV[6], ARGV[7] }) do

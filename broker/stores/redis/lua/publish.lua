@@ -171,7 +171,7 @@ local function append(topic, entries, offsets, said, ms, first_n, record)
   end
 
   if not touched or math.abs(now - touched) >= TOUCH_MS or touched < memory_since then
-    local used = used_at(ms)
+    local used = math.max(now, ms - settled)
     call('HSET', rec, 't', now)
     call('ZADD', KEYS[3], used, ARGV[at])
     call('PEXPIREAT', log, used + math.min(max_age, memory) + SLACK_MS)

@@ -22,8 +22,9 @@
 -- time is what the newest correction at or before it says, but no later than the clock at the following correction. If the
 -- clock steps forward again to where an earlier correction fits the last id, the later ones are removed.
 --
--- `ahead` (ms) is that of the newest correction, `step` (ms) what it added, `corrected_at` (ms) the clock before its step back;
--- all are 0 without one.
+-- `ahead` (ms) is that of the newest correction, `step` (ms) what it added; both are 0 without one. `settled` (ms) is how far
+-- ids are ahead for expiries: by a correction that is less than an hour old, a clock that is behind would have topics expire
+-- at once when it is right again. So until then the one before it counts.
 --
 -- A script creates its functions at every call. So rarely needed ones are nested, and created only when needed.
 
@@ -51,7 +52,7 @@ local time = call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local last_ms, last_n, epoch, memory, memory_since
-local corrections, ahead, step, corrected_at = nil, 0, 0, 0
+local corrections, ahead, step, settled = nil, 0, 0, 0
 
 -- A topic's record: ms and n of its last id, then the given fields. nil if there is none, or if it lies ahead of the store: then
 -- it is left from a lost store.
@@ -83,17 +84,6 @@ local function oldest_kept(age)
   return math.max(0, at)
 end
 
--- Whether the newest correction is over an hour old. A clock that was behind is usually right again by then.
-local function is_settled()
-  return now > corrected_at - step + STEP_MS
-end
-
--- When a topic whose last id has `ms` was last used, for expiries. Until a correction is settled, the one before it counts:
--- the topic is kept for longer, lest it be gone when the clock is right again.
-local function used_at(ms)
-  return math.max(now, ms - (is_settled() and ahead or ahead - step))
-end
-
 -- A server without memory refuses a script's first write, but a deletion never, and then no later write. So this comes first
 -- in a script that must work then.
 local function allow_writes()
@@ -123,19 +113,14 @@ local function unknown_last()
   return format(ms, n)
 end
 
-local function use_corrections()
-  local newest, before = corrections[#corrections], corrections[#corrections - 1]
-  ahead, step, corrected_at = 0, 0, 0
-  if newest then
-    ahead = newest[2]
-    step = ahead - (before and before[2] or 0)
-    corrected_at = newest[1] - ahead + step
+local function use_corrections(text)
+  corrections, ahead, step, settled = {}, 0, 0, 0
+  for from, lead in text:gmatch('(%d+) (%d+)') do
+    corrections[#corrections + 1] = { tonumber(from), tonumber(lead) }
+    step = lead - ahead
+    settled = now + lead > from + STEP_MS and tonumber(lead) or ahead
+    ahead = tonumber(lead)
   end
-end
-
--- Whether the corrections don't fit the clock: it is behind the last id, or has caught up with one.
-local function is_off()
-  return last_ms > now + ahead + STEP_MS or (step > 0 and last_ms <= now + ahead - step + STEP_MS)
 end
 
 -- Create the state, or bring it up to date if the caller has seen more than it knows, wants topics remembered for longer, or if
@@ -258,7 +243,7 @@ local function renew(seen_ms, seen_n)
       fitting = fitting or (last_ms <= now + lead + STEP_MS and index or nil)
     end
     if fitting then
-      if is_settled() then -- the clock was behind for so long that records may have expired too soon
+      if last_ms > corrections[#corrections][1] + STEP_MS then -- records may have expired too soon
         save('floor', format(last_ms, last_n))
       end
       for index = #corrections, fitting + 1, -1 do
@@ -278,8 +263,13 @@ local function renew(seen_ms, seen_n)
     for index, correction in ipairs(corrections) do
       texts[index] = ('%d %d'):format(correction[1], correction[2])
     end
+    use_corrections(table.concat(texts, ';'))
     save('ahead', table.concat(texts, ';'))
-    use_corrections()
+  end
+
+  -- Whether the corrections don't fit the clock: it is behind the last id, or has caught up with one.
+  local function is_off()
+    return last_ms > now + ahead + STEP_MS or (step > 0 and last_ms <= now + ahead - step + STEP_MS)
   end
 
   if is_suspect then
@@ -319,11 +309,7 @@ do
   last_ms, last_n, epoch = tonumber(state[1]), tonumber(state[2]), state[4]
   memory, memory_since = tonumber(state[6]), tonumber(state[7])
   if state[9] and state[9] ~= '' then
-    corrections = {}
-    for from, lead in state[9]:gmatch('(%d+) (%d+)') do
-      corrections[#corrections + 1] = { tonumber(from), tonumber(lead) }
-    end
-    use_corrections()
+    use_corrections(state[9])
   end
   if
     state[3] ~= ARGV[1]
@@ -332,7 +318,8 @@ do
     or memory < tonumber(ARGV[4])
     or is_before(last_ms, last_n, seen_ms, seen_n)
     or (seen_ms < tonumber(state[5]) and seen_ms > 0)
-    or is_off()
+    or last_ms > now + ahead + STEP_MS
+    or (step > 0 and last_ms <= now + ahead - step + STEP_MS)
   then
     renew(seen_ms, seen_n)
   end
