@@ -22,7 +22,7 @@ from collections.abc import Sequence
 
 from broker.events import EventId
 from broker.fanout.backpressure import MAX_BYTES
-from broker.fanout.feed import PIECE_BYTES, Batch, Feed, FeedKey
+from broker.fanout.feed import PIECE_BYTES, Batch, Feed, FeedKey, Piece
 from broker.fanout.feed_table import FeedGroup, FeedTable
 from broker.fanout.owner import HubOwner, LogSource, Scheduler
 from broker.fanout.subscriber import CloseReason, Lag, Subscriber, write_each
@@ -51,11 +51,12 @@ class FanOut:
         self._queue: deque[FeedGroup] = deque()
         self._behind: deque[Subscriber] = deque()
         self._last_batch: tuple[Feed, EventId, Batch] | None = None
+        self._last_piece: tuple[Feed, EventId, EventId, Piece | None] | None = None
         self._is_scheduled = False
 
     def delivered(self, topic: str, size: int) -> bool:
         """The log of `topic` has grown by `size` bytes; see `stores.base.StoreOwner.delivered`."""
-        self._last_batch = None
+        self._last_batch = self._last_piece = None
         for group in self._feeds.delivered(topic, size):
             group.is_due = True
             group.bytes_delivered += size
@@ -163,7 +164,7 @@ class FanOut:
                     break
             else:
                 return 0
-            piece = feed.piece_after(cursor, target)
+            piece = self._piece_after(feed, cursor, target)
             chunk, end, events, ended, gaps = piece or (b"", target, 0, None, ())
             if ended is not None:
                 here = [one for one in subscribers if one.lag is None and one.cursor == cursor]
@@ -172,6 +173,15 @@ class FanOut:
             self.delivered_events += written * events
             if gaps:
                 self._gaps_sent(gaps, written)
+
+    def _piece_after(self, feed: Feed, cursor: EventId, target: EventId) -> Piece | None:
+        """The next piece. The last one is kept: a pass takes several turns."""
+        last = self._last_piece
+        if last is not None and last[0] is feed and last[1] == cursor and last[2] == target:
+            return last[3]
+        piece = feed.piece_after(cursor, target)
+        self._last_piece = feed, cursor, target, piece
+        return piece
 
     def _write_ends(self, feed: Feed, subscribers: Sequence[Subscriber], cursor: EventId, now: float) -> int:
         """Bring `subscribers`, all at `cursor`, to the present end, and off topics that end on the way.

@@ -17,6 +17,7 @@ from typing import NamedTuple, Protocol
 
 from broker import sse
 from broker.events import EventId, format_id
+from broker.fanout.chunks import as_chunk
 from broker.log.entry import Entry
 from broker.log.log import Log
 
@@ -39,18 +40,20 @@ class FeedKey(NamedTuple):
         enveloped: whether events are in the envelope form.
         floors: for each topic, the id after which it is read even if the cursor is lower; empty if all topics start at the
             cursor. So one cursor serves topics that start at different points (`last`, a gap in one of several).
+        chunked: whether its pieces are chunks of an HTTP/1.1 body.
     """
 
     topics: tuple[str, ...]
     enveloped: bool
     floors: tuple[EventId, ...] = ()
+    chunked: bool = False
 
 
 class Piece(NamedTuple):
     """At most `PIECE_BYTES` of events, or one event. At most `FRESH_ENVELOPES` were made for it.
 
     Attributes:
-        chunk: whole events, as they go over the wire.
+        chunk: whole events, as they go over the wire: one chunk if the feed is chunked.
         end: the cursor after it.
         events: their number.
         ended: the topic that ends with the last event, or None.
@@ -133,7 +136,7 @@ class Feed:
         key = self.key
         keep = [index for index, name in enumerate(key.topics) if name != topic]
         floors = tuple(key.floors[index] for index in keep) if key.floors else ()
-        rest = FeedKey(tuple(key.topics[index] for index in keep), key.enveloped, floors)
+        rest = key._replace(topics=tuple(key.topics[index] for index in keep), floors=floors)
         return Feed(rest, [self.logs[index] for index in keep], self._completeness)
 
     def piece_after(self, cursor: EventId, up_to: EventId) -> Piece | None:
@@ -170,6 +173,8 @@ class Feed:
         if not frames:
             return None
         chunk = frames[0] if len(frames) == 1 else b"".join(frames)
+        if self.key.chunked:
+            chunk = as_chunk(chunk)
         return Piece(chunk, end, len(frames) - len(gaps), ended, tuple(gaps))
 
     def _logs_and_floors(self) -> Iterator[tuple[Log, EventId]]:

@@ -68,12 +68,12 @@ class Hub:
         cursor: EventId,
         opening: bytes,
     ) -> Subscriber:
-        """Make `caller` a subscriber at `cursor`, and write `opening` and its first batch.
+        """Make `caller` a subscriber at `cursor`, and write `opening`, as it is, and its first batch.
 
         `logs`, those of `key.topics`, must join on to `cursor` and `key.floors` at this moment.
         """
         now = self._loop.time()
-        subscriber = Subscriber(transport, self, caller, cursor, now)
+        subscriber = Subscriber(transport, self, caller, cursor, now, chunked=key.chunked)
         subscriber.hub_index = len(self._subscribers)
         self._subscribers.append(subscriber)
         self.fan_out.begin(subscriber, key, logs, opening, now)
@@ -81,10 +81,11 @@ class Hub:
 
     def send_control(self, subscriber: Subscriber, event: bytes) -> None:
         """Write a control event without an id. A lagging subscriber gets the latest one as soon as it can be written to."""
+        chunk = subscriber.encode(event)
         if subscriber.lag is None:
-            subscriber.write(event, self._loop.time())
+            subscriber.write(chunk, self._loop.time())
         else:
-            subscriber.lag.control_event = event
+            subscriber.lag.control_event = chunk
 
     def finish(self, subscriber: Subscriber, reason: CloseReason, last: bytes = b"") -> None:
         """End the subscriber's stream with `last`; at a drain, maximum age or expiry, after everything it lacks."""

@@ -28,6 +28,7 @@ from typing import Protocol
 
 from broker.auth.grants import Caller
 from broker.events import EventId
+from broker.fanout.chunks import LAST_CHUNK, as_chunk
 from broker.fanout.feed import Feed
 
 _LINGER_NONE = struct.pack("ii", 1, 0)
@@ -55,6 +56,18 @@ class CloseReason(enum.StrEnum):
     """This instance is shutting down."""
 
 
+_COMPLETE = frozenset(
+    {
+        CloseReason.ENDED,
+        CloseReason.EXPIRED,
+        CloseReason.DISCONNECTED,
+        CloseReason.MAX_AGE,
+        CloseReason.DRAINING,
+    }
+)
+"""A stream that is finished for one of these ends with the last chunk: its client has everything that the broker meant to send."""
+
+
 class Lag:
     """The state of a lagging subscriber.
 
@@ -62,7 +75,7 @@ class Lag:
         pending: bytes that the peer has yet to acknowledge.
         moved_at: when `pending` last changed.
         unanswered: it lags only because the peer hasn't acknowledged earlier bytes in a heartbeat's time.
-        control_event: the latest one that waits until the subscriber can be written to; else empty.
+        control_event: the latest one that waits until the subscriber can be written to, as it goes over the wire; else empty.
     """
 
     __slots__ = ("control_event", "moved_at", "pending", "unanswered")
@@ -92,6 +105,7 @@ class Subscriber(asyncio.Protocol):
 
     Attributes:
         cursor: id of the last event written, in whole or in part.
+        chunked: whether its bytes are chunks of an HTTP/1.1 body, as those of its feed.
         lag: None while one write can bring it up to date.
         wrote_at: when bytes were last written; loop time in seconds, as is `opened_at`.
         feed: the feed it reads; None once its stream is ending.
@@ -104,6 +118,7 @@ class Subscriber(asyncio.Protocol):
         "_socket",
         "_transport",
         "caller",
+        "chunked",
         "cursor",
         "feed",
         "feed_index",
@@ -120,8 +135,11 @@ class Subscriber(asyncio.Protocol):
         caller: Caller,
         cursor: EventId,
         now: float,
+        *,
+        chunked: bool = False,
     ) -> None:
         self.caller = caller
+        self.chunked = chunked
         self.cursor = cursor
         self.feed: Feed | None = None
         self.lag: Lag | None = None
@@ -140,8 +158,12 @@ class Subscriber(asyncio.Protocol):
         """Whether the subscriber still gets the events of `topic`."""
         return self.feed is not None and topic in self.feed.key.topics
 
+    def encode(self, data: bytes) -> bytes:
+        """`data`, which is not empty, as it goes over the wire."""
+        return as_chunk(data) if self.chunked else data
+
     def write(self, chunk: bytes, now: float) -> None:
-        """Send `chunk`, whole. Only while the subscriber doesn't lag; it may lag afterwards.
+        """Send `chunk`, whole and as it is. Only while the subscriber doesn't lag; it may lag afterwards.
 
         A socket error ends the connection: `lost` follows.
         """
@@ -194,17 +216,20 @@ class Subscriber(asyncio.Protocol):
         return not self._unacknowledged()
 
     def finish(self, reason: CloseReason, last: bytes, now: float) -> None:
-        """End the stream after everything on its way, and after `last`.
+        """End the stream after everything on its way, and after `last`; if it is complete, with the last chunk.
 
         The connection stays open until the peer has acknowledged everything (then `close`), or is stuck. Closed at once, the
         kernel would hold the rest for as long as it likes.
         """
         if self._reason is not None or self._transport.is_closing():
             return
-        if last and self.lag is None:
-            self.write(last, now)
-        elif last:
-            self.write_behind(last, now)
+        ending = self.encode(last) if last else b""
+        if self.chunked and reason in _COMPLETE:
+            ending += LAST_CHUNK
+        if ending and self.lag is None:
+            self.write(ending, now)
+        elif ending:
+            self.write_behind(ending, now)
         self._reason = self._reason or reason
         if self._socket < 0 or self._transport.is_closing():
             self._transport.close()

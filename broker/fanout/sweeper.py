@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 
 from broker import sse
+from broker.fanout.chunks import HEARTBEAT_CHUNK
 from broker.fanout.fanout import FanOut
 from broker.fanout.owner import HubOwner, Scheduler, StreamTimes
 from broker.fanout.subscriber import CloseReason, Lag, Subscriber
@@ -102,7 +103,7 @@ class Sweeper:
         if now - subscriber.wrote_at < self._times.heartbeat_seconds or subscriber.feed is None:
             return False
         if subscriber.is_acknowledged():
-            subscriber.write(sse.HEARTBEAT, now)
+            subscriber.write(HEARTBEAT_CHUNK if subscriber.chunked else sse.HEARTBEAT, now)
         else:
             subscriber.lag = Lag(now, unanswered=True)
         return True

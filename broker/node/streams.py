@@ -16,6 +16,7 @@ from broker.auth.grants import Caller
 from broker.errors import Overloaded, Unavailable
 from broker.events import Clock
 from broker.fanout.batches import BatchRunner
+from broker.fanout.chunks import as_chunk
 from broker.fanout.feed import FeedKey
 from broker.fanout.hub import Hub
 from broker.fanout.owner import StreamTimes
@@ -104,8 +105,11 @@ class Streams:
         start: Start,
         *,
         enveloped: bool,
+        chunked: bool,
     ) -> Subscriber:
         """Make the connection behind `transport` a subscriber; `head` is written before everything else.
+
+        With `chunked` everything after the head is written as chunks (HTTP/1.1).
 
         `logs` are what `watch` returned for `topics` and `start`, without an `await` since. From here on the watches belong to
         the subscriber, and so does the caller's place in the limits.
@@ -115,8 +119,9 @@ class Streams:
         (self._metrics.resumed_connects if resumed else self._metrics.first_connects).inc()
         for reason in where.gaps:
             self.gap_sent(reason, 1)
-        opening = head + sse.retry(self.retry_ms()) + sse.HEARTBEAT + where.preface
-        key = FeedKey(where.topics, enveloped, where.floors)
+        opening = sse.retry(self.retry_ms()) + sse.HEARTBEAT + where.preface
+        opening = head + (as_chunk(opening) if chunked else opening)
+        key = FeedKey(where.topics, enveloped, where.floors, chunked)
         left_out: list[str] = []
         if len(where.topics) != len(topics):
             left_out = [topic for topic in topics if topic not in where.topics]

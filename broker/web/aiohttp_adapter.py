@@ -87,9 +87,20 @@ def _endpoint(app: web.Application, handler: routes.Handler, base_path: BasePath
         if result.status == 201 and request.version == HttpVersion11:
             common_headers = services.response_headers.lines(request.headers.get(hdrs.ORIGIN))
             return handover.Created(result, common_headers)
-        return response_to(result)
+        return await _send_stream(request, result) if result.is_stream else response_to(result)
 
     return serve
+
+
+async def _send_stream(request: web.Request, answer: Answer) -> web.StreamResponse:
+    """Send a body that is a whole event stream. It has no length, so aiohttp sends it as chunks, or on HTTP/1.0 up to the close."""
+    response = web.StreamResponse(status=answer.status, headers=answer.headers)
+    if answer.closes:
+        response.force_close()
+    await response.prepare(request)
+    await response.write(answer.body)
+    await response.write_eof()
+    return response
 
 
 def _answer_errors(

@@ -20,6 +20,7 @@ import socket
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpVersion11
 from aiohttp.web_protocol import RequestHandler
 
 from broker.web.headers import head_lines
@@ -86,7 +87,7 @@ def start(request: web.Request, subscription: Subscription) -> web.StreamRespons
     except BaseException:
         subscription.release()
         raise
-    subscription.attach(transport)
+    subscription.attach(transport, chunked=request.version >= HttpVersion11)
     return GONE
 
 

@@ -25,7 +25,8 @@ HEADERS = {
 }
 _HEAD_ANSWER = Answer(200, headers=HEADERS | {"Vary": "Accept"})
 _NO_MORE = Answer(204, headers={"Cache-Control": "no-store", "Vary": "Accept"})
-_HEAD = b"HTTP/1.1 200 OK\r\n" + head_lines(HEADERS) + b"Connection: close\r\n"
+_PLAIN_HEAD = b"HTTP/1.1 200 OK\r\n" + head_lines(HEADERS) + b"Connection: close\r\n"
+_CHUNKED_HEAD = _PLAIN_HEAD + b"Transfer-Encoding: chunked\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +44,18 @@ class Subscription:
     is_enveloped: bool
     common_headers: bytes
 
-    def attach(self, transport: asyncio.Transport) -> None:
-        """Begin the stream on `transport`, with the answer's head."""
-        head = b"%b%b\r\n" % (_HEAD, self.common_headers)
+    def attach(self, transport: asyncio.Transport, *, chunked: bool) -> None:
+        """Begin the stream on `transport`, with the answer's head; `chunked` if the request is HTTP/1.1, for 1.0 knows no chunks."""
+        head = b"%b%b\r\n" % (_CHUNKED_HEAD if chunked else _PLAIN_HEAD, self.common_headers)
         self.node.streams.attach(
-            transport, self.caller, head, self.topics, self.logs, self.start, enveloped=self.is_enveloped
+            transport,
+            self.caller,
+            head,
+            self.topics,
+            self.logs,
+            self.start,
+            enveloped=self.is_enveloped,
+            chunked=chunked,
         )
 
     def release(self) -> None:
@@ -115,7 +123,8 @@ async def _watch(node: Node, caller: Caller, topics: Sequence[str], start: Start
 
 def _retry_later(node: Node) -> Answer:
     """A refusal after which an EventSource reconnects: a stream that ends at once, with a long delay."""
-    return Answer(200, sse.retry(node.streams.long_retry_ms()), _HEAD_ANSWER.headers, closes=True)
+    body = sse.retry(node.streams.long_retry_ms())
+    return Answer(200, body, _HEAD_ANSWER.headers, closes=True, is_stream=True)
 
 
 def _start(request: Request, node: Node) -> Start:

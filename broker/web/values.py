@@ -116,12 +116,14 @@ class Answer:
 
     Attributes:
         closes: whether the connection closes after it.
+        is_stream: whether `body` is a whole event stream: chunked on HTTP/1.1, without a length or chunks on HTTP/1.0.
     """
 
     status: int
     body: bytes = b""
     headers: Mapping[str, str] = field(default_factory=dict)
     closes: bool = False
+    is_stream: bool = False
 
 
 def json_answer(value: object, headers: Mapping[str, str], status: int = 200) -> Answer:

@@ -87,7 +87,7 @@ async def open_stream(node: Node) -> AsyncIterator[OpenStream]:
         transport.set_write_buffer_limits(high=0)
         await node.limits.enter(caller)
         logs = await node.logs.watch(["a"], Latest())
-        node.streams.attach(transport, caller, b"", ["a"], logs, Latest(), enveloped=False)
+        node.streams.attach(transport, caller, b"", ["a"], logs, Latest(), enveloped=False, chunked=False)
         clients.append(Client(far))
         assert b"event: broker.open" in clients[-1].read()
         return clients[-1]

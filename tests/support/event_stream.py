@@ -13,7 +13,7 @@ from typing import Self
 
 from broker.events import Event
 from broker.sse import Decoder
-from tests.support.http import HOST, close, parse_head, request
+from tests.support.http import HOST, ChunkDecoder, close, parse_head, request
 from tests.support.waiting import WAIT_SECONDS
 
 READ_BYTES = 1 << 18
@@ -37,41 +37,29 @@ class EventStream:
         self.body = bytearray()
         self.events: list[Event] = []
         self.is_complete = False
-        self._pending = b""  # an incomplete head, or an incomplete chunk
+        self._head = b""  # while it is incomplete
+        self._chunks: ChunkDecoder | None = None
         self._decoder = Decoder()
 
     def feed(self, data: bytes) -> list[Event]:
         """Take the next bytes of the answer; returns the events that they complete."""
-        self._pending += data
         if not self.status:
-            head, blank_line, rest = self._pending.partition(b"\r\n\r\n")
+            head, blank_line, data = (self._head + data).partition(b"\r\n\r\n")
             if not blank_line:
+                self._head = head
                 return []
             self.status, self.headers = parse_head(head)
-            self._pending = rest
-        data = self._unframed()
+            if self.headers.get("transfer-encoding") == "chunked":
+                self._chunks = ChunkDecoder()
+        if self._chunks is not None:
+            data = self._chunks.feed(data)
+            self.is_complete = self._chunks.is_complete
         self.body += data
         if self.status == 204 or len(self.body) == int(self.headers.get("content-length", -1)):
             self.is_complete = True
         events = self._decoder.feed(data)
         self.events += events
         return events
-
-    def _unframed(self) -> bytes:
-        """Take the complete part of `_pending`."""
-        if self.headers.get("transfer-encoding") != "chunked":
-            data, self._pending = self._pending, b""
-            return data
-        data = b""
-        while not self.is_complete:
-            size, line_end, rest = self._pending.partition(b"\r\n")
-            length = int(size, 16) if line_end else 0
-            if not line_end or len(rest) < length + 2:
-                break
-            data += rest[:length]
-            self._pending = rest[length + 2 :]
-            self.is_complete = length == 0
-        return data
 
     @property
     def retry_ms(self) -> int | None:

@@ -51,6 +51,49 @@ def chunked(*chunks: bytes, end: bytes = b"0\r\n\r\n") -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks if chunk) + end
 
 
+class ChunkDecoder:
+    """Takes the framing of chunks off a body that arrives in parts of any length; fails on framing that is wrong.
+
+    Attributes:
+        is_complete: whether the last chunk has arrived.
+    """
+
+    def __init__(self) -> None:
+        self.is_complete = False
+        self._framing = b""  # an incomplete line: a chunk's size, or what ends a chunk
+        self._left = 0  # of the present chunk
+
+    def feed(self, data: bytes) -> bytes:
+        """The part of the body in `data`."""
+        body = b""
+        while data:
+            assert not self.is_complete, f"bytes after the last chunk: {data[:100]!r}"
+            if self._left:
+                taken, data = data[: self._left], data[self._left :]
+                self._left -= len(taken)
+                body += taken
+                if not self._left:
+                    self._framing = b"end"
+                continue
+            line, line_end, data = (self._framing + data).partition(b"\r\n")
+            self._framing = b""
+            if not line_end:
+                self._framing = line
+                break
+            self._end_line(line)
+        return body
+
+    def _end_line(self, line: bytes) -> None:
+        if line == b"end":
+            return
+        if line == b"last":
+            self.is_complete = True
+            return
+        self._left = int(line, 16)
+        if not self._left:
+            self._framing = b"last"
+
+
 def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
     """The status and the headers of an answer, from its head with or without the blank line."""
     first, *lines = head.decode("latin-1").rstrip("\r\n").split("\r\n")

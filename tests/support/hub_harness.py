@@ -16,6 +16,7 @@ from broker.fanout.subscriber import CloseReason, Subscriber
 from broker.log.log import Log
 from broker.sse import Decoder
 from broker.topics import Retention
+from tests.support.http import ChunkDecoder
 
 KEEP = Retention(1_000_000, 1 << 30, 1e9)
 BUFFER = 16 << 10
@@ -39,6 +40,7 @@ class HubHarness:
         self.gaps: list[str] = []
         self.released: list[str] = []
         self.far: dict[Subscriber, socket.socket] = {}
+        self.chunks: dict[Subscriber, ChunkDecoder] = {}
         self.hub = Hub(self, self, self, StreamTimes(15, 30, max_age_seconds))
 
     # The hub's loop
@@ -125,6 +127,7 @@ class HubHarness:
         floors: Sequence[int] = (),
         is_gone: bool = False,
         is_enveloped: bool = False,
+        chunked: bool = True,
     ) -> Subscriber:
         """A new subscriber; with `is_gone` its far end has reset the connection, and the near one doesn't know."""
         near, far = tcp_pair()
@@ -133,11 +136,13 @@ class HubHarness:
         if is_gone:
             reset(far)
         start = self.last if cursor is None else cursor
-        key = FeedKey(topics, is_enveloped, tuple(floors))
+        key = FeedKey(topics, is_enveloped, tuple(floors), chunked)
         subscriber = self.hub.attach(
             transport, UNRESTRICTED_CALLER, key, [self.log(topic) for topic in topics], start, b""
         )
         self.far[subscriber] = far
+        if chunked:
+            self.chunks[subscriber] = ChunkDecoder()
         return subscriber
 
     def turn(self) -> bool:
@@ -152,14 +157,22 @@ class HubHarness:
             pass
 
     def read(self, subscriber: Subscriber) -> bytes:
-        """All that has arrived at the far end."""
+        """All that has arrived at the far end, without the framing of chunks."""
         data = b""
+        while more := self.receive(subscriber, 1 << 20):
+            data += more
+        return self.chunks[subscriber].feed(data) if subscriber.chunked else data
+
+    def receive(self, subscriber: Subscriber, most: int) -> bytes:
+        """At most that many bytes that have arrived at the far end, as they came over the wire."""
         try:
-            while more := self.far[subscriber].recv(1 << 20):
-                data += more
+            return self.far[subscriber].recv(most)
         except BlockingIOError:
-            pass
-        return data
+            return b""
+
+    def is_complete(self, subscriber: Subscriber) -> bool:
+        """Whether the last chunk has been read."""
+        return self.chunks[subscriber].is_complete
 
     async def closing(self, count: int = 1) -> None:
         """Let the loop work until `count` connections are gone."""

@@ -32,7 +32,8 @@ async def test_head_and_first_bytes(server: Server) -> None:
     assert stream.headers["x-content-type-options"] == "nosniff"
     assert stream.headers["vary"] == "Accept"
     assert "content-length" not in stream.headers
-    assert "transfer-encoding" not in stream.headers
+    assert stream.headers["transfer-encoding"] == "chunked"
+    assert stream.headers["connection"] == "close"
     await stream.event(1)
     opening = re.fullmatch(
         rb'retry: (\d+)\n:\nevent: broker.open\ndata: {"topics":\["news"\]}\nid: (\d+-\d+)\n\n', stream.body
