@@ -262,7 +262,7 @@ def test_bad_cursor_is_a_gap_and_never_an_error_nor_a_line_of_its_own(
         data = request("GET", f"/topics/nothing?{enveloped}lastEventId={QUERIES[number - len(CURSORS)]}")
     with Connection(server.port) as connection:
         connection.send(data)
-        head = connection.until(b"\r\n\r\n")
+        head = connection.stream_head()
         assert head.startswith(b"HTTP/1.1 200 ")
         assert b"Injected" not in head
         opening = connection.until(b"\n\n")
@@ -323,7 +323,7 @@ def test_over_capacity_a_browser_comes_back_by_itself_and_others_are_told_when()
         assert int(answer.headers["retry-after"]) > 0
         with Connection(full.port) as browser:
             browser.send(request("GET", PATH, "Accept: text/event-stream"))
-            head, _, body = browser.rest().partition(b"\r\n\r\n")
+            head, body = browser.stream_head(), browser.rest()
             assert head.startswith(b"HTTP/1.1 200 ")
             assert b"Content-Type: text/event-stream\r\n" in head
             assert body.startswith(b"retry: ")

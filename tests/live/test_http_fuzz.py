@@ -249,7 +249,7 @@ def test_subscribe_begins_or_says_what_is_wrong(
     headers = [] if header is None else [f"Last-Event-ID: {header}"]
     with Connection(server.port) as connection:
         connection.send(request("GET", f"/topics?{query}&{start}={quote(value, safe='')}", *headers))
-        (status,) = statuses(connection.until(b"\r\n\r\n"))
+        (status,) = statuses(connection.stream_head())
         connection.half_close()
         body = connection.rest()
     if not all(map(_is_topic, topics)):

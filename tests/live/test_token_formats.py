@@ -119,7 +119,7 @@ def followed_live(broker: BrokerProcess, topic: str, body: bytes) -> bytes:
     """The stream of who was there before the answer began, and when its producer was asked to stop meanwhile."""
     with Connection(broker.port) as viewer, Connection(broker.port) as producer:
         viewer.send(request("GET", f"/topics/{topic}", "Accept: text/event-stream"))
-        viewer.until(b"\r\n\r\n")
+        viewer.stream_head()
         stream = viewer.until(b"event: broker.open\n")
         assert exchange(broker.port, request("POST", f"/topics/{topic}/cancel", body=b"")).status == 202
         stream += viewer.until(b"event: broker.cancel\n")

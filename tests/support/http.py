@@ -154,7 +154,7 @@ class Connection:
     """A connection that sends and reads at the same time, since an answer may come early; a context manager.
 
     Attributes:
-        received: the bytes that no method has taken yet.
+        received: the bytes that no method has taken yet; after `stream_head` without the framing of chunks.
         ended: whether the other side has ended the connection, by whatever means.
     """
 
@@ -163,6 +163,7 @@ class Connection:
         self.socket.setblocking(False)
         self.received = b""
         self.ended = False
+        self._chunks: ChunkDecoder | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -199,7 +200,7 @@ class Connection:
             return
         except OSError:
             data = b""
-        self.received += data
+        self.received += data if self._chunks is None else self._chunks.feed(data)
         self.ended = not data
 
     def more(self, seconds: float = WAIT_SECONDS) -> bool:
@@ -223,6 +224,14 @@ class Connection:
         index = self.received.index(wanted) + len(wanted)
         taken, self.received = self.received[:index], self.received[index:]
         return taken
+
+    def stream_head(self) -> bytes:
+        """The head of the next answer; if its body is chunked, all that follows is read without the framing."""
+        head = self.until(b"\r\n\r\n")
+        if parse_head(head)[1].get("transfer-encoding") == "chunked":
+            self._chunks = ChunkDecoder()
+            self.received = self._chunks.feed(self.received)
+        return head
 
     def answer(self) -> Answer:
         """The next whole answer."""
