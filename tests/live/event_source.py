@@ -8,11 +8,11 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Self
 
 import httpx
+from aiohttp import ClientConnectionError, ClientPayloadError, ClientSession
 from aiohttp_sse_client2.client import EventSource
 from httpx_sse import aconnect_sse
 from playwright.async_api import Page, Route
@@ -193,15 +193,19 @@ class PythonSource(Follower):
     @classmethod
     @asynccontextmanager
     async def aiohttp_sse_client2(cls, url: str) -> AsyncIterator[Self]:
-        """It reconnects once by itself, after twice the delay that it was told."""
+        """It leaves reconnecting after a cut to its user."""
         made = cls()
 
         async def follow() -> None:
-            async with EventSource(url, reconnection_time=timedelta(milliseconds=50)) as source:
-                async for event in source:
-                    made._received.append(
-                        Received(event.type or "message", event.data, event.last_event_id, OPEN)
-                    )
+            headers: dict[str, str] = {}
+            async with ClientSession() as session:
+                while True:
+                    with suppress(ClientPayloadError):
+                        async with EventSource(url, session=session, headers=headers) as source:
+                            async for event in source:
+                                headers = {"Last-Event-ID": event.last_event_id}
+                                kind = event.type or "message"
+                                made._received.append(Received(kind, event.data, event.last_event_id, OPEN))
 
         async with _running(follow()):
             yield made
@@ -214,5 +218,5 @@ async def _running(following: Coroutine[None, None, None]) -> AsyncIterator[None
         yield
     finally:
         task.cancel()
-        with suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError, ClientConnectionError):  # its server may be gone before it
             await task
