@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -34,6 +36,14 @@ def broker(shared_brokers: SharedBrokers) -> BrokerProcess:
 def broker_url(broker: BrokerProcess) -> str:
     """Its address."""
     return broker.url
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Seeded; a failure shows the seed."""
+    seed = int(os.environ.get("TEST_SEED", random.randrange(1 << 32)))
+    print(f"TEST_SEED={seed}")
+    return random.Random(seed)
 
 
 @pytest.fixture

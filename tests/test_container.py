@@ -26,6 +26,7 @@ from tests.support.ports import free_port
 from tests.support.waiting import wait_for
 
 SECONDS = 30
+pytestmark = pytest.mark.timeout(600)  # the image takes a while on a busy machine
 COMPOSE = ROOT / "deploy" / "compose.yaml"
 
 

@@ -133,7 +133,8 @@ class Streams:
 
     def retry_ms(self) -> int:
         """A reconnect delay, random so that clients which were cut together don't reconnect together."""
-        return random.randint(self._policy.retry_min_ms, self._policy.retry_max_ms)
+        lowest, most = self._policy.retry_min_ms, self._policy.retry_max_ms
+        return lowest + int(random.random() * (most - lowest + 1))
 
     @staticmethod
     def long_retry_ms() -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 from collections.abc import Sequence
 from itertools import combinations
@@ -20,20 +19,12 @@ from tests.support.broker_process import BrokerProcess
 from tests.support.event_stream import Stream
 from tests.support.http import JSON, NDJSON, exchange, request
 from tests.support.publisher import AsyncPublisher
+from tests.support.scale import scaled
 from tests.support.waiting import wait_for
 
-SCALE = float(os.environ.get("TEST_SCALE", "1"))
-FOLLOWERS = max(20, int(500 * SCALE))
+FOLLOWERS = scaled(500)
 TOPICS = ["a", "b", "c.d", "e"]
 SETS = [list(some) for count in range(1, len(TOPICS) + 1) for some in combinations(TOPICS, count)]
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    """Seeded; a failure shows the seed."""
-    seed = int(os.environ.get("TEST_SEED", random.randrange(1 << 32)))
-    print(f"TEST_SEED={seed}")
-    return random.Random(seed)
 
 
 def followers(port: int, sets: Sequence[Sequence[str]], chance: random.Random) -> list[Follower]:

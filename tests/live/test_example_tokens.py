@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -259,12 +258,10 @@ async def test_a_page_by_the_name_localhost_may_read_the_broker(
         await is_complete(await ask(context, example))
 
 
-def test_a_broker_that_cannot_start_ends_the_command(flags: list[str]) -> None:
+async def test_a_broker_that_cannot_start_ends_the_command(flags: list[str]) -> None:
     with Example(*flags) as example:
         other = [*example.command[:2], "--port", str(free_port()), *flags[:2], "--data", flags[3] + "-other"]
-        ended = subprocess.run(
-            other, capture_output=True, text=True, timeout=START_SECONDS, env=environment()
-        )
-        assert ended.returncode == 1
-        assert "the broker did not start" in ended.stderr
-        assert "Traceback" not in ended.stderr
+        with ChildProcess(other, env=environment()) as ended:
+            assert ended.wait(START_SECONDS) == 1
+        assert "the broker did not start" in ended.output
+        assert "Traceback" not in ended.output

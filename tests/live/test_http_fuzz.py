@@ -23,10 +23,11 @@ from tests.live.control_client import MISUSED, kept
 from tests.live.test_bad_input import post
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import JSON, NDJSON, Connection, chunked, exchange, request
+from tests.support.scale import scaled
 
 SETTINGS = {"max_event_bytes": 5000, "log_memory_bytes": 16 << 20}
 FUZZ = settings(
-    max_examples=500,
+    max_examples=scaled(500),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +21,10 @@ from tests.live.rolling import Viewer
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import exchange, request
 from tests.support.publisher import AsyncPublisher
+from tests.support.scale import scaled
 from tests.support.waiting import wait_for
 
-SCALE = float(os.environ.get("TEST_SCALE", "1"))
-VIEWERS = max(20, int(2000 * SCALE))
+VIEWERS = scaled(2000)
 CROWDED, BUSY = "crowded", "busy"
 """Many view the one; to the other, which one views, is published all the time: whenever a broker goes, an event is on its way."""
 PUBLISHERS = [(CROWDED, 0.5)] * 2 + [(BUSY, 0.02)] * 4

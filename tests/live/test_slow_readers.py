@@ -21,10 +21,10 @@ from tests.live.crowd import SMALL_BUFFER_BYTES, BadReaders, BadReading, GoodRea
 from tests.support.broker_process import BrokerProcess
 from tests.support.event_stream import Stream
 from tests.support.publisher import Publisher
+from tests.support.scale import SCALE, scaled
 from tests.support.waiting import wait_for
 
-SCALE = float(os.environ.get("TEST_SCALE", "1"))
-GOOD, STUCK, SLOW = (max(20, int(count * SCALE)) for count in (1000, 200, 200))
+GOOD, STUCK, SLOW = (scaled(count) for count in (1000, 200, 200))
 FLOOD_BYTES = int(50_000_000 * SCALE)
 SLOW_SECONDS = 5
 SLOW_BYTES_PER_SECOND = 1000

@@ -4,7 +4,6 @@ are killed all the time (I1, I2)."""
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections.abc import Sequence
 from itertools import combinations
@@ -17,10 +16,10 @@ from tests.live.churn import Follower, Published, all_of, judge, number
 from tests.stores.brokers import StartBroker, until_ready
 from tests.stores.conftest import StartServer
 from tests.support.local_broker import Server
+from tests.support.scale import scaled
 from tests.support.waiting import until
 
-SCALE = float(os.environ.get("TEST_SCALE", "1"))
-FOLLOWERS = max(20, int(200 * SCALE))
+FOLLOWERS = scaled(200)
 TOPICS = ["a", "b", "c.d", "e"]
 SETS = [list(some) for count in range(1, len(TOPICS) + 1) for some in combinations(TOPICS, count)]
 SETTINGS = {"heartbeat_seconds": 0.2, "retention_events": 100_000, "retention_bytes": 64 << 20}
@@ -29,14 +28,6 @@ PUBLISHERS = 4
 KILL_SECONDS = (0.05, 0.3)
 MAX_KILLS = 3
 """The most kills during one publish: on a slow machine, more would let no publish succeed."""
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    """Seeded; a failure shows the seed."""
-    seed = int(os.environ.get("TEST_SEED", random.randrange(1 << 32)))
-    print(f"TEST_SEED={seed}")
-    return random.Random(seed)
 
 
 class Wanderer(Follower):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import signal
 import time
 from pathlib import Path
-
-import pytest
 
 from tests.stores.brokers import (
     Publisher,
@@ -27,14 +24,6 @@ from tests.support.redis_servers import Server
 from tests.support.waiting import until
 
 STOPPED_SECONDS = 4
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    """Seeded; a failure shows the seed."""
-    seed = int(os.environ.get("TEST_SEED", random.randrange(1 << 32)))
-    print(f"TEST_SEED={seed}")
-    return random.Random(seed)
 
 
 async def test_the_store_is_started_after_the_instance(

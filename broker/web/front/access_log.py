@@ -18,7 +18,7 @@ class AccessLog:
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
 
-    def write(self, peer: str, exchange: Exchange, status: int, size: int) -> None:
+    def write(self, exchange: Exchange, status: int, size: int) -> None:
         """Log the answer to a request: its status, and the bytes of its body."""
         if not self._logger.isEnabledFor(logging.INFO):
             return
@@ -27,7 +27,7 @@ class AccessLog:
         get = exchange.headers.get
         self._logger.info(
             '%s %s "%s" %s %s "%s" "%s"',
-            peer or "-",
+            exchange.peer or "-",
             began.strftime("[%d/%b/%Y:%H:%M:%S %z]"),
             redact(f"{exchange.method} {target} HTTP/{exchange.version}"),
             status,

@@ -50,6 +50,9 @@ class HttpConnection(asyncio.Protocol):
 
     Args:
         peer: the client's address if a proxy told it; else the transport's counts.
+
+    Attributes:
+        told_peer: `peer`.
     """
 
     __slots__ = (
@@ -66,11 +69,11 @@ class HttpConnection(asyncio.Protocol):
         "_parser",
         "_rest",
         "_transport",
-        "peer",
+        "told_peer",
     )
 
     def __init__(self, owner: ConnectionOwner, peer: str = "") -> None:
-        self.peer = peer
+        self.told_peer = peer
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._parser = RequestParser(self, owner.max_head_bytes)
@@ -85,13 +88,18 @@ class HttpConnection(asyncio.Protocol):
         self._has_ended = False  # what arrives is ignored
         self._linger: asyncio.TimerHandle | None = None
 
+    @property
+    def peer(self) -> str:
+        """The client's address, or its nearest proxy's; "" on a unix socket, and after the end."""
+        if self.told_peer or self._transport is None:
+            return self.told_peer
+        name = self._transport.get_extra_info("peername")
+        return name[0] if isinstance(name, tuple) else ""
+
     # From the transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's aren't in name
-        if not self.peer:
-            name = transport.get_extra_info("peername")
-            self.peer = name[0] if isinstance(name, tuple) else ""
         if transport.get_extra_info("sslcontext") is None:
             transport.set_write_buffer_limits(high=0)  # each write is tried at once
         sock = transport.get_extra_info("socket")

@@ -40,6 +40,7 @@ class Exchange:
 
     Attributes:
         keeps_alive: whether the client allows a further request on the connection.
+        peer: the client's address, if the front needs it.
         refusal: the answer, if no handler shall run.
         is_complete: whether the whole body has arrived.
         is_queued: whether the connection has queued it to be served.
@@ -58,6 +59,7 @@ class Exchange:
         "is_queued",
         "keeps_alive",
         "method",
+        "peer",
         "refusal",
         "started_at",
         "target",
@@ -84,6 +86,7 @@ class Exchange:
         self.is_complete = False
         self.is_queued = False
         self.started_at = 0.0
+        self.peer = ""
         self._expects_continue = "expect" in headers and version == "1.1"
         self._flow = flow
         self._pieces: list[bytes] = []

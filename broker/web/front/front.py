@@ -58,6 +58,7 @@ class Front:
         self._streams = services.node.streams
         self._response_headers = services.response_headers
         self._router = router
+        self._needs_peers = access_log is not None or services.settings.needs_client_addresses()
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
@@ -97,6 +98,8 @@ class Front:
 
     def serve(self, connection: HttpConnection, exchange: Exchange) -> None:
         """Run the handler of a request, and have the connection send its answer: now, or after the handler has waited."""
+        if self._needs_peers:
+            exchange.peer = connection.peer
         if self.access_log is not None:
             exchange.started_at = time()
         if exchange.refusal is not None:
@@ -119,7 +122,7 @@ class Front:
                         path,
                         Query(query) if query else _NO_QUERY,
                         headers,
-                        connection.peer,
+                        exchange.peer,
                         exchange,
                         values,
                     )
@@ -180,7 +183,7 @@ class Front:
             self._leave(connection, exchange)
             return
         result.attach(transport, chunked=exchange.version == "1.1")
-        self._log(connection, exchange, HTTPStatus.OK, 0)
+        self._log(exchange, HTTPStatus.OK, 0)
 
     def _send(self, connection: HttpConnection, exchange: Exchange, answer: Answer) -> None:
         closes = (
@@ -194,15 +197,15 @@ class Front:
         common_headers = self._response_headers.lines(origin, answer.headers.get("Vary", ""))
         data = encode(answer, common_headers, exchange.method, exchange.version, closes=closes)
         connection.answered(exchange, data, closes=closes)
-        self._log(connection, exchange, answer.status, len(answer.body))
+        self._log(exchange, answer.status, len(answer.body))
 
     def _leave(self, connection: HttpConnection, exchange: Exchange) -> None:
         connection.leave()
-        self._log(connection, exchange, CLIENT_LEFT, 0)
+        self._log(exchange, CLIENT_LEFT, 0)
 
-    def _log(self, connection: HttpConnection, exchange: Exchange, status: int, size: int) -> None:
+    def _log(self, exchange: Exchange, status: int, size: int) -> None:
         if self.access_log is not None:
-            self.access_log.write(connection.peer, exchange, status, size)
+            self.access_log.write(exchange, status, size)
 
 
 @generator_based

@@ -1,8 +1,11 @@
-"""A chaos run: publishers and subscribers on real processes that are killed, paused and cut off, and an oracle that checks
-what came out of it.
+"""A chaos run: publishers and subscribers on real processes that are killed, paused and cut off, and a check of the results.
 
-`ledger` records what was published. `witness` records what one subscriber heard, and checks it. `publishers`, `wanderers` and
-`closers` are the clients. `groups` start brokers and servers, and `faults` disturb them. `run` joins them.
+- `ledger`: what was published, acknowledged, deleted and lost.
+- `witness`, `account`: what one subscriber received, checked against the ledger. `replays`: the same for replays.
+- `clients`: publishers, subscribers, and the client that closes and deletes topics.
+- `groups`, `replicated`, `embedded`: brokers with their servers, and the faults that disturb them. `processes`, `servers`: their parts.
+- `run`, `report`: rounds of disturbance and quiet, and the figures.
 
-An hour's run: `python -m tests.stores.chaos --seconds 3600 --seed 1`.
+`test_chaos` runs for three minutes with fixed seeds. For longer: `python -m tests.stores.chaos --seconds 3600 --seed 1`. A seed
+fixes what clients and faults choose to do, but not how the processes interleave.
 """

@@ -121,7 +121,7 @@ class Publisher(Persistent):
             self.ledger.refuse(attempt, monotonic())
             return None
         if answer.status != 201:
-            self.ledger.fail(f"{attempt.data}: an unexpected answer: {answer}")
+            self.ledger.fail(f"{attempt.name}: an unexpected answer: {answer}")
             return None
         event_id = parse_id(str(answer.json()["id"]))
         assert event_id is not None
@@ -133,9 +133,9 @@ class Publisher(Persistent):
         self.ledger.counts["repeated keys"] += 1
         again = self._read(attempt, answer, 0)
         if again == event_id and answer.headers.get("idempotency-replayed") != "true":
-            self.ledger.fail(f"{attempt.data}: published before, but the answer doesn't say so")
+            self.ledger.fail(f"{attempt.name}: published before, but the answer doesn't say so")
         if again is None and not self.ledger.may_have_lost(attempt.sent_at, monotonic()):
-            self.ledger.fail(f"{attempt.data}: published before, and refused with {answer}")
+            self.ledger.fail(f"{attempt.name}: published before, and refused with {answer}")
 
 
 class Closer(Persistent):
@@ -256,7 +256,7 @@ class Wanderer:
             except TimeoutError:
                 return
             for event in stream.feed(data):
-                self.witness.hear(event, monotonic())
+                self.witness.receive(event, monotonic())
                 if event.type == "broker.end":
                     leave_at = min(leave_at, loop.time() + self._chance.choice([0, END_STAY_SECONDS]))
             stream.events.clear()

@@ -18,6 +18,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
+from broker.events import EventId, parse_id
 from tests.stores.chaos.ledger import Ledger, Loss
 from tests.stores.chaos.processes import LoggedBroker
 from tests.stores.chaos.servers import ChaosServer, append_only_size, cut_append_only_file
@@ -236,6 +237,13 @@ class Group:
                 await self.wait(PAUSE_SECONDS)
             finally:
                 self.server.move_clock(0)
+
+    def stored_ids(self) -> set[EventId]:
+        """The ids of all events that the server has."""
+        with self.client() as client:
+            keys = list(client.scan_iter(match="broker:*", count=1000, _type="stream"))
+            found = [parse_id(event_id.decode()) for key in keys for event_id, _ in client.xrange(key)]
+        return {event_id for event_id in found if event_id is not None}
 
     def defects(self) -> list[str]:
         return [found for instance in self.instances for found in instance.defects()]

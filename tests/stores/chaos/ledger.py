@@ -32,6 +32,11 @@ class Attempt:
     acknowledged: set[EventId] = field(default_factory=set)
     ended_at: float = FOREVER
 
+    @property
+    def name(self) -> str:
+        """Its data without the padding."""
+        return self.data.rstrip(". ")
+
 
 @dataclass(slots=True)
 class Span:
@@ -90,11 +95,11 @@ class Ledger:
         """The event was answered with this id, which must lie above those acknowledged before it was sent."""
         self.counts["acknowledged"] += not attempt.acknowledged
         if event_id <= above:
-            self.fail(f"{attempt.data} has the id {format_id(event_id)}, at or below {format_id(above)}")
+            self.fail(f"{attempt.name} has the id {format_id(event_id)}, at or below {format_id(above)}")
         if attempt.acknowledged and event_id not in attempt.acknowledged:
             self.counts["published again after a loss"] += 1
             if not self.may_have_lost(attempt.sent_at, at):
-                self.fail(f"{attempt.data} was acknowledged with two ids, and nothing was lost")
+                self.fail(f"{attempt.name} was acknowledged with two ids, and nothing was lost")
         self.know(attempt, event_id, at)
         attempt.acknowledged.add(event_id)
         attempt.ended_at = min(attempt.ended_at, at)
@@ -106,13 +111,13 @@ class Ledger:
         self.counts["refused by closed topics"] += 1
         # A call that was sent again may find the topic closed by its first attempt's successor, never by nobody.
         if not _any_within(self.closings[attempt.topic], attempt.sent_at, at):
-            self.fail(f"{attempt.data} was refused: closed, but nobody closed {attempt.topic}")
+            self.fail(f"{attempt.name} was refused: closed, but nobody closed {attempt.topic}")
 
     def know(self, attempt: Attempt, event_id: EventId, at: float) -> None:
         """The event was seen with this id."""
         other = self.data_of.setdefault(event_id, attempt.data)
         if other != attempt.data:
-            self.fail(f"the id {format_id(event_id)} belongs to two events: {other} and {attempt.data}")
+            self.fail(f"the id {format_id(event_id)} belongs to two events: {other[:40]} and {attempt.name}")
         attempt.ids.setdefault(event_id, at)
         self.by_topic[attempt.topic][event_id] = attempt
 

@@ -95,8 +95,9 @@ class Run:
                 await read_replay(port, topic, fence) for port in self._group.ports() for _ in range(2)
             ]
             self._ledger.violations += check_replays(topic, replays, self._ledger, began_at)
+        stored = await asyncio.to_thread(self._group.stored_ids)
         for witness in self.witnesses:
-            witness.check_gaps()
+            witness.check(stored)
         self._ledger.violations += self._group.defects()
         self._finish_round(began_at)
 
@@ -150,14 +151,14 @@ class Run:
             for witness in self.witnesses
             for topic, known in closed.items()
             if topic in witness.topics
-            and not witness.has_heard_end(topic, known)
+            and not witness.has_received_end(topic, known)
             and not self._ledger.may_have_lost(0, monotonic())
         ]
 
     def _finish_round(self, began_at: float) -> None:
         self.report.rounds += 1
         for witness in self.witnesses:
-            witness.settle(began_at)
+            witness.settle()
         self._ledger.forget(began_at)
         self.report.counts = self._ledger.counts
         self.report.violations = list(self._ledger.violations)
