@@ -48,6 +48,7 @@ class EmbeddedGroup(Group):
         self.ledger = ledger
         self.chance = chance
         self.data = directory / "data"
+        self._losing = asyncio.Lock()
         self._workers_lock = asyncio.Lock()
         self._tells = tells_of_power_cuts
         self.broker = LoggedBroker(
