@@ -3,7 +3,7 @@
 entry       one entry of a log: an event, an end or a gap
 log         one topic's log, and whether a cursor joins on to it
 table       the logs of all topics, within a bound on bytes and number
-timeline    when events happened, told from their ids
+timeline    the times of events, calculated from their ids
 start       where a subscriber starts in the logs
 producers   how far the producers of a topic have come
 """

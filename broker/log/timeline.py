@@ -1,13 +1,13 @@
-"""When events happened, told from their ids.
+"""The times of events, calculated from their ids.
 
-Rules: values; no clock. Whoever gives out ids decides on corrections: the store in memory, or a shared store's scripts.
+Rules: values; reads no clock. The store that assigns ids makes the corrections: the store in memory, or a shared store's
+scripts (`state.lua`).
 
-Ids never go back. So if a clock was ahead for a while, ids stay ahead of it afterwards: they go on from the last one at the
-clock's pace. A *correction* says from which id on, and by how much. Before the first correction ids are the clock's time, but
-some may have been given out while the clock was ahead. Nobody knows when that was; the clock at the next correction is the
-latest it can have been.
+Ids never go back. If the clock was ahead for a while, ids stay ahead of it afterwards: they continue after the last one, at
+the clock's pace. A *correction* records the first of these ids, and how far they are ahead. An id before the first correction
+is the clock's time, but the clock may have been ahead then. So an id's time is at most the clock's time at the next correction.
 
-The time of an id never falls as ids rise. So the events older than a time are those before an id.
+Times never fall as ids rise. So the events older than a given time are those before one id.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from broker.events import SEQUENCE_BITS, EventId, id_seconds
 
 STEP_SECONDS = 3600.0
-"""A clock that is behind the last id by more was wrong, or is: a correction is due."""
+"""If the clock is behind the last id by more, it was wrong, or is: a correction is due."""
 MAX_CORRECTIONS = 8
 
 

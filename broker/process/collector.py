@@ -1,7 +1,7 @@
-"""The cycle collector: seldom while the process is busy, and a full pass now and then in quiet moments.
+"""Runs the cycle collector: seldom while the process is busy, and a full pass now and then in quiet moments.
 
-Rules: knows the process's CPU time, nothing of the broker. Requests leave few cycles, and most objects live long, so passes
-by the number of allocations visit much and find little. What they leave would stay for good if nothing is allocated.
+Rules: knows the process's CPU time, but nothing of the broker. Requests leave few cycles and most objects live long, so passes
+triggered by allocations visit many objects and free few. Without allocations, garbage would stay until the next busy time.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Rules: files only. Events may be confidential, so the mode becomes 0700. The directory must be new, empty or a broker's already:
 `--data /home/me` must not make a home directory private.
 
-The mark is a file with the machine's boot id, removed once the server has ended in order. If the file is there at the next start,
-the server was killed or the machine stopped. The boot ids tell which: what a killed process has written is still there, but a
-machine that loses power loses what its disk did not have yet.
+The mark is a file that contains the machine's boot id. It is removed after the server has stopped in order. If it exists at the
+next start, the server was killed or the machine went down, and the boot id shows which. A killed process loses nothing that it
+has written; a machine that loses power loses all writes that had not reached its disk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from broker.process.setup import StartError
 LOCK_FILE = "lock"
 RUNNING_FILE = "running"
 SEEN_DIRECTORY = "seen"
-"""The ids that the workers have seen. If they are killed with the server, the next workers notice what it lost."""
+"""Holds the ids that the workers have seen. If all are killed with the server, the next workers can tell that it lost events."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # on Linux
 LOCK_TIMEOUT_SECONDS = 2.0
 """After a broker is killed, its Valkey server holds the lock until it has written everything."""
@@ -90,7 +90,7 @@ class DataDirectory:
 
 
 def _boot_id() -> str:
-    """Differs after each start of the machine; "" where the system has none."""
+    """An id that is new after each start of the machine; "" if the system doesn't provide one."""
     try:
         return BOOT_ID.read_text("ascii").strip()
     except FileNotFoundError:

@@ -2,8 +2,8 @@
 
 The server listens on a unix socket only, which no other user can open. It writes each change to its append-only file before it
 answers and flushes the file every second. If the server is killed, no acknowledged event is lost, unless a busy disk delayed the
-writes, which Valkey allows for two seconds; the workers know it then, by the ids that they have seen. If the machine loses
-power, the last second or two are lost, and perhaps what the workers know. So the next start marks the server as suspect: every
+writes, which Valkey allows for two seconds; the ids that the workers have seen reveal such a loss. If the machine loses power,
+the last second or two are lost, and these ids may be lost too. So the next start marks the server as suspect, and every
 subscriber that was behind gets a gap.
 
 The socket is in the data directory too, so its mode protects everything. A path too long for a socket is refused.
@@ -38,7 +38,7 @@ MAX_FAILED_CHECKS = 2
 """In a row, until it is logged; one may fail because the machine was suspended."""
 STOP_SECONDS = 30.0
 OWN_BYTES = 16 << 20
-"""The server's memory besides its data: 1 MiB, and what it holds for connections that it can't write to at once."""
+"""The server's memory besides its data: 1 MiB, and the buffers of connections that it can't write to at once."""
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 _logger = logging.getLogger("broker")

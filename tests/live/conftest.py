@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -174,6 +175,30 @@ def behind(proxy: type[ProxyProcess], tmp_path: Path) -> Iterator[Behind]:
             return Front(processes, stack.enter_context(proxy(urls, tmp_path, idle_seconds=idle_seconds)))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def shared_fronts(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[type[ProxyProcess]], Front]]:
+    """For each proxy, one with a broker that beats every second: HAProxy notices by it that a subscriber has left."""
+    with ExitStack() as stack:
+
+        @cache
+        def start(proxy: type[ProxyProcess]) -> Front:
+            broker = stack.enter_context(BrokerProcess(heartbeat_seconds=1))
+            folder = tmp_path_factory.mktemp(proxy.program)
+            return Front([broker], stack.enter_context(proxy([broker.url], folder)))
+
+        yield start
+
+
+@pytest.fixture
+def front(proxy: type[ProxyProcess], shared_fronts: Callable[[type[ProxyProcess]], Front]) -> Front:
+    """A broker behind each of the proxies in turn, shared with other tests; it has no topic and no subscriber."""
+    front = shared_fronts(proxy)
+    front.broker.empty()
+    return front
 
 
 @pytest.fixture

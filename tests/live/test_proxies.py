@@ -48,16 +48,15 @@ def asks_for_stream(front: Front) -> tuple[int, str | None, bytes]:
 # Streams
 
 
-def test_head_and_opening_come_at_once_on_a_silent_topic(behind: Behind) -> None:
-    with Stream(behind().port, "/topics/a") as stream:
+def test_head_and_opening_come_at_once_on_a_silent_topic(front: Front) -> None:
+    with Stream(front.port, "/topics/a") as stream:
         stream.opened()
         assert stream.headers["content-type"] == "text/event-stream"
         assert stream.headers["cache-control"] == "no-cache, no-transform"
         assert stream.headers["x-accel-buffering"] == "no"
 
 
-def test_each_event_arrives_before_the_next_is_published(behind: Behind) -> None:
-    front = behind()
+def test_each_event_arrives_before_the_next_is_published(front: Front) -> None:
     with Stream(front.port, "/topics/a") as stream:
         stream.opened()
         for number in range(20):
@@ -65,8 +64,7 @@ def test_each_event_arrives_before_the_next_is_published(behind: Behind) -> None
             assert stream.wait_for_events(number + 2)[-1].data == str(number)
 
 
-def test_events_do_not_arrive_in_clumps(behind: Behind) -> None:
-    front = behind()
+def test_events_do_not_arrive_in_clumps(front: Front) -> None:
     count = 40
 
     def publish_at_a_beat() -> None:
@@ -160,8 +158,7 @@ def test_stream_is_silent_for_90_s_with_all_timeouts_as_they_come(
             assert stream.wait_for_events(2)[-1].data == "still there"
 
 
-def test_nothing_is_compressed_though_the_client_would_take_it(behind: Behind) -> None:
-    front = behind()
+def test_nothing_is_compressed_though_the_client_would_take_it(front: Front) -> None:
     accepts = {"Accept-Encoding": "gzip, br, zstd, deflate"}
     with Stream(front.port, "/topics/a", ACCEPT | accepts) as stream:
         stream.opened()
@@ -174,8 +171,7 @@ def test_nothing_is_compressed_though_the_client_would_take_it(behind: Behind) -
         assert "content-encoding" not in answer.headers
 
 
-def test_cursor_resumes(behind: Behind) -> None:
-    front = behind()
+def test_cursor_resumes(front: Front) -> None:
     first, *_ = (front.broker.publish("a", str(number)) for number in range(3))
     for target, headers in (("/topics/a", {"Last-Event-ID": first}), (f"/topics/a?lastEventId={first}", {})):
         with Stream(front.port, target, ACCEPT | headers) as stream:
@@ -191,8 +187,7 @@ def test_broker_learns_that_a_subscriber_has_left(behind: Behind) -> None:
 
 
 @pytest.mark.asyncio(loop_scope="session")
-async def test_browser_holds_more_streams_than_http_1_1_gives_it(chromium: Browser, behind: Behind) -> None:
-    front = behind()
+async def test_browser_holds_more_streams_than_http_1_1_gives_it(chromium: Browser, front: Front) -> None:
     page = await chromium.new_page(ignore_https_errors=True)
     await page.goto(f"https://localhost:{front.proxy.tls_port}/page/page.css", wait_until="load")
     protocol = await page.evaluate("performance.getEntriesByType('navigation')[0].nextHopProtocol")
@@ -210,8 +205,7 @@ async def test_browser_holds_more_streams_than_http_1_1_gives_it(chromium: Brows
 # Publishers
 
 
-def test_lines_are_published_while_the_body_still_comes(behind: Behind) -> None:
-    front = behind()
+def test_lines_are_published_while_the_body_still_comes(front: Front) -> None:
     with Stream(front.port, "/topics/a") as stream, Connection(front.port) as publisher:
         stream.opened()
         publisher.send(request("POST", "/topics/a", NDJSON, "Transfer-Encoding: chunked"))
@@ -224,9 +218,8 @@ def test_lines_are_published_while_the_body_still_comes(behind: Behind) -> None:
 
 @pytest.mark.parametrize("headers", [(), ("Idempotency-Key: k",)], ids=["without a key", "with a key"])
 def test_largest_event_passes_and_a_larger_one_is_refused_by_the_broker(
-    headers: tuple[str, ...], behind: Behind
+    headers: tuple[str, ...], front: Front
 ) -> None:
-    front = behind()
     data = b"x" * MAX_EVENT_BYTES
     assert publish(front.port, data, *headers).status == 201
     refused = publish(front.port, data + b"x", *headers)
@@ -234,18 +227,20 @@ def test_largest_event_passes_and_a_larger_one_is_refused_by_the_broker(
     assert exchange(front.port, request("GET", "/topics/a", JSON, "Connection: close")).status == 200
 
 
-def test_long_ndjson_body_passes(behind: Behind) -> None:
+def test_long_ndjson_body_passes(front: Front) -> None:
     line = b'{"data": "%b"}\n' % (b"x" * 100_000)
-    assert publish(behind().port, line * 200, NDJSON).json()["published"] == 200
+    assert publish(front.port, line * 200, NDJSON).json()["published"] == 200
 
 
-def test_bad_line_is_answered_while_the_body_still_comes(behind: Behind) -> None:
-    front = behind()
+def test_bad_line_is_answered_while_the_body_still_comes(front: Front) -> None:
     with Connection(front.port) as publisher:
+        published = front.broker.metric("broker_published_events_total")
         publisher.send(request("POST", "/topics/a", NDJSON, "Transfer-Encoding: chunked"))
         publisher.send(chunked(b'{"data": "1"}\nno json\n', end=b""))
         if not front.proxy.answers_early:
-            wait_for(lambda: front.broker.metric("broker_published_events_total") == 1, "the good line")
+            wait_for(
+                lambda: front.broker.metric("broker_published_events_total") > published, "the good line"
+            )
             publisher.send(chunked())
         answer = publisher.answer()
         assert (answer.status, answer.json()["line"], answer.json()["published"]) == (400, 2, 1)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from broker.process import data_directory
+from broker.process.data_directory import DataDirectory
 from tests.support.broker_process import BrokerProcess, refused_start
 from tests.support.process_tree import data_server
 from tests.support.redis_servers import valkey
@@ -41,6 +44,37 @@ def _listens_on_tcp(pid: int) -> bool:
     tables = [Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
     rows = [line.split() for table in tables for line in table]
     return any(f"socket:[{row[9]}]" in inodes for row in rows)
+
+
+def test_a_power_cut_is_known_until_the_directory_is_marked_anew(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot_id = tmp_path / "boot_id"
+    monkeypatch.setattr(data_directory, "BOOT_ID", boot_id)
+
+    def lost_power(boot: str, then: Callable[[DataDirectory], None]) -> bool:
+        """Use the directory after the start `boot` of the machine, and end as if killed."""
+        boot_id.write_text(boot)
+        directory = DataDirectory(data)
+        try:
+            then(directory)
+            return directory.lost_power
+        finally:
+            directory.close()
+
+    def do_nothing(_directory: DataDirectory) -> None:
+        pass
+
+    assert not lost_power("first", DataDirectory.mark_running)
+    assert not lost_power("first", do_nothing)
+    assert lost_power("second", do_nothing)
+    assert lost_power("second", DataDirectory.mark_running)
+    assert not lost_power("second", DataDirectory.mark_stopped)
+    assert not lost_power("third", DataDirectory.mark_running)
+    monkeypatch.setattr(data_directory, "BOOT_ID", tmp_path / "missing")
+    directory = DataDirectory(data)
+    assert directory.lost_power, "where there is no boot id, it can't be told"
+    directory.close()
 
 
 def test_a_directory_with_other_files_is_refused_and_unchanged(data: Path) -> None:

@@ -1,6 +1,6 @@
-"""The clock of the store in memory, and what it says of ids.
+"""The clock of the store in memory. It corrects the timeline when the clock leaps.
 
-Rules: reads the clock, and corrects the timeline when the clock steps back. The store takes all its times from here.
+Rules: the store takes all its times, and its ids, from here.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ _logger = logging.getLogger("broker")
 
 
 class MemoryClock:
-    """Seconds since 1970, as the clock shows them, and the ids that follow from them.
+    """Returns seconds since 1970 when called, and makes ids from them.
 
     Attributes:
-        now: what it showed last; the store's sweeps look at it every second.
-        steady: a time that goes on at the clock's pace when the clock leaps, forth or back: for what expires.
+        now: the last time read; the store's sweeps read the clock every second.
+        steady: a time in seconds that ignores leaps, for everything that expires.
     """
 
     def __init__(self, clock: Clock, table: LogTable) -> None:
         self._clock = clock
         self._table = table
-        self._ahead = 0.0  # by what ids are, in seconds
+        self._ahead = 0.0  # how far ids are, in seconds
         self.now = self.steady = clock()
         self._newest = self.now  # no id was later when the clock last leapt
 
@@ -39,11 +39,11 @@ class MemoryClock:
         return now
 
     def next_id(self, now: float, last: EventId) -> EventId:
-        """The id at `now`, which this clock has just shown, that follows `last`."""
+        """The id after `last` at `now`, which this clock has just returned."""
         return max(int((now + self._ahead) * 1000) << SEQUENCE_BITS, last + 1)
 
     def _leap(self, now: float) -> float:
-        """Correct the timeline, if needed; returns the seconds that have passed in truth, as far as one can tell."""
+        """Correct the timeline, if needed. Returns the seconds that have passed; 0 if the leap hides them."""
         before = self.now + self._ahead
         self._newest = max(self._newest, before)
         timeline = self._table.timeline

@@ -1,10 +1,10 @@
 """The highest id that the store has returned to this process, in a file that outlives the process.
 
-An instance tells the store what it has seen, so the store notices when it has lost events. If all instances are killed together
-with the server, the next ones read here what the former had seen. Rules: files only.
+Each instance sends this id to the store, which detects by it that it has lost events. If all instances are killed together with
+the server, the next instances read the id here. Rules: files only.
 
-A process has a file of its own, which it locks while it lives. The file is mapped into memory, so an update is no system call,
-and the kernel keeps it however the process ends. After a power cut the content may be old, which harms nothing.
+A process has its own file and locks it while it runs. The file is mapped into memory: an update needs no system call, and the
+kernel keeps it however the process ends. After a power cut the content may be old, which is harmless.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SUFFIX = ".id"
 
 
 class SeenFile(Watermark):
-    """A watermark that begins where those of former and other processes are, and is kept in a file of `directory`."""
+    """A watermark kept in a file of `directory`. It starts at the highest id in all files there, of running and ended processes."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def _make_file(directory: Path) -> mmap.mmap:
 
 
 def _read(path: Path) -> EventId:
-    """The id in a file; 0 if another process has removed the file, or if it lost its content."""
+    """The id in a file; 0 if another process has removed the file, or if a power cut left it empty."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:

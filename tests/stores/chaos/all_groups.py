@@ -19,5 +19,5 @@ GROUPS: dict[str, StartGroup] = {
     "sentinel": SentinelGroup,
     "sentinel-wait": partial(SentinelGroup, wait_replicas=True),
     "ordered": OrderedGroup,
-    "data": partial(EmbeddedGroup, tells_of_power_cuts=False),
+    "data": EmbeddedGroup,
 }

@@ -1,7 +1,7 @@
 """One broker with `--workers` and `--data`: a supervisor, its workers and its own server.
 
 Rules: the processes are found by the process table, for the supervisor starts them. If all of them are killed and the file is cut,
-nobody has seen what is lost, and the broker must know it by itself.
+no process has seen what is lost, and the broker must find it out by itself.
 """
 
 from __future__ import annotations
@@ -30,11 +30,7 @@ WORKERS = 2
 
 
 class EmbeddedGroup(Group):
-    """Two workers and their supervisor.
-
-    Args:
-        tells_of_power_cuts: whether the broker tells everybody of what a power cut may have lost.
-    """
+    """Two workers and their supervisor."""
 
     def __init__(
         self,
@@ -42,14 +38,12 @@ class EmbeddedGroup(Group):
         program: str,
         ledger: Ledger,
         chance: random.Random,
-        *,
-        tells_of_power_cuts: bool = True,
     ) -> None:
         self.ledger = ledger
         self.chance = chance
         self.data = directory / "data"
+        self._losing = asyncio.Lock()
         self._workers_lock = asyncio.Lock()
-        self._tells = tells_of_power_cuts
         self.broker = LoggedBroker(
             **SETTINGS, retention_events=ledger.retention_events, data=self.data, workers=WORKERS
         )
@@ -68,6 +62,7 @@ class EmbeddedGroup(Group):
             "connections killed: pubsub": (lambda: self.kill_connections("pubsub"), 4),
             "scripts flushed": (self.flush_scripts, 1),
             "power cut": (self.cut_power, 1),
+            "everything killed": (self.kill_everything, 1),
         }
 
     @property
@@ -163,17 +158,29 @@ class EmbeddedGroup(Group):
                 os.kill(pid, signal.SIGCONT)
 
     async def cut_power(self) -> None:
-        """Everything ends at once, and the file ends somewhere within the last second."""
-        async with self.losing(is_silent=not self._tells):
-            before = append_only_size(self.data)
-            await asyncio.sleep(FSYNC_SECONDS)
-            processes = descendants(self.broker.pid)
-            for pid in (self.broker.pid, *processes):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            await until(lambda: not any(map(is_running, processes)), "all processes ended")
-            await asyncio.to_thread(self.broker.kill)
-            await asyncio.to_thread(
-                cut_append_only_file, self.data, lambda size: self.chance.randint(0, max(0, size - before))
-            )
+        """Everything ends at once, the file ends somewhere within the last second, and the machine starts anew."""
+        async with self.losing():
+            await self._end_everything()
+            (self.data / "running").write_text("the machine's last start")
+            for seen in (self.data / "seen").iterdir():  # written by the kernel, so perhaps not written
+                seen.unlink()
             await asyncio.to_thread(self.broker.start)
+
+    async def kill_everything(self) -> None:
+        """Everything is killed, and the file lacks the end of its last second, as on a busy disk."""
+        async with self.losing():
+            await self._end_everything()
+            await asyncio.to_thread(self.broker.start)
+
+    async def _end_everything(self) -> None:
+        before = append_only_size(self.data)
+        await asyncio.sleep(FSYNC_SECONDS)
+        processes = descendants(self.broker.pid)
+        for pid in (self.broker.pid, *processes):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await until(lambda: not any(map(is_running, processes)), "all processes ended")
+        await asyncio.to_thread(self.broker.kill)
+        await asyncio.to_thread(
+            cut_append_only_file, self.data, lambda size: self.chance.randint(0, max(0, size - before))
+        )

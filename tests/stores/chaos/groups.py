@@ -74,6 +74,7 @@ class Group:
             own_disk=True,
         )
         self.instances: list[LoggedBroker] = []
+        self._losing = asyncio.Lock()
         self._settings = {**SETTINGS, "retention_events": ledger.retention_events, **settings}
 
     def ports(self) -> list[int]:
@@ -126,7 +127,9 @@ class Group:
     @contextlib.asynccontextmanager
     async def losing(self, **options: bool) -> AsyncIterator[Loss]:
         """Events may be lost meanwhile; nothing else is disturbed until all instances are ready again."""
-        async with contextlib.AsyncExitStack() as stack:
+        if self._losing.locked():
+            raise Busy
+        async with self._losing, contextlib.AsyncExitStack() as stack:
             for lock in self.locks():
                 await stack.enter_async_context(lock)
             await self.until_ready()

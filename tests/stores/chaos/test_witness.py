@@ -324,6 +324,21 @@ def test_an_event_that_the_store_still_has_was_not_lost() -> None:
         assert bool(story.faults()) is is_stored
 
 
+def test_an_event_that_was_on_its_way_after_a_loss_needs_no_excuse() -> None:
+    story = Story()
+    story.publish("a1")
+    story.lose()
+    story.gap("a", after="a1", reason="lost")
+    story.deliver("a1")
+    story.publish("a2")
+    story.ledger.losses[0].ended_at = story.now
+    assert story.witness.missing() == []
+    story.deliver("a2")
+    story.stored = {story.ids["a2"]}
+    assert story.witness.missing() == []
+    assert story.faults() == []
+
+
 def test_a_gap_over_an_event_that_the_store_has_is_found() -> None:
     story = Story()
     story.publish("a1", "a2", "a3", "a4", "a5", "a6")

@@ -148,6 +148,7 @@ class Witness:
 
     def missing(self) -> list[str]:
         """One line for each event that was due by now and is missing without an excuse."""
+        self._late, self._silent = set(), set()
         return [
             f"{self.name}: {ids[event_id].name} {format_id(event_id)} {self._explain(topic, event_id)}"
             for topic, account in self._accounts.items()
@@ -177,7 +178,11 @@ class Witness:
         return False
 
     def check(self, stored: AbstractSet[EventId]) -> None:
-        """Report untrue gaps and excuses, now that nothing is on its way. `stored`: what the store still has."""
+        """Report untrue gaps, and excuses of the last call of `missing`, now that nothing is on its way.
+
+        Args:
+            stored: the ids of the events that the store has.
+        """
         for event_id in (self._late | self._silent) & stored:
             self._fail(
                 f"{self._ledger.data_of[event_id][:40]} {format_id(event_id)} is missing, and the store has it"
