@@ -1,7 +1,7 @@
 """One broker with `--workers` and `--data`: a supervisor, its workers and its own server.
 
 Rules: the processes are found by the process table, for the supervisor starts them. If all of them are killed and the file is cut,
-no process has seen what is lost, and the broker must find it out by itself.
+no process is left that has seen the lost events, and the broker must find out by itself.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ class LoggedBroker(BrokerProcess):
         self.is_paused = False
 
     def defects(self) -> list[str]:
-        """Lines of its logs that tell of a defect, each with what follows, since the last call."""
+        """Tracebacks and the like in its logs since the last call."""
         self._keep_log()
         found = [
             log[match.start() : match.start() + 2000] for log in self._logs if (match := DEFECTS.search(log))

@@ -148,7 +148,7 @@ class SentinelGroup(PairGroup):
             await self.swap()
 
     async def order(self) -> None:
-        """Sentinel is told to fail over at once, with the old primary alive."""
+        """Sentinel is ordered to fail over at once, with the old primary alive."""
         async with self.losing(spares_acknowledged=self.wait_replicas):
             await asyncio.to_thread(self._tell_sentinel)
             await self._until_named(self.replica)
