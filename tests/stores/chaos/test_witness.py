@@ -75,6 +75,17 @@ def test_an_honest_stream_passes() -> None:
     assert story.faults() == []
 
 
+def test_a_second_open_without_an_id_follows_the_end_of_a_closed_topic() -> None:
+    """The decoder then names the id of the end."""
+    story = Story()
+    story.witness.cursor = ""
+    story.reconnect()
+    story.tell("open", {"topics": ["a", "b"]})
+    story.tell("end", {"topic": "a", "reason": "closed"}, text(3))
+    story.tell("open", {"topics": ["b"]}, text(3))
+    assert story.faults() == []
+
+
 def test_a_lost_event_is_found() -> None:
     story = Story()
     story.publish("a1", "a2", "a3")

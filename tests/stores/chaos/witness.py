@@ -104,8 +104,8 @@ class Witness:
     def _open(self, topics: Sequence[str], text: str) -> None:
         if self._is_resumed:
             self._fail("broker.open on a connection that sent a cursor")
-        if text:
-            event_id = self._next_id(text)
+        if text:  # if the event has no id, the decoder names the connection's last one
+            event_id = self._newest if parse_id(text) == self._newest else self._next_id(text)
             for topic in topics:
                 self._accounts[topic].open(event_id)
 
