@@ -17,17 +17,18 @@ from broker.settings.environment import environment_warnings
 from broker.settings.table import GROUPS
 from broker.topics import Retention
 from tests.support.broker_process import BrokerProcess, run_serve
+from tests.support.run_here import run_here
 
 
 def test_every_setting_is_in_the_help() -> None:
-    text = run_serve("--help").stdout
+    text = run_here("serve", "--help").stdout
     for name in Settings.model_fields:
         assert f"--{name.replace('_', '-')} " in text
 
 
 def test_the_help_has_groups() -> None:
     """Each group of the help begins with its first setting; all settings are in one."""
-    text = run_serve("--help").stdout
+    text = run_here("serve", "--help").stdout
     titles = [line[:-1] for line in text.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)]
     assert titles == list(GROUPS)
     for title, first in GROUPS.items():
@@ -98,7 +99,7 @@ def test_access_log_needs_no_value() -> None:
 def test_bad_setting_stops_the_start_with_one_line(
     flags: list[str], environment: dict[str, str], named: str
 ) -> None:
-    done = run_serve(*flags, **environment)
+    done = run_here("serve", *flags, **environment)
     assert done.returncode == 2
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
@@ -214,7 +215,7 @@ def test_more_connections_than_descriptors_are_warned_of() -> None:
 
 
 def test_retention_overrides_can_be_a_flag() -> None:
-    done = run_serve("--retention-overrides", '{"a.*": {"events": 3}}', "--port", "70000")
+    done = run_here("serve", "--retention-overrides", '{"a.*": {"events": 3}}', "--port", "70000")
     assert "port" in done.stderr
 
 
@@ -230,6 +231,7 @@ def test_secrets_are_hidden_except_from_workers() -> None:
 
 def test_a_flag_wins_over_the_environment() -> None:
     done = run_serve("--port", "70000", BROKER_PORT="70001")
+    assert (done.returncode, done.stdout) == (2, "")
     assert "70000" in done.stderr
 
 

@@ -257,13 +257,11 @@ def _gap(start: Start, log: Log, store: StoreState) -> str | None:
         return None
     if start.cursor > store.last_id:
         return "unknown-id"
-    if store.is_lost(start.cursor):
+    if start.cursor < store.born or store.is_lost(start.cursor):
         return "lost"
     if log.end is not None and log.end.id <= start.cursor:
         return "lost"  # events after the end, else the topic would not be read
-    if not log.has_gap(start.cursor):
-        return None
-    return "lost" if start.cursor < store.born else "trimmed"
+    return "trimmed" if log.has_gap(start.cursor) else None
 
 
 def _floor(start: Start, log: Log, store: StoreState) -> EventId:

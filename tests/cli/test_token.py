@@ -1,4 +1,4 @@
-"""`broker token` as a shell runs it."""
+"""`broker token`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ import pytest
 
 from broker.auth.keys import secret
 from tests.cli.commands import run
+from tests.support.run_here import run_here
 from tests.support.tokens import ASYMMETRIC, HMAC, OTHER_SECRET, SECRET, Signer, sign_any, signer
 
 SECRETS = {"BROKER_JWT_SECRETS": json.dumps([SECRET, OTHER_SECRET])}
 
 
 def token(*words: str, stdin: str = "", **variables: str) -> subprocess.CompletedProcess[str]:
-    done = run("", "token", *words, stdin=stdin.encode(), variables=variables)
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+    return run_here("token", *words, stdin=stdin, **variables)
+
+
+def test_a_shell_can_pass_a_secret_and_a_token_on() -> None:
+    secrets = run("", "token", "--new-secret").stdout.decode()
+    minted = run("", "token", "--publish", "a", variables={"BROKER_JWT_SECRETS": secrets}).stdout
+    done = run("", "token", "--explain", "-", stdin=minted, variables={"BROKER_JWT_SECRETS": secrets})
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.endswith(b"ACCEPTED. The bearer may:\n  publish to a\n")
 
 
 def test_a_new_token_has_the_requested_claims() -> None:

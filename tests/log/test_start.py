@@ -204,6 +204,13 @@ def test_a_cursor_ahead_of_the_store_gets_a_gap_and_new_events_only() -> None:
     assert where.cursor == id_of(2)
 
 
+def test_i2_a_cursor_from_before_the_store_was_born_though_the_topic_has_a_record_from_then() -> None:
+    """A shared store that went back too often to remember each time counts as born later. It may have lost events."""
+    state = known_at(id_of(2), born=id_of(1) + 1)
+    assert position(after(1), "a", [log_of(1, 2)], state).gaps == ("lost",)
+    assert position(After(id_of(1) + 1, ""), "a", [log_of(1, 2)], state).gaps == ()
+
+
 def test_a_cursor_at_the_newest_id_stays_there_though_that_event_is_still_on_its_way() -> None:
     """I1: the subscriber has it from another instance."""
     state = StateValue(BORN, id_of(2), id_of(1))

@@ -108,9 +108,10 @@ async def test_a_unix_socket_alone(tmp_path: Path) -> None:
                 if line == b"data: by a unix socket\n":
                     break
             stream.close()
-        assert health.is_healthy({"BROKER_UNIX_SOCKET": str(path), "BROKER_PORT": "none"})
+        variables = {"BROKER_UNIX_SOCKET": str(path), "BROKER_PORT": "none"}
+        wait_for(lambda: health.is_healthy(variables), "a health check")
         assert broker.terminate() == 0
-    assert not health.is_healthy({"BROKER_UNIX_SOCKET": str(path), "BROKER_PORT": "none"})
+    assert not health.is_healthy(variables)
 
 
 def test_a_unix_socket_beside_https_is_plain_http(tmp_path: Path) -> None:

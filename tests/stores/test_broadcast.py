@@ -9,6 +9,7 @@ import pytest
 
 from broker.errors import RateLimited
 from broker.stores.redis import broadcast
+from tests.stores.watched_calls import WatchedCalls
 from tests.support.redis_servers import Server
 from tests.support.store_harness import RecordingOwner, RedisStoreHarness
 from tests.support.waiting import until
@@ -86,6 +87,24 @@ async def test_a_kept_command_is_written_again_after_a_loss(
         await until(lambda: client.zcard("broker:{b}:notices") == 1, "it is there again")
     assert (await start_instance()).owner.commands == ["kept"]
     assert one.owner.commands == ["kept"]
+
+
+async def test_kept_commands_are_written_again_together(
+    start_instance: StartInstance, shared_server: Server
+) -> None:
+    """An instance isn't ready before."""
+    one = await start_instance()
+    sent = [f"c{number}" for number in range(30)]
+    for command in sent:
+        await one.send(command, time() + 60)
+    store = one.harness.store.broadcast
+    calls = WatchedCalls(store._pipeline)
+    store._pipeline = calls  # type: ignore[assignment]
+    with shared_server.client() as client:
+        client.flushall()
+    await store.read_kept()
+    assert calls.most_waiting == len(sent)
+    assert sorted((await start_instance()).owner.commands) == sorted(sent)
 
 
 async def test_kept_commands_are_bounded(

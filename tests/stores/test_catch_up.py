@@ -88,6 +88,15 @@ async def test_a_new_replica_is_read_once_its_channel_is_confirmed(harness: Harn
     assert replica.phase is Phase.LIVE
 
 
+async def test_i4_waiting_for_a_channel_adds_nothing_for_each_request(harness: Harness) -> None:
+    """The server may be away for long."""
+    replica = harness.state.replicas.open("a")
+    for _ in range(10):
+        harness.catch_up.make_live(replica)
+    (confirmed,) = harness.pubsub.channels.values()
+    assert len(confirmed._callbacks) == 1
+
+
 async def test_a_dropped_replica_is_read_no_more(harness: Harness) -> None:
     replica, other = harness.state.replicas.open("a"), harness.state.replicas.open("b")
     harness.catch_up.make_live(replica)

@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
 
 from broker import sse
 from broker.stores.redis.commands import TOPICS_PER_CALL
-from broker.stores.redis.scripts import Script
+from tests.stores.watched_calls import WatchedCalls
 from tests.support.redis_servers import Server
 from tests.support.store_harness import RecordingOwner, RedisStoreHarness
 
 
-class Calls:
-    """The pipeline of a store, watched: the calls by script, and the most that were waiting at once."""
-
-    def __init__(self, harness: RedisStoreHarness) -> None:
-        commands = harness.store.topics
-        self._pipeline = commands._calls
-        self.keys: dict[str, list[int]] = {}
-        self.most_waiting = 0
-        self._waiting = 0
-        commands._calls = commands._writes = self  # type: ignore[assignment]
-
-    def call(
-        self, script: Script, keys: Sequence[str], args: Sequence[Any], **options: Any
-    ) -> Awaitable[Any]:
-        self.keys.setdefault(script.name, []).append(len(keys))
-        self._waiting += 1
-        self.most_waiting = max(self.most_waiting, self._waiting)
-        reply = self._pipeline.call(script, keys, args, **options)
-        assert isinstance(reply, asyncio.Future)
-        reply.add_done_callback(self._done)
-        return reply
-
-    def _done(self, _reply: asyncio.Future[Any]) -> None:
-        self._waiting -= 1
+def watch_calls(harness: RedisStoreHarness) -> WatchedCalls:
+    commands = harness.store.topics
+    calls = WatchedCalls(commands._calls)
+    commands._calls = commands._writes = calls  # type: ignore[assignment]
+    return calls
 
 
 @pytest.fixture
@@ -52,7 +31,7 @@ async def harness(empty_server: Server) -> AsyncIterator[RedisStoreHarness]:
 
 async def test_many_topics_are_described_by_several_calls(harness: RedisStoreHarness) -> None:
     topics = [f"t{number}" for number in range(2 * TOPICS_PER_CALL + 1)]
-    calls = Calls(harness)
+    calls = watch_calls(harness)
     for topic in topics[::50]:
         await harness.store.topics.publish([(topic, sse.lines(b"x"))] * 2)
     states = await harness.store.topics.describe(topics)
@@ -69,7 +48,7 @@ async def test_abandoned_topics_are_closed_together(harness: RedisStoreHarness) 
     for topic in topics:
         await harness.store.topics.lease(topic, 10)
     harness.advance(11)
-    calls = Calls(harness)
+    calls = watch_calls(harness)
     await harness.store.topics.close_abandoned()
     assert all(state.closed for state in await harness.store.topics.describe(topics))
     assert calls.most_waiting == len(topics)

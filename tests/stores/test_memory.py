@@ -6,6 +6,7 @@ import pytest
 
 from broker.events import format_id, id_at
 from broker.log.start import Latest
+from broker.stores.memory import store
 from tests.contract.conftest import item
 from tests.support.store_harness import MemoryStoreHarness, RecordingOwner
 
@@ -53,3 +54,19 @@ async def test_its_stats_and_checks(memory: MemoryStoreHarness) -> None:
     assert (memory.store.name, memory.store.stats.topics) == ("memory", 2)
     assert memory.store.checks() == {"store": "ok"}
     assert memory.store.stats.connected
+
+
+async def test_a_sweep_visits_a_share_of_the_topics_however_many(
+    memory: MemoryStoreHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SWEEP_MIN_LOGS", 1)
+    monkeypatch.setattr(store, "SWEEP_SHARE", 2)
+    for number in range(8):
+        await memory.store.topics.publish([item(f"t{number}", "x")])
+    each = memory.store.stats.log_bytes // 8
+    memory.advance(61)
+    left = []
+    for _ in range(3):
+        memory.store.sweep()
+        left.append(memory.store.stats.log_bytes // each)
+    assert left == [8, 3, 0], "the first sweep of a round only lists the topics"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from broker.errors import Unavailable
@@ -149,6 +151,15 @@ async def test_i4_without_waiters_it_takes_no_room_from_other_topics() -> None:
     assert not front.take((5, 4), (6, 5), more=True)
     assert steps(front.replica) == [7, 8, 9]
     assert front.owner.ended == [front.reading]
+
+
+async def test_i4_requests_that_gave_up_are_forgotten(harness: Harness) -> None:
+    """The page may be long in coming."""
+    front = Front(harness)
+    for _ in range(10):
+        front.reading.ask(Need(at(1))).cancel()
+    await asyncio.sleep(0)
+    assert not front.reading._waiting
 
 
 async def test_an_error_is_told_to_those_that_wait(harness: Harness) -> None:

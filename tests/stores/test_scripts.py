@@ -475,6 +475,20 @@ def test_delete(caller: Caller, listener: ChannelListener, client: Redis) -> Non
     assert client.pttl(rec_key("a")) > 7 * DAY_MS
 
 
+@pytest.mark.parametrize("ends", [[], ["a"]])
+def test_i2_a_delete_hides_no_loss(caller: Caller, ends: list[str]) -> None:
+    """The topic may have had an event that the store lost: a cursor before the loss has not seen every event."""
+    (last,) = caller.publish(("a", LINES), ends=ends).ids
+    caller.seen += 1  # lost
+    caller.delete("a")
+    cleared_after = caller.read_one("a").cleared_after
+    assert [resumed for _, _, resumed in caller.rewinds] == [cleared_after]
+    assert cleared_after is not None
+    assert cleared_after > last
+    caller.delete("a")
+    assert caller.read_one("a").cleared_after == cleared_after
+
+
 def test_deleting_an_unknown_topic(caller: Caller, listener: ChannelListener, client: Redis) -> None:
     caller.read()
     last = caller.seen

@@ -34,9 +34,13 @@ class RedisProxy(Proxy):
             raise ConnectionRefusedError
         return await asyncio.open_unix_connection(str(self._far.path))
 
+    def lead_to(self, server: Server) -> None:
+        """Pass new connections on to another server; present ones stay."""
+        self._far = server
+
     def redirect(self, server: Server) -> None:
         """End all connections, and pass new ones on to another server."""
-        self._far = server
+        self.lead_to(server)
         self.cut()
 
     def close(self) -> None:

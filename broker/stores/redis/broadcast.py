@@ -7,6 +7,7 @@ a kept command, an instance that knows the command writes it again.
 
 from __future__ import annotations
 
+import asyncio
 from itertools import islice
 
 from broker.errors import RateLimited
@@ -17,6 +18,7 @@ from broker.stores.redis.script_pipeline import ScriptPipeline
 from broker.stores.redis.scripts import Script
 
 MAX_KEPT = 100_000
+COMMANDS_AT_ONCE = 500
 MAX_SWEEP = 1000
 RETRY_AFTER_SECONDS = 60
 
@@ -85,8 +87,9 @@ class RedisBroadcast:
         for command, until in zip(found[::2], found[1::2], strict=True):
             missing.pop(command.decode(), None)
             self._take(command.decode(), float(until))
-        for command, until in missing.items():
-            await self._call(command, until)
+        left = iter(missing.items())
+        while some := list(islice(left, COMMANDS_AT_ONCE)):
+            await asyncio.gather(*(self._call(command, until) for command, until in some))
         self.is_complete = True
 
     def sweep(self) -> None:

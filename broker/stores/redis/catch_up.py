@@ -1,4 +1,4 @@
-"""Has replicas read what they lack: all for a new one, the missed entries for a stale one, and older ones on request.
+"""Reads what replicas lack: everything for a new one, the missed entries for a stale one, and older entries on request.
 
 Rules: keeps the readings of each replica; `page_reader` makes the calls.
 """
@@ -55,14 +55,14 @@ class CatchUp:
 
     def make_live(self, replica: TopicReplica, first: Need | None = None) -> asyncio.Future[None]:
         """A future of all callers, done once `replica` is LIVE; an EMPTY one begins at `first`, or with the next event."""
+        confirmed = self._pubsub.subscribe(self._names.channel(replica.topic))
         tail = self._tails.get(replica)
         if tail is None:
             tail = self._tails[replica] = TailReading(replica, first, self._replicas, self._pubsub, self)
-        confirmed = self._pubsub.subscribe(self._names.channel(replica.topic))
+            if not confirmed.done():
+                confirmed.add_done_callback(partial(self._subscribed, tail))
         if confirmed.done():
             self._reader.add(tail)
-        else:
-            confirmed.add_done_callback(partial(self._subscribed, tail))
         return tail.done
 
     def _subscribed(self, tail: TailReading, confirmed: asyncio.Future[None]) -> None:

@@ -1,6 +1,6 @@
 """Reads pages of topics' logs from the store: one script call reads what hundreds of readings ask for.
 
-Rules: owns the tasks that read. Knows requests and pages; `readings` knows what they are for.
+Rules: owns the tasks that read. Knows requests and pages; `readings` knows their purpose.
 
 A page is bounded in bytes, and in entries too, since a call must not keep the server from others for long. All topics of a
 call share one page's room, so a topic may get none of it; it comes first in the next call.

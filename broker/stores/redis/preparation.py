@@ -1,6 +1,6 @@
 """One request's wait until the replicas of its topics can answer for its start.
 
-Rules: asks `catch_up` for what is lacking, for all topics at once. Its caller bounds the time.
+Rules: asks `catch_up` for all that the replicas lack, at once. Its caller bounds the time.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class Preparation:
             await asyncio.wait(waited)
         finally:
             for met in extended.values():
-                met.cancel()  # so that its reading knows that nobody waits
+                met.cancel()  # so that its reading knows that no request waits
         for replica, met in extended.items():
             result = met.result()
             if isinstance(result, Unavailable):

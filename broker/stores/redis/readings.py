@@ -1,10 +1,10 @@
-"""What replicas read: the entries that they lack at the end, and older ones in front.
+"""The readings of a replica: one for the entries that it lacks at the end, one for older entries in front.
 
 Rules: every method is a `def`; a reading says which page it needs next and applies the reply (`page_reader` calls). A replica may
 have changed when a page arrives, so each reading checks again.
 
-Front entries are read from the newest back, so that each page joins the log at once: what was read stays useful if nobody waits
-for the rest any more, and the newest events of a topic of any length cost one page.
+Front entries are read from the newest back, so that each page joins the log at once: pages stay useful if no request waits for
+the rest any more, and the newest events of a topic of any length cost one page.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class ReadingOwner(Protocol):
         """The reading has reached its aim, or given up."""
 
     def may_go_on(self, reading: FrontReading) -> bool:
-        """Whether to read on though nobody waits for it."""
+        """Whether to read on though no request waits for it."""
 
 
 class TailReading:
@@ -120,10 +120,10 @@ class TailReading:
 
 
 class FrontReading:
-    """Puts older entries in front of a replica's log, until all that was asked for is there.
+    """Puts older entries in front of a replica's log, until all needs are met.
 
-    It goes on if nobody waits any more, so that a subscriber that comes back finds it further. Then it stops when the memory
-    for logs is full, rather than have other topics lose their entries.
+    It goes on if no request waits any more, so that a subscriber that comes back finds it further. Then it stops when the
+    memory for logs is full, rather than have other topics lose their entries.
     """
 
     __slots__ = (
@@ -144,7 +144,7 @@ class FrontReading:
         self._owner = owner
         self._cursor: EventId | None = None  # the lowest that was asked for
         self._newest = 0  # the most that were asked for
-        self._waiting: list[tuple[Need, asyncio.Future[int | Unavailable]]] = []
+        self._waiting: dict[asyncio.Future[int | Unavailable], Need] = {}
         self._after: EventId = 0  # the range of the page on its way
         self._upto: EventId = 0
         self._emptied = 0  # the log's, when that was requested
@@ -156,7 +156,8 @@ class FrontReading:
     def ask(self, need: Need) -> asyncio.Future[int | Unavailable]:
         """A future that is done once `need` is met: with the log's `emptied` then, or with an error."""
         met: asyncio.Future[int | Unavailable] = asyncio.get_running_loop().create_future()
-        self._waiting.append((need, met))
+        self._waiting[met] = need
+        met.add_done_callback(self._waiting.pop)  # also called for a cancelled one
         if need.newest:
             self._newest = max(self._newest, need.newest)
         else:
@@ -203,25 +204,19 @@ class FrontReading:
 
     @property
     def _is_awaited(self) -> bool:
-        return any(not met.done() for _, met in self._waiting)
+        return any(not met.done() for met in self._waiting)
 
     def _settle(self) -> None:
         """Finish the futures of the needs that are met now. The log may be trimmed again before their callers look."""
-        log, waiting = self.replica.log, self._waiting
-        self._waiting = []
-        for need, met in waiting:
-            if met.done():
-                continue
-            if need.is_met(log):
+        log = self.replica.log
+        for met, need in self._waiting.items():
+            if not met.done() and need.is_met(log):
                 met.set_result(log.emptied)
-            else:
-                self._waiting.append((need, met))
 
     def fail(self, error: Unavailable) -> bool:
-        for _, met in self._waiting:
+        for met in self._waiting:
             if not met.done():
                 met.set_result(error)
-        self._waiting = []
         self._owner.front_ended(self)
         return False
 

@@ -1,7 +1,7 @@
 """A chaos run: publishers and subscribers on real processes that are killed, paused and cut off, and a check of the results.
 
-- `ledger`: what was published, acknowledged, deleted and lost.
-- `witness`, `account`: what one subscriber received, checked against the ledger. `replays`: the same for replays.
+- `ledger`: the events published, acknowledged, deleted and lost.
+- `witness`, `account`: the events that one subscriber received, checked against the ledger. `replays`: the same for replays.
 - `clients`: publishers, subscribers, and the client that closes and deletes topics.
 - `groups`, `replicated`, `embedded`: brokers with their servers, and the faults that disturb them. `processes`, `servers`: their parts.
 - `run`, `report`: rounds of disturbance and quiet, and the figures.

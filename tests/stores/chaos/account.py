@@ -88,7 +88,7 @@ class Account:
             gap.until = min(gap.until, event_id)
 
     def settle(self, cursor: EventId | None) -> None:
-        """Forget what was checked: only what follows `cursor` is due from now on."""
+        """Forget checked events: from now on, only those after `cursor` are due."""
         self.floor = cursor if self.floor is not None else None
         self.gaps, self.left_out = [], []
         self.seen = {event_id for event_id in self.seen if cursor is None or event_id > cursor}

@@ -1,7 +1,7 @@
-"""The clients of a chaos run: publishers with keys, subscribers that wander, and those who close and delete topics.
+"""The clients of a chaos run: publishers with keys, subscribers that change instances, and one that closes and deletes topics.
 
 Rules: clients speak HTTP by hand and know the brokers by their ports only. Each has a random generator of its own, so that a
-seed fixes what it wants to do. What they see goes to the ledger and to the witnesses.
+seed fixes its choices. They report to the ledger and to the witnesses.
 """
 
 from __future__ import annotations

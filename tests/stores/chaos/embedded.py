@@ -1,7 +1,7 @@
 """One broker with `--workers` and `--data`: a supervisor, its workers and its own server.
 
 Rules: the processes are found by the process table, for the supervisor starts them. If all of them are killed and the file is cut,
-no process has seen what is lost, and the broker must find it out by itself.
+no process is left that has seen the lost events, and the broker must find out by itself.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from redis.retry import Retry
 
 from tests.stores.chaos.groups import AWAY_SECONDS, FSYNC_SECONDS, PAUSE_SECONDS, SETTINGS, Busy, Fault, Group
 from tests.stores.chaos.ledger import Ledger
-from tests.stores.chaos.processes import LoggedBroker
+from tests.stores.chaos.processes import READY_SECONDS, LoggedBroker, poll
 from tests.stores.chaos.servers import append_only_size, cut_append_only_file
 from tests.support.process_tree import data_server, descendants, is_running, workers
-from tests.support.waiting import until
 
 WORKERS = 2
 
@@ -101,7 +100,11 @@ class EmbeddedGroup(Group):
     async def kill_worker(self) -> None:
         async with self.disturbing_worker() as pid:
             os.kill(pid, signal.SIGKILL)
-            await until(lambda: not is_running(pid) and len(workers(self.broker)) == WORKERS, "a new worker")
+            await poll(
+                lambda: not is_running(pid) and len(workers(self.broker)) == WORKERS,
+                "a new worker",
+                READY_SECONDS,
+            )
 
     async def pause_worker(self) -> None:
         """The supervisor may replace it meanwhile."""
@@ -133,9 +136,10 @@ class EmbeddedGroup(Group):
         async with self.disturbing_all():
             before = set(workers(self.broker))
             self.broker.send_signal(signal.SIGHUP)
-            await until(
+            await poll(
                 lambda: len(now := set(workers(self.broker))) == WORKERS and not now & before,
                 "all workers are new",
+                READY_SECONDS,
             )
 
     @contextlib.asynccontextmanager
@@ -179,7 +183,7 @@ class EmbeddedGroup(Group):
         for pid in (self.broker.pid, *processes):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        await until(lambda: not any(map(is_running, processes)), "all processes ended")
+        await poll(lambda: not any(map(is_running, processes)), "all processes ended", READY_SECONDS)
         await asyncio.to_thread(self.broker.kill)
         await asyncio.to_thread(
             cut_append_only_file, self.data, lambda size: self.chance.randint(0, max(0, size - before))

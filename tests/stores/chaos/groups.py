@@ -1,8 +1,8 @@
 """Groups of brokers that share a store, each with the faults that can befall it.
 
-Rules: a fault is a coroutine that does harm and undoes it: when it returns, what it stopped runs again. Faults run at the same
+Rules: a fault is a coroutine that does harm and undoes it: when it returns, all processes run again. Faults run at the same
 time, but one process is disturbed by one fault at a time: that is what its lock is for. A fault that may lose events holds the
-locks of all processes until all are ready again, since the promise to tell of a loss needs an instance that knew.
+locks of all processes until all are ready again, since a loss is reported only if some instance knew the lost events.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ AWAY_SECONDS = (0.0, 1.0)
 FSYNC_SECONDS = 1.0
 CLOCK_STEPS = (-200.0, -5.0, -0.5, 0.5, 3.0, 5.0)
 """Steps ahead are shorter than `failover_margin_ms`, by which clocks may differ. Steps back, which end in a step ahead, are shorter
-than `idempotency_seconds` and `retention_seconds`: what is remembered for a time is forgotten by a clock that skips it."""
+than `idempotency_seconds` and `retention_seconds`: a clock that skips such a time makes the server forget keys and events."""
 
 
 class Group:
@@ -224,7 +224,7 @@ class Group:
     async def fill_disk(self) -> None:
         """The file system of the server's file is full for a while, so it refuses writes.
 
-        Where it has none of its own, its snapshot can't be written, with the same effect.
+        If it has no file system of its own, its snapshot can't be written, with the same effect.
         """
         async with self.disturbing(self.server):
             server = self.server

@@ -1,4 +1,4 @@
-"""What was published, acknowledged, deleted and lost, as the clients and the faults know it.
+"""The events published, acknowledged, deleted and lost, as the clients and the faults know them.
 
 Rules: values and bookkeeping only, no I/O; every method takes the time. Ids are integers (`broker.events`).
 """
@@ -51,7 +51,7 @@ class Loss(Span):
     """A fault that may make the store lose events.
 
     Attributes:
-        is_silent: no instance survived that knew the lost events, so nobody can be told.
+        is_silent: no instance survived that knew the lost events, so the loss can't be reported.
         spares_acknowledged: acknowledged events may not be lost.
     """
 
@@ -109,9 +109,8 @@ class Ledger:
         """The topic was closed, so the event wasn't published, and its publisher gives it up."""
         attempt.ended_at = at
         self.counts["refused by closed topics"] += 1
-        # A call that was sent again may find the topic closed by its first attempt's successor, never by nobody.
         if not _any_within(self.closings[attempt.topic], attempt.sent_at, at):
-            self.fail(f"{attempt.name} was refused: closed, but nobody closed {attempt.topic}")
+            self.fail(f"{attempt.name} was refused, but {attempt.topic} was never closed")
 
     def know(self, attempt: Attempt, event_id: EventId, at: float) -> None:
         """The event was seen with this id."""

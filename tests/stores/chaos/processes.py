@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
+from collections.abc import Callable
+from time import monotonic
 
 from tests.stores.chaos.clients import ask
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import HOST, request
 from tests.support.ports import free_port
 
-READY_SECONDS = 60
+READY_SECONDS = 120
+POLL_SECONDS = 0.1
 STARTS = 5
 DEFECTS = re.compile(r"Traceback|Task exception was never retrieved|was never awaited|AssertionError")
 
@@ -57,7 +60,7 @@ class LoggedBroker(BrokerProcess):
         self.is_paused = False
 
     def defects(self) -> list[str]:
-        """Lines of its logs that tell of a defect, each with what follows, since the last call."""
+        """Tracebacks and the like in its logs since the last call."""
         self._keep_log()
         found = [
             log[match.start() : match.start() + 2000] for log in self._logs if (match := DEFECTS.search(log))
@@ -75,4 +78,13 @@ class LoggedBroker(BrokerProcess):
                 answer = await ask(self.fixed_port, request("GET", "/readyz"), 5)
                 if answer is not None and answer.status == 200:
                     return
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(POLL_SECONDS)
+
+
+async def poll(condition: Callable[[], bool], what: str, seconds: float) -> None:
+    """Return once `condition()` is true; it may block. Raises AssertionError, naming `what`, after `seconds`."""
+    deadline = monotonic() + seconds
+    while not await asyncio.to_thread(condition):
+        if monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        await asyncio.sleep(POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""What every instance replays of a topic at a time of quiet: the same, and all that must be kept."""
+"""Replays at a time of quiet: all instances send the same, and every event that must be kept."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def _read_until(stream: AsyncStream, upto: EventId) -> bool:
 
 
 def check_replays(topic: str, replays: list[Replay | None], ledger: Ledger, since: float) -> list[str]:
-    """What is wrong with the replays of a topic by several instances; `since` is when the last round of faults began."""
+    """Faults in the replays of a topic by several instances; `since` is when the last round of faults began."""
     found = [replay for replay in replays if replay is not None]
     if len(found) != len(replays):
         return [f"an instance doesn't replay {topic} up to its newest event"]

@@ -8,6 +8,7 @@ the next failover finds a replica.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from redis.exceptions import RedisError
 
 from tests.stores.chaos.groups import AWAY_SECONDS, PAUSE_SECONDS, Fault, Group
 from tests.stores.chaos.ledger import Ledger
+from tests.stores.chaos.processes import poll
 from tests.stores.chaos.servers import ChaosServer
 from tests.support.redis_proxy import RedisProxy
 from tests.support.redis_servers import LOOPBACK, Sentinel
-from tests.support.waiting import until
 
-SYNC_SECONDS = 60
+SYNC_SECONDS = 240
+PROMOTION_SECONDS = 30
 DOWN_MS = 4000
 """After how long Sentinel takes a server for dead. On a busy machine, a shorter time brings failovers that no fault asked for."""
 UNFIT = ("power cut", "server killed", "server paused")
@@ -92,17 +94,17 @@ class PairGroup(Group):
 
     async def until_followed(self) -> None:
         """Wait until the replica has everything. Other faults cut its links meanwhile."""
+        await poll(self.follows, "the replica follows the primary", SYNC_SECONDS)
 
-        def follows() -> bool:
-            info = replication(self.replica)
-            return (
-                info.get("role") == "slave"
-                and info.get("master_link_status") == "up"
-                and not info.get("master_sync_in_progress")
-                and int(info["master_port"]) == self.server.port
-            )
-
-        await until(follows, "the replica follows the primary", SYNC_SECONDS)
+    def follows(self) -> bool:
+        """Whether the replica has everything that the primary has."""
+        info = replication(self.replica)
+        return (
+            info.get("role") == "slave"
+            and info.get("master_link_status") == "up"
+            and not info.get("master_sync_in_progress")
+            and int(info["master_port"]) == self.server.port
+        )
 
 
 class SentinelGroup(PairGroup):
@@ -142,29 +144,44 @@ class SentinelGroup(PairGroup):
         async with self.losing(spares_acknowledged=self.wait_replicas):
             old = self.server
             await asyncio.to_thread(old.kill)
-            await self._until_named(self.replica)
+            await self._wait_for_promotion()
             await self.wait(AWAY_SECONDS)
             await asyncio.to_thread(old.start)
-            await self.swap()
+            await self._find_roles()
 
     async def order(self) -> None:
-        """Sentinel is told to fail over at once, with the old primary alive."""
+        """Sentinel is ordered to fail over at once, with the old primary alive."""
         async with self.losing(spares_acknowledged=self.wait_replicas):
-            await asyncio.to_thread(self._tell_sentinel)
-            await self._until_named(self.replica)
-            await self.swap()
+            await asyncio.to_thread(self._order_sentinel)
+            await self._wait_for_promotion()
+            await self._find_roles()
 
-    def _tell_sentinel(self) -> None:
-        with Redis(host=LOOPBACK, port=self.sentinel.port, protocol=2) as client:
+    def _order_sentinel(self) -> None:
+        with Redis(host=LOOPBACK, port=self.sentinel.port, protocol=2, socket_timeout=5) as client:
             client.execute_command("SENTINEL", "FAILOVER", self.sentinel.name)
 
-    async def _until_named(self, server: ChaosServer) -> None:
-        """Wait until Sentinel names this server, and it takes writes."""
+    async def _wait_for_promotion(self) -> None:
+        """Wait until Sentinel has promoted the replica. On a busy machine it may wait for longer than a fault should last."""
+        replica = self.replica
 
-        def is_named() -> bool:
-            return replication(server).get("role") == "master" and self.sentinel.source_port() == server.port
+        def is_promoted() -> bool:
+            return (
+                replication(replica).get("role") == "master" and self.sentinel.source_port() == replica.port
+            )
 
-        await until(is_named, "Sentinel names the replica as the primary", SYNC_SECONDS)
+        with contextlib.suppress(AssertionError):
+            await poll(is_promoted, "Sentinel promotes the replica", PROMOTION_SECONDS)
+
+    async def _find_roles(self) -> None:
+        """Both servers run: wait until Sentinel has a primary with a replica."""
+
+        def have_roles() -> bool:
+            named = self.sentinel.source_port()
+            if named != self.server.port:
+                self.server, self.replica = self.replica, self.server
+            return replication(self.server).get("role") == "master" and self.follows()
+
+        await poll(have_roles, "one server is the primary, the other its replica", SYNC_SECONDS)
 
 
 class OrderedGroup(PairGroup):
@@ -205,7 +222,7 @@ class OrderedGroup(PairGroup):
         async with self.losing(spares_acknowledged=True):
             await asyncio.to_thread(order, self.server, "FAILOVER", "TO", LOOPBACK, self.replica.port)
             replica = self.replica
-            await until(
+            await poll(
                 lambda: replication(replica).get("role") == "master",
                 "the replica has taken over",
                 SYNC_SECONDS,

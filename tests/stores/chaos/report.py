@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Report:
-    """What a run did, and what it found; several add up."""
+    """Faults, events and violations of a run; reports add up."""
 
     seed: int
     seconds: float = 0.0
@@ -41,6 +41,6 @@ class Report:
         lines += [f"  fault  {count:7} {name}" for name, count in sorted(self.faults.items())]
         lines += [f"  figure {count:7} {name}" for name, count in sorted(self.counts.items()) if count]
         lines += [
-            f"  everybody was up to date {self.slowest_catch_up:.1f} s after a disturbance at the latest"
+            f"  all subscribers were up to date {self.slowest_catch_up:.1f} s after a disturbance at the latest"
         ]
         return "\n".join([*lines, *self.violations])

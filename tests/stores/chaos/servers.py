@@ -1,7 +1,8 @@
-"""Servers of a chaos run, whose clock, disk and file can be disturbed.
+"""Servers of a chaos run. A test can disturb their clock, their disk and their files.
 
-The clock is libfaketime's, where it is installed and works with the server's program: it does with Valkey, not with Debian's Redis.
-The disk is a small tmpfs, where mounting is allowed; elsewhere only a snapshot that can't be written makes the server refuse writes.
+The clock comes from libfaketime if that is installed and works with the server's program: it works with Valkey, but not with
+Debian's Redis. The disk is a small tmpfs if mounting is allowed. Otherwise a snapshot that can't be written makes the server refuse
+writes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tests.support.waiting import wait_for
 FAKETIME = Path(f"/usr/lib/{platform.machine()}-linux-gnu/faketime/libfaketime.so.1")
 DISK_BYTES = 256 << 20
 REFUSES_IF_SNAPSHOT_FAILS = "save 100000 100000000"
-"""With any `save` line, a server whose last snapshot failed refuses writes."""
+"""With any `save` line, a server refuses writes after a failed snapshot."""
 
 
 class ChaosServer(Server):
@@ -129,7 +130,7 @@ def _mount(directory: Path) -> bool:
 
 
 def _fill(write: Callable[[bytes], int]) -> None:
-    """Write until there is no room for a single byte more."""
+    """Write until not even a single byte fits."""
     size = 1 << 20
     while size:
         try:

@@ -1,4 +1,4 @@
-"""The check of replays finds what differs, what is missing and what was never published."""
+"""The check of replays finds differences, missing events and invented ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The oracle finds what it must find: each test plants one fault in what a subscriber is sent, or shows that an honest stream passes."""
+"""The check of subscribers: each test plants one fault in a stream, or shows that a correct stream passes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Story:
         self.tell("open", {"topics": list(self.witness.topics)}, text(0))
 
     def publish(self, *names: str, acknowledged: bool = True) -> None:
-        """Events whose names begin with their topics."""
+        """Events; the first letter of a name is the topic."""
         for name in names:
             self.now += 1
             attempt = self.ledger.send(name[0], name, self.now)
@@ -53,7 +53,7 @@ class Story:
         self.witness.connect(self.now)
 
     def faults(self) -> list[str]:
-        """Everything the oracle holds against this story."""
+        """All faults that the check finds."""
         self.witness.check(self.stored)
         return [*self.ledger.violations, *self.witness.missing()]
 
@@ -72,6 +72,17 @@ def test_an_honest_stream_passes() -> None:
     story.deliver("a1", "b1")
     story.reconnect()
     story.deliver("a2")
+    assert story.faults() == []
+
+
+def test_a_second_open_without_an_id_follows_the_end_of_a_closed_topic() -> None:
+    """The decoder then names the id of the end."""
+    story = Story()
+    story.witness.cursor = ""
+    story.reconnect()
+    story.tell("open", {"topics": ["a", "b"]})
+    story.tell("end", {"topic": "a", "reason": "closed"}, text(3))
+    story.tell("open", {"topics": ["b"]}, text(3))
     assert story.faults() == []
 
 
@@ -286,7 +297,7 @@ def test_a_loss_that_nobody_knew_of_is_counted() -> None:
     story.lose(is_silent=True)
     assert story.faults() == []
     story.witness.settle()
-    assert story.ledger.counts["lost, reported to nobody"] == 1
+    assert story.ledger.counts["lost, not reported"] == 1
 
 
 def test_a_failover_that_may_not_lose_acknowledged_events_is_held_to_it() -> None:

@@ -46,7 +46,7 @@ class Witness:
         self._late: set[EventId] = set()
         self._silent: set[EventId] = set()
 
-    # What it receives
+    # Receive
 
     def connect(self, at: float) -> None:
         """A connection begins with the present cursor."""
@@ -104,8 +104,8 @@ class Witness:
     def _open(self, topics: Sequence[str], text: str) -> None:
         if self._is_resumed:
             self._fail("broker.open on a connection that sent a cursor")
-        if text:
-            event_id = self._next_id(text)
+        if text:  # if the event has no id, the decoder names the connection's last one
+            event_id = self._newest if parse_id(text) == self._newest else self._next_id(text)
             for topic in topics:
                 self._accounts[topic].open(event_id)
 
@@ -144,7 +144,7 @@ class Witness:
     def _cursor_id(self) -> EventId | None:
         return parse_id(self.cursor) if self.cursor else None
 
-    # What is wrong
+    # Check
 
     def missing(self) -> list[str]:
         """One line for each event that was due by now and is missing without an excuse."""
@@ -208,19 +208,19 @@ class Witness:
                 self._fail(f"a gap in {topic} hides {attempt.name}, which was still kept")
 
     def settle(self) -> None:
-        """Forget what was checked: only what follows the cursor is due from now on."""
+        """Forget checked events: from now on, only those after the cursor are due."""
         self._ledger.counts["lost, reported late"] += len(self._late)
-        self._ledger.counts["lost, reported to nobody"] += len(self._silent)
+        self._ledger.counts["lost, not reported"] += len(self._silent)
         self._late, self._silent = set(), set()
         for account in self._accounts.values():
             account.settle(self._cursor_id)
         self._delivered_before, self._delivered = self._delivered, {}
         del self._trace[:-KEPT_LINES]
 
-    # For a report
+    # Report
 
     def trace(self) -> list[str]:
-        """The latest lines of what it did and received."""
+        """The latest lines of its record."""
         return self._trace[-KEPT_LINES:]
 
     def _explain(self, topic: str, event_id: EventId) -> str:

@@ -7,10 +7,21 @@
 -- Reply    last, epoch, the id of the end; "" if the topic has no record, and gets none
 -- Payload  "D <epoch> <prev> <id>": prev is the topic's last id before
 --
--- Fields of rec: ca (cleared at), the id of the end; cb (cleared before), the id of the last entry. A cursor at or after cb
--- has seen every event.
+-- Fields of rec: ca (cleared at), the id of the end; cb (cleared before), the id of the last entry, or a later one at which ids
+-- resumed after a loss. A cursor at or after cb has seen every event.
 
 local leases, log, rec = KEYS[4], KEYS[5], KEYS[6]
+
+-- `id`, or the id at which ids resumed after the newest loss, if that is later: the topic may have had an entry before it.
+local function beyond_losses(id)
+  local ms, n = parse(id)
+  for lost, seen, resumed in (call('HGET', KEYS[1], 'rewinds') or ''):gmatch('([%d-]+) ([%d-]+) ([%d-]+)') do
+    if seen ~= lost and is_before(ms, n, parse(resumed)) then
+      id, ms, n = resumed, parse(resumed)
+    end
+  end
+  return id
+end
 
 local function delete()
   call('ZREM', leases, ARGV[5])
@@ -19,7 +30,7 @@ local function delete()
     return ''
   end
   local prev = known[1] .. '-' .. known[2]
-  local seen = known[4] and known[4]:match('^%S+ (%S+)') or prev
+  local seen = beyond_losses(known[4] and known[4]:match('^%S+ (%S+)') or prev)
   local ms, n = next_id()
   local id = format(ms, n)
   call('DEL', log) -- first: a server without memory allows it, and afterwards refuses no command of this script

@@ -1,0 +1,47 @@
+"""Which number stands under which metric."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import cast
+
+from broker.fanout.hub import Hub
+from broker.node.gauges import NodeGauges
+from broker.stores.base import Store, StoreStats
+
+
+class FakeHub:
+    lagging = 2
+    fan_out = SimpleNamespace(delivered_events=3)
+    feeds = SimpleNamespace(backlog=4)
+
+    def __len__(self) -> int:
+        return 1
+
+
+def test_each_metric_has_the_number_of_its_name() -> None:
+    stats = StoreStats(
+        log_bytes=5,
+        topics=6,
+        connected=False,
+        connections=7,
+        repairs=8,
+        lag_seconds=0.5,
+        memory_bytes=10,
+        memory_limit_bytes=11,
+    )
+    gauges = NodeGauges(cast("Hub", FakeHub()), cast("Store", SimpleNamespace(stats=stats)))
+    assert {sample.name: sample.value for family in gauges.collect() for sample in family.samples} == {
+        "broker_subscribers": 1,
+        "broker_lagging_subscribers": 2,
+        "broker_delivered_events_total": 3,
+        "broker_backlog_bytes": 4,
+        "broker_log_bytes": 5,
+        "broker_topics": 6,
+        "broker_store_connected": 0,
+        "broker_store_connections_total": 7,
+        "broker_store_mended_topics_total": 8,
+        "broker_store_lag_seconds": 0.5,
+        "broker_store_memory_bytes": 10,
+        "broker_store_memory_limit_bytes": 11,
+    }
