@@ -8,14 +8,13 @@ import signal
 import socket
 import ssl
 from collections.abc import Sequence
-from typing import cast
 
 from aiohttp import web
 
 from broker.errors import Unavailable
 from broker.process.app import create_app, metrics_app
 from broker.process.listeners import shared_sockets
-from broker.process.listening import ConnectionFactory, Listening
+from broker.process.listening import Listening
 from broker.process.setup import Endpoint, StartError
 from broker.process.signals import SignalQueue, may_catch_sighup
 from broker.settings import Settings
@@ -107,12 +106,12 @@ class Instance:
         return urls
 
     async def _listen(self) -> None:
-        settings, server = self._settings, self._runner.server
-        assert server is not None
+        settings, front = self._settings, self._runner.front
+        assert front is not None
         self._listening = Listening(
-            cast("ConnectionFactory", server),
+            front,
             self._sockets,
-            tls=self._tls,
+            connect_securely=None if self._tls is None else front.secured(self._tls),
             trusted_proxies=settings.trusted_proxies if settings.proxy_protocol else None,
             head_seconds=settings.head_seconds,
         )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import ssl
 from collections.abc import Sequence
 from functools import partial
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -39,9 +38,9 @@ class Listening:
     """Servers on `sockets`, which stay the caller's.
 
     Args:
-        tls: for TCP; unix sockets are plain.
+        connect_securely: for TCP, if it has TLS; unix sockets are plain.
         trusted_proxies: None if connections have no PROXY header. Else those of these addresses must begin with one.
-        head_seconds: the limit for the header, and for a TLS handshake behind it.
+        head_seconds: the limit for the header.
     """
 
     def __init__(
@@ -49,13 +48,13 @@ class Listening:
         connect: ConnectionFactory,
         sockets: Sequence[socket.socket],
         *,
-        tls: ssl.SSLContext | None,
+        connect_securely: ConnectionFactory | None = None,
         trusted_proxies: Sequence[IPv4Network | IPv6Network] | None,
         head_seconds: float,
     ) -> None:
         self._connect = connect
+        self._connect_tcp = connect_securely or connect
         self._sockets = sockets
-        self._tls = tls
         self._trusted_proxies = trusted_proxies
         self._head_seconds = head_seconds
         self._servers: list[asyncio.AbstractServer | _ProxiedServer] = []
@@ -80,8 +79,8 @@ class Listening:
         if sock.family == socket.AF_UNIX:
             return await loop.create_unix_server(self._connect, sock=sock, backlog=BACKLOG)
         if self._trusted_proxies is None:
-            return await loop.create_server(self._connect, sock=sock, ssl=self._tls, backlog=BACKLOG)
-        return _ProxiedServer(self._connect, sock, self._tls, self._trusted_proxies, self._head_seconds)
+            return await loop.create_server(self._connect_tcp, sock=sock, backlog=BACKLOG)
+        return _ProxiedServer(self._connect_tcp, sock, self._trusted_proxies, self._head_seconds)
 
 
 def describe(sock: socket.socket) -> str:
@@ -97,13 +96,11 @@ class _ProxiedServer:
         self,
         connect: ConnectionFactory,
         sock: socket.socket,
-        tls: ssl.SSLContext | None,
         trusted: Sequence[IPv4Network | IPv6Network],
         head_seconds: float,
     ) -> None:
         self._connect = connect
         self._socket = sock
-        self._tls = tls
         self._trusted = trusted
         self._head_seconds = head_seconds
         self._loop = asyncio.get_running_loop()
@@ -153,12 +150,7 @@ class _ProxiedServer:
             if self._trusts(address):
                 async with asyncio.timeout(self._head_seconds):
                     peer = client_address(await _read_header(connection))
-            await self._loop.connect_accepted_socket(
-                partial(self._connect, peer),
-                connection,
-                ssl=self._tls,
-                ssl_handshake_timeout=None if self._tls is None else self._head_seconds,
-            )
+            await self._loop.connect_accepted_socket(partial(self._connect, peer), connection)
         except BaseException as error:
             connection.close()
             if isinstance(error, BadHeader | TimeoutError):

@@ -2,6 +2,9 @@
 
 Rules: knows no HTTP, and closes no connection itself. One timer serves all connections, in slices.
 
+A process that was stopped for a while (SIGSTOP, a suspended machine) leaves what has arrived meanwhile in its sockets. So time in
+which the timer could not run doesn't count.
+
 All waits of one kind have the same limit, so a table ordered by their start is also ordered by their expiry: every change is
 one step, and the first entry has waited longest.
 """
@@ -18,6 +21,8 @@ from broker.metrics import Metrics
 
 SLICE_TIMEOUTS = 50  # each ends a task and perhaps sends an answer; about 2 ms
 SWEEP_SECONDS = 1.0
+STALL_SECONDS = 1.0
+"""A timer that is later than this was stopped, or kept from running."""
 
 
 class TimeoutReason(enum.StrEnum):
@@ -95,10 +100,12 @@ class ConnectionTimeouts:
         )
         self._period = min(SWEEP_SECONDS, *(seconds / 4 for _, _, seconds in self._kinds))
         self._timer: asyncio.Handle | None = None
+        self._due = 0.0  # when the timer is to run; loop time
+        self._stalled_seconds = 0.0
 
     def start(self) -> None:
         """Start the timer."""
-        self._timer = self._loop.call_later(self._period, self._sweep)
+        self._schedule()
 
     def stop(self) -> None:
         """Stop the timer."""
@@ -110,7 +117,7 @@ class ConnectionTimeouts:
     def opened(self, connection: Waiting) -> None:
         """`connection` is new. If there are too many, the one that has waited longest for a request times out."""
         self.count += 1
-        self._heads[connection] = self._loop.time()
+        self._heads[connection] = self._now()
         if self.count > self._max_descriptors - len(self._streams):
             self._make_room()
 
@@ -118,7 +125,7 @@ class ConnectionTimeouts:
         """The first bytes of a request have arrived."""
         self._idle.pop(connection, None)
         self._heads.pop(connection, None)  # so that it goes to the end
-        self._heads[connection] = self._loop.time()
+        self._heads[connection] = self._now()
 
     def head_complete(self, connection: Waiting) -> None:
         """A request's head is complete; its handler runs without a limit here."""
@@ -127,12 +134,12 @@ class ConnectionTimeouts:
 
     def answer_started(self, connection: Waiting) -> None:
         """The answer is ready to be sent."""
-        self._answers[connection] = self._loop.time()
+        self._answers[connection] = self._now()
 
     def answer_sent(self, connection: Waiting) -> None:
         """The answer has left; the next request may come."""
         self._forget_connection(connection)
-        self._idle[connection] = self._loop.time()
+        self._idle[connection] = self._now()
 
     def closed(self, connection: Waiting) -> None:
         """`connection` has ended, or has become a stream."""
@@ -149,7 +156,7 @@ class ConnectionTimeouts:
     def body_awaited(self, wait: Waiting, reason: TimeoutReason) -> None:
         """A handler waits for a whole body, or for the next piece of one."""
         table = self._bodies if reason is TimeoutReason.BODY else self._pauses
-        table[wait] = self._loop.time()
+        table[wait] = self._now()
 
     def body_arrived(self, wait: Waiting) -> None:
         """It waits no longer."""
@@ -165,19 +172,29 @@ class ConnectionTimeouts:
             self._expire(table, next(iter(table)), TimeoutReason.ROOM)
 
     def _sweep(self) -> None:
+        late = self._loop.time() - self._due
+        if late > STALL_SECONDS:
+            self._stalled_seconds += late
         is_done = False
         try:
             is_done = self._slice()
         finally:  # a defect of one connection must not stop the timer (I9)
-            self._timer = (
-                self._loop.call_later(self._period, self._sweep)
-                if is_done
-                else self._loop.call_soon(self._sweep)
-            )
+            if is_done:
+                self._schedule()
+            else:
+                self._due = self._loop.time()
+                self._timer = self._loop.call_soon(self._sweep)
+
+    def _schedule(self) -> None:
+        self._due = self._loop.time() + self._period
+        self._timer = self._loop.call_later(self._period, self._sweep)
+
+    def _now(self) -> float:
+        return self._loop.time() - self._stalled_seconds
 
     def _slice(self) -> bool:
         """Expire at most `SLICE_TIMEOUTS` waits. Returns whether none is left."""
-        now = self._loop.time()
+        now = self._now()
         left = SLICE_TIMEOUTS
         for reason, table, seconds in self._kinds:
             while left and table:

@@ -15,6 +15,7 @@ class Timer:
     def __init__(self) -> None:
         self.now = 0.0
         self.delays: list[float] = []
+        self._due = 0.0
         self._call: Callable[[], object] | None = None
 
     def time(self) -> float:
@@ -22,13 +23,21 @@ class Timer:
 
     def call_later(self, delay: float, call: Callable[[], object]) -> None:
         self.delays.append(delay)
+        self._due = self.now + delay
         self._call = call
 
     def call_soon(self, call: Callable[[], object]) -> None:
         self.call_later(0, call)
 
     def move(self, seconds: float) -> None:
-        """Let `seconds` pass, and then call the timer."""
+        """Let `seconds` pass, with the timer whenever it is due, and then call it once more."""
+        end = self.now + seconds
+        while self._due < end:
+            self.stall(self._due - self.now)
+        self.stall(end - self.now)
+
+    def stall(self, seconds: float) -> None:
+        """Let `seconds` pass without the timer, and then call it."""
         self.now += seconds
         assert self._call is not None
         self._call()
@@ -98,6 +107,21 @@ def test_the_limit_of_a_head_begins_with_its_first_byte() -> None:
     assert connection.reason is None
     bench.timer.move(1)
     assert connection.reason is TimeoutReason.HEAD
+
+
+def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
+    """What a client sent meanwhile lies whole in the socket, and is read after the timer has run."""
+    bench = Bench()
+    begun, idle, stuck = bench.open(), bench.open(), bench.open()
+    bench.timeouts.head_started(begun)
+    bench.timeouts.answer_sent(idle)
+    bench.timeouts.answer_started(stuck)
+    bench.timer.stall(1000)
+    assert bench.counts() == {}
+    bench.timer.move(8)
+    assert bench.counts() == {}
+    bench.timer.move(2)
+    assert bench.counts() == {TimeoutReason.HEAD: 2}, "both that are in the middle of a head, or before it"
 
 
 def test_no_limit_while_the_handler_runs() -> None:

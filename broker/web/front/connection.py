@@ -76,7 +76,7 @@ class HttpConnection(asyncio.Protocol):
         self.told_peer = peer
         self._owner = owner
         self._transport: asyncio.Transport | None = None
-        self._parser = RequestParser(self, owner.max_head_bytes)
+        self._parser: RequestParser  # from `connection_made` on
         self._current: Exchange | None = None  # the request in progress
         self._rest = b""  # read, and not parsed yet
         self._holds_body = False
@@ -104,6 +104,7 @@ class HttpConnection(asyncio.Protocol):
             transport.set_write_buffer_limits(high=0)  # each write is tried at once
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        self._parser = RequestParser(self, self._owner.max_head_bytes)
         self._owner.connections.add(self)
         self._owner.timeouts.opened(self)
 

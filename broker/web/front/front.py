@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine, Generator
-from functools import partial
+import ssl
+from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from time import time
-from types import coroutine as generator_based
 from typing import Any
 
 from broker.web.connection_timeouts import ConnectionTimeouts
@@ -20,7 +19,9 @@ from broker.web.errors import error_answer
 from broker.web.front.access_log import CLIENT_LEFT, AccessLog
 from broker.web.front.answers import encode
 from broker.web.front.connection import HttpConnection
+from broker.web.front.driving import rest_of
 from broker.web.front.exchange import Exchange
+from broker.web.front.handshake import Handshake
 from broker.web.front.head import split_target
 from broker.web.router import Router
 from broker.web.services import Services
@@ -67,6 +68,18 @@ class Front:
     def __call__(self, peer: str = "") -> asyncio.Protocol:
         """The protocol of a new connection; `peer` is its client's address if a proxy told it."""
         return HttpConnection(self, peer)
+
+    def secured(self, context: ssl.SSLContext) -> Callable[..., asyncio.Protocol]:
+        """The same for connections with TLS."""
+
+        def connect(peer: str = "") -> asyncio.Protocol:
+            return Handshake(self(peer), context, self.timeouts, self._own)
+
+        return connect
+
+    def _own(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def stop(self) -> None:
         """Close the connections without a request, and the others after the request in progress."""
@@ -150,8 +163,7 @@ class Front:
     ) -> None:
         """Go on with a handler that waits for `waited`, in a task."""
         task = self._loop.create_task(self._finish(connection, exchange, path, running, waited))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._own(task)
 
     async def _finish(
         self,
@@ -162,7 +174,7 @@ class Front:
         waited: object,
     ) -> None:
         try:
-            result = await _rest_of(running, waited)
+            result = await rest_of(running, waited)
         except ConnectionError:
             self._leave(connection, exchange)
             return
@@ -206,22 +218,3 @@ class Front:
     def _log(self, exchange: Exchange, status: int, size: int) -> None:
         if self.access_log is not None:
             self.access_log.write(exchange, status, size)
-
-
-@generator_based
-def _rest_of(
-    running: Coroutine[Any, Any, Answer | Subscription], waited: object
-) -> Generator[Any, Any, Answer | Subscription]:
-    """The rest of a coroutine that waits for `waited`."""
-    while True:
-        try:
-            sent = yield waited
-        except BaseException as error:  # above all the task's cancellation
-            step = partial(running.throw, error)
-        else:
-            step = partial(running.send, sent)
-        try:
-            waited = step()
-        except StopIteration as returned:
-            result: Answer | Subscription = returned.value
-            return result

@@ -6,11 +6,9 @@ import asyncio
 import json
 import logging
 import socket
-import ssl
 from collections.abc import AsyncIterator
 
 import pytest
-import trustme
 from aiohttp import web
 
 from broker import sse
@@ -22,6 +20,7 @@ from broker.web.front.connection import SEND_BUFFER_BYTES
 from broker.web.runner import Runner
 from tests.support.http import close, read_head
 from tests.support.local_broker import Serve, Server
+from tests.support.tls import listen_securely, tls_contexts
 from tests.support.waiting import until
 
 
@@ -161,22 +160,11 @@ async def test_cleanup_does_not_wait_for_streams() -> None:
     await close(writer)
 
 
-def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
-    """One for a server called localhost, one for clients that trust it."""
-    authority = trustme.CA()
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    authority.issue_cert("localhost").configure_cert(context)
-    trusting = ssl.create_default_context()
-    authority.configure_trust(trusting)
-    return context, trusting
-
-
 async def test_tls_peers_that_reset_harm_nobody() -> None:
     context, trusting = tls_contexts()
     runner = Runner(create_app(Settings(heartbeat_seconds=0.1)), access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-    port = runner.addresses[0][1]
+    listening, port = await listen_securely(runner, context)
     node = runner.app[SERVICES].node
     writers = []
     for _ in range(40):
@@ -195,6 +183,7 @@ async def test_tls_peers_that_reset_harm_nobody() -> None:
             await asyncio.sleep(0)
     assert set(node.checks().values()) == {"ok"}
     assert not node.streams.hub.fan_out._behind
+    listening.close()
     await runner.cleanup()
 
 
@@ -203,8 +192,7 @@ async def test_tls() -> None:
     settings = Settings(slow_seconds=1, retention_events=100_000, retention_bytes=50_000_000)
     runner = Runner(create_app(settings), access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-    port = runner.addresses[0][1]
+    listening, port = await listen_securely(runner, context)
     node = runner.app[SERVICES].node
 
     async def subscribe() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -230,6 +218,7 @@ async def test_tls() -> None:
     await close(good[1])
     await until(lambda: len(node.streams.hub) == 0, "both are gone")
     stuck[1].transport.abort()
+    listening.close()
     await runner.cleanup()
 
 

@@ -1,0 +1,27 @@
+"""Drives coroutines without a task as long as they don't wait."""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Generator
+from functools import partial
+from types import coroutine as generator_based
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@generator_based
+def rest_of(running: Coroutine[Any, Any, T], waited: object) -> Generator[Any, Any, T]:
+    """The rest of a coroutine that waits for `waited`, which its `send(None)` returned; for a task."""
+    while True:
+        try:
+            sent = yield waited
+        except BaseException as error:  # above all the task's cancellation
+            step = partial(running.throw, error)
+        else:
+            step = partial(running.send, sent)
+        try:
+            waited = step()
+        except StopIteration as returned:
+            result: T = returned.value
+            return result

@@ -1,0 +1,65 @@
+"""TLS handshakes count as request connections from accept on, with the time of a head."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from broker.process.app import create_app
+from broker.settings import Settings
+from broker.web.aiohttp_adapter import SERVICES
+from broker.web.runner import Runner
+from tests.support.http import HOST, close, read_answer
+from tests.support.tls import listen_securely, tls_contexts
+from tests.support.waiting import WAIT_SECONDS, until
+
+CONTEXT, TRUSTING = tls_contexts()
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+@pytest.fixture
+async def runner(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runner]:
+    monkeypatch.setattr("broker.process.app.available_descriptors", lambda: 10)
+    made = Runner(create_app(Settings(head_seconds=0.2)), access_log=None, shutdown_timeout=1)
+    await made.setup()
+    yield made
+    await made.cleanup()
+
+
+@pytest.fixture
+async def port(runner: Runner) -> AsyncIterator[int]:
+    listening, found = await listen_securely(runner, CONTEXT)
+    yield found
+    listening.close()
+
+
+def value(runner: Runner, name: str, **labels: str) -> float:
+    return runner.app[SERVICES].node.metrics.registry.get_sample_value(name, labels) or 0
+
+
+async def test_silent_connections_keep_nobody_out(runner: Runner, port: int) -> None:
+    silent = [await asyncio.open_connection(HOST, port) for _ in range(30)]
+    reader, writer = await asyncio.open_connection("localhost", port, ssl=TRUSTING)
+    writer.write(GET)
+    assert (await read_answer(reader)).status == 200
+    assert value(runner, "broker_cut_requests_total", reason="room") > 0
+    await close(writer)
+    for reader, writer in silent:
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert await reader.read() == b""
+        await close(writer)
+    await until(lambda: value(runner, "broker_request_connections") == 0, "all are gone")
+    assert value(runner, "broker_cut_requests_total", reason="head") > 0
+
+
+@pytest.mark.parametrize("sent", [b"", b"\x16\x03\x01", GET, b"\xff" * 100])
+async def test_a_handshake_that_fails_leaves_nothing(runner: Runner, port: int, sent: bytes) -> None:
+    _, writer = await asyncio.open_connection(HOST, port)
+    writer.write(sent)
+    await until(lambda: value(runner, "broker_request_connections") == 1 or sent, "it is there")
+    writer.transport.abort()
+    await until(lambda: value(runner, "broker_request_connections") == 0, "it is gone")
+    assert runner.front is not None
+    await until(lambda: runner.front is None or not runner.front._tasks, "its task has ended")
