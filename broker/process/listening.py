@@ -41,7 +41,7 @@ class Listening:
     Args:
         tls: for TCP; unix sockets are plain.
         trusted_proxies: None if connections have no PROXY header. Else those of these addresses must begin with one.
-        head_seconds: the limit for the header, and for a TLS handshake behind it.
+        head_seconds: the limit for a PROXY header, and for a TLS handshake.
     """
 
     def __init__(
@@ -80,7 +80,13 @@ class Listening:
         if sock.family == socket.AF_UNIX:
             return await loop.create_unix_server(self._connect, sock=sock, backlog=BACKLOG)
         if self._trusted_proxies is None:
-            return await loop.create_server(self._connect, sock=sock, ssl=self._tls, backlog=BACKLOG)
+            return await loop.create_server(
+                self._connect,
+                sock=sock,
+                ssl=self._tls,
+                ssl_handshake_timeout=None if self._tls is None else self._head_seconds,
+                backlog=BACKLOG,
+            )
         return _ProxiedServer(self._connect, sock, self._tls, self._trusted_proxies, self._head_seconds)
 
 
