@@ -146,6 +146,8 @@ def test_image_serves_beside_a_kubernetes_service_of_its_name(image: Stage) -> N
         ({"BROKER_HOST": "0.0.0.0", "BROKER_PORT": "9000"}, ("127.0.0.1", 9000)),
         ({"BROKER_HOST": "::", "BROKER_PORT": "tcp://10.96.0.17:8080"}, ("::1", 8080)),
         ({"BROKER_HOST": "10.0.0.7", "BROKER_PORT": ""}, ("10.0.0.7", 8080)),
+        ({"BROKER_HOST": "*"}, ("127.0.0.1", 8080)),
+        ({"BROKER_HOST": "10.0.0.7, ::1"}, ("10.0.0.7", 8080)),
     ],
 )
 def test_health_check_asks_where_the_broker_listens(

@@ -11,6 +11,7 @@ made once for all readers at the same cursor, and leaves in one write.
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import repeat
 from typing import NamedTuple, Protocol
@@ -22,7 +23,7 @@ from broker.log.entry import Entry
 from broker.log.log import Log
 
 PIECE_BYTES = 64 << 10
-FRESH_ENVELOPES = 128  # made for one piece, about 0.5 ms
+FRESH_ENVELOPES = 128  # made for one reader's batch, about 0.5 ms
 
 
 class Completeness(Protocol):
@@ -50,7 +51,7 @@ class FeedKey(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """At most `PIECE_BYTES` of events, or one event. At most `FRESH_ENVELOPES` were made for it.
+    """At most `PIECE_BYTES` of events, or one event.
 
     Attributes:
         chunk: whole events, as they go over the wire: one chunk if the feed is chunked.
@@ -116,7 +117,7 @@ class Feed:
         size = 0
         rest = self
         while size < PIECE_BYTES:
-            piece = rest.piece_after(cursor, rest.end()) if rest.logs else None
+            piece = rest.piece_after(cursor, rest.end(), FRESH_ENVELOPES) if rest.logs else None
             if piece is None or (pieces and size + len(piece.chunk) > PIECE_BYTES):
                 break
             pieces.append(piece)
@@ -139,8 +140,11 @@ class Feed:
         rest = key._replace(topics=tuple(key.topics[index] for index in keep), floors=floors)
         return Feed(rest, [self.logs[index] for index in keep], self._completeness)
 
-    def piece_after(self, cursor: EventId, up_to: EventId) -> Piece | None:
-        """The next piece at `cursor`, with nothing newer than `up_to`; None if that is empty."""
+    def piece_after(self, cursor: EventId, up_to: EventId, most_fresh: int = sys.maxsize) -> Piece | None:
+        """The next piece at `cursor`, with nothing newer than `up_to`; None if that is empty.
+
+        At most `most_fresh` envelopes are made for it.
+        """
         frames: list[bytes] = []
         size = fresh = 0
         before = end = cursor
@@ -155,7 +159,7 @@ class Feed:
             frame = entry.frame
             if self.key.enveloped:
                 fresh += entry.enveloped is None
-                if fresh > FRESH_ENVELOPES and frames and is_next:
+                if fresh > most_fresh and frames and is_next:
                     break
                 frame = log.enveloped(topic, entry)
             if entry.gap is not None:

@@ -25,6 +25,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # on Linux
 LOCK_TIMEOUT_SECONDS = 2.0
 """After a broker is killed, its Valkey server holds the lock until it has written everything."""
 POLL_SECONDS = 0.02
+READ_BYTES = 1 << 16
 
 
 class DataDirectory:
@@ -59,6 +60,22 @@ class DataDirectory:
         self._mark = self.path / RUNNING_FILE
         boot_id = _boot_id()
         self.lost_power = self._mark.exists() and (not boot_id or self._mark.read_text("utf-8") != boot_id)
+
+    def cut_zeros(self) -> None:
+        """Remove the zeros that a power cut may have left at the end of the server's append-only files.
+
+        The server ignores an incomplete command there, but not zeros. No command ends with a zero.
+        """
+        for path in self.path.glob("appendonlydir/*.aof"):
+            with path.open("r+b") as file:
+                end = file.seek(0, os.SEEK_END)
+                while end:
+                    start = max(0, end - READ_BYTES)
+                    file.seek(start)
+                    end = start + len(file.read(end - start).rstrip(b"\0"))
+                    if end > start:
+                        break
+                file.truncate(end)
 
     def mark_running(self) -> None:
         """Mark the directory; call before the server writes. The mark is on disk afterwards."""

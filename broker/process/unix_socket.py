@@ -1,15 +1,18 @@
 """The file of a unix socket: made with its permissions, and removed at the end.
 
 Rules: never removes another kind of file, nor a socket on which a process listens. A killed broker leaves its socket behind,
-which is replaced.
+which is replaced. A lock on the directory keeps two brokers that start together from replacing each other's.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from broker.process.setup import StartError
@@ -36,11 +39,12 @@ class UnixSocket:
             )
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._remove_stale()
-            self.socket.bind(str(self._path))
-            self._path.chmod(mode)  # connections are refused until `listen`
-            self.socket.listen(_BACKLOG)
-            self._identity = self._identify()
+            with _locked(self._path.parent):
+                self._remove_stale()
+                self.socket.bind(str(self._path))
+                self._path.chmod(mode)  # connections are refused until `listen`
+                self.socket.listen(_BACKLOG)
+                self._identity = self._identify()
         except OSError as error:
             self.socket.close()
             raise StartError(f"unix_socket: can't listen on {path}: {error.strerror}") from None
@@ -51,8 +55,9 @@ class UnixSocket:
     def remove(self) -> None:
         """Remove the file, unless another process has replaced it."""
         try:
-            if self._identify() == self._identity:
-                self._path.unlink()
+            with _locked(self._path.parent):
+                if self._identify() == self._identity:
+                    self._path.unlink()
         except OSError:  # it is gone already, or its directory is read-only now: the next start replaces it
             return
 
@@ -73,3 +78,13 @@ class UnixSocket:
         if failure != errno.ECONNREFUSED:
             raise StartError(f"unix_socket: another process listens on {self._path}")
         self._path.unlink()
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -83,7 +83,9 @@ class ValkeyServer:
         Raises:
             StartError: the server ends before it is ready for the first time.
         """
-        if not self._directory.lost_power:
+        if self._directory.lost_power:
+            self._directory.cut_zeros()
+        else:
             self._directory.mark_running()
         await self._start()
         if self._directory.lost_power:

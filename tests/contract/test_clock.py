@@ -137,6 +137,28 @@ async def test_a_clock_that_was_behind_takes_nothing_with_it(store: StoreHarness
     assert not log.has_gap(ids[0])
 
 
+@pytest.mark.parametrize("seconds", [YEARS, 3000])
+@pytest.mark.parametrize("is_published", [True, False])
+async def test_i2_what_the_wrong_clock_forgot_is_a_gap(
+    store: StoreHarness, seconds: float, is_published: bool
+) -> None:
+    """It forgets topics that the right clock would remember."""
+    (cursor,) = await publish(store, "x", topic="b")
+    await publish(store, "forgotten")
+    await store.sweep()
+    store.advance(1000)
+    await store.sweep()
+    store.advance(seconds)
+    if is_published:
+        await publish(store, "x", topic="b")
+    await store.sweep()
+    assert "a" not in await store.store.topics.names("", 10)
+    store.advance(-seconds)
+    await publish(store, "new")
+    (log,) = await store.store.logs.watch(["a"], After(cursor, ""))
+    assert log.has_gap(cursor)
+
+
 async def test_no_gap_is_silent_after_the_record_of_a_topic_is_forgotten(store: StoreHarness) -> None:
     """I2."""
     before = (await publish(store, "x", topic="b"))[0]

@@ -318,6 +318,18 @@ async def test_streams_of_many_topics_cost_little_more_than_those_of_few(harness
     assert many < 2.5 * few
 
 
+async def test_a_burst_leaves_as_one_write_in_the_envelope_form_too(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[tuple[int, int]] = []
+    monkeypatch.setattr(fanout, "write_each", noting(sent))
+    await harness.subscribe("a", is_enveloped=True)
+    for _ in range(2 * FRESH_ENVELOPES):
+        harness.publish("a", b"")
+    harness.run()
+    assert [written for _, written in sent] == [1]
+
+
 async def test_envelopes_are_made_in_small_parts(harness: HubHarness) -> None:
     """The first replay of 60,000 events in the envelope form took 1.4 s; others wait for a turn of it, not for all."""
     for _ in range(5000):

@@ -181,6 +181,17 @@ def test_https(tmp_path: Path) -> None:
         assert broker.url.startswith("https://127.0.0.1:")
 
 
+@pytest.mark.parametrize("proxy", [{}, {"proxy_protocol": True, "trusted_proxies": "192.0.2.1"}])
+def test_a_tls_handshake_takes_no_longer_than_a_head(tmp_path: Path, proxy: dict[str, object]) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    certificate = trustme.CA().issue_cert("127.0.0.1")
+    certificate.cert_chain_pems[0].write_to_path(cert)
+    certificate.private_key_pem.write_to_path(key)
+    settings = {"tls_cert": cert, "tls_key": key, "head_seconds": 0.2, **proxy}
+    with BrokerProcess(**settings) as broker, Connection(broker.port) as silent:
+        assert not silent.more(), "it is closed"
+
+
 def test_metrics_have_their_own_port_if_set() -> None:
     port = free_port()
     with BrokerProcess(metrics_port=port, jwt_secrets=[HMAC.material]) as broker:

@@ -114,6 +114,16 @@ async def test_a_unix_socket_alone(tmp_path: Path) -> None:
     assert not health.is_healthy(variables)
 
 
+def test_workers_on_a_unix_socket_alone(store: str, tmp_path: Path) -> None:
+    path = tmp_path / "broker.sock"
+    with BrokerProcess(unix_socket=path, port="none", workers=2, redis_url=store) as broker:
+        assert f"listening on unix:{path}, store" in broker.output
+        answers = {exchange(path, HEALTH).status for _ in range(10)}
+        assert answers == {200}
+        assert broker.terminate() == 0
+    assert not path.exists()
+
+
 def test_a_unix_socket_beside_https_is_plain_http(tmp_path: Path) -> None:
     path, cert, key = tmp_path / "broker.sock", tmp_path / "cert.pem", tmp_path / "key.pem"
     issued = trustme.CA().issue_cert("localhost")

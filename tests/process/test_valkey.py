@@ -54,6 +54,7 @@ def test_i2_a_power_cut_is_a_gap_for_those_that_had_not_seen_the_lost_events(dat
         _kill_all(broker)
         with log.open("r+b") as file:
             file.truncate(size)  # what the disk had
+            file.truncate(size + 100_000)  # file systems may leave zeros
         _be_another_boot(data)
         broker.start()
         with Stream(broker.port, "/topics/news", {**ACCEPT, "Last-Event-ID": kept}) as stream:

@@ -10,6 +10,7 @@ from typing import Any
 from redis import Redis
 
 from broker.events import EventId, format_id, parse_id
+from broker.stores.redis.formats import ReadReply, TopicPage, decode_page, decode_read
 from broker.stores.redis.scripts import Script, load
 
 PREFIX = "broker:{b}:"
@@ -197,6 +198,13 @@ class Caller:
     def read_one(self, topic: str, after: EventId = 0, upto: str = "+", **options: Any) -> Read:
         (answer,) = self.read((topic, format_id(after), upto), **options)
         return answer
+
+    def read_page(self, topic: str, after: EventId) -> tuple[ReadReply, TopicPage]:
+        """Read a topic as the broker does."""
+        keys = [STATE, log_key(topic), rec_key(topic)]
+        rest = self.call(SCRIPTS.read, keys, ["", 1 << 20, 10_000, 1, format_id(after), "+", 3_600_000, 0])
+        reply = decode_read([format_id(self.seen).encode(), self.epoch, *rest])
+        return reply, decode_page(reply.parts[0], reply.forgotten)
 
     def delete(self, topic: str) -> EventId | None:
         keys = [STATE, NAMES, USED, LEASES, log_key(topic), rec_key(topic)]

@@ -121,7 +121,7 @@ async def test_the_documented_rights_are_sufficient_and_necessary(
         client.execute_command(*acl())
         client.config_resetstat()
         async with RedisProxy(primary) as proxy:
-            url = proxy.url.replace("redis://", f"redis://broker:{PASSWORD}@").replace("/0", "/1")
+            url = proxy.url.replace("redis://", f"redis://broker:{PASSWORD}@") + "/1"
             settings = {"redis_wait_replicas": 1, "max_topics": 1, "retention_bytes": 4096}
             one, other = await start_broker(url, **settings), await start_broker(url, **settings)
             await until_ready(one, other)

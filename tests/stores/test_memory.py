@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from broker import sse
 from broker.events import format_id, id_at
 from broker.log.start import Latest
+from broker.stores.base import PublishOptions
 from broker.stores.memory import store
 from tests.contract.conftest import item
 from tests.support.store_harness import MemoryStoreHarness, RecordingOwner
@@ -47,6 +49,19 @@ async def test_nothing_is_delivered_after_unwatch(memory: MemoryStoreHarness) ->
     memory.store.logs.unwatch(["a"])
     await memory.store.topics.publish([item("a", "2")])
     assert len(owner.deliveries) == 1
+
+
+async def test_an_end_counts_with_its_size(memory: MemoryStoreHarness) -> None:
+    owner = RecordingOwner()
+    await memory.store.start(owner)
+    await memory.store.logs.watch(["a", "b"], Latest())
+    ids = (await memory.store.topics.publish([item("a", "1")], options=PublishOptions(ends=["a"]))).ids
+    (end,) = (await memory.store.topics.publish([], options=PublishOptions(ends=["b"]))).ids
+    event = len(sse.frame(sse.lines(b"1"), ids[0]))
+    assert owner.deliveries == [
+        ("a", event + len(sse.end("a", "closed", ids[0] + 1))),
+        ("b", len(sse.end("b", "closed", end))),
+    ]
 
 
 async def test_its_stats_and_checks(memory: MemoryStoreHarness) -> None:

@@ -15,13 +15,15 @@ from tests.stores.chaos.all_groups import GROUPS
 from tests.stores.chaos.ledger import Ledger
 from tests.stores.chaos.report import Report
 from tests.stores.chaos.run import Run
-from tests.support.redis_servers import valkey
+from tests.support.redis_servers import redis, valkey
+
+PROGRAMS = {"valkey": valkey, "redis": redis}
 
 
 async def run_group(name: str, seed: int, seconds: float, options: argparse.Namespace) -> Report:
     """One group, from its start to its end."""
-    program = valkey()
-    assert program is not None
+    program = PROGRAMS[options.program]()
+    assert program is not None, f"{options.program} isn't installed"
     ledger = Ledger(options.retention_events)
     with tempfile.TemporaryDirectory(prefix="chaos") as directory:
         group = GROUPS[name](Path(directory), program, ledger, random.Random(seed))
@@ -60,6 +62,7 @@ def main() -> int:
     parser.add_argument(
         "--group", choices=GROUPS, action="append", help="only this one; all in turn by default"
     )
+    parser.add_argument("--program", choices=PROGRAMS, default="valkey", help="the data server")
     parser.add_argument(
         "--group-seconds", type=float, default=300, help="how long to run a group before the next"
     )

@@ -10,7 +10,8 @@ from pathlib import Path
 from tests.stores.chaos.embedded import EmbeddedGroup
 from tests.stores.chaos.groups import Group
 from tests.stores.chaos.ledger import Ledger
-from tests.stores.chaos.replicated import OrderedGroup, SentinelGroup
+from tests.stores.chaos.ordered import OrderedGroup
+from tests.stores.chaos.replicated import SentinelGroup
 
 StartGroup = Callable[[Path, str, Ledger, random.Random], Group]
 

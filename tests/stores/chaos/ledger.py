@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from broker.events import EventId, format_id
 
 FOREVER = math.inf
+UNDONE_SECONDS = 60.0
+"""How long after a loss a topic may be closed again, because the store has lost its DELETE."""
 
 
 @dataclass(slots=True)
@@ -109,7 +111,8 @@ class Ledger:
         """The topic was closed, so the event wasn't published, and its publisher gives it up."""
         attempt.ended_at = at
         self.counts["refused by closed topics"] += 1
-        if not _any_within(self.closings[attempt.topic], attempt.sent_at, at):
+        may_be_closed = _any_within(self.closings[attempt.topic], attempt.sent_at, at)
+        if not may_be_closed and not self.may_have_lost(attempt.sent_at - UNDONE_SECONDS, at):
             self.fail(f"{attempt.name} was refused, but {attempt.topic} was never closed")
 
     def know(self, attempt: Attempt, event_id: EventId, at: float) -> None:

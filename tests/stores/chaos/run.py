@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 
 from broker.events import EventId
-from tests.stores.chaos.clients import Closer, Publisher, Surroundings, Wanderer
+from tests.stores.chaos.clients import Closer, Publisher, Surroundings
 from tests.stores.chaos.groups import Busy, Group
 from tests.stores.chaos.ledger import Ledger
 from tests.stores.chaos.replays import check_replays, read_replay
 from tests.stores.chaos.report import Report
+from tests.stores.chaos.wanderer import Wanderer
 from tests.stores.chaos.witness import Witness
 
 PLAIN = ("news", "orders.7", "orders.8")

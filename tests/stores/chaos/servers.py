@@ -20,6 +20,7 @@ from tests.support.redis_servers import START_SECONDS, Server
 from tests.support.waiting import wait_for
 
 FAKETIME = Path(f"/usr/lib/{platform.machine()}-linux-gnu/faketime/libfaketime.so.1")
+SHARED_MEMORY = Path("/dev/shm")
 DISK_BYTES = 256 << 20
 REFUSES_IF_SNAPSHOT_FAILS = "save 100000 100000000"
 """With any `save` line, a server refuses writes after a failed snapshot."""
@@ -114,6 +115,12 @@ class ChaosServer(Server):
             env=self._environment if self.has_clock else {},
         )
         self._last.wait_until_up(self._answers, START_SECONDS)
+
+    def kill(self) -> None:
+        pid = self.pid
+        super().kill()
+        for left in (SHARED_MEMORY / f"faketime_shm_{pid}", SHARED_MEMORY / f"sem.faketime_sem_{pid}"):
+            left.unlink(missing_ok=True)  # else libfaketime ends a later process with the same id
 
     def close(self) -> None:
         """End it, and give back its file system."""

@@ -392,6 +392,14 @@ def test_a_refusal_without_a_closing_is_found() -> None:
         assert len(ledger.violations) == (not is_closed)
 
 
+def test_a_loss_may_undo_a_deletion() -> None:
+    for at, is_fault in ((2, False), (200, True)):
+        ledger = Ledger(KEPT)
+        ledger.losses.append(Loss(1, 1))
+        ledger.refuse(ledger.send("a", "1", at), at + 1)
+        assert bool(ledger.violations) is is_fault
+
+
 def test_settled_events_are_forgotten() -> None:
     story = Story()
     story.publish("a1")

@@ -100,7 +100,8 @@ end
 -- The last id to assume for a topic without a record: it may have had an entry at or before this id.
 local function unknown_last()
   local known = call('HMGET', KEYS[1], 'born', 'floor')
-  local ms, n = oldest_kept(memory), 0
+  local behind = math.max(0, last_ms - now - ahead) -- the clock: what it showed before may have expired records
+  local ms, n = oldest_kept(memory - behind), 0
   if is_before(last_ms, last_n, ms, n) then
     ms, n = last_ms, last_n
   end
@@ -242,10 +243,11 @@ local function renew(seen_ms, seen_n)
       local lead = index > 0 and corrections[index][2] or 0
       fitting = fitting or (last_ms <= now + lead + STEP_MS and index or nil)
     end
+    -- By a clock that was ahead, or one that was behind for long, records have expired too soon.
+    if not fitting or last_ms > corrections[#corrections][1] + STEP_MS then
+      save('floor', format(last_ms, last_n))
+    end
     if fitting then
-      if last_ms > corrections[#corrections][1] + STEP_MS then -- records may have expired too soon
-        save('floor', format(last_ms, last_n))
-      end
       for index = #corrections, fitting + 1, -1 do
         corrections[index] = nil
       end
