@@ -40,8 +40,7 @@ def proxied(**settings: object) -> Iterator[BrokerProcess]:
         yield broker
 
 
-@pytest.mark.parametrize("header", [v1, v2])
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(("header", "workers"), [(v1, 1), (v2, 2)])
 def test_the_address_in_the_header_counts(store: str, header: object, workers: int) -> None:
     assert callable(header)
     with proxied(workers=workers, redis_url=store) as broker:

@@ -200,17 +200,19 @@ async def test_topics_on_one_stream(start: Start) -> None:
 
 async def test_events_per_second(start: Start) -> None:
     (server, *_) = await start(max_publishes_per_second=5, **PROXY)
-    statuses = []
-    for _ in range(20):
-        answer = await server.request("POST", "/topics/a", b"x")
-        statuses.append(answer.status)
-    assert 5 <= statuses.count(201) <= 8
-    assert answer.status == 429
-    assert (answer.json()["code"], answer.json()["limit"]) == ("rate-limited", "max_publishes_per_second")
-    assert int(answer.headers["retry-after"]) >= 1
+    began = time()
+    answers = await asyncio.gather(*(server.request("POST", "/topics/a", b"x") for _ in range(20)))
+    refused = [answer for answer in answers if answer.status != 201]
+    assert 5 <= 20 - len(refused) <= 6 + 5 * (time() - began)
+    assert refused
+    for answer in refused:
+        assert (answer.status, answer.json()["code"]) == (429, "rate-limited")
+        assert answer.json()["limit"] == "max_publishes_per_second"
+        assert int(answer.headers["retry-after"]) >= 1
     assert (await server.request("POST", "/topics/a", b"x", x_forwarded_for="203.0.113.7")).status == 201
     assert (await server.request("POST", "/topics/a", b"x", **bearer(sub="ann"))).status == 201
-    assert await metric(server, 'broker_refused_publishes_total{limit="max_publishes_per_second"}') >= 10
+    label = 'broker_refused_publishes_total{limit="max_publishes_per_second"}'
+    assert await metric(server, label) == len(refused)
 
 
 async def test_bytes_per_second_with_a_larger_event(start: Start) -> None:

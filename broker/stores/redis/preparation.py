@@ -111,12 +111,17 @@ class Preparation:
         ]
 
     def _needed(self) -> Need:
-        """The part of each log that the start needs now. Cursors after the store's last id are ahead of the store."""
+        """The part of each log that the start needs now.
+
+        New events are those after `received_to`: `broker.open` tells this id, and a cursor that is ahead of the store starts
+        there. A log that was just read for the first time may begin after it, and lack events.
+        """
         need = _need(self._start, self._timeline)
         if need is None:
-            # `broker.open` tells this id. A log that was just read for the first time may begin after it, and lack events.
             return Need(self._received_to.value)
-        return Need(min(need.cursor, self._connections.seen.value), need.newest)
+        is_time = isinstance(self._start, Since)  # what came before it needn't be there
+        upto = self._connections.seen.value if is_time else self._received_to.value
+        return Need(min(need.cursor, upto), need.newest)
 
     def _is_long_enough(self, replica: TopicReplica, need: Need) -> bool:
         if isinstance(self._start, Latest) and replica.log.last <= need.cursor:

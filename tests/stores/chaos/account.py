@@ -98,9 +98,7 @@ class Account:
         if self.floor is None:
             return []
         covered = {event_id for gap in self.gaps for event_id in self._covered(gap, ids)}
-        ranges = list(self.left_out)
-        if (self.is_ended or self.is_closed) and cursor is not None:
-            ranges.append((self.last_end, cursor))
+        ranges = self.left_out_ranges(cursor)
         return [
             event_id
             for event_id in sorted(ids)
@@ -109,6 +107,12 @@ class Account:
             and event_id not in covered
             and not any(begin < event_id <= end for begin, end in ranges)
         ]
+
+    def left_out_ranges(self, cursor: EventId | None) -> list[tuple[EventId, EventId]]:
+        """The ranges of ids that connections passed without this topic, as far as `cursor`."""
+        if (self.is_ended or self.is_closed) and cursor is not None:
+            return [*self.left_out, (self.last_end, cursor)]
+        return self.left_out
 
     def hidden_by(self, gap: Gap, ids: Mapping[EventId, Attempt]) -> list[EventId]:
         """The missing events around a gap."""

@@ -383,6 +383,21 @@ def test_a_topic_that_has_ended_on_a_connection_is_left_out_of_it_and_not_of_the
     assert "a3" in fault
 
 
+def test_an_end_is_due_unless_the_connection_left_the_topic_out() -> None:
+    """A topic closes, is deleted, and closes again. A subscriber that has seen the first end gets a stream without it."""
+    story = Story()
+    story.publish("a1", "b1")
+    assert not story.witness.has_received_end("a", story.ids["a1"])
+    story.tell("end", {"topic": "a", "reason": "closed"}, text(3))
+    assert story.witness.has_received_end("a", story.ids["a1"])
+    story.now = 10
+    story.publish("a2", "b2")
+    assert not story.witness.has_received_end("a", story.ids["a2"])
+    story.reconnect()
+    story.deliver("b2")
+    assert story.witness.has_received_end("a", story.ids["a2"])
+
+
 def test_a_refusal_without_a_closing_is_found() -> None:
     for is_closed in (False, True):
         ledger = Ledger(KEPT)

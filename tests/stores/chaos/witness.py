@@ -158,8 +158,11 @@ class Witness:
         ]
 
     def has_received_end(self, topic: str, after: EventId) -> bool:
-        """Whether it received an end of the topic that lies after this id."""
-        return self._accounts[topic].last_end > after
+        """Whether it received an end of the topic that lies after this id, or was on a connection without the topic."""
+        account = self._accounts[topic]
+        return account.last_end > after or any(
+            end > after for _, end in account.left_out_ranges(self._cursor_id)
+        )
 
     def _was_lost(self, account: Account, event_id: EventId, attempt: Attempt) -> bool:
         """Whether a loss of the store excuses that the event is missing."""
