@@ -69,7 +69,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
             Producers(node, settings.producer_timeout_seconds),
             response_headers,
         )
-        metrics.registry.register(RequestGauges(timeouts, services.producers))
+        metrics.registry.register(RequestGauges(timeouts, services.producers, services.bodies))
         await node.start()
         async with AsyncExitStack() as stack:  # if a part fails to stop, the others stop all the same
             stack.push_async_callback(node.stop)

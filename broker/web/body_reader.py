@@ -12,11 +12,13 @@ from __future__ import annotations
 import asyncio
 from copy import copy
 
-from broker.errors import BrokerError, InvalidBody, TooLarge, Unavailable
+from broker.errors import BrokerError, InvalidBody, Overloaded, TooLarge, Unavailable
 from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
 from broker.web.values import BodySource
 
 RETRY_SECONDS = 2
+MAX_HELD_BYTES = 64 << 20
+"""Of bodies read whole that are not complete, all together (I4)."""
 
 
 class Interrupt:
@@ -59,9 +61,14 @@ class Interrupt:
 
 
 class BodyReader:
-    """Reads the bodies of one application's requests; `timeouts` limits the waits."""
+    """Reads the bodies of one application's requests; `timeouts` limits the waits.
+
+    Attributes:
+        held_bytes: what has arrived of bodies that are read whole.
+    """
 
     def __init__(self, timeouts: ConnectionTimeouts) -> None:
+        self.held_bytes = 0
         self._timeouts = timeouts
         self._is_stopped = False
         self._waits: set[Interrupt] = set()
@@ -72,7 +79,7 @@ class BodyReader:
         Raises:
             InvalidBody: its transfer coding is malformed, or it did not arrive in time.
             TooLarge: it is larger than `max_bytes`.
-            Unavailable: `stop` was called.
+            Unavailable: `stop` was called, or other bodies need the room.
         """
         if (body.length or 0) > max_bytes:
             raise TooLarge(f"The body may have at most {max_bytes} bytes.")
@@ -87,9 +94,15 @@ class BodyReader:
                 if not piece:
                     return bytes(pieces)
                 pieces += piece
+                self.held_bytes += len(piece)
                 if len(pieces) > max_bytes:
                     raise TooLarge(f"The body may have at most {max_bytes} bytes.")
+                if self.held_bytes > MAX_HELD_BYTES:
+                    raise Overloaded(
+                        "Too many bodies arrive at once; send it again later.", retry_after=RETRY_SECONDS
+                    )
         finally:
+            self.held_bytes -= len(pieces)
             self._timeouts.body_arrived(interrupt)
 
     async def piece(self, body: BodySource, interrupt: Interrupt) -> bytes:
@@ -144,6 +157,10 @@ class BodyReader:
             raise Unavailable(
                 "This instance is shutting down and reads no more of the body; send the rest again in a moment.",
                 retry_after=RETRY_SECONDS,
+            )
+        if interrupt.timeout is TimeoutReason.ROOM:
+            raise Overloaded(
+                "All connections are in use; send the request again later.", retry_after=RETRY_SECONDS
             )
         if interrupt.timeout is not None:
             raise InvalidBody(self._too_slow(interrupt.timeout))

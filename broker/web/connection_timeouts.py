@@ -115,7 +115,7 @@ class ConnectionTimeouts:
     # What a connection reports
 
     def opened(self, connection: Waiting) -> None:
-        """`connection` is new. If there are too many, the one that has waited longest for a request times out."""
+        """`connection` is new. If there are too many, the one that has waited longest for a request or its body times out."""
         self.count += 1
         self._heads[connection] = self._now()
         if self.count > self._max_descriptors - len(self._streams):
@@ -166,7 +166,7 @@ class ConnectionTimeouts:
     # Expiry
 
     def _make_room(self) -> None:
-        tables = [table for table in (self._heads, self._idle) if table]
+        tables = [table for table in (self._heads, self._idle, self._bodies) if table]
         if tables:
             table = min(tables, key=lambda table: next(iter(table.values())))
             self._expire(table, next(iter(table)), TimeoutReason.ROOM)

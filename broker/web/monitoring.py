@@ -8,6 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from broker.metrics import CONTENT_TYPE
+from broker.web.body_reader import BodyReader
 from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.producers import Producers
 from broker.web.services import Services
@@ -48,12 +49,18 @@ async def metrics_for_all(services: Services, _request: Request) -> Answer:
 class RequestGauges(Collector):
     """Reads the numbers of the web layer at every scrape."""
 
-    def __init__(self, timeouts: ConnectionTimeouts, producers: Producers) -> None:
+    def __init__(self, timeouts: ConnectionTimeouts, producers: Producers, bodies: BodyReader) -> None:
         self._timeouts = timeouts
+        self._bodies = bodies
         self._producers = producers
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("broker_streamed_bodies", "Open streamed bodies.", len(self._producers))
+        yield GaugeMetricFamily(
+            "broker_body_bytes",
+            "Bytes of incomplete request bodies, but streamed ones.",
+            self._bodies.held_bytes,
+        )
         yield GaugeMetricFamily(
             "broker_request_connections", "Open connections that are not streams.", self._timeouts.count
         )

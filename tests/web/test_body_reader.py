@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from broker.errors import Cancelled, InvalidBody, TooLarge, Unavailable
+from broker.errors import Cancelled, InvalidBody, Overloaded, TooLarge, Unavailable
 from broker.metrics import Metrics
 from broker.web.body_reader import BodyReader, Interrupt
 from tests.web.body_timeouts import timeouts
@@ -84,3 +84,24 @@ async def test_stop_ends_all_waits_and_new_ones() -> None:
     with pytest.raises(Unavailable):
         await bodies.whole(Body(b"x"), 10)
     assert timed_out(metrics, "body") is None
+
+
+async def test_i4_all_bodies_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.web.body_reader.MAX_HELD_BYTES", 250)
+    bodies = reader()
+
+    class Begun(Silent):
+        def take(self) -> bytes | None:
+            return self._pieces.pop(0) if self._pieces else None
+
+    held = [asyncio.ensure_future(bodies.whole(Begun(b"x" * 100), 1000)) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert bodies.held_bytes == 200
+    with pytest.raises(Overloaded):
+        await bodies.whole(Begun(b"x" * 100), 1000)
+    assert bodies.held_bytes == 200
+    for waiting in held:
+        waiting.cancel()
+    await asyncio.wait(held)
+    assert bodies.held_bytes == 0
+    assert await bodies.whole(Body(b"x" * 200), 1000) == b"x" * 200

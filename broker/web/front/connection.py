@@ -188,6 +188,7 @@ class HttpConnection(asyncio.Protocol):
         else:  # the client may still be sending: a close now would reset the connection, with the answer
             if transport.can_write_eof():
                 transport.write_eof()
+            self._owner.timeouts.answer_sent(self)  # so that it can make room for others
             self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, transport.abort)
 
     def resume(self) -> None:

@@ -230,6 +230,17 @@ async def test_without_room_the_connection_that_has_waited_longest_is_closed(
     assert await stream.data(1) == ["goes on"]
 
 
+async def test_bodies_that_do_not_come_make_room_too(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.process.app.available_descriptors", lambda: 20)
+    server = await serve()
+    slow = [await server.send(HEAD + b"Content-Length: 2\r\n\r\n1") for _ in range(60)]
+    assert (await server.request("GET", "/healthz")).status == 200
+    assert cuts(server, "room") >= 40
+    first, _ = slow[0]
+    told = await answer(first)
+    assert (told.status, told.json()["code"], told.headers["connection"]) == (503, "overloaded", "close")
+
+
 async def test_malformed_requests(server: Server) -> None:
     for request in (
         b"\x16\x03\x01\x02\x00 hello\r\n\r\n",
