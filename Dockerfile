@@ -9,10 +9,11 @@
 # The version that the tests use.
 ARG PYTHON=3.11
 
-# This image has compilers, in case a dependency has no wheel for this platform.
+# This image has compilers. They compile the broker's core; docker build --build-arg BROKER_COMPILED=0 leaves it pure Python.
 FROM python:${PYTHON}-bookworm AS build
+ARG BROKER_COMPILED=1
 WORKDIR /src
-COPY pyproject.toml README.md ./
+COPY pyproject.toml hatch_build.py README.md ./
 COPY broker broker
 RUN pip wheel --no-cache-dir --wheel-dir /wheels .
 

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from broker.errors import BrokerError, InvalidBody, TooLarge
 from broker.events import SEQUENCE_BITS, SEQUENCE_MASK, Event, EventId, id_seconds, rfc3339
 
-HEARTBEAT = b":\n"
+HEARTBEAT: bytes = b":\n"
 _DATA = b"data: "
 _TYPE = b"event: "
 _BOM = b"\xef\xbb\xbf"

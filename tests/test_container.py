@@ -101,6 +101,13 @@ def test_image_serves_on_all_addresses_as_a_user_that_can_write_nothing(image: S
         )
 
 
+def test_image_has_the_compiled_core(image: Stage) -> None:
+    """Only in CI are the tests' steps those of the Dockerfile in this."""
+    command = [str(image.programs / "python"), "-c", "import broker.sse; print(broker.sse.__file__)"]
+    done = subprocess.run(command, cwd=image.folder, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith(".so" if os.environ.get("CI") == "true" else ".py")
+
+
 def test_image_does_not_start_open_by_mistake(image: Stage) -> None:
     container = Container(image)
     assert container.wait() == 2

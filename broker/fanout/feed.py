@@ -68,23 +68,6 @@ class Piece(NamedTuple):
     gaps: tuple[str, ...] = ()
 
 
-class Batch(NamedTuple):
-    """Pieces up to the first one that doesn't end a topic, to be written at once.
-
-    Attributes:
-        chunk, end, events, gaps: as in `Piece`.
-        ended: the topics that end in it.
-        rest: the feed to read from then on; the same feed if nothing ends.
-    """
-
-    chunk: bytes
-    end: EventId
-    events: int
-    ended: tuple[str, ...]
-    rest: Feed
-    gaps: tuple[str, ...]
-
-
 class Feed:
     """Merges `logs`, the logs of `key.topics`."""
 
@@ -202,3 +185,20 @@ class Feed:
             if log.last > cursor
         ]
         return readers[0] if len(readers) == 1 else heapq.merge(*readers, key=lambda read: read[2].id)
+
+
+class Batch(NamedTuple):
+    """Pieces up to the first one that doesn't end a topic, to be written at once.
+
+    Attributes:
+        chunk, end, events, gaps: as in `Piece`.
+        ended: the topics that end in it.
+        rest: the feed to read from then on; the same feed if nothing ends.
+    """
+
+    chunk: bytes
+    end: EventId
+    events: int
+    ended: tuple[str, ...]
+    rest: Feed
+    gaps: tuple[str, ...]

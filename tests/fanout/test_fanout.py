@@ -46,6 +46,7 @@ async def test_events_of_one_turn_leave_as_one_write(harness: HubHarness) -> Non
     assert harness.hub.feeds.backlog == 0
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_i5_an_event_is_encoded_once_and_its_bytes_are_shared(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch, chunked: bool
@@ -218,6 +219,7 @@ async def test_i3_the_end_of_many_topics_takes_several_turns(harness: HubHarness
         assert await harness.read_all(subscriber, harness.last - 1) == list(range(1, harness.last))
 
 
+@pytest.mark.uncompiled
 async def test_many_with_the_same_ends_are_written_the_same_bytes(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,6 +273,7 @@ async def test_nothing_follows_the_end_of_a_topic_on_the_same_connection(harness
     assert b"of the new topic" in harness.read(second)
 
 
+@pytest.mark.uncompiled
 async def test_a_defect_in_fan_out_is_not_silent(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -318,6 +321,7 @@ async def test_streams_of_many_topics_cost_little_more_than_those_of_few(harness
     assert many < 2.5 * few
 
 
+@pytest.mark.uncompiled
 async def test_a_burst_leaves_as_one_write_in_the_envelope_form_too(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,7 @@ async def test_a_stream_that_ends_for_its_age_gets_everything_first(harness: Hub
     assert harness.read(subscriber) == b"data: x\nid: 0-1\n\nretry: 1\n"
 
 
+@pytest.mark.uncompiled
 async def test_a_peer_that_acknowledges_no_heartbeat_times_out(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +155,7 @@ async def test_a_sweep_over_many_takes_several_turns_and_visits_all(harness: Hub
     assert all(harness.read(subscriber) == sse.HEARTBEAT for subscriber in subscribers)
 
 
+@pytest.mark.uncompiled
 async def test_i9_a_defect_with_one_connection_stops_no_heartbeat_but_shows(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,6 +24,7 @@ async def test_a_published_event_reaches_a_subscriber(node: Node, open_stream: O
     assert node.metrics.registry.get_sample_value("broker_published_events_total") == 1
 
 
+@pytest.mark.uncompiled
 @pytest.mark.parametrize("subscribers", [0, 1])
 async def test_a_log_is_trimmed_once_for_each_event(
     node: Node, open_stream: OpenStream, monkeypatch: pytest.MonkeyPatch, subscribers: int
@@ -44,6 +45,7 @@ async def test_a_log_is_trimmed_once_for_each_event(
     assert len(trimmed) == 1
 
 
+@pytest.mark.uncompiled
 async def test_a_node_whose_sweeps_have_died_is_not_ready(
     node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -56,6 +58,7 @@ async def test_a_node_whose_sweeps_have_died_is_not_ready(
     assert "no longer ready" in caplog.text
 
 
+@pytest.mark.uncompiled
 async def test_a_node_whose_sweeps_have_died_stops_its_store(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

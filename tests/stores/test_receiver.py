@@ -168,6 +168,17 @@ async def test_i2_what_a_call_for_several_topics_has_not_announced_is_asked_for(
     assert (harness.received_to, harness.catch_up.syncs) == (at(1), 1)
 
 
+async def test_i2_the_highest_id_counts_of_those_that_are_not_announced(harness: Harness) -> None:
+    """A call gives a the ids 5 and 7, b 6, and a topic that isn't watched 8."""
+    harness.state.read("a", (1, 0))
+    harness.state.read("b", (1, 0))
+    harness.receive("a", b"E 1 %d-1 %d 5 1 2 0 8 2 8\ndata: 5\ndata: 7\n" % (MS, MS))
+    harness.receive("b", entry(6, 1, announced=0))
+    harness.receive("_probe:test", b"P 1 %d-6" % MS)
+    await turns()
+    assert (harness.received_to, harness.catch_up.syncs) == (at(6), 1)
+
+
 async def test_an_announcement_in_the_same_turn_saves_the_call(harness: Harness) -> None:
     harness.state.read("a", (1, 0))
     harness.receive("a", entry(2, 1, announced=0))
@@ -189,7 +200,7 @@ async def test_a_new_connection_has_everything_read_again(harness: Harness) -> N
 
 
 async def test_a_lost_connection_reads_no_commands(harness: Harness) -> None:
-    harness.broadcast.failures = 1_000_000
+    harness.broadcast.failures = 1 << 60
     harness.receiver.subscribed()
     await until(lambda: harness.broadcast.reads > 1, "it tries again")
     harness.pubsub.is_ready = False

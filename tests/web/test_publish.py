@@ -233,6 +233,7 @@ async def test_i7_what_was_answered_is_in_the_store(serve: Serve) -> None:
     assert [event.id for event in stream.published()] == answered
 
 
+@pytest.mark.uncompiled
 async def test_a_publish_that_waits_for_subscribers_continues_when_they_are_cut(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

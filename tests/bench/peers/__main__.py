@@ -21,7 +21,7 @@ from rich.console import Console
 from broker.bench import BenchError, Load, Result, measure
 from tests.bench.peers.cpus import others_share, wait_for_quiet
 from tests.bench.peers.loads import ROWS, TIMES, Row
-from tests.bench.peers.servers import PEERS, MissingError, Peer, running
+from tests.bench.peers.servers import PEERS, Broker, MissingError, Peer, running
 from tests.bench.peers.table import drawn, markdown
 
 DISTURBED_SHARE = 0.1
@@ -31,6 +31,9 @@ Figures = dict[str, dict[str, list[float]]]
 def main() -> int:
     """Measure the chosen rows and print the table. Exit status 1 if something could not be measured."""
     args = arguments()
+    for name, folder in args.checkout:
+        PEERS[name] = Broker(name, checkout=folder)
+        args.servers.append(name)
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         print("peers: needs two CPUs, one for the server and one for the load", file=sys.stderr)
@@ -75,6 +78,14 @@ def arguments() -> argparse.Namespace:
         help=f"of {', '.join(PEERS)} (default: all)",
     )
     add(
+        "--checkout",
+        action="append",
+        default=[],
+        type=named_folder,
+        metavar="NAME=FOLDER",
+        help="measure the broker in another folder too: an older version, or .cache/compiled",
+    )
+    add(
         "--rounds",
         type=int,
         default=5,
@@ -96,6 +107,14 @@ def arguments() -> argparse.Namespace:
     )
     add("--markdown", action="store_true", help="print the table as Markdown")
     return parser.parse_args()
+
+
+def named_folder(text: str) -> tuple[str, Path]:
+    """`NAME=FOLDER`, for argparse."""
+    name, _, folder = text.partition("=")
+    if not (Path(folder) / "broker").is_dir():
+        raise argparse.ArgumentTypeError(f"{text}: use NAME=FOLDER; the folder holds the package `broker`")
+    return name, Path(folder).resolve()
 
 
 def ready(names: Sequence[str], console: Console) -> tuple[list[Peer], list[str]]:

@@ -75,6 +75,10 @@ def cpu_per_publish(result: Result) -> float | None:
     return result.cost.cpu_us_per_publish if result.cost else None
 
 
+def cpu_per_connect(result: Result) -> float | None:
+    return result.cost.cpu_us_per_connect if result.cost else None
+
+
 def resident_per_subscriber(result: Result) -> float | None:
     return result.cost.resident_kb_per_subscriber if result.cost else None
 
@@ -173,6 +177,31 @@ ROWS = (
         connects_per_second,
         (at_least(2500, "/s"),),
         REPLAY,
+    ),
+    Row(
+        "connect-cpu",
+        "CPU of a new subscriber",
+        "µs",
+        ({"subscribers": 10_000, "connects": True},),
+        cpu_per_connect,
+        (at_most_of(0.4, "before"), at_most_of(0.65, "mercure")),
+    ),
+    Row(
+        "replay-cpu",
+        "CPU of a reconnecting subscriber, 100 events replayed",
+        "µs",
+        ({"subscribers": 5000, "connects": True, "replay": 100},),
+        cpu_per_connect,
+        (at_most_of(0.5, "before"),),
+        REPLAY,
+    ),
+    Row(
+        "publish-cpu",
+        "CPU of a single POST with one delivery, 32 connections",
+        "µs",
+        (FULL_SPEED | {"subscribers": 1},),
+        cpu_per_publish,
+        (at_most_of(0.35, "before"), at_most_of(1, "centrifugo")),
     ),
     Row(
         "publish",

@@ -62,7 +62,7 @@ class Peer(Protocol):
 
 
 class Broker:
-    """This broker, with its default settings unless there are `arguments` of `serve`.
+    """This broker, with its default settings unless there are `arguments` of `serve`, or the one in the folder `checkout`.
 
     `{directory}` in them stands for the directory of the run: `Broker("broker, 2 workers", "--workers=2", "--data={directory}/data")`.
     """
@@ -70,9 +70,10 @@ class Broker:
     can = ALL_CAN
     subscribe_path = publish_path = "/topics/bench.{n}"
 
-    def __init__(self, name: str = "broker", *arguments: str) -> None:
+    def __init__(self, name: str = "broker", *arguments: str, checkout: Path | None = None) -> None:
         self.name = name
         self.arguments = arguments
+        self.checkout = checkout or HERE.parents[2]
 
     def prepare(self) -> None:
         """The broker is part of this repository."""
@@ -81,7 +82,7 @@ class Broker:
         return [
             sys.executable,
             "-c",
-            "import sys, broker.cli; sys.exit(broker.cli.main())",
+            f"import sys; sys.path.insert(0, {str(self.checkout)!r}); import broker.cli; sys.exit(broker.cli.main())",
             "serve",
             "--port",
             str(port),
