@@ -36,7 +36,11 @@ from broker.web.services import Services
 
 
 def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.Application:
-    """The broker as an aiohttp application, to be served by `web.runner.Runner` or in any of aiohttp's ways.
+    """The broker as an aiohttp application, for programs that serve it themselves, in any of aiohttp's ways.
+
+    `broker serve` has a server of its own (`web.front`), with limits on connections and an access log. Served by aiohttp, each
+    stream costs a task and about 10 KB, requests cost about twice the CPU, and the limits of `head_seconds`,
+    `keepalive_seconds` and `max_head_bytes` are aiohttp's own.
 
     Raises:
         BadSetting: the store does not accept `redis_url`; or `data` is set, which needs `broker serve`.

@@ -18,7 +18,7 @@ from broker.web.values import BodySource
 
 RETRY_SECONDS = 2
 MAX_HELD_BYTES = 64 << 20
-"""Of bodies read whole that are not complete, all together (I4)."""
+"""The limit for all incomplete bodies together, but streamed ones (I4)."""
 
 
 class Interrupt:
@@ -64,7 +64,7 @@ class BodyReader:
     """Reads the bodies of one application's requests; `timeouts` limits the waits.
 
     Attributes:
-        held_bytes: what has arrived of bodies that are read whole.
+        held_bytes: bytes of incomplete bodies that are read whole.
     """
 
     def __init__(self, timeouts: ConnectionTimeouts) -> None:

@@ -1,4 +1,4 @@
-"""Serves a stream as a plain response of aiohttp, for an application that somebody else serves.
+"""Serves a stream as a plain response of aiohttp, for an application that is not served by the front.
 
 The subscriber writes to a transport; this one hands the bytes to the response. A stream costs a task and a response here, and
 a client that leaves is seen at the next write, such as a heartbeat. `broker serve` has its own front, where it costs neither.
@@ -45,7 +45,7 @@ async def send(request: web.Request, answer: Answer) -> web.StreamResponse:
 
 
 class ResponseTransport(asyncio.Transport):
-    """Takes what a subscriber writes, and sends it by a response.
+    """Sends a subscriber's bytes by a response.
 
     A subscriber is up to date while at most `BUFFER_BYTES` wait for the response, as with a socket's buffer; beyond that it lags.
     """
@@ -55,7 +55,7 @@ class ResponseTransport(asyncio.Transport):
         self._request = request
         self._protocol: asyncio.Protocol | None = None
         self._pieces: list[bytes] = []
-        self._size = 0  # of `_pieces`, and of what is being sent
+        self._size = 0  # of `_pieces`, and of the bytes on their way
         self._is_closing = False
         self._is_aborted = False
         self._written = asyncio.Event()
@@ -95,7 +95,7 @@ class ResponseTransport(asyncio.Transport):
     # For the response
 
     async def send_to(self, response: web.StreamResponse) -> None:
-        """Send what is written, until the subscriber closes. Raises `ConnectionError` if the client has left."""
+        """Send the bytes, until the subscriber closes. Raises `ConnectionError` if the client has left."""
         while not self._is_aborted:
             if self._pieces:
                 data, self._pieces = b"".join(self._pieces), []

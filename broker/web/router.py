@@ -34,7 +34,7 @@ class Router:
         self.base_path = base_path
         self._guard = guard
         self._fixed: dict[str, _Methods] = {}
-        self._last: dict[str, tuple[str, _Methods]] = {}  # by what precedes a placeholder at the end
+        self._last: dict[str, tuple[str, _Methods]] = {}  # by the path before a placeholder at the end
         self._patterns: dict[tuple[str, ...], _Methods] = {}
         for route in routes:
             methods = self._patterns.setdefault(tuple(route.path.split("/")), {})

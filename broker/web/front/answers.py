@@ -11,7 +11,7 @@ from broker.web.values import JSON, Answer
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 LENGTHLESS = frozenset({204, 304})
-"""Statuses whose answers have neither a body nor its length (RFC 9110 §8.6)."""
+"""The statuses of answers with neither a body nor its length (RFC 9110 §8.6)."""
 
 _JSON_LINES = head_lines(JSON)
 _CREATED = b"HTTP/1.1 201 Created\r\n%bContent-Length: %d\r\n%b\r\n%b"

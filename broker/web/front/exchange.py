@@ -1,7 +1,7 @@
 """One request on a connection, with its body as it arrives.
 
 Rules: knows no socket; its `BodyFlow` (the connection) reads on or stops reading. An error is made when it is raised, never
-stored: a stored one would keep the frames that it passed through, and what they hold.
+stored: a stored one would keep the frames that it passed through, with the body.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The head of a request: its headers, its target, and what is refused before any handler runs."""
+"""The head of a request: its headers, its target, and the requests that are refused before any handler runs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Parses what arrives on one connection into requests.
+"""Parses the bytes of one connection into requests.
 
-Rules: bytes in, `Exchange`s out, in `ready`; no transport. What llhttp leaves to its user is done here: bounds on the head, on
-trailers and on chunk extensions, and requests with an `Upgrade`, which is ignored.
+Rules: bytes in, `Exchange`s out, in `ready`; no transport. llhttp has no limits, so they are here: on the head, on
+trailers and on chunk extensions. An `Upgrade` is ignored.
 
 llhttp itself refuses Content-Length with Transfer-Encoding, two Content-Lengths, folded headers and bare line feeds.
 """
@@ -20,7 +20,7 @@ from broker.web.redaction import redact
 from broker.web.values import Answer
 
 MAX_EXCESS_BYTES = 16 << 10
-"""Of a chunked body: what may be neither data nor the usual frame of a chunk, such as extensions and trailers."""
+"""The limit for chunk extensions and trailers of a body."""
 CHUNK_FRAME_BYTES = 16
 
 _FRAMING = ("content-length", "transfer-encoding")
@@ -138,7 +138,7 @@ class RequestParser:
             self._fail("too many chunk extensions or trailers")
 
     def _feed_after_upgrade(self, rest: bytes | memoryview) -> None:
-        """llhttp stops at an `Upgrade`, before the body: a new one goes on, told how the body is framed."""
+        """llhttp stops at an `Upgrade`, before the body: a new one goes on, with the framing of the body."""
         body = self.body
         if body is None:  # CONNECT
             self._is_broken = True
@@ -159,7 +159,7 @@ class RequestParser:
             f"The request's head is too long; at most {self._max_head_bytes:,} bytes are accepted.",
         )
 
-    # From llhttp. None of these raises: the error would keep what it passes through.
+    # From llhttp. None of these raises: llhttp would keep the error, and with it its frames.
 
     def on_message_begin(self) -> None:
         self.is_head_begun = not self._is_replaying
