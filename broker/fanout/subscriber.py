@@ -56,15 +56,7 @@ class CloseReason(enum.StrEnum):
     """This instance is shutting down."""
 
 
-_COMPLETE = frozenset(
-    {
-        CloseReason.ENDED,
-        CloseReason.EXPIRED,
-        CloseReason.DISCONNECTED,
-        CloseReason.MAX_AGE,
-        CloseReason.DRAINING,
-    }
-)
+_COMPLETE = frozenset(CloseReason) - {CloseReason.CLIENT, CloseReason.TIMEOUT, CloseReason.SLOW}
 """A stream that is finished for one of these ends with the last chunk: its client has everything that the broker meant to send."""
 
 
@@ -192,6 +184,11 @@ class Subscriber(asyncio.Protocol):
     def is_finished(self) -> bool:
         """Whether the broker has ended the stream."""
         return self._reason is not None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the broker has ended the stream in a way that its client may take for the whole."""
+        return self._reason in _COMPLETE
 
     def is_flushed(self) -> bool:
         """Whether the transport holds nothing."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
+from broker.fanout.subscriber import Subscriber
 from broker.web.subscribe import HEADERS, Subscription
 from broker.web.values import Answer
 
@@ -104,6 +105,9 @@ class ResponseTransport(asyncio.Transport):
                 if self._size <= BUFFER_BYTES and self._protocol is not None:
                     self._protocol.resume_writing()
             elif self._is_closing:
+                if isinstance(self._protocol, Subscriber) and not self._protocol.is_complete:
+                    self.abort()  # the response's end would look like the stream's
+                    continue
                 return
             else:
                 self._written.clear()

@@ -48,11 +48,8 @@ class ConnectionOwner(Protocol):
 class HttpConnection(asyncio.Protocol):
     """A connection until it ends or becomes a stream.
 
-    Args:
-        peer: the client's address if a proxy told it; else the transport's counts.
-
     Attributes:
-        told_peer: `peer`.
+        told_peer: the client's address if a proxy told it; else the transport's counts.
     """
 
     __slots__ = (
