@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import selectors
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,14 +39,14 @@ class GoodReaders:
         self._reference = silent(port, topic)
         self._begin = len(self._reference.body)
         self._offset = self._begin  # of the reference's body: what the others have
-        self._others = [silent(port, topic).socket for _ in range(count - 1)]
+        self._others = [silent(port, topic) for _ in range(count - 1)]
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for sock in (self._reference.socket, *self._others):
-            sock.close()
+        for stream in (self._reference, *self._others):
+            stream.socket.close()
 
     @property
     def body(self) -> bytes:
@@ -66,11 +65,12 @@ class GoodReaders:
         """Read until all have `count` events; fail if the bytes of one differ from the reference's."""
         self._reference.wait_for_events(1 + count)
         body = self._reference.body
-        for sock in self._others:
+        for stream in self._others:
             at = self._offset
             while at < len(body):
-                data = sock.recv(min(READ_BYTES, len(body) - at))
-                assert data, f"a good reader was cut off at byte {at} of {len(body)}"
+                received = stream.socket.recv(min(READ_BYTES, len(body) - at))
+                assert received, f"a good reader was cut off at byte {at} of {len(body)}"
+                data = stream.unframed(received)
                 assert body.startswith(data, at), f"a good reader was sent something else at byte {at}"
                 at += len(data)
         self._offset = len(body)
@@ -130,9 +130,7 @@ class BadReaders:
 
 
 def _read_badly(pipe: Pipe, port: int, topic: str, stuck: int, slow: int, bytes_per_second: int) -> None:
-    readers = [
-        _Reader(silent(port, topic, receive_buffer=SMALL_BUFFER_BYTES).socket) for _ in range(stuck + slow)
-    ]
+    readers = [_Reader(silent(port, topic, receive_buffer=SMALL_BUFFER_BYTES)) for _ in range(stuck + slow)]
     pipe.send("ready")
     share = max(1, int(bytes_per_second * TICK_SECONDS))
     while not pipe.poll(TICK_SECONDS):
@@ -146,9 +144,10 @@ def _read_badly(pipe: Pipe, port: int, topic: str, stuck: int, slow: int, bytes_
 class _Reader:
     """One bad reader; see `BadReading`."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        sock.setblocking(False)
-        self.socket = sock
+    def __init__(self, stream: Stream) -> None:
+        stream.socket.setblocking(False)
+        self.socket = stream.socket
+        self._stream = stream
         self.ended = "open"
         self._received = bytearray()
 
@@ -162,7 +161,7 @@ class _Reader:
         except ConnectionResetError:
             self.ended = "reset"
             return
-        self._received += data
+        self._received += self._stream.unframed(data)
         if not data:
             self.ended = "end"
 

@@ -51,15 +51,21 @@ class EventStream:
             self.status, self.headers = parse_head(head)
             if self.headers.get("transfer-encoding") == "chunked":
                 self._chunks = ChunkDecoder()
-        if self._chunks is not None:
-            data = self._chunks.feed(data)
-            self.is_complete = self._chunks.is_complete
+        data = self.unframed(data)
         self.body += data
         if self.status == 204 or len(self.body) == int(self.headers.get("content-length", -1)):
             self.is_complete = True
         events = self._decoder.feed(data)
         self.events += events
         return events
+
+    def unframed(self, data: bytes) -> bytes:
+        """The next bytes behind the head, without the framing of chunks."""
+        if self._chunks is None:
+            return data
+        data = self._chunks.feed(data)
+        self.is_complete = self._chunks.is_complete
+        return data
 
     @property
     def retry_ms(self) -> int | None:
