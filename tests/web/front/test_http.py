@@ -208,6 +208,31 @@ async def test_answers_come_in_order_whoever_has_to_wait(server: Server) -> None
     assert statuses == [201, 200] * 2000
 
 
+async def test_connections_take_turns(server: Server) -> None:
+    """Requests that arrive in one piece must not keep all other connections waiting until they are answered."""
+    count = 200
+    opened = [await server.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n") for _ in "ab"]
+    for reader, _ in opened:
+        assert (await read_answer(reader)).status == 200
+    for name, (_, writer) in zip("ab", opened, strict=True):
+        request = f"POST /topics/news HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n{name}"
+        writer.write(request.encode() * count)
+    for reader, _ in opened:
+        for _ in range(count):
+            assert (await read_answer(reader)).status == 201
+    order = "".join(await (await server.subscribe("/topics/news?since=earliest")).data(2 * count))
+    assert (order.count("a"), order.count("b")) == (count, count)
+    assert order.index("b") < 40, "the second connection waited for the first one's requests"
+
+
+async def test_a_client_that_half_closes_gets_all_answers_over_many_turns(server: Server) -> None:
+    reader, writer = await server.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 200)
+    writer.write_eof()
+    for _ in range(200):
+        assert (await read_answer(reader)).status == 200
+    assert await ended(reader) == b""
+
+
 async def test_a_large_body_in_one_piece_with_requests_around_it(serve: Serve) -> None:
     server = await serve(max_event_bytes=1 << 20)
     large = POST + b"Content-Length: 1000000\r\n\r\n" + b"x" * 1_000_000
