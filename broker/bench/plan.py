@@ -22,6 +22,11 @@ PER_SOURCE = 10_000
 becomes slow when half are taken: 20,000 connections from one address are made at a tenth of the speed."""
 
 
+PublishForm = tuple[str, str, str]
+"""How a server wants an event: the Content-Type of a POST, and the text before and after the event's data, where {n} stands for
+the topic's number."""
+
+
 class BenchError(Exception):
     """The run is impossible: a mistake of the caller. The text is one line and says what to change."""
 
@@ -49,6 +54,7 @@ class Load:
     headers: tuple[str, ...] = ()
     drain: float = 10.0
     any_host: bool = False
+    form: PublishForm = ("text/plain", "", "")
 
     def check(self) -> None:
         """Raise BenchError if the fields are invalid or contradict each other."""
@@ -90,6 +96,14 @@ class Target:
     authority: str
     path: str
     headers: tuple[str, ...]
+    form: PublishForm = ("text/plain", "", "")
+
+    def post(self, topic: int, size: int) -> tuple[bytes, bytes]:
+        """What comes before and after `size` bytes of data in the request that publishes them."""
+        content_type, before, after = (text.replace(PLACEHOLDER, str(topic)) for text in self.form)
+        length = len(before.encode()) + size + len(after.encode())
+        head = self.head("POST", topic, f"Content-Type: {content_type}", f"Content-Length: {length}")
+        return head + before.encode(), after.encode()
 
     def head(self, method: str, topic: int, *more: str) -> bytes:
         """The head of a request for topic number `topic`, with `more` header lines."""
@@ -125,7 +139,7 @@ def resolve(url: str, load: Load) -> Target:
             f"{url}: not on loopback; load goes to other machines only with --yes-this-is-my-server"
         )
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Target(host, port, int(family), parts.netloc.rpartition("@")[2], path, load.headers)
+    return Target(host, port, int(family), parts.netloc.rpartition("@")[2], path, load.headers, load.form)
 
 
 @dataclass(frozen=True, slots=True)

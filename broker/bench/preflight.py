@@ -71,13 +71,13 @@ def check_stream(target: Target) -> None:
 def publish(target: Target, size: int, topics: Iterable[int]) -> None:
     """Publish one event without a time stamp to each of `topics`. Raises BenchError if a status is not 2xx."""
     body = stamps.data(size, 0)
-    more = ("Content-Type: text/plain", f"Content-Length: {size}")
     sockets = [connect(target) for _ in range(PARALLEL)]
     numbers = iter(topics)
     try:
         while batch := list(zip(sockets, numbers, strict=False)):
             for sock, topic in batch:
-                sock.sendall(target.head("POST", topic, *more) + body)
+                before, after = target.post(topic, size)
+                sock.sendall(before + body + after)
             for sock, topic in batch:
                 check_published(sock, target, topic)
     finally:

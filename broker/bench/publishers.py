@@ -52,7 +52,7 @@ class PublisherPool:
     def __init__(self, pipe: Pipe, load: Load, target: Target, share: PublisherShare) -> None:
         self.pipe, self.load, self.target, self.share = pipe, load, target, share
         self.filler = stamps.filler(load.size)
-        self.heads: dict[int, bytes] = {}
+        self.heads: dict[int, tuple[bytes, bytes]] = {}
         self.number = 0
         self.running = True
         self.idle: deque[PublisherConnection] = deque()
@@ -165,11 +165,11 @@ class PublisherPool:
 
     def request(self, topic: int, stamp: int) -> bytes:
         """The request that publishes one event."""
-        head = self.heads.get(topic)
-        if head is None:
-            more = ("Content-Type: text/plain", f"Content-Length: {self.load.size}")
-            head = self.heads[topic] = self.target.head("POST", topic, *more)
-        return head + stamps.stamp(stamp) + self.filler
+        around = self.heads.get(topic)
+        if around is None:
+            around = self.heads[topic] = self.target.post(topic, self.load.size)
+        before, after = around
+        return before + stamps.stamp(stamp) + self.filler + after
 
     def fail(self, reason: str) -> None:
         self.failed += 1

@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
             raise
         common.say("bench", f"the package {package} is missing: {INSTALL}")
         return 1
-    fields = {name: getattr(args, name) for name in Load.__dataclass_fields__}
+    fields = {name: getattr(args, name) for name in Load.__dataclass_fields__ if name in args}
     authorization = () if args.token is None else (f"Authorization: Bearer {args.token}",)
     try:
         with _progress() as progress:

@@ -25,6 +25,8 @@ SEND_BUFFER_BYTES = 64 << 10
 """The kernel doubles it; without a bound it would hold megabytes for each stuck client (I4)."""
 SLICE_BYTES = 16 << 10
 """Parsed at once: so many bytes of requests may wait, parsed, behind one in progress."""
+REQUESTS_PER_TURN = 16
+"""Of one connection in one turn of the loop; an expensive one takes about a millisecond."""
 LINGER_SECONDS = 2.0
 """A client that is still sending its body may read the answer for so long."""
 
@@ -117,10 +119,10 @@ class HttpConnection(asyncio.Protocol):
             self._rest += data
         elif len(data) <= SLICE_BYTES:
             self._parser.feed(data)
-            self._serve()
+            self.resume()
         else:
             self._rest = data
-            self._serve()
+            self.resume()
 
     def eof_received(self) -> bool:
         """Returns whether to stay open, to answer complete requests; an incomplete body is given up."""
@@ -141,7 +143,7 @@ class HttpConnection(asyncio.Protocol):
         self._is_writable = True
         if self._transport is not None and not self._has_ended:
             self._owner.timeouts.answer_sent(self)
-            self._serve()
+            self.resume()
 
     def time_out(self, reason: TimeoutReason) -> None:
         """Close the connection, with an answer if part of a head has arrived."""
@@ -152,7 +154,7 @@ class HttpConnection(asyncio.Protocol):
         if reason is TimeoutReason.HEAD and self._parser.is_head_begun and self._is_writable:
             detail = "The request's head did not arrive in time; send it at once."
             self._parser.refuse(problem("invalid-parameter", detail))
-            self._serve()
+            self.resume()
         else:
             self._has_ended = True
             transport.abort()
@@ -188,10 +190,6 @@ class HttpConnection(asyncio.Protocol):
             self._owner.timeouts.answer_sent(self)  # so that it can make room for others
             self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, transport.abort)
 
-    def resume(self) -> None:
-        """Serve the requests behind one whose handler had to wait."""
-        self._serve()
-
     def take_transport(self) -> asyncio.Transport | None:
         """The transport, for a stream; None if the client has left."""
         transport = self._transport
@@ -213,8 +211,8 @@ class HttpConnection(asyncio.Protocol):
             self._transport.abort()
 
     def close_if_idle(self) -> None:
-        """Close if no request is in progress."""
-        if self._current is None and not self._has_ended and self._transport is not None:
+        """Close if no request is in progress, and none waits."""
+        if not (self._current or self._parser.ready or self._has_ended) and self._transport is not None:
             self._end()
             self._transport.close()
 
@@ -223,11 +221,15 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _serve(self) -> None:
-        """Serve the requests that have arrived, until one is in progress or the client does not read its answers."""
-        ready = self._parser.ready
+    def resume(self) -> None:
+        """Serve what has arrived, until a request waits, the client does not read its answers, or others have their turn."""
+        ready, left = self._parser.ready, REQUESTS_PER_TURN
         while self._current is None and self._is_writable and not self._has_ended:
+            if ready and not left:
+                asyncio.get_running_loop().call_soon(self.resume)
+                break
             if ready:
+                left -= 1
                 self._is_head_timed = False
                 self._current = ready.popleft()
                 self._owner.serve(self, self._current)
@@ -251,7 +253,7 @@ class HttpConnection(asyncio.Protocol):
         if self._transport is None or self._has_ended:
             return
         timeouts = self._owner.timeouts
-        if self._current is not None:
+        if self._current is not None or self._parser.ready:
             timeouts.head_complete(self)
         elif not self._is_writable:
             pass  # `pause_writing` set the limit

@@ -16,6 +16,8 @@ from broker.web.values import Answer
 
 HIGH_WATER_BYTES = 64 << 10
 """A connection stops reading while a handler leaves so many bytes of its request's body."""
+PIECE_BYTES = 48
+"""What each piece takes besides: chunks of one byte count as what they hold."""
 
 
 class BodyFlow(Protocol):
@@ -99,7 +101,7 @@ class Exchange:
     def feed(self, data: bytes) -> None:
         """More of the body has arrived."""
         self._pieces.append(data)
-        self._size += len(data)
+        self._size += len(data) + PIECE_BYTES
         if self._size > HIGH_WATER_BYTES:
             self._flow.hold_body(held=True)
         if self._waiter is not None:
@@ -127,7 +129,7 @@ class Exchange:
     @property
     def length(self) -> int | None:
         value = self.headers.get("content-length")
-        return None if value is None else int(value)
+        return None if value is None else int(value.lstrip("0") or 0)  # `int` refuses thousands of zeros
 
     def arrived(self) -> bytes | None:
         if self.is_complete:

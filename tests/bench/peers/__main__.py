@@ -196,7 +196,15 @@ def least_disturbed(
 def put(fields: dict[str, Any], peer: Peer, cpus: tuple[int, int], directory: Path) -> Result:
     """Start the server, run the load, stop the server."""
     with running(peer, *cpus, directory) as server:
-        return measure(Load(url=server.url, publish_url=server.publish_url, server_pid=server.pid, **fields))
+        load = Load(
+            url=server.url,
+            publish_url=server.publish_url,
+            server_pid=server.pid,
+            headers=server.headers,
+            form=server.form,
+            **fields,
+        )
+        return measure(load)
 
 
 def machine() -> str:

@@ -1,4 +1,4 @@
-"""The servers that are compared, and how each is started: this broker, the floor, nchan, sse-starlette.
+"""The servers that are compared, and how each is started: this broker, the floor, nchan, sse-starlette, Mercure, Centrifugo.
 
 Rules: all files of a server are in a directory of the run or in the repository's .cache; no service of the system is used. Each
 server listens on a free port of 127.0.0.1, and the process that started it ends it.
@@ -7,6 +7,7 @@ server listens on a free port of 127.0.0.1, and the process that started it ends
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -17,6 +18,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+import jwt
+
+from broker.bench.plan import PublishForm
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[2] / ".cache" / "peers"
@@ -44,6 +49,8 @@ class Running:
     pid: int
     url: str
     publish_url: str
+    headers: tuple[str, ...] = ()
+    form: PublishForm = ("text/plain", "", "")
 
 
 class Peer(Protocol):
@@ -54,6 +61,13 @@ class Peer(Protocol):
     subscribe_path: str
     publish_path: str
 
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """Header lines of all requests."""
+
+    @property
+    def form(self) -> PublishForm: ...
+
     def prepare(self) -> None:
         """Build or install the server, once. Raises MissingError."""
 
@@ -61,7 +75,14 @@ class Peer(Protocol):
         """The command that serves on `port`; its files go into `directory`."""
 
 
-class Broker:
+class Plain:
+    """Takes the body of a POST for the event's data, as `broker bench` sends it."""
+
+    headers: tuple[str, ...] = ()
+    form: PublishForm = ("text/plain", "", "")
+
+
+class Broker(Plain):
     """This broker, with its default settings unless there are `arguments` of `serve`, or the one in the folder `checkout`.
 
     `{directory}` in them stands for the directory of the run: `Broker("broker, 2 workers", "--workers=2", "--data={directory}/data")`.
@@ -90,7 +111,7 @@ class Broker:
         ]
 
 
-class Floor:
+class Floor(Plain):
     """The minimal server in floor.c, with one topic."""
 
     name = "floor"
@@ -107,7 +128,7 @@ class Floor:
         return [str(CACHE / "floor"), str(port)]
 
 
-class Nchan:
+class Nchan(Plain):
     """Debian's nginx with its nchan module: one worker, store in memory."""
 
     name = "nchan"
@@ -144,7 +165,7 @@ class Nchan:
         ]
 
 
-class Starlette:
+class Starlette(Plain):
     """sse-starlette under uvicorn and uvloop, one worker: the app in starlette_app.py."""
 
     name = "sse-starlette"
@@ -187,7 +208,68 @@ class Starlette:
         ]
 
 
-PEERS: dict[str, Peer] = {peer.name: peer for peer in (Broker(), Floor(), Nchan(), Starlette())}
+class OnPath:
+    """A server whose program somebody has put on the PATH; without it the peer is left out."""
+
+    name: str
+    can = frozenset(("topics",))
+
+    def prepare(self) -> None:
+        if not shutil.which(self.name):
+            raise MissingError(f"{self.name}: left out, for its program isn't on the PATH")
+
+    def program(self) -> str:
+        return shutil.which(self.name) or self.name
+
+
+class Mercure(OnPath):
+    """Mercure with its transport in memory, and no history: readers need no token, publishers do."""
+
+    name = "mercure"
+    subscribe_path = "/.well-known/mercure?topic=bench.{n}"
+    publish_path = "/.well-known/mercure"
+    key = "a key for measurements, which keeps nobody out"
+    form = ("application/x-www-form-urlencoded", "topic=bench.{n}&data=", "")
+
+    @property
+    def headers(self) -> tuple[str, ...]:
+        token = jwt.encode({"mercure": {"publish": ["*"]}}, self.key)
+        return (f"Authorization: Bearer {token}",)
+
+    def command(self, port: int, directory: Path) -> list[str]:
+        (directory / "Caddyfile").write_text(
+            "{\n admin off\n auto_https off\n persist_config off\n}\n"
+            f"http://127.0.0.1:{port} {{\n mercure {{\n  transport local\n  anonymous\n"
+            f'  publisher_jwt "{self.key}"\n  subscriber_jwt "{self.key}"\n }}\n}}\n',
+            encoding="utf-8",
+        )
+        return [self.program(), "run", "--config", str(directory / "Caddyfile")]
+
+
+class Centrifugo(OnPath):
+    """Centrifugo with its engine in memory; its subscribers use `uni_sse`."""
+
+    name = "centrifugo"
+    subscribe_path = "/connection/uni_sse?cf_connect=%7B%22subs%22:%7B%22bench.{n}%22:%7B%7D%7D%7D"
+    publish_path = "/api/publish"
+    headers = ("X-API-Key: bench",)
+    form = ("application/json", '{"channel":"bench.{n}","data":"', '"}')
+
+    def command(self, port: int, directory: Path) -> list[str]:
+        settings = {
+            "http_server": {"address": "127.0.0.1", "port": str(port)},
+            "http_api": {"key": "bench"},
+            "uni_sse": {"enabled": True},
+            "client": {"insecure": True, "allowed_origins": ["*"]},
+            "log": {"level": "error"},
+        }
+        (directory / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+        return [self.program(), "--config", str(directory / "config.json")]
+
+
+PEERS: dict[str, Peer] = {
+    peer.name: peer for peer in (Broker(), Floor(), Nchan(), Starlette(), Mercure(), Centrifugo())
+}
 
 
 @contextlib.contextmanager
@@ -206,7 +288,9 @@ def running(peer: Peer, cpu: int, load_cpu: int, directory: Path) -> Iterator[Ru
     try:
         wait_until_up(peer, process, port, log)
         base = f"http://127.0.0.1:{port}"
-        yield Running(process.pid, base + peer.subscribe_path, base + peer.publish_path)
+        yield Running(
+            process.pid, base + peer.subscribe_path, base + peer.publish_path, peer.headers, peer.form
+        )
     finally:
         end(process)
 

@@ -26,8 +26,9 @@ SYNC_SECONDS = 240
 PROMOTION_SECONDS = 30
 DOWN_MS = 4000
 """After how long Sentinel takes a server for dead. On a busy machine, a shorter time brings failovers that no fault asked for."""
-UNFIT = ("power cut", "server killed", "server paused")
-"""Faults of a single server, which Sentinel would answer with a failover."""
+UNFIT = ("power cut", "server killed", "server paused", "disk full")
+"""Faults of a single server. Sentinel would answer the first three with a failover. After a full disk, a Valkey 9.1.2 that had been a
+replica could not load its append-only file again ("Bad file format")."""
 
 
 class PairGroup(Group):

@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from broker.web.front.parser import MAX_EXCESS_BYTES
+from broker.web.front.parser import MAX_EXCESS_BYTES, RequestParser
 from tests.support.http import Answer, chunked, read_answer, read_head
 from tests.support.local_broker import Serve, Server
 from tests.support.waiting import WAIT_SECONDS, until
@@ -206,6 +206,64 @@ async def test_answers_come_in_order_whoever_has_to_wait(server: Server) -> None
     reader, _ = await server.send((one + GET) * 2000)
     statuses = [(await read_answer(reader)).status for _ in range(4000)]
     assert statuses == [201, 200] * 2000
+
+
+@pytest.mark.parametrize("zeros", [20, 5000])
+async def test_a_length_may_have_leading_zeros(server: Server, zeros: int) -> None:
+    """`Content-Length` is digits (RFC 9110 §8.6), and the head bounds how many."""
+    length = b"Content-Length: " + b"0" * zeros + b"5\r\n\r\n"
+    reader, writer = await server.send(POST + b"Expect: 100-continue\r\n" + length)
+    assert (await read_head(reader))[0] == 100
+    writer.write(b"hello")
+    assert (await read_answer(reader)).status == 201
+
+
+def test_a_body_of_tiny_chunks_is_held_early() -> None:
+    """A piece of one byte takes the memory of many, so pieces are counted too."""
+
+    class Flow:
+        is_held = False
+
+        def hold_body(self, *, held: bool) -> None:
+            self.is_held = held
+
+        def send_continue(self) -> None: ...
+
+    flow, pieces = Flow(), 0
+    parser = RequestParser(flow, 1000)
+    parser.feed(CHUNKED)
+    while not flow.is_held:
+        parser.feed(b"1\r\nx\r\n")
+        pieces += 1
+    assert pieces < 2000
+    (exchange,) = parser.ready
+    assert exchange.take() == b"x" * pieces
+    assert not flow.is_held
+
+
+async def test_connections_take_turns(server: Server) -> None:
+    """Requests that arrive in one piece must not keep all other connections waiting until they are answered."""
+    count = 200
+    opened = [await server.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n") for _ in "ab"]
+    for reader, _ in opened:
+        assert (await read_answer(reader)).status == 200
+    for name, (_, writer) in zip("ab", opened, strict=True):
+        request = f"POST /topics/news HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n{name}"
+        writer.write(request.encode() * count)
+    for reader, _ in opened:
+        for _ in range(count):
+            assert (await read_answer(reader)).status == 201
+    order = "".join(await (await server.subscribe("/topics/news?since=earliest")).data(2 * count))
+    assert (order.count("a"), order.count("b")) == (count, count)
+    assert order.index("b") < 40, "the second connection waited for the first one's requests"
+
+
+async def test_a_client_that_half_closes_gets_all_answers_over_many_turns(server: Server) -> None:
+    reader, writer = await server.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 200)
+    writer.write_eof()
+    for _ in range(200):
+        assert (await read_answer(reader)).status == 200
+    assert await ended(reader) == b""
 
 
 async def test_a_large_body_in_one_piece_with_requests_around_it(serve: Serve) -> None:
