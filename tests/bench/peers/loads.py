@@ -200,7 +200,7 @@ ROWS = (
         "CPU of a single POST with one delivery, 32 connections",
         "µs",
         (FULL_SPEED | {"subscribers": 1},),
-        cpu_per_publish,
+        cpu_per_delivery,
         (at_most_of(0.35, "before"), at_most_of(1, "centrifugo")),
     ),
     Row(
