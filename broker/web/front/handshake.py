@@ -38,6 +38,7 @@ class Handshake(asyncio.Protocol):
         self._timeouts = timeouts
         self._started = started
         self._transport: asyncio.Transport | None = None
+        self._early = _Early()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
@@ -58,7 +59,7 @@ class Handshake(asyncio.Protocol):
         loop = asyncio.get_running_loop()
         secure: asyncio.Transport | None = None
         try:
-            secure = await loop.start_tls(transport, self._connection, self._context, server_side=True)
+            secure = await loop.start_tls(transport, self._early, self._context, server_side=True)
         except (OSError, ssl.SSLError) as error:
             _logger.debug("a TLS handshake failed: %s", error)
         finally:
@@ -67,4 +68,31 @@ class Handshake(asyncio.Protocol):
             if secure is None:
                 transport.abort()
         if secure is not None and secure.get_extra_info("socket") is not None:  # None: aborted meanwhile
-            self._connection.connection_made(secure)
+            self._early.hand_over(secure, self._connection)
+
+
+class _Early(asyncio.Protocol):
+    """Keeps what arrives between the end of the handshake and the return of `start_tls`, usually in the next turn of the loop.
+
+    A client may send its request together with the last message of its handshake.
+    """
+
+    def __init__(self) -> None:
+        self._data = b""  # of few reads: the loop reads again only at its next turn
+        self._has_ended = False
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+
+    def eof_received(self) -> bool:
+        self._has_ended = True
+        return False
+
+    def hand_over(self, transport: asyncio.Transport, connection: asyncio.Protocol) -> None:
+        """Make `connection` the protocol of `transport`."""
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        if self._data:
+            connection.data_received(self._data)
+        if self._has_ended:
+            connection.eof_received()

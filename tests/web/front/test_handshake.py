@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 from collections.abc import AsyncIterator
 
 import pytest
@@ -63,3 +65,46 @@ async def test_a_handshake_that_fails_leaves_nothing(runner: Runner, port: int, 
     await until(lambda: value(runner, "broker_request_connections") == 0, "it is gone")
     assert runner.front is not None
     await until(lambda: runner.front is None or not runner.front._tasks, "its task has ended")
+
+
+async def test_requests_may_come_with_the_end_of_the_handshake(runner: Runner, port: int) -> None:
+    await send_with_the_end_of_the_handshake(port)
+
+
+def test_requests_may_come_with_the_end_of_the_handshake_in_asyncios_loop() -> None:
+    async def serve() -> None:
+        made = Runner(create_app(Settings()), access_log=None)
+        await made.setup()
+        listening, port = await listen_securely(made, CONTEXT)
+        try:
+            await send_with_the_end_of_the_handshake(port)
+        finally:
+            listening.close()
+            await made.cleanup()
+
+    asyncio.run(serve())  # it hands over the requests before `start_tls` returns
+
+
+async def send_with_the_end_of_the_handshake(port: int, requests: int = 3) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = TRUSTING.wrap_bio(incoming, outgoing, server_hostname="localhost")
+    reader, writer = await asyncio.open_connection(HOST, port)
+    while True:
+        try:
+            client.do_handshake()
+            break
+        except ssl.SSLWantReadError:
+            writer.write(outgoing.read())
+            incoming.write(await reader.read(1 << 16))
+    client.write(GET * requests)
+    writer.write(outgoing.read())  # the client's Finished, and its requests
+    answers = b""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while answers.count(b"HTTP/1.1 200 OK") < requests:
+            arrived = await reader.read(1 << 16)
+            assert arrived, "closed too early"
+            incoming.write(arrived)
+            with contextlib.suppress(ssl.SSLWantReadError):
+                while True:
+                    answers += client.read(1 << 16)
+    await close(writer)
