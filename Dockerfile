@@ -13,7 +13,8 @@ ARG PYTHON=3.11
 FROM python:${PYTHON}-bookworm AS build
 ARG BROKER_COMPILED=1
 WORKDIR /src
-COPY pyproject.toml hatch_build.py README.md ./
+COPY pyproject.toml README.md ./
+COPY deploy/hatch_build.py deploy/
 COPY broker broker
 RUN pip wheel --no-cache-dir --wheel-dir /wheels .
 

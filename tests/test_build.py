@@ -1,4 +1,4 @@
-"""Which modules are compiled: none, or on the compiled build (see `hatch_build.py`) all that pyproject.toml names."""
+"""Which modules are compiled: none, or on the compiled build (see `deploy/hatch_build.py`) all that pyproject.toml names."""
 
 from __future__ import annotations
 

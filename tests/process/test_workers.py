@@ -123,7 +123,7 @@ def _https(certificate: Path, **settings: object) -> BrokerProcess:
 
 
 def test_each_worker_has_its_own_metrics_port_which_its_successor_takes_over(store: str) -> None:
-    first = free_port()
+    first = free_port(2)
     with BrokerProcess(
         workers=2, redis_url=store, metrics_port=first, jwt_secrets=[HMAC.material], **FAST_RECONNECTS
     ) as broker:

@@ -14,12 +14,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from hatchling.builders.config import BuilderConfig
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SWITCH = "BROKER_COMPILED"
 
 
-class CompiledCore(BuildHookInterface):
+class CompiledCore(BuildHookInterface[BuilderConfig]):
     """The hook; its options `modules` and `not-modules` in pyproject.toml, globs, say what is compiled."""
 
     def dependencies(self) -> list[str]:
