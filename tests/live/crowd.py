@@ -67,8 +67,8 @@ class GoodReaders:
         body = self._reference.body
         for stream in self._others:
             at = self._offset
-            while at < len(body):
-                received = stream.socket.recv(min(READ_BYTES, len(body) - at))
+            while at < len(body) or not stream.is_between_chunks:  # two bytes left would keep a whole buffer
+                received = stream.socket.recv(min(READ_BYTES, max(2, len(body) - at)))
                 assert received, f"a good reader was cut off at byte {at} of {len(body)}"
                 data = stream.unframed(received)
                 assert body.startswith(data, at), f"a good reader was sent something else at byte {at}"

@@ -68,6 +68,11 @@ class EventStream:
         return data
 
     @property
+    def is_between_chunks(self) -> bool:
+        """Whether what was read ends with a chunk, if the body has any."""
+        return self._chunks is None or self._chunks.is_between_chunks
+
+    @property
     def retry_ms(self) -> int | None:
         """The last reconnect delay that the stream named."""
         return self._decoder.retry_ms

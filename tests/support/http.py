@@ -63,6 +63,11 @@ class ChunkDecoder:
         self._framing = b""  # an incomplete line: a chunk's size, or what ends a chunk
         self._left = 0  # of the present chunk
 
+    @property
+    def is_between_chunks(self) -> bool:
+        """Whether all of the last chunk has arrived, and nothing of the next."""
+        return not self._left and not self._framing
+
     def feed(self, data: bytes) -> bytes:
         """The part of the body in `data`."""
         body = b""
