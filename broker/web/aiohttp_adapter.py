@@ -16,7 +16,7 @@ from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.errors import error_answer
 from broker.web.guard import EXEMPT, Guard
 from broker.web.headers import ResponseHeaders
-from broker.web.router import Router, not_allowed, not_found
+from broker.web.router import Router, not_allowed
 from broker.web.routes import Route
 from broker.web.services import Services
 from broker.web.subscribe import Subscription
@@ -103,7 +103,7 @@ def _answer_errors(app: web.Application) -> Middleware:
             answer = router.check(request.method, raw_path, request.headers)
             response = await handler(request) if answer is None else response_to(answer)
         except web.HTTPException as error:
-            response = response_to(_routing_problem(error))
+            response = response_to(_routing_problem(error, router.base_path))
         except ConnectionError:
             response = web.Response(status=499, reason="Client Closed Request")  # nobody gets it
         except Exception as error:
@@ -116,9 +116,9 @@ def _answer_errors(app: web.Application) -> Middleware:
     return answered
 
 
-def _routing_problem(error: web.HTTPException) -> Answer:
+def _routing_problem(error: web.HTTPException, base_path: BasePath) -> Answer:
     if isinstance(error, web.HTTPNotFound):
-        return not_found()
+        return base_path.not_found()
     if isinstance(error, web.HTTPMethodNotAllowed):
         return not_allowed(error.allowed_methods)
     raise AssertionError(f"unexpected {error.status}")

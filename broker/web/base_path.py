@@ -30,6 +30,10 @@ class BasePath:
         """The answer for a path outside: the prefix itself leads to the page, all else is 404."""
         if path == self.prefix and method in ("GET", "HEAD"):
             return Answer(308, headers={"Location": self._start, "Cache-Control": "no-store"})
+        return self.not_found()
+
+    def not_found(self) -> Answer:
+        """The answer to a path without a route."""
         return problem(
             "not-found", f"Nothing exists at this path; topics are at {self._start}topics/{{topic}}."
         )

@@ -16,11 +16,6 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 _Methods = dict[str, Handler]
 
 
-def not_found() -> Answer:
-    """The answer to a path without a route."""
-    return problem("not-found", "Nothing exists at this path; topics are at /topics/{topic}.")
-
-
 def not_allowed(methods: Iterable[str]) -> Answer:
     """The answer to a method that the path doesn't allow; it allows `methods`."""
     allowed = ", ".join(sorted(methods))
@@ -77,7 +72,7 @@ class Router:
             else:
                 found = self._match(path.split("/"))
         if found is None:
-            return not_found()
+            return self.base_path.not_found()
         methods, values = found
         handler = methods.get(method)
         if handler is None:

@@ -63,6 +63,11 @@ async def test_outside_it_everything_is_404(prefixed: Server, path: str) -> None
         assert (answer.status, answer.json()["code"]) == (404, "not-found")
 
 
+@pytest.mark.parametrize("path", ["/topics", "/events/nowhere"])
+async def test_the_answer_to_an_unknown_path_says_where_topics_are(prefixed: Server, path: str) -> None:
+    assert "at /events/topics/{topic}." in (await prefixed.request("GET", path)).json()["detail"]
+
+
 @pytest.mark.parametrize("start", ["", "/events"])
 async def test_probes_are_at_the_root_too_and_may_use_any_host(prefixed: Server, start: str) -> None:
     for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 401)):
