@@ -54,7 +54,7 @@ class Backoff:
 class RestartBackoff:
     """Computes the waits before one process is restarted.
 
-    There is no wait after a process that ran for at least `STABLE_SECONDS`, nor for the first that ended earlier. Then the
+    A process that ran for at least `STABLE_SECONDS` is restarted at once, and so is the first that ended earlier. Then the
     wait doubles from 0.25 to 30 seconds, so that a process that can't start doesn't use a whole core.
     """
 

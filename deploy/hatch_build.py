@@ -1,7 +1,7 @@
 """Compiles the broker's core with mypyc while a wheel is built, if BROKER_COMPILED=1 is set.
 
 Without it the wheel is pure Python, and needs neither a compiler nor this file's dependencies. Compiled modules lie in the
-wheel beside their sources, and Python prefers them. Everything is built in a temporary directory: hatch-mypyc would leave
+wheel next to their sources, and Python prefers them. Everything is built in a temporary directory: hatch-mypyc would leave
 the compiled modules in the checkout, where every later run would import them unseen.
 """
 
@@ -21,7 +21,7 @@ SWITCH = "BROKER_COMPILED"
 
 
 class CompiledCore(BuildHookInterface[BuilderConfig]):
-    """The hook; its options `modules` and `not-modules` in pyproject.toml, globs, say what is compiled."""
+    """The hook; its options `modules` and `not-modules` in pyproject.toml, globs, name the modules to compile."""
 
     def dependencies(self) -> list[str]:
         return list(self.config["requires"]) if self._is_on else []

@@ -99,7 +99,7 @@ class Target:
     form: PublishForm = ("text/plain", "", "")
 
     def post(self, topic: int, size: int) -> tuple[bytes, bytes]:
-        """What comes before and after `size` bytes of data in the request that publishes them."""
+        """The bytes before and after `size` bytes of data in the request that publishes them."""
         content_type, before, after = (text.replace(PLACEHOLDER, str(topic)) for text in self.form)
         length = len(before.encode()) + size + len(after.encode())
         head = self.head("POST", topic, f"Content-Type: {content_type}", f"Content-Length: {length}")

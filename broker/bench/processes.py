@@ -1,6 +1,6 @@
 """The processes of a run, and the pipes to them.
 
-Rules: knows how to start processes, exchange messages with them and end them; not what they do. A process that fails raises
+Rules: knows how to start processes, exchange messages with them and end them; their work is elsewhere. A process that fails raises
 BenchError, because the run is void. A process that has sent its result may exit.
 """
 

@@ -202,7 +202,7 @@ def _explain(token: str, settings: Settings) -> int:
 
 
 def _check_claims(claims: Mapping[str, Any]) -> int:
-    """Print what is wrong with the claims, whatever the keys. Returns the exit status."""
+    """Print the faults of the claims, whatever the keys. Returns the exit status."""
     try:
         read_claims(claims)
     except Unauthorized as error:

@@ -121,7 +121,7 @@ class Subscription(AsyncIterator[Event]):
 
     @property
     def _has_position(self) -> bool:
-        """Whether a stream is open whose start is fixed: by a cursor, or by a start other than `latest`."""
+        """Whether a stream with a fixed start is open: by a cursor, or by a start other than `latest`."""
         return self._stream is not None and bool(self._read_cursor or not self._start.is_latest)
 
     def close(self) -> None:

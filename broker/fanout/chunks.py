@@ -2,8 +2,8 @@
 
 Rules: bytes only. Feeds make the chunk around a piece once for all its readers (I5).
 
-Without chunks, clients that read a body by chunk (Python's requests and urllib3) wait until their buffer is full, and no
-client can tell a stream that was cut from one that ended.
+Without chunks, clients that read a body by chunk (Python's requests and urllib3) wait until their buffer is full, and to
+clients, a stream that was cut looks like one that ended.
 """
 
 from __future__ import annotations

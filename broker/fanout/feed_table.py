@@ -33,7 +33,7 @@ class FeedGroup:
         unvisited: how many subscribers, from the start of the list, the pass has yet to visit; None between passes.
         bytes_due: about how many bytes the pass has for each subscriber.
         bytes_delivered: by how much the logs have grown since the last pass began.
-        behind: the topics whose mark it has yet to reach.
+        behind: the topics with a mark that it has yet to reach.
         is_due: whether something was delivered since the last pass began.
         is_queued: whether it waits for its turn.
     """
@@ -141,7 +141,7 @@ class FeedTable:
     def move(self, subscriber: Subscriber, key: FeedKey, logs: Sequence[Log]) -> Feed:
         """Have `subscriber` leave its feed for that of `key`, another one.
 
-        It joins first: else the logs could drop what they hold for it.
+        It joins first: else the logs could drop the entries that they hold for it.
         """
         assert subscriber.feed is not None
         old, index = subscriber.feed, subscriber.feed_index

@@ -19,7 +19,7 @@ trimmed nor counted, and it stays as long as `last` is remembered. Nothing follo
 the store goes back to before it; either opens the topic again.
 
 If events are lost while subscribers read the log, a *gap* takes their place: an entry without an event, at the id of
-the last missing one. Every reader that crosses it is told.
+the last missing one. It reaches every reader that crosses it.
 """
 
 from __future__ import annotations
@@ -249,7 +249,7 @@ class Log:
         return self.has_moved_past(cursor)
 
     def has_moved_past(self, cursor: EventId) -> bool:
-        """`has_gap` for a subscriber, from which a DELETE hides nothing. A gap in the log doesn't count: it is told in its place."""
+        """`has_gap` for a subscriber, from which a DELETE hides nothing. A gap in the log doesn't count: it reaches readers in its place."""
         index = self._index_after(cursor)
         if index == len(self._entries):
             return self.last > cursor

@@ -125,7 +125,7 @@ class Position:
     """Where a subscriber starts.
 
     Attributes:
-        topics: those it reads; not closed ones whose end it has seen or gets in `preface`.
+        topics: those it reads; not closed ones if it has seen their end or gets it in `preface`.
         cursor: where it starts to read.
         floors: where it starts to read each of `topics`; empty if that is `cursor` for all.
         preface: control events to be written before anything else.
@@ -235,7 +235,7 @@ def _open_event(topics: Sequence[str], cursor: EventId | None) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _open_lines(topics: tuple[str, ...]) -> bytes:
-    """The lines of `broker.open` but for its id: after a deploy, thousands ask for the same topics."""
+    """The lines of `broker.open` without its id: after a deploy, thousands ask for the same topics."""
     return sse.control("broker.open", {"topics": topics})[:-1]
 
 

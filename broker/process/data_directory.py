@@ -20,7 +20,7 @@ from broker.process.setup import StartError
 LOCK_FILE = "lock"
 RUNNING_FILE = "running"
 SEEN_DIRECTORY = "seen"
-"""Holds the ids that the workers have seen. If all are killed with the server, the next workers can tell that it lost events."""
+"""Holds the ids that the workers have seen. If all are killed with the server, the next workers learn that it lost events."""
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # on Linux
 LOCK_TIMEOUT_SECONDS = 2.0
 """After a broker is killed, its Valkey server holds the lock until it has written everything."""

@@ -90,7 +90,7 @@ def describe(sock: socket.socket) -> str:
 
 
 class _ProxiedServer:
-    """A server on one socket whose connections from `trusted` addresses begin with a PROXY header."""
+    """A server on one socket. Connections from `trusted` addresses begin with a PROXY header."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class _ProxiedServer:
         self._loop.add_reader(sock, self._accept)
 
     def close(self) -> None:
-        """Stop accepting; connections whose header is not complete are closed."""
+        """Stop accepting; connections without a complete header are closed."""
         self._loop.remove_reader(self._socket)
         if self._retry is not None:
             self._retry.cancel()
@@ -142,7 +142,7 @@ class _ProxiedServer:
             _logger.error("defect in accepting a connection", exc_info=task.exception())
 
     async def _open(self, connection: socket.socket, address: str) -> None:
-        """Hand the connection to its protocol, once its header was read. Never raises, but for cancellation."""
+        """Hand the connection to its protocol, once its header was read. Raises only `CancelledError`."""
         try:
             connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -61,7 +61,7 @@ def _redis_store(settings: Settings, url: str, clock: Clock) -> Store:
 
 
 def _seen_directory(url: str) -> Path | None:
-    """Where instances keep the ids that they have seen: beside the socket of a server of `data`. None for other servers."""
+    """Where instances keep the ids that they have seen: next to the socket of a server of `data`. None for other servers."""
     parts = urlsplit(url)
     directory = Path(unquote(parts.path)).parent / SEEN_DIRECTORY
     return directory if parts.scheme == "unix" and directory.is_dir() else None

@@ -105,7 +105,7 @@ def _answer_errors(app: web.Application) -> Middleware:
         except web.HTTPException as error:
             response = response_to(_routing_problem(error, router.base_path))
         except ConnectionError:
-            response = web.Response(status=499, reason="Client Closed Request")  # nobody gets it
+            response = web.Response(status=499, reason="Client Closed Request")  # it goes nowhere
         except Exception as error:
             response = response_to(error_answer(error, request.method, raw_path))
         body = request.content

@@ -2,7 +2,7 @@
 
 Rules: knows no HTTP, and closes no connection itself. One timer serves all connections, in slices.
 
-A process that was stopped for a while (SIGSTOP, a suspended machine) leaves what has arrived meanwhile in its sockets. So time in
+A process that was stopped for a while (SIGSTOP, a suspended machine) leaves bytes that arrive meanwhile in its sockets. So time in
 which the timer could not run doesn't count.
 
 All waits of one kind have the same limit, so a table ordered by their start is also ordered by their expiry: every change is

@@ -20,7 +20,7 @@ REFRESH_SECONDS = 300.0
 MIN_REFRESH_SECONDS = 30.0
 """The least time between two fetches, however many tokens name an unknown key."""
 RETRY_SECONDS = 5.0
-"""The time between two fetches while there are no keys."""
+"""The time between two fetches as long as keys are missing."""
 FETCH_SECONDS = 5.0
 MAX_BYTES = 256 << 10
 
@@ -33,7 +33,7 @@ class JwksFetcher:
     Args:
         url: where the JWK set is.
         verifier: gets the keys after each fetch.
-        evictions: ends the streams of tokens whose key is gone.
+        evictions: ends the streams of tokens with a key that is gone.
     """
 
     def __init__(self, url: str, verifier: Verifier, evictions: Evictions) -> None:

@@ -1,6 +1,6 @@
 """The open streamed bodies of this instance: their cancels, their topics' leases, and their viewers.
 
-Rules: knows nothing of a body's content. One task serves all bodies: it renews leases, ends bodies whose token is refused by now,
+Rules: knows nothing of a body's content. One task serves all bodies: it renews leases, ends bodies with a token that is refused by now,
 and cancels producers without viewers if they asked for it.
 """
 
@@ -140,7 +140,7 @@ class Producers:
                 )
 
     def _end_refused(self) -> None:
-        """End the bodies whose token has expired or was revoked; one that sends nothing would keep its lease."""
+        """End the bodies with a token that has expired or was revoked; one that sends nothing would keep its lease."""
         for bodies in self._bodies.values():
             for body in bodies:
                 try:

@@ -115,7 +115,7 @@ class ResponseTransport(asyncio.Transport):
         raise ConnectionResetError("the stream was cut")
 
     def end(self, error: BaseException | None) -> None:
-        """Tell the subscriber that the connection is gone."""
+        """Report to the subscriber that the connection is gone."""
         self._is_closing = True
         protocol, self._protocol = self._protocol, None
         if protocol is not None:

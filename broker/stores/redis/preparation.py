@@ -42,7 +42,7 @@ class Preparation:
         self._target: EventId = 0
         # The pub/sub connection at the last sync. A newer one has missed that sync's probe.
         self._generation = self._pubsub_generation
-        # By replica whose log was found to be long enough, the log's `emptied` then. Retention may have trimmed it since, as it
+        # By replica with a log that was found to be long enough, the log's `emptied` then. Retention may have trimmed it since, as it
         # has trimmed the store's.
         self._met: dict[TopicReplica, int] = {}
 
@@ -92,7 +92,7 @@ class Preparation:
     def _lacking(
         self,
     ) -> tuple[Sequence[asyncio.Future[None]], dict[TopicReplica, asyncio.Future[int | Unavailable]]]:
-        """Futures for the replicas that aren't LIVE, and for those whose log isn't long enough."""
+        """Futures for the replicas that aren't LIVE, and for those with a log that isn't long enough."""
         live = self._make_live()
         need = self._needed()
         extended = {
@@ -119,7 +119,7 @@ class Preparation:
         need = _need(self._start, self._timeline)
         if need is None:
             return Need(self._received_to.value)
-        is_time = isinstance(self._start, Since)  # what came before it needn't be there
+        is_time = isinstance(self._start, Since)  # earlier entries needn't be there
         upto = self._connections.seen.value if is_time else self._received_to.value
         return Need(min(need.cursor, upto), need.newest)
 

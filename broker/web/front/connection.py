@@ -1,6 +1,6 @@
 """One connection: has its requests served one after the other, and sends the answers in order.
 
-A handler that never waits runs within the call that brings its request, without a task. A request whose body is still on its
+A handler that never waits runs within the call that brings its request, without a task. A request with a body that is still on its
 way is served as soon as its head is complete, so that it can be refused before the body is sent. A stream takes the transport
 away: from then on its subscriber is the protocol, and nothing is left of the request.
 
@@ -51,7 +51,7 @@ class HttpConnection(asyncio.Protocol):
     """A connection until it ends or becomes a stream.
 
     Attributes:
-        told_peer: the client's address if a proxy told it; else the transport's counts.
+        told_peer: the client's address from a proxy; if empty, the transport's counts.
     """
 
     __slots__ = (
@@ -222,7 +222,7 @@ class HttpConnection(asyncio.Protocol):
             self._transport.abort()
 
     def resume(self) -> None:
-        """Serve what has arrived, until a request waits, the client does not read its answers, or others have their turn."""
+        """Serve the requests that have arrived, until a request waits, the client does not read its answers, or others have their turn."""
         ready, left = self._parser.ready, REQUESTS_PER_TURN
         while self._current is None and self._is_writable and not self._has_ended:
             if ready and not left:
@@ -240,7 +240,7 @@ class HttpConnection(asyncio.Protocol):
         self._settle()
 
     def _feed_slice(self) -> bool:
-        """Parse more of what has been read. Returns whether there was any."""
+        """Parse more of the bytes that were read. Returns whether there was any."""
         rest = self._rest
         if not rest or self._has_ended:
             return False
@@ -289,7 +289,7 @@ class HttpConnection(asyncio.Protocol):
         self._regulate()
 
     def _forget(self) -> None:
-        """The connection is no longer one of requests."""
+        """The connection serves no further requests."""
         self._transport = None
         self._rest = b""
         self._parser.close()

@@ -17,7 +17,7 @@ from broker.web.values import Answer
 HIGH_WATER_BYTES = 64 << 10
 """A connection stops reading while a handler leaves so many bytes of its request's body."""
 PIECE_BYTES = 48
-"""What each piece takes besides: chunks of one byte count as what they hold."""
+"""What each piece takes besides: chunks of one byte count with the memory that they take."""
 
 
 class BodyFlow(Protocol):

@@ -66,7 +66,7 @@ class Front:
         self._emptied = asyncio.Event()
 
     def __call__(self, peer: str = "") -> asyncio.Protocol:
-        """The protocol of a new connection; `peer` is its client's address if a proxy told it."""
+        """The protocol of a new connection; `peer` is its client's address if a proxy sent it."""
         return HttpConnection(self, peer)
 
     def secured(self, context: ssl.SSLContext) -> Callable[..., asyncio.Protocol]:

@@ -35,8 +35,8 @@ class RequestParser:
         max_head_bytes: the limit for a request line with its headers.
 
     Attributes:
-        ready: requests to be served, whose bodies may be on their way.
-        body: the request whose body is arriving, or None.
+        ready: requests to be served; their bodies may be on their way.
+        body: the request with a body that is arriving, or None.
         is_head_begun: whether a part of a head has arrived.
     """
 
@@ -106,7 +106,7 @@ class RequestParser:
             self.refuse(self._too_long())
 
     def refuse(self, answer: Answer) -> None:
-        """Ignore what follows; `answer` is for after the answers to the requests before it."""
+        """Ignore all further bytes; `answer` is for after the answers to the requests before it."""
         self._is_broken = True
         refused = Exchange(
             self._flow, "GET", b"-", "1.1", RequestHeaders(), keeps_alive=False, refusal=answer
@@ -120,7 +120,7 @@ class RequestParser:
             self.ready.append(exchange)
 
     def _fail(self, why: str) -> None:
-        """What has arrived is not HTTP: the body is lost, or a request is refused."""
+        """The bytes that arrived are not HTTP: the body is lost, or a request is refused."""
         self._is_broken = True
         if self.body is not None:
             body, self.body = self.body, None

@@ -32,7 +32,7 @@ local function look()
         set_back(looked)
       end
     end
-    if looked > 0 then -- an id shows by what time records have expired, should the clock step back
+    if looked > 0 then -- an id shows when records have expired, should the clock step back
       last_ms, last_n = next_id()
     end
     call('HSET', KEYS[1], 'looked', now, 'leapt', leapt, 'ms', last_ms, 'n', last_n)

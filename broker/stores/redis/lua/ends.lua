@@ -5,7 +5,7 @@
 --
 -- Payload  "C <epoch> <prev> <id> <reason>", after those of all entries of the same call
 
--- Close a topic whose last id is `prev`. The caller has written the state already.
+-- Close a topic; `prev` is its last id. The caller has written the state already.
 local function end_topic(topic, channel, leases, log, rec, is_new, prev, ms, n, reason)
   local id = format(ms, n)
   if is_new then -- anything under its keys is left from a lost store

@@ -56,7 +56,7 @@ local function give_up_surplus(most)
   return count
 end
 
--- Keys from before the clock stepped back, whose time is over since.
+-- Expired keys from before the clock stepped back.
 local function find_keys_ahead(most)
   if step == 0 then
     return {}
@@ -80,7 +80,7 @@ local function reset_topics_ahead(most)
 end
 
 -- Callers name a time, `field` of the state; the longest holds for all. One that names less is older, or newly set. So a longer
--- time goes only once it was not named for as long: what was promised by it is over then. Returns the time that holds.
+-- time goes only once it was not named for as long: promises made with it have ended then. Returns the time that holds.
 local function hold(field, named_at_field, named)
   local found = call('HMGET', KEYS[1], field, named_at_field)
   local held, named_at = tonumber(found[1] or 0), tonumber(found[2] or 0)

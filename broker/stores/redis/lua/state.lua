@@ -22,7 +22,7 @@
 -- time is what the newest correction at or before it says, but no later than the clock at the following correction. If the
 -- clock steps forward again to where an earlier correction fits the last id, the later ones are removed.
 --
--- `ahead` (ms) is that of the newest correction, `step` (ms) what it added; both are 0 without one. `settled` (ms) is how far
+-- `ahead` (ms) is that of the newest correction, `step` (ms) how much it added; both are 0 without one. `settled` (ms) is how far
 -- ids are ahead for expiries: by a correction that is less than an hour old, a clock that is behind would have topics expire
 -- at once when it is right again. So until then the one before it counts.
 --
@@ -100,7 +100,7 @@ end
 -- The last id to assume for a topic without a record: it may have had an entry at or before this id.
 local function unknown_last()
   local known = call('HMGET', KEYS[1], 'born', 'floor')
-  local behind = math.max(0, last_ms - now - ahead) -- the clock: what it showed before may have expired records
+  local behind = math.max(0, last_ms - now - ahead) -- the clock: the time before may have expired records
   local ms, n = oldest_kept(memory - behind), 0
   if is_before(last_ms, last_n, ms, n) then
     ms, n = last_ms, last_n
