@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import signal
 import sys
 import tempfile
 from itertools import cycle
@@ -71,7 +72,10 @@ def main() -> int:
     )
     parser.add_argument("--without", default="", help="faults to leave out, comma-separated")
     parser.add_argument("--retention-events", type=int, default=100)
-    return 1 if asyncio.run(run_all(parser.parse_args())).violations else 0
+    options = parser.parse_args()
+    # Under nohup, SIGHUP is ignored. Brokers would inherit that, and never replace their workers.
+    signal.signal(signal.SIGHUP, lambda *_: None)
+    return 1 if asyncio.run(run_all(options)).violations else 0
 
 
 if __name__ == "__main__":
