@@ -251,7 +251,7 @@ async def test_a_reconnect_sends_the_cursor_instead_of_the_start() -> None:
 async def test_a_silent_connection_is_replaced() -> None:
     async with (
         ScriptedServer(then_stay(STREAM + OPENING + event("1-0")), stay, STREAM + END) as server,
-        Client(server.url, silence_seconds=0.2, timeout_seconds=0.2) as client,
+        Client(server.url, silence_seconds=0.2, timeout_seconds=1) as client,
     ):
         changes: list[Connection] = []
         assert len(await rest(client.subscribe("a", on_change=changes.append))) == 1

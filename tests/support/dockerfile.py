@@ -107,6 +107,8 @@ class Stage:
 
     def _copy(self, *names: str) -> None:
         *sources, target = names
+        if target.endswith("/"):
+            self.path(target).mkdir(parents=True, exist_ok=True)
         for source in map(ROOT.joinpath, sources):
             if source.is_dir():
                 shutil.copytree(source, self.path(target), ignore=shutil.ignore_patterns("__pycache__"))
