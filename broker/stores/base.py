@@ -134,6 +134,11 @@ class Topics(Protocol):
             Unavailable: the events may not be in the store.
         """
 
+    def publish_now(
+        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
+    ) -> Receipt | None:
+        """The same at once, without a coroutine; None, and nothing is published, if this store must wait for an answer."""
+
     async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
         """Close `topic` with `reason`. Returns the id of its end, also if it was closed before.
 

@@ -88,7 +88,8 @@ async def _publish_event(
     lines = sse.lines(data, event_type)
     items = [(topic, lines) for topic in topics] if data or not options.ends else []
     admit(services, caller, events=max(1, len(items)), size=len(items) * len(lines))
-    return await services.node.publish(items, key, options)
+    receipt = services.node.publish_now(items, key, options)
+    return await services.node.publish(items, key, options) if receipt is None else receipt
 
 
 async def _read(services: Services, body: BodySource, max_event_bytes: int) -> bytes:

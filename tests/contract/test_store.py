@@ -40,6 +40,17 @@ async def test_watched_log_grows_and_is_delivered(store: StoreHarness, owner: Re
     assert store.store.logs.complete_to >= ids[-1]
 
 
+async def test_a_publish_at_once_does_all_of_it_or_nothing(store: StoreHarness) -> None:
+    (log,) = await store.store.logs.watch(["a"], Latest())
+    receipt = store.store.topics.publish_now([item("a", "1")], "key")
+    await store.settle()
+    assert len(log) == (receipt is not None)
+    later = await store.store.topics.publish([item("a", "1")], "key")
+    assert later.replayed == (receipt is not None)
+    await store.settle()
+    assert [entry.id for entry in log.after(0)] == list(later.ids)
+
+
 async def test_a_topic_is_watched_until_every_watch_is_taken_back(
     store: StoreHarness, owner: RecordingOwner
 ) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from broker import sse
+from broker.fanout.backpressure import MAX_TOPIC_BYTES
 from broker.log.log import Log
 from broker.node.node import Node
 from tests.node.conftest import OpenStream
@@ -22,6 +23,20 @@ async def test_a_published_event_reaches_a_subscriber(node: Node, open_stream: O
             await asyncio.sleep(0)
     assert received == sse.frame(sse.lines(b"1"), receipt.ids[0])
     assert node.metrics.registry.get_sample_value("broker_published_events_total") == 1
+
+
+async def test_what_must_wait_is_not_published_at_once(node: Node, open_stream: OpenStream) -> None:
+    client = await open_stream()
+    large = [("a", sse.lines(b"x" * (MAX_TOPIC_BYTES + 1)))]
+    assert node.publish_now(large) is not None
+    assert node.publish_now([("a", sse.lines(b"1"))]) is None, "too much is on its way"
+    receipt = await node.publish([("a", sse.lines(b"1"))])
+    received = b""
+    async with asyncio.timeout(10):
+        while not received.endswith(sse.frame(sse.lines(b"1"), receipt.ids[0])):
+            received += client.read()
+            await asyncio.sleep(0)
+    assert node.metrics.registry.get_sample_value("broker_published_events_total") == 2
 
 
 @pytest.mark.uncompiled

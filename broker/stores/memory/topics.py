@@ -36,6 +36,11 @@ class MemoryTopics:
     async def publish(
         self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
     ) -> Receipt:
+        return self.publish_now(items, key, options)
+
+    def publish_now(
+        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
+    ) -> Receipt:
         if key is None and options is NO_OPTIONS:
             if self._has_ends:
                 self._check_open({topic for topic, _ in items})

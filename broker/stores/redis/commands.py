@@ -59,6 +59,11 @@ class Commands:
         self._lease_keys = names.keys("state", "leases")
         self._leases_key = names.key("leases")
 
+    def publish_now(
+        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
+    ) -> Receipt | None:
+        return None  # the server's answer takes a round trip
+
     async def publish(
         self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
     ) -> Receipt:

@@ -324,7 +324,8 @@ async def test_a_short_shutdown_waits_for_no_handler() -> None:
         handler_runs.set()
         await asyncio.Event().wait()
 
-    runner.app[SERVICES].node.publish = publish  # type: ignore[method-assign, assignment]
+    node = runner.app[SERVICES].node
+    node.publish, node.publish_now = publish, lambda *_: None  # type: ignore[method-assign, assignment]
     reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
     writer.write(HEAD + b"Content-Length: 1\r\n\r\n1")
     async with asyncio.timeout(WAIT_SECONDS):
