@@ -77,6 +77,11 @@ def envelope(topic: str, event_frame: bytes, event_id: EventId, seconds: float |
     return f'data: {{"topic":"{topic}","id":"{event.id}",{fields}}}\nid: {event.id}\n\n'.encode()
 
 
+def envelope_value(envelope_frame: bytes) -> bytes:
+    """The line of JSON in an envelope."""
+    return envelope_frame[len(_DATA) : envelope_frame.index(b"\n")]
+
+
 def split(event_frame: bytes) -> Event:
     """The event in a frame that this module made. The cost doesn't depend on the number of its lines."""
     event_lines, _, event_id = event_frame[:-2].rpartition(b"id: ")

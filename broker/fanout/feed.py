@@ -91,7 +91,7 @@ class Feed:
 
     def lacks(self, cursor: EventId, up_to: EventId) -> bool:
         """Whether `piece_after` would return a piece. Cheap."""
-        first = next(self._entries(cursor), None)
+        first = next(self.entries(cursor), None)
         return first is not None and first[2].id <= up_to
 
     def batch_after(self, cursor: EventId) -> Batch | None:
@@ -133,7 +133,7 @@ class Feed:
         before = end = cursor
         ended = None
         gaps: list[str] = []
-        for topic, log, entry in self._entries(cursor):
+        for topic, log, entry in self.entries(cursor):
             if entry.id > up_to:
                 break
             is_next = entry.id != end  # else another topic's entry for what the store lost at the same id
@@ -167,7 +167,7 @@ class Feed:
     def _logs_and_floors(self) -> Iterator[tuple[Log, EventId]]:
         return zip(self.logs, self.key.floors or (0,) * len(self.logs), strict=True)
 
-    def _entries(self, cursor: EventId) -> Iterator[tuple[str, Log, Entry]]:
+    def entries(self, cursor: EventId) -> Iterator[tuple[str, Log, Entry]]:
         """The entries after `cursor`, in the order of ids."""
         if len(self.logs) == 1:
             (log,), (topic,), floors = self.logs, self.key.topics, self.key.floors

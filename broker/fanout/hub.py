@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from broker.auth.grants import Caller
 from broker.events import EventId
@@ -15,6 +16,7 @@ from broker.fanout.fanout import FanOut
 from broker.fanout.feed import FeedKey
 from broker.fanout.feed_table import FeedTable
 from broker.fanout.owner import HubOwner, LogSource, Scheduler, StreamTimes
+from broker.fanout.poll import Poll, Respond
 from broker.fanout.subscriber import CloseReason, Subscriber
 from broker.fanout.sweeper import Sweeper
 from broker.log.log import Log
@@ -79,6 +81,23 @@ class Hub:
         self.fan_out.begin(subscriber, key, logs, opening, now)
         return subscriber
 
+    def attach_poll(
+        self,
+        transport: asyncio.Transport,
+        caller: Caller,
+        key: FeedKey,
+        logs: Sequence[Log],
+        cursor: EventId,
+        respond: Respond,
+    ) -> Poll:
+        """Have `caller` wait for the first event after `cursor`, at which `logs`, those of `key.topics`, have nothing to give."""
+        now = self._loop.time()
+        poll = Poll(transport, self, caller, cursor, now, respond)
+        poll.hub_index = len(self._subscribers)
+        self._subscribers.append(poll)
+        self.fan_out.begin(poll, key, logs, b"", now)
+        return poll
+
     def send_control(self, subscriber: Subscriber, event: bytes) -> None:
         """Write a control event without an id. A lagging subscriber gets the latest one as soon as it can be written to."""
         chunk = subscriber.encode(event)
@@ -107,6 +126,9 @@ class Hub:
 
     def left(self, subscriber: Subscriber) -> None:
         self.finish(subscriber, CloseReason.CLIENT)
+
+    def answered(self, poll: Poll) -> None:
+        self._loop.call_soon(partial(self.finish, poll, CloseReason.ANSWERED))
 
     def lost(self, subscriber: Subscriber, reason: CloseReason) -> None:
         self.fan_out.release(subscriber)

@@ -32,7 +32,7 @@ from broker.fanout.chunks import LAST_CHUNK, as_chunk
 from broker.fanout.feed import Feed
 
 _LINGER_NONE = struct.pack("ii", 1, 0)
-_NO_SOCKET = -1
+NO_SOCKET = -1
 
 
 class CloseReason(enum.StrEnum):
@@ -54,6 +54,8 @@ class CloseReason(enum.StrEnum):
     """It reached the maximum age. Its client reconnects, perhaps to another instance."""
     DRAINING = "draining"
     """This instance is shutting down."""
+    ANSWERED = "answered"
+    """A long poll got its answer."""
 
 
 _COMPLETE = frozenset(CloseReason) - {CloseReason.CLIENT, CloseReason.TIMEOUT, CloseReason.SLOW}
@@ -144,7 +146,7 @@ class Subscriber(asyncio.Protocol):
         self._reason: CloseReason | None = None
         transport.set_protocol(self)
         plain = transport.get_extra_info("sslcontext") is None
-        self._socket: int = transport.get_extra_info("socket").fileno() if plain else _NO_SOCKET
+        self._socket: int = transport.get_extra_info("socket").fileno() if plain else NO_SOCKET
 
     def reads(self, topic: str) -> bool:
         """Whether the subscriber still gets the events of `topic`."""

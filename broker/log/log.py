@@ -7,7 +7,6 @@ them if and only if `e.prev <= X`. If no entry is left after X, `last`, which ou
 So a topic silent for longer than its retention has no gap, and a topic that was trimmed to nothing has one (design §2).
 
 Three ids divide a log:
-
 - New readers don't see entries up to `cleared_at`: the topic was deleted then.
 - Entries after `trim_barrier` stay, however small the retention: they are on their way to subscribers. The hub moves the
   barrier on once they are written, and bounds how much can be on its way.
@@ -18,8 +17,7 @@ The log of a closed topic ends with its *end*, an entry after the last event. Th
 trimmed nor counted, and it stays as long as `last` is remembered. Nothing follows it, unless the topic is deleted or
 the store goes back to before it; either opens the topic again.
 
-If events are lost while subscribers read the log, a *gap* takes their place: an entry without an event, at the id of
-the last missing one. It reaches every reader that crosses it.
+If events are lost while subscribers read the log, a *gap* takes their place: an entry at the last missing id, without an event.
 """
 
 from __future__ import annotations
@@ -88,12 +86,10 @@ class Log:
         self.timeline = timeline or Timeline()
         self.bytes = self.envelope_bytes = self.accounted = self.gap_entries = self.emptied = self._start = 0
         self.trim_barrier: EventId | None = None
-        self.complete_from: EventId = 0
-        self.named = False
+        self.complete_from = self.cleared_at = self.lost_at = 0
         self.cleared_after: EventId = 0  # the last event that the newest DELETE removed
-        self.cleared_at: EventId = 0
+        self.named = False
         self.end: Entry | None = None
-        self.lost_at: EventId = 0
         self.producers: ProducerSequences | None = None
         self._entries: list[Entry] = []
 
@@ -227,6 +223,11 @@ class Log:
         """The entries after `cursor`, oldest first. Valid until the log changes."""
         return map(self._entries.__getitem__, range(self._index_after(cursor), len(self._entries)))
 
+    def between(self, cursor: EventId, stop: EventId) -> Iterator[Entry]:
+        """The entries after `cursor` and before `stop`, newest first. Valid until the log changes."""
+        indexes = range(self._index_after(cursor), self._index_after(stop - 1))
+        return map(self._entries.__getitem__, reversed(indexes))
+
     def enveloped(self, topic: str, entry: Entry) -> bytes:
         """The envelope form of an entry, encoded when first needed (I5)."""
         if entry.end or not entry.frame:
@@ -276,11 +277,10 @@ class Log:
     def visible(self) -> tuple[Entry | None, Entry | None, int, int]:
         """The events that a new reader sees: first, last, number and bytes."""
         first, stop = self._index_after(self.cleared_at), self._stop
-        count = stop - first
-        if count <= 0:
+        if stop <= first:
             return None, None, 0, 0
         hidden = sum(len(entry.frame) for entry in self._entries[self._start : first])
-        return self._entries[first], self._entries[stop - 1], count, self.bytes - hidden
+        return self._entries[first], self._entries[stop - 1], stop - first, self.bytes - hidden
 
     @property
     def footprint(self) -> int:

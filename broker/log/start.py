@@ -130,6 +130,7 @@ class Position:
         floors: where it starts to read each of `topics`; empty if that is `cursor` for all.
         preface: control events to be written before anything else.
         gaps: the reasons of the gaps in `preface`.
+        gap_topics: their topics.
     """
 
     topics: tuple[str, ...]
@@ -137,6 +138,7 @@ class Position:
     floors: tuple[EventId, ...]
     preface: bytes
     gaps: tuple[str, ...]
+    gap_topics: tuple[str, ...] = ()
 
 
 class StoreState(Protocol):
@@ -175,7 +177,7 @@ def position(start: Start, topics: Sequence[str], logs: Sequence[Log], store: St
     reading = list(zip(topics, logs, strict=True))
     if isinstance(start, After) and any(log.end is not None for log in logs):
         reading = [(topic, log) for topic, log in reading if not _has_seen_end(start.cursor, log, store)]
-    preface, gaps = _gaps(start, reading, store)
+    preface, gaps, gap_topics = _gaps(start, reading, store)
     if isinstance(start, After) and start.cursor <= store.last_id:
         ended = [log.end for _, log in reading if log.end is not None and log.end.id <= start.cursor]
         if ended:
@@ -184,7 +186,9 @@ def position(start: Start, topics: Sequence[str], logs: Sequence[Log], store: St
     floors = tuple(_floor(start, log, store) for _, log in reading)
     cursor = min(floors, default=store.received_to)
     is_same = cursor == max(floors, default=cursor)
-    return Position(tuple(topic for topic, _ in reading), cursor, () if is_same else floors, preface, gaps)
+    return Position(
+        tuple(topic for topic, _ in reading), cursor, () if is_same else floors, preface, gaps, gap_topics
+    )
 
 
 def _ends_again(ends: Sequence[Entry], cursor: EventId, store: StoreState, *, is_all: bool) -> bytes:
@@ -241,12 +245,17 @@ def _open_lines(topics: tuple[str, ...]) -> bytes:
 
 def _gaps(
     start: Start, reading: Sequence[tuple[str, Log]], store: StoreState
-) -> tuple[bytes, tuple[str, ...]]:
-    """The `broker.gap` events that precede everything else, and their reasons."""
-    cursor = start.text if isinstance(start, After | Malformed) else ""
+) -> tuple[bytes, tuple[str, ...], tuple[str, ...]]:
+    """The `broker.gap` events that precede everything else, their reasons and their topics."""
+    cursor = cursor_text(start)
     gaps = [(topic, reason) for topic, log in reading if (reason := _gap(start, log, store)) is not None]
     events = b"".join(sse.gap(topic, cursor, reason) for topic, reason in gaps)
-    return events, tuple(reason for _, reason in gaps)
+    return events, tuple(reason for _, reason in gaps), tuple(topic for topic, _ in gaps)
+
+
+def cursor_text(start: Start) -> str:
+    """The cursor as the client sent it; "" if it sent none."""
+    return start.text if isinstance(start, After | Malformed) else ""
 
 
 def _gap(start: Start, log: Log, store: StoreState) -> str | None:

@@ -20,11 +20,13 @@ from broker.fanout.chunks import as_chunk
 from broker.fanout.feed import FeedKey
 from broker.fanout.hub import Hub
 from broker.fanout.owner import StreamTimes
+from broker.fanout.poll import Respond
 from broker.fanout.subscriber import CloseReason, Subscriber
 from broker.log.log import Log
 from broker.log.start import After, Malformed, Start, has_seen_all, position
 from broker.metrics import Metrics
 from broker.node.evictions import Evictions
+from broker.node.history import Reading
 from broker.node.limits import RateLimits
 from broker.stores.base import WatchedLogs
 
@@ -130,6 +132,29 @@ class Streams:
         self._logs.unwatch(left_out)
         self.evictions.opened(subscriber)
         return subscriber
+
+    def attach_poll(
+        self,
+        transport: asyncio.Transport,
+        caller: Caller,
+        reading: Reading,
+        seconds: float,
+        respond: Respond,
+    ) -> None:
+        """Make the connection behind `transport` a long poll, which gets its whole answer from `respond`, after `seconds` at most.
+
+        `reading` has nothing to give, and an open topic; don't await between its `watch` and this. From here on the watches
+        belong to the poll, and so does the caller's place in the limits.
+        """
+        (self._metrics.resumed_connects if reading.resumes else self._metrics.first_connects).inc()
+        topics, logs = reading.open_topics()
+        key = FeedKey(
+            topics, enveloped=False, chunked=True
+        )  # the feed of most streams: its pieces are made anyway
+        poll = self.hub.attach_poll(transport, caller, key, logs, reading.end(), respond)
+        self._logs.unwatch([topic for topic in reading.topics if topic not in topics])
+        poll.timer = self._loop.call_later(seconds, self.end, poll, CloseReason.ANSWERED)
+        self.evictions.opened(poll)
 
     def retry_ms(self) -> int:
         """A reconnect delay, random so that clients which were cut together don't reconnect together."""

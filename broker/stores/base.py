@@ -192,11 +192,12 @@ class WatchedLogs(Protocol):
     def is_lost(self, cursor: EventId) -> bool:
         """Whether the store went back to before `cursor`, so that its client may have seen anything or nothing since."""
 
-    async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
+    async def watch(self, topics: Sequence[str], start: Start, *, current: bool = False) -> Sequence[Log]:
         """The logs of `topics`. They grow with every event until `unwatch` was called as often as `watch`.
 
         On return, and until the caller's next `await`, they answer for `start` as the store itself would. `last_id` is
-        then at least as high as at some moment during the call.
+        then at least as high as at some moment during the call. With `current`, they have every event that was published
+        before the call.
 
         Raises:
             Unavailable: the store can't answer for them within a second; nothing is watched.

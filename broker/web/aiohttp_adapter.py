@@ -16,6 +16,7 @@ from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.errors import error_answer
 from broker.web.guard import EXEMPT, Guard
 from broker.web.headers import ResponseHeaders
+from broker.web.history import LongPoll
 from broker.web.router import Router, not_allowed
 from broker.web.routes import Route
 from broker.web.services import Services
@@ -86,6 +87,8 @@ def _endpoint(app: web.Application, handler: routes.Handler, base_path: BasePath
         result = await handler(services, plain)
         if isinstance(result, Subscription):
             return await response_stream.serve(request, result)
+        if isinstance(result, LongPoll):
+            return response_to(await response_stream.wait(request, result))
         return await response_stream.send(request, result) if result.is_stream else response_to(result)
 
     return serve

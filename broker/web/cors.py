@@ -16,12 +16,12 @@ from broker.web.values import Answer, Headers
 ANY = "*"
 METHODS = "GET, HEAD, POST, DELETE"
 REQUEST_HEADERS = (
-    "Accept, Authorization, Broker-Producer, Broker-Sequence, Cache-Control, Content-Type, Idempotency-Key, Last-Event-ID, "
+    "Accept, Authorization, Broker-Producer, Broker-Sequence, Cache-Control, Content-Type, Idempotency-Key, If-None-Match, Last-Event-ID, "
     "baggage, sentry-trace, traceparent, tracestate, X-Requested-With"
 )
 """Headers that a page may send; those in the second line are added by tracing and HTTP libraries (W3C Trace Context, Sentry).
 `*` would not include Authorization (Fetch §4.9)."""
-EXPOSED_HEADERS = "Allow, Idempotency-Replayed, Retry-After, WWW-Authenticate"
+EXPOSED_HEADERS = "Allow, ETag, Idempotency-Replayed, Retry-After, WWW-Authenticate"
 """Headers of an answer that a page may read besides the usual ones."""
 PREFLIGHT_SECONDS = 7200
 """How long a browser may cache a preflight; Chromium's maximum."""

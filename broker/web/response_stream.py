@@ -7,11 +7,13 @@ a client that leaves is seen at the next write, such as a heartbeat. `broker ser
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
 from broker.fanout.subscriber import Subscriber
+from broker.web.history import LongPoll
 from broker.web.subscribe import HEADERS, Subscription
 from broker.web.values import Answer
 
@@ -32,6 +34,27 @@ async def serve(request: web.Request, subscription: Subscription) -> web.StreamR
         raise
     transport.end(None)
     return response
+
+
+async def wait(request: web.Request, poll: LongPoll) -> Answer:
+    """The answer to a long poll. A client that leaves is not seen before the end of its wait."""
+    answers: list[Answer] = []
+
+    def take(answer: Answer) -> bytes:
+        answers.append(replace(answer, closes=True))
+        return b""
+
+    transport = ResponseTransport(request)
+    poll.attach(transport, take)
+    try:
+        await transport.closed()
+    except BaseException as error:
+        transport.end(error)
+        raise
+    transport.end(None)
+    if not answers:
+        raise ConnectionResetError("the poll was cut")
+    return answers[0]
 
 
 async def send(request: web.Request, answer: Answer) -> web.StreamResponse:
@@ -94,6 +117,12 @@ class ResponseTransport(asyncio.Transport):
             self._request.transport.abort()
 
     # For the response
+
+    async def closed(self) -> None:
+        """Wait until the subscriber closes."""
+        while not self._is_closing:
+            self._written.clear()
+            await self._written.wait()
 
     async def send_to(self, response: web.StreamResponse) -> None:
         """Send the bytes, until the subscriber closes. Raises `ConnectionError` if the client has left."""

@@ -6,12 +6,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from broker.web import admin, monitoring, page, publish, topics
+from broker.web import admin, history, monitoring, page, publish, topics
 from broker.web.services import Services
 from broker.web.subscribe import Subscription
 from broker.web.values import Answer, Request
 
-Handler = Callable[[Services, Request], Coroutine[Any, Any, Answer | Subscription]]
+Result = Answer | Subscription | history.LongPoll
+Handler = Callable[[Services, Request], Coroutine[Any, Any, Result]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,11 @@ ROUTES: Sequence[Route] = (
     Route("POST", "/topics/{topic}", publish.publish),
     Route("POST", "/topics/{topic}/cancel", publish.cancel),
     Route("GET", "/topics/{topic}", topics.read_topic),
+    Route("GET", "/topics/{topic}/events", history.read_topic_events),
     Route("DELETE", "/topics/{topic}", topics.delete_topic),
     Route("POST", "/topics", publish.publish_to_several),
     Route("GET", "/topics", topics.read_topics),
+    Route("GET", "/events", history.read_events),
     Route("POST", "/admin/disconnect", admin.disconnect),
     Route("POST", "/admin/revoke", admin.revoke),
     *_HEALTH,

@@ -23,6 +23,7 @@ HEADERS = {
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
+_NEW_EVENTS = Latest()
 _HEAD_ANSWER = Answer(200, headers=HEADERS | {"Vary": "Accept"})
 _NO_MORE = Answer(204, headers={"Cache-Control": "no-store", "Vary": "Accept"})
 _PLAIN_HEAD = b"HTTP/1.1 200 OK\r\n" + head_lines(HEADERS) + b"Connection: close\r\n"
@@ -79,19 +80,17 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
     204  to a cursor at or after the end of every topic
     """
     node = services.node
-    _check_topics(services, topics)
+    check_topics(services, topics)
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_subscribe(topics)
-    start = _start(request, node)
+    start = requested_start(request, node)
     is_enveloped = _is_enveloped(request.query)
     is_head = request.method == "HEAD"
     if is_head and not isinstance(start, After):
         return _HEAD_ANSWER
     try:
-        node.streams.check_room()
-        logs = await _watch(node, caller, topics, start)
-    except (Unavailable, RateLimited) as error:
-        node.metrics.refused_connects.labels(str(error.extra.get("limit", error.code))).inc()
+        logs = await reserve(node, caller, topics, start)
+    except (Unavailable, RateLimited):
         if names_stream(request.headers.get("accept", "")):
             return _retry_later(node)
         raise
@@ -109,7 +108,8 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
     return _NO_MORE if is_over else _HEAD_ANSWER
 
 
-def _check_topics(services: Services, topics: Sequence[str]) -> None:
+def check_topics(services: Services, topics: Sequence[str]) -> None:
+    """Raises `InvalidTopic`, or `InvalidParameter` for too many."""
     for topic in topics:
         check_topic(topic)
     max_topics = services.settings.max_topics_per_connection
@@ -118,8 +118,17 @@ def _check_topics(services: Services, topics: Sequence[str]) -> None:
         raise InvalidParameter(f"A stream may have at most {max_topics} topics; open another for the rest.")
 
 
-async def _watch(node: Node, caller: Caller, topics: Sequence[str], start: Start) -> Sequence[Log]:
+async def reserve(node: Node, caller: Caller, topics: Sequence[str], start: Start) -> Sequence[Log]:
     """Reserve a place for a stream of `caller`; return its logs. Raises `Unavailable` or `RateLimited`."""
+    try:
+        node.streams.check_room()
+        return await _watch(node, caller, topics, start)
+    except (Unavailable, RateLimited) as error:
+        node.metrics.refused_connects.labels(str(error.extra.get("limit", error.code))).inc()
+        raise
+
+
+async def _watch(node: Node, caller: Caller, topics: Sequence[str], start: Start) -> Sequence[Log]:
     await node.limits.enter(caller)
     try:
         return await node.logs.watch(topics, start)
@@ -134,8 +143,8 @@ def _retry_later(node: Node) -> Answer:
     return Answer(200, body, _HEAD_ANSWER.headers, closes=True, is_stream=True)
 
 
-def _start(request: Request, node: Node) -> Start:
-    """The start from the first of header `Last-Event-ID`, `lastEventId`, `since` and `last`; else new events only."""
+def requested_start(request: Request, node: Node, default: Start = _NEW_EVENTS) -> Start:
+    """The start from the first of header `Last-Event-ID`, `lastEventId`, `since` and `last`; else `default`."""
     query = request.query
     cursor = request.headers.get("last-event-id") or query.get("lastEventId")
     if cursor:
@@ -144,7 +153,7 @@ def _start(request: Request, node: Node) -> Start:
     if since is not None:
         return from_since(since, node.clock())
     last = query.get("last")
-    return Latest() if last is None else from_last(last)
+    return default if last is None else from_last(last)
 
 
 def _is_enveloped(query: Query) -> bool:

@@ -39,7 +39,7 @@ async def read_topics(services: Services, request: Request) -> Answer | Subscrip
         return await subscribe(services, request, requested_topics(query))
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_admin()
-    limit = _limit(query.get("limit"))
+    limit = requested_limit(query.get("limit"))
     topics, following = await services.node.list_topics(query.get("after") or "", limit)
     return json_answer({"topics": topics, "next": following}, _FRESH)
 
@@ -54,7 +54,8 @@ async def delete_topic(services: Services, request: Request) -> Answer:
     return Answer(204)
 
 
-def _limit(text: str | None) -> int:
+def requested_limit(text: str | None) -> int:
+    """The most entries of a page. Raises `InvalidParameter`."""
     if text is None:
         return DEFAULT_PAGE
     if not (text.isascii() and text.isdigit() and len(text) <= 4 and 1 <= int(text) <= MAX_PAGE):

@@ -40,7 +40,7 @@ class MemoryLogs:
     def is_lost(self, cursor: EventId) -> bool:
         return False  # this store never goes back: a new one is born
 
-    async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
+    async def watch(self, topics: Sequence[str], start: Start, *, current: bool = False) -> Sequence[Log]:
         self._watched.update(topics)
         return [self._table.pin(topic, self._clock()) for topic in topics]
 

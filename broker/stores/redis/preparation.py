@@ -21,7 +21,7 @@ from broker.stores.redis.replicas import Replicas
 
 
 class Preparation:
-    """What `replicas` lack for `start`."""
+    """What `replicas` lack for `start`; with `is_current`, also to have every event that was published before this."""
 
     def __init__(
         self,
@@ -30,7 +30,10 @@ class Preparation:
         connections: Connections,
         all_replicas: Replicas,
         catch_up: CatchUp,
+        *,
+        is_current: bool = False,
     ) -> None:
+        self._is_current = is_current
         self._replicas = replicas
         self._start = start
         self._connections = connections
@@ -78,12 +81,14 @@ class Preparation:
 
     @property
     def _must_sync(self) -> bool:
-        return len(self._replicas) > 1 or self._is_ahead or isinstance(self._start, Latest)
+        return (
+            self._is_current or len(self._replicas) > 1 or self._is_ahead or isinstance(self._start, Latest)
+        )
 
     async def _find_target(self) -> None:
         if not self._must_sync:
             return
-        is_ahead = self._is_ahead
+        is_ahead = self._is_ahead and not self._is_current
         self._target = await self._catch_up.sync()
         if is_ahead and isinstance(self._start, After) and len(self._replicas) == 1:
             # A subscriber that starts at a cursor must learn now of an end at or before it; later delivery skips it.

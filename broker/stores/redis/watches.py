@@ -82,9 +82,11 @@ class Watches:
     def resume(self) -> None:
         self._delivery.resume()
 
-    async def watch(self, topics: Sequence[str], start: Start) -> Sequence[Log]:
+    async def watch(self, topics: Sequence[str], start: Start, *, current: bool = False) -> Sequence[Log]:
         replicas = [self.add_watcher(topic) for topic in topics]
-        preparation = Preparation(replicas, start, self._connections, self._replicas, self._catch_up)
+        preparation = Preparation(
+            replicas, start, self._connections, self._replicas, self._catch_up, is_current=current
+        )
         if not preparation.is_finished:
             try:
                 await asyncio.create_task(_run(preparation))  # the caller may run without a task

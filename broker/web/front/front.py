@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Callable, Coroutine
+from functools import partial
 from http import HTTPStatus
 from time import time
 from typing import Any
@@ -23,9 +24,10 @@ from broker.web.front.driving import rest_of
 from broker.web.front.exchange import Exchange
 from broker.web.front.handshake import Handshake
 from broker.web.front.head import split_target
+from broker.web.history import LongPoll
 from broker.web.router import Router
+from broker.web.routes import Result
 from broker.web.services import Services
-from broker.web.subscribe import Subscription
 from broker.web.values import Answer, Query, Request
 
 _NO_QUERY = Query("")
@@ -119,7 +121,7 @@ class Front:
             self._send(connection, exchange, exchange.refusal)
             return
         method, headers, path = exchange.method, exchange.headers, ""
-        result: Answer | Subscription | None = None
+        result: Result | None = None
         try:
             path, query = split_target(exchange.target, headers)
             result = self._router.check(method, path, headers)
@@ -158,7 +160,7 @@ class Front:
         connection: HttpConnection,
         exchange: Exchange,
         path: str,
-        running: Coroutine[Any, Any, Answer | Subscription],
+        running: Coroutine[Any, Any, Result],
         waited: object,
     ) -> None:
         """Go on with a handler that waits for `waited`, in a task."""
@@ -170,7 +172,7 @@ class Front:
         connection: HttpConnection,
         exchange: Exchange,
         path: str,
-        running: Coroutine[Any, Any, Answer | Subscription],
+        running: Coroutine[Any, Any, Result],
         waited: object,
     ) -> None:
         try:
@@ -183,9 +185,7 @@ class Front:
         self._complete(connection, exchange, result)
         connection.resume()
 
-    def _complete(
-        self, connection: HttpConnection, exchange: Exchange, result: Answer | Subscription
-    ) -> None:
+    def _complete(self, connection: HttpConnection, exchange: Exchange, result: Result) -> None:
         if isinstance(result, Answer):
             self._send(connection, exchange, result)
             return
@@ -194,7 +194,10 @@ class Front:
             result.release()
             self._leave(connection, exchange)
             return
-        result.attach(transport, chunked=exchange.version == "1.1")
+        if isinstance(result, LongPoll):
+            result.attach(transport, partial(self._encode_last, exchange.headers.get("origin")))
+        else:
+            result.attach(transport, chunked=exchange.version == "1.1")
         self._log(exchange, HTTPStatus.OK, 0)
 
     def _send(self, connection: HttpConnection, exchange: Exchange, answer: Answer) -> None:
@@ -210,6 +213,10 @@ class Front:
         data = encode(answer, common_headers, exchange.method, exchange.version, closes=closes)
         connection.answered(exchange, data, closes=closes)
         self._log(exchange, answer.status, len(answer.body))
+
+    def _encode_last(self, origin: str | None, answer: Answer) -> bytes:
+        """The answer to a long poll; the connection closes after it."""
+        return encode(answer, self._response_headers.lines(origin), "GET", "1.1", closes=True)
 
     def _leave(self, connection: HttpConnection, exchange: Exchange) -> None:
         connection.leave()

@@ -1,0 +1,92 @@
+"""A long poll: a subscriber that gets one whole answer, as soon as there is an event for it, and no stream.
+
+Rules: fan-out doesn't know the difference. What it writes only wakes the poll, which has its answer made and sends it; what ends
+a stream ends a poll with an empty answer. So a waiting poll costs what a silent stream costs, without a task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from typing import Protocol
+
+from broker.auth.grants import Caller
+from broker.events import EventId
+from broker.fanout.subscriber import NO_SOCKET, CloseReason, Lag, Subscriber, SubscriberOwner
+
+Respond = Callable[[CloseReason | None], bytes | None]
+"""Makes the whole answer as it goes over the wire: with a reason, in any case; with None, only if there is something to give."""
+
+
+class PollOwner(SubscriberOwner, Protocol):
+    """The hub."""
+
+    def answered(self, poll: Poll) -> None:
+        """The answer is on its way: end the poll, but not within this call."""
+
+
+class Poll(Subscriber):
+    """A connection that waits for the first event.
+
+    Attributes:
+        timer: ends the wait.
+    """
+
+    __slots__ = ("_descriptor", "_has_answered", "_hub", "_respond", "timer")
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        owner: PollOwner,
+        caller: Caller,
+        cursor: EventId,
+        now: float,
+        respond: Respond,
+    ) -> None:
+        super().__init__(transport, owner, caller, cursor, now)
+        self.timer: asyncio.TimerHandle | None = None
+        self.wrote_at = math.inf  # it gets no heartbeats
+        self._hub = owner
+        self._respond = respond
+        self._has_answered = False
+        self._descriptor = self._socket
+        self._socket = NO_SOCKET  # so that fan-out calls `write` instead of writing by itself
+
+    def write(self, chunk: bytes, now: float) -> None:
+        """Events have come, or the end of one of several topics: answer if there is an event for this poll."""
+        if chunk and not self._has_answered:
+            answer = self._respond(None)
+            if answer is not None:
+                self._send(answer, now)
+                self._hub.answered(self)
+
+    def finish(self, reason: CloseReason, last: bytes, now: float) -> None:
+        """Send the answer, if it wasn't sent, and close. `last` is for streams."""
+        if not self._has_answered and reason is not CloseReason.CLIENT:
+            answer = self._respond(reason)
+            assert answer is not None
+            self._send(answer, now)
+        self._cancel_timer()
+        super().finish(reason, b"", now)
+
+    def _send(self, answer: bytes, now: float) -> None:
+        self._has_answered = True
+        self._socket = self._descriptor
+        if answer and self.is_flushed():
+            super().write(answer, now)
+        elif answer:  # the answer to an earlier request on the same connection is still on its way
+            self.write_behind(answer, now)
+        self.lag = self.lag or Lag(now)  # nothing more is written to it
+
+    def resume_writing(self) -> None:
+        """The sweep closes the connection once the client has the answer."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._cancel_timer()
+        super().connection_lost(exc)
+
+    def _cancel_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None

@@ -1,0 +1,211 @@
+"""Reads the events that topics still have, as JSON: `GET /topics/{topic}/events` and `GET /events?topic=…` (contract §4).
+
+Rules: a page is read in one step; its events are encoded in slices, between which the loop does other things. Only a request
+that must wait for its first event is a stream, and counts as one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from broker import sse
+from broker.auth.grants import Caller
+from broker.durations import parse_duration
+from broker.errors import InvalidParameter
+from broker.events import EventId, format_id, parse_id
+from broker.fanout.feed import PIECE_BYTES
+from broker.fanout.subscriber import CloseReason
+from broker.log.start import Since, Start
+from broker.node.history import Found, Gap, Page, Reading
+from broker.node.node import Node
+from broker.web.publish_options import requested_topics
+from broker.web.services import Services
+from broker.web.subscribe import check_topics, requested_start, reserve
+from broker.web.topics import requested_limit
+from broker.web.values import Answer, Request
+
+MAX_BYTES = (1 << 20) - 1024
+"""Of the events in an answer, so that all of it is at most 1 MiB. A larger event comes alone."""
+MAX_WAIT_SECONDS = 50
+SLICE_EVENTS = 128
+SLICE_BYTES = 64 << 10
+"""Encoded in one turn of the loop; about 0.5 ms."""
+POLL_EVENTS = 128
+"""The most events that a waiting poll gets: they are encoded in the step that wakes it."""
+
+_HEADERS = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": "private, no-cache"}
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryOptions:
+    """What a request asks for.
+
+    Attributes:
+        before: only events before this id, and of those the newest; None for the oldest after `start`.
+        wait_seconds: how long to wait for the first event; 0 not to wait.
+    """
+
+    start: Start
+    before: EventId | None
+    limit: int
+    wait_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class LongPoll:
+    """A poll that is ready to wait. Call either `attach` or `release`, once, before anything is awaited."""
+
+    node: Node
+    caller: Caller
+    reading: Reading
+    options: HistoryOptions
+    none_match: str
+
+    def attach(self, transport: asyncio.Transport, encode: Callable[[Answer], bytes]) -> None:
+        """Wait on `transport`, to which the answer is then written as `encode` returns it."""
+
+        def respond(reason: CloseReason | None) -> bytes | None:
+            page = self.reading.after(min(self.options.limit, POLL_EVENTS), PIECE_BYTES)
+            if reason is None and not (page.events or page.gaps):
+                return None
+            if reason is CloseReason.DISCONNECTED and page.events:
+                page = self.reading.nothing()  # it may read no longer
+            events = [sse.envelope_value(log.enveloped(topic, entry)) for topic, log, entry in page.events]
+            return encode(_answer(page, events, self.none_match))
+
+        node, seconds = self.node, self.options.wait_seconds
+        node.streams.attach_poll(transport, self.caller, self.reading, seconds, respond)
+
+    def release(self) -> None:
+        """Give up the logs and the caller's place."""
+        self.node.logs.unwatch(self.reading.topics)
+        self.node.limits.undo_enter(self.caller)
+
+
+async def read_topic_events(services: Services, request: Request) -> Answer | LongPoll:
+    """`GET /topics/{topic}/events`: the events that a topic still has."""
+    return await _read(services, request, (request.path_values["topic"],))
+
+
+async def read_events(services: Services, request: Request) -> Answer | LongPoll:
+    """`GET /events?topic=…`: the same for several topics, in the order of their ids."""
+    return await _read(services, request, requested_topics(request.query))
+
+
+async def _read(services: Services, request: Request, topics: Sequence[str]) -> Answer | LongPoll:
+    node = services.node
+    check_topics(services, topics)
+    caller = await services.authenticator.authenticate(request)
+    caller.grant.check_subscribe(topics)
+    options = _options(request, node)
+    none_match = request.headers.get("if-none-match", "")
+    if options.wait_seconds and request.method != "HEAD":
+        logs = await reserve(node, caller, topics, options.start)
+        reading = Reading(topics, logs, options.start, node.logs)
+        poll = LongPoll(node, caller, reading, options, none_match)
+        try:
+            node.streams.evictions.check(caller.grant)  # it may have changed while the logs were read
+            page = _page(reading, options)
+            if not (page.events or page.gaps or page.closed):
+                return poll
+        except BaseException:
+            poll.release()
+            raise
+        poll.release()
+    else:
+        logs = await node.logs.watch(topics, options.start, current=True)
+        try:
+            node.streams.evictions.check(caller.grant)
+            page = _page(Reading(topics, logs, options.start, node.logs), options)
+        finally:
+            node.logs.unwatch(topics)
+    page, events = await _encoded(page)
+    return _answer(page, events, none_match)
+
+
+def _options(request: Request, node: Node) -> HistoryOptions:
+    """The options of a request. Raises `InvalidParameter`."""
+    query = request.query
+    start = requested_start(request, node, Since(0))
+    limit, before, wait = requested_limit(query.get("limit")), query.get("before"), query.get("wait")
+    wait_seconds = 0 if wait is None else parse_duration(wait)
+    if wait_seconds is None or wait_seconds > MAX_WAIT_SECONDS:
+        raise InvalidParameter(f"'wait' must be a duration of at most {MAX_WAIT_SECONDS}s, such as 30s.")
+    if before is None:
+        return HistoryOptions(start, None, limit, wait_seconds)
+    stop = parse_id(before)
+    if stop is None:
+        raise InvalidParameter("'before' takes the id of an event.")
+    if wait_seconds:
+        raise InvalidParameter("'wait' waits for new events; leave it out with 'before'.")
+    return HistoryOptions(start, stop, limit, 0)
+
+
+def _page(reading: Reading, options: HistoryOptions) -> Page:
+    if options.before is None:
+        return reading.after(options.limit, MAX_BYTES)
+    return reading.before(options.before, options.limit, MAX_BYTES)
+
+
+async def _encoded(page: Page) -> tuple[Page, Sequence[bytes]]:
+    """The events of `page` as JSON, and the page; cut if they are too many bytes."""
+    events: list[bytes] = []
+    size = in_slice = 0
+    for found in reversed(page.events) if page.is_backward else page.events:
+        event = _as_json(found)
+        size += len(event) + 2
+        if events and size > MAX_BYTES:
+            page = page.cut(len(events))
+            break
+        events.append(event)
+        in_slice += len(event)
+        if in_slice > SLICE_BYTES or not len(events) % SLICE_EVENTS:
+            in_slice = 0
+            await asyncio.sleep(0)
+    if page.is_backward:
+        events.reverse()
+    return page, events
+
+
+def _as_json(found: Found) -> bytes:
+    """An event as JSON. The log doesn't keep it: pages of history are read once."""
+    topic, log, entry = found
+    envelope = entry.enveloped
+    if envelope is None:
+        envelope = sse.envelope(topic, entry.frame, entry.id, log.timeline.seconds(entry.id))
+    return sse.envelope_value(envelope)
+
+
+def _answer(page: Page, events: Sequence[bytes], none_match: str) -> Answer:
+    rest = {
+        "cursor": format_id(page.cursor),
+        "more": page.more,
+        "gap": _gap(page.gaps),
+        "closed": page.closed,
+    }
+    body = b'{"events": [%b], %b' % (b", ".join(events), json.dumps(rest).encode()[1:])
+    tag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
+    headers = {**_HEADERS, "ETag": tag}
+    if _matches(none_match, tag):
+        return Answer(304, headers={name: headers[name] for name in ("Cache-Control", "ETag")})
+    return Answer(200, body, headers)
+
+
+def _gap(gaps: Sequence[Gap]) -> dict[str, object] | None:
+    """The gap before the events; if there are several, which several topics may have, the others are in its `also`."""
+    if not gaps:
+        return None
+    first, *others = (gap._asdict() for gap in gaps)
+    return first | {"also": others} if others else first
+
+
+def _matches(none_match: str, tag: str) -> bool:
+    """Whether `If-None-Match` names `tag` (RFC 9110 §13.1.2, by weak comparison)."""
+    if not none_match:
+        return False
+    tags = [one.strip().removeprefix("W/") for one in none_match.split(",")]
+    return tag in tags or tags == ["*"]

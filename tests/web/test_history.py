@@ -1,0 +1,385 @@
+"""History as JSON, and long polling (contract §4)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from broker.events import rfc3339
+from tests.support.http import Answer, read_answer
+from tests.support.http import request as http_request
+from tests.support.local_broker import Clock, Serve, Server
+from tests.support.waiting import until
+from tests.web.streamed_body import close_topic
+
+
+async def get(server: Server, target: str, **headers: str) -> dict[str, Any]:
+    answer = await server.request("GET", target, **headers)
+    assert answer.status == 200, answer
+    found = answer.json()
+    assert list(found) == ["events", "cursor", "more", "gap", "closed"]
+    return found
+
+
+def data(found: dict[str, Any]) -> list[str]:
+    return [event["data"] for event in found["events"]]
+
+
+async def publish(server: Server, topic: str, *texts: str) -> list[str]:
+    return [await server.publish(topic, text) for text in texts]
+
+
+class Waiting:
+    """A poll on a connection of its own, whose answer is still to come."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader = reader
+        self.writer = writer
+
+    async def answer(self) -> Answer:
+        return await read_answer(self.reader)
+
+    async def json(self) -> dict[str, Any]:
+        answer = await self.answer()
+        assert answer.status == 200
+        assert answer.headers["cache-control"] == "private, no-cache"
+        assert await self.reader.read() == b"", "the connection ends with the answer"
+        return answer.json()
+
+
+async def poll(server: Server, target: str, *headers: str) -> Waiting:
+    """A poll that waits."""
+    before = polls(server)
+    waiting = Waiting(*await server.send(http_request("GET", target, *headers)))
+    await until(lambda: polls(server) == before + 1, "the poll waits")
+    return waiting
+
+
+def polls(server: Server) -> int:
+    return len(server.node.streams.hub)
+
+
+async def test_the_events_of_a_topic(server: Server, clock: Clock) -> None:
+    ids = [await server.publish("news", "one\ntwo"), await server.publish("news", "3", "?event=a%20type")]
+    answer = await server.request("GET", "/topics/news/events")
+    assert answer.status == 200
+    assert answer.headers["content-type"] == "application/json; charset=utf-8"
+    assert answer.headers["cache-control"] == "private, no-cache"
+    time = rfc3339(clock.now)
+    assert answer.json() == {
+        "events": [
+            {"topic": "news", "id": ids[0], "event": None, "time": time, "data": "one\ntwo"},
+            {"topic": "news", "id": ids[1], "event": "a type", "time": time, "data": "3"},
+        ],
+        "cursor": ids[1],
+        "more": False,
+        "gap": None,
+        "closed": False,
+    }
+
+
+async def test_an_event_is_the_envelope_of_a_stream(server: Server) -> None:
+    await server.publish("news", 'a "quoted" \u2028 \x01 text\r\nof lines')
+    stream = await server.subscribe("/topics/news?since=earliest&envelope=json")
+    event = await stream.event(1)
+    assert (await get(server, "/topics/news/events"))["events"] == [json.loads(event.data)]
+
+
+async def test_an_empty_answer_has_the_last_id_of_the_store(server: Server) -> None:
+    (last,) = await publish(server, "other", "x")
+    for target in (
+        "/topics/news/events",
+        "/events?topic=news&topic=more",
+        "/topics/other/events?since=latest",
+    ):
+        found = await get(server, target)
+        assert found == {"events": [], "cursor": last, "more": False, "gap": None, "closed": False}
+    listed = (await server.request("GET", "/topics", accept="application/json")).json()["topics"]
+    assert [one["topic"] for one in listed] == ["other"], "reading makes no topic"
+
+
+async def test_a_stream_continues_at_the_cursor(server: Server) -> None:
+    await publish(server, "news", "1", "2", "3")
+    found = await get(server, "/topics/news/events?limit=2")
+    assert (data(found), found["more"]) == (["1", "2"], True)
+    stream = await server.subscribe("/topics/news", last_event_id=found["cursor"])
+    await server.publish("news", "4")
+    assert await stream.data(2) == ["3", "4"]
+    assert stream.events[0].type is None
+
+
+async def test_starts_are_those_of_streams(server: Server, clock: Clock) -> None:
+    old = await publish(server, "news", "1", "2")
+    clock.now += 60
+    await publish(server, "news", "3")
+    for query, expected in (
+        ("", "123"),
+        ("since=earliest", "123"),
+        ("since=latest", ""),
+        (f"since={old[0]}", "23"),
+        ("since=30s", "3"),
+        (f"since={rfc3339(clock.now - 30)}", "3"),
+        (f"lastEventId={old[1]}", "3"),
+        (f"lastEventId={old[1]}&since=earliest&last=3", "3"),
+        ("lastEventId=&last=2", "23"),
+        ("last=2", "23"),
+        ("last=0", ""),
+        ("last=9&limit=2", "12"),
+        ("nonsense=1&_=2", "123"),
+    ):
+        assert "".join(data(await get(server, f"/topics/news/events?{query}"))) == expected, query
+    assert data(await get(server, "/topics/news/events", last_event_id=old[1])) == ["3"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["since=never", "last=x", "last=-1", "limit=0", "limit=1001", "limit=", "wait=51s", "wait=1m", "wait=30", "wait=",
+     "before=", "before=x", "before=1-1&wait=1s"],
+)  # fmt: skip
+async def test_bad_parameters(server: Server, query: str) -> None:
+    for target in ("/topics/news/events?", "/events?topic=news&"):
+        answer = await server.request("GET", target + query)
+        assert (answer.status, answer.json()["code"]) == (400, "invalid-parameter"), target
+        assert answer.headers["content-type"] == "application/problem+json"
+
+
+async def test_bad_topics_and_methods(server: Server) -> None:
+    answer = await server.request("GET", "/topics/a..b/events")
+    assert (answer.status, answer.json()["code"]) == (400, "invalid-topic")
+    answer = await server.request("GET", "/events")
+    assert (answer.status, answer.json()["code"]) == (400, "invalid-parameter")
+    many = "&".join(f"topic=t{number}" for number in range(33))
+    assert (await server.request("GET", f"/events?{many}")).status == 400
+    answer = await server.request("POST", "/topics/news/events", b"x")
+    assert (answer.status, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+async def test_a_topic_named_events(server: Server) -> None:
+    await server.publish("events", "1")
+    stream = await server.subscribe("/topics/events?since=earliest")
+    assert await stream.data(1) == ["1"]
+    assert data(await get(server, "/topics/events/events")) == ["1"]
+
+
+async def test_several_topics_are_merged_by_id(server: Server) -> None:
+    for number in range(6):
+        await server.publish("ab"[number % 2], str(number))
+    await server.publish("c", "not asked for")
+    found = await get(server, "/events?topic=a&topic=b&topic=a")
+    assert "".join(data(found)) == "012345"
+    assert [event["topic"] for event in found["events"]] == list("ababab")
+    assert "".join(data(await get(server, "/events?topic=a&topic=b&last=2"))) == "2345"
+
+
+async def test_before_gives_the_newest_that_lie_before(server: Server) -> None:
+    ids = await publish(server, "news", *"12345")
+    found = await get(server, f"/topics/news/events?before={ids[3]}&limit=2")
+    assert (data(found), found["more"], found["cursor"]) == (["2", "3"], True, ids[2])
+    found = await get(server, f"/topics/news/events?before={ids[1]}&limit=2")
+    assert (data(found), found["more"]) == (["1"], False)
+    assert data(await get(server, f"/topics/news/events?before={ids[4]}&since={ids[1]}")) == ["3", "4"]
+    assert data(await get(server, "/topics/news/events?before=99999999999999-0")) == list("12345")
+    found = await get(server, f"/topics/news/events?before={ids[0]}")
+    assert (data(found), found["more"], found["cursor"]) == ([], False, ids[4])
+
+
+async def test_gaps_are_told(serve: Serve) -> None:
+    server = await serve(retention_events=2)
+    ids = await publish(server, "a", *"1234")
+    await server.publish("b", "5")
+    found = await get(server, f"/topics/a/events?lastEventId={ids[0]}")
+    assert found["gap"] == {"topic": "a", "after": ids[0], "reason": "trimmed"}
+    assert data(found) == ["3", "4"]
+    assert (await get(server, f"/topics/a/events?lastEventId={ids[1]}"))["gap"] is None
+    found = await get(server, "/topics/a/events?lastEventId=malformed")
+    assert found["gap"] == {"topic": "a", "after": "malformed", "reason": "unknown-id"}
+    assert data(found) == ["3", "4"]
+    ahead = "99999999999999-0"
+    found = await get(server, f"/topics/a/events?lastEventId={ahead}")
+    assert found["gap"] == {"topic": "a", "after": ahead, "reason": "unknown-id"}
+    assert data(found) == []
+    found = await get(server, "/events?topic=a&topic=b&lastEventId=malformed")
+    other = {"topic": "b", "after": "malformed", "reason": "unknown-id"}
+    assert found["gap"] == {"topic": "a", "after": "malformed", "reason": "unknown-id", "also": [other]}
+    assert (await get(server, "/topics/a/events?since=1h"))["gap"] is None, "an age is no cursor"
+
+
+async def test_closed_topics(server: Server) -> None:
+    await close_topic(server, "done", "1")
+    found = await get(server, "/topics/done/events")
+    assert (data(found), found["more"], found["closed"]) == (["1"], False, True)
+    found = await get(server, f"/topics/done/events?lastEventId={found['cursor']}")
+    assert (data(found), found["closed"]) == ([], True)
+    assert (await server.request("GET", "/topics/done", last_event_id=found["cursor"])).status == 204
+    await server.publish("open", "2")
+    found = await get(server, "/events?topic=done&topic=open")
+    assert (data(found), found["closed"]) == (["1", "2"], False)
+    found = await get(server, "/events?topic=done&wait=50s&since=latest")
+    assert (data(found), found["closed"]) == ([], True), "it doesn't wait for what can't come"
+
+
+async def test_a_deleted_topic_shows_nothing_of_before(server: Server) -> None:
+    ids = await publish(server, "news", "1", "2")
+    await server.request("DELETE", "/topics/news")
+    assert data(await get(server, "/topics/news/events")) == []
+    await server.publish("news", "3")
+    found = await get(server, f"/topics/news/events?lastEventId={ids[1]}")
+    assert (data(found), found["gap"]) == (["3"], None)
+    found = await get(server, f"/topics/news/events?lastEventId={ids[0]}")
+    assert (data(found), found["gap"]["reason"]) == (["3"], "trimmed")
+    assert data(await get(server, "/topics/news/events?before=99999999999999-0")) == ["3"]
+
+
+@pytest.mark.parametrize("text", ["x", '"', "\x01", "\n"])
+@pytest.mark.parametrize("direction", ["after", "before"])
+async def test_an_answer_is_at_most_1_mib(serve: Serve, text: str, direction: str) -> None:
+    server = await serve(retention_bytes=64 << 20, max_event_bytes=64 << 10)
+    for number in range(40):
+        await server.publish("big", text * (60 << 10) + str(number))
+    seen: list[int] = []
+    target = "/topics/big/events?" + ("before=99999999999999-0" if direction == "before" else "")
+    more = True
+    while more:
+        answer = await server.request("GET", target)
+        assert len(answer.body) <= 1 << 20
+        found = answer.json()
+        more = found["more"]
+        numbers = [int(event["data"][60 << 10 :]) for event in found["events"]]
+        if direction == "after":
+            seen += numbers
+            target = f"/topics/big/events?lastEventId={found['cursor']}"
+        else:
+            seen = numbers + seen
+            target = f"/topics/big/events?before={found['events'][0]['id']}"
+    assert seen == list(range(40))
+
+
+async def test_an_event_larger_than_an_answer_comes_alone(serve: Serve) -> None:
+    server = await serve(retention_bytes=64 << 20, max_event_bytes=4 << 20)
+    await publish(server, "big", "1", "x" * (2 << 20), "3")
+    sizes, target, more = [], "/topics/big/events", True
+    while more:
+        found = await get(server, target)
+        sizes.append([len(text) for text in data(found)])
+        target, more = f"/topics/big/events?lastEventId={found['cursor']}", found["more"]
+    assert sizes == [[1], [2 << 20], [1]]
+
+
+async def test_etag(server: Server) -> None:
+    await publish(server, "news", "1")
+    first = await server.request("GET", "/topics/news/events")
+    tag = first.headers["etag"]
+    for sent in (tag, f"W/{tag}", f'"x", {tag}', "*"):
+        answer = await server.request("GET", "/topics/news/events", if_none_match=sent)
+        assert (answer.status, answer.body) == (304, b"")
+        assert answer.headers["etag"] == tag
+        assert answer.headers["cache-control"] == "private, no-cache"
+    await publish(server, "news", "2")
+    answer = await server.request("GET", "/topics/news/events", if_none_match=tag)
+    assert answer.status == 200
+    assert answer.headers["etag"] != tag
+
+
+async def test_head(server: Server) -> None:
+    await publish(server, "news", "1")
+    full = await server.request("GET", "/topics/news/events")
+    answer = await server.request("HEAD", "/topics/news/events?wait=50s&since=earliest")
+    assert (answer.status, answer.body) == (200, b"")
+    assert answer.headers["etag"] == full.headers["etag"]
+    assert answer.headers["content-length"] == str(len(full.body))
+    assert (await server.request("HEAD", "/topics/silent/events?wait=50s")).status == 200, "it doesn't wait"
+
+
+async def test_pages_of_other_origins(serve: Serve) -> None:
+    server = await serve(cors_origins=("https://page.example",))
+    await publish(server, "news", "1")
+    answer = await server.request("GET", "/topics/news/events", origin="https://page.example")
+    assert answer.headers["access-control-allow-origin"] == "https://page.example"
+    assert "ETag" in answer.headers["access-control-expose-headers"]
+    waiting = await poll(server, "/topics/news/events?wait=50s&since=latest", "Origin: https://page.example")
+    await publish(server, "news", "2")
+    answer = await waiting.answer()
+    assert answer.headers["access-control-allow-origin"] == "https://page.example"
+    assert answer.headers["vary"] == "Origin"
+
+
+# Long polling
+
+
+async def test_a_poll_with_something_to_give_does_not_wait(server: Server) -> None:
+    await publish(server, "news", "1")
+    assert data(await get(server, "/topics/news/events?wait=50s")) == ["1"]
+    assert polls(server) == 0
+
+
+async def test_a_poll_waits_for_the_first_event(server: Server) -> None:
+    waiting = await poll(server, "/topics/news/events?wait=50s")
+    assert server.node.metrics.registry.get_sample_value("broker_subscribers") == 1
+    (sent,) = await publish(server, "news", "1")
+    found = await waiting.json()
+    assert (data(found), found["cursor"], found["more"], found["gap"]) == (["1"], sent, False, None)
+    await until(lambda: polls(server) == 0, "nothing is left of it")
+    assert not server.subscribers_of("news")
+
+
+async def test_a_poll_ends_empty_after_its_time(server: Server) -> None:
+    (last,) = await publish(server, "other", "x")
+    waiting = await poll(server, "/topics/news/events?wait=1s")
+    assert await waiting.json() == {"events": [], "cursor": last, "more": False, "gap": None, "closed": False}
+
+
+async def test_a_poll_on_several_topics(server: Server) -> None:
+    waiting = await poll(server, "/events?topic=a&topic=b&wait=50s")
+    await publish(server, "c", "0")
+    await publish(server, "b", "1")
+    assert data(await waiting.json()) == ["1"]
+
+
+async def test_a_poll_ends_when_all_its_topics_end(server: Server) -> None:
+    waiting = await poll(server, "/events?topic=a&topic=b&wait=50s")
+    await server.request("POST", "/topics/a?end=true")
+    await until(lambda: not server.subscribers_of("a"), "the poll has left the closed topic")
+    assert server.subscribers_of("b") == 1
+    await server.request("POST", "/topics/b?end=true")
+    found = await waiting.json()
+    assert (found["events"], found["closed"]) == ([], True)
+    stream = await server.request("GET", "/topics?topic=a&topic=b", last_event_id=found["cursor"])
+    assert stream.status == 204
+
+
+async def test_a_poll_gets_the_last_event_with_the_end(server: Server) -> None:
+    waiting = await poll(server, "/topics/a/events?wait=50s")
+    await close_topic(server, "a", "last")
+    found = await waiting.json()
+    assert (data(found), found["closed"]) == (["last"], True)
+
+
+async def test_a_poll_ends_when_its_topic_is_deleted(server: Server) -> None:
+    await publish(server, "a", "1")
+    waiting = await poll(server, "/topics/a/events?wait=50s&since=latest")
+    await server.request("DELETE", "/topics/a")
+    found = await waiting.json()
+    assert (found["events"], found["closed"], found["gap"]) == ([], False, None)
+    await publish(server, "a", "2")
+    found = await get(server, f"/topics/a/events?lastEventId={found['cursor']}")
+    assert (data(found), found["gap"]) == (["2"], None)
+
+
+async def test_a_cancel_is_nothing_to_give(server: Server) -> None:
+    waiting = await poll(server, "/topics/a/events?wait=50s")
+    assert (await server.request("POST", "/topics/a/cancel")).status == 202
+    await publish(server, "a", "1")
+    assert data(await waiting.json()) == ["1"]
+
+
+async def test_a_poll_gets_no_heartbeat(serve: Serve) -> None:
+    server = await serve(heartbeat_seconds=0.05)
+    stream = await server.subscribe("/topics/a")
+    waiting = await poll(server, "/topics/a/events?wait=50s")
+    before = len(stream.body)
+    await stream.until(lambda: len(stream.body) > before + 6)  # three of them
+    await publish(server, "a", "1")
+    assert data(await waiting.json()) == ["1"]
