@@ -17,6 +17,7 @@ from broker.settings import Settings
 from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.hub_harness import HubHarness
 from tests.support.local_broker import Clock, Serve, Server
+from tests.support.waiting import WAIT_SECONDS
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +81,7 @@ async def harness(request: pytest.FixtureRequest) -> AsyncIterator[HubHarness]:
     yield made
     for subscriber in made.hub.subscribers:
         made.hub.cut(subscriber, CloseReason.DRAINING)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while len(made.hub):
             await asyncio.sleep(0)
     for far in made.far.values():

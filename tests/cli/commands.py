@@ -146,9 +146,9 @@ class Command:
 
     def has_out(self, count: int) -> None:
         """Wait for `count` lines of standard output."""
-        wait_for(lambda: len(self.out) >= count or self.process.poll() is not None, f"{count} lines", 30)
+        wait_for(lambda: len(self.out) >= count or self.process.poll() is not None, f"{count} lines")
         assert len(self.out) >= count, (self.out, self.err)
 
     def says(self, text: str) -> None:
         """Wait for `text` on standard error."""
-        wait_for(lambda: any(text.encode() in line for line in self.err), f"{text!r} of {self.err}", 30)
+        wait_for(lambda: any(text.encode() in line for line in self.err), f"{text!r} of {self.err}")

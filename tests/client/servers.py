@@ -12,12 +12,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 from tests.support.http import RESET_ON_CLOSE
 from tests.support.tcp_proxy import Listening
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n"
 OPENING = b"retry: 10\n:\n"
 END = b'event: broker.end\ndata: {"topic":"a","reason":"closed"}\nid: 99-0\n\n'
-WAIT_SECONDS = 20
 _T = TypeVar("_T")
 
 

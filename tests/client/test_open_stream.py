@@ -19,7 +19,7 @@ from tests.client.servers import (
     take,
 )
 from tests.support.broker_process import BrokerProcess
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ async def test_connecting_waits_until_the_broker_has_started() -> None:
             await until(lambda: len(changes) >= 2, "two attempts")
             assert {change.why for change in changes} == {"no answer: Connection refused"}
             await asyncio.to_thread(broker.start)
-            await asyncio.wait_for(connecting, 20)
+            await asyncio.wait_for(connecting, WAIT_SECONDS)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tests.client.servers import (
 )
 from tests.support.broker_process import BrokerProcess
 from tests.support.tcp_proxy import TcpProxy
+from tests.support.waiting import WAIT_SECONDS
 
 
 def keys(server: ScriptedServer) -> list[str | None]:
@@ -155,7 +156,7 @@ async def test_a_failed_attempt_is_repeated_with_the_same_key(failure: bytes) ->
 
 
 async def test_an_attempt_without_a_response_is_repeated() -> None:
-    async with ScriptedServer(stay, CREATED) as server, Client(server.url, timeout_seconds=0.2) as client:
+    async with ScriptedServer(stay, CREATED) as server, Client(server.url, timeout_seconds=1) as client:
         assert await client.publish("a", "x", idempotency_key="mine") == "5-0"
         assert keys(server) == ["mine", "mine"]
 
@@ -167,7 +168,7 @@ async def test_retries_end_after_the_time_limit() -> None:
             await client.publish("a", "x")
         assert (raised.value.code, raised.value.retry_after) == ("unavailable", 3600)
         assert len(server.accepted) == 1
-    async with ScriptedServer(vanish) as server, Client(server.url, patience_seconds=0.5) as client:
+    async with ScriptedServer(vanish) as server, Client(server.url, patience_seconds=1.5) as client:
         with pytest.raises(PublishError) as raised:
             await client.publish("a", "x")
         assert (raised.value.code, raised.value.status) == ("unreachable", None)
@@ -218,7 +219,7 @@ async def test_without_a_key_a_refused_connection_is_retried(broker: BrokerProce
         await asyncio.to_thread(broker.kill)
         publishing = asyncio.create_task(client.publish("a", "x"))
         await asyncio.to_thread(broker.start)
-        assert await asyncio.wait_for(publishing, 20)
+        assert await asyncio.wait_for(publishing, WAIT_SECONDS)
 
 
 async def test_a_publish_survives_a_restart_of_the_broker(broker: BrokerProcess) -> None:
@@ -227,7 +228,7 @@ async def test_a_publish_survives_a_restart_of_the_broker(broker: BrokerProcess)
         await asyncio.to_thread(broker.kill)
         publishing = asyncio.create_task(client.publish("a", "after"))
         await asyncio.to_thread(broker.start)
-        event_id = await asyncio.wait_for(publishing, 20)
+        event_id = await asyncio.wait_for(publishing, WAIT_SECONDS)
         async with client.subscribe("a", since="earliest") as events:
             assert await take(events, 1) == [Event("after", None, event_id, "a")]
 
@@ -242,7 +243,7 @@ async def test_lost_responses_publish_nothing_twice(broker: BrokerProcess) -> No
                 assert [event.data for event in await take(events, 1)] == [str(number)]
                 proxy.cut()
                 proxy.swallow = False
-                expected.append(await asyncio.wait_for(publishing, 20))
+                expected.append(await asyncio.wait_for(publishing, WAIT_SECONDS))
         async with direct.subscribe("a", since="earliest") as events:
             assert [event.id for event in await take(events, 20)] == expected
             await direct.publish("a", "last")
@@ -364,7 +365,7 @@ async def test_a_response_before_the_end_of_the_stream_is_read() -> None:
         with pytest.raises(PublishError) as raised:
             await client.publish_lines("a", endless())
         assert (raised.value.code, raised.value.extra) == ("cancelled", {"published": 1})
-        await asyncio.wait_for(stopped.wait(), 20)
+        await asyncio.wait_for(stopped.wait(), WAIT_SECONDS)
 
 
 async def test_a_response_is_read_while_the_source_is_silent(client: Client) -> None:
@@ -373,7 +374,7 @@ async def test_a_response_is_read_while_the_source_is_silent(client: Client) -> 
         await asyncio.Event().wait()
 
     with pytest.raises(PublishError) as raised:
-        await asyncio.wait_for(client.publish_ndjson("a", silent()), 20)
+        await asyncio.wait_for(client.publish_ndjson("a", silent()), WAIT_SECONDS)
     assert (raised.value.code, raised.value.extra["line"]) == ("invalid-body", 1)
 
 

@@ -16,7 +16,7 @@ from broker.settings import Settings
 from tests.support.local_broker import Serve, Server
 from tests.support.tcp_proxy import Cuts, CuttingProxy
 from tests.support.tokens import HMAC, SECRET
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 
 @contextlib.asynccontextmanager
@@ -112,7 +112,7 @@ async def test_cancel_is_raised_and_the_sent_text_stands(server: Server) -> None
                     if sent == 20:
                         await client.cancel("a")
                     await asyncio.sleep(0.001)
-        text = await asyncio.wait_for(viewer, 10)
+        text = await asyncio.wait_for(viewer, WAIT_SECONDS)
         assert text[:20] == [str(number) for number in range(20)]
         info = await server.request("GET", "/topics/a", accept="application/json")
         assert info.json()["closed"] is True
@@ -125,7 +125,7 @@ async def test_cancel_reaches_a_producer_that_sends_nothing(server: Server) -> N
                 await stream.send("x")
                 await until(lambda: server.node.metrics.published.value == 1, "it is out")
                 await client.cancel("a")
-                await asyncio.wait_for(stream.cancelled(), 10)
+                await asyncio.wait_for(stream.cancelled(), WAIT_SECONDS)
                 await stream.send("never")
 
 
@@ -138,7 +138,7 @@ async def test_an_error_of_the_producer_abandons_the_topic(serve: Serve) -> None
                 await until(lambda: server.node.metrics.published.value == 1, "it is out")
                 raise ZeroDivisionError
         with pytest.raises(SubscribeError) as caught:
-            await asyncio.wait_for(viewer, 20)
+            await asyncio.wait_for(viewer, WAIT_SECONDS)
         assert caught.value.code == "abandoned"
 
 
@@ -215,7 +215,7 @@ async def test_a_broker_that_never_responds_is_an_error() -> None:
     url = f"http://127.0.0.1:{silent.sockets[0].getsockname()[1]}"
     async with Client(url, timeout_seconds=0.2, patience_seconds=0.5) as client:
         with pytest.raises(PublishError) as caught:
-            async with asyncio.timeout(10), client.stream("a") as stream:
+            async with asyncio.timeout(WAIT_SECONDS), client.stream("a") as stream:
                 await stream.send("x")
         assert caught.value.code == "unreachable"
     silent.close()

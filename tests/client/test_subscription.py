@@ -264,12 +264,12 @@ async def test_a_silent_connection_is_replaced() -> None:
 async def test_heartbeats_keep_a_silent_topic_connected() -> None:
     async def beat(connection: ServerConnection) -> None:
         await connection.send(STREAM + OPENING)
-        for _ in range(20):
+        for _ in range(60):
             await connection.send(b":\n")
             await asyncio.sleep(0.05)  # the server's pace, not a wait for the client
         await connection.send(END)
 
-    async with ScriptedServer(beat) as server, Client(server.url, silence_seconds=0.5) as client:
+    async with ScriptedServer(beat) as server, Client(server.url, silence_seconds=2) as client:
         assert await rest(client.subscribe("a")) == []
         assert len(server.accepted) == 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from broker.fanout.backpressure import MAX_BYTES, MAX_TOPIC_BYTES, Backpressure
+from tests.support.waiting import WAIT_SECONDS
 
 
 class OnItsWay:
@@ -62,7 +63,7 @@ async def test_a_busy_topic_delays_only_its_own_publishers() -> None:
     way = OnItsWay()
     await way.publish("first", "busy")
     tasks = await start(way.publish("waits", "busy"), way.publish("waits, too", "busy", "quiet"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WAIT_SECONDS):
         await way.publish("passes", "other")
     assert way.published == ["first", "passes"]
     await way.written("busy")

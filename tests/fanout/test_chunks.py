@@ -11,6 +11,7 @@ from broker.fanout.chunks import LAST_CHUNK, as_chunk
 from broker.fanout.subscriber import CloseReason, Subscriber
 from broker.topics import Retention
 from tests.support.hub_harness import HubHarness
+from tests.support.waiting import WAIT_SECONDS
 
 WIRE = 1 << 20
 
@@ -22,7 +23,7 @@ def frame(data: bytes, number: int) -> bytes:
 async def end_of(harness: HubHarness, subscriber: Subscriber) -> bytes:
     """Read until the connection is gone; the body since the last read."""
     data = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not harness.closes:
             data += harness.read(subscriber)
             harness.hub.sweep()
@@ -74,7 +75,7 @@ async def test_a_lagging_subscriber_gets_whole_chunks_in_order(harness: HubHarne
         harness.publish("a", b"y" * 5000)
         harness.run()
     body = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while subscriber.lag is not None or subscriber.cursor != harness.last:
             body += harness.read(subscriber)
             harness.run()

@@ -142,7 +142,7 @@ async def test_reporting_a_flushed_subscriber_twice_is_harmless(harness: HubHarn
         harness.publish("a", b"x" * 10_000)
     subscriber = await harness.subscribe("a", cursor=0)
     decoder, ids = Decoder(), [0]
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while ids[-1] < harness.last:
             ids += [int(event.id.split("-")[1]) for event in decoder.feed(harness.read(subscriber))]
             harness.hub.flushed(subscriber)
@@ -162,7 +162,7 @@ async def test_a_subscriber_that_the_log_has_moved_past_gets_the_rest_of_its_pie
         harness.run()
     assert slow.lag is not None
     decoder, ids = Decoder(), []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not harness.closes:
             ids += [int(event.id.split("-")[1]) for event in decoder.feed(harness.read(slow))]
             harness.run()
@@ -192,7 +192,7 @@ async def test_the_end_of_one_of_several_topics_loses_nothing_of_the_others(harn
     harness.delete("b")
     harness.run()
     assert not both.reads("b")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while len(harness.closes) < 2:
             await asyncio.sleep(0)
     assert set(harness.closes) == {CloseReason.ENDED}

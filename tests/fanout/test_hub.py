@@ -9,6 +9,7 @@ import pytest
 from broker import sse
 from broker.fanout.subscriber import CloseReason
 from tests.support.hub_harness import HubHarness
+from tests.support.waiting import WAIT_SECONDS
 
 
 @pytest.mark.parametrize("data", [b"", b"data: after\nid: 0-2\n\n"])
@@ -27,7 +28,7 @@ async def test_a_control_event_comes_between_two_events_and_one_that_lags_gets_o
         harness.publish("a", b"after")
     wanted = b"data: " + large + b"\nid: 0-1\n\n: latest\n\n" + data
     got = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while len(got) < len(wanted):
             got += harness.read(subscriber)
             harness.run()
@@ -59,7 +60,7 @@ async def test_nothing_stays_of_a_subscriber_that_has_left(harness: HubHarness) 
     ]
     for far in harness.far.values():
         far.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while len(harness.closes) < len(subscribers):
             await asyncio.sleep(0)
     assert len(harness.hub) == 0

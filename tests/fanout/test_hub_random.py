@@ -17,6 +17,7 @@ from broker.log.start import After, has_seen_all, position
 from broker.sse import Decoder
 from tests.support.hub_harness import HubHarness
 from tests.support.store_state import StateValue
+from tests.support.waiting import WAIT_SECONDS
 
 TOPICS = ["a", "b", "c"]
 STEPS = 100
@@ -116,7 +117,7 @@ class Story:
     async def quiet(self) -> None:
         """Let all read until nothing comes any more."""
         silent = 0
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(WAIT_SECONDS):
             while silent < 30:
                 self.harness.run()
                 await asyncio.sleep(0.001 if silent % 10 == 9 else 0)

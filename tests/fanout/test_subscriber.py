@@ -12,6 +12,7 @@ from broker.auth.grants import UNRESTRICTED_CALLER
 from broker.fanout.feed import PIECE_BYTES
 from broker.fanout.subscriber import CloseReason, Subscriber
 from tests.support.hub_harness import HubHarness, reset, tcp_pair
+from tests.support.waiting import WAIT_SECONDS
 
 
 async def until_the_kernel_holds_bytes(harness: HubHarness) -> Subscriber:
@@ -21,7 +22,7 @@ async def until_the_kernel_holds_bytes(harness: HubHarness) -> Subscriber:
     while subscriber.lag is None:
         harness.publish("a", b"x" * 4000)
         harness.run()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while subscriber.lag is not None:
             decode(harness.receive(subscriber, 1000))
             harness.run()
@@ -48,7 +49,7 @@ async def test_the_last_bytes_come_after_those_in_the_transports_buffer(harness:
     subscriber = await harness.subscribe("a", cursor=0)
     data = harness.read(subscriber)  # so that the socket has room again, and the transport doesn't know
     harness.hub.finish(subscriber, CloseReason.DRAINING, sse.retry(1))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not harness.closes:
             data += harness.read(subscriber)
             harness.hub.sweep()
@@ -90,7 +91,7 @@ async def test_a_connection_whose_peer_has_left_stays_while_the_kernel_holds_byt
 ) -> None:
     subscriber = await until_the_kernel_holds_bytes(harness)
     harness.far[subscriber].shutdown(socket.SHUT_WR)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while subscriber.feed is not None:
             await asyncio.sleep(0)
     for _ in range(10):
@@ -120,14 +121,14 @@ async def test_a_connection_whose_peer_has_left_without_reading_is_closed_once_s
         harness.publish("a", b"x" * 10_000)
     subscriber = await harness.subscribe("a", cursor=0)
     harness.far[subscriber].shutdown(socket.SHUT_WR)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while subscriber.feed is not None:
             await asyncio.sleep(0)
     assert len(harness.hub) == 1  # it still counts: the kernel holds bytes for it
     harness.hub.sweep()
     harness.now += 31
     harness.hub.sweep()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not harness.closes:
             await asyncio.sleep(0)
     assert harness.closes == [CloseReason.CLIENT]
@@ -179,6 +180,6 @@ async def test_a_connection_that_times_out_has_a_close_reason_of_its_own(
     assert owner.reasons == [reason]
     transport.abort()
     far.close()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while len(owner.reasons) < 2:
             await asyncio.sleep(0)

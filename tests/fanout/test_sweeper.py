@@ -10,6 +10,7 @@ from broker import sse
 from broker.fanout.fanout import WRITES_PER_TURN
 from broker.fanout.subscriber import CloseReason, Subscriber
 from tests.support.hub_harness import HubHarness
+from tests.support.waiting import WAIT_SECONDS
 
 
 async def test_a_stuck_subscriber_is_closed_and_nothing_waits_for_it(harness: HubHarness) -> None:
@@ -23,7 +24,7 @@ async def test_a_stuck_subscriber_is_closed_and_nothing_waits_for_it(harness: Hu
     harness.now += 2
     harness.hub.sweep()
     assert stuck.feed is None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not harness.closes:
             await asyncio.sleep(0)
     assert harness.closes == [CloseReason.SLOW]
@@ -39,7 +40,7 @@ async def test_a_slow_reader_that_still_reads_is_not_stuck(harness: HubHarness) 
         harness.now += 25
         harness.hub.sweep()
         assert slow.feed is not None, f"cut after {read} bytes"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_SECONDS):
             got = 0
             while got < 24_000:
                 try:
@@ -61,7 +62,7 @@ async def test_an_ended_stream_is_closed_as_soon_as_its_client_has_everything(ha
     await asyncio.sleep(0)
     assert not harness.closes  # it has not read yet
     data = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not harness.closes:
             data += harness.read(slow)
             harness.hub.sweep()
@@ -139,7 +140,7 @@ async def test_a_peer_that_acknowledges_no_heartbeat_times_out(
     for _ in range(4):
         harness.now += 15
         harness.hub.sweep()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not harness.closes:
             await asyncio.sleep(0)
     assert harness.closes == [CloseReason.TIMEOUT]

@@ -206,7 +206,7 @@ def test_who_was_closed_as_slow_goes_on_by_its_cursor() -> None:
             publisher.publish_numbered("flood", 10, 10)
             seen = stream.wait_for_events(11)[1:]
             publisher.publish_numbered("flood", 300, EVENT_BYTES)
-            wait_for(lambda: closed_as_slow(broker) == 1, "the reader to be closed", 20)
+            wait_for(lambda: closed_as_slow(broker) == 1, "the reader to be closed")
         with Stream(broker.port, f"/topics/flood?lastEventId={seen[-1].id}") as again:
             data = [event.data for event in (*seen, *again.wait_for_events(300))]
         assert data == publisher.published

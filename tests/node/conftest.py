@@ -18,6 +18,7 @@ from broker.stores.memory import MemoryStore
 from broker.topics import Retention, RetentionRules
 from tests.support.hub_harness import tcp_pair
 from tests.support.local_broker import Clock
+from tests.support.waiting import WAIT_SECONDS
 
 POLICY = StreamPolicy(
     max_connections=2,
@@ -53,7 +54,7 @@ async def node(clock: Clock) -> AsyncIterator[Node]:
     await started.start()
     yield started
     await started.stop()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while len(started.streams):
             await asyncio.sleep(0)
 

@@ -11,13 +11,14 @@ from broker.fanout.backpressure import MAX_TOPIC_BYTES
 from broker.log.log import Log
 from broker.node.node import Node
 from tests.node.conftest import OpenStream
+from tests.support.waiting import WAIT_SECONDS
 
 
 async def test_a_published_event_reaches_a_subscriber(node: Node, open_stream: OpenStream) -> None:
     client = await open_stream()
     receipt = await node.publish([("a", sse.lines(b"1"))])
     received = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not received:
             received = client.read()
             await asyncio.sleep(0)
@@ -54,7 +55,7 @@ async def test_a_log_is_trimmed_once_for_each_event(
 
     monkeypatch.setattr(Log, "trim", recording)
     await node.publish([("a", sse.lines(b"1"))])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not all(client.read() for client in clients):
             await asyncio.sleep(0)
     assert len(trimmed) == 1
@@ -67,7 +68,7 @@ async def test_a_node_whose_sweeps_have_died_is_not_ready(
     assert set(node.checks().values()) == {"ok"}
     monkeypatch.setattr(node._store, "sweep", lambda: 1 / 0)
     assert node._sweeping is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         await asyncio.wait([node._sweeping])
     assert node.checks()["heartbeats"] == "stopped"
     assert "no longer ready" in caplog.text
@@ -79,7 +80,7 @@ async def test_a_node_whose_sweeps_have_died_stops_its_store(
 ) -> None:
     monkeypatch.setattr(node._store, "sweep", lambda: 1 / 0)
     assert node._sweeping is not None
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         await asyncio.wait([node._sweeping])
     stopped: list[bool] = []
     stop = node._store.stop

@@ -11,6 +11,7 @@ from broker import sse
 from broker.errors import Overloaded, Unavailable
 from broker.node.node import Node
 from tests.node.conftest import OpenStream
+from tests.support.waiting import WAIT_SECONDS
 
 
 async def test_a_full_instance_takes_no_further_stream(node: Node, open_stream: OpenStream) -> None:
@@ -28,8 +29,8 @@ async def test_i8_a_drain_ends_each_stream_with_its_own_delay_after_all_its_even
     await node.publish([("a", sse.lines(b"1"))])
     draining = asyncio.ensure_future(node.streams.drain())
     received = [b"", b""]
-    async with asyncio.timeout(10):
-        while not draining.done():
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not (draining.done() and all(data.endswith(b"\n") and b"retry" in data for data in received)):
             received = [data + client.read() for data, client in zip(received, clients, strict=True)]
             await asyncio.sleep(0)
     with pytest.raises(Unavailable):

@@ -11,8 +11,8 @@ import aiohttp
 
 from broker import Client
 from broker.client import Gap
+from tests.support.waiting import WAIT_SECONDS
 
-WAIT_SECONDS = 60
 RETRYABLE = {429, 503}
 
 

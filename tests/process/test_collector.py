@@ -16,6 +16,7 @@ from broker.process.collector import (
     QuietCollector,
     relax_collector,
 )
+from tests.support.waiting import WAIT_SECONDS
 
 
 class Process:
@@ -85,7 +86,7 @@ async def test_it_frees_a_cycle(monkeypatch: pytest.MonkeyPatch) -> None:
     gc.disable()
     try:
         Cycle()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_SECONDS):
             while any(isinstance(thing, Cycle) for thing in gc.get_objects()):
                 await asyncio.sleep(0.01)
     finally:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from broker.process.signals import SignalQueue, may_catch_sighup
+from tests.support.waiting import WAIT_SECONDS
 
 TERMINATIONS = (signal.SIGTERM, signal.SIGINT)
 
@@ -28,7 +29,7 @@ async def test_signals_arrive_in_order(handlers: None) -> None:
     for number in sent:
         signal.raise_signal(number)
         await asyncio.sleep(0)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         assert [await signals.next() for _ in sent] == sent
 
 
@@ -37,7 +38,7 @@ async def test_sighup_is_no_termination(handlers: None, number: signal.Signals) 
     signals = SignalQueue(sighup=True)
     for received in (signal.SIGHUP, signal.SIGHUP, number):
         signal.raise_signal(received)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         assert await signals.next_termination() is number
 
 

@@ -188,7 +188,7 @@ def test_the_server_runs_while_workers_drain(data: Path) -> None:
         server = data_server(broker)
         broker.publish("news", "late")
         os.kill(server, signal.SIGKILL)
-        wait_for(lambda: _is_published(broker), "the server is restarted", 20)
+        wait_for(lambda: _is_published(broker), "the server is restarted")
         broker.send_signal(signal.SIGTERM)
         wait_for(lambda: not broker.running, "its end")
         assert broker.terminate() == 0

@@ -82,7 +82,7 @@ def test_a_sentinel_promotes_the_replica(start_server: StartServer, start_sentin
     sentinel.wait_for_replica()
     assert sentinel.source_port() == source.port
     source.kill()
-    wait_for(lambda: sentinel.source_port() == replica.port, "the replica is promoted", 30)
+    wait_for(lambda: sentinel.source_port() == replica.port, "the replica is promoted")
     with replica.client() as client:
         assert client.get("a") == b"1"
         client.set("a", "2")

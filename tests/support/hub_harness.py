@@ -17,6 +17,7 @@ from broker.log.log import Log
 from broker.sse import Decoder
 from broker.topics import Retention
 from tests.support.http import ChunkDecoder
+from tests.support.waiting import WAIT_SECONDS
 
 KEEP = Retention(1_000_000, 1 << 30, 1e9)
 BUFFER = 16 << 10
@@ -176,14 +177,14 @@ class HubHarness:
 
     async def closing(self, count: int = 1) -> None:
         """Let the loop work until `count` connections are gone."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_SECONDS):
             while len(self.closes) < count:
                 await asyncio.sleep(0)
 
     async def read_all(self, subscriber: Subscriber, until: int) -> list[int]:
         """Read, and let the loop and the hub work, until the event with id `until` came; the ids."""
         decoder, ids = Decoder(), [0]
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_SECONDS):
             while ids[-1] < until:
                 ids += [int(event.id.split("-")[1]) for event in decoder.feed(self.read(subscriber))]
                 self.run()

@@ -12,7 +12,7 @@ from broker.fanout.subscriber import CloseReason
 from tests.support.event_stream import AsyncStream
 from tests.support.http import read_head
 from tests.support.local_broker import Serve, Server
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 from tests.web.streamed_body import close_topic
 
 HTTP_1_0 = b"GET /topics/news HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n"
@@ -82,7 +82,7 @@ async def test_head_and_204_have_no_body_and_no_coding(server: Server) -> None:
         assert answered == status
         assert "transfer-encoding" not in headers
         assert "content-length" not in headers
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_SECONDS):
             assert await reader.read() == b""
 
 

@@ -16,7 +16,7 @@ from tests.support.http import read_answer
 from tests.support.local_broker import Serve, Server
 from tests.support.ports import free_port
 from tests.support.tokens import HMAC, Signer, signer
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 from tests.web.streamed_body import StreamedBody, events
 
 OLD, NEW = signer("ES256"), signer("EdDSA")
@@ -93,7 +93,7 @@ async def readiness(server: Server) -> tuple[int, Any]:
 
 
 async def until_ready(server: Server) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while (await readiness(server))[0] != 200:
             await asyncio.sleep(0.01)
 

@@ -40,7 +40,9 @@ async def test_metrics(server: Server) -> None:
     await resumed.data(1)
     lost = await server.subscribe("/topics/news", last_event_id="1-0")
     await lost.data(1)
-    await until(lambda: server.subscribers_of("news") == 2, "the first one has left")
+    await until(
+        lambda: b'broker_closes_total{reason="client"} 1.0' in server.node.metrics.text(), "one has left"
+    )
     answer = await server.request("GET", "/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     text = answer.body.decode()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.http import read_head
 from tests.support.local_broker import Clock, Serve, Server
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 from tests.web.streamed_body import NDJSON, kept, lines
 
 
@@ -86,7 +86,7 @@ async def test_cut_single_event_is_not_published(server: Server) -> None:
         b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf"
     )
     writer.write_eof()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         assert await reader.read() == b""
     assert await kept(server) == []
 

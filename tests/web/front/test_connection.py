@@ -269,13 +269,40 @@ async def kept(server: Server, topic: str = "news") -> list[tuple[str | None, st
     return [(event.type, event.data) for event in stream.events]
 
 
+async def test_a_short_shutdown_waits_for_no_client_that_does_not_read() -> None:
+    runner = Runner(create_app(Settings()), access_log=None, shutdown_timeout=10 * WAIT_SECONDS)
+    await runner.setup()
+    await web.TCPSite(runner, HOST, 0).start()
+    front = runner.front
+    assert front is not None
+    reader, writer = await asyncio.open_connection(*runner.addresses[0][:2], limit=1024)
+    sending = asyncio.ensure_future(
+        send_all(writer, b"GET /page/page.css HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    )
+    await until(lambda: any(not one._is_writable for one in front.connections), "an answer that is not read")
+    runner.shorten_shutdown()
+    async with asyncio.timeout(WAIT_SECONDS):
+        await runner.cleanup()
+    with pytest.raises(ConnectionError):
+        await sending
+    del reader
+    await close(writer)
+
+
+async def send_all(writer: asyncio.StreamWriter, request: bytes) -> None:
+    """Send requests until the connection fails."""
+    while True:
+        writer.write(request * 100)
+        await writer.drain()
+
+
 @pytest.mark.parametrize("count", [1, 5])
 async def test_a_client_that_half_closes_after_whole_requests_is_answered(server: Server, count: int) -> None:
     reader, writer = await server.send(
         b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx" * count
     )
     writer.write_eof()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         answers = await reader.read()
     assert answers.count(b"HTTP/1.1 201 Created") == count
     assert len(await kept(server)) == count
@@ -315,7 +342,7 @@ async def test_an_answer_to_http_0_9_is_http_1_0(server: Server) -> None:
 
 
 async def test_a_short_shutdown_waits_for_no_handler() -> None:
-    runner = Runner(create_app(Settings()), access_log=None, shutdown_timeout=60)
+    runner = Runner(create_app(Settings()), access_log=None, shutdown_timeout=10 * WAIT_SECONDS)
     await runner.setup()
     await web.TCPSite(runner, HOST, 0).start()
     handler_runs = asyncio.Event()

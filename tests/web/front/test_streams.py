@@ -21,7 +21,7 @@ from broker.web.runner import Runner
 from tests.support.http import close, read_head
 from tests.support.local_broker import Serve, Server
 from tests.support.tls import listen_securely, tls_contexts
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 
 def subscribers(server: Server) -> int:
@@ -139,7 +139,7 @@ async def test_a_client_that_half_closes_after_the_request_has_left(server: Serv
     for _ in range(20):
         reader, writer = await server.send(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
         writer.write_eof()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WAIT_SECONDS):
             answer = await reader.read()
         assert answer == b"" or answer.startswith(b"HTTP/1.1 200 OK\r\n")
         await close(writer)
@@ -147,14 +147,14 @@ async def test_a_client_that_half_closes_after_the_request_has_left(server: Serv
 
 
 async def test_cleanup_does_not_wait_for_streams() -> None:
-    runner = Runner(create_app(Settings()), access_log=None, shutdown_timeout=30)
+    runner = Runner(create_app(Settings()), access_log=None, shutdown_timeout=10 * WAIT_SECONDS)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
     writer.write(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await read_head(reader)
     node = runner.app[SERVICES].node
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         await runner.cleanup()
     assert len(node.streams.hub) == 0
     await close(writer)
@@ -177,7 +177,7 @@ async def test_tls_peers_that_reset_harm_nobody() -> None:
     await until(lambda: node.streams.hub.lagging > 20, "many lag")
     for writer in writers:
         writer.transport.abort()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while len(node.streams.hub):
             node.streams.hub.sweep()  # at every turn of the loop: also when a connection is half gone
             await asyncio.sleep(0)
@@ -208,7 +208,7 @@ async def test_tls() -> None:
     )
     got: list[str] = []
     while len(got) < len(sent):
-        line = await asyncio.wait_for(good[0].readline(), 10)
+        line = await asyncio.wait_for(good[0].readline(), WAIT_SECONDS)
         if line.startswith(b"data: "):
             got.append(line[6:-1].decode())
     await publishing
