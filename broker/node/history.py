@@ -7,7 +7,7 @@ its bytes are bounded. Reading is a `def`, in one step with `watch` or with the 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import NamedTuple
@@ -45,6 +45,7 @@ class Page:
         more: whether there are further events in the direction of the reading.
         gaps: the gaps before its first event.
         closed: whether all topics are closed.
+        ends: of the topics that are closed, and of those that were deleted while a poll waited, by topic.
         is_backward: whether it was read from the newest event to the oldest.
     """
 
@@ -53,6 +54,7 @@ class Page:
     more: bool
     gaps: Sequence[Gap]
     closed: bool
+    ends: Mapping[str, Entry]
     is_backward: bool = False
 
     def cut(self, count: int) -> Page:
@@ -70,7 +72,7 @@ class Reading:
         resumes: whether the client has sent a cursor.
     """
 
-    __slots__ = ("_cursor", "_feed", "_gaps", "_logs", "_store", "resumes", "topics")
+    __slots__ = ("_cursor", "_deleted", "_feed", "_gaps", "_logs", "_store", "resumes", "topics")
 
     def __init__(self, topics: Sequence[str], logs: Sequence[Log], start: Start, store: WatchedLogs) -> None:
         where = position(start, topics, logs, store)
@@ -82,14 +84,10 @@ class Reading:
         self._cursor = where.cursor
         self._feed = Feed(FeedKey(where.topics, enveloped=True, floors=where.floors), read, store)
         after = cursor_text(start)
+        self._deleted: dict[str, Entry] = {}  # the log may soon lack these ends
         self._gaps = [
             Gap(topic, after, reason) for topic, reason in zip(where.gap_topics, where.gaps, strict=True)
         ]
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether all topics are closed."""
-        return all(log.end is not None for log in self._logs)
 
     def open_topics(self) -> tuple[tuple[str, ...], Sequence[Log]]:
         """The topics that may still get events, and their logs."""
@@ -102,7 +100,7 @@ class Reading:
 
     def nothing(self) -> Page:
         """A page without events, at the cursor where the reading began."""
-        return Page((), self._cursor, False, (), self.is_closed)
+        return self._page((), self._cursor, more=False, gaps=())
 
     def after(self, limit: int, max_bytes: int) -> Page:
         """The first events, at most `limit`, with frames of `max_bytes` in all; or one."""
@@ -113,6 +111,7 @@ class Reading:
             if entry.id > up_to:
                 break
             if entry.end:
+                self._deleted[topic] = entry  # or closed, which the log itself tells
                 continue
             size += len(entry.frame)
             if events and (entry.gap is not None or len(events) == limit or size > max_bytes):
@@ -123,7 +122,7 @@ class Reading:
             else:
                 gaps.append(Gap(topic, format_id(self._cursor), entry.gap))
         cursor = events[-1].entry.id if events else self.end()
-        return Page(events, cursor, more, gaps, self.is_closed)
+        return self._page(events, cursor, more=more, gaps=gaps)
 
     def before(self, stop: EventId, limit: int, max_bytes: int) -> Page:
         """The last events before the id `stop`; else as `after`."""
@@ -146,7 +145,20 @@ class Reading:
         gaps += [Gap(topic, format_id(seen), reason) for topic, reason in lost]
         events.reverse()
         cursor = events[-1].entry.id if events else self.end()
-        return Page(events, cursor, more, gaps, self.is_closed, is_backward=True)
+        return self._page(events, cursor, more=more, gaps=gaps, is_backward=True)
+
+    def _page(
+        self,
+        events: Sequence[Found],
+        cursor: EventId,
+        *,
+        more: bool,
+        gaps: Sequence[Gap],
+        is_backward: bool = False,
+    ) -> Page:
+        closed = {t: log.end for t, log in zip(self.topics, self._logs, strict=True) if log.end is not None}
+        is_closed = len(closed) == len(self.topics)
+        return Page(events, cursor, more, gaps, is_closed, {**self._deleted, **closed}, is_backward)
 
     def _newest_first(self, stop: EventId) -> Iterator[tuple[str, Log, Entry]]:
         feed = self._feed

@@ -19,6 +19,7 @@ from broker.errors import InvalidParameter
 from broker.events import EventId, format_id, parse_id
 from broker.fanout.feed import PIECE_BYTES
 from broker.fanout.subscriber import CloseReason
+from broker.log.entry import Entry
 from broker.log.start import Since, Start
 from broker.node.history import Found, Gap, Page, Reading
 from broker.node.node import Node
@@ -181,12 +182,14 @@ def _as_json(found: Found) -> bytes:
 
 
 def _answer(page: Page, events: Sequence[bytes], none_match: str) -> Answer:
-    rest = {
+    rest: dict[str, object] = {
         "cursor": format_id(page.cursor),
         "more": page.more,
         "gap": _gap(page.gaps),
         "closed": page.closed,
     }
+    if page.ends:
+        rest["ends"] = [_end(topic, entry) for topic, entry in page.ends.items()]
     body = b'{"events": [%b], %b' % (b", ".join(events), json.dumps(rest).encode()[1:])
     tag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
     headers = {**_HEADERS, "ETag": tag}
@@ -201,6 +204,12 @@ def _gap(gaps: Sequence[Gap]) -> dict[str, object] | None:
         return None
     first, *others = (gap._asdict() for gap in gaps)
     return first | {"also": others} if others else first
+
+
+def _end(topic: str, end: Entry) -> dict[str, object]:
+    """Why a topic ended, as `broker.end` has it."""
+    reason = json.loads(sse.split(end.frame).data)["reason"]
+    return {"topic": topic, "id": format_id(end.id), "reason": reason}
 
 
 def _matches(none_match: str, tag: str) -> bool:

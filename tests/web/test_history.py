@@ -20,8 +20,14 @@ async def get(server: Server, target: str, **headers: str) -> dict[str, Any]:
     answer = await server.request("GET", target, **headers)
     assert answer.status == 200, answer
     found = answer.json()
-    assert list(found) == ["events", "cursor", "more", "gap", "closed"]
+    assert [name for name in found if name != "ends"] == ["events", "cursor", "more", "gap", "closed"]
+    assert found.get("ends") != [], "left out where no topic has ended"
     return found
+
+
+def reasons(found: dict[str, Any]) -> dict[str, str]:
+    """Why topics have ended."""
+    return {end["topic"]: end["reason"] for end in found.get("ends", [])}
 
 
 def data(found: dict[str, Any]) -> list[str]:
@@ -221,6 +227,17 @@ async def test_closed_topics(server: Server) -> None:
     assert (data(found), found["closed"]) == ([], True), "it doesn't wait for what can't come"
 
 
+async def test_ends_are_told(server: Server) -> None:
+    await close_topic(server, "done", "1")
+    await server.publish("open", "2")
+    stream = await server.subscribe("/topics/done?since=earliest")
+    await stream.end()
+    found = await get(server, "/events?topic=done&topic=open")
+    assert found["ends"] == [{"topic": "done", "id": stream.events[-1].id, "reason": "closed"}]
+    assert reasons(await get(server, f"/topics/done/events?before={found['cursor']}")) == {"done": "closed"}
+    assert "ends" not in await get(server, "/topics/open/events")
+
+
 async def test_a_deleted_topic_shows_nothing_of_before(server: Server) -> None:
     ids = await publish(server, "news", "1", "2")
     await server.request("DELETE", "/topics/news")
@@ -346,6 +363,7 @@ async def test_a_poll_ends_when_all_its_topics_end(server: Server) -> None:
     await server.request("POST", "/topics/b?end=true")
     found = await waiting.json()
     assert (found["events"], found["closed"]) == ([], True)
+    assert reasons(found) == {"a": "closed", "b": "closed"}
     stream = await server.request("GET", "/topics?topic=a&topic=b", last_event_id=found["cursor"])
     assert stream.status == 204
 
@@ -363,6 +381,7 @@ async def test_a_poll_ends_when_its_topic_is_deleted(server: Server) -> None:
     await server.request("DELETE", "/topics/a")
     found = await waiting.json()
     assert (found["events"], found["closed"], found["gap"]) == ([], False, None)
+    assert reasons(found) == {"a": "deleted"}
     await publish(server, "a", "2")
     found = await get(server, f"/topics/a/events?lastEventId={found['cursor']}")
     assert (data(found), found["gap"]) == (["2"], None)
