@@ -21,6 +21,9 @@ from broker.log.timeline import Timeline
 Item = tuple[str, bytes]
 """A topic, and an event's lines (`sse.lines`)."""
 
+CLOSED = "closed"
+"""The reason of an end if its publisher gives none."""
+
 
 @dataclass(frozen=True, slots=True)
 class PublishOptions:
@@ -32,11 +35,13 @@ class PublishOptions:
             call publishes to one topic.
         retain_seconds: how long a topic keeps its events. Applies only if this call opens the topic: it has had no event
             yet, or none since it was deleted.
+        reason: of the ends, as `broker.end` says it.
     """
 
     ends: Sequence[str] = ()
     producer: tuple[str, int] | None = None
     retain_seconds: float | None = None
+    reason: str = CLOSED
 
 
 NO_OPTIONS = PublishOptions()

@@ -14,6 +14,7 @@ from broker.auth.tokens import MAX_CLAIM_CHARS
 from broker.errors import InvalidBody
 from broker.topics import check_topic
 from broker.web.ndjson import refuse_constant
+from broker.web.parameters import NO_OTHERS, check_names
 from broker.web.services import Services
 from broker.web.values import Answer, Request
 
@@ -45,6 +46,7 @@ async def _order(
     """The one member of `names` in the body, its value, and `exp`. Checks first that the caller is an operator."""
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_admin()
+    check_names(request.query, NO_OTHERS)
     order = _object(await services.bodies.whole(request.body, MAX_BODY_BYTES))
     services.node.streams.evictions.check(caller.grant)  # it may have changed while the body was read
     present = [name for name in names if name in order]

@@ -25,7 +25,8 @@ from broker.node.history import Found, Gap, Page, Reading
 from broker.node.node import Node
 from broker.web.publish_options import requested_topics
 from broker.web.services import Services
-from broker.web.subscribe import check_topics, requested_start, reserve
+from broker.web.start_options import requested_start
+from broker.web.subscribe import check_topics, reserve
 from broker.web.topics import requested_limit
 from broker.web.values import Answer, Request
 
@@ -131,7 +132,7 @@ async def _read(services: Services, request: Request, topics: Sequence[str]) -> 
 def _options(request: Request, node: Node) -> HistoryOptions:
     """The options of a request. Raises `InvalidParameter`."""
     query = request.query
-    start = requested_start(request, node, Since(0))
+    start = requested_start(request, node.clock(), Since(0))
     limit, before, wait = requested_limit(query.get("limit")), query.get("before"), query.get("wait")
     wait_seconds = 0 if wait is None else parse_duration(wait)
     if wait_seconds is None or wait_seconds > MAX_WAIT_SECONDS:

@@ -14,6 +14,7 @@ from broker.stores.base import Receipt
 from broker.topics import check_publishable, check_type
 from broker.web.admission import admit
 from broker.web.errors import event_too_large
+from broker.web.parameters import NO_OTHERS, OF_PUBLISH, OF_PUBLISH_TO_SEVERAL, check_names
 from broker.web.publish_options import event_options, requested_topics
 from broker.web.publish_stream import EVENT_STREAM, STREAMED_TYPES, publish_stream
 from broker.web.services import Services
@@ -28,6 +29,7 @@ async def publish(services: Services, request: Request) -> Answer:
     topic = check_publishable(request.path_values["topic"])
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_publish((topic,))
+    check_names(request.query, OF_PUBLISH)
     media_type = _media_type(request)
     if media_type in STREAMED_TYPES:
         return await publish_stream(services, request, caller, topic, media_type)
@@ -40,6 +42,7 @@ async def publish(services: Services, request: Request) -> Answer:
 async def publish_to_several(services: Services, request: Request) -> Answer:
     """`POST /topics`: one event to several topics, or a streamed body with a topic in each line."""
     caller = await services.authenticator.authenticate(request)
+    check_names(request.query, OF_PUBLISH_TO_SEVERAL)
     media_type = _media_type(request)
     if media_type in STREAMED_TYPES:
         if media_type == EVENT_STREAM:
@@ -58,6 +61,7 @@ async def cancel(services: Services, request: Request) -> Answer:
     topic = check_publishable(request.path_values["topic"])
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_publish((topic,))
+    check_names(request.query, NO_OTHERS)
     admit(services, caller)
     await services.node.instances.cancel(topic)
     return Answer(202)

@@ -9,12 +9,16 @@ from dataclasses import dataclass
 from broker.durations import parse_duration
 from broker.errors import InvalidParameter
 from broker.settings import Settings
-from broker.stores.base import NO_OPTIONS, PublishOptions
+from broker.stores.base import CLOSED, NO_OPTIONS, PublishOptions
 from broker.topics import MAX_TOPICS_PER_REQUEST
 from broker.web.values import Query, Request
 
 ON_DISCONNECT = "on-disconnect"
 
+OWN_REASONS = frozenset({"deleted", "abandoned", "cancelled"})
+"""Reasons of ends that only the broker gives."""
+
+_REASON = re.compile(r"[a-z0-9-]{1,40}")
 _PRODUCER = re.compile(r"[A-Za-z0-9._~:@-]{1,100}")
 _MAX_SEQUENCE_DIGITS = 15  # which a Lua number holds exactly
 
@@ -25,6 +29,7 @@ class StreamOptions:
 
     Attributes:
         ends: the topic closes when the body ends.
+        reason: of that end.
         leased: the topic also closes if the producer disappears before that.
         producer: its name, and the sequence number of the body's first event.
         retain_seconds: see `PublishOptions`.
@@ -32,6 +37,7 @@ class StreamOptions:
     """
 
     ends: bool = False
+    reason: str = CLOSED
     leased: bool = False
     producer: tuple[str, int] | None = None
     retain_seconds: float | None = None
@@ -58,9 +64,10 @@ def event_options(request: Request, topics: Sequence[str], settings: Settings) -
     end, retain_seconds = _end(query), _retain_seconds(query, settings)
     if end == ON_DISCONNECT:
         raise InvalidParameter("end=on-disconnect needs a streamed body.")
+    reason = _reason(query, end)
     if end is None and retain_seconds is None:
         return NO_OPTIONS
-    return PublishOptions(topics if end else (), None, retain_seconds)
+    return PublishOptions(topics if end else (), None, retain_seconds, reason)
 
 
 def stream_options(request: Request, topic: str | None, settings: Settings) -> StreamOptions:
@@ -79,6 +86,7 @@ def stream_options(request: Request, topic: str | None, settings: Settings) -> S
         last_viewer_seconds = settings.last_viewer_seconds
     return StreamOptions(
         ends=end is not None,
+        reason=_reason(query, end),
         leased=end == ON_DISCONNECT,
         producer=producer,
         retain_seconds=_retain_seconds(query, settings),
@@ -91,6 +99,20 @@ def _end(query: Query) -> str | None:
     if text not in (None, "true", "false", ON_DISCONNECT):
         raise InvalidParameter(f"'end' must be true or false, or with a streamed body {ON_DISCONNECT}.")
     return None if text == "false" else text
+
+
+def _reason(query: Query, end: str | None) -> str:
+    text = query.get("reason")
+    if text is None:
+        return CLOSED
+    if end is None:
+        raise InvalidParameter("'reason' says why the topic ends; it needs end=true.")
+    if not _REASON.fullmatch(text) or text in OWN_REASONS:
+        raise InvalidParameter(
+            "'reason' must be 1 to 40 characters of a-z 0-9 -, such as failed; the broker itself says "
+            f"{', '.join(sorted(OWN_REASONS))}."
+        )
+    return text
 
 
 def _retain_seconds(query: Query, settings: Settings) -> float | None:

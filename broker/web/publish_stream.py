@@ -164,7 +164,8 @@ class _StreamedPublish:
         """Close the topic after a clean end, if requested."""
         if self._options.ends and self._topic is not None:
             await self._admit()
-            options = PublishOptions(ends=(self._topic,), retain_seconds=self._options.retain_seconds)
+            asked = self._options
+            options = PublishOptions((self._topic,), None, asked.retain_seconds, asked.reason)
             self._closed = (await self._node.publish([], options=options)).closed
 
     def result(self) -> dict[str, object]:

@@ -10,12 +10,13 @@ from broker import sse
 from broker.auth.grants import Caller
 from broker.errors import InvalidParameter, RateLimited, Unavailable
 from broker.log.log import Log
-from broker.log.start import After, Latest, Start, from_cursor, from_last, from_since
+from broker.log.start import After, Start
 from broker.node.node import Node
 from broker.topics import check_topic
 from broker.web.accept import names_stream
 from broker.web.headers import head_lines
 from broker.web.services import Services
+from broker.web.start_options import requested_start
 from broker.web.values import Answer, Query, Request
 
 HEADERS = {
@@ -23,7 +24,6 @@ HEADERS = {
     "Cache-Control": "no-cache, no-transform",
     "X-Accel-Buffering": "no",
 }
-_NEW_EVENTS = Latest()
 _HEAD_ANSWER = Answer(200, headers=HEADERS | {"Vary": "Accept"})
 _NO_MORE = Answer(204, headers={"Cache-Control": "no-store", "Vary": "Accept"})
 _PLAIN_HEAD = b"HTTP/1.1 200 OK\r\n" + head_lines(HEADERS) + b"Connection: close\r\n"
@@ -83,7 +83,7 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
     check_topics(services, topics)
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_subscribe(topics)
-    start = requested_start(request, node)
+    start = requested_start(request, node.clock())
     is_enveloped = _is_enveloped(request.query)
     is_head = request.method == "HEAD"
     if is_head and not isinstance(start, After):
@@ -141,19 +141,6 @@ def _retry_later(node: Node) -> Answer:
     """A refusal after which an EventSource reconnects: a stream that ends at once, with a long delay."""
     body = sse.retry(node.streams.long_retry_ms())
     return Answer(200, body, _HEAD_ANSWER.headers, closes=True, is_stream=True)
-
-
-def requested_start(request: Request, node: Node, default: Start = _NEW_EVENTS) -> Start:
-    """The start from the first of header `Last-Event-ID`, `lastEventId`, `since` and `last`; else `default`."""
-    query = request.query
-    cursor = request.headers.get("last-event-id") or query.get("lastEventId")
-    if cursor:
-        return from_cursor(cursor)
-    since = query.get("since")
-    if since is not None:
-        return from_since(since, node.clock())
-    last = query.get("last")
-    return default if last is None else from_last(last)
 
 
 def _is_enveloped(query: Query) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol, overload
@@ -58,11 +58,18 @@ class Query:
 
     def getall(self, name: str) -> Sequence[str]:
         """All values of `name`, in order."""
+        return self._parsed().get(name, ())
+
+    def names(self) -> Iterable[str]:
+        """Each name once, in order."""
+        return self._parsed().keys()
+
+    def _parsed(self) -> Mapping[str, list[str]]:
         if self._values is None:
             self._values = {}
             for key, value in parse_qsl(self.raw, keep_blank_values=True):
                 self._values.setdefault(key, []).append(value)
-        return self._values.get(name, ())
+        return self._values
 
     def check_utf8(self) -> None:
         """Raises `InvalidParameter` if the query is not UTF-8."""

@@ -70,6 +70,33 @@ async def test_events_and_the_end_are_one_step(store: StoreHarness, owner: Recor
     assert (shown.closed, shown.events, shown.last_id) == (True, 2, last.id)
 
 
+async def test_the_first_ends_reason_stands(store: StoreHarness) -> None:
+    topics = store.store.topics
+    (log,) = await store.store.logs.watch(["a"], Latest())
+    await topics.publish([item("a", "1")], None, PublishOptions(ends=["a"], reason="failed"))
+    again = await topics.publish([], None, PublishOptions(ends=["a"], reason="stopped"))
+    assert await topics.close("a", "cancelled") == log.last
+    await store.settle()
+    assert (again.closed, again.ids) == (True, [log.last])
+    assert log.end
+    assert log.end.frame == sse.end("a", "failed", log.last)
+    (again_read,) = await store.store.logs.watch(["a"], After(0, ""))
+    assert again_read.end
+    assert again_read.end.frame == log.end.frame
+
+
+async def test_a_reason_is_of_all_topics_that_a_call_ends(store: StoreHarness) -> None:
+    logs = await store.store.logs.watch(["a", "b", "c"], Latest())
+    await end(store, topic="b")
+    options = PublishOptions(ends=["a", "b", "c"], reason="x" * 40)
+    assert (await store.store.topics.publish([item("a", "1"), item("c", "1")], None, options)).closed
+    await store.settle()
+    reasons = ["x" * 40, "closed", "x" * 40]
+    for log, topic, reason in zip(logs, ("a", "b", "c"), reasons, strict=True):
+        assert log.end
+        assert log.end.frame == sse.end(topic, reason, log.end.id)
+
+
 async def test_a_closed_topic_takes_no_events(store: StoreHarness) -> None:
     await end(store, "1")
     last = store.store.logs.last_id

@@ -135,6 +135,7 @@ class Caller:
         ends: Sequence[str] = (),
         producer: tuple[str, int] | None = None,
         retention: str = "",
+        reason: str = "closed",
     ) -> Published:
         topics = list(dict.fromkeys((*(topic for topic, _ in items), *ends)))
         arguments: list[Any] = [f"n{next(_nonces)}" if nonce is None else nonce]
@@ -151,7 +152,8 @@ class Caller:
             keys += [log_key(topic), rec_key(topic)]
         if ends or producer or retention:
             keys.append(LEASES)
-            arguments += [*(producer or ("", 0)), retention, *(topics.index(topic) + 1 for topic in ends)]
+            arguments += [*(producer or ("", 0)), retention, reason]
+            arguments += [topics.index(topic) + 1 for topic in ends]
         status, known, closed, *ids = self.call(SCRIPTS.publish, keys, arguments)
         shown = [one if isinstance(one, int) else to_id(one) for one in ids]
         return Published(status, shown, known, bool(closed))

@@ -40,13 +40,13 @@ def test_each_script_about_ends_has_its_own_sha(client: Redis) -> None:
 
 
 def test_ends_follow_all_entries_in_ids_and_payloads(caller: Caller, listener: ChannelListener) -> None:
-    done = caller.publish(("a", LINES), ("b", LINES), ("a", LINES), ends=["b", "a"])
+    done = caller.publish(("a", LINES), ("b", LINES), ("a", LINES), ends=["b", "a"], reason="failed")
     first, second, third = done.ids
     assert done.closed
     assert caller.seen == third + 2
     ends = {"b": (third + 1, second), "a": (third + 2, third)}
     for topic, (end, prev) in ends.items():
-        assert end_of(caller, topic) == f"{format_id(end)} {format_id(prev)} closed"
+        assert end_of(caller, topic) == f"{format_id(end)} {format_id(prev)} failed"
         assert caller.read_one(topic).last == end
     payloads = [
         (channel, payload.split(b"\n")[0].split(b" ")) for channel, payload in listener.new_payloads()
@@ -58,7 +58,7 @@ def test_ends_follow_all_entries_in_ids_and_payloads(caller: Caller, listener: C
         ("broker:0:a", b"C"),
     ]
     *_, last = payloads
-    assert last[1][2:] == [format_id(third).encode(), format_id(third + 2).encode(), b"closed"]
+    assert last[1][2:] == [format_id(third).encode(), format_id(third + 2).encode(), b"failed"]
     assert caller.read_one("a").ids == [first, third], "the end is not an entry"
 
 

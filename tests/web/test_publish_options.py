@@ -38,6 +38,27 @@ from tests.web.streamed_body import (
         ("/topics/a", {"content_type": EVENT_STREAM, "broker_producer": "p", "broker_sequence": "9" * 17}),
         ("/topics/a", {"content_type": EVENT_STREAM, "broker_producer": "x" * 101, "broker_sequence": "1"}),
         ("/topics?end=true", {"content_type": NDJSON}),
+        ("/topics?end=true&reason=failed", {"content_type": NDJSON}),
+        ("/topics/a?reason=failed", {}),
+        ("/topics/a?end=false&reason=failed", {}),
+        ("/topics/a?reason=failed", {"content_type": EVENT_STREAM}),
+        *(
+            (f"/topics/a?end=true&reason={word}", {"content_type": kind})
+            for kind in ("text/plain", EVENT_STREAM, NDJSON)
+            for word in (
+                "",
+                "Failed",
+                "a_b",
+                "a.b",
+                "a%20b",
+                "%C3%A4",
+                "x" * 41,
+                "x%0A",
+                "deleted",
+                "abandoned",
+                "cancelled",
+            )
+        ),
         ("/topics", {"content_type": NDJSON, "broker_producer": "p", "broker_sequence": "1"}),
     ],
     ids=str,
@@ -186,6 +207,27 @@ async def test_a_bad_line_closes_nothing(server: Server) -> None:
         ("/topics/a?end=yes", {}),
         ("/topics/a?end=", {}),
         ("/topics?end=true", {"content_type": NDJSON}),
+        ("/topics?end=true&reason=failed", {"content_type": NDJSON}),
+        ("/topics/a?reason=failed", {}),
+        ("/topics/a?end=false&reason=failed", {}),
+        ("/topics/a?reason=failed", {"content_type": EVENT_STREAM}),
+        *(
+            (f"/topics/a?end=true&reason={word}", {"content_type": kind})
+            for kind in ("text/plain", EVENT_STREAM, NDJSON)
+            for word in (
+                "",
+                "Failed",
+                "a_b",
+                "a.b",
+                "a%20b",
+                "%C3%A4",
+                "x" * 41,
+                "x%0A",
+                "deleted",
+                "abandoned",
+                "cancelled",
+            )
+        ),
         ("/topics/a?retain=0s", {}),
         ("/topics/a?retain=25h", {}),
         ("/topics/a?retain=earliest", {}),
@@ -254,3 +296,53 @@ async def test_numbers_go_on_over_the_batches_of_a_body(server: Server) -> None:
     for known in (0, 300):
         answer = await lines(server, *many, target="/topics/answer", broker_producer="p", broker_sequence="1")
         assert (answer.json()["published"], answer.json()["known"]) == (300 - known, known)
+
+
+async def ends(server: Server, topic: str = "a") -> list[str]:
+    """The reason of the topic's end, as a subscriber reads it."""
+    stream = await server.subscribe(f"/topics/{topic}?since=earliest")
+    await stream.end()
+    return [json.loads(event.data)["reason"] for event in stream.events if event.type == "broker.end"]
+
+
+@pytest.mark.parametrize("word", ["failed", "stopped", "closed", "a", "0-9", "-", "x" * 40])
+async def test_the_publisher_says_why_it_ended(server: Server, word: str) -> None:
+    stream = await server.subscribe("/topics/a")
+    await close_topic(server, "a", "last", f"?end=true&reason={word}")
+    await stream.end()
+    assert told(stream)[1:] == [
+        (None, "last", stream.events[1].id),
+        ("broker.end", f"a{word}", stream.events[2].id),
+    ]
+    assert await ends(server) == [word]
+
+
+async def test_an_end_without_an_event_says_why(server: Server) -> None:
+    await server.publish("a", "x")
+    await close_topic(server, "a", "", "?end=true&reason=failed")
+    assert await ends(server) == ["failed"]
+
+
+async def test_the_first_reason_stands(server: Server) -> None:
+    await close_topic(server, "a", "", "?end=true&reason=failed")
+    for query in ("?end=true&reason=stopped", "?end=true"):
+        answer = await close_topic(server, "a", "", query)
+        assert answer.json()["closed"] is True
+    assert await ends(server) == ["failed"]
+
+
+async def test_several_topics_end_for_one_reason(server: Server) -> None:
+    await server.publish("b", "x", "?end=true&reason=first")
+    await server.publish("b2", "x")
+    answer = await server.request("POST", "/topics?topic=b&topic=b2&end=true&reason=second")
+    assert (answer.status, answer.json()["closed"]) == (201, True)
+    assert (await ends(server, "b"), await ends(server, "b2")) == (["first"], ["second"])
+
+
+@pytest.mark.parametrize("kind", [EVENT_STREAM, NDJSON])
+@pytest.mark.parametrize("end", ["true", "on-disconnect"])
+async def test_a_streamed_body_says_why(server: Server, kind: str, end: str) -> None:
+    body = await StreamedBody.open(server, f"/topics/a?end={end}&reason=length", content_type=kind)
+    await body.send(b'{"data": "x"}\n' if kind == NDJSON else events("x"))
+    assert (await body.end()).json()["closed"] is True
+    assert await ends(server) == ["length"]

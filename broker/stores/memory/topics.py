@@ -9,7 +9,7 @@ from broker.errors import Closed
 from broker.events import EventId
 from broker.log.producers import ProducerSequences
 from broker.log.table import LogTable
-from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, TopicState
+from broker.stores.base import CLOSED, NO_OPTIONS, Item, PublishOptions, Receipt, TopicState
 from broker.stores.idempotency import IdempotencyKeys
 from broker.stores.leases import Leases
 from broker.stores.memory.clock import MemoryClock
@@ -58,7 +58,7 @@ class MemoryTopics:
         if key is not None:
             self._keys.check_room(topics, key)
         ends = [topic for topic in options.ends if topic not in replayed and not self._is_closed(topic)]
-        ids = self._append(fresh, ends, options.retain_seconds)
+        ids = self._append(fresh, ends, options.reason, options.retain_seconds)
         if options.producer is not None and len(items) > known:
             self._advance_producer(*options.producer, items)
         if not items:
@@ -116,9 +116,13 @@ class MemoryTopics:
         return log is not None and log.end is not None
 
     def _append(
-        self, items: Sequence[Item], ends: Sequence[str] = (), retain_seconds: float | None = None
+        self,
+        items: Sequence[Item],
+        ends: Sequence[str] = (),
+        reason: str = CLOSED,
+        retain_seconds: float | None = None,
     ) -> list[EventId]:
-        """Append `items`, then end the topics in `ends`, which are open; returns the ids of the items."""
+        """Append `items`, then end the topics in `ends`, which are open, with `reason`; returns the ids of the items."""
         now = self._clock()
         event_id = self._clock.next_id(now, self._logs.last_id)
         ids = []
@@ -135,7 +139,7 @@ class MemoryTopics:
             ids.append(event_id)
             event_id += 1
         for topic in ends:
-            sizes[topic] = sizes.get(topic, 0) + self._append_end(topic, "closed", event_id, now)
+            sizes[topic] = sizes.get(topic, 0) + self._append_end(topic, reason, event_id, now)
             event_id += 1
         if sizes:
             self._logs.last_id = event_id - 1

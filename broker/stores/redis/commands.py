@@ -102,7 +102,7 @@ class Commands:
         if options.retain_seconds is not None:
             retention = self._retention.with_retain(options.retain_seconds)
             kept = f"{int(retention.seconds * 1000)} {retention.events} {retention.bytes}"
-        return (name, first, kept, *(numbers[topic] for topic in options.ends))
+        return (name, first, kept, options.reason, *(numbers[topic] for topic in options.ends))
 
     def _receipt(self, reply: Reply, numbers: Mapping[str, int]) -> Receipt:
         _, _, status, known, closed, *rest = reply

@@ -9,8 +9,8 @@
 -- ARGV[10]  number of topics; then per topic: name, channel, max events, max bytes, max age in ms
 -- then      number of entries; then per entry: number of its topic (from 1), lines
 -- then      the options, if any: name of the producer or "", the number of the first entry in its sequence; "" or the
---           retention "<max age in ms> <max events> <max bytes>" of a topic that this call opens; the numbers of the
---           topics to close. A producer needs one topic and no key.
+--           retention "<max age in ms> <max events> <max bytes>" of a topic that this call opens; the reason of the ends;
+--           the numbers of the topics to close. A producer needs one topic and no key.
 --
 -- Reply     last, epoch, status, known, closed; then an id per entry after the first `known`, or without entries an id
 --           per end. Status 0: published. 1: the key was known, nothing is published, these are the first ids. In all
@@ -50,11 +50,11 @@ local function reply(status, ids, known)
   local first, is_closed = 1 + (known or 0), 0
   if has_more then
     local ends = {}
-    for at = asked_at + 3, #ARGV do
+    for at = asked_at + 4, #ARGV do
       local rec = open_record(KEYS[5 + 2 * ARGV[at]], 'e')
       ends[#ends + 1] = rec and rec[3] and rec[3]:match('^%S+') or nil
     end
-    is_closed = ends[1] and #ends == #ARGV - asked_at - 2 and 1 or 0
+    is_closed = ends[1] and #ends == #ARGV - asked_at - 3 and 1 or 0
     ids = status == 0 and entry_count == 0 and ends or ids
   end
   return { format(last_ms, last_n), tonumber(epoch), status, known or 0, is_closed, unpack(ids, first, #ids) }
@@ -219,7 +219,7 @@ if has_more then
   -- The numbers of the topics that this call closes: without closed ones, and without those that knew the key.
   function find_ending(records, replayed)
     local ending = {}
-    for at = asked_at + 3, #ARGV do
+    for at = asked_at + 4, #ARGV do
       local topic = tonumber(ARGV[at])
       if not records[topic][7] and not replayed[topic] then
         ending[#ending + 1] = topic
@@ -236,7 +236,7 @@ if has_more then
       local log, rec = KEYS[4 + 2 * topic], KEYS[5 + 2 * topic]
       local is_new = not last and not record[5]
       local prev, n = last and ids[last] or record[1], first_n + index - 1
-      end_topic(ARGV[at], ARGV[at + 1], leases, log, rec, is_new, prev, ms, n, 'closed')
+      end_topic(ARGV[at], ARGV[at + 1], leases, log, rec, is_new, prev, ms, n, ARGV[asked_at + 3])
     end
   end
 end
