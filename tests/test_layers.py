@@ -56,7 +56,7 @@ def layer(folder: str) -> int:
 
 
 def imports(path: Path, *, all_of_them: bool = False) -> set[str]:
-    """What a module imports when it runs, or with `all_of_them` also what it imports for the type checker alone."""
+    """The imports of a module when it runs; with `all_of_them` also those for the type checker alone."""
     found: set[str] = set()
     todo: list[ast.AST] = list(ast.parse(path.read_text()).body)
     while todo:

@@ -304,7 +304,7 @@ def test_any_number_of_short_comments_is_allowed(cuts: list[int]) -> None:
 
 
 def test_the_work_for_an_envelope_does_not_grow_with_its_lines() -> None:
-    """262,144 newlines took 206 ms, while everybody else waited."""
+    """262,144 newlines took 206 ms, while all other clients waited."""
     few, many = (sse.frame(sse.lines(b"\n" * count), 7) for count in (10, 262_144))
     bound = bytecodes(lambda: sse.envelope("a", few, 7))
     assert bytecodes(lambda: sse.envelope("a", many, 7)) <= bound

@@ -1,4 +1,4 @@
-"""The plan of a run: what is refused, and how connections are split."""
+"""The plan of a run: the settings that it refuses, and how it splits connections."""
 
 from __future__ import annotations
 

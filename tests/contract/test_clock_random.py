@@ -1,4 +1,4 @@
-"""I2 whatever the clock does: every cursor gets all that follows it, or is told of a gap."""
+"""I2 whatever the clock does: every cursor gets all that follows it, or a gap."""
 
 from __future__ import annotations
 

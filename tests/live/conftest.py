@@ -1,6 +1,6 @@
-"""What the tests with real clients and servers need of the machine: Chromium, Node and its packages, curl, the proxies.
+"""The programs that tests with real clients and servers need: Chromium, Node and its packages, curl, the proxies.
 
-`tests/run` installs it. A test whose program is missing is skipped with the reason; with CI=true it fails.
+`tests/run` installs them. Without its program a test is skipped with the reason; with CI=true it fails.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def quick_broker(shared_brokers: SharedBrokers) -> BrokerProcess:
     return shared_brokers.get(heartbeat_seconds=0.1, retry_min_ms=50, retry_max_ms=50)
 
 
-# For the tests that misuse a broker beside a well-behaved client
+# For the tests that misuse a broker while a well-behaved client uses it
 
 
 @pytest.fixture(scope="module")
@@ -123,14 +123,14 @@ def control_client(server: BrokerProcess) -> Iterator[ControlClient]:
 
 
 @pytest.fixture
-def nobody_else_is_disturbed(control_client: ControlClient) -> Iterator[None]:
+def others_are_not_disturbed(control_client: ControlClient) -> Iterator[None]:
     """I9, after each test."""
     yield
     control_client.check()
 
 
 @pytest.fixture
-def nobody_more_is_there(server: BrokerProcess, nobody_else_is_disturbed: None) -> Iterator[None]:
+def no_client_is_left(server: BrokerProcess, others_are_not_disturbed: None) -> Iterator[None]:
     """After each test: no subscriber is left of the clients that have gone (I4)."""
     yield
     wait_for(lambda: server.metric("broker_subscribers") == STREAMS, "the subscribers to be gone")

@@ -1,4 +1,4 @@
-"""A well-behaved client beside the tests that misuse a broker: it must not miss an event (I9).
+"""A well-behaved client of a broker that a test misuses: it must not miss an event (I9).
 
 It publishes to a topic of its own, each event once the one before has arrived. It reads that topic on two streams: one
 plain, and one in the envelope form together with the topic that is misused.

@@ -19,7 +19,7 @@ from tests.support.event_stream import READ_BYTES, Stream
 from tests.support.waiting import WAIT_SECONDS
 
 SMALL_BUFFER_BYTES = 2048
-"""SO_RCVBUF of bad readers: small, so that unread bytes stay with the broker, whose memory is measured."""
+"""SO_RCVBUF of bad readers: small, so that unread bytes stay in the broker's memory, which is measured."""
 TICK_SECONDS = 0.1
 GRACE_SECONDS = 30
 

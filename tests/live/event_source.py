@@ -111,7 +111,7 @@ class Source(Follower):
 
     @classmethod
     async def fetch(cls, page: Page, url: str) -> Self:
-        """Follow with `@microsoft/fetch-event-source`, whose own modules the page gets."""
+        """Follow with `@microsoft/fetch-event-source`; the page loads its modules."""
         library = MODULES / "@microsoft" / "fetch-event-source" / "lib" / "esm"
 
         async def serve_module(route: Route) -> None:

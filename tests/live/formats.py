@@ -1,5 +1,5 @@
-"""Answers of language models as bytes, in the formats in which they are streamed: as the services send them, with what is
-peculiar to each.
+"""Answers of language models as bytes, in the formats in which they are streamed: as the services send them, with the
+peculiarities of each.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What somebody who means no good does to a broker costs nobody else anything, and nothing of it stays.
+"""An attack on a broker costs its other clients nothing, and leaves nothing behind.
 
-Each attack comes twice: the first time the allocator takes what it needs, the second time nothing more is to be taken.
-How long others wait for their events meanwhile is measured by `tests/bench/attacks.py`.
+Each attack runs twice: during the first the allocator takes the memory it needs, during the second it must not take more.
+`tests/bench/attacks.py` measures how long others wait for their events meanwhile.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def attacked(broker: BrokerProcess, subscribers: ControlCrowd, attacker: Attacke
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
-def test_i9_nobody_else_notices_and_nothing_stays(attack: Attack) -> None:
+def test_i9_no_other_client_notices_and_nothing_stays(attack: Attack) -> None:
     with (
         BrokerProcess(**SETTINGS) as broker,
         ControlCrowd(broker.port) as subscribers,
@@ -63,7 +63,7 @@ def test_i9_nobody_else_notices_and_nothing_stays(attack: Attack) -> None:
         assert " ERROR " not in broker.output, broker.output
 
 
-def test_descriptors_that_run_out_are_taken_from_who_has_waited_longest() -> None:
+def test_descriptors_that_run_out_are_taken_from_the_longest_waiting() -> None:
     """More connections than there is room for: streams stay, and there is always room for one more request."""
     with (
         BrokerProcess(descriptors=1000 + RESERVED) as broker,

@@ -1,4 +1,4 @@
-"""Bodies that are cut, trickle, never end, lie about their length or hold what is no text; and what of them is published."""
+"""Bodies that are cut, trickle, never end, lie about their length or aren't text; and the events that are published from them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ MAX_EVENT_BYTES = 40_000
 SETTINGS = {"max_event_bytes": MAX_EVENT_BYTES}
 CHUNKED = "Transfer-Encoding: chunked"
 ENDS = ["closes", "half-closes", "resets"]
-DEPTH = 20_000  # a line of them is no longer than a line may be
-pytestmark = pytest.mark.usefixtures("nobody_else_is_disturbed")
+DEPTH = 20_000  # a line of them is within the limit of a line
+pytestmark = pytest.mark.usefixtures("others_are_not_disturbed")
 
 
 def line(data: object) -> bytes:
@@ -30,7 +30,7 @@ def leave(connection: Connection, how: str) -> None:
     """Go in the middle of a body, and wait until the broker has noticed, as far as it can be seen."""
     if how == "half-closes":
         connection.half_close()
-        assert connection.rest() == b"", "who has left isn't answered"
+        assert connection.rest() == b"", "a client that has left isn't answered"
     elif how == "resets":
         connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
     connection.socket.close()
@@ -68,7 +68,7 @@ def test_nothing_of_an_event_that_was_cut_is_published(
 @pytest.mark.parametrize("how", ENDS)
 @pytest.mark.parametrize("framing", ["length", "chunks"])
 @pytest.mark.parametrize(
-    "rest", [b"", b'{"da', b'{"data": "whole, but for its line end"}'], ids=["nothing", "part", "line"]
+    "rest", [b"", b'{"da', b'{"data": "complete without its line end"}'], ids=["nothing", "part", "line"]
 )
 def test_lines_that_were_whole_stand_and_the_cut_one_is_not_published(
     server: BrokerProcess, topic: str, framing: str, rest: bytes, how: str
@@ -99,7 +99,7 @@ def test_lines_that_were_whole_stand_and_the_cut_one_is_not_published(
     ],
     ids=["length", "chunks", "lines", "chunked lines"],
 )
-def test_who_half_closes_after_its_body_is_answered(
+def test_a_client_that_half_closes_after_its_body_is_answered(
     server: BrokerProcess, topic: str, data: bytes, status: int
 ) -> None:
     with Connection(server.port) as connection:
@@ -158,7 +158,7 @@ def test_line_that_never_ends(server: BrokerProcess, topic: str, good: int) -> N
     assert answer.headers["connection"] == "close"
 
 
-def test_endless_empty_lines_hold_nobody_up(server: BrokerProcess, topic: str) -> None:
+def test_endless_empty_lines_do_not_delay_others(server: BrokerProcess, topic: str) -> None:
     body = b"\n" * (8 << 20)
     answer = exchange(server.port, post(f"/topics/{topic}", NDJSON, body=body))
     assert (answer.status, answer.json()["published"]) == (200, 0)
@@ -187,7 +187,7 @@ def test_decompression_bomb_is_refused_before_it_inflates(
     assert server.resident_bytes() - before < 64 << 20
 
 
-# Bodies that aren't what they say
+# Bodies that don't match their head
 
 NO_TEXT = [b"\xff", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"ok\xe2\x9c", b"\xfe\xff\0a", b"\x80"]
 
@@ -337,7 +337,7 @@ def test_ambiguous_framing_is_refused_and_nothing_behind_it_is_a_request(
 
 
 BAD_CHUNKS = {
-    "size that is no number": b"xyz\r\nabc\r\n0\r\n\r\n",
+    "size that isn't a number": b"xyz\r\nabc\r\n0\r\n\r\n",
     "negative size": b"-3\r\nabc\r\n0\r\n\r\n",
     "size with 0x": b"0x3\r\nabc\r\n0\r\n\r\n",
     "size beyond 64 bits": b"f" * 30 + b"\r\nabc",

@@ -1,4 +1,4 @@
-"""Connections used in ways nobody should: pipelines, garbage behind a request, leaving at every moment; all come to an end."""
+"""Misused connections: pipelines, garbage behind a request, clients that leave at any moment. All connections end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.waiting import wait_for
 MANY = 500
 HEARTBEAT_SECONDS = 1.0
 SETTINGS = {"heartbeat_seconds": HEARTBEAT_SECONDS}
-pytestmark = pytest.mark.usefixtures("nobody_more_is_there")
+pytestmark = pytest.mark.usefixtures("no_client_is_left")
 
 
 def subscribed(server: BrokerProcess, topic: str) -> int:
@@ -43,7 +43,7 @@ def test_pipelined_requests_of_which_some_are_bad(server: BrokerProcess, topic: 
 
 
 def test_pipelined_and_never_read(server: BrokerProcess) -> None:
-    """Answers that nobody reads fill the connection's buffers, and then the broker stops reading from it, too."""
+    """Unread answers fill the connection's buffers, and then the broker stops reading from it, too."""
     before = server.resident_bytes()
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -70,7 +70,7 @@ def test_stream_behind_pipelined_publishes_sees_them_all(server: BrokerProcess, 
 
 
 def test_large_answers_before_a_stream_on_the_same_connection(server: BrokerProcess, topic: str) -> None:
-    """The stream begins once its reader, who takes his time, has read the answers before it."""
+    """The stream begins once its slow reader has read the answers before it."""
     server.publish(topic, "kept")
     with socket.socket() as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -200,7 +200,7 @@ def test_publishers_that_leave_while_they_are_answered(server: BrokerProcess, to
     assert exchange(server.port, post(f"/topics/{topic}")).status == 201
 
 
-def test_publishers_that_never_go_on_are_in_nobodys_way(server: BrokerProcess, topic: str) -> None:
+def test_publishers_that_stall_do_not_delay_others(server: BrokerProcess, topic: str) -> None:
     begun = [
         b"",
         b"POST",
@@ -233,7 +233,7 @@ def test_http_1_0_subscriber(server: BrokerProcess, topic: str, headers: bytes) 
 
 
 @pytest.mark.parametrize("protocol", ["websocket", "h2c"])
-def test_upgrade_that_nobody_offered_is_ignored(server: BrokerProcess, topic: str, protocol: str) -> None:
+def test_upgrade_that_is_not_offered_is_ignored(server: BrokerProcess, topic: str, protocol: str) -> None:
     with Connection(server.port) as connection:
         connection.send(
             request(

@@ -1,4 +1,4 @@
-"""Bad requests of every kind get a clear answer, and nobody else feels anything of them (contract §5, I9)."""
+"""Bad requests of every kind get a clear answer, and don't affect other clients (contract §5, I9)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SETTINGS = {
 PATH = f"/topics/{MISUSED}"
 LONG = "x" * 100_000
 CR_LF = "%0d%0aX-Injected:%20yes%0d%0a%0d%0adata:%20evil"
-pytestmark = pytest.mark.usefixtures("nobody_else_is_disturbed")
+pytestmark = pytest.mark.usefixtures("others_are_not_disturbed")
 
 
 def assert_problem(answer: Answer, status: int, code: str) -> dict[str, object]:
@@ -48,11 +48,11 @@ def post(target: str | bytes = PATH, *headers: str | bytes, body: bytes = b"x") 
 
 
 def head_of_post(target: str | bytes = PATH, *headers: str | bytes, length: int = 10) -> bytes:
-    """A request whose body never comes."""
+    """A request without the body that it announces."""
     return request("POST", target, *headers, f"Content-Length: {length}")
 
 
-# The error table. Each of these can be told from the head, so it must be answered before the body is there.
+# The error table. The head alone shows each of these errors, so the answer must come before the body.
 
 HEADS = {
     "topic with two dots": (head_of_post("/topics/.."), 400, "invalid-topic"),
@@ -63,7 +63,7 @@ HEADS = {
     "topic with an encoded CR LF": (head_of_post(f"/topics/a{CR_LF}"), 400, "invalid-topic"),
     "topic with an encoded space": (head_of_post("/topics/a%20b"), 400, "invalid-topic"),
     "topic with braces": (head_of_post("/topics/{a}"), 400, "invalid-topic"),
-    "topic that is no UTF-8": (head_of_post("/topics/%ff"), 400, "invalid-topic"),
+    "topic that isn't UTF-8": (head_of_post("/topics/%ff"), 400, "invalid-topic"),
     "topic that is a surrogate": (head_of_post("/topics/%ed%a0%80"), 400, "invalid-topic"),
     "topic beyond ASCII": (head_of_post("/topics/%C3%A9"), 400, "invalid-topic"),
     "topic of 201 characters": (head_of_post(f"/topics/{'a' * 201}"), 400, "invalid-topic"),
@@ -77,7 +77,7 @@ HEADS = {
     ),
     "type with CR LF": (head_of_post(f"{PATH}?event=a{CR_LF}"), 400, "invalid-parameter"),
     "type with NUL": (head_of_post(f"{PATH}?event=a%00"), 400, "invalid-parameter"),
-    "type that is no UTF-8": (head_of_post(f"{PATH}?event=%FF"), 400, "invalid-parameter"),
+    "type that isn't UTF-8": (head_of_post(f"{PATH}?event=%FF"), 400, "invalid-parameter"),
     "type that is a surrogate": (head_of_post(f"{PATH}?event=%ED%A0%80"), 400, "invalid-parameter"),
     "empty type": (head_of_post(f"{PATH}?event="), 400, "invalid-parameter"),
     "type of 101 characters": (head_of_post(f"{PATH}?event={'x' * 101}"), 400, "invalid-parameter"),
@@ -85,10 +85,10 @@ HEADS = {
     "empty key": (head_of_post(PATH, "Idempotency-Key: "), 400, "invalid-parameter"),
     "key with a space": (head_of_post(PATH, "Idempotency-Key: a b"), 400, "invalid-parameter"),
     "key beyond ASCII": (head_of_post(PATH, "Idempotency-Key: é"), 400, "invalid-parameter"),
-    "key that is no UTF-8": (head_of_post(PATH, b"Idempotency-Key: \xff"), 400, "invalid-parameter"),
+    "key that isn't UTF-8": (head_of_post(PATH, b"Idempotency-Key: \xff"), 400, "invalid-parameter"),
     "key of 201 characters": (head_of_post(PATH, "Idempotency-Key: " + "x" * 201), 400, "invalid-parameter"),
     "key with a streamed body": (head_of_post(PATH, NDJSON, "Idempotency-Key: a"), 400, "invalid-parameter"),
-    "Expect nobody knows": (head_of_post(PATH, "Expect: 200-ok"), 400, "invalid-parameter"),
+    "unknown Expect": (head_of_post(PATH, "Expect: 200-ok"), 400, "invalid-parameter"),
     "topic of the broker's own": (head_of_post("/topics/_stats"), 403, "forbidden"),
     "foreign Origin": (head_of_post(PATH, "Origin: https://evil.example"), 403, "forbidden"),
     "foreign Origin, our address in it": (
@@ -98,9 +98,9 @@ HEADS = {
     ),
     "Origin of another port": (head_of_post(PATH, "Origin: http://127.0.0.1:1"), 403, "forbidden"),
     "Origin null": (head_of_post(PATH, "Origin: null"), 403, "forbidden"),
-    "Origin that is no address": (head_of_post(PATH, "Origin: http://[::1"), 403, "forbidden"),
-    "Origin that is no name": (head_of_post(PATH, "Origin: http://\u2100.example"), 403, "forbidden"),
-    "Origin that is no UTF-8": (head_of_post(PATH, b"Origin: http://\xff"), 403, "forbidden"),
+    "Origin that isn't an address": (head_of_post(PATH, "Origin: http://[::1"), 403, "forbidden"),
+    "Origin that isn't a name": (head_of_post(PATH, "Origin: http://\u2100.example"), 403, "forbidden"),
+    "Origin that isn't UTF-8": (head_of_post(PATH, b"Origin: http://\xff"), 403, "forbidden"),
     "cross-site": (head_of_post(PATH, "Sec-Fetch-Site: cross-site"), 403, "forbidden"),
     "cross-site DELETE": (
         request("DELETE", PATH, "Sec-Fetch-Site: cross-site", "Content-Length: 10"),
@@ -121,7 +121,7 @@ HEADS = {
     "event far too large": (head_of_post(length=1 << 50), 413, "too-large"),
     "compressed body": (head_of_post(PATH, "Content-Encoding: gzip"), 400, "invalid-body"),
     "compressed lines": (head_of_post(PATH, NDJSON, "Content-Encoding: deflate"), 400, "invalid-body"),
-    "body in a form nobody knows": (head_of_post(PATH, "Content-Encoding: foo"), 400, "invalid-body"),
+    "body in an unknown form": (head_of_post(PATH, "Content-Encoding: foo"), 400, "invalid-body"),
 }
 
 
@@ -159,10 +159,10 @@ NO_HTTP = {
     "no Host": b"GET /healthz HTTP/1.1\r\n\r\n",
     "two Hosts": request("GET", "/healthz", "Host: evil.example"),
     "no version": b"GET /healthz\r\n\r\n",
-    "version nobody knows": b"GET /healthz HTTP/3.7\r\nHost: a\r\n\r\n",
+    "unknown version": b"GET /healthz HTTP/3.7\r\nHost: a\r\n\r\n",
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "TLS": bytes.fromhex("1603010200010001fc0303") + b"x" * 600,
-    "method nobody knows": b"BREW /topics/a HTTP/1.1\r\nHost: a\r\n\r\n",
+    "unknown method": b"BREW /topics/a HTTP/1.1\r\nHost: a\r\n\r\n",
     "garbage": b"\xff" * 10_000 + b"\r\n\r\n",
     "an address with a broken host": b"GET http://[/topics/a HTTP/1.1\r\nHost: a\r\n\r\n",
     "an address with a broken port": b"GET http://a:b/topics/a HTTP/1.1\r\nHost: a\r\n\r\n",
@@ -170,7 +170,9 @@ NO_HTTP = {
 
 
 @pytest.mark.parametrize("data", NO_HTTP.values(), ids=NO_HTTP.keys())
-def test_what_is_no_http_is_answered_and_the_connection_ended(server: BrokerProcess, data: bytes) -> None:
+def test_bytes_that_are_not_http_are_answered_and_the_connection_ended(
+    server: BrokerProcess, data: bytes
+) -> None:
     with Connection(server.port) as connection:
         connection.send(data)
         answer = connection.answer()
@@ -255,7 +257,7 @@ QUERIES = [
 def test_bad_cursor_is_a_gap_and_never_an_error_nor_a_line_of_its_own(
     server: BrokerProcess, number: int, enveloped: str
 ) -> None:
-    """EventSource gives up at an error; and what a client sends must not become part of what it is sent."""
+    """EventSource gives up at an error; and the answer must not repeat what a client sends."""
     if number < len(CURSORS):
         data = request("GET", f"/topics/nothing?{enveloped}", CURSORS[number])
     else:
@@ -297,7 +299,7 @@ def test_many_parameters_within_a_line_are_read_or_refused_in_time(server: Broke
     assert exchange(server.port, post(PATH + "?" + "%" * 8000)).status in (201, 400)
 
 
-# What isn't told from one request alone
+# Errors that one request alone doesn't show
 
 
 def test_idempotency_keys_beyond_their_memory_are_refused_with_retry_after(server: BrokerProcess) -> None:
@@ -314,7 +316,7 @@ def test_idempotency_keys_beyond_their_memory_are_refused_with_retry_after(serve
     assert exchange(server.port, post("/topics/keyed")).status == 201, "without a key as ever"
 
 
-def test_over_capacity_a_browser_comes_back_by_itself_and_others_are_told_when() -> None:
+def test_over_capacity_a_browser_comes_back_by_itself_and_others_get_a_delay() -> None:
     with BrokerProcess(max_connections=1) as full, Connection(full.port) as first:
         first.send(request("GET", PATH))
         first.until(b"\n\n")

@@ -1,4 +1,4 @@
-"""requests, urllib3 and what is built on them: sseclient-py, requests-sse and launchdarkly-eventsource.
+"""requests, urllib3 and the clients built on them: sseclient-py, requests-sse and launchdarkly-eventsource.
 
 They read a body by chunk. Without chunks they wait until a buffer is full, so that events come late, several together, or
 never. Each test publishes an event only after the client has returned the one before it.

@@ -1,4 +1,4 @@
-"""Order and completeness for those who drop and come back by cursor, whatever happens to the topics meanwhile (I1, I2).
+"""Order and completeness for subscribers that reconnect by cursor, whatever happens to the topics meanwhile (I1, I2).
 
 `TEST_SCALE=0.1 pytest tests/live/test_churn.py` is a tenth of the crowd.
 """
@@ -92,7 +92,7 @@ def reconnects_of(crowd: Sequence[Follower]) -> int:
 
 
 BEAT = {"heartbeat_seconds": 0.2}
-"""So that a follower who has all there is looks up soon."""
+"""So that a follower that has everything soon notices."""
 PLENTY = {**BEAT, "retention_events": 100_000, "retention_bytes": 64 << 20}
 
 
@@ -110,7 +110,7 @@ async def test_i2_nothing_is_missed_while_everything_is_kept(
 
 
 @pytest.mark.parametrize("sets", [[["a"]], SETS], ids=["one topic", "sets of topics"])
-async def test_i2_every_gap_is_told_and_true_where_little_is_kept(
+async def test_i2_every_gap_is_reported_and_true_if_little_is_kept(
     sets: list[list[str]], chance: random.Random
 ) -> None:
     with BrokerProcess(**BEAT, retention_events=4) as broker:
@@ -121,7 +121,7 @@ async def test_i2_every_gap_is_told_and_true_where_little_is_kept(
 
 
 async def test_i2_under_pressure_on_the_memory_of_all_logs(chance: random.Random) -> None:
-    """All topics together may keep less than each: the least recently used lose their events, and it is told."""
+    """All topics together may keep less than each: the least recently used lose their events, which makes a gap."""
     with BrokerProcess(**BEAT, log_memory_bytes=20_000, retention_bytes=20_000) as broker:
         crowd = followers(broker.port, SETS, chance)
         published = await churn(broker, crowd, chance, events=500, size=1000)
@@ -130,7 +130,7 @@ async def test_i2_under_pressure_on_the_memory_of_all_logs(chance: random.Random
 
 
 async def test_i2_while_topics_are_given_up(chance: random.Random) -> None:
-    """More topics than may be remembered: nothing is skipped in silence, though a gap may be told that nobody can rule out."""
+    """More topics than may be remembered: nothing is skipped silently; a gap may be reported if the broker can't rule one out."""
     many = [f"t{n}" for n in range(60)]
     sets = [chance.sample(many, k=chance.choice([1, 1, 2, 5])) for _ in range(100)]
     with BrokerProcess(**BEAT, max_topics=5) as broker:
@@ -170,7 +170,7 @@ def resumed(broker: BrokerProcess, topic: str, cursor: str) -> Stream:
 
 
 def heard(stream: Stream) -> list[tuple[str | None, str]]:
-    """What came up to the event that `resumed` published: its type, and its data or the gap's reason."""
+    """All events up to the one that `resumed` published: type, and data or the gap's reason."""
     while "now" not in [event.data for event in stream.events]:
         assert stream.read()
     return [
@@ -206,7 +206,7 @@ def test_event_cut_on_its_way_comes_again_whole(broker: BrokerProcess) -> None:
         assert heard(again) == [(None, "2" * 50_000), (None, "now")]
 
 
-def test_topic_silent_for_longer_than_its_retention_is_no_gap_to_who_had_seen_it() -> None:
+def test_topic_silent_for_longer_than_its_retention_is_no_gap_for_a_cursor_at_its_end() -> None:
     with BrokerProcess(retention_seconds=0.2) as broker:
         first, second = broker.publish("a", "1"), broker.publish("a", "2")
         wait_for(lambda: state(broker, "a")["events"] == 0, "the topic to be trimmed to nothing")
@@ -217,7 +217,7 @@ def test_topic_silent_for_longer_than_its_retention_is_no_gap_to_who_had_seen_it
             assert heard(unseen) == [("broker.gap", "trimmed"), (None, "now")]
 
 
-def test_expired_events_go_though_somebody_is_subscribed_and_nothing_is_published() -> None:
+def test_events_expire_with_a_subscriber_and_without_publishes() -> None:
     with (
         BrokerProcess(retention_seconds=1, retention_events=10) as broker,
         Stream(broker.port, "/topics/a").opened() as stream,
@@ -225,11 +225,11 @@ def test_expired_events_go_though_somebody_is_subscribed_and_nothing_is_publishe
         body = b"".join(b'{"data": %d}\n' % number for number in range(1000))
         assert exchange(broker.port, request("POST", "/topics/a", NDJSON, body=body)).status == 200
         stream.wait_for_events(1001)
-        assert state(broker, "a")["events"] <= 10, "what was on its way has arrived"  # type: ignore[operator]
+        assert state(broker, "a")["events"] <= 10, "all events on their way have arrived"  # type: ignore[operator]
         wait_for(lambda: state(broker, "a")["events"] == 0, "the events to expire")
 
 
-def test_deleted_topic_ends_who_is_subscribed_and_is_no_gap_to_who_had_seen_it(broker: BrokerProcess) -> None:
+def test_deleted_topic_ends_its_streams_and_is_no_gap_for_a_cursor_at_its_end(broker: BrokerProcess) -> None:
     with (
         Stream(broker.port, "/topics/a").opened() as one,
         Stream(broker.port, "/topics?topic=a&topic=b").opened() as both,
@@ -251,7 +251,7 @@ def test_deleted_topic_ends_who_is_subscribed_and_is_no_gap_to_who_had_seen_it(b
             assert heard(again)[: 1 + gap] == [("broker.gap", "trimmed")] * gap + [(None, "anew")]
 
 
-def test_cursor_from_before_a_restart_is_told_that_events_may_be_lost(broker: BrokerProcess) -> None:
+def test_cursor_from_before_a_restart_gets_a_gap(broker: BrokerProcess) -> None:
     before = broker.publish("a", "1")
     broker.kill()
     broker.start()
@@ -259,7 +259,7 @@ def test_cursor_from_before_a_restart_is_told_that_events_may_be_lost(broker: Br
         assert heard(again) == [("broker.gap", "lost"), (None, "now")]
 
 
-def test_forgotten_topic_is_no_gap_to_who_has_seen_the_last_event_of_all() -> None:
+def test_forgotten_topic_is_no_gap_for_a_cursor_at_the_last_event_of_all() -> None:
     with BrokerProcess(topic_memory_seconds=0.2) as broker:
         broker.publish("a", "1")
         last = broker.publish("b", "2")
@@ -276,7 +276,7 @@ def test_forgotten_topic_is_no_gap_to_who_has_seen_the_last_event_of_all() -> No
 
 
 def notes(*seen: str) -> list[Note]:
-    """`c5` connects with cursor 5, `o3` opens at 3, `g5` tells of a gap after 5, `e6` ends the topic, `7` is the event 7."""
+    """`c5` connects with cursor 5, `o3` opens at 3, `g5` is a gap after 5, `e6` ends the topic, `7` is the event 7."""
     kinds = {"c": "connect", "o": "open", "g": "gap", "e": "end"}
     made = []
     for text in seen:

@@ -57,7 +57,7 @@ async def page(chromium: Browser, origin: str) -> Page:
 
 @contextmanager
 def broker_for(cors_origins: str) -> Iterator[BrokerProcess]:
-    """One that lets the pages of `cors_origins` in, and says what it was asked."""
+    """One that lets the pages of `cors_origins` in, and logs the requests."""
     with BrokerProcess(
         cors_origins=cors_origins, access_log=True, retry_min_ms=50, retry_max_ms=50, drain_seconds=0
     ) as broker:

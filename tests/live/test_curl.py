@@ -26,7 +26,7 @@ class Curl(ChildProcess):
         super().__init__(command, stdin=subprocess.PIPE, stderr=None)
 
     def wait_for_end(self, end: bytes) -> bytes:
-        """What it has printed, once that ends with `end`."""
+        """Its output, once that ends with `end`."""
         wait_for(lambda: self.printed.endswith(end), f"{end!r} at the end of {self.printed!r}")
         return self.printed
 

@@ -46,7 +46,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 
 @dataclass(frozen=True)
 class Client:
-    """What is peculiar to a client.
+    """The peculiarities of a client.
 
     Attributes:
         needs: the fixture that it runs in, if any.
@@ -255,7 +255,7 @@ async def test_a_server_that_is_down_is_left_to_its_user(quick_broker: BrokerPro
 
 
 async def test_it_comes_back_to_a_drained_server_that_is_up_again() -> None:
-    """It tries after twice the delay it was told: long enough here for the new server."""
+    """It tries again after twice the delay that the broker named: long enough here for the new server."""
     with BrokerProcess(retry_min_ms=3000, retry_max_ms=3000) as broker:
         async with EventSource(f"{broker.url}/topics/news") as source:
             cursor = (await anext(source)).last_event_id

@@ -1,4 +1,4 @@
-"""The chat server of `deploy/examples/tokens` with a real broker and models that misbehave: what is said is said to its end."""
+"""The chat server of `deploy/examples/tokens` with a real broker and models that misbehave: each answer reaches its end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def chunk(text: str) -> bytes:
 
 @dataclass
 class Thinker:
-    """A model that says `first`, and then, where it is to, thinks until its request is gone."""
+    """A model that says `first`, and then, if asked to, thinks until its request is gone."""
 
     first: bytes
     thinks: bool = False
@@ -147,7 +147,7 @@ async def test_stop_ends_the_answer_and_the_request_of_a_model_that_is_silent(
         pytest.param(b"data: \xff\n\n", id="no UTF-8"),
     ],
 )
-async def test_an_answer_that_is_broken_off_is_told_as_a_failure(
+async def test_an_answer_that_is_broken_off_ends_as_a_failure(
     talk: Talk, model: Thinker, first: bytes
 ) -> None:
     model.first = first
@@ -156,7 +156,7 @@ async def test_an_answer_that_is_broken_off_is_told_as_a_failure(
     assert json.loads(last.data)["message"].startswith("The model failed: ")
 
 
-async def test_a_model_that_refuses_is_told_as_a_failure(talk: Talk, model: Thinker) -> None:
+async def test_a_model_that_refuses_ends_as_a_failure(talk: Talk, model: Thinker) -> None:
     model.status = 401
     *_, last = await talk.said(await talk.ask())
     assert last.type == "failure"
@@ -187,7 +187,7 @@ async def test_a_failure_does_not_name_the_models_host(broker: BrokerProcess) ->
         (ServerDisconnectedError("http://secret"), "its answer was broken off"),
     ],
 )
-def test_a_failure_is_told_in_words_of_its_own(error: Exception, words: str) -> None:
+def test_a_failure_has_words_of_its_own(error: Exception, words: str) -> None:
     assert chat.reason(error) == words
 
 

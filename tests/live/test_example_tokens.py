@@ -80,7 +80,7 @@ def environment() -> dict[str, str]:
 
 @contextmanager
 def chatting(tmp_path: Path, *flags: str, persists: bool = False) -> Iterator[tuple[Example, BrokerProcess]]:
-    """The chat, and the broker that it uses, whose clients come back soon."""
+    """The chat, and the broker that it uses, with short reconnect delays."""
     example = Example(*flags)
     settings: dict[str, object] = {"retry_min_ms": 50, "retry_max_ms": 100, "cors_origins": example.url}
     if persists:
@@ -202,7 +202,7 @@ async def test_broker_restarted_in_between(context: BrowserContext, tmp_path: Pa
 
 @pytest.fixture
 def flags(tmp_path: Path) -> list[str]:
-    """For the one command, so that it meets nobody else's broker."""
+    """For the one command, so that it doesn't meet another broker."""
     return ["--broker-port", str(free_port()), "--data", str(tmp_path / "data")]
 
 
@@ -219,9 +219,7 @@ async def test_one_command_runs_all_of_it_and_one_ctrl_c_ends_it(
     assert "Traceback" not in example.output
 
 
-async def test_a_model_that_is_not_there_is_told_on_the_page(
-    context: BrowserContext, flags: list[str]
-) -> None:
+async def test_a_missing_model_is_shown_on_the_page(context: BrowserContext, flags: list[str]) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}/v1"
     with Example(*flags, OPENAI_BASE_URL=nowhere) as example:
         page = await ask(context, example, until_tokens=0)

@@ -1,4 +1,4 @@
-"""The HTTP face under fuzz: whatever bytes come, never a 500, never a hang, and nobody else feels anything (I9).
+"""The HTTP face under fuzz: whatever bytes come, never a 500, never a hang, and no effect on other clients (I9).
 
 Each example is sent on a connection of its own, in pieces, and its sender then shuts its side down: from then on the broker
 knows that nothing more comes, and must end the connection. hypothesis prints what failed, and how to repeat it.
@@ -33,7 +33,7 @@ FUZZ = settings(
 )
 PATH = f"/topics/{MISUSED}"
 STATUS_LINE = re.compile(rb"HTTP/1\.[01] (\d\d\d) ")
-pytestmark = pytest.mark.usefixtures("nobody_more_is_there")
+pytestmark = pytest.mark.usefixtures("no_client_is_left")
 
 
 GOOD = [
@@ -135,7 +135,7 @@ def mutated(draw: st.DrawFn) -> bytes:
 
 
 def sent(server: BrokerProcess, data: bytes, cuts: list[int]) -> bytes:
-    """What comes back for `data`, sent in pieces, until the broker ends the connection."""
+    """The answer to `data`, sent in pieces, until the broker ends the connection."""
     edges = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
     with Connection(server.port) as connection:
         for begin, end in pairwise(edges):
@@ -242,7 +242,7 @@ def test_lines_are_all_published_or_all_before_the_first_bad_one(
     value=ANY | st.from_regex(r"\d{1,22}-\d{1,22}|\d{1,9}[smh]|\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[Zz]"),
     header=st.none() | st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), max_size=30),
 )
-def test_subscribe_begins_or_says_what_is_wrong(
+def test_subscribe_begins_or_explains_the_error(
     server: BrokerProcess, topics: list[str], start: str, value: str, header: str | None
 ) -> None:
     query = "&".join(f"topic={quote(topic, safe='')}" for topic in topics)

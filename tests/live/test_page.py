@@ -1,4 +1,4 @@
-"""The web page in a real Chromium: what a person who publishes and watches gets to see, and what never happens."""
+"""The web page in a real Chromium: what it shows to a person who publishes and watches, and what must never happen."""
 
 import json
 import re
@@ -157,7 +157,9 @@ async def test_topic_added_while_watching_goes_on_from_the_cursor(page: Page, br
     await open_live(page, f"{broker_url}/topics/a")
     await publish(page, f"{broker_url}/topics/a", "a1")
     await expect(page.locator("#rows .event")).to_have_count(1)
-    await publish(page, f"{broker_url}/topics/b", "b1")  # nobody watches b yet, but it lies behind the cursor
+    await publish(
+        page, f"{broker_url}/topics/b", "b1"
+    )  # b has no viewer yet, but this event lies behind the cursor
 
     await page.fill("#watch-topics", "b")
     await page.press("#watch-topics", "Enter")
@@ -177,7 +179,7 @@ async def test_gap_is_a_row_that_says_what_was_lost(page: Page, broker_url: str)
     await expect(page.locator("#rows .event .data")).to_have_text("kept")
 
 
-async def test_start_from_earliest_shows_what_is_kept(page: Page, broker_url: str) -> None:
+async def test_start_from_earliest_shows_the_kept_events(page: Page, broker_url: str) -> None:
     for data in ("one", "two", "three"):
         await publish(page, f"{broker_url}/topics/news", data)
     await page.goto(f"{broker_url}/")
@@ -319,7 +321,9 @@ async def test_narrow_window_never_scrolls_sideways(page: Page, broker_url: str,
     beyond = (
         "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth)"
     )
-    assert await page.evaluate(f"{beyond}.map(e => e.outerHTML.slice(0, 200))") == []  # cut off is no better
+    assert (
+        await page.evaluate(f"{beyond}.map(e => e.outerHTML.slice(0, 200))") == []
+    )  # cutting it off is as bad
 
 
 async def test_a_token_that_is_asked_for_lets_in_and_is_in_no_address(

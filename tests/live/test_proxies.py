@@ -30,7 +30,7 @@ BEAT_SECONDS = 0.05
 MAX_EVENT_BYTES = 262_144
 QUICK: dict[str, Any] = {"retry_min_ms": 50, "retry_max_ms": 50}
 LEFT_SECONDS = 30
-"""Until a broker knows that a subscriber behind a proxy has left: HAProxy tells by what it can't write any more, a heartbeat."""
+"""Until a broker knows that a subscriber behind a proxy has left: HAProxy notices only when it can't write a heartbeat."""
 FAILOVER_SECONDS = 10
 
 
@@ -39,7 +39,7 @@ def publish(port: int, data: bytes, *headers: str, target: str = "/topics/a") ->
 
 
 def asks_for_stream(front: Front) -> tuple[int, str | None, bytes]:
-    """What an EventSource is answered by who ends the stream at once."""
+    """The answer of a broker that ends an EventSource's stream at once."""
     with Stream(front.port, "/topics/a") as stream:
         body = stream.rest()
         return stream.status, stream.headers.get("content-type"), body
@@ -279,7 +279,7 @@ async def follow_over_a_restart(front: Front, *, kill: bool) -> list[str]:
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["drained", "killed"])
-async def test_subscriber_comes_back_and_is_told_what_the_memory_lost(kill: bool, behind: Behind) -> None:
+async def test_subscriber_comes_back_and_gets_the_gap_of_the_lost_memory(kill: bool, behind: Behind) -> None:
     seen = await follow_over_a_restart(behind(**QUICK), kill=kill)
     assert seen == [*map(str, range(10)), "lost", *map(str, range(10, 20))]
 
@@ -292,7 +292,7 @@ async def test_subscriber_comes_back_and_misses_nothing_that_redis_has(
     assert seen == [*map(str, range(20))]
 
 
-def test_eventsource_is_told_to_come_back_while_no_broker_is_there(behind: Behind) -> None:
+def test_eventsource_comes_back_while_no_broker_is_there(behind: Behind) -> None:
     front = behind()
     front.broker.kill()
     others = (
@@ -309,7 +309,7 @@ def test_eventsource_is_told_to_come_back_while_no_broker_is_there(behind: Behin
         assert all(answer.status in (502, 503) for answer in answers)
 
 
-def test_eventsource_is_told_to_come_back_while_all_brokers_are_full(behind: Behind) -> None:
+def test_eventsource_comes_back_while_all_brokers_are_full(behind: Behind) -> None:
     front = behind(max_connections=1)
     with Stream(front.port, "/topics/a") as stream:
         stream.opened()
@@ -389,7 +389,7 @@ def test_requests_are_answered_by_others_once_a_broker_has_gone(three: Front) ->
 
 @pytest.fixture
 def swallowing(proxy: type[ProxyProcess], tmp_path: Path) -> Iterator[tuple[Swallower, Front]]:
-    """A broker that swallows events, and a real one at the two places beside it."""
+    """A broker that swallows events, and a real one at the other two places."""
     with (
         Swallower() as swallower,
         BrokerProcess() as broker,
@@ -458,7 +458,7 @@ def test_no_log_has_a_token(behind: Behind, tmp_path: Path) -> None:
 # Limits
 
 
-def test_clients_are_told_apart_by_what_the_proxy_says_of_them(behind: Behind) -> None:
+def test_clients_are_distinguished_by_the_proxys_headers(behind: Behind) -> None:
     front = behind(max_connections_per_address=1, trusted_proxies=HOST, forwarded_header="x-forwarded-for")
     with (
         Stream(front.port, "/topics/a", source="127.0.0.2") as one,

@@ -1,4 +1,4 @@
-"""Brokers are restarted, one after the other, and nobody behind the proxy notices.
+"""Brokers are restarted, one after the other, and no client behind the proxy notices.
 
 `TEST_SCALE=0.1 pytest tests/live/test_rolling_restart.py` is a tenth of the crowd.
 """
@@ -43,7 +43,7 @@ SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it: what was published, who saw it, and what publishers were answered."""
+    """The outcome: the events published, the viewers with what each received, and the answers to publishers."""
 
     published: Published
     viewers: Sequence[Viewer]
@@ -60,7 +60,7 @@ class Outcome:
         return sum(viewer.refused for viewer in self.viewers)
 
     def gaps(self, *, exact: bool) -> int:
-        """Fails unless each viewer has each event once and in order, or was told of a gap."""
+        """Fails unless each viewer has each event once and in order, or a gap."""
         return sum(judge(viewer, self.published, exact=exact) for viewer in self.viewers)
 
 
@@ -114,7 +114,7 @@ async def roll(front: Front) -> Outcome:
 
 
 @pytest.mark.slow
-async def test_three_brokers_restart_in_turn_and_nobody_notices(
+async def test_three_brokers_restart_in_turn_and_no_client_notices(
     behind: Behind, store_arguments: dict[str, Any]
 ) -> None:
     outcome = await roll(behind(3, **SETTINGS, **store_arguments))
@@ -124,7 +124,7 @@ async def test_three_brokers_restart_in_turn_and_nobody_notices(
     assert outcome.reconnects >= len(outcome.viewers), "all brokers had viewers, and ended their streams"
 
 
-async def test_one_broker_restarts_and_the_loss_of_its_memory_is_told(behind: Behind) -> None:
+async def test_one_broker_restarts_and_the_loss_of_its_memory_is_a_gap(behind: Behind) -> None:
     outcome = await roll(behind(**SETTINGS))
     assert outcome.gaps(exact=False) >= len(outcome.viewers)
     assert outcome.reconnects >= len(outcome.viewers)

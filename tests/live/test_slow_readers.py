@@ -1,4 +1,4 @@
-"""Readers who read slowly, or not at all, hold nobody up, cost what the settings say, and lose nothing unknowingly.
+"""Readers that read slowly, or not at all, delay no other client, cost no more than the settings allow, and lose nothing without a gap.
 
 `TEST_SCALE=0.1 pytest tests/live/test_slow_readers.py` is a tenth of the crowd and of the flood.
 """
@@ -35,7 +35,7 @@ TOPIC = "flood"
 RETENTION_EVENTS = 1000
 RETENTION_BYTES = 1 << 20
 CONNECTION_BYTES = 8 << 10
-"""What an open stream may cost beside what is on its way to it: generous, `tests/bench` measures it."""
+"""The memory that an open stream may take, without the events on their way to it: generous; `tests/bench` measures it."""
 SLACK_BYTES = 24 << 20
 """For what the process itself needs while it works: requests, answers, the allocator's reserve."""
 
@@ -58,7 +58,7 @@ def closed_as_slow(broker: BrokerProcess) -> int:
 
 
 def resident_bound(streams: int, lagging: int) -> int:
-    """I4: what the broker may take beside what it took when nobody was there."""
+    """I4: the memory that the broker may take in addition to what it took without clients."""
     log = RETENTION_BYTES + RETENTION_EVENTS * ENTRY_OVERHEAD_BYTES
     batch = BATCH_EVENTS * (EVENT_BYTES + ENTRY_OVERHEAD_BYTES + 100)
     on_its_way = MAX_TOPIC_BYTES + batch
@@ -70,7 +70,7 @@ def kernel_bound(lagging: int) -> int:
     return lagging * (2 * SEND_BUFFER_BYTES + (64 << 10) + 4 * SMALL_BUFFER_BYTES)
 
 
-@pytest.mark.exclusive  # the kernel's memory for all of TCP is part of what is asserted
+@pytest.mark.exclusive  # it asserts a bound on the kernel's memory for all of TCP
 @pytest.mark.timeout(300)
 def test_i3_i4_slow_readers_among_good_ones() -> None:
     settings = {
@@ -107,10 +107,10 @@ def test_i3_i4_slow_readers_among_good_ones() -> None:
             assert min(kernel) <= kernel_bound(bad), "others on this machine can only add to it"
 
             wait_for(lambda: closed_as_slow(broker) >= STUCK, "the stuck ones to be closed", 60)
-            assert closed_as_slow(broker) == STUCK, "who reads slowly is not cut while something moves"
+            assert closed_as_slow(broker) == STUCK, "a slow reader is not cut while bytes still move"
             stuck, slow = readers.read_to_the_end()
             assert {reading.ended for reading in stuck} == {"reset"}, (
-                "so that the kernel forgets what it held"
+                "so that the kernel drops the unread bytes"
             )
             assert {(reading.ended, reading.whole) for reading in slow} == {("end", True)}
             body = good.body
@@ -118,11 +118,11 @@ def test_i3_i4_slow_readers_among_good_ones() -> None:
             wait_for(lambda: closed_as_slow(broker) == bad, "all bad ones to be closed as slow")
             assert broker.metric("broker_subscribers") == GOOD
             for reading in (*stuck[:20], *slow[:20]):
-                goes_on_or_is_told_of_the_gap(broker, good, reading)
+                resumes_or_gets_a_gap(broker, good, reading)
 
 
-def goes_on_or_is_told_of_the_gap(broker: BrokerProcess, good: GoodReaders, reading: BadReading) -> None:
-    """I2: who reconnects with the last id it has gets the rest, or the gap and then what is still there."""
+def resumes_or_gets_a_gap(broker: BrokerProcess, good: GoodReaders, reading: BadReading) -> None:
+    """I2: a reconnect with the last id gets the rest, or the gap and then the events that are kept."""
     seen = good.body[: reading.size].count(b"\n\n")
     cursor = good.ids[seen - 1]
     with Stream(broker.port, f"/topics/{TOPIC}?lastEventId={cursor}") as stream:
@@ -172,7 +172,7 @@ def test_a_reader_is_not_cut_within_an_event_that_still_moves() -> None:
     ["/topics/flood", "/topics?topic=flood&topic=other", "/topics?topic=flood&topic=other&envelope=json"],
     ids=["one topic", "two topics", "envelope"],
 )
-def test_who_stalls_no_longer_than_the_log_reaches_goes_on_where_it_was(target: str) -> None:
+def test_a_reader_that_stalls_no_longer_than_the_log_reaches_continues(target: str) -> None:
     with (
         BrokerProcess(retention_events=10_000, retention_bytes=16 << 20) as broker,
         Publisher(broker.port) as publisher,
@@ -197,7 +197,7 @@ def test_who_stalls_no_longer_than_the_log_reaches_goes_on_where_it_was(target: 
         wait_for(lambda: broker.metric("broker_lagging_subscribers") == 0, "the reader to be up to date")
 
 
-def test_who_was_closed_as_slow_goes_on_by_its_cursor() -> None:
+def test_a_reader_closed_as_slow_continues_by_its_cursor() -> None:
     with (
         BrokerProcess(slow_seconds=1, retention_events=10_000, retention_bytes=16 << 20) as broker,
         Publisher(broker.port) as publisher,

@@ -1,4 +1,4 @@
-"""What is piped in comes out unharmed: the parsers that applications use read the relayed stream as the original.
+"""A piped stream comes out unharmed: the parsers that applications use read the relayed stream as the original.
 
 The relay adds to it: ids, a reconnect delay, heartbeats, and the broker's own events, of which a stream that starts at
 `earliest` has but `broker.end` as a rule. The services' libraries look at the data and hardly at the type: openai-python hands out
@@ -63,7 +63,7 @@ def relayed(broker: BrokerProcess, name: str, body: bytes, size: int | None) -> 
 
 
 def by_httpx_sse(stream: bytes) -> Sequence[tuple[str, str]]:
-    """Type and data of each event but for the broker's own."""
+    """Type and data of each event except the broker's own."""
     response = httpx.Response(200, headers=EVENT_STREAM, content=stream)
     events = httpx_sse.EventSource(response).iter_sse()
     return [
@@ -83,7 +83,7 @@ def test_httpx_sse_reads_the_relayed_stream_as_the_original(
 
 
 def client_answered_with(stream: bytes) -> httpx2.Client:
-    """A client whose every request is answered by `stream`."""
+    """A client that gets `stream` as the answer to every request."""
     return httpx2.Client(
         transport=httpx2.MockTransport(
             lambda _request: httpx2.Response(200, headers=EVENT_STREAM, content=stream)
@@ -116,7 +116,7 @@ def test_openai_python_reads_the_relayed_stream_as_the_original(
 
 
 def followed_live(broker: BrokerProcess, topic: str, body: bytes) -> bytes:
-    """The stream of who was there before the answer began, and when its producer was asked to stop meanwhile."""
+    """The stream of a subscriber that was there before the answer began, and while its producer was asked to stop."""
     with Connection(broker.port) as viewer, Connection(broker.port) as producer:
         viewer.send(request("GET", f"/topics/{topic}", "Accept: text/event-stream"))
         viewer.stream_head()
@@ -139,7 +139,7 @@ def test_openai_python_hands_out_the_brokers_own_events_as_chunks_without_choice
 
 
 def test_openai_python_that_meets_the_end_without_done_is_handed_it_too(broker: BrokerProcess) -> None:
-    """Where the model's service was cut there is no `[DONE]`, and the end says that nothing will follow."""
+    """If the model's service was cut, `[DONE]` is missing, and the end says that nothing will follow."""
     cut = formats.openai().removesuffix(b"data: [DONE]\n\n")
     *answer, last = by_openai(relayed(broker, "cut", cut, None))
     assert answer == by_openai(cut)
@@ -147,7 +147,7 @@ def test_openai_python_that_meets_the_end_without_done_is_handed_it_too(broker: 
 
 
 def by_anthropic(stream: bytes) -> tuple[Sequence[Mapping[str, Any]], str]:
-    """The events that anthropic's library makes of it, and what it raises at the end."""
+    """The events that anthropic's library makes of it, and the error that it raises at the end."""
     import anthropic  # likewise
 
     client = anthropic.Anthropic(
@@ -169,7 +169,7 @@ def by_anthropic(stream: bytes) -> tuple[Sequence[Mapping[str, Any]], str]:
 def test_anthropics_library_reads_the_relayed_stream_as_the_original(
     broker: BrokerProcess, name: str, size: int | None
 ) -> None:
-    """But for one thing: it hands out every event, also of types that it doesn't know, such as `broker.end` at the end."""
+    """With one exception: it returns every event, also of types that it doesn't know, such as `broker.end` at the end."""
     events, failure = by_anthropic(ANSWERS[name])
     found, why = by_anthropic(relayed(broker, "a" + name, ANSWERS[name], size))
     assert (found[: len(events)], why) == (events, failure)

@@ -408,7 +408,7 @@ def test_a_cursor_at_the_end_that_may_lack_events_behind_it_gets_a_gap() -> None
     assert told(where)[-1][2] == format_id(id_of(9))
 
 
-def test_i1_an_end_that_is_told_again_does_not_move_the_cursor_of_other_topics_back() -> None:
+def test_i1_a_repeated_end_does_not_move_the_cursor_of_other_topics_back() -> None:
     ended, live = closed_log(1), log_of(2, 3)
     ended.lost_at = id_of(2.5)
     where = at(after(2), ended, live)
@@ -417,7 +417,7 @@ def test_i1_an_end_that_is_told_again_does_not_move_the_cursor_of_other_topics_b
     assert delivered(where, live) == [id_of(3)]
 
 
-def test_an_end_that_is_told_again_has_no_id_before_the_loss() -> None:
+def test_a_repeated_end_has_no_id_before_the_loss() -> None:
     """This instance hasn't received anything after the cursor yet, so the client's cursor stays."""
     ended = closed_log(1)
     ended.lost_at = id_of(3)

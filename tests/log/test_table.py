@@ -176,7 +176,7 @@ class LogsAgainstMemory(RuleBasedStateMachine):
                 assert log.has_gap(cursor) or not missed, (topic, cursor)
 
     @invariant()
-    def tells_no_gap_to_who_has_seen_all_of_a_topic_that_is_remembered(self) -> None:
+    def makes_no_gap_for_a_cursor_at_the_end_of_a_remembered_topic(self) -> None:
         for topic, published in self.published.items():
             log = self.logs.get(topic)
             if log is not None and log is self.published_to.get(topic):

@@ -1,4 +1,4 @@
-"""The times of ids: as the clock that gave them, but for corrections."""
+"""The times of ids: those of the clock that gave them, with corrections."""
 
 from __future__ import annotations
 

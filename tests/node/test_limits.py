@@ -1,4 +1,4 @@
-"""Token buckets, against a plain model of each; and who is charged for what."""
+"""Token buckets, against a plain model of each; and which caller pays for what."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_publishes_of_one_ipv6_site_are_counted_together() -> None:
     assert sum(admitted) == 2 * NETWORKS_PER_SITE + 1
     assert limits.try_publish(STRANGER, 1, 0) == 0
     named = Caller(Grant(subject="ann"), neighbour(0).address)
-    assert limits.try_publish(named, 1, 0) == 0, "who has a name pays for itself"
+    assert limits.try_publish(named, 1, 0) == 0, "a named caller pays for itself"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_the_site_of_an_address(address: str, site: str) -> None:
     assert site_of(address) == site
 
 
-async def test_who_is_refused_by_its_own_limit_takes_nothing_from_the_total() -> None:
+async def test_a_caller_refused_by_its_own_limit_takes_nothing_from_the_total() -> None:
     limits = rate_limits(max_connects_per_second=5, max_connections_per_address=1)
     greedy = Caller(FULL_ACCESS, "203.0.113.1")
     assert await entered(limits, [greedy] * 100) == 1

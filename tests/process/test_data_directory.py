@@ -73,7 +73,7 @@ def test_a_power_cut_is_known_until_the_directory_is_marked_anew(
     assert not lost_power("third", DataDirectory.mark_running)
     monkeypatch.setattr(data_directory, "BOOT_ID", tmp_path / "missing")
     directory = DataDirectory(data)
-    assert directory.lost_power, "where there is no boot id, it can't be told"
+    assert directory.lost_power, "without a boot id, it can't be known"
     directory.close()
 
 

@@ -30,7 +30,7 @@ def v2(address: str) -> bytes:
 
 @contextmanager
 def proxied(**settings: object) -> Iterator[BrokerProcess]:
-    """A broker that trusts 127.0.0.1, and whose clients may publish one event each."""
+    """A broker that trusts 127.0.0.1, and lets each client publish one event."""
     with BrokerProcess(
         proxy_protocol=True,
         trusted_proxies="127.0.0.1",

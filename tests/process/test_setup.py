@@ -29,7 +29,7 @@ def test_the_log_can_be_json(tmp_path: Path) -> None:
     logged = [json.loads(line) for line in lines if line.startswith("{")]
     others = [line for line in lines if not line.startswith("{") and not re.match(r"\d+:", line)]
     assert [line.split(",")[0] for line in others] == [f"broker: listening on {broker.url}"], (
-        "but for Valkey's own"
+        "except for Valkey's own"
     )
     assert {("broker", "info"), ("broker.access", "info")} <= {
         (line["logger"], line["level"]) for line in logged

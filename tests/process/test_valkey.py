@@ -49,7 +49,7 @@ def test_i2_a_power_cut_is_a_gap_for_those_that_had_not_seen_the_lost_events(dat
         kept = broker.publish("news", "kept")
         log = _append_only_file(data)
         size = log.stat().st_size
-        broker.publish("news", "lost")  # acknowledged, and nobody subscribes
+        broker.publish("news", "lost")  # acknowledged, without a subscriber
         wait_for(lambda: log.stat().st_size > size, "it is written")
         _kill_all(broker)
         with log.open("r+b") as file:
@@ -95,7 +95,7 @@ def _publish(broker: BrokerProcess, topic: str, size: int) -> Answer:
 
 
 def test_i2_a_kill_of_everything_is_a_gap_if_the_server_had_not_written_yet(data: Path) -> None:
-    """Valkey delays its writes while the disk is busy. No event was published to anybody who is still there."""
+    """Valkey delays its writes while the disk is busy. No event was published to a client that is still connected."""
     with BrokerProcess(data=data, **FAST_RECONNECTS) as broker:
         kept = broker.publish("news", "kept")
         log = _append_only_file(data)

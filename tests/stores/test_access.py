@@ -240,7 +240,7 @@ async def test_tls(tmp_path: Path, tls: dict[str, Path], start_broker: StartBrok
         await broker.stop()
 
 
-async def test_strangers_are_not_told_where_the_store_is(
+async def test_answers_do_not_name_the_store(
     start_server: StartServer, start_broker: StartBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = start_server()
@@ -254,7 +254,7 @@ async def test_strangers_are_not_told_where_the_store_is(
     texts += str((await broker.request("GET", "/topics/a", accept="*/*")).body)
     for secret in (str(server.path), server.path.parts[1], "redis"):
         assert secret not in texts
-    assert str(server.path) in caplog.text, "the operator is told"
+    assert str(server.path) in caplog.text, "it is logged for the operator"
 
 
 async def test_tls_with_an_untrusted_certificate(
@@ -416,7 +416,7 @@ async def test_warnings_of_a_server_that_loses_events(
     assert all(warning in line for warning, line in zip(warnings, lines, strict=True))
 
 
-def test_a_cluster_whose_node_has_our_slot_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_cluster_node_with_our_slot_gets_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     _warn_of_losses({"aof_enabled": "1", "cluster_enabled": "0"})
     assert not caplog.records
     _warn_of_losses({"aof_enabled": "1", "cluster_enabled": "1"})

@@ -123,7 +123,7 @@ async def test_kept_commands_are_bounded(
 async def test_a_command_is_sent_and_kept_if_the_servers_memory_is_full(
     start_instance: StartInstance, shared_server: Server
 ) -> None:
-    """Else whoever fills it delays their own revocation."""
+    """Otherwise a client could delay its own revocation by filling it."""
     one, other = await start_instance(), await start_instance()
     with shared_server.client() as client:
         client.config_set("maxmemory", 1)

@@ -46,7 +46,7 @@ class Wanderer(Follower):
 
 
 @pytest.mark.slow
-@pytest.mark.exclusive  # beside other tests, a publish may run into its time limit between two kills
+@pytest.mark.exclusive  # in parallel with other tests, a publish may exceed its time limit between two kills
 @pytest.mark.parametrize("sets", [[["a"]], SETS], ids=["one topic", "sets of topics"])
 async def test_i2_nothing_is_missed_while_connections_are_killed(
     start_server: StartServer,

@@ -88,7 +88,7 @@ async def test_i2_pubsub_follows_the_calls_to_another_server(start: Start, start
         assert connections.pubsub.run_id == connections.calls._link.run_id
 
 
-async def test_a_problem_of_any_connection_is_told(start: Start, start_server: StartServer) -> None:
+async def test_a_problem_of_any_connection_is_reported(start: Start, start_server: StartServer) -> None:
     server = start_server()
     async with RedisProxy(server) as proxy:
         connections = await start(proxy.url, wait_replicas=1)

@@ -98,7 +98,7 @@ async def test_a_slot_that_moves_away_later_is_a_problem_too(
     assert "MOVED 3999 10.9.8.7:6381" in caplog.text
 
 
-async def test_answers_to_anybody_dont_name_the_server(
+async def test_public_answers_dont_name_the_server(
     start_fake: StartFake, start_pipeline: StartPipeline, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Neither before the first connection nor for an error of the server that names an address."""

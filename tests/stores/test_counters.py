@@ -117,7 +117,7 @@ async def test_all_counts_are_written_again_if_they_have_expired(
 async def test_counts_are_written_if_the_servers_memory_is_full(
     pair: tuple[RedisCounters, RedisCounters], empty_server: Server
 ) -> None:
-    """Else whoever fills it could pass the limits of each address."""
+    """Otherwise a client that fills it could exceed the limits of its address."""
     one, other = pair
     tasks = TaskOwner()
     with empty_server.client() as client:

@@ -94,7 +94,7 @@ async def test_a_lost_cursor_gets_its_gap_before_the_end(
 async def test_i1_a_lost_cursor_does_not_go_back_to_an_end_before_it(
     start_server: StartServer, start_broker: StartBroker, is_known: bool
 ) -> None:
-    """A closed topic of several is told again after a loss; what came after its end in another topic is not repeated."""
+    """A closed topic of several ends again after a loss; later events of another topic are not repeated."""
     server = start_server()
     one = await start_broker(server.url)
     await end(one, "a", "1")

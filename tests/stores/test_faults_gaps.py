@@ -1,4 +1,4 @@
-"""What an instance missed, and the store no longer has, is told to each of its streams (I2), of one topic or of several."""
+"""Events that an instance missed, and the store no longer has, make a gap in each of its streams (I2), of one topic or of several."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def told(stream: EventStream) -> list[str]:
 
 
 @pytest.mark.parametrize("end", ["", "closed"])
-async def test_each_topic_of_a_stream_is_told_of_its_own_gap(
+async def test_each_topic_of_a_stream_has_its_own_gap(
     start_server: StartServer, start_broker: StartBroker, end: str
 ) -> None:
     """I2: of two topics that were both trimmed while the instance was disconnected, the second one's gap lies before events

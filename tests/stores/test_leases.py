@@ -17,7 +17,7 @@ def test_the_longest_lease_counts() -> None:
     assert leases.expired(15.0) == ["b"]
     assert leases.expired(19.9) == []
     assert leases.expired(20.0) == ["a"]
-    assert leases.expired(30.0) == [], "each is told once"
+    assert leases.expired(30.0) == [], "each is returned once"
 
 
 def test_a_dropped_lease_does_not_expire() -> None:

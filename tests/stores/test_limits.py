@@ -30,7 +30,7 @@ PROXY = {"trusted_proxies": "127.0.0.1"}
 async def start(request: pytest.FixtureRequest, empty_server: Redis) -> AsyncIterator[Start]:
     """Starts one broker in memory, or two that share a server, with the limits given.
 
-    With `is_frozen`, no time passes for the rates, so a slow machine earns nobody another event.
+    With `is_frozen`, no time passes for the rates, so that a slow machine doesn't earn a client another event.
     """
     settings: dict[str, Any] = {"jwt_secrets": json.dumps([HMAC.material]), "anonymous": "publish,subscribe"}
     if request.param == "shared":
@@ -182,7 +182,7 @@ async def test_an_address_over_its_own_limit_takes_nothing_from_others(start: St
     for _ in range(40):
         assert await is_let_in(server, **greedy) is None
     honest = [await is_let_in(server, x_forwarded_for=f"203.0.113.{10 + n}") for n in range(20)]
-    assert all(honest), "who is refused pays nothing"
+    assert all(honest), "a refused client pays nothing"
 
 
 async def test_new_streams_per_second_of_one_address(start: Start) -> None:
@@ -243,7 +243,7 @@ async def test_bytes_per_second_with_a_larger_event(start: Start) -> None:
     )
     answer = await server.request("POST", "/topics/a", b"x")
     assert (answer.status, answer.json()["limit"]) == (429, "max_publish_bytes_per_second")
-    assert answer.headers["retry-after"] == "5", "4 s, and a little for what a frame has beside its data"
+    assert answer.headers["retry-after"] == "5", "4 s, and a little for the rest of the frame"
 
 
 async def test_an_event_to_several_topics_counts_for_each(start: Start) -> None:
@@ -267,7 +267,7 @@ SHORT_BODY = b"".join(b'{"data": "%d"}\n' % number for number in range(128))
 
 
 async def test_a_streamed_body_pays_before_it_is_published(start: Start) -> None:
-    """Otherwise short bodies on new connections would never wait for what they cost."""
+    """Otherwise short bodies on new connections would never wait for their cost."""
     (server, *_) = await start(max_publishes_per_second=5)
     for _ in range(4):
         body = await StreamedBody.open(server, content_type=NDJSON)
@@ -281,7 +281,7 @@ async def test_a_streamed_body_pays_before_it_is_published(start: Start) -> None
     assert state.json()["events"] == 128
     answer = await server.request("POST", "/topics/a", b"x")
     assert answer.status == 429
-    assert int(answer.headers["retry-after"]) <= 25, "nobody owes for what isn't published"
+    assert int(answer.headers["retry-after"]) <= 25, "events that aren't published cost nothing"
 
 
 SINGLE_WRITES = {

@@ -1,4 +1,4 @@
-"""A request's wait for its replicas, without a server: what it asks for, and when it is over."""
+"""A request's wait for its replicas, without a server: its commands, and when it is over."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.waiting import until
 
 
 class CatchUp:
-    """Records what is asked for; the test answers. `last`: the store's last id."""
+    """Records the requests; the test answers. `last`: the store's last id."""
 
     def __init__(self) -> None:
         self.live: dict[TopicReplica, tuple[Need | None, asyncio.Future[None]]] = {}
@@ -170,7 +170,7 @@ async def test_an_error_is_raised(harness: Harness) -> None:
 
 
 async def test_a_request_that_gives_up_waits_for_nothing_any_more(harness: Harness) -> None:
-    """Its reading can tell. A replica that becomes live is shared."""
+    """Its reading shows that. A replica that becomes live is shared."""
     replica, empty = harness.short("a"), harness.state.replicas.open("b")
     task = harness.run(After(at(3), ""), replica, empty)
     await until(lambda: harness.catch_up.extended, "it is extended")

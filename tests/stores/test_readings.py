@@ -101,7 +101,7 @@ async def test_a_topic_may_have_fewer_events_than_are_asked_for(harness: Harness
 
 
 async def test_retention_may_pass_the_page_on_its_way(harness: Harness) -> None:
-    """The store had dropped what lies before the page too, so the log answers as the store does."""
+    """The store too had dropped the events before the page, so the log answers as the store does."""
     front = Front(harness)
     met = front.reading.ask(Need(at(1)))
     front.reading.request()
@@ -162,7 +162,7 @@ async def test_i4_requests_that_gave_up_are_forgotten(harness: Harness) -> None:
     assert not front.reading._waiting
 
 
-async def test_an_error_is_told_to_those_that_wait(harness: Harness) -> None:
+async def test_an_error_reaches_those_that_wait(harness: Harness) -> None:
     front = Front(harness)
     gone, waiting = front.reading.ask(Need(at(1))), front.reading.ask(Need(at(1)))
     gone.cancel()
@@ -246,7 +246,7 @@ async def test_missed_events_are_read_page_by_page(harness: Harness) -> None:
 
 
 async def test_i2_a_page_of_an_earlier_connection_makes_nothing_live(harness: Harness) -> None:
-    """What was published between the page and the new connection's subscription is in neither."""
+    """Events published between the page and the new connection's subscription are in neither."""
     tail = Tail(harness, Need(0))
     tail.reading.request()
     tail.pubsub.generation += 1

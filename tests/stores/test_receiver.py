@@ -67,7 +67,7 @@ class Broadcast:
 
 
 class CatchUp:
-    """Records what is to be read. `last`: the store's last id."""
+    """Records the topics to be read. `last`: the store's last id."""
 
     def __init__(self) -> None:
         self.read: list[TopicReplica] = []

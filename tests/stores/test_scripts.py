@@ -259,7 +259,7 @@ def test_i2_a_longer_topic_memory_raises_the_floor(caller: Caller, client: Redis
         assert (each.floor, each.epoch) == (first, epoch + 1)
 
 
-def test_a_topic_memory_that_nobody_names_any_longer_is_shortened(caller: Caller, client: Redis) -> None:
+def test_a_topic_memory_that_no_instance_sets_any_longer_is_shortened(caller: Caller, client: Redis) -> None:
     caller.publish(("a", LINES))
     shorter = Caller(client, memory_ms=1000)
     for named_ms_ago, memory in ((7 * DAY_MS, 7 * DAY_MS), (7 * DAY_MS + 61_000, 1000)):
@@ -734,7 +734,7 @@ def test_ids_increase_however_small_the_margin(
 
 
 def test_a_suspect_server_counts_as_one_that_lost_events(caller: Caller, client: Redis) -> None:
-    """Nobody who calls has seen a lost event."""
+    """No caller has seen a lost event."""
     (last,) = caller.publish(("a", LINES)).ids
     client.hset(STATE, "suspect", 1)
     caller.read()
@@ -910,7 +910,7 @@ def test_reading_writes_nothing(caller: Caller, client: Redis) -> None:
 
 
 def test_the_longest_window_of_keys_holds_for_all(caller: Caller, client: Redis) -> None:
-    """Instances whose windows differ by more than twice publish nothing twice, whichever gets the key first."""
+    """Instances with windows that differ by more than twice publish nothing twice, whichever gets the key first."""
     short, long = 1000, 300_000
     first = caller.publish(("a", LINES), key="1", key_ms=long)
     assert caller.publish(("a", LINES), key="1", key_ms=short) == replace(first, status=1)
@@ -919,7 +919,7 @@ def test_the_longest_window_of_keys_holds_for_all(caller: Caller, client: Redis)
     assert caller.publish(("a", LINES), key="2", key_ms=long) == replace(second, status=1)
 
 
-def test_a_window_holds_from_an_instances_first_sweep_until_nobody_names_it(
+def test_a_window_holds_from_an_instances_first_sweep_until_no_instance_sets_it(
     caller: Caller, client: Redis
 ) -> None:
     caller.forget(key_ms=300_000)

@@ -221,7 +221,7 @@ DELETED_AFTER_A_LOSS = (("publish", 0, "a", 1), ("read", 0, "a", 1), ("publish",
 @example(0, DELETED_AFTER_A_LOSS)
 @given(ahead_ms=st.sampled_from([0, 0, HALF_AN_HOUR_MS, DAY_MS]), steps=st.lists(steps, max_size=20))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_i2_every_subscriber_that_missed_something_is_told(
+def test_i2_every_subscriber_that_missed_something_gets_a_gap(
     empty_server: Server, ahead_ms: int, steps: Steps
 ) -> None:
     with empty_server.client() as client:

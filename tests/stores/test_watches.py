@@ -143,7 +143,7 @@ async def test_entries_before_the_beginning_of_a_replica_are_read(start_harness:
 async def test_i2_no_event_is_missed_while_a_stream_opens(
     start_harness: StartHarness, topics: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An event comes after the id that `broker.open` will tell, and before this instance follows the topic."""
+    """An event comes after the id that `broker.open` will have, and before this instance follows the topic."""
     harness = await start_harness()
     catch_up = harness.store._catch_up
     sync = catch_up.sync

@@ -87,7 +87,7 @@ class BrokerProcess(RestartableProcess):
         wait_for(lambda: self.metric("broker_subscribers") == 0, "the subscribers to be gone")
 
     def metric(self, name: str) -> float:
-        """The value of a metric, labels and all: `broker_closes_total{reason="slow"}`; 0 if it has none yet."""
+        """The value of a metric, labels and all: `broker_closes_total{reason="slow"}`; 0 if it is missing."""
         for line in exchange(self.port, request("GET", "/metrics")).body.decode().splitlines():
             if line.startswith(name + " "):
                 return float(line.rsplit(" ", 1)[1])

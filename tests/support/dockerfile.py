@@ -1,6 +1,6 @@
 """Reads the Dockerfile, and takes its steps without Docker: each stage in a virtual environment in place of its image.
 
-What this doesn't show: that the base images are there, and what their layers hold beside Python.
+This doesn't show that the base images exist, nor what their layers hold in addition to Python.
 
 Rules: only the instructions that our Dockerfile uses. A path of the image stands for one in the stage's folder; what one
 stage mounts from another is that one's.

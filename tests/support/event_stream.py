@@ -69,7 +69,7 @@ class EventStream:
 
     @property
     def is_between_chunks(self) -> bool:
-        """Whether what was read ends with a chunk, if the body has any."""
+        """Whether the bytes read so far end with a chunk, if the body has any."""
         return self._chunks is None or self._chunks.is_between_chunks
 
     @property

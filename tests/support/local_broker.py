@@ -33,7 +33,7 @@ class Server:
     """A broker on a free loopback port.
 
     Args:
-        by_aiohttp: serve the application by aiohttp alone, as somebody may who calls `create_app`.
+        by_aiohttp: serve the application by aiohttp alone, as a caller of `create_app` may.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A broker whose URLs all begin with a path."""
+"""A broker with a base path for all its URLs."""
 
 from __future__ import annotations
 

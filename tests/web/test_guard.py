@@ -17,7 +17,7 @@ OPEN_SETTINGS: dict[str, dict[str, Any]] = {
     "loopback": {},
     "loopback, anonymous": {"anonymous": "publish,subscribe"},
     "all addresses, anonymous": {"host": "0.0.0.0", "anonymous": "publish,subscribe"},
-    "all addresses, anonymous beside keys": {
+    "all addresses, anonymous and keys": {
         "host": "0.0.0.0",
         "anonymous": "publish,subscribe",
         "jwt_secrets": KEYS,

@@ -263,7 +263,7 @@ def faults() -> list[tuple[str, tuple[str, str], Body]]:
 
 @pytest.mark.parametrize("number", range(len(faults())))
 async def test_a_fault_leaves_nothing_to_the_collector(services: Services, number: int) -> None:
-    """A kept exception keeps its traceback, whose frames keep the body."""
+    """A kept exception keeps its traceback, and its frames keep the body."""
     await publish(services, plain_request("POST", "/topics/ended?end=true", topic="ended"))
     topic, content_type, body = faults()[number]
     request = plain_request("POST", f"/topics/{topic}", content_type, body=body, topic=topic)

@@ -66,7 +66,7 @@ async def test_security_headers_of_the_answer_to_a_malformed_request(
 def _check(headers: dict[str, str]) -> None:
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["cross-origin-resource-policy"] == "same-origin"
-    assert "server" not in headers, "it would tell which version to attack"
+    assert "server" not in headers, "it would show which version to attack"
     assert "aiohttp" not in str(headers).lower()
 
 

@@ -23,7 +23,7 @@ OLD, NEW = signer("ES256"), signer("EdDSA")
 
 
 class KeyServer:
-    """Serves `keys`, or whatever `answer` is; counts who asks."""
+    """Serves `keys`, or `answer` if set; counts the requests."""
 
     def __init__(self) -> None:
         self.keys: object = [OLD.jwk(kid="old")]
@@ -142,8 +142,8 @@ async def test_requests_that_need_a_key_share_one_fetch(
     key_server.gate.clear()
     key_server.keys = [NEW.jwk(kid="new")]
     waiting = [asyncio.create_task(publish(server, token(NEW, "new"))) for _ in range(20)]
-    await until(lambda: key_server.asked == asked + 1, "somebody asks")
-    assert await publish(server, token(OLD, "old")) == 201, "nobody else waits"
+    await until(lambda: key_server.asked == asked + 1, "a request needs the keys")
+    assert await publish(server, token(OLD, "old")) == 201, "no other request waits"
     key_server.gate.set()
     assert set(await asyncio.gather(*waiting)) == {201}
     assert key_server.asked == asked + 1
@@ -205,12 +205,12 @@ async def test_a_bad_set_changes_nothing(
     assert await readiness(server) == (200, "ok")
 
 
-async def test_strangers_are_not_told_where_the_keys_are(
+async def test_answers_do_not_name_the_url_of_the_keys(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     port = free_port()
     server = await serve(jwks_url=f"http://localhost:{port}/keys.json")
-    await until(lambda: str(port) in caplog.text, "the operator is told")
+    await until(lambda: str(port) in caplog.text, "it is logged for the operator")
     answer = await server.request("GET", "/readyz")
     assert answer.status == 503
     assert "localhost" not in str(answer.body)

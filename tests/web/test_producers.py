@@ -116,7 +116,7 @@ async def test_cancel_without_a_producer(server: Server) -> None:
     assert (await server.request("GET", "/topics/a/cancel")).status == 405
     body = await StreamedBody.open(server)
     await body.send(events("x"))
-    assert (await body.end()).status == 200, "who begins afterwards is not meant"
+    assert (await body.end()).status == 200, "a producer that begins afterwards is not cancelled"
 
 
 async def test_a_producer_that_was_cut_learns_of_the_cancel_when_it_returns(server: Server) -> None:
@@ -153,7 +153,7 @@ async def test_a_producer_without_viewers_is_cancelled(serve: Serve) -> None:
     await body.send(events("x"))
     await stream.data(1)
     await asyncio.sleep(1.5)
-    assert len(producing(server)) == 1, "somebody watches"
+    assert len(producing(server)) == 1, "it has a viewer"
     await stream.close()
     answer = await body.answer()
     assert (answer.status, answer.json()["code"]) == (409, "cancelled")
@@ -183,7 +183,7 @@ async def test_i4_repeated_cancels_write_to_the_subscribers_in_one_batch(
             "a"
         )  # which waits for nothing in memory: no turn of the loop is between
     assert len(server.node.streams.batches) == 1
-    await until(lambda: not len(server.node.streams.batches), "all are told")
+    await until(lambda: not len(server.node.streams.batches), "all have the event")
     await server.node.instances.cancel("a")
     for stream in streams:
         while stream.body.count(b"event: broker.cancel") < 2:

@@ -218,7 +218,7 @@ async def test_compressed_bodies_are_refused(server: Server, coding: dict[str, s
 
 
 async def test_i7_what_was_answered_is_in_the_store(serve: Serve) -> None:
-    """Whoever asks after the answer has it, by any way of asking, and whoever was subscribed gets it."""
+    """Once it is answered, every kind of read has the event, and every subscriber gets it."""
     server = await serve()
     stream = await server.subscribe("/topics/news")
     opening = await stream.event(1)

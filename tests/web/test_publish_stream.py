@@ -109,7 +109,7 @@ async def test_a_clean_end_closes(server: Server, kind: str, end: str) -> None:
     body = await StreamedBody.open(server, f"/topics/a?end={end}", content_type=kind)
     await body.send(FORMATS[kind]("x", "[DONE]"))
     assert await stream.data(2) == ["x", "[DONE]"]
-    assert (await describe(server))["closed"] is False, "a terminal chunk of the data is no end"
+    assert (await describe(server))["closed"] is False, "a terminal chunk of the data is not an end"
     answer = await body.end()
     assert (answer.status, answer.json()["closed"]) == (200, True)
     assert b'event: broker.end\ndata: {"topic":"a","reason":"closed"}\nid: ' in await stream.end()

@@ -415,7 +415,7 @@ async def test_deleting_one_of_several_topics_leaves_the_others(server: Server) 
     await server.publish("a", "a1")
     await server.request("DELETE", "/topics/a")
     await server.publish("b", "b1")
-    await server.publish("a", "a2: not for those whose topic has ended")
+    await server.publish("a", "a2: not for a stream on which the topic has ended")
     await server.publish("b", "b2")
     assert await stream.data(3) == ["a1", "b1", "b2"]
     await server.request("DELETE", "/topics/b")

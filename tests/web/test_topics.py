@@ -135,7 +135,7 @@ async def test_the_number_of_topics_is_bounded_with_a_gap(serve: Serve) -> None:
     for cursor in (first, lost):
         stream = await server.subscribe("/topics/t0", last_event_id=cursor)
         event = await stream.event(1)
-        assert event.type == "broker.gap"  # lost: nobody can tell whether more came
+        assert event.type == "broker.gap"  # lost: the broker can't know whether more came
 
 
 async def test_bytes_of_all_logs_are_bounded_and_the_gap_is_exact(serve: Serve) -> None:
@@ -170,7 +170,7 @@ async def test_delete_opens_the_name_anew(server: Server) -> None:
     again = await server.subscribe("/topics/answer", last_event_id=stream.events[-1].id)
     await server.publish("answer", "2")
     assert await again.data(1) == ["2"]
-    assert [event.type for event in again.events] == [None], "no gap for who had seen everything"
+    assert [event.type for event in again.events] == [None], "no gap for a cursor that had seen everything"
 
 
 async def test_the_list_shows_what_is_closed(server: Server) -> None:

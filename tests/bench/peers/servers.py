@@ -209,7 +209,7 @@ class Starlette(Plain):
 
 
 class OnPath:
-    """A server whose program somebody has put on the PATH; without it the peer is left out."""
+    """A server whose program must be on the PATH; without it the peer is left out."""
 
     name: str
     can = frozenset(("topics",))
@@ -228,7 +228,7 @@ class Mercure(OnPath):
     name = "mercure"
     subscribe_path = "/.well-known/mercure?topic=bench.{n}"
     publish_path = "/.well-known/mercure"
-    key = "a key for measurements, which keeps nobody out"
+    key = "a key for measurements; it protects nothing"
     form = ("application/x-www-form-urlencoded", "topic=bench.{n}&data=", "")
 
     @property

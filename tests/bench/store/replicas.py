@@ -1,6 +1,6 @@
 """`python -m tests.bench.store.replicas`: how long an instance takes to read topics from the server.
 
-Rules: the store alone, in this process; no HTTP. CPU is this process's; the server's stands beside it.
+Rules: the store alone, in this process; no HTTP. CPU time is that of this process; the server's is printed too.
 
 - `reconnect`: the pub/sub connection of an instance that follows 20,000 topics is lost; until the instance is ready again.
 - `long`: the first subscriber of a topic with 100,000 short events, from its beginning, with the tries that were refused; and

@@ -208,7 +208,7 @@ def test_a_gap_of_another_topic_covers_nothing() -> None:
     assert any("a2" in fault for fault in story.faults())
 
 
-def test_a_gap_that_is_told_after_the_reader_crossed_the_hole_covers_nothing() -> None:
+def test_a_gap_after_the_reader_crossed_the_hole_covers_nothing() -> None:
     story = Story()
     story.publish("a1", "a2", "b1", "a3", "a4", "a5")
     story.deliver("a1", "b1")
@@ -280,7 +280,7 @@ def test_a_gap_with_a_wrong_reason_is_found(reason: str) -> None:
     assert len(story.ledger.violations) == 1
 
 
-def test_lost_events_must_be_told_of() -> None:
+def test_lost_events_must_make_a_gap() -> None:
     for tells in (False, True):
         story = Story()
         story.publish("a1", "a2")
@@ -291,7 +291,7 @@ def test_lost_events_must_be_told_of() -> None:
         assert len(story.faults()) == (not tells)
 
 
-def test_a_loss_that_nobody_knew_of_is_counted() -> None:
+def test_a_loss_without_a_gap_is_counted() -> None:
     story = Story()
     story.publish("a1")
     story.lose(is_silent=True)
@@ -308,7 +308,7 @@ def test_a_failover_that_may_not_lose_acknowledged_events_is_held_to_it() -> Non
     assert any("a1" in fault for fault in story.faults())
 
 
-def test_a_loss_that_is_told_late_is_counted() -> None:
+def test_a_loss_with_a_late_gap_is_counted() -> None:
     story = Story()
     story.publish("a1", "a2")
     story.deliver("a1")

@@ -89,7 +89,7 @@ async def test_a_kept_connection_may_be_idle_for_longer_than_a_head_takes(serve:
     kept, writer = await server.send(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     assert (await answer(kept)).status == 200
     silent, _ = await server.send(b"")
-    assert await ended(silent) == b"", "what came later and said nothing is gone"
+    assert await ended(silent) == b"", "a later connection that sent nothing is gone"
     writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
     assert (await answer(kept)).status == 200
 

@@ -41,7 +41,7 @@ def value(runner: Runner, name: str, **labels: str) -> float:
     return runner.app[SERVICES].node.metrics.registry.get_sample_value(name, labels) or 0
 
 
-async def test_silent_connections_keep_nobody_out(runner: Runner, port: int) -> None:
+async def test_silent_connections_do_not_keep_others_out(runner: Runner, port: int) -> None:
     silent = [await asyncio.open_connection(HOST, port) for _ in range(30)]
     reader, writer = await asyncio.open_connection("localhost", port, ssl=TRUSTING)
     writer.write(GET)

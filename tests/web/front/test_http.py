@@ -1,4 +1,4 @@
-"""What the front owes to HTTP (RFC 9110, RFC 9112): framing, heads, bodies, and what is refused."""
+"""The front's duties under HTTP (RFC 9110, RFC 9112): framing, heads, bodies, refusals."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ async def test_an_upgrade_loses_no_request_behind_it(server: Server, is_cut: boo
     assert await stream.data(2) == ["first", "second"]
 
 
-async def test_answers_come_in_order_whoever_has_to_wait(server: Server) -> None:
+async def test_answers_come_in_order_whichever_has_to_wait(server: Server) -> None:
     async def slowly(*args: object, **options: object) -> object:
         await asyncio.sleep(0)
         return await publish(*args, **options)  # type: ignore[arg-type]

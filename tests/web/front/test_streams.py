@@ -40,7 +40,7 @@ async def test_nothing_is_left_of_the_request(server: Server) -> None:
 
 @pytest.fixture
 async def logging_port(caplog: pytest.LogCaptureFixture) -> AsyncIterator[int]:
-    """Where a broker listens whose access log goes to `caplog`."""
+    """The port of a broker that writes its access log to `caplog`."""
     caplog.set_level(logging.INFO, "test.access")
     runner = Runner(create_app(Settings()), access_log=logging.getLogger("test.access"))
     await runner.setup()
@@ -130,7 +130,9 @@ async def test_a_client_that_left_before_its_handler_ran_leaves_nothing(server: 
         writer.transport.abort()
         del reader
     await server.publish("other", "x")
-    await until(lambda: subscribers(server) == 0 and not server.subscribers_of("news"), "nobody is left")
+    await until(
+        lambda: subscribers(server) == 0 and not server.subscribers_of("news"), "no subscriber is left"
+    )
     answer = await server.request("GET", "/topics", accept="application/json")
     assert [topic["topic"] for topic in answer.json()["topics"]] == ["other"]
 
@@ -143,7 +145,9 @@ async def test_a_client_that_half_closes_after_the_request_has_left(server: Serv
             answer = await reader.read()
         assert answer == b"" or answer.startswith(b"HTTP/1.1 200 OK\r\n")
         await close(writer)
-    await until(lambda: subscribers(server) == 0 and not server.subscribers_of("news"), "nobody is left")
+    await until(
+        lambda: subscribers(server) == 0 and not server.subscribers_of("news"), "no subscriber is left"
+    )
 
 
 async def test_cleanup_does_not_wait_for_streams() -> None:
@@ -160,7 +164,7 @@ async def test_cleanup_does_not_wait_for_streams() -> None:
     await close(writer)
 
 
-async def test_tls_peers_that_reset_harm_nobody() -> None:
+async def test_tls_peers_that_reset_do_no_harm() -> None:
     context, trusting = tls_contexts()
     runner = Runner(create_app(Settings(heartbeat_seconds=0.1)), access_log=None)
     await runner.setup()
@@ -182,7 +186,7 @@ async def test_tls_peers_that_reset_harm_nobody() -> None:
             node.streams.hub.sweep()  # at every turn of the loop: also when a connection is half gone
             await asyncio.sleep(0)
     assert set(node.checks().values()) == {"ok"}
-    await until(lambda: not node.streams.hub.fan_out._behind, "nobody is behind")
+    await until(lambda: not node.streams.hub.fan_out._behind, "no subscriber is behind")
     listening.close()
     await runner.cleanup()
 
@@ -251,7 +255,7 @@ async def test_the_answer_to_a_publish_by_http_version(
 
 
 async def test_i4_a_client_that_does_not_read_gets_no_more_answers(server: Server) -> None:
-    """Answers that nobody reads take no more than the transport's and the kernel's buffers."""
+    """Unread answers take no more than the transport's and the kernel's buffers."""
     request = b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\n\r\nx"
     front = server.front
     with socket.socket() as publisher:
