@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -160,18 +160,22 @@ class _Body:
         except web.RequestPayloadError:
             raise _malformed() from None
 
-    def wake(self, waiter: asyncio.Future[None] | None) -> None:
+    def listen(self, listener: Callable[[], None] | None) -> None:
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
-        if waiter is not None:
-            self._reading = asyncio.ensure_future(self._read(waiter))
+        if listener is not None:
+            self._reading = asyncio.ensure_future(self._read(listener))
 
-    async def _read(self, waiter: asyncio.Future[None]) -> None:
-        with contextlib.suppress(web.RequestPayloadError, ConnectionError):  # `take` raises it
-            self._piece = await self._request.content.readany()
-        if not waiter.done():
-            waiter.set_result(None)
+    async def _read(self, listener: Callable[[], None]) -> None:
+        """Read piece by piece, as long as the listener takes them."""
+        is_open = True
+        while is_open and self._piece is None:
+            is_open = False
+            with contextlib.suppress(web.RequestPayloadError, ConnectionError):  # `take` raises it
+                self._piece = await self._request.content.readany()
+                is_open = bool(self._piece)
+            listener()
 
 
 def _malformed() -> InvalidBody:

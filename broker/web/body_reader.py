@@ -4,21 +4,27 @@ Rules: handlers wait for bodies only here; any other wait would delay the shutdo
 are those of `ConnectionTimeouts`: no wait has a timer of its own.
 
 A body read whole has one limit, so single bytes now and then don't extend it. A streamed body may last for ever, with
-limited pauses.
+limited pauses. Its pieces are used within the call that brings them: no task runs for a piece unless its use has to wait.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
 from copy import copy
+from typing import Any
 
 from broker.errors import BrokerError, InvalidBody, Overloaded, TooLarge, Unavailable
 from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
+from broker.web.driving import begin
 from broker.web.values import BodySource
 
 RETRY_SECONDS = 2
 MAX_HELD_BYTES = 64 << 20
 """The limit for all incomplete bodies together, but streamed ones (I4)."""
+
+Use = Callable[[bytes], Coroutine[Any, Any, None]]
+"""What is done with a piece of a streamed body."""
 
 
 class Interrupt:
@@ -37,6 +43,11 @@ class Interrupt:
         self.timeout: TimeoutReason | None = None
         self.waiter: asyncio.Future[None] | None = None
         self._error: BrokerError | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a wait is in progress, and nothing has ended it."""
+        return self.waiter is not None and not self.waiter.done()
 
     def raise_(self, error: BrokerError) -> None:
         """Make the current or next wait raise `error`. Only the first call counts."""
@@ -90,7 +101,8 @@ class BodyReader:
             while True:
                 piece = self._take(body, interrupt)
                 if piece is None:
-                    piece = await self._next(body, interrupt)
+                    await self._wait(body, interrupt, interrupt.wake)
+                    continue
                 if not piece:
                     return bytes(pieces)
                 pieces += piece
@@ -105,16 +117,29 @@ class BodyReader:
             self.held_bytes -= len(pieces)
             self._timeouts.body_arrived(interrupt)
 
-    async def piece(self, body: BodySource, interrupt: Interrupt) -> bytes:
-        """The next bytes of a streamed `body`, b"" at its end. Raises as `whole` does, or the error of `interrupt`."""
-        piece = self._take(body, interrupt)
-        if piece is not None:
-            return piece
+    async def each_piece(self, body: BodySource, interrupt: Interrupt, use: Use) -> None:
+        """Call `use` with each piece of a streamed `body`, one after the other, until its end.
+
+        Raises as `whole` does, what `use` raises, or the error of `interrupt`.
+        """
+        while True:
+            piece = self._take(body, interrupt)
+            if piece:
+                await use(piece)
+            elif piece is None:
+                await self._use_arriving(body, interrupt, use)
+            else:
+                return
+
+    async def _use_arriving(self, body: BodySource, interrupt: Interrupt, use: Use) -> None:
+        """Call `use` with the pieces that arrive, until a call has to wait, or the body or the wait for it ends."""
+        arriving = _Arriving(body, interrupt, use, self._timeouts)
         self._timeouts.body_awaited(interrupt, TimeoutReason.PAUSE)
         try:
-            return await self._next(body, interrupt)
+            await self._wait(body, interrupt, arriving.notified)
         finally:
             self._timeouts.body_arrived(interrupt)
+        await arriving.finish()
 
     async def pause(self, seconds: float, interrupt: Interrupt) -> None:
         """Read nothing for `seconds`. Raises `Unavailable` if `stop` is called meanwhile, or the error of `interrupt`."""
@@ -131,20 +156,16 @@ class BodyReader:
             self._waits.discard(interrupt)
         self._check(interrupt)
 
-    async def _next(self, body: BodySource, interrupt: Interrupt) -> bytes:
-        loop = asyncio.get_running_loop()
+    async def _wait(self, body: BodySource, interrupt: Interrupt, listener: Callable[[], None]) -> None:
+        """Have `listener` told of what arrives until `interrupt` is woken."""
+        interrupt.waiter = asyncio.get_running_loop().create_future()
         self._waits.add(interrupt)
         try:
-            while True:
-                interrupt.waiter = loop.create_future()
-                body.wake(interrupt.waiter)
-                await interrupt.waiter
-                piece = self._take(body, interrupt)
-                if piece is not None:
-                    return piece
+            body.listen(listener)
+            await interrupt.waiter
         finally:
             interrupt.waiter = None
-            body.wake(None)
+            body.listen(None)
             self._waits.discard(interrupt)
 
     def _take(self, body: BodySource, interrupt: Interrupt) -> bytes | None:
@@ -175,3 +196,50 @@ class BodyReader:
         if reason is TimeoutReason.BODY:
             return f"The body did not arrive within {self._timeouts.body_seconds:g} s; send a smaller one, or a streamed one."
         return f"Nothing arrived for {self._timeouts.pause_seconds:g} s; during a pause, send an empty line or a comment now and then."
+
+
+class _Arriving:
+    """Uses the pieces of a streamed body within the calls that bring them, while the handler waits.
+
+    The handler is woken for what can't be done there: the rest of a use that has to wait, an error, the end of the body.
+    """
+
+    __slots__ = ("_body", "_error", "_interrupt", "_rest", "_timeouts", "_use")
+
+    def __init__(
+        self, body: BodySource, interrupt: Interrupt, use: Use, timeouts: ConnectionTimeouts
+    ) -> None:
+        self._body = body
+        self._interrupt = interrupt
+        self._use = use
+        self._timeouts = timeouts
+        self._rest: Awaitable[None] | None = None
+        self._error: Exception | None = None
+
+    def notified(self) -> None:
+        """Something has arrived."""
+        interrupt = self._interrupt
+        if not interrupt.is_waiting:  # the handler goes on, and finds what has arrived
+            return
+        try:
+            while piece := self._body.take():
+                self._timeouts.body_awaited(interrupt, TimeoutReason.PAUSE)
+                self._rest = begin(self._use(piece))
+                if self._rest is not None:
+                    break
+            if piece is None:
+                return
+        except Exception as error:
+            self._error = error
+        interrupt.wake()
+
+    async def finish(self) -> None:
+        """Do what `notified` left to be done."""
+        if self._error is not None:
+            error, self._error = self._error, None
+            try:
+                raise error
+            finally:
+                del error  # which refers to this frame
+        if self._rest is not None:
+            await self._rest

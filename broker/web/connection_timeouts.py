@@ -154,8 +154,9 @@ class ConnectionTimeouts:
     # What a handler reports
 
     def body_awaited(self, wait: Waiting, reason: TimeoutReason) -> None:
-        """A handler waits for a whole body, or for the next piece of one."""
+        """A handler waits for a whole body, or for the next piece of one: from now on, if it waited before."""
         table = self._bodies if reason is TimeoutReason.BODY else self._pauses
+        table.pop(wait, None)  # so that it goes to the end
         table[wait] = self._now()
 
     def body_arrived(self, wait: Waiting) -> None:

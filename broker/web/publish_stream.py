@@ -91,12 +91,12 @@ class _StreamedPublish:
 
     async def run(self, body: BodySource, body_format: BodyFormat) -> None:
         """Publish the body. Raises a `BrokerError` at the first fault, after the events before it are published."""
-        bodies = self._services.bodies
         with contextlib.ExitStack() as stack:
             if self._topic is not None:
                 await self._begin(stack, self._topic)
-            while data := await bodies.piece(body, self._interrupt):
-                await self._publish(body_format.items(data))
+            await self._services.bodies.each_piece(
+                body, self._interrupt, lambda piece: self._publish(body_format.items(piece))
+            )
             await self._publish(body_format.end())
             await self._close()
 

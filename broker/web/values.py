@@ -5,9 +5,8 @@ Rules: an adapter makes the `Request`, calls a handler, and sends its `Answer` o
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol, overload
@@ -95,8 +94,8 @@ class BodySource(Protocol):
     def take(self) -> bytes | None:
         """The bytes that have arrived since the last call: b"" at the end, None if there are none yet."""
 
-    def wake(self, waiter: asyncio.Future[None] | None) -> None:
-        """Complete `waiter` as soon as `take` doesn't return None; None forgets the waiter of the call before."""
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Call `listener`, which must not raise, whenever `take` may have something new; None ends that."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 
 from multidict import CIMultiDict
 
@@ -23,8 +23,8 @@ class Body:
     def take(self) -> bytes | None:
         return self._pieces.pop(0) if self._pieces else b""
 
-    def wake(self, waiter: asyncio.Future[None] | None) -> None:
-        assert waiter is None, "`take` always has something"
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        assert listener is None, "`take` always has something"
 
 
 def plain_request(

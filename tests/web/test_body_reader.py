@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 
@@ -19,12 +20,16 @@ class Silent(Body):
     def take(self) -> bytes | None:
         return None
 
-    def wake(self, waiter: asyncio.Future[None] | None) -> None:
+    def listen(self, listener: Callable[[], None] | None) -> None:
         pass
 
 
 def reader(metrics: Metrics | None = None, *, body: float = 60, idle: float = 60) -> BodyReader:
     return BodyReader(timeouts(metrics or Metrics(), body=body, pause=idle))
+
+
+async def nothing(_piece: bytes) -> None:
+    pass
 
 
 def timed_out(metrics: Metrics, reason: str) -> float | None:
@@ -46,13 +51,13 @@ async def test_a_slow_body_is_an_error_and_counted() -> None:
     with pytest.raises(InvalidBody, match=r"0\.01 s"):
         await reader(metrics, body=0.01).whole(Silent(), 10)
     with pytest.raises(InvalidBody, match=r"0\.02 s"):
-        await reader(metrics, idle=0.02).piece(Silent(), Interrupt())
+        await reader(metrics, idle=0.02).each_piece(Silent(), Interrupt(), nothing)
     assert (timed_out(metrics, "body"), timed_out(metrics, "pause")) == (1, 1)
 
 
 async def test_an_interrupt_ends_the_wait_in_progress() -> None:
     interrupt = Interrupt()
-    waiting = asyncio.ensure_future(reader().piece(Silent(), interrupt))
+    waiting = asyncio.ensure_future(reader().each_piece(Silent(), interrupt, nothing))
     await asyncio.sleep(0)
     interrupt.raise_(Cancelled("first"))
     interrupt.raise_(Cancelled("second"))
@@ -64,7 +69,7 @@ async def test_an_interrupt_ends_the_next_wait() -> None:
     interrupt = Interrupt()
     interrupt.raise_(Cancelled("stop"))
     with pytest.raises(Cancelled):
-        await reader().piece(Body(b"x"), interrupt)
+        await reader().each_piece(Body(b"x"), interrupt, nothing)
     with pytest.raises(Cancelled):
         await reader().pause(60, interrupt)
 
@@ -74,7 +79,7 @@ async def test_stop_ends_all_waits_and_new_ones() -> None:
     bodies = reader(metrics)
     waits = [
         asyncio.ensure_future(bodies.whole(Silent(), 10)),
-        asyncio.ensure_future(bodies.piece(Silent(), Interrupt())),
+        asyncio.ensure_future(bodies.each_piece(Silent(), Interrupt(), nothing)),
         asyncio.ensure_future(bodies.pause(60, Interrupt())),
     ]
     await asyncio.sleep(0)

@@ -117,12 +117,14 @@ class HttpConnection(asyncio.Protocol):
             return
         if self._rest:
             self._rest += data
-        elif len(data) <= SLICE_BYTES:
+            return
+        if len(data) <= SLICE_BYTES:
             self._parser.feed(data)
-            self.resume()
+            if self._parser.body is self._current is not None:
+                return  # a piece of its body changes nothing here
         else:
             self._rest = data
-            self.resume()
+        self.resume()
 
     def eof_received(self) -> bool:
         """Returns whether to stay open, to answer complete requests; an incomplete body is given up."""
@@ -163,6 +165,8 @@ class HttpConnection(asyncio.Protocol):
 
     def hold_body(self, *, held: bool) -> None:
         self._holds_body = held
+        if self._rest and not held:
+            asyncio.get_running_loop().call_soon(self.resume)
         self._regulate()
 
     def send_continue(self) -> None:
@@ -235,8 +239,8 @@ class HttpConnection(asyncio.Protocol):
                 self._owner.serve(self, self._current)
             elif not self._feed_slice():
                 break
-        while self._parser.body is self._current is not None and self._feed_slice():
-            pass
+        if self._parser.body is self._current is not None and not self._holds_body and self._feed_slice():
+            asyncio.get_running_loop().call_soon(self.resume)  # others have their turn after each slice
         self._settle()
 
     def _feed_slice(self) -> bool:
@@ -272,15 +276,11 @@ class HttpConnection(asyncio.Protocol):
     def _regulate(self) -> None:
         """Read only while there is room for what arrives."""
         transport = self._transport
-        is_reading = self._has_ended or (
-            self._is_writable and not (self._holds_body or self._rest or self._parser.ready)
-        )
+        is_full = self._holds_body or self._rest or self._parser.ready
+        is_reading = self._has_ended or (self._is_writable and not is_full)
         if transport is not None and is_reading != self._is_reading:
             self._is_reading = is_reading
-            if is_reading:
-                transport.resume_reading()
-            else:
-                transport.pause_reading()
+            (transport.resume_reading if is_reading else transport.pause_reading)()
 
     def _end(self) -> None:
         """Ignore what arrives from now on."""

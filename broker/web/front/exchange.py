@@ -6,8 +6,8 @@ stored: a stored one would keep the frames that it passed through, with the body
 
 from __future__ import annotations
 
-import asyncio
 import enum
+from collections.abc import Callable
 from typing import Protocol
 
 from broker.errors import InvalidBody
@@ -53,9 +53,9 @@ class Exchange:
         "_expects_continue",
         "_fault",
         "_flow",
+        "_listener",
         "_pieces",
         "_size",
-        "_waiter",
         "headers",
         "is_complete",
         "is_queued",
@@ -94,7 +94,7 @@ class Exchange:
         self._pieces: list[bytes] = []
         self._size = 0
         self._fault: Fault | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._listener: Callable[[], None] | None = None
 
     # From the connection
 
@@ -104,25 +104,19 @@ class Exchange:
         self._size += len(data) + PIECE_BYTES
         if self._size > HIGH_WATER_BYTES:
             self._flow.hold_body(held=True)
-        if self._waiter is not None:
-            self._wake()
 
     def end(self) -> None:
         """The body is complete."""
         self.is_complete = True
-        if self._waiter is not None:
-            self._wake()
 
     def fail(self, fault: Fault) -> None:
         """The body will never be complete."""
         self._fault = fault
-        if self._waiter is not None:
-            self._wake()
 
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+    def notify(self) -> None:
+        """Call the handler's listener: one of the above was called, perhaps several times."""
+        if self._listener is not None:
+            self._listener()
 
     # For the handler
 
@@ -147,9 +141,9 @@ class Exchange:
             self._fail()
         return None
 
-    def wake(self, waiter: asyncio.Future[None] | None) -> None:
-        self._waiter = waiter
-        if waiter is not None and self._expects_continue:
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        self._listener = listener
+        if listener is not None and self._expects_continue:
             self._expects_continue = False
             self._flow.send_continue()
 

@@ -16,11 +16,11 @@ from time import time
 from typing import Any
 
 from broker.web.connection_timeouts import ConnectionTimeouts
+from broker.web.driving import rest_of
 from broker.web.errors import error_answer
 from broker.web.front.access_log import CLIENT_LEFT, AccessLog
 from broker.web.front.answers import encode
 from broker.web.front.connection import HttpConnection
-from broker.web.front.driving import rest_of
 from broker.web.front.exchange import Exchange
 from broker.web.front.handshake import Handshake
 from broker.web.front.head import split_target

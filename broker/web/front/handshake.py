@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
-from broker.web.front.driving import rest_of
+from broker.web.driving import rest_of
 
 _logger = logging.getLogger("broker")
 

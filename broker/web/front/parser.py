@@ -83,9 +83,16 @@ class RequestParser:
         if self.body is not None:
             body, self.body = self.body, None
             body.fail(Fault.LOST)
+            body.notify()
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Parse the bytes that have arrived."""
+        """Parse the bytes that have arrived, and then notify the handler of the body that was arriving."""
+        body = self.body
+        self._parse(data)
+        if body is not None:
+            body.notify()
+
+    def _parse(self, data: bytes | memoryview) -> None:
         if self._is_broken:
             return
         self._head_bytes += len(data)
@@ -149,7 +156,7 @@ class RequestParser:
         self._llhttp.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n".encode())
         self._is_replaying = False
         if rest:
-            self.feed(rest)
+            self._parse(rest)
         elif self.body is not None:
             self._is_ready(self.body)
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator
+from collections.abc import Awaitable, Coroutine, Generator
 from functools import partial
 from types import coroutine as generator_based
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def begin(running: Coroutine[Any, Any, T]) -> Awaitable[T] | None:
+    """Run a coroutine until it waits for something. Returns its rest, for a task; None if it has ended."""
+    try:
+        waited = running.send(None)
+    except StopIteration:
+        return None
+    return rest_of(running, waited)
 
 
 @generator_based
