@@ -6,7 +6,7 @@ collector (`node/gauges.py`) reads it when the metrics are requested.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -32,6 +32,26 @@ class PlainCounter(Collector):
         yield CounterMetricFamily(self._name, self._help_text, self.value)
 
 
+class PlainCounters(Collector):
+    """Plain counters of one name, one for each of the `kinds`, the values of the label `kind`.
+
+    Attributes:
+        kinds: add to the `value` of one.
+    """
+
+    def __init__(self, name: str, help_text: str, kinds: Sequence[str]) -> None:
+        self.kinds = {kind: PlainCounter(name, help_text) for kind in kinds}
+        self._name = name
+        self._help_text = help_text
+
+    def collect(self) -> Iterable[Metric]:
+        """Called by the registry for every scrape."""
+        family = CounterMetricFamily(self._name, self._help_text, labels=["kind"])
+        for kind, counter in self.kinds.items():
+            family.add_metric([kind], counter.value)
+        yield family
+
+
 class Metrics:
     """The metrics of one node.
 
@@ -41,11 +61,14 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        connects = self._counter(
-            "broker_connects", "Streams opened, by kind: first, or resume for one with a cursor.", "kind"
+        connects = PlainCounters(
+            "broker_connects",
+            "Streams opened, by kind: first, or resume for one with a cursor.",
+            ("first", "resume"),
         )
-        self.first_connects = connects.labels("first")
-        self.resumed_connects = connects.labels("resume")
+        self.registry.register(connects)
+        self.first_connects = connects.kinds["first"]
+        self.resumed_connects = connects.kinds["resume"]
         self.refused_connects = self._counter(
             "broker_refused_connects", "Streams refused, by reason.", "reason"
         )

@@ -82,6 +82,9 @@ class FanOut:
             subscriber.finish(CloseReason.ENDED, b"", now)
             return
         feed = self._feeds.join(subscriber, key, logs)
+        if subscriber.cursor >= feed.end() and not key.floors:
+            _write_first(subscriber, opening, now)  # it lacks nothing, as most new ones
+            return
         batch = self._batch_after(feed, subscriber.cursor)
         _write_first(subscriber, opening if batch is None else opening + batch.chunk, now)
         if batch is not None:

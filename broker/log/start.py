@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from broker import sse
 from broker.durations import parse_duration
@@ -120,8 +120,7 @@ def from_last(text: str) -> Start:
     return Last(int(text)) if int(text) else Latest()
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """Where a subscriber starts.
 
     Attributes:

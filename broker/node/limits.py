@@ -88,6 +88,14 @@ class RateLimits:
         self._address_connects = _caller_rate(settings, "max_connects_per_second_per_address")
         self._publishes = _caller_rate(settings, "max_publishes_per_second")
         self._bytes = _caller_rate(settings, "max_publish_bytes_per_second")
+        self._limits_streams = any(
+            (
+                settings.max_connections_per_address,
+                settings.max_connections_per_subject,
+                settings.max_connects_per_second,
+                settings.max_connects_per_second_per_address,
+            )
+        )
         self.limits_publishing = self._publishes is not None or self._bytes is not None
         self.max_events = (settings.max_publishes_per_second or math.inf) * MAX_DEBT_SECONDS
         self.max_bytes = (settings.max_publish_bytes_per_second or math.inf) * MAX_DEBT_SECONDS
@@ -101,6 +109,8 @@ class RateLimits:
             RateLimited: it has the maximum already, or too many streams are being opened; `limit` names the setting.
             Unavailable: the store doesn't know how many streams the other instances have.
         """
+        if not self._limits_streams:
+            return
         counted = self._counted_as(caller)
         self._check_connect(caller, counted, [0] * len(counted))
         if counted:
@@ -112,6 +122,8 @@ class RateLimits:
 
     def leave(self, caller: Caller) -> None:
         """The stream that `enter` let in has ended."""
+        if not self._limits_streams:
+            return
         for name, _, _ in self._counted_as(caller):
             self._count_connections(name, -1)
 

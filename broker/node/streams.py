@@ -118,10 +118,10 @@ class Streams:
         """
         where = position(start, topics, logs, self._logs)
         resumed = isinstance(start, After | Malformed)
-        (self._metrics.resumed_connects if resumed else self._metrics.first_connects).inc()
+        (self._metrics.resumed_connects if resumed else self._metrics.first_connects).value += 1
         for reason in where.gaps:
             self.gap_sent(reason, 1)
-        opening = sse.retry(self.retry_ms()) + sse.HEARTBEAT + where.preface
+        opening = b"retry: %d\n:\n%b" % (self.retry_ms(), where.preface)
         opening = head + (as_chunk(opening) if chunked else opening)
         key = FeedKey(where.topics, enveloped, where.floors, chunked)
         left_out: list[str] = []
@@ -129,7 +129,8 @@ class Streams:
             left_out = [topic for topic in topics if topic not in where.topics]
             logs = [log for topic, log in zip(topics, logs, strict=True) if topic in where.topics]
         subscriber = self.hub.attach(transport, caller, key, logs, where.cursor, opening)
-        self._logs.unwatch(left_out)
+        if left_out:
+            self._logs.unwatch(left_out)
         self.evictions.opened(subscriber)
         return subscriber
 
@@ -146,7 +147,7 @@ class Streams:
         `reading` has nothing to give, and an open topic; don't await between its `watch` and this. From here on the watches
         belong to the poll, and so does the caller's place in the limits.
         """
-        (self._metrics.resumed_connects if reading.resumes else self._metrics.first_connects).inc()
+        (self._metrics.resumed_connects if reading.resumes else self._metrics.first_connects).value += 1
         topics, logs = reading.open_topics()
         key = FeedKey(
             topics, enveloped=False, chunked=True

@@ -30,7 +30,7 @@ _PLAIN_HEAD = b"HTTP/1.1 200 OK\r\n" + head_lines(HEADERS) + b"Connection: close
 _CHUNKED_HEAD = _PLAIN_HEAD + b"Transfer-Encoding: chunked\r\n"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Subscription:
     """A stream that is ready to begin.
 
