@@ -44,6 +44,12 @@ class TooLarge(BrokerError):
     code = "too-large"
 
 
+class GapFound(BrokerError):
+    """Nobody's fault: events after the caller's cursor can't be delivered, and the answer can't report it in another way."""
+
+    code = "gap"
+
+
 class Unauthorized(BrokerError):
     """The caller's fault: no token, or an invalid one. `error` is the code of RFC 6750 §3.1; "" without a token."""
 

@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 import uvloop
 
-from broker.fanout.subscriber import CloseReason
+from broker.fanout.close_reason import CloseReason
 from broker.settings import Settings
 from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.hub_harness import HubHarness

@@ -22,10 +22,11 @@ from collections.abc import Sequence
 
 from broker.events import EventId
 from broker.fanout.backpressure import MAX_BYTES
+from broker.fanout.close_reason import CloseReason
 from broker.fanout.feed import PIECE_BYTES, Batch, Feed, FeedKey, Piece
 from broker.fanout.feed_table import FeedGroup, FeedTable
 from broker.fanout.owner import HubOwner, LogSource, Scheduler
-from broker.fanout.subscriber import CloseReason, Lag, Subscriber, write_each
+from broker.fanout.subscriber import Lag, Subscriber, write_each
 from broker.log.log import Log
 
 WRITES_PER_TURN = 200  # about 2 ms
@@ -168,8 +169,8 @@ class FanOut:
             else:
                 return 0
             piece = self._piece_after(feed, cursor, target)
-            chunk, end, events, ended, gaps = piece or (b"", target, 0, None, ())
-            if ended is not None:
+            chunk, end, events, ended, gaps, _ = piece or (b"", target, 0, (), (), False)
+            if ended:
                 here = [one for one in subscribers if one.lag is None and one.cursor == cursor]
                 return self._write_ends(feed, here[: max(1, budget // MOVE_WRITES)], cursor, now)
             written = write_each(subscribers, cursor, chunk, end, now)
@@ -193,28 +194,33 @@ class FanOut:
         number.
         """
         ended: tuple[str, ...] = ()
+        reason = CloseReason.ENDED
         reading = subscribers
         while reading and (batch := self._batch_after(feed, cursor)) is not None:
             written = write_each(reading, cursor, batch.chunk, batch.end, now)
             self.delivered_events += written * batch.events
             self._gaps_sent(batch.gaps, written)
             cursor, feed, ended = batch.end, batch.rest, ended + batch.ended
+            if batch.is_cut:
+                reason = CloseReason.GAP
             for one in reading:
                 if one.lag is not None:
-                    self._move(one, feed, ended, now)
+                    self._move(one, feed, ended, reason, now)
             reading = [one for one in reading if one.lag is None]
         for one in reading:
-            self._move(one, feed, ended, now)
+            self._move(one, feed, ended, reason, now)
         return len(subscribers)
 
-    def _move(self, subscriber: Subscriber, rest: Feed, ended: Sequence[str], now: float) -> None:
-        """Move `subscriber` from the `ended` topics to `rest`. If `rest` has no topic, end its stream."""
+    def _move(
+        self, subscriber: Subscriber, rest: Feed, ended: Sequence[str], reason: CloseReason, now: float
+    ) -> None:
+        """Move `subscriber` from the `ended` topics to `rest`. If `rest` has no topic, end its stream for `reason`."""
         if rest.logs:
             self._feeds.move(subscriber, rest.key, rest.logs)
             self._settle(subscriber, Lag(now))
         else:
             self._feeds.leave(subscriber)
-            subscriber.finish(CloseReason.ENDED, b"", now)
+            subscriber.finish(reason, b"", now)
         self._logs.unwatch(ended)
 
     def _gaps_sent(self, reasons: Sequence[str], subscribers: int) -> None:
@@ -237,11 +243,11 @@ class FanOut:
             batch = self._batch_after(feed, subscriber.cursor)
             subscriber.lag = None
             control_event, lag.control_event = lag.control_event, b""
+            chunk = control_event if batch is None else control_event + batch.chunk
+            if chunk:
+                subscriber.write(chunk, now)
             if batch is not None:
-                subscriber.write(control_event + batch.chunk if control_event else batch.chunk, now)
                 self._wrote(subscriber, batch, now)
-            elif control_event:
-                subscriber.write(control_event, now)
             self._settle(subscriber, lag)
 
     def _wrote(self, subscriber: Subscriber, batch: Batch, now: float) -> None:
@@ -249,7 +255,8 @@ class FanOut:
         self.delivered_events += batch.events
         self._gaps_sent(batch.gaps, 1)
         if batch.ended:
-            self._move(subscriber, batch.rest, batch.ended, now)
+            reason = CloseReason.GAP if batch.is_cut else CloseReason.ENDED
+            self._move(subscriber, batch.rest, batch.ended, reason, now)
 
     def _settle(self, subscriber: Subscriber, lag: Lag) -> None:
         """After a batch: `subscriber` is up to date, or queued again, or waits for its transport."""

@@ -42,12 +42,14 @@ class FeedKey(NamedTuple):
         floors: for each topic, the id after which it is read even if the cursor is lower; empty if all topics start at the
             cursor. So one cursor serves topics that start at different points (`last`, a gap in one of several).
         chunked: whether its pieces are chunks of an HTTP/1.1 body.
+        silent: whether it leaves out the broker's own events. A gap ends it then, because it can't be reported.
     """
 
     topics: tuple[str, ...]
     enveloped: bool
     floors: tuple[EventId, ...] = ()
     chunked: bool = False
+    silent: bool = False
 
 
 class Piece(NamedTuple):
@@ -57,15 +59,17 @@ class Piece(NamedTuple):
         chunk: whole events, as they go over the wire: one chunk if the feed is chunked.
         end: the cursor after it.
         events: their number.
-        ended: the topic that ends with the last event, or None.
+        ended: the topic that ends with the last event, if any; all of the feed's if it is cut.
         gaps: the reasons of the gaps in it.
+        is_cut: whether a gap cuts the stream here.
     """
 
     chunk: bytes
     end: EventId
     events: int
-    ended: str | None
+    ended: tuple[str, ...] = ()
     gaps: tuple[str, ...] = ()
+    is_cut: bool = False
 
 
 class Feed:
@@ -106,19 +110,21 @@ class Feed:
             pieces.append(piece)
             size += len(piece.chunk)
             cursor = piece.end
-            if piece.ended is None:
+            if not piece.ended:
                 break
             rest = rest._without(piece.ended)
         if not pieces:
             return None
         chunk = pieces[0].chunk if len(pieces) == 1 else b"".join(piece.chunk for piece in pieces)
-        ended = tuple(piece.ended for piece in pieces if piece.ended is not None)
+        ended = tuple(topic for piece in pieces for topic in piece.ended)
         gaps = tuple(reason for piece in pieces for reason in piece.gaps)
-        return Batch(chunk, cursor, sum(piece.events for piece in pieces), ended, rest, gaps)
+        return Batch(
+            chunk, cursor, sum(piece.events for piece in pieces), ended, rest, gaps, pieces[-1].is_cut
+        )
 
-    def _without(self, topic: str) -> Feed:
+    def _without(self, topics: Sequence[str]) -> Feed:
         key = self.key
-        keep = [index for index, name in enumerate(key.topics) if name != topic]
+        keep = [index for index, name in enumerate(key.topics) if name not in topics]
         floors = tuple(key.floors[index] for index in keep) if key.floors else ()
         rest = key._replace(topics=tuple(key.topics[index] for index in keep), floors=floors)
         return Feed(rest, [self.logs[index] for index in keep], self._completeness)
@@ -131,7 +137,8 @@ class Feed:
         frames: list[bytes] = []
         size = fresh = 0
         before = end = cursor
-        ended = None
+        ended: tuple[str, ...] = ()
+        is_silent, is_cut = self.key.silent, False
         gaps: list[str] = []
         for topic, log, entry in self.entries(cursor):
             if entry.id > up_to:
@@ -146,23 +153,30 @@ class Feed:
                     break
                 frame = log.enveloped(topic, entry)
             if entry.gap is not None:
+                if is_silent:
+                    gaps.append(entry.gap)
+                    ended, is_cut = self.key.topics, True
+                    break
                 frame = sse.gap(topic, format_id(before), entry.gap)
             size += len(frame)
             if frames and size > PIECE_BYTES and is_next:
                 break
+            end = entry.id
+            if entry.end:
+                ended = (topic,)
+                if not is_silent:
+                    frames.append(frame)
+                break
             frames.append(frame)
             if entry.gap is not None:
                 gaps.append(entry.gap)
-            end = entry.id
-            if entry.end:
-                ended = topic
-                break
-        if not frames:
+        if not frames and not ended:
             return None
         chunk = frames[0] if len(frames) == 1 else b"".join(frames)
-        if self.key.chunked:
+        if self.key.chunked and chunk:
             chunk = as_chunk(chunk)
-        return Piece(chunk, end, len(frames) - len(gaps), ended, tuple(gaps))
+        events = len(frames) if is_silent else len(frames) - len(gaps)
+        return Piece(chunk, end, events, ended, tuple(gaps), is_cut)
 
     def _logs_and_floors(self) -> Iterator[tuple[Log, EventId]]:
         return zip(self.logs, self.key.floors or (0,) * len(self.logs), strict=True)
@@ -192,7 +206,7 @@ class Batch(NamedTuple):
 
     Attributes:
         chunk, end, events, gaps: as in `Piece`.
-        ended: the topics that end in it.
+        ended: the topics that end in it; all of the feed's if a gap cuts it.
         rest: the feed to read from then on; the same feed if nothing ends.
     """
 
@@ -202,3 +216,4 @@ class Batch(NamedTuple):
     ended: tuple[str, ...]
     rest: Feed
     gaps: tuple[str, ...]
+    is_cut: bool = False

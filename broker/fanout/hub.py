@@ -12,12 +12,13 @@ from functools import partial
 
 from broker.auth.grants import Caller
 from broker.events import EventId
+from broker.fanout.close_reason import CloseReason
 from broker.fanout.fanout import FanOut
 from broker.fanout.feed import FeedKey
 from broker.fanout.feed_table import FeedTable
 from broker.fanout.owner import HubOwner, LogSource, Scheduler, StreamTimes
 from broker.fanout.poll import Poll, Respond
-from broker.fanout.subscriber import CloseReason, Subscriber
+from broker.fanout.subscriber import Subscriber
 from broker.fanout.sweeper import Sweeper
 from broker.log.log import Log
 
@@ -75,7 +76,7 @@ class Hub:
         `logs`, those of `key.topics`, must join on to `cursor` and `key.floors` at this moment.
         """
         now = self._loop.time()
-        subscriber = Subscriber(transport, self, caller, cursor, now, chunked=key.chunked)
+        subscriber = Subscriber(transport, self, caller, cursor, now, chunked=key.chunked, silent=key.silent)
         subscriber.hub_index = len(self._subscribers)
         self._subscribers.append(subscriber)
         self.fan_out.begin(subscriber, key, logs, opening, now)
@@ -99,7 +100,9 @@ class Hub:
         return poll
 
     def send_control(self, subscriber: Subscriber, event: bytes) -> None:
-        """Write a control event without an id. A lagging subscriber gets the latest one as soon as it can be written to."""
+        """Write a control event without an id, unless the subscriber gets none. One that lags gets the latest as soon as it can be written to."""
+        if subscriber.silent:
+            return
         chunk = subscriber.encode(event)
         if subscriber.lag is None:
             subscriber.write(chunk, self._loop.time())

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from broker.events import EventId
-from broker.fanout.subscriber import CloseReason, Subscriber
+from broker.fanout.close_reason import CloseReason
+from broker.fanout.subscriber import Subscriber
 
 
 class LogSource(Protocol):

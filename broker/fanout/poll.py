@@ -13,7 +13,8 @@ from typing import Protocol
 
 from broker.auth.grants import Caller
 from broker.events import EventId
-from broker.fanout.subscriber import NO_SOCKET, CloseReason, Lag, Subscriber, SubscriberOwner
+from broker.fanout.close_reason import CloseReason
+from broker.fanout.subscriber import NO_SOCKET, Lag, Subscriber, SubscriberOwner
 
 Respond = Callable[[CloseReason | None], bytes | None]
 """Makes the whole answer as it goes over the wire: with a reason, in any case; with None, only if there is something to give."""

@@ -17,7 +17,6 @@ peer that opens a small window again and again, and cuts that peer within an eve
 from __future__ import annotations
 
 import asyncio
-import enum
 import fcntl
 import os
 import socket
@@ -29,37 +28,11 @@ from typing import Protocol
 from broker.auth.grants import Caller
 from broker.events import EventId
 from broker.fanout.chunks import LAST_CHUNK, as_chunk
+from broker.fanout.close_reason import COMPLETE, COMPLETE_IF_SILENT, CloseReason
 from broker.fanout.feed import Feed
 
 _LINGER_NONE = struct.pack("ii", 1, 0)
 NO_SOCKET = -1
-
-
-class CloseReason(enum.StrEnum):
-    """Why a stream ended: the same word in the log line and in the metric's label."""
-
-    CLIENT = "client"
-    """The peer left."""
-    TIMEOUT = "timeout"
-    """The peer no longer acknowledged even a heartbeat: the connection was half-open."""
-    SLOW = "slow"
-    """The log moved past its cursor, or the peer took nothing for `slow_seconds`."""
-    ENDED = "ended"
-    """All its topics are closed."""
-    EXPIRED = "expired"
-    """Its token has expired."""
-    DISCONNECTED = "disconnected"
-    """An operator ended it, or its token was revoked."""
-    MAX_AGE = "max-age"
-    """It reached the maximum age. Its client reconnects, perhaps to another instance."""
-    DRAINING = "draining"
-    """This instance is shutting down."""
-    ANSWERED = "answered"
-    """A long poll got its answer."""
-
-
-_COMPLETE = frozenset(CloseReason) - {CloseReason.CLIENT, CloseReason.TIMEOUT, CloseReason.SLOW}
-"""A stream that is finished for one of these ends with the last chunk: its client has everything that the broker meant to send."""
 
 
 class Lag:
@@ -100,6 +73,7 @@ class Subscriber(asyncio.Protocol):
     Attributes:
         cursor: id of the last event written, in whole or in part.
         chunked: whether its bytes are chunks of an HTTP/1.1 body, as those of its feed.
+        silent: whether it gets no control events, as its feed has none. Only the end of all its topics is a clean end then.
         lag: None while one write can bring it up to date.
         wrote_at: when bytes were last written; loop time in seconds, as is `opened_at`.
         feed: the feed it reads; None once its stream is ending.
@@ -119,6 +93,7 @@ class Subscriber(asyncio.Protocol):
         "hub_index",
         "lag",
         "opened_at",
+        "silent",
         "wrote_at",
     )
 
@@ -131,9 +106,11 @@ class Subscriber(asyncio.Protocol):
         now: float,
         *,
         chunked: bool = False,
+        silent: bool = False,
     ) -> None:
         self.caller = caller
         self.chunked = chunked
+        self.silent = silent
         self.cursor = cursor
         self.feed: Feed | None = None
         self.lag: Lag | None = None
@@ -190,7 +167,7 @@ class Subscriber(asyncio.Protocol):
     @property
     def is_complete(self) -> bool:
         """Whether the broker has ended the stream in a way that its client may take for the whole."""
-        return self._reason in _COMPLETE
+        return self._reason in (COMPLETE_IF_SILENT if self.silent else COMPLETE)
 
     def is_flushed(self) -> bool:
         """Whether the transport holds nothing."""
@@ -228,7 +205,7 @@ class Subscriber(asyncio.Protocol):
         if self.is_finished or self._transport.is_closing():
             return
         ending = self.encode(last) if last else b""
-        if self.chunked and reason in _COMPLETE:
+        if self.chunked and reason in (COMPLETE_IF_SILENT if self.silent else COMPLETE):
             ending += LAST_CHUNK
         if ending and self.lag is None:
             self.write(ending, now)

@@ -12,9 +12,10 @@ from collections.abc import Sequence
 
 from broker import sse
 from broker.fanout.chunks import HEARTBEAT_CHUNK
+from broker.fanout.close_reason import CloseReason
 from broker.fanout.fanout import FanOut
 from broker.fanout.owner import HubOwner, Scheduler, StreamTimes
-from broker.fanout.subscriber import CloseReason, Lag, Subscriber
+from broker.fanout.subscriber import Lag, Subscriber
 
 VISITS_PER_TURN = 4000
 CALLS_PER_TURN = 200  # system calls; about 2 ms

@@ -23,8 +23,9 @@ from broker.auth.revocations import Revocations
 from broker.errors import Unauthorized
 from broker.events import Clock
 from broker.fanout.batches import BatchRunner, Job
+from broker.fanout.close_reason import CloseReason
 from broker.fanout.hub import Hub
-from broker.fanout.subscriber import CloseReason, Subscriber
+from broker.fanout.subscriber import Subscriber
 from broker.node.commands import Disconnect, Revoke
 
 EARLY = (0.01, 0.1)

@@ -10,6 +10,7 @@ import contextlib
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import repeat
 
 from broker import sse
 from broker.auth.grants import Caller
@@ -17,16 +18,17 @@ from broker.errors import Overloaded, Unavailable
 from broker.events import Clock
 from broker.fanout.batches import BatchRunner
 from broker.fanout.chunks import as_chunk
+from broker.fanout.close_reason import CloseReason
 from broker.fanout.feed import FeedKey
 from broker.fanout.hub import Hub
 from broker.fanout.owner import StreamTimes
 from broker.fanout.poll import Respond
-from broker.fanout.subscriber import CloseReason, Subscriber
+from broker.fanout.subscriber import Subscriber
 from broker.log.log import Log
-from broker.log.start import After, Malformed, Start, has_seen_all, position
+from broker.log.start import After, Malformed, Start, cursor_text, has_seen_all, position
 from broker.metrics import Metrics
 from broker.node.evictions import Evictions
-from broker.node.history import Reading
+from broker.node.history import Gap, Reading
 from broker.node.limits import RateLimits
 from broker.stores.base import WatchedLogs
 
@@ -97,6 +99,21 @@ class Streams:
         """Whether all topics of `logs` are closed, and `start` is after their ends. Don't await between this and `attach`."""
         return has_seen_all(start, logs, self._logs)
 
+    def gaps(self, topics: Sequence[str], logs: Sequence[Log], start: Start) -> Sequence[Gap]:
+        """The gaps of a stream that begins now at `start`, a cursor, in all that it would replay; of each topic the first."""
+        where = position(start, topics, logs, self._logs)
+        after = cursor_text(start)
+        gaps = [Gap(*gap) for gap in zip(where.gap_topics, repeat(after), where.gaps, strict=False)]
+        if isinstance(start, After):
+            left_out = {*topics} - {*where.topics}
+            for topic, log in zip(topics, logs, strict=True):
+                if log.gap_entries and topic not in left_out and topic not in where.gap_topics:
+                    entries = log.after(max(start.cursor, log.cleared_at))
+                    gaps += [Gap(topic, after, entry.gap) for entry in entries if entry.gap is not None][:1]
+        for gap in gaps:
+            self.gap_sent(gap.reason, 1)
+        return gaps
+
     def attach(
         self,
         transport: asyncio.Transport,
@@ -108,10 +125,12 @@ class Streams:
         *,
         enveloped: bool,
         chunked: bool,
+        silent: bool = False,
     ) -> Subscriber:
         """Make the connection behind `transport` a subscriber; `head` is written before everything else.
 
-        With `chunked` everything after the head is written as chunks (HTTP/1.1).
+        With `chunked` everything after the head is written as chunks (HTTP/1.1). A `silent` stream gets no control events; its
+        `start` has no gap (`gaps`).
 
         `logs` are what `watch` returned for `topics` and `start`, without an `await` since. From here on the watches belong to
         the subscriber, and so does the caller's place in the limits.
@@ -121,9 +140,9 @@ class Streams:
         (self._metrics.resumed_connects if resumed else self._metrics.first_connects).value += 1
         for reason in where.gaps:
             self.gap_sent(reason, 1)
-        opening = b"retry: %d\n:\n%b" % (self.retry_ms(), where.preface)
+        opening = b"retry: %d\n:\n%b" % (self.retry_ms(), b"" if silent else where.preface)
         opening = head + (as_chunk(opening) if chunked else opening)
-        key = FeedKey(where.topics, enveloped, where.floors, chunked)
+        key = FeedKey(where.topics, enveloped, where.floors, chunked, silent)
         left_out: list[str] = []
         if len(where.topics) != len(topics):
             left_out = [topic for topic in topics if topic not in where.topics]
@@ -172,7 +191,13 @@ class Streams:
     def end(
         self, subscriber: Subscriber, reason: CloseReason, farewell: bytes = b"", wait_seconds: float = 0.0
     ) -> None:
-        """End a stream with `farewell`, and ask its client to reconnect after at least `wait_seconds`."""
+        """End a stream with `farewell`, and ask its client to reconnect after at least `wait_seconds`.
+
+        A silent one gets neither: they would be a block without data.
+        """
+        if subscriber.silent:
+            self.hub.finish(subscriber, reason)
+            return
         delay_ms = int(wait_seconds * 1000) + self.retry_ms()
         self.hub.finish(subscriber, reason, farewell + sse.retry(delay_ms))
 

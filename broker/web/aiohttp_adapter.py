@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
 from broker.errors import InvalidBody
@@ -83,6 +83,7 @@ def _endpoint(app: web.Application, handler: routes.Handler, base_path: BasePath
             request.remote or "",
             _Body(request),
             request.match_info,
+            "1.0" if request.version < HttpVersion11 else "1.1",
         )
         result = await handler(services, plain)
         if isinstance(result, Subscription):

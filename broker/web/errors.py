@@ -23,6 +23,7 @@ STATUS = {
     "closed": 409,
     "cancelled": 409,
     "out-of-order": 409,
+    "gap": 410,
     "too-large": 413,
     "rate-limited": 429,
     "internal": 500,

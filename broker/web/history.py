@@ -17,8 +17,8 @@ from broker.auth.grants import Caller
 from broker.durations import parse_duration
 from broker.errors import InvalidParameter
 from broker.events import EventId, format_id, parse_id
+from broker.fanout.close_reason import CloseReason
 from broker.fanout.feed import PIECE_BYTES
-from broker.fanout.subscriber import CloseReason
 from broker.log.entry import Entry
 from broker.log.start import Since, Start
 from broker.node.history import Found, Gap, Page, Reading

@@ -135,13 +135,20 @@ class ResponseTransport(asyncio.Transport):
                     self._protocol.resume_writing()
             elif self._is_closing:
                 if isinstance(self._protocol, Subscriber) and not self._protocol.is_complete:
-                    self.abort()  # the response's end would look like the stream's
-                    continue
+                    self._cut(self._protocol)
+                    break
                 return
             else:
                 self._written.clear()
                 await self._written.wait()
         raise ConnectionResetError("the stream was cut")
+
+    def _cut(self, subscriber: Subscriber) -> None:
+        """Close the connection without the response's end, which would look like the stream's."""
+        if subscriber.silent and self._request.transport is not None:
+            self._request.transport.close()  # the client gets all that was written
+        else:
+            self.abort()
 
     def end(self, error: BaseException | None) -> None:
         """Report to the subscriber that the connection is gone."""

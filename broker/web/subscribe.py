@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from broker import sse
 from broker.auth.grants import Caller
-from broker.errors import InvalidParameter, RateLimited, Unavailable
+from broker.errors import GapFound, InvalidParameter, RateLimited, Unavailable
 from broker.log.log import Log
-from broker.log.start import After, Start
+from broker.log.start import After, Malformed, Start
 from broker.node.node import Node
 from broker.topics import check_topic
 from broker.web.accept import names_stream
@@ -43,6 +43,7 @@ class Subscription:
     logs: Sequence[Log]
     start: Start
     is_enveloped: bool
+    is_silent: bool
     common_headers: bytes
 
     def attach(self, transport: asyncio.Transport, *, chunked: bool) -> None:
@@ -64,6 +65,7 @@ class Subscription:
             self.start,
             enveloped=self.is_enveloped,
             chunked=chunked,
+            silent=self.is_silent,
         )
 
     def release(self) -> None:
@@ -78,6 +80,9 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
     200  to HEAD, without a body
     200  to a refused EventSource, with a reconnect delay
     204  to a cursor at or after the end of every topic
+
+    Raises:
+        GapFound: the stream would begin with a gap, and asks for no control events.
     """
     node = services.node
     check_topics(services, topics)
@@ -85,19 +90,22 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
     caller.grant.check_subscribe(topics)
     start = requested_start(request, node.clock())
     is_enveloped = _is_enveloped(request.query)
+    is_silent = _is_silent(request)
     is_head = request.method == "HEAD"
-    if is_head and not isinstance(start, After):
+    if is_head and not isinstance(start, (After | Malformed) if is_silent else After):
         return _HEAD_ANSWER
     try:
         logs = await reserve(node, caller, topics, start)
     except (Unavailable, RateLimited):
-        if names_stream(request.headers.get("accept", "")):
+        if not is_silent and names_stream(request.headers.get("accept", "")):
             return _retry_later(node)
         raise
     common_headers = services.response_headers.lines(request.headers.get("origin"), "Accept")
-    subscription = Subscription(node, caller, topics, logs, start, is_enveloped, common_headers)
+    subscription = Subscription(node, caller, topics, logs, start, is_enveloped, is_silent, common_headers)
     try:
         is_over = node.streams.has_seen_all(logs, start)
+        if is_silent and not is_over:
+            _check_gaps(node, topics, logs, start)
         if not is_over and not is_head:
             node.streams.evictions.check(caller.grant)  # it may have changed while the logs were read
             return subscription
@@ -141,6 +149,38 @@ def _retry_later(node: Node) -> Answer:
     """A refusal after which an EventSource reconnects: a stream that ends at once, with a long delay."""
     body = sse.retry(node.streams.long_retry_ms())
     return Answer(200, body, _HEAD_ANSWER.headers, closes=True, is_stream=True)
+
+
+def _check_gaps(node: Node, topics: Sequence[str], logs: Sequence[Log], start: Start) -> None:
+    gaps = node.streams.gaps(topics, logs, start)
+    if not gaps:
+        return
+    first, *others = (gap._asdict() for gap in gaps)
+    more: dict[str, object] = {"also": others} if others else {}
+    raise GapFound(
+        "Events after this cursor can't be delivered. Read what the topic still has with since=earliest, or leave the "
+        "cursor out to get new events only.",
+        **first,
+        **more,
+    )
+
+
+def is_silent(query: Query) -> bool:
+    """Whether the request wants a stream without control events (contract §3): no other representation will do then."""
+    return query.get("control") == "none"
+
+
+def _is_silent(request: Request) -> bool:
+    control = request.query.get("control")
+    if control is None:
+        return False
+    if control != "none":
+        raise InvalidParameter("'control' must be none; leave it out to get the broker's own events.")
+    if request.version == "1.0":
+        raise InvalidParameter(
+            "control=none needs HTTP/1.1: without chunks, a stream that was cut looks like one that ended."
+        )
+    return True
 
 
 def _is_enveloped(query: Query) -> bool:

@@ -9,7 +9,7 @@ from broker.web.accept import Representation, representation
 from broker.web.admission import admit
 from broker.web.publish_options import requested_topics
 from broker.web.services import Services
-from broker.web.subscribe import Subscription, subscribe
+from broker.web.subscribe import Subscription, is_silent, subscribe
 from broker.web.values import Answer, Request, json_answer
 
 DEFAULT_PAGE = 100
@@ -21,7 +21,7 @@ async def read_topic(services: Services, request: Request) -> Answer | Subscript
     """`GET /topics/{topic}`: the representation that `Accept` asks for."""
     topic = request.path_values["topic"]
     wanted = representation(request.headers.get("accept", ""))
-    if wanted is Representation.STREAM:
+    if wanted is Representation.STREAM or is_silent(request.query):
         return await subscribe(services, request, (topic,))
     check_topic(topic)
     if wanted is Representation.HTML:
@@ -35,7 +35,7 @@ async def read_topics(services: Services, request: Request) -> Answer | Subscrip
     """`GET /topics`: several topics as one stream, or the list of all topics."""
     query = request.query
     accept = request.headers.get("accept", "")
-    if "topic" in query or representation(accept) is not Representation.JSON:
+    if "topic" in query or is_silent(query) or representation(accept) is not Representation.JSON:
         return await subscribe(services, request, requested_topics(query))
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_admin()

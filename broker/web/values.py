@@ -106,6 +106,7 @@ class Request:
         path: percent-encoded, without the query.
         peer: the IP address of the client or its nearest proxy; "" if unknown.
         path_values: decoded values for the placeholders of the route, such as `topic`.
+        version: of HTTP: "1.1" or "1.0".
     """
 
     method: str
@@ -115,6 +116,7 @@ class Request:
     peer: str
     body: BodySource
     path_values: Mapping[str, str] = field(default_factory=dict)
+    version: str = "1.1"
 
 
 @dataclass(frozen=True, slots=True)

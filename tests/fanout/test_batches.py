@@ -6,7 +6,8 @@ import pytest
 
 from broker.fanout import batches
 from broker.fanout.batches import BatchRunner, Job
-from broker.fanout.subscriber import CloseReason, Subscriber
+from broker.fanout.close_reason import CloseReason
+from broker.fanout.subscriber import Subscriber
 from tests.support.hub_harness import HubHarness
 
 

@@ -8,7 +8,8 @@ import pytest
 
 from broker import sse
 from broker.fanout.chunks import LAST_CHUNK, as_chunk
-from broker.fanout.subscriber import CloseReason, Subscriber
+from broker.fanout.close_reason import CloseReason
+from broker.fanout.subscriber import Subscriber
 from broker.topics import Retention
 from tests.support.hub_harness import HubHarness
 from tests.support.waiting import WAIT_SECONDS

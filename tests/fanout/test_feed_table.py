@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from broker import sse
+from broker.fanout.close_reason import CloseReason
 from broker.fanout.fanout import WRITES_PER_TURN
-from broker.fanout.subscriber import CloseReason, Subscriber
+from broker.fanout.subscriber import Subscriber
 from broker.topics import Retention
 from tests.support.hub_harness import HubHarness
 

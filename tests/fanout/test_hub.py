@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from broker import sse
-from broker.fanout.subscriber import CloseReason
+from broker.fanout.close_reason import CloseReason
 from tests.support.hub_harness import HubHarness
 from tests.support.waiting import WAIT_SECONDS
 

@@ -9,8 +9,9 @@ import pytest
 
 from broker import sse
 from broker.auth.grants import UNRESTRICTED_CALLER
+from broker.fanout.close_reason import CloseReason
 from broker.fanout.feed import PIECE_BYTES
-from broker.fanout.subscriber import CloseReason, Subscriber
+from broker.fanout.subscriber import Subscriber
 from tests.support.hub_harness import HubHarness, reset, tcp_pair
 from tests.support.waiting import WAIT_SECONDS
 

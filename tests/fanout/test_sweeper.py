@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from broker import sse
+from broker.fanout.close_reason import CloseReason
 from broker.fanout.fanout import WRITES_PER_TURN
-from broker.fanout.subscriber import CloseReason, Subscriber
+from broker.fanout.subscriber import Subscriber
 from tests.support.hub_harness import HubHarness
 from tests.support.waiting import WAIT_SECONDS
 

@@ -9,10 +9,11 @@ from collections.abc import Callable, Sequence
 
 from broker import sse
 from broker.auth.grants import UNRESTRICTED_CALLER
+from broker.fanout.close_reason import CloseReason
 from broker.fanout.feed import FeedKey
 from broker.fanout.hub import Hub
 from broker.fanout.owner import StreamTimes
-from broker.fanout.subscriber import CloseReason, Subscriber
+from broker.fanout.subscriber import Subscriber
 from broker.log.log import Log
 from broker.sse import Decoder
 from broker.topics import Retention
@@ -129,6 +130,7 @@ class HubHarness:
         is_gone: bool = False,
         is_enveloped: bool = False,
         chunked: bool = True,
+        silent: bool = False,
     ) -> Subscriber:
         """A new subscriber; with `is_gone` its far end has reset the connection, and the near one doesn't know."""
         near, far = tcp_pair()
@@ -137,7 +139,7 @@ class HubHarness:
         if is_gone:
             reset(far)
         start = self.last if cursor is None else cursor
-        key = FeedKey(topics, is_enveloped, tuple(floors), chunked)
+        key = FeedKey(topics, is_enveloped, tuple(floors), chunked, silent)
         subscriber = self.hub.attach(
             transport, UNRESTRICTED_CALLER, key, [self.log(topic) for topic in topics], start, b""
         )

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from broker.fanout.chunks import as_chunk
-from broker.fanout.subscriber import CloseReason
+from broker.fanout.close_reason import CloseReason
 from tests.support.event_stream import AsyncStream
 from tests.support.http import read_head
 from tests.support.local_broker import Serve, Server

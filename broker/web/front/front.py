@@ -140,6 +140,7 @@ class Front:
                         exchange.peer,
                         exchange,
                         values,
+                        exchange.version,
                     )
                     running = handler(self._services, request)
                     waited = running.send(None)

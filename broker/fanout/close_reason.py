@@ -1,0 +1,41 @@
+"""Why streams end."""
+
+from __future__ import annotations
+
+import enum
+
+
+class CloseReason(enum.StrEnum):
+    """Why a stream ended: the same word in the log line and in the metric's label."""
+
+    CLIENT = "client"
+    """The peer left."""
+    TIMEOUT = "timeout"
+    """The peer no longer acknowledged even a heartbeat: the connection was half-open."""
+    SLOW = "slow"
+    """The log moved past its cursor, or the peer took nothing for `slow_seconds`."""
+    ENDED = "ended"
+    """All its topics are closed."""
+    EXPIRED = "expired"
+    """Its token has expired."""
+    DISCONNECTED = "disconnected"
+    """An operator ended it, or its token was revoked."""
+    MAX_AGE = "max-age"
+    """It reached the maximum age. Its client reconnects, perhaps to another instance."""
+    DRAINING = "draining"
+    """This instance is shutting down."""
+    GAP = "gap"
+    """Events were lost, and it gets no control events, so it can't be told otherwise."""
+    ANSWERED = "answered"
+    """A long poll got its answer."""
+
+
+COMPLETE = frozenset(CloseReason) - {
+    CloseReason.CLIENT,
+    CloseReason.TIMEOUT,
+    CloseReason.SLOW,
+    CloseReason.GAP,
+}
+"""A stream that is finished for one of these ends with the last chunk: its client has everything that the broker meant to send."""
+COMPLETE_IF_SILENT = frozenset({CloseReason.ENDED})
+"""The same for a stream without control events: its client can't tell apart why the stream ended."""
