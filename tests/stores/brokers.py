@@ -18,6 +18,8 @@ from tests.support.redis_servers import Server as RedisServer
 from tests.support.waiting import WAIT_SECONDS
 
 StartBroker = Callable[..., Awaitable[Server]]
+StartPair = Callable[..., Awaitable[tuple[Server, Server]]]
+BOTH = "/topics?topic=a&topic=b"
 
 
 class Publisher:
@@ -54,6 +56,11 @@ class Publisher:
         async with asyncio.timeout(WAIT_SECONDS):
             while not await self.once():
                 await asyncio.sleep(0.02)
+
+
+async def alone_and_both(broker: Server) -> tuple[AsyncStream, AsyncStream]:
+    """A new stream of topic `a`, and one of `a` and `b`."""
+    return await broker.subscribe("/topics/a"), await broker.subscribe(BOTH)
 
 
 def numbers(stream: EventStream) -> list[int]:

@@ -19,7 +19,7 @@ from broker.settings import Settings
 from broker.stores.redis.address import parse
 from broker.stores.redis.script_pipeline import ScriptPipeline
 from broker.stores.redis.watermark import Watermark
-from tests.stores.brokers import StartBroker
+from tests.stores.brokers import StartBroker, StartPair
 from tests.stores.fake_server import Answer, FakeServer, StartFake, StartPipeline
 from tests.support import local_broker
 from tests.support.redis_servers import Sentinel, Server, redis, valkey
@@ -154,6 +154,18 @@ async def start_broker() -> AsyncIterator[StartBroker]:
     yield start
     for broker in brokers:
         await broker.stop()
+
+
+@pytest.fixture
+def start_pair(start_broker: StartBroker) -> StartPair:
+    """Starts two brokers with the same settings: on one server, or the second by `other_url`."""
+
+    async def start(
+        url: str, other_url: str | None = None, **settings: Any
+    ) -> tuple[local_broker.Server, local_broker.Server]:
+        return await start_broker(url, **settings), await start_broker(other_url or url, **settings)
+
+    return start
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from redis import Redis
 
 from broker.node.commands import Disconnect, encode
 from broker.stores.redis.connections import _warn_of_losses
-from tests.stores.brokers import StartBroker, numbers, until_not_ready, until_ready
+from tests.stores.brokers import StartBroker, StartPair, numbers, until_not_ready, until_ready
 from tests.stores.conftest import StartServer, find_program
 from tests.support.local_broker import Server as Broker
 from tests.support.redis_proxy import RedisProxy
@@ -112,7 +112,7 @@ async def work(one: Broker, other: Broker, proxy: RedisProxy) -> None:
 
 
 async def test_the_documented_rights_are_sufficient_and_necessary(
-    start_server: StartServer, start_broker: StartBroker, caplog: pytest.LogCaptureFixture
+    start_server: StartServer, start_pair: StartPair, caplog: pytest.LogCaptureFixture
 ) -> None:
     primary = start_server("appendonly yes", tcp=True)
     replica = start_server(tcp=True, replica_of=primary)
@@ -123,7 +123,7 @@ async def test_the_documented_rights_are_sufficient_and_necessary(
         async with RedisProxy(primary) as proxy:
             url = proxy.url.replace("redis://", f"redis://broker:{PASSWORD}@") + "/1"
             settings = {"redis_wait_replicas": 1, "max_topics": 1, "retention_bytes": 4096}
-            one, other = await start_broker(url, **settings), await start_broker(url, **settings)
+            one, other = await start_pair(url, **settings)
             await until_ready(one, other)
             await work(one, other, proxy)
             await one.stop()

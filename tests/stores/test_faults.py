@@ -14,6 +14,8 @@ from broker.events import parse_id
 from tests.stores.brokers import (
     Publisher,
     StartBroker,
+    StartPair,
+    alone_and_both,
     expect_all_taken,
     numbers,
     until_not_ready,
@@ -25,10 +27,10 @@ from tests.support.waiting import until
 
 
 async def test_an_event_is_delivered_on_the_other_instance(
-    start_server: StartServer, start_broker: StartBroker
+    start_server: StartServer, start_pair: StartPair
 ) -> None:
     redis = start_server()
-    one, other = await start_broker(redis.url), await start_broker(redis.url)
+    one, other = await start_pair(redis.url)
     stream = await other.subscribe("/topics/a")
     publisher = Publisher(one)
     await publisher.some(20)
@@ -40,10 +42,10 @@ async def test_an_event_is_delivered_on_the_other_instance(
         assert replay.gaps() == []
 
 
-async def test_killed_with_its_data(start_server: StartServer, start_broker: StartBroker) -> None:
+async def test_killed_with_its_data(start_server: StartServer, start_pair: StartPair) -> None:
     redis = start_server("appendonly yes", "appendfsync always")
-    one, other = await start_broker(redis.url), await start_broker(redis.url)
-    streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
+    one, other = await start_pair(redis.url)
+    streams = await alone_and_both(other)
     publisher = Publisher(one)
     await publisher.some(5)
     redis.kill()
@@ -62,10 +64,10 @@ async def test_killed_with_its_data(start_server: StartServer, start_broker: Sta
     assert back.gaps() == []
 
 
-async def test_killed_without_its_data(start_server: StartServer, start_broker: StartBroker) -> None:
+async def test_killed_without_its_data(start_server: StartServer, start_pair: StartPair) -> None:
     redis = start_server()
-    one, other = await start_broker(redis.url), await start_broker(redis.url)
-    streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
+    one, other = await start_pair(redis.url)
+    streams = await alone_and_both(other)
     publisher = Publisher(one)
     await publisher.some(5)
     for stream in streams:
@@ -82,9 +84,9 @@ async def test_killed_without_its_data(start_server: StartServer, start_broker: 
     assert back.gaps() == ["lost"]
 
 
-async def test_flushall(start_server: StartServer, start_broker: StartBroker) -> None:
+async def test_flushall(start_server: StartServer, start_pair: StartPair) -> None:
     redis = start_server()
-    one, other = await start_broker(redis.url), await start_broker(redis.url)
+    one, other = await start_pair(redis.url)
     stream = await other.subscribe("/topics/a")
     silent = await other.subscribe("/topics/silent")
     publisher = Publisher(one)
@@ -100,9 +102,9 @@ async def test_flushall(start_server: StartServer, start_broker: StartBroker) ->
     assert stream.gaps() == ["lost"]
 
 
-async def test_paused_for_10_seconds(start_server: StartServer, start_broker: StartBroker) -> None:
+async def test_paused_for_10_seconds(start_server: StartServer, start_pair: StartPair) -> None:
     redis = start_server()
-    one, other = await start_broker(redis.url), await start_broker(redis.url)
+    one, other = await start_pair(redis.url)
     stream = await other.subscribe("/topics/a")
     publisher = Publisher(one)
     await publisher.some(3)
@@ -125,10 +127,10 @@ async def test_paused_for_10_seconds(start_server: StartServer, start_broker: St
 
 
 @pytest.mark.parametrize("kind", ["pubsub", "normal"])
-async def test_connections_cut(start_server: StartServer, start_broker: StartBroker, kind: str) -> None:
+async def test_connections_cut(start_server: StartServer, start_pair: StartPair, kind: str) -> None:
     redis = start_server()
-    one, other = await start_broker(redis.url), await start_broker(redis.url)
-    streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
+    one, other = await start_pair(redis.url)
+    streams = await alone_and_both(other)
     publisher, second = Publisher(one), Publisher(one, "b")
     with redis.client() as client:
         for _ in range(5):
@@ -207,14 +209,13 @@ async def test_memory_full(start_server: StartServer, start_broker: StartBroker)
 
 
 async def test_a_promoted_replica_lacks_the_last_writes(
-    start_server: StartServer, start_broker: StartBroker
+    start_server: StartServer, start_pair: StartPair
 ) -> None:
     primary = start_server(tcp=True)
     replica = start_server(tcp=True, replica_of=primary)
     async with RedisProxy(primary) as proxy:
-        one, other = await start_broker(proxy.url), await start_broker(proxy.url)
-        stream = await other.subscribe("/topics/a")
-        both = await other.subscribe("/topics?topic=a&topic=b")
+        one, other = await start_pair(proxy.url)
+        stream, both = await alone_and_both(other)
         publisher = Publisher(one)
         await publisher.some(3)
         replica.wait_synced()
@@ -233,8 +234,8 @@ async def test_a_promoted_replica_lacks_the_last_writes(
         assert stream.gaps() == ["lost"]
 
 
-async def test_sentinel_promotes_a_replica(replicated: Replicated, start_broker: StartBroker) -> None:
-    one, other = await start_broker(replicated.url), await start_broker(replicated.url)
+async def test_sentinel_promotes_a_replica(replicated: Replicated, start_pair: StartPair) -> None:
+    one, other = await start_pair(replicated.url)
     stream = await other.subscribe("/topics/a")
     publisher = Publisher(one)
     await publisher.some(3)
@@ -248,13 +249,11 @@ async def test_sentinel_promotes_a_replica(replicated: Replicated, start_broker:
     await until_ready(one, other)
 
 
-async def test_channels_dead_while_commands_work(
-    start_server: StartServer, start_broker: StartBroker
-) -> None:
+async def test_channels_dead_while_commands_work(start_server: StartServer, start_pair: StartPair) -> None:
     redis = start_server()
     async with RedisProxy(redis) as proxy:
-        one, other = await start_broker(redis.url), await start_broker(proxy.url)
-        streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
+        one, other = await start_pair(redis.url, proxy.url)
+        streams = await alone_and_both(other)
         publisher = Publisher(one)
         await publisher.some(3)
         await expect_all_taken(streams[0], publisher)
@@ -268,12 +267,12 @@ async def test_channels_dead_while_commands_work(
 
 
 async def test_the_connection_is_cut_again_and_again(
-    start_server: StartServer, start_broker: StartBroker
+    start_server: StartServer, start_pair: StartPair
 ) -> None:
     redis = start_server()
     async with RedisProxy(redis) as proxy:
-        one, other = await start_broker(proxy.url), await start_broker(proxy.url)
-        streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
+        one, other = await start_pair(proxy.url)
+        streams = await alone_and_both(other)
         publisher = Publisher(one)
         for _ in range(10):
             await asyncio.gather(publisher.once(), publisher.once(), publisher.once())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker.events import format_id, parse_id
-from tests.stores.brokers import Older, Publisher, StartBroker, until_ready
+from tests.stores.brokers import Older, Publisher, StartBroker, StartPair, alone_and_both, until_ready
 from tests.stores.conftest import StartServer
 from tests.support.event_stream import AsyncStream
 from tests.support.local_broker import Server
@@ -38,9 +38,11 @@ def kinds(stream: AsyncStream) -> list[str | None]:
     return [event.type for event in stream.events if event.type != "broker.open"]
 
 
-async def test_a_lost_end_is_undone(start_server: StartServer, start_broker: StartBroker) -> None:
+async def test_a_lost_end_is_undone(
+    start_server: StartServer, start_broker: StartBroker, start_pair: StartPair
+) -> None:
     server = start_server()
-    one, other = await start_broker(server.url), await start_broker(server.url)
+    one, other = await start_pair(server.url)
     await one.publish("a", "1")
     older = Older(server)
     cursor = await end(one, "a", "2")
@@ -67,11 +69,11 @@ async def test_a_lost_end_is_undone(start_server: StartServer, start_broker: Sta
 
 
 async def test_a_lost_cursor_gets_its_gap_before_the_end(
-    start_server: StartServer, start_broker: StartBroker
+    start_server: StartServer, start_broker: StartBroker, start_pair: StartPair
 ) -> None:
     """The lost writes may include a DELETE of the topic and new events."""
     server = start_server()
-    one, other = await start_broker(server.url), await start_broker(server.url)
+    one, other = await start_pair(server.url)
     end_id = await end(one, "a", "1")
     older = Older(server)
     lost = await one.publish("b", "lost")
@@ -126,9 +128,11 @@ async def test_i1_a_lost_cursor_does_not_go_back_to_an_end_before_it(
         )
 
 
-async def test_a_clean_restart_keeps_the_end(start_server: StartServer, start_broker: StartBroker) -> None:
+async def test_a_clean_restart_keeps_the_end(
+    start_server: StartServer, start_broker: StartBroker, start_pair: StartPair
+) -> None:
     server = start_server()
-    one, other = await start_broker(server.url), await start_broker(server.url)
+    one, other = await start_pair(server.url)
     before = await one.publish("a", "1")
     cursor = await end(one, "a", "2")
     server.restart(keep_data=True)
@@ -156,13 +160,12 @@ async def test_an_emptied_store_reports_lost_instead_of_an_end(
 
 
 async def test_closed_while_an_instance_was_disconnected(
-    start_server: StartServer, start_broker: StartBroker
+    start_server: StartServer, start_pair: StartPair
 ) -> None:
     server = start_server()
     async with RedisProxy(server) as proxy:
-        one, other = await start_broker(server.url), await start_broker(proxy.url)
-        alone = await other.subscribe("/topics/a")
-        both = await other.subscribe("/topics?topic=a&topic=b")
+        one, other = await start_pair(server.url, proxy.url)
+        alone, both = await alone_and_both(other)
         await one.publish("a", "1")
         for stream in (alone, both):
             assert await stream.data(1) == ["1"]
@@ -180,11 +183,11 @@ async def test_closed_while_an_instance_was_disconnected(
 
 
 async def test_deleted_and_closed_while_an_instance_was_disconnected(
-    start_server: StartServer, start_broker: StartBroker
+    start_server: StartServer, start_pair: StartPair
 ) -> None:
     server = start_server()
     async with RedisProxy(server) as proxy:
-        one, other = await start_broker(server.url), await start_broker(proxy.url)
+        one, other = await start_pair(server.url, proxy.url)
         first = await end(one, "a", "1")
         assert await status(other, first) == 204
         proxy.close()
@@ -200,11 +203,11 @@ async def test_deleted_and_closed_while_an_instance_was_disconnected(
 
 
 async def test_the_store_went_back_to_the_topics_end(
-    start_server: StartServer, start_broker: StartBroker
+    start_server: StartServer, start_pair: StartPair
 ) -> None:
     """The lost writes include a DELETE and new events; subscribers at that time get the end and a gap."""
     server = start_server()
-    one, other = await start_broker(server.url), await start_broker(server.url)
+    one, other = await start_pair(server.url)
     await end(one, "a", "1")
     older = Older(server)
     await one.request("DELETE", "/topics/a")
@@ -223,10 +226,10 @@ async def test_the_store_went_back_to_the_topics_end(
 
 
 async def test_a_living_instance_closes_the_topics_of_a_dead_one(
-    start_server: StartServer, start_broker: StartBroker
+    start_server: StartServer, start_pair: StartPair
 ) -> None:
     server = start_server()
-    dead, alive = await start_broker(server.url), await start_broker(server.url)
+    dead, alive = await start_pair(server.url)
     stream = await alive.subscribe("/topics/a")
     await dead.publish("a", "1")
     await dead.node.lease("a", 0.3)

@@ -6,15 +6,21 @@ import json
 
 import pytest
 
-from tests.stores.brokers import Older, StartBroker, until_not_ready, until_ready
+from tests.stores.brokers import (
+    BOTH,
+    Older,
+    StartBroker,
+    StartPair,
+    alone_and_both,
+    until_not_ready,
+    until_ready,
+)
 from tests.stores.conftest import StartServer
 from tests.stores.scripts_caller import rec_key
 from tests.support.event_stream import EventStream
 from tests.support.redis_proxy import RedisProxy
 from tests.support.redis_servers import Server
 from tests.support.waiting import until
-
-BOTH = "/topics?topic=a&topic=b"
 
 
 def told(stream: EventStream) -> list[str]:
@@ -67,12 +73,12 @@ async def test_each_topic_of_a_stream_has_its_own_gap(
 
 @pytest.mark.parametrize("target", ["/topics/a", BOTH])
 async def test_a_copy_of_lost_events_does_not_join_older_ones_of_the_store(
-    start_server: StartServer, start_broker: StartBroker, target: str
+    start_server: StartServer, start_pair: StartPair, target: str
 ) -> None:
     """I2: the store went back to e3. An instance has e6 and e7 from before, and reads e2 and e3 in front of them: e4 and
     e5 are missing."""
     server = start_server()
-    one, other = await start_broker(server.url), await start_broker(server.url)
+    one, other = await start_pair(server.url)
     cursor = await one.publish("a", "e1")
     for number in (2, 3):
         await one.publish("a", f"e{number}")
@@ -124,7 +130,7 @@ async def test_a_record_that_expires_while_the_instance_is_disconnected_hides_no
     async with RedisProxy(server) as proxy:
         one = await start_broker(server.url, topic_memory_seconds=0.2)
         other = await start_broker(proxy.url, topic_memory_seconds=0.2)
-        streams = [await other.subscribe(target) for target in ("/topics/a", BOTH)]
+        streams = await alone_and_both(other)
         await one.publish("a", "one")
         for stream in streams:
             await stream.until(lambda stream=stream: "one" in told(stream))  # type: ignore[misc]

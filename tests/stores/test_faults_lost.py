@@ -6,14 +6,23 @@ import pytest
 
 from broker.events import EventId, parse_id
 from broker.stores.redis.scripts import load
-from tests.stores.brokers import Older, Publisher, StartBroker, expect_all_taken, numbers, until_ready
+from tests.stores.brokers import (
+    BOTH,
+    Older,
+    Publisher,
+    StartBroker,
+    StartPair,
+    alone_and_both,
+    expect_all_taken,
+    numbers,
+    until_ready,
+)
 from tests.stores.conftest import Replicated, StartServer
 from tests.support.event_stream import AsyncStream
 from tests.support.redis_proxy import RedisProxy
 from tests.support.store_harness import OFFSET, with_offset
 from tests.support.waiting import until
 
-BOTH = "/topics?topic=a&topic=b"
 LOST = {4, 5, 6}
 
 
@@ -28,10 +37,12 @@ async def both_have(stream: AsyncStream, publisher: Publisher) -> None:
     assert set(stream.gaps()) == {"lost"}
 
 
-async def test_restarted_from_an_older_file(start_server: StartServer, start_broker: StartBroker) -> None:
+async def test_restarted_from_an_older_file(
+    start_server: StartServer, start_broker: StartBroker, start_pair: StartPair
+) -> None:
     server = start_server()
-    one, other = await start_broker(server.url), await start_broker(server.url)
-    streams = [await broker.subscribe(target) for broker in (one, other) for target in ("/topics/a", BOTH)]
+    one, other = await start_pair(server.url)
+    streams = [*await alone_and_both(one), *await alone_and_both(other)]
     silent = await other.subscribe("/topics/silent")
     publisher = Publisher(one)
     await publisher.some(3)
@@ -84,13 +95,13 @@ async def test_a_lost_cursor_in_a_topic_with_a_lost_record(
 
 @pytest.mark.parametrize("goes_on", [False, True], ids=["at once", "after it went on"])
 async def test_an_instance_that_had_seen_less_learns_of_the_loss(
-    start_server: StartServer, start_broker: StartBroker, goes_on: bool
+    start_server: StartServer, start_pair: StartPair, goes_on: bool
 ) -> None:
     """It was disconnected during the publishes that are lost, and reconnects first."""
     server = start_server()
     async with RedisProxy(server) as proxy, RedisProxy(server) as far_proxy:
-        one, other = await start_broker(proxy.url), await start_broker(far_proxy.url)
-        streams = [await other.subscribe("/topics/a"), await other.subscribe(BOTH)]
+        one, other = await start_pair(proxy.url, far_proxy.url)
+        streams = await alone_and_both(other)
         publisher = Publisher(one)
         await publisher.some(3)
         for stream in streams:
@@ -120,10 +131,12 @@ async def test_an_instance_that_had_seen_less_learns_of_the_loss(
             assert stream.gaps() == ["lost"] * (2 if stream is streams[1] else 1)
 
 
-async def test_a_clean_restart_makes_no_gap(start_server: StartServer, start_broker: StartBroker) -> None:
+async def test_a_clean_restart_makes_no_gap(
+    start_server: StartServer, start_broker: StartBroker, start_pair: StartPair
+) -> None:
     server = start_server()
-    one, other = await start_broker(server.url), await start_broker(server.url)
-    streams = [await broker.subscribe(target) for broker in (one, other) for target in ("/topics/a", BOTH)]
+    one, other = await start_pair(server.url)
+    streams = [*await alone_and_both(one), *await alone_and_both(other)]
     publisher = Publisher(one)
     await publisher.some(5)
     for _ in range(2):
@@ -144,9 +157,11 @@ async def test_a_clean_restart_makes_no_gap(start_server: StartServer, start_bro
                 assert (numbers(back), back.gaps()) == (numbers(streams[0])[index + 1 :], [])
 
 
-async def test_flushall_with_returning_cursors(start_server: StartServer, start_broker: StartBroker) -> None:
+async def test_flushall_with_returning_cursors(
+    start_server: StartServer, start_broker: StartBroker, start_pair: StartPair
+) -> None:
     server = start_server()
-    one, other = await start_broker(server.url), await start_broker(server.url)
+    one, other = await start_pair(server.url)
     stream = await one.subscribe("/topics/a")
     publisher = Publisher(one)
     await publisher.some(3)
@@ -167,15 +182,15 @@ async def test_flushall_with_returning_cursors(start_server: StartServer, start_
 
 
 async def test_a_promoted_replica_whose_clock_is_behind(
-    start_server: StartServer, start_broker: StartBroker, monkeypatch: pytest.MonkeyPatch
+    start_server: StartServer, start_pair: StartPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ids resume above all earlier ones, and only lost events make a gap."""
     monkeypatch.setattr("broker.stores.redis.store.load", lambda: with_offset(load()))
     primary = start_server(tcp=True)
     replica = start_server(tcp=True, replica_of=primary)
     async with RedisProxy(primary) as proxy:
-        one, other = await start_broker(proxy.url), await start_broker(proxy.url)
-        streams = [await other.subscribe("/topics/a"), await other.subscribe(BOTH)]
+        one, other = await start_pair(proxy.url)
+        streams = await alone_and_both(other)
         publisher = Publisher(one)
         await publisher.some(3)
         replica.wait_synced()
@@ -196,10 +211,10 @@ async def test_a_promoted_replica_whose_clock_is_behind(
 
 
 async def test_sentinel_promotes_a_replica_without_the_last_writes(
-    replicated: Replicated, start_broker: StartBroker
+    replicated: Replicated, start_pair: StartPair
 ) -> None:
-    one, other = await start_broker(replicated.url), await start_broker(replicated.url)
-    streams = [await other.subscribe("/topics/a"), await other.subscribe(BOTH)]
+    one, other = await start_pair(replicated.url)
+    streams = await alone_and_both(other)
     publisher = Publisher(one)
     await publisher.some(3)
     with replicated.replica.client() as copy:
@@ -228,13 +243,13 @@ async def has_last(stream: AsyncStream, publisher: Publisher) -> None:
 
 
 async def test_a_key_counts_once_across_a_failover_that_kept_it(
-    start_server: StartServer, start_broker: StartBroker
+    start_server: StartServer, start_pair: StartPair
 ) -> None:
     primary = start_server(tcp=True)
     replica = start_server(tcp=True, replica_of=primary)
     replica.wait_synced()
     async with RedisProxy(primary) as proxy:
-        one, other = await start_broker(proxy.url), await start_broker(proxy.url)
+        one, other = await start_pair(proxy.url)
         stream = await other.subscribe("/topics/a")
         kept = await one.request("POST", "/topics/a", b"1", Idempotency_Key="kept")
         with replica.client() as copy:
@@ -256,14 +271,13 @@ async def test_a_key_counts_once_across_a_failover_that_kept_it(
 
 
 async def test_deleted_while_all_instances_were_disconnected(
-    start_server: StartServer, start_broker: StartBroker
+    start_server: StartServer, start_pair: StartPair
 ) -> None:
     """The end is written once, then new events."""
     server = start_server()
     async with RedisProxy(server) as proxy:
-        one, other = await start_broker(server.url), await start_broker(proxy.url)
-        alone = await other.subscribe("/topics/a")
-        both = await other.subscribe(BOTH)
+        one, other = await start_pair(server.url, proxy.url)
+        alone, both = await alone_and_both(other)
         await one.publish("a", "1")
         for stream in (alone, both):
             assert await stream.data(1) == ["1"]

@@ -11,6 +11,8 @@ from pathlib import Path
 from tests.stores.brokers import (
     Publisher,
     StartBroker,
+    StartPair,
+    alone_and_both,
     expect_all_taken,
     numbers,
     ready,
@@ -54,11 +56,11 @@ async def test_the_store_is_started_after_the_instance(
         server.__exit__(None, None, None)
 
 
-async def test_memory_full_and_freed(start_server: StartServer, start_broker: StartBroker) -> None:
+async def test_memory_full_and_freed(start_server: StartServer, start_pair: StartPair) -> None:
     """Old and new subscribers go on without a gap; publishes succeed again when there is room."""
     server = start_server("maxmemory 6mb", "maxmemory-policy noeviction")
-    one, other = await start_broker(server.url), await start_broker(server.url)
-    stream, both = await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")
+    one, other = await start_pair(server.url)
+    stream, both = await alone_and_both(other)
     publisher = Publisher(one)
     await publisher.some(5)
     with server.client() as client:
@@ -98,7 +100,7 @@ async def test_a_topics_keys_have_another_type(start_server: StartServer, start_
 async def test_a_foreign_payload_on_a_channel(start_server: StartServer, start_broker: StartBroker) -> None:
     server = start_server()
     broker = await start_broker(server.url)
-    streams = [await broker.subscribe("/topics/a"), await broker.subscribe("/topics?topic=a&topic=b")]
+    streams = await alone_and_both(broker)
     publisher = Publisher(broker)
     with server.client() as client:
         for message in (
@@ -145,13 +147,13 @@ async def test_abandoned_reads_do_no_harm(start_server: StartServer, start_broke
 
 
 async def test_retries_never_publish_twice_wherever_the_connection_is_cut(
-    start_server: StartServer, start_broker: StartBroker, chance: random.Random
+    start_server: StartServer, start_pair: StartPair, chance: random.Random
 ) -> None:
     """The connection ends in the middle of a greeting, a call, a reply or a payload."""
     server = start_server()
     async with RedisProxy(server) as proxy:
-        one, other = await start_broker(proxy.url), await start_broker(proxy.url)
-        streams = [await other.subscribe("/topics/a"), await other.subscribe("/topics?topic=a&topic=b")]
+        one, other = await start_pair(proxy.url)
+        streams = await alone_and_both(other)
         publisher = Publisher(one)
         for _ in range(40):
             proxy.cut_after(chance.randrange(1, 6000))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.stores.brokers import StartBroker
+from tests.stores.brokers import StartBroker, StartPair
 from tests.stores.conftest import StartServer
 from tests.support.local_broker import Server
 from tests.support.redis_servers import Server as Redis
@@ -18,10 +18,10 @@ Pair = tuple[Server, Server]
 
 
 @pytest.fixture
-async def pair(empty_server: Redis, start_broker: StartBroker) -> Pair:
+async def pair(empty_server: Redis, start_pair: StartPair) -> Pair:
     """Two brokers on one empty server."""
     given = {"idempotency_memory_bytes": 20_000}
-    return await start_broker(empty_server.url, **given), await start_broker(empty_server.url, **given)
+    return await start_pair(empty_server.url, **given)
 
 
 async def info(broker: Server, topic: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.stores.brokers import StartBroker
+from tests.stores.brokers import StartPair
 from tests.support.local_broker import Server
 from tests.support.redis_servers import Server as Redis
 from tests.support.waiting import WAIT_SECONDS, until
@@ -18,10 +18,10 @@ Pair = tuple[Server, Server]
 
 
 @pytest.fixture
-async def pair(empty_server: Redis, start_broker: StartBroker) -> Pair:
+async def pair(empty_server: Redis, start_pair: StartPair) -> Pair:
     """Two brokers on one empty server, with a short producer time-out."""
     given = {"producer_timeout_seconds": 1, "drain_seconds": 0}
-    return await start_broker(empty_server.url, **given), await start_broker(empty_server.url, **given)
+    return await start_pair(empty_server.url, **given)
 
 
 async def until_closed(server: Server, topic: str = "a") -> dict[str, Any]:
@@ -89,10 +89,10 @@ async def test_a_topic_is_abandoned_if_its_producers_instance_is_gone(pair: Pair
     await until_closed(other)
 
 
-async def test_an_open_body_renews_its_lease(empty_server: Redis, start_broker: StartBroker) -> None:
+async def test_an_open_body_renews_its_lease(empty_server: Redis, start_pair: StartPair) -> None:
     """Twice, before it expires."""
     given = {"producer_timeout_seconds": 3, "drain_seconds": 0}
-    one, other = await start_broker(empty_server.url, **given), await start_broker(empty_server.url, **given)
+    one, other = await start_pair(empty_server.url, **given)
     body = await StreamedBody.open(one, "/topics/a?end=on-disconnect")
     await body.send(events("x"))
     with empty_server.client() as client:

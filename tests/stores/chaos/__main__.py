@@ -13,6 +13,7 @@ from pathlib import Path
 from time import monotonic
 
 from tests.stores.chaos.all_groups import GROUPS
+from tests.stores.chaos.groups import Stage
 from tests.stores.chaos.ledger import Ledger
 from tests.stores.chaos.report import Report
 from tests.stores.chaos.run import Run
@@ -27,7 +28,7 @@ async def run_group(name: str, seed: int, seconds: float, options: argparse.Name
     assert program is not None, f"{options.program} isn't installed"
     ledger = Ledger(options.retention_events)
     with tempfile.TemporaryDirectory(prefix="chaos") as directory:
-        group = GROUPS[name](Path(directory), program, ledger, random.Random(seed))
+        group = GROUPS[name](Stage(Path(directory), program, ledger, random.Random(seed)))
         try:
             run = Run(group, ledger, seed, options.round_seconds, without=options.without.split(","))
             await group.start()

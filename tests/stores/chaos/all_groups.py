@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from tests.stores.chaos.embedded import EmbeddedGroup
-from tests.stores.chaos.groups import Group
-from tests.stores.chaos.ledger import Ledger
+from tests.stores.chaos.groups import Group, Stage
 from tests.stores.chaos.ordered import OrderedGroup
 from tests.stores.chaos.replicated import SentinelGroup
 
-StartGroup = Callable[[Path, str, Ledger, random.Random], Group]
+StartGroup = Callable[[Stage], Group]
 
 GROUPS: dict[str, StartGroup] = {
     "shared": Group,

@@ -9,20 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from tests.stores.chaos.groups import AWAY_SECONDS, FSYNC_SECONDS, PAUSE_SECONDS, SETTINGS, Busy, Fault, Group
-from tests.stores.chaos.ledger import Ledger
+from tests.stores.chaos.groups import AWAY_SECONDS, PAUSE_SECONDS, SETTINGS, Busy, Fault, Group, Stage
 from tests.stores.chaos.processes import READY_SECONDS, LoggedBroker, poll
-from tests.stores.chaos.servers import append_only_size, cut_append_only_file
 from tests.support.process_tree import data_server, descendants, is_running, workers
 
 WORKERS = 2
@@ -31,20 +27,14 @@ WORKERS = 2
 class EmbeddedGroup(Group):
     """Two workers and their supervisor."""
 
-    def __init__(
-        self,
-        directory: Path,
-        program: str,
-        ledger: Ledger,
-        chance: random.Random,
-    ) -> None:
-        self.ledger = ledger
-        self.chance = chance
-        self.data = directory / "data"
+    def __init__(self, stage: Stage) -> None:
+        self.ledger = stage.ledger
+        self.chance = stage.chance
+        self.data = stage.directory / "data"
         self._losing = asyncio.Lock()
         self._workers_lock = asyncio.Lock()
         self.broker = LoggedBroker(
-            **SETTINGS, retention_events=ledger.retention_events, data=self.data, workers=WORKERS
+            **SETTINGS, retention_events=self.ledger.retention_events, data=self.data, workers=WORKERS
         )
         self.instances = [self.broker]
 
@@ -109,12 +99,7 @@ class EmbeddedGroup(Group):
     async def pause_worker(self) -> None:
         """The supervisor may replace it meanwhile."""
         async with self.disturbing_worker() as pid:
-            os.kill(pid, signal.SIGSTOP)
-            try:
-                await self.wait(PAUSE_SECONDS)
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGCONT)
+            await self.pause_process(pid)
 
     async def kill_supervisor(self) -> None:
         """Its workers and its server end with it; the server writes everything first."""
@@ -154,11 +139,15 @@ class EmbeddedGroup(Group):
 
     async def pause_server(self) -> None:
         async with self.disturbing_all():
-            pid = data_server(self.broker)
-            os.kill(pid, signal.SIGSTOP)
-            try:
-                await self.wait(PAUSE_SECONDS)
-            finally:
+            await self.pause_process(data_server(self.broker))
+
+    async def pause_process(self, pid: int) -> None:
+        """Stop it for a while, or until it has ended."""
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            await self.wait(PAUSE_SECONDS)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
     async def cut_power(self) -> None:
@@ -177,14 +166,10 @@ class EmbeddedGroup(Group):
             await asyncio.to_thread(self.broker.start)
 
     async def _end_everything(self) -> None:
-        before = append_only_size(self.data)
-        await asyncio.sleep(FSYNC_SECONDS)
-        processes = descendants(self.broker.pid)
-        for pid in (self.broker.pid, *processes):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        await poll(lambda: not any(map(is_running, processes)), "all processes ended", READY_SECONDS)
-        await asyncio.to_thread(self.broker.kill)
-        await asyncio.to_thread(
-            cut_append_only_file, self.data, lambda size: self.chance.randint(0, max(0, size - before))
-        )
+        async with self.cutting(self.data):
+            processes = descendants(self.broker.pid)
+            for pid in (self.broker.pid, *processes):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            await poll(lambda: not any(map(is_running, processes)), "all processes ended", READY_SECONDS)
+            await asyncio.to_thread(self.broker.kill)

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -45,28 +46,36 @@ CLOCK_STEPS = (-200.0, -5.0, -0.5, 0.5, 3.0, 5.0)
 than `idempotency_seconds` and `retention_seconds`: a clock that skips such a time makes the server forget keys and events."""
 
 
+@dataclass(frozen=True)
+class Stage:
+    """Where a group runs.
+
+    Attributes:
+        directory: for the servers' files.
+        program: the server's program.
+        ledger: what was published, lost and deleted.
+        chance: decides when, where and for how long a fault occurs.
+    """
+
+    directory: Path
+    program: str
+    ledger: Ledger
+    chance: random.Random
+
+
 class Group:
     """Instances on one server.
 
     Args:
-        directory: for the servers' files.
-        program: the server's program.
         settings: further ones of the instances.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        program: str,
-        ledger: Ledger,
-        chance: random.Random,
-        **settings: object,
-    ) -> None:
-        self.ledger = ledger
-        self.chance = chance
+    def __init__(self, stage: Stage, **settings: object) -> None:
+        self.ledger = stage.ledger
+        self.chance = stage.chance
         self.server = ChaosServer(
-            directory / "s0",
-            program,
+            stage.directory / "s0",
+            stage.program,
             "appendonly yes",
             "appendfsync no",
             "aof-load-truncated yes",
@@ -75,7 +84,7 @@ class Group:
         )
         self.instances: list[LoggedBroker] = []
         self._losing = asyncio.Lock()
-        self._settings = {**SETTINGS, "retention_events": ledger.retention_events, **settings}
+        self._settings = {**SETTINGS, "retention_events": stage.ledger.retention_events, **settings}
 
     def ports(self) -> list[int]:
         return [instance.fixed_port for instance in self.instances]
@@ -149,12 +158,24 @@ class Group:
     async def wait(self, bounds: tuple[float, float]) -> None:
         await asyncio.sleep(self.chance.uniform(*bounds))
 
-    async def kill_instance(self) -> None:
-        instance = self.chance.choice(self.instances)
-        async with self.disturbing(instance):
-            await asyncio.to_thread(instance.kill)
+    async def restart(self, process: LoggedBroker | ChaosServer) -> None:
+        """Kill it, and start it again after a while."""
+        async with self.disturbing(process):
+            await asyncio.to_thread(process.kill)
             await self.wait(AWAY_SECONDS)
-            await asyncio.to_thread(instance.start)
+            await asyncio.to_thread(process.start)
+
+    async def pause(self, process: LoggedBroker | ChaosServer) -> None:
+        """Stop it for a while."""
+        async with self.disturbing(process):
+            process.pause()
+            try:
+                await self.wait(PAUSE_SECONDS)
+            finally:
+                process.resume()
+
+    async def kill_instance(self) -> None:
+        await self.restart(self.chance.choice(self.instances))
 
     async def drain_instance(self) -> None:
         instance = self.chance.choice(self.instances)
@@ -168,13 +189,7 @@ class Group:
             await asyncio.to_thread(instance.start)
 
     async def pause_instance(self) -> None:
-        instance = self.chance.choice(self.instances)
-        async with self.disturbing(instance):
-            instance.pause()
-            try:
-                await self.wait(PAUSE_SECONDS)
-            finally:
-                instance.resume()
+        await self.pause(self.chance.choice(self.instances))
 
     async def kill_connections(self, kind: str) -> None:
         if self.server_lock.locked():
@@ -195,31 +210,27 @@ class Group:
 
     async def kill_server(self) -> None:
         """With `appendfsync no`, everything was written before it was answered, so nothing is lost."""
-        async with self.disturbing(self.server):
-            await asyncio.to_thread(self.server.kill)
-            await self.wait(AWAY_SECONDS)
-            await asyncio.to_thread(self.server.start)
+        await self.restart(self.server)
 
     async def pause_server(self) -> None:
-        async with self.disturbing(self.server):
-            self.server.pause()
-            try:
-                await self.wait(PAUSE_SECONDS)
-            finally:
-                self.server.resume()
+        await self.pause(self.server)
 
     async def cut_power(self) -> None:
         """The server's machine loses power, and its file ends somewhere within the last second."""
         async with self.losing():
-            before = append_only_size(self.server.directory)
-            await asyncio.sleep(FSYNC_SECONDS)
-            await asyncio.to_thread(self.server.kill)
-            await asyncio.to_thread(
-                cut_append_only_file,
-                self.server.directory,
-                lambda size: self.chance.randint(0, max(0, size - before)),
-            )
+            async with self.cutting(self.server.directory):
+                await asyncio.to_thread(self.server.kill)
             await asyncio.to_thread(self.server.start)
+
+    @contextlib.asynccontextmanager
+    async def cutting(self, directory: Path) -> AsyncIterator[None]:
+        """The block ends the server of that directory. Its file then ends somewhere within the last second."""
+        before = append_only_size(directory)
+        await asyncio.sleep(FSYNC_SECONDS)
+        yield
+        await asyncio.to_thread(
+            cut_append_only_file, directory, lambda size: self.chance.randint(0, max(0, size - before))
+        )
 
     async def fill_disk(self) -> None:
         """The file system of the server's file is full for a while, so it refuses writes.

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from pathlib import Path
 
-from tests.stores.chaos.groups import AWAY_SECONDS, PAUSE_SECONDS, Fault
-from tests.stores.chaos.ledger import Ledger
+from tests.stores.chaos.groups import AWAY_SECONDS, PAUSE_SECONDS, Fault, Stage
 from tests.stores.chaos.processes import poll
 from tests.stores.chaos.replicated import SYNC_SECONDS, PairGroup, replication
 from tests.stores.chaos.servers import ChaosServer
@@ -18,8 +15,8 @@ from tests.support.redis_servers import LOOPBACK
 class OrderedGroup(PairGroup):
     """Instances with one address, which an operator moves from one server to the other."""
 
-    def __init__(self, directory: Path, program: str, ledger: Ledger, chance: random.Random) -> None:
-        super().__init__(directory, program, ledger, chance)
+    def __init__(self, stage: Stage) -> None:
+        super().__init__(stage)
         self.proxy = RedisProxy(self.server)
 
     def faults(self) -> dict[str, tuple[Fault, float]]:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.stores.chaos.groups import AWAY_SECONDS, PAUSE_SECONDS, Fault, Group
-from tests.stores.chaos.ledger import Ledger
-from tests.stores.chaos.processes import poll
+from tests.stores.chaos.groups import AWAY_SECONDS, Fault, Group, Stage
+from tests.stores.chaos.processes import LoggedBroker, poll
 from tests.stores.chaos.servers import ChaosServer
 from tests.support.redis_servers import LOOPBACK, Sentinel
 
@@ -38,18 +36,10 @@ class PairGroup(Group):
         wait_replicas: whether a publish waits for the replica.
     """
 
-    def __init__(
-        self,
-        directory: Path,
-        program: str,
-        ledger: Ledger,
-        chance: random.Random,
-        *,
-        wait_replicas: bool = False,
-    ) -> None:
-        super().__init__(directory, program, ledger, chance, redis_wait_replicas=int(wait_replicas))
+    def __init__(self, stage: Stage, *, wait_replicas: bool = False) -> None:
+        super().__init__(stage, redis_wait_replicas=int(wait_replicas))
         self.wait_replicas = wait_replicas
-        self.replica = ChaosServer(directory / "s1", program, tcp=True, replica_of=self.server)
+        self.replica = ChaosServer(stage.directory / "s1", stage.program, tcp=True, replica_of=self.server)
 
     def faults(self) -> dict[str, tuple[Fault, float]]:
         inherited = {name: fault for name, fault in super().faults().items() if name not in UNFIT}
@@ -72,20 +62,17 @@ class PairGroup(Group):
         self.replica.close()
 
     async def kill_replica(self) -> None:
-        async with self.disturbing(self.replica):
-            await asyncio.to_thread(self.replica.kill)
-            await self.wait(AWAY_SECONDS)
-            await asyncio.to_thread(self.replica.start)
-            await self.until_followed()
+        await self.restart(self.replica)
 
     async def pause_replica(self) -> None:
-        async with self.disturbing(self.replica):
-            self.replica.pause()
-            try:
-                await self.wait(PAUSE_SECONDS)
-            finally:
-                self.replica.resume()
-            await self.until_followed()
+        await self.pause(self.replica)
+
+    @contextlib.asynccontextmanager
+    async def disturbing(self, process: LoggedBroker | ChaosServer) -> AsyncIterator[None]:
+        async with super().disturbing(process):
+            yield
+            if process is self.replica:
+                await self.until_followed()
 
     async def swap(self) -> None:
         """The servers have changed their roles; wait until the new replica has everything."""
@@ -110,17 +97,9 @@ class PairGroup(Group):
 class SentinelGroup(PairGroup):
     """Instances that ask a Sentinel for the primary."""
 
-    def __init__(
-        self,
-        directory: Path,
-        program: str,
-        ledger: Ledger,
-        chance: random.Random,
-        *,
-        wait_replicas: bool = False,
-    ) -> None:
-        super().__init__(directory, program, ledger, chance, wait_replicas=wait_replicas)
-        self.sentinel = Sentinel(directory / "sentinel", program, self.server, down_ms=DOWN_MS)
+    def __init__(self, stage: Stage, *, wait_replicas: bool = False) -> None:
+        super().__init__(stage, wait_replicas=wait_replicas)
+        self.sentinel = Sentinel(stage.directory / "sentinel", stage.program, self.server, down_ms=DOWN_MS)
 
     def faults(self) -> dict[str, tuple[Fault, float]]:
         return {

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.stores.chaos.all_groups import GROUPS
+from tests.stores.chaos.groups import Stage
 from tests.stores.chaos.ledger import Ledger
 from tests.stores.chaos.run import Run
 from tests.stores.conftest import find_program
@@ -25,7 +26,7 @@ RETENTION_EVENTS = 40
 @pytest.mark.parametrize("name", GROUPS)
 async def test_i2_subscribers_get_every_event_or_a_gap_whatever_fails(name: str, tmp_path: Path) -> None:
     ledger = Ledger(RETENTION_EVENTS)
-    group = GROUPS[name](tmp_path, find_program("valkey"), ledger, random.Random(SEED))
+    group = GROUPS[name](Stage(tmp_path, find_program("valkey"), ledger, random.Random(SEED)))
     try:
         run = Run(group, ledger, SEED, ROUND_SECONDS)
         await group.start()

@@ -14,9 +14,14 @@ KEPT = 3
 
 
 class Story:
-    """One subscriber of the topics a and b, and a store that publishes an event a second."""
+    """One subscriber of the topics a and b, and a store that publishes an event a second.
 
-    def __init__(self, *topics: str) -> None:
+    Args:
+        topics: other topics.
+        published, delivered: the names of the events that the story begins with, separated by spaces.
+    """
+
+    def __init__(self, *topics: str, published: str = "", delivered: str = "") -> None:
         self.ledger = Ledger(KEPT)
         self.witness = Witness("w", topics or ("a", "b"), self.ledger)
         self.now = 0.0
@@ -24,6 +29,8 @@ class Story:
         self.stored: set[int] = set()
         self.witness.connect(0)
         self.tell("open", {"topics": list(self.witness.topics)}, text(0))
+        self.publish(*published.split())
+        self.deliver(*delivered.split())
 
     def publish(self, *names: str, acknowledged: bool = True) -> None:
         """Events; the first letter of a name is the topic."""
@@ -67,9 +74,7 @@ def text(seconds: int) -> str:
 
 
 def test_an_honest_stream_passes() -> None:
-    story = Story()
-    story.publish("a1", "b1", "a2")
-    story.deliver("a1", "b1")
+    story = Story(published="a1 b1 a2", delivered="a1 b1")
     story.reconnect()
     story.deliver("a2")
     assert story.faults() == []
@@ -95,9 +100,7 @@ def test_a_lost_event_is_found() -> None:
 
 
 def test_an_event_that_never_comes_is_found() -> None:
-    story = Story()
-    story.publish("a1", "b1")
-    story.deliver("a1")
+    story = Story(published="a1 b1", delivered="a1")
     assert len(story.faults()) == 1
 
 
@@ -122,9 +125,7 @@ def test_a_double_is_found_on_one_connection_and_on_the_next() -> None:
 
 def test_a_double_under_another_id_is_found_unless_the_store_lost_events() -> None:
     for is_lossy in (False, True):
-        story = Story()
-        story.publish("a1")
-        story.deliver("a1")
+        story = Story(published="a1", delivered="a1")
         if is_lossy:
             story.lose()
         story.ids["a1"] = id_of(9)
@@ -191,9 +192,7 @@ def test_two_answers_for_one_key_are_found_unless_the_store_lost_events() -> Non
 
 
 def test_a_true_gap_covers_what_was_trimmed() -> None:
-    story = Story()
-    story.publish("a1", "a2", "a3", "a4", "a5")
-    story.deliver("a1")
+    story = Story(published="a1 a2 a3 a4 a5", delivered="a1")
     story.gap("a", after="a1")
     story.deliver("a3", "a4", "a5")
     assert story.faults() == []
@@ -209,27 +208,21 @@ def test_a_gap_of_another_topic_covers_nothing() -> None:
 
 
 def test_a_gap_after_the_reader_crossed_the_hole_covers_nothing() -> None:
-    story = Story()
-    story.publish("a1", "a2", "b1", "a3", "a4", "a5")
-    story.deliver("a1", "b1")
+    story = Story(published="a1 a2 b1 a3 a4 a5", delivered="a1 b1")
     story.gap("a", after="b1")
     story.deliver("a3", "a4", "a5")
     assert any("a2" in fault for fault in story.faults())
 
 
 def test_a_gap_in_the_middle_of_a_hole_covers_all_of_it() -> None:
-    story = Story()
-    story.publish("a1", "a2", "b1", "a3", "a4", "a5", "a6")
-    story.deliver("a1", "b1")
+    story = Story(published="a1 a2 b1 a3 a4 a5 a6", delivered="a1 b1")
     story.gap("a", after="b1")
     story.deliver("a4", "a5", "a6")
     assert story.faults() == []
 
 
 def test_a_gap_does_not_cover_what_an_earlier_connection_crossed() -> None:
-    story = Story()
-    story.publish("a1", "a2", "b1", "a3", "a4", "a5", "a6")
-    story.deliver("a1", "b1")
+    story = Story(published="a1 a2 b1 a3 a4 a5 a6", delivered="a1 b1")
     story.reconnect()
     story.gap("a", after="b1")
     story.deliver("a4", "a5", "a6")
@@ -238,26 +231,20 @@ def test_a_gap_does_not_cover_what_an_earlier_connection_crossed() -> None:
 
 
 def test_a_gap_does_not_cover_what_is_published_after_it() -> None:
-    story = Story()
-    story.publish("a1", "a2", "a3", "a4", "a5")
-    story.deliver("a1")
+    story = Story(published="a1 a2 a3 a4 a5", delivered="a1")
     story.gap("a", after="a1")
     story.publish("a6")
     assert any("a6" in fault for fault in story.faults())
 
 
 def test_a_gap_over_kept_events_is_found() -> None:
-    story = Story()
-    story.publish("a1", "a2", "a3", "a4")
-    story.deliver("a1")
+    story = Story(published="a1 a2 a3 a4", delivered="a1")
     story.gap("a", after="a1")
     assert any("still kept" in fault for fault in story.faults())
 
 
 def test_a_gap_over_deleted_events_is_right() -> None:
-    story = Story()
-    story.publish("a1", "a2")
-    story.deliver("a1")
+    story = Story(published="a1 a2", delivered="a1")
     story.ledger.deletions["a"].append(Span(story.now, story.now))
     story.gap("a", after="a1")
     assert story.faults() == []
@@ -273,18 +260,14 @@ def test_a_gap_without_anything_missing_is_found() -> None:
 
 @pytest.mark.parametrize("reason", ["lost", "unknown-id", "whatever"])
 def test_a_gap_with_a_wrong_reason_is_found(reason: str) -> None:
-    story = Story()
-    story.publish("a1", "a2")
-    story.deliver("a1")
+    story = Story(published="a1 a2", delivered="a1")
     story.gap("a", after="a1", reason=reason)
     assert len(story.ledger.violations) == 1
 
 
 def test_lost_events_must_make_a_gap() -> None:
     for tells in (False, True):
-        story = Story()
-        story.publish("a1", "a2")
-        story.deliver("a1")
+        story = Story(published="a1 a2", delivered="a1")
         story.lose()
         if tells:
             story.gap("a", after="a1", reason="lost")
@@ -309,9 +292,7 @@ def test_a_failover_that_may_not_lose_acknowledged_events_is_held_to_it() -> Non
 
 
 def test_a_loss_with_a_late_gap_is_counted() -> None:
-    story = Story()
-    story.publish("a1", "a2")
-    story.deliver("a1")
+    story = Story(published="a1 a2", delivered="a1")
     story.lose()
     story.publish("a3")
     story.deliver("a3")
@@ -323,9 +304,7 @@ def test_a_loss_with_a_late_gap_is_counted() -> None:
 
 def test_an_event_that_the_store_still_has_was_not_lost() -> None:
     for is_stored in (False, True):
-        story = Story()
-        story.publish("a1", "a2")
-        story.deliver("a1")
+        story = Story(published="a1 a2", delivered="a1")
         story.lose()
         story.publish("a3")
         story.deliver("a3")
@@ -351,9 +330,7 @@ def test_an_event_that_was_on_its_way_after_a_loss_needs_no_excuse() -> None:
 
 
 def test_a_gap_over_an_event_that_the_store_has_is_found() -> None:
-    story = Story()
-    story.publish("a1", "a2", "a3", "a4", "a5", "a6")
-    story.deliver("a1")
+    story = Story(published="a1 a2 a3 a4 a5 a6", delivered="a1")
     story.gap("a", after="a1")
     story.deliver("a3", "a4", "a5", "a6")
     story.stored = {story.ids["a2"]}
@@ -361,18 +338,14 @@ def test_a_gap_over_an_event_that_the_store_has_is_found() -> None:
 
 
 def test_an_event_after_the_end_is_found() -> None:
-    story = Story()
-    story.publish("a1", "a2")
-    story.deliver("a1")
+    story = Story(published="a1 a2", delivered="a1")
     story.tell("end", {"topic": "a", "reason": "closed"}, f"{format_id(story.ids['a1'])[:-1]}1")
     story.deliver("a2")
     assert any("after the end" in fault for fault in story.faults())
 
 
 def test_a_topic_that_has_ended_on_a_connection_is_left_out_of_it_and_not_of_the_next() -> None:
-    story = Story()
-    story.publish("a1")
-    story.deliver("a1")
+    story = Story(published="a1", delivered="a1")
     story.tell("end", {"topic": "a", "reason": "deleted"}, f"{format_id(story.ids['a1'])[:-1]}1")
     story.publish("a2", "b1")
     story.deliver("b1")
@@ -416,9 +389,7 @@ def test_a_loss_may_undo_a_deletion() -> None:
 
 
 def test_settled_events_are_forgotten() -> None:
-    story = Story()
-    story.publish("a1")
-    story.deliver("a1")
+    story = Story(published="a1", delivered="a1")
     story.witness.settle()
     story.ledger.forget(story.now + 1)
     assert not story.ledger.attempts and not story.ledger.data_of and not story.ledger.by_topic["a"]
