@@ -259,7 +259,7 @@ class Log:
 
     def start_after(self, cursor: EventId) -> EventId:
         """`cursor`, or the first one after it from which no event is missing."""
-        index = self._index_after(max(cursor, self.cleared_at))
+        index = self._index_after(cursor := max(cursor, self.cleared_at))
         if index == len(self._entries):
             return max(cursor, self.last)
         entry = self._entries[index]

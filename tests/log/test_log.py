@@ -272,6 +272,17 @@ def test_clear_hides_entries_from_new_readers_but_not_from_subscribers() -> None
     assert entry_ids(log, log.start_after(0)) == entry_ids(log, log.start_before(10)) == []
 
 
+def test_a_loss_after_a_delete_does_not_bring_back_what_was_deleted() -> None:
+    log = filled(3)
+    log.trim_barrier = START  # so that the entries are still there
+    end = log.last + SECOND
+    log.clear(end, b"end")
+    log.append_gap(end + SECOND, "lost")
+    log.append_after(end + SECOND, end + 2 * SECOND, frame(end + 2 * SECOND))
+    for cursor in (0, ids(3)[0], ids(3)[-1]):
+        assert entry_ids(log, log.start_after(cursor)) == [end + SECOND, end + 2 * SECOND]
+
+
 @pytest.mark.parametrize("events_between", [0, 1])
 def test_cleared_twice_is_a_gap_only_for_a_cursor_that_missed_an_event(events_between: int) -> None:
     log = filled(2)

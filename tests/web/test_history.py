@@ -1,71 +1,15 @@
-"""History as JSON, and long polling (contract §4)."""
+"""History as JSON (contract §4)."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from typing import Any
 
 import pytest
 
 from broker.events import rfc3339
-from tests.support.http import Answer, read_answer
-from tests.support.http import request as http_request
 from tests.support.local_broker import Clock, Serve, Server
-from tests.support.waiting import until
+from tests.web.history import data, get, poll, publish, reasons
 from tests.web.streamed_body import close_topic
-
-
-async def get(server: Server, target: str, **headers: str) -> dict[str, Any]:
-    answer = await server.request("GET", target, **headers)
-    assert answer.status == 200, answer
-    found = answer.json()
-    assert [name for name in found if name != "ends"] == ["events", "cursor", "more", "gap", "closed"]
-    assert found.get("ends") != [], "left out where no topic has ended"
-    return found
-
-
-def reasons(found: dict[str, Any]) -> dict[str, str]:
-    """Why topics have ended."""
-    return {end["topic"]: end["reason"] for end in found.get("ends", [])}
-
-
-def data(found: dict[str, Any]) -> list[str]:
-    return [event["data"] for event in found["events"]]
-
-
-async def publish(server: Server, topic: str, *texts: str) -> list[str]:
-    return [await server.publish(topic, text) for text in texts]
-
-
-class Waiting:
-    """A poll on a connection of its own, whose answer is still to come."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-
-    async def answer(self) -> Answer:
-        return await read_answer(self.reader)
-
-    async def json(self) -> dict[str, Any]:
-        answer = await self.answer()
-        assert answer.status == 200
-        assert answer.headers["cache-control"] == "private, no-cache"
-        assert await self.reader.read() == b"", "the connection ends with the answer"
-        return answer.json()
-
-
-async def poll(server: Server, target: str, *headers: str) -> Waiting:
-    """A poll that waits."""
-    before = polls(server)
-    waiting = Waiting(*await server.send(http_request("GET", target, *headers)))
-    await until(lambda: polls(server) == before + 1, "the poll waits")
-    return waiting
-
-
-def polls(server: Server) -> int:
-    return len(server.node.streams.hub)
 
 
 async def test_the_events_of_a_topic(server: Server, clock: Clock) -> None:
@@ -321,84 +265,3 @@ async def test_pages_of_other_origins(serve: Serve) -> None:
     answer = await waiting.answer()
     assert answer.headers["access-control-allow-origin"] == "https://page.example"
     assert answer.headers["vary"] == "Origin"
-
-
-# Long polling
-
-
-async def test_a_poll_with_something_to_give_does_not_wait(server: Server) -> None:
-    await publish(server, "news", "1")
-    assert data(await get(server, "/topics/news/events?wait=50s")) == ["1"]
-    assert polls(server) == 0
-
-
-async def test_a_poll_waits_for_the_first_event(server: Server) -> None:
-    waiting = await poll(server, "/topics/news/events?wait=50s")
-    assert server.node.metrics.registry.get_sample_value("broker_subscribers") == 1
-    (sent,) = await publish(server, "news", "1")
-    found = await waiting.json()
-    assert (data(found), found["cursor"], found["more"], found["gap"]) == (["1"], sent, False, None)
-    await until(lambda: polls(server) == 0, "nothing is left of it")
-    assert not server.subscribers_of("news")
-
-
-async def test_a_poll_ends_empty_after_its_time(server: Server) -> None:
-    (last,) = await publish(server, "other", "x")
-    waiting = await poll(server, "/topics/news/events?wait=1s")
-    assert await waiting.json() == {"events": [], "cursor": last, "more": False, "gap": None, "closed": False}
-
-
-async def test_a_poll_on_several_topics(server: Server) -> None:
-    waiting = await poll(server, "/events?topic=a&topic=b&wait=50s")
-    await publish(server, "c", "0")
-    await publish(server, "b", "1")
-    assert data(await waiting.json()) == ["1"]
-
-
-async def test_a_poll_ends_when_all_its_topics_end(server: Server) -> None:
-    waiting = await poll(server, "/events?topic=a&topic=b&wait=50s")
-    await server.request("POST", "/topics/a?end=true")
-    await until(lambda: not server.subscribers_of("a"), "the poll has left the closed topic")
-    assert server.subscribers_of("b") == 1
-    await server.request("POST", "/topics/b?end=true")
-    found = await waiting.json()
-    assert (found["events"], found["closed"]) == ([], True)
-    assert reasons(found) == {"a": "closed", "b": "closed"}
-    stream = await server.request("GET", "/topics?topic=a&topic=b", last_event_id=found["cursor"])
-    assert stream.status == 204
-
-
-async def test_a_poll_gets_the_last_event_with_the_end(server: Server) -> None:
-    waiting = await poll(server, "/topics/a/events?wait=50s")
-    await close_topic(server, "a", "last")
-    found = await waiting.json()
-    assert (data(found), found["closed"]) == (["last"], True)
-
-
-async def test_a_poll_ends_when_its_topic_is_deleted(server: Server) -> None:
-    await publish(server, "a", "1")
-    waiting = await poll(server, "/topics/a/events?wait=50s&since=latest")
-    await server.request("DELETE", "/topics/a")
-    found = await waiting.json()
-    assert (found["events"], found["closed"], found["gap"]) == ([], False, None)
-    assert reasons(found) == {"a": "deleted"}
-    await publish(server, "a", "2")
-    found = await get(server, f"/topics/a/events?lastEventId={found['cursor']}")
-    assert (data(found), found["gap"]) == (["2"], None)
-
-
-async def test_a_cancel_is_nothing_to_give(server: Server) -> None:
-    waiting = await poll(server, "/topics/a/events?wait=50s")
-    assert (await server.request("POST", "/topics/a/cancel")).status == 202
-    await publish(server, "a", "1")
-    assert data(await waiting.json()) == ["1"]
-
-
-async def test_a_poll_gets_no_heartbeat(serve: Serve) -> None:
-    server = await serve(heartbeat_seconds=0.05)
-    stream = await server.subscribe("/topics/a")
-    waiting = await poll(server, "/topics/a/events?wait=50s")
-    before = len(stream.body)
-    await stream.until(lambda: len(stream.body) > before + 6)  # three of them
-    await publish(server, "a", "1")
-    assert data(await waiting.json()) == ["1"]

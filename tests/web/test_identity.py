@@ -59,6 +59,8 @@ ROUTES = {
     ),
     "subscribe by any client": Route("GET", "/topics/orders.1", "subscribe", 200, accept="*/*"),
     "head": Route("HEAD", "/topics/orders.1", "subscribe", 200, accept="text/event-stream"),
+    "history": Route("GET", "/topics/orders.1/events", "subscribe", 200),
+    "history of several": Route("GET", "/events?topic=orders.1&topic=orders.2", "subscribe", 200),
     "look": Route("GET", "/topics/orders.1", "subscribe", 200),
     "list": Route("GET", "/topics", "admin", 200),
     "delete": Route("DELETE", "/topics/orders.1", "admin", 204),
