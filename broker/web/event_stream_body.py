@@ -34,6 +34,14 @@ class EventStreamBody:
 
     def items(self, data: bytes) -> Iterator[Item | None]:
         """The events that `data` completes. Raises a `BrokerError` at the first bad event."""
+        if len(data) <= self._max_event_bytes:
+            one = self._decoder.feed_one(data)
+            if one is not None:
+                event_type, lines = one
+                if event_type is not None:
+                    check_type(event_type)
+                yield self._topic, lines
+                return
         for first in range(0, len(data), SLICE_BYTES):
             if first:
                 yield None

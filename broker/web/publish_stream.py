@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from broker.auth.grants import Caller
 from broker.errors import BrokerError, InvalidParameter
 from broker.events import EventId, format_id
-from broker.stores.base import NO_OPTIONS, Item, PublishOptions
+from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt
 from broker.web.admission import admit_part
 from broker.web.body_reader import Interrupt
 from broker.web.event_stream_body import EventStreamBody
@@ -134,13 +134,25 @@ class _StreamedPublish:
         except BrokerError:
             await self._flush(batch)
             raise
-        await self._flush(batch)
+        if batch and not self._flush_now(batch):
+            await self._flush(batch)
 
-    async def _flush(self, batch: list[Item]) -> None:
+    def _flush_now(self, batch: Sequence[Item]) -> bool:
+        """Publish `batch` without a coroutine: whether nothing had to wait. This is the path of a language model's tokens."""
+        if self._node.limits.limits_publishing:
+            return False
+        receipt = self._node.publish_now(batch, None, self._batch_options())
+        if receipt is not None:
+            self._count(batch, receipt)
+        return receipt is not None
+
+    async def _flush(self, batch: Sequence[Item]) -> None:
         if not batch:
             return
         await self._admit(len(batch), sum(len(lines) for _, lines in batch))
-        receipt = await self._node.publish(batch, options=self._batch_options())
+        self._count(batch, await self._node.publish(batch, options=self._batch_options()))
+
+    def _count(self, batch: Sequence[Item], receipt: Receipt) -> None:
         self._known += receipt.known
         if receipt.ids:
             self._first_id = receipt.ids[0] if self._first_id is None else self._first_id

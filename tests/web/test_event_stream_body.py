@@ -55,6 +55,14 @@ def test_the_standards_line_ends_and_fields(body: bytes) -> None:
     assert read(bytes([byte]) for byte in body) == READ[body], "one byte at a time"
 
 
+def test_pieces_of_one_event_each_are_read_as_one_stream() -> None:
+    assert read([b"data: a\n\n", b"event: token\ndata: b\n\n"]) == [("a", None), ("b", "token")]
+    assert read([b"data: a\n\n", b"\xef\xbb\xbfdata: b\n\n"]) == [("a", None)], "a BOM within a stream"
+    assert read([b"event: x\n", b"data: a\n\n", b"data: b\n", b"data: c\n\n"]) == [("a", "x"), ("b\nc", None)]
+    assert read([b"data: a\r", b"\n\r", b"data: b\n\n"]) == [("a", None), ("b", None)]
+    assert read([b"data: a", b"data: b\n\n"]) == [("adata: b", None)]
+
+
 @given(st.sampled_from(list(READ)), st.sampled_from(list(READ)), st.lists(st.integers(0, 200)))
 def test_cut_anywhere(one: bytes, other: bytes, cuts: list[int]) -> None:
     body = (one if one.endswith((b"\n", b"\r")) else b"") + other.removeprefix(b"\xef\xbb\xbf")
