@@ -40,8 +40,8 @@ class Backpressure:
 
     def is_open(self, topics: Collection[str]) -> bool:
         """Whether a publish to `topics` need not wait: there is room, and no publish waits for one of them."""
-        if not self._backlog.backlog:
-            return True
+        if not self.queued and self._backlog.backlog <= MAX_TOPIC_BYTES:
+            return True  # even if all of it is of one topic
         return self._has_room(topics) and not any(self.queued[topic] for topic in topics)
 
     def _has_room(self, topics: Collection[str]) -> bool:
