@@ -20,8 +20,13 @@ def admit(services: Services, caller: Caller, *, events: int = 1, size: int = 0)
         RateLimited: the caller exceeds its rate limits.
         TooLarge: the write is more than they ever allow at once.
     """
+    services.node.streams.evictions.check(caller.grant)
+    charge(services, caller, events=events, size=size)
+
+
+def charge(services: Services, caller: Caller, *, events: int, size: int) -> None:
+    """`admit` for a caller that was authenticated in this same step, so that its token is still good."""
     node = services.node
-    node.streams.evictions.check(caller.grant)
     if not node.limits.limits_publishing:
         return
     try:

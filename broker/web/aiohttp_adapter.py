@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -85,7 +85,9 @@ def _endpoint(app: web.Application, handler: routes.Handler, base_path: BasePath
             request.match_info,
             "1.0" if request.version < HttpVersion11 else "1.1",
         )
-        result = await handler(services, plain)
+        result = handler(services, plain)
+        if isinstance(result, Coroutine):
+            result = await result
         if isinstance(result, Subscription):
             return await response_stream.serve(request, result)
         if isinstance(result, LongPoll):

@@ -94,6 +94,15 @@ class Authenticator:
             Unauthorized: the token is bad.
             Forbidden: another site's page may have caused this request.
         """
+        try:
+            return self.authenticate_now(request)
+        except UnknownKey:
+            if self.key_fetcher is None or not await self.key_fetcher.refresh():
+                raise
+        return self.authenticate_now(request)
+
+    def authenticate_now(self, request: Request) -> Caller:
+        """The same with the keys that are there. Raises `UnknownKey` if fetching them again may help."""
         token = None if self._verifier is None else self._token(request)
         if token is None or self._verifier is None:
             if self._is_mixed:
@@ -102,13 +111,13 @@ class Authenticator:
                 return self._anonymous
             grant = self._anonymous.grant
         else:
-            grant = await self._verify(self._verifier, token)
+            grant = self._verify(self._verifier, token)
             self._evictions.check(grant)
         return Caller(grant, "" if self._addresses is None else self._addresses.of(request))
 
-    async def _verify(self, verifier: Verifier, token: str) -> Grant:
+    def _verify(self, verifier: Verifier, token: str) -> Grant:
         try:
-            return await self._verify_with_new_keys(verifier, token)
+            return verifier.verify(token, self._clock())
         except BadClaims as error:
             self._log_bad_claims(error.detail)
             raise
@@ -119,14 +128,6 @@ class Authenticator:
         if abs(now - self._logged.get(detail, 0.0)) >= LOG_SECONDS:
             self._logged[detail] = now
             _logger.warning("refused a token with a good signature: %s", detail)
-
-    async def _verify_with_new_keys(self, verifier: Verifier, token: str) -> Grant:
-        try:
-            return verifier.verify(token, self._clock())
-        except UnknownKey:
-            if self.key_fetcher is None or not await self.key_fetcher.refresh():
-                raise
-        return verifier.verify(token, self._clock())
 
     def _token(self, request: Request) -> str | None:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from broker import sse
 from broker.auth.grants import Caller
+from broker.auth.tokens import UnknownKey
 from broker.errors import InvalidBody, InvalidParameter, TooLarge
 from broker.events import format_id
+from broker.settings import Settings
 from broker.stores.base import Receipt
 from broker.topics import check_publishable, check_type
-from broker.web.admission import admit
+from broker.web.admission import admit, charge
 from broker.web.errors import event_too_large
 from broker.web.parameters import NO_OTHERS, OF_PUBLISH, OF_PUBLISH_TO_SEVERAL, check_names
 from broker.web.publish_options import event_options, requested_topics
@@ -24,8 +27,46 @@ _KEY = re.compile(r"[!-~]{1,200}")
 _REPLAYED = {"Content-Type": "application/json", "Idempotency-Replayed": "true"}
 
 
-async def publish(services: Services, request: Request) -> Answer:
-    """`POST /topics/{topic}`: one event, or a streamed body, to one topic."""
+class _EventHead:
+    """What the head of a request says about its event."""
+
+    __slots__ = ("event_type", "key", "options", "topics")
+
+    def __init__(self, request: Request, topics: Sequence[str], settings: Settings) -> None:
+        """Raises `InvalidParameter`."""
+        self.topics = topics
+        self.key = request.headers.get("idempotency-key")
+        if self.key is not None and not _KEY.fullmatch(self.key):
+            raise InvalidParameter("Idempotency-Key must be 1 to 200 visible ASCII characters.")
+        self.options = event_options(request, topics, settings)
+        self.event_type = request.query.get("event") if request.query.raw else None
+        if self.event_type is not None:
+            request.query.check_utf8()
+            check_type(self.event_type)
+
+
+def publish(services: Services, request: Request) -> Answer | Coroutine[Any, Any, Answer]:
+    """`POST /topics/{topic}`: one event, or a streamed body, to one topic.
+
+    If the head is known to be that of one event, and nothing has to be awaited, it is published at once. That costs half as
+    much as the general way, which does the same steps.
+    """
+    head = request.memo.value
+    if not isinstance(head, _EventHead):
+        return _publish(services, request)
+    try:
+        caller = services.authenticator.authenticate_now(request)
+    except UnknownKey:
+        return _publish(services, request)
+    caller.grant.check_publish(head.topics)
+    data = request.body.arrived()
+    if data is None:
+        return _publish(services, request)
+    receipt = _publish_data(services, caller, head, data)
+    return _created(head, receipt) if isinstance(receipt, Receipt) else _created_later(head, receipt)
+
+
+async def _publish(services: Services, request: Request) -> Answer:
     topic = check_publishable(request.path_values["topic"])
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_publish((topic,))
@@ -33,9 +74,17 @@ async def publish(services: Services, request: Request) -> Answer:
     media_type = _media_type(request)
     if media_type in STREAMED_TYPES:
         return await publish_stream(services, request, caller, topic, media_type)
-    receipt = await _publish_event(services, request, caller, (topic,))
+    head = request.memo.value = _EventHead(request, (topic,), services.settings)
+    return _created(head, await _publish_event(services, request, caller, head))
+
+
+async def _created_later(head: _EventHead, receipt: Coroutine[Any, Any, Receipt]) -> Answer:
+    return _created(head, await receipt)
+
+
+def _created(head: _EventHead, receipt: Receipt) -> Answer:
     closed = ', "closed": true' if receipt.closed else ""
-    body = f'{{"topic": "{topic}", "id": "{format_id(receipt.ids[0])}"{closed}}}'
+    body = f'{{"topic": "{head.topics[0]}", "id": "{format_id(receipt.ids[0])}"{closed}}}'
     return Answer(201, body.encode(), _REPLAYED if receipt.replayed else JSON)
 
 
@@ -50,7 +99,8 @@ async def publish_to_several(services: Services, request: Request) -> Answer:
         return await publish_stream(services, request, caller, None, media_type)
     topics = [check_publishable(topic) for topic in requested_topics(request.query)]
     caller.grant.check_publish(topics)
-    receipt = await _publish_event(services, request, caller, topics)
+    head = _EventHead(request, topics, services.settings)
+    receipt = await _publish_event(services, request, caller, head)
     ids = {topic: format_id(event_id) for topic, event_id in zip(topics, receipt.ids, strict=True)}
     value = {"ids": ids, "closed": True} if receipt.closed else {"ids": ids}
     return Answer(201, json.dumps(value).encode(), _REPLAYED if receipt.replayed else JSON)
@@ -67,33 +117,34 @@ async def cancel(services: Services, request: Request) -> Answer:
     return Answer(202)
 
 
-async def _publish_event(
-    services: Services, request: Request, caller: Caller, topics: Sequence[str]
-) -> Receipt:
-    """Publish one event to `topics`, and close them if requested: all or none."""
-    key = request.headers.get("idempotency-key")
-    if key is not None and not _KEY.fullmatch(key):
-        raise InvalidParameter("Idempotency-Key must be 1 to 200 visible ASCII characters.")
-    options = event_options(request, topics, services.settings)
-    event_type = request.query.get("event") if request.query.raw else None
-    if event_type is not None:
-        request.query.check_utf8()
-        check_type(event_type)
-    max_event_bytes = services.settings.max_event_bytes
+async def _publish_event(services: Services, request: Request, caller: Caller, head: _EventHead) -> Receipt:
+    """Publish one event to its topics, and close them if requested: all or none."""
     data = request.body.arrived()
     if data is None:
-        data = await _read(services, request.body, max_event_bytes)
-    elif len(data) > max_event_bytes:
+        data = await _read(services, request.body, services.settings.max_event_bytes)
+        services.node.streams.evictions.check(caller.grant)
+    receipt = _publish_data(services, caller, head, data)
+    return receipt if isinstance(receipt, Receipt) else await receipt
+
+
+def _publish_data(
+    services: Services, caller: Caller, head: _EventHead, data: bytes
+) -> Receipt | Coroutine[Any, Any, Receipt]:
+    """The same with `data`, at once if the store can. `caller` has just been authenticated, or checked."""
+    max_event_bytes = services.settings.max_event_bytes
+    if len(data) > max_event_bytes:
         raise event_too_large(max_event_bytes)
     try:
         data.decode()
     except UnicodeDecodeError:
         raise InvalidBody("The body is not valid UTF-8; an event's data is text.") from None
-    lines = sse.lines(data, event_type)
-    items = [(topic, lines) for topic in topics] if data or not options.ends else []
-    admit(services, caller, events=max(1, len(items)), size=len(items) * len(lines))
-    receipt = services.node.publish_now(items, key, options)
-    return await services.node.publish(items, key, options) if receipt is None else receipt
+    lines = sse.lines(data, head.event_type)
+    options, node = head.options, services.node
+    items = [(topic, lines) for topic in head.topics] if data or not options.ends else []
+    if node.limits.limits_publishing:
+        charge(services, caller, events=max(1, len(items)), size=len(items) * len(lines))
+    receipt = node.publish_now(items, head.key, options)
+    return node.publish(items, head.key, options) if receipt is None else receipt
 
 
 async def _read(services: Services, body: BodySource, max_event_bytes: int) -> bytes:

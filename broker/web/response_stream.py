@@ -7,7 +7,6 @@ a client that leaves is seen at the next write, such as a heartbeat. `broker ser
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -41,7 +40,7 @@ async def wait(request: web.Request, poll: LongPoll) -> Answer:
     answers: list[Answer] = []
 
     def take(answer: Answer) -> bytes:
-        answers.append(replace(answer, closes=True))
+        answers.append(Answer(answer.status, answer.body, answer.headers, closes=True))
         return b""
 
     transport = ResponseTransport(request)

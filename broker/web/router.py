@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from types import MappingProxyType
 from urllib.parse import unquote
 
 from broker.web.base_path import BasePath
 from broker.web.errors import problem
 from broker.web.guard import Guard
 from broker.web.routes import Handler, Route
-from broker.web.values import Answer, Headers
+from broker.web.values import NO_VALUES, Answer, Headers
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
 _Methods = dict[str, Handler]
 
 
@@ -53,12 +51,12 @@ class Router:
         answer = self._guard.preflight(headers) if method == "OPTIONS" else None
         return self.base_path.outside(method, path) if answer is None and below is None else answer
 
-    def find(self, method: str, path: str) -> tuple[Handler, Mapping[str, str]] | Answer:
+    def find(self, method: str, path: str) -> tuple[Handler | Answer, Mapping[str, str]]:
         """The handler for `method` and `path`, below the base path and percent-encoded, with the values of the placeholders.
 
-        Or the answer without a handler.
+        Or the answer, if it needs no handler.
         """
-        values = _NOTHING
+        values = NO_VALUES
         if "%" in path:
             found = self._match([unquote(segment) for segment in path.split("/")])
         else:
@@ -72,11 +70,11 @@ class Router:
             else:
                 found = self._match(path.split("/"))
         if found is None:
-            return self.base_path.not_found()
+            return self.base_path.not_found(), NO_VALUES
         methods, values = found
         handler = methods.get(method)
         if handler is None:
-            return not_allowed(methods)
+            return not_allowed(methods), NO_VALUES
         return handler, values
 
     def _match(self, segments: Sequence[str]) -> tuple[_Methods, Mapping[str, str]] | None:

@@ -12,7 +12,8 @@ from broker.web.subscribe import Subscription
 from broker.web.values import Answer, Request
 
 Result = Answer | Subscription | history.LongPoll
-Handler = Callable[[Services, Request], Coroutine[Any, Any, Result]]
+Handler = Callable[[Services, Request], Result | Coroutine[Any, Any, Result]]
+"""Returns its result at once if it can."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol, overload
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from broker.errors import InvalidParameter
 
+NO_VALUES: Mapping[str, str] = MappingProxyType({})
 JSON: Mapping[str, str] = MappingProxyType({"Content-Type": "application/json"})
 
 
@@ -98,41 +98,77 @@ class BodySource(Protocol):
         """Call `listener`, which must not raise, whenever `take` may have something new; None ends that."""
 
 
-@dataclass(frozen=True, slots=True)
+class Memo:
+    """What a handler has found out from the head of a request and the settings alone.
+
+    The next request with the same head may have the same memo (`front.known_heads`).
+    """
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: object = None
+
+
 class Request:
-    """A request after its head has arrived.
+    """A request after its head has arrived. It is written out, as one is made for each event: a frozen dataclass costs three times as much.
 
     Attributes:
         path: percent-encoded, without the query.
         peer: the IP address of the client or its nearest proxy; "" if unknown.
         path_values: decoded values for the placeholders of the route, such as `topic`.
         version: of HTTP: "1.1" or "1.0".
+        memo: for the handler.
     """
 
-    method: str
-    path: str
-    query: Query
-    headers: Headers
-    peer: str
-    body: BodySource
-    path_values: Mapping[str, str] = field(default_factory=dict)
-    version: str = "1.1"
+    __slots__ = ("body", "headers", "memo", "method", "path", "path_values", "peer", "query", "version")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: Query,
+        headers: Headers,
+        peer: str,
+        body: BodySource,
+        path_values: Mapping[str, str] = NO_VALUES,
+        version: str = "1.1",
+        memo: Memo | None = None,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.headers = headers
+        self.peer = peer
+        self.body = body
+        self.path_values = path_values
+        self.version = version
+        self.memo = memo or Memo()
 
 
-@dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole answer. The adapter adds Content-Length, Date and the common headers (`headers`).
+    """A whole answer. The adapter adds Content-Length, Date and the common headers (`headers`). Written out as `Request` is.
 
     Attributes:
         closes: whether the connection closes after it.
         is_stream: whether `body` is a whole event stream: chunked on HTTP/1.1, without a length or chunks on HTTP/1.0.
     """
 
-    status: int
-    body: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
-    closes: bool = False
-    is_stream: bool = False
+    __slots__ = ("body", "closes", "headers", "is_stream", "status")
+
+    def __init__(
+        self,
+        status: int,
+        body: bytes = b"",
+        headers: Mapping[str, str] = NO_VALUES,
+        closes: bool = False,
+        is_stream: bool = False,
+    ) -> None:
+        self.status = status
+        self.body = body
+        self.headers = headers
+        self.closes = closes
+        self.is_stream = is_stream
 
 
 def json_answer(value: object, headers: Mapping[str, str], status: int = 200) -> Answer:

@@ -24,22 +24,29 @@ from broker.errors import (
 from broker.metrics import Metrics
 from broker.process.app import make_node
 from broker.settings import Settings
+from broker.web import publish as publishing
 from broker.web.body_reader import BodyReader
 from broker.web.cors import AllowedOrigins
 from broker.web.guard import Guard
 from broker.web.headers import ResponseHeaders
 from broker.web.identity import Authenticator
 from broker.web.producers import Producers
-from broker.web.publish import cancel, publish, publish_to_several
+from broker.web.publish import cancel, publish_to_several
 from broker.web.services import Services
 from broker.web.subscribe import Subscription, subscribe
 from broker.web.topics import delete_topic, read_topic, read_topics
-from broker.web.values import Answer
+from broker.web.values import Answer, Request
 from tests.web.body_timeouts import timeouts
 from tests.web.requests import Body, plain_request
 
 NDJSON = ("Content-Type", "application/x-ndjson")
 EVENT_STREAM = ("Content-Type", "text/event-stream")
+
+
+async def publish(services: Services, request: Request) -> Answer:
+    """The handler's answer, whether it comes at once or later."""
+    answer = publishing.publish(services, request)
+    return answer if isinstance(answer, Answer) else await answer
 
 
 @pytest.fixture

@@ -23,13 +23,14 @@ class AccessLog:
         if not self._logger.isEnabledFor(logging.INFO):
             return
         began = datetime.fromtimestamp(exchange.started_at).astimezone()
-        target = exchange.target.decode("latin-1")
-        get = exchange.headers.get
+        head = exchange.head
+        target = head.target.decode("latin-1")
+        get = head.headers.get
         self._logger.info(
             '%s %s "%s" %s %s "%s" "%s"',
             exchange.peer or "-",
             began.strftime("[%d/%b/%Y:%H:%M:%S %z]"),
-            redact(f"{exchange.method} {target} HTTP/{exchange.version}"),
+            redact(f"{head.method} {target} HTTP/{head.version}"),
             status,
             size,
             redact(get("referer") or "-"),

@@ -19,6 +19,7 @@ from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
 from broker.web.errors import problem
 from broker.web.front.answers import CONTINUE
 from broker.web.front.exchange import Exchange
+from broker.web.front.known_heads import KnownHeads
 from broker.web.front.parser import RequestParser
 
 SEND_BUFFER_BYTES = 64 << 10
@@ -38,6 +39,7 @@ class ConnectionOwner(Protocol):
 
     timeouts: ConnectionTimeouts
     max_head_bytes: int
+    known_heads: KnownHeads
     connections: set[HttpConnection]
 
     def serve(self, connection: HttpConnection, exchange: Exchange) -> None:
@@ -103,7 +105,7 @@ class HttpConnection(asyncio.Protocol):
             transport.set_write_buffer_limits(high=0)  # each write is tried at once
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        self._parser = RequestParser(self, self._owner.max_head_bytes)
+        self._parser = RequestParser(self, self._owner.max_head_bytes, self._owner.known_heads)
         self._owner.connections.add(self)
         self._owner.timeouts.opened(self)
 
@@ -237,7 +239,7 @@ class HttpConnection(asyncio.Protocol):
                 self._is_head_timed = False
                 self._current = ready.popleft()
                 self._owner.serve(self, self._current)
-            elif not self._feed_slice():
+            elif not self._rest or not self._feed_slice():
                 break
         if self._parser.body is self._current is not None and not self._holds_body and self._feed_slice():
             asyncio.get_running_loop().call_soon(self.resume)  # others have their turn after each slice
@@ -246,11 +248,11 @@ class HttpConnection(asyncio.Protocol):
     def _feed_slice(self) -> bool:
         """Parse more of the bytes that were read. Returns whether there was any."""
         rest = self._rest
-        if not rest or self._has_ended:
-            return False
-        self._rest = rest[SLICE_BYTES:]
-        self._parser.feed(rest[:SLICE_BYTES])
-        return True
+        if rest and not self._has_ended:
+            self._rest = rest[SLICE_BYTES:]
+            self._parser.feed(rest[:SLICE_BYTES])
+            return True
+        return False
 
     def _settle(self) -> None:
         """Something has arrived or was answered: set the limit that applies now, and read on or not."""
@@ -259,17 +261,15 @@ class HttpConnection(asyncio.Protocol):
         timeouts = self._owner.timeouts
         if self._current is not None or self._parser.ready:
             timeouts.head_complete(self)
-        elif not self._is_writable:
-            pass  # `pause_writing` set the limit
-        elif self._is_half_closed:
+        elif self._is_half_closed and self._is_writable:
             self._end()
             self._transport.close()
-        elif self._parser.is_head_begun:
-            if not self._is_head_timed:
+        elif self._is_writable:  # else `pause_writing` has set the limit
+            if self._parser.is_head_begun and not self._is_head_timed:
                 self._is_head_timed = True
                 timeouts.head_started(self)
-        elif self._has_answered:
-            timeouts.answer_sent(self)
+            elif self._has_answered and not self._parser.is_head_begun:
+                timeouts.answer_sent(self)
         self._has_answered = False
         self._regulate()
 

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from broker.errors import InvalidBody
-from broker.web.front.head import RequestHeaders
-from broker.web.values import Answer
+from broker.web.front.head import Head
 
 HIGH_WATER_BYTES = 64 << 10
 """A connection stops reading while a handler leaves so many bytes of its request's body."""
@@ -41,9 +40,7 @@ class Exchange:
     """A request, from its head to its answer; see `values.BodySource`.
 
     Attributes:
-        keeps_alive: whether the client allows a further request on the connection.
         peer: the client's address, if the front needs it.
-        refusal: the answer, if no handler shall run.
         is_complete: whether the whole body has arrived.
         is_queued: whether the connection has queued it to be served.
         started_at: when the head was complete; seconds since 1970, 0 without an access log.
@@ -56,40 +53,20 @@ class Exchange:
         "_listener",
         "_pieces",
         "_size",
-        "headers",
+        "head",
         "is_complete",
         "is_queued",
-        "keeps_alive",
-        "method",
         "peer",
-        "refusal",
         "started_at",
-        "target",
-        "version",
     )
 
-    def __init__(
-        self,
-        flow: BodyFlow,
-        method: str,
-        target: bytes,
-        version: str,
-        headers: RequestHeaders,
-        *,
-        keeps_alive: bool,
-        refusal: Answer | None = None,
-    ) -> None:
-        self.method = method
-        self.target = target
-        self.version = version
-        self.headers = headers
-        self.keeps_alive = keeps_alive
-        self.refusal = refusal
+    def __init__(self, flow: BodyFlow, head: Head) -> None:
+        self.head = head
         self.is_complete = False
         self.is_queued = False
         self.started_at = 0.0
         self.peer = ""
-        self._expects_continue = "expect" in headers and version == "1.1"
+        self._expects_continue = "expect" in head.headers and head.version == "1.1"
         self._flow = flow
         self._pieces: list[bytes] = []
         self._size = 0
@@ -104,6 +81,12 @@ class Exchange:
         self._size += len(data) + PIECE_BYTES
         if self._size > HIGH_WATER_BYTES:
             self._flow.hold_body(held=True)
+
+    def arrive_whole(self, body: bytes) -> None:
+        """The whole body has arrived with the head."""
+        if body:
+            self._pieces.append(body)
+        self.is_complete = True
 
     def end(self) -> None:
         """The body is complete."""
@@ -122,8 +105,7 @@ class Exchange:
 
     @property
     def length(self) -> int | None:
-        value = self.headers.get("content-length")
-        return None if value is None else int(value.lstrip("0") or 0)  # `int` refuses thousands of zeros
+        return self.head.length
 
     def arrived(self) -> bytes | None:
         if self.is_complete:

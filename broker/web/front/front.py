@@ -23,12 +23,13 @@ from broker.web.front.answers import encode
 from broker.web.front.connection import HttpConnection
 from broker.web.front.exchange import Exchange
 from broker.web.front.handshake import Handshake
-from broker.web.front.head import split_target
+from broker.web.front.head import Head, Routed, split_target
+from broker.web.front.known_heads import KnownHeads
 from broker.web.history import LongPoll
 from broker.web.router import Router
-from broker.web.routes import Result
+from broker.web.routes import Handler, Result
 from broker.web.services import Services
-from broker.web.values import Answer, Query, Request
+from broker.web.values import NO_VALUES, Answer, Query, Request
 
 _NO_QUERY = Query("")
 
@@ -42,6 +43,7 @@ class Front:
 
     Attributes:
         connections: those that are not streams.
+        known_heads: those that need no parsing.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Front:
         self.connections: set[HttpConnection] = set()
         self.timeouts = timeouts
         self.max_head_bytes = max_head_bytes
+        self.known_heads = KnownHeads()
         self.access_log = access_log
         self._services = services
         self._streams = services.node.streams
@@ -117,62 +120,70 @@ class Front:
             exchange.peer = connection.peer
         if self.access_log is not None:
             exchange.started_at = time()
-        if exchange.refusal is not None:
-            self._send(connection, exchange, exchange.refusal)
+        head = exchange.head
+        if head.refusal is not None:
+            self._send(connection, exchange, head.refusal)
             return
-        method, headers, path = exchange.method, exchange.headers, ""
-        result: Result | None = None
         try:
-            path, query = split_target(exchange.target, headers)
-            result = self._router.check(method, path, headers)
-            if result is None:
-                path = self._router.base_path.below(path) or path
-                found = self._router.find(method, path)
-                if isinstance(found, Answer):
-                    result = found
-                else:
-                    handler, values = found
-                    request = Request(
-                        method,
-                        path,
-                        Query(query) if query else _NO_QUERY,
-                        headers,
-                        exchange.peer,
-                        exchange,
-                        values,
-                        exchange.version,
-                    )
-                    running = handler(self._services, request)
-                    waited = running.send(None)
-                    self._run(connection, exchange, path, running, waited)
-                    return
+            routed = head.route or self._route(head)
+            handler = routed.handler
+            if isinstance(handler, Answer):
+                self._send(connection, exchange, handler)
+                return
+            request = Request(
+                head.method,
+                routed.path,
+                routed.query,
+                head.headers,
+                exchange.peer,
+                exchange,
+                routed.path_values,
+                head.version,
+                routed.memo,
+            )
+            result = handler(self._services, request)
+            if isinstance(result, Answer):
+                self._send(connection, exchange, result)
+                return
+            if isinstance(result, Coroutine):
+                waited = result.send(None)
+                self._run(connection, exchange, result, waited)
+                return
         except StopIteration as returned:  # the handler never waited
             result = returned.value
         except ConnectionError:
             self._leave(connection, exchange)
             return
         except Exception as error:
-            result = error_answer(error, method, path)
-        assert result is not None
+            result = _error_answer(error, head)
         self._complete(connection, exchange, result)
+
+    def _route(self, head: Head) -> Routed:
+        """Find what serves requests with this head. Raises `Forbidden`; only what doesn't raise is kept."""
+        path, query = split_target(head.target, head.headers)
+        answer = self._router.check(head.method, path, head.headers)
+        path = self._router.base_path.below(path) or path
+        handler: Handler | Answer
+        handler, values = (answer, NO_VALUES) if answer is not None else self._router.find(head.method, path)
+        routed = Routed(handler, path, Query(query) if query else _NO_QUERY, values)
+        head.route = routed
+        return routed
 
     def _run(
         self,
         connection: HttpConnection,
         exchange: Exchange,
-        path: str,
         running: Coroutine[Any, Any, Result],
         waited: object,
     ) -> None:
         """Go on with a handler that waits for `waited`, in a task."""
-        task = self._loop.create_task(self._finish(connection, exchange, path, running, waited))
+        task = self._loop.create_task(self._finish(connection, exchange, running, waited))
         self._own(task)
 
     async def _finish(
         self,
         connection: HttpConnection,
         exchange: Exchange,
-        path: str,
         running: Coroutine[Any, Any, Result],
         waited: object,
     ) -> None:
@@ -182,7 +193,7 @@ class Front:
             self._leave(connection, exchange)
             return
         except Exception as error:
-            result = error_answer(error, exchange.method, path)
+            result = _error_answer(error, exchange.head)
         self._complete(connection, exchange, result)
         connection.resume()
 
@@ -196,22 +207,23 @@ class Front:
             self._leave(connection, exchange)
             return
         if isinstance(result, LongPoll):
-            result.attach(transport, partial(self._encode_last, exchange.headers.get("origin")))
+            result.attach(transport, partial(self._encode_last, exchange.head.headers.get("origin")))
         else:
-            result.attach(transport, chunked=exchange.version == "1.1")
+            result.attach(transport, chunked=exchange.head.version == "1.1")
         self._log(exchange, HTTPStatus.OK, 0)
 
     def _send(self, connection: HttpConnection, exchange: Exchange, answer: Answer) -> None:
+        head = exchange.head
         closes = (
             answer.closes
-            or not exchange.keeps_alive
+            or not head.keeps_alive
             or not exchange.is_complete
             or self._is_stopping
             or self._streams.is_draining
         )
-        origin = exchange.headers.get("origin")
+        origin = head.headers.get("origin")
         common_headers = self._response_headers.lines(origin, answer.headers.get("Vary", ""))
-        data = encode(answer, common_headers, exchange.method, exchange.version, closes=closes)
+        data = encode(answer, common_headers, head.method, head.version, closes=closes)
         connection.answered(exchange, data, closes=closes)
         self._log(exchange, answer.status, len(answer.body))
 
@@ -226,3 +238,7 @@ class Front:
     def _log(self, exchange: Exchange, status: int, size: int) -> None:
         if self.access_log is not None:
             self.access_log.write(exchange, status, size)
+
+
+def _error_answer(error: Exception, head: Head) -> Answer:
+    return error_answer(error, head.method, head.target.decode("latin-1"))

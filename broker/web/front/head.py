@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from broker.web.errors import problem
-from broker.web.values import Answer
+from broker.web.routes import Handler
+from broker.web.values import Answer, Memo, Query
 
 MAX_HEADERS = 128
 
@@ -74,6 +75,63 @@ class RequestHeaders(dict[str, str]):
     def count(self) -> int:
         """The number of header lines."""
         return len(self) + sum(map(len, (self.repeated or {}).values()))
+
+
+class Head:
+    """The head of a request. Nothing in it changes, so all requests with the same bytes may share it (`known_heads`).
+
+    Attributes:
+        target: as it was sent.
+        keeps_alive: whether the client allows a further request on the connection.
+        refusal: the answer, if no handler shall run.
+        length: its Content-Length, or None.
+        route: how the front serves it, found when first needed.
+    """
+
+    __slots__ = ("headers", "keeps_alive", "length", "method", "refusal", "route", "target", "version")
+
+    def __init__(
+        self,
+        method: str,
+        target: bytes,
+        version: str,
+        headers: RequestHeaders,
+        *,
+        keeps_alive: bool,
+        refusal: Answer | None = None,
+    ) -> None:
+        self.method = method
+        self.target = target
+        self.version = version
+        self.headers = headers
+        self.keeps_alive = keeps_alive
+        self.refusal = refusal
+        length = headers.get("content-length")
+        self.length = (
+            None if length is None else int(length.lstrip("0") or 0)
+        )  # `int` refuses thousands of zeros
+        self.route: Routed | None = None
+
+
+class Routed:
+    """What serves the requests with one head.
+
+    Attributes:
+        handler: or the answer, if it needs no handler.
+        path: below the base path.
+        path_values, memo: see `values.Request`.
+    """
+
+    __slots__ = ("handler", "memo", "path", "path_values", "query")
+
+    def __init__(
+        self, handler: Handler | Answer, path: str, query: Query, path_values: Mapping[str, str]
+    ) -> None:
+        self.handler = handler
+        self.path = path
+        self.query = query
+        self.path_values = path_values
+        self.memo = Memo()
 
 
 def split_target(target: bytes, headers: RequestHeaders) -> tuple[str, str]:

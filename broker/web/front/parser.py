@@ -15,7 +15,8 @@ import httptools
 
 from broker.web.errors import problem
 from broker.web.front.exchange import BodyFlow, Exchange, Fault
-from broker.web.front.head import MAX_HEADERS, NAMES, RequestHeaders, head_size, name_of, refusal
+from broker.web.front.head import MAX_HEADERS, NAMES, Head, RequestHeaders, head_size, name_of, refusal
+from broker.web.front.known_heads import HEAD_END, MAX_HEAD_BYTES, KnownHeads
 from broker.web.redaction import redact
 from broker.web.values import Answer
 
@@ -33,6 +34,7 @@ class RequestParser:
     Args:
         flow: the connection.
         max_head_bytes: the limit for a request line with its headers.
+        known_heads: those that need no parsing, shared by all connections.
 
     Attributes:
         ready: requests to be served; their bodies may be on their way.
@@ -46,9 +48,13 @@ class RequestParser:
         "_flow",
         "_head_bytes",
         "_headers",
+        "_heads",
+        "_is_between",
         "_is_broken",
         "_is_replaying",
         "_is_upgrading",
+        "_known_heads",
+        "_last_head",
         "_llhttp",
         "_max_head_bytes",
         "_trailers",
@@ -58,18 +64,22 @@ class RequestParser:
         "ready",
     )
 
-    def __init__(self, flow: BodyFlow, max_head_bytes: int) -> None:
+    def __init__(self, flow: BodyFlow, max_head_bytes: int, known_heads: KnownHeads) -> None:
         self.ready: deque[Exchange] = deque()
         self.body: Exchange | None = None
         self.is_head_begun = False
         self._flow = flow
         self._max_head_bytes = max_head_bytes
+        self._known_heads = known_heads
         self._url = b""
         self._headers = RequestHeaders()
         self._head_bytes = 0  # fed since the last message, or more
         self._body_bytes = 0  # of body in the present bytes
         self._excess_bytes = 0
         self._trailers = 0
+        self._heads = 0  # parsed by llhttp so far
+        self._last_head: Head | None = None  # of them
+        self._is_between = True  # llhttp has consumed whole messages, and another may follow
         self._is_broken = False  # nothing that follows is HTTP
         self._is_upgrading = False  # llhttp stops after this head
         self._is_replaying = False  # a new llhttp gets the framing of a request that is known
@@ -85,14 +95,51 @@ class RequestParser:
             body.fail(Fault.LOST)
             body.notify()
 
-    def feed(self, data: bytes | memoryview) -> None:
+    def feed(self, data: bytes) -> None:
         """Parse the bytes that have arrived, and then notify the handler of the body that was arriving."""
         body = self.body
-        self._parse(data)
+        if self._is_between and not self._is_broken:
+            data = self._feed_known(data)
+        if data:
+            self._parse(data)
         if body is not None:
             body.notify()
 
-    def _parse(self, data: bytes | memoryview) -> None:
+    def _feed_known(self, data: bytes) -> bytes:
+        """Take the requests at the start of `data` whose heads are known and whose bodies are whole; returns the rest."""
+        start = 0
+        while start < len(data):
+            stop = data.find(HEAD_END, start, start + MAX_HEAD_BYTES) + len(HEAD_END)
+            if stop < len(HEAD_END):
+                break
+            text = data[start:stop]
+            head = self._known_heads.get(text)
+            if head is None:
+                if self._heads:  # most connections send only one request, and its head never comes again
+                    self._learn(text)
+                    start = stop
+                break
+            end = stop + (head.length or 0)
+            if end > len(data):
+                break
+            exchange = Exchange(self._flow, head)
+            exchange.arrive_whole(data[stop:end])
+            exchange.is_queued = True
+            self.ready.append(exchange)
+            start = end
+        return data[start:] if start else data
+
+    def _learn(self, text: bytes) -> None:
+        """Parse `text`, the bytes of a whole head or not HTTP, and remember the head."""
+        heads = self._heads
+        self._parse(text)
+        head = self._last_head
+        if head is None or self._is_broken or self._heads != heads + 1:
+            return
+        if self._is_between if not head.length else self.body is not None:  # llhttp is at the head's end too
+            self._known_heads.learn(text, head)
+
+    def _parse(self, data: bytes) -> None:
         if self._is_broken:
             return
         self._head_bytes += len(data)
@@ -115,9 +162,8 @@ class RequestParser:
     def refuse(self, answer: Answer) -> None:
         """Ignore all further bytes; `answer` is for after the answers to the requests before it."""
         self._is_broken = True
-        refused = Exchange(
-            self._flow, "GET", b"-", "1.1", RequestHeaders(), keeps_alive=False, refusal=answer
-        )
+        head = Head("GET", b"-", "1.1", RequestHeaders(), keeps_alive=False, refusal=answer)
+        refused = Exchange(self._flow, head)
         refused.is_queued = True
         self.ready.append(refused)
 
@@ -144,13 +190,14 @@ class RequestParser:
         if self._excess_bytes > MAX_EXCESS_BYTES:
             self._fail("too many chunk extensions or trailers")
 
-    def _feed_after_upgrade(self, rest: bytes | memoryview) -> None:
+    def _feed_after_upgrade(self, rest: bytes) -> None:
         """llhttp stops at an `Upgrade`, before the body: a new one goes on, with the framing of the body."""
         body = self.body
         if body is None:  # CONNECT
             self._is_broken = True
             return
-        framing = "".join(f"{name}: {body.headers[name]}\r\n" for name in _FRAMING if name in body.headers)
+        headers = body.head.headers
+        framing = "".join(f"{name}: {headers[name]}\r\n" for name in _FRAMING if name in headers)
         self._llhttp = httptools.HttpRequestParser(self)
         self._is_replaying = True
         self._llhttp.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n".encode())
@@ -169,6 +216,7 @@ class RequestParser:
     # From llhttp. None of these raises: llhttp would keep the error, and with it its frames.
 
     def on_message_begin(self) -> None:
+        self._is_between = False
         self.is_head_begun = not self._is_replaying
 
     def on_url(self, url: bytes) -> None:
@@ -197,8 +245,8 @@ class RequestParser:
             refused = self._too_long()
         if "upgrade" in headers:
             self._is_upgrading = llhttp.should_upgrade()
-        self.body = Exchange(
-            self._flow,
+        self._heads += 1
+        self._last_head = Head(
             method,
             url,
             version if version == "1.1" else "1.0",
@@ -206,6 +254,7 @@ class RequestParser:
             keeps_alive=refused is None and llhttp.should_keep_alive(),
             refusal=refused,
         )
+        self.body = Exchange(self._flow, self._last_head)
         self._url, self._headers = b"", RequestHeaders()
         self.is_head_begun = False
         self._excess_bytes = self._trailers = 0
@@ -224,5 +273,6 @@ class RequestParser:
         else:
             self.body = None
             self._head_bytes = 0
+            self._is_between = body.head.keeps_alive
             body.end()
             self._is_ready(body)

@@ -15,14 +15,14 @@ from broker.settings import Settings
 from broker.web.aiohttp_adapter import SERVICES
 from broker.web.front.connection import HttpConnection
 from broker.web.front.exchange import Exchange
-from broker.web.front.head import RequestHeaders
+from broker.web.front.head import Head, RequestHeaders
 from broker.web.front.parser import RequestParser
 from broker.web.runner import Runner
 from tests.support.http import HOST, Answer, close, read_answer, read_head
 from tests.support.local_broker import Serve, Server
 from tests.support.waiting import WAIT_SECONDS, until
 
-PARTS = {HttpConnection, RequestParser, Exchange, RequestHeaders}
+PARTS = {HttpConnection, RequestParser, Exchange, Head, RequestHeaders}
 """What a request connection is made of."""
 BEGUN = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: "
 HEAD = b"POST /topics/news HTTP/1.1\r\nHost: 127.0.0.1\r\n"

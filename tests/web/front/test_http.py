@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from broker.web.front.known_heads import KnownHeads
 from broker.web.front.parser import MAX_EXCESS_BYTES, RequestParser
 from tests.support.http import Answer, chunked, read_answer, read_head
 from tests.support.local_broker import Serve, Server
@@ -230,7 +231,7 @@ def test_a_body_of_tiny_chunks_is_held_early() -> None:
         def send_continue(self) -> None: ...
 
     flow, pieces = Flow(), 0
-    parser = RequestParser(flow, 1000)
+    parser = RequestParser(flow, 1000, KnownHeads())
     parser.feed(CHUNKED)
     while not flow.is_held:
         parser.feed(b"1\r\nx\r\n")
