@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from broker.web import admin, history, monitoring, page, publish, topics
+from broker.web import admin, browser_client, history, monitoring, page, publish, topics
 from broker.web.services import Services
 from broker.web.subscribe import Subscription
 from broker.web.values import Answer, Request
@@ -45,6 +45,8 @@ ROUTES: Sequence[Route] = (
     Route("GET", "/metrics", monitoring.metrics),
     Route("GET", "/", page.index),
     Route("GET", "/page/{name}", page.asset),
+    Route("GET", "/client.js", browser_client.client),
+    Route("GET", "/client/{name}", browser_client.part),
 )
 
 METRICS_ROUTES: Sequence[Route] = (*_HEALTH, Route("GET", "/metrics", monitoring.metrics_for_all))

@@ -1,0 +1,13 @@
+import type { Item } from "./types.js";
+/** @import {Item} from "./types.js" */
+/** What sessionStorage keeps under a name: the cursor, and why topics ended, for a later answer says only that they did. */
+export declare class Kept {
+    #private;
+    cursor: string;
+    /** @param {string} name */
+    constructor(name: string);
+    /** Called after the page has seen `items`. @param {string} cursor */
+    save(cursor: string): void;
+    /** Called before the page sees `item`. @param {Item} item */
+    complete(item: Item): void;
+}

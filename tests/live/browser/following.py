@@ -1,0 +1,68 @@
+"""The browser client in a page, as a test sees it."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from playwright.async_api import Page
+
+from tests.support.waiting import WAIT_SECONDS
+
+OPEN = """async ([module, topics, {token, iterate, ...options}]) => {
+    const {follow} = await import(module);
+    const told = [], tell = kind => value => told.push({kind, ...value});
+    const callbacks = {onEvent: tell("event"), onGap: tell("gap"), onEnd: tell("end"), onCancel: tell("cancel"), onState: tell("state")};
+    if (token) options.token = token === "ask" ? reason => window.newToken(reason) : token;
+    const following = follow(topics, {...options, ...callbacks});
+    const iterated = [];
+    if (iterate) (async () => {
+        for await (const {data} of following) iterated.push(data);
+        told.push({kind: "iterated"});
+    })();
+    return (window.followed ??= []).push({following, told, iterated}) - 1;
+}"""
+
+
+class Following:
+    """What `follow` returned in a page, and all that it told its callbacks."""
+
+    def __init__(self, page: Page, index: int) -> None:
+        self.page = page
+        self._index = index
+
+    @classmethod
+    async def open(cls, page: Page, *topics: str, module: str = "/client.js", **options: object) -> Self:
+        """Follow `topics`. With `token="ask"`, the page's function `newToken` makes tokens; with `iterate`, a loop takes events too."""
+        return cls(page, await page.evaluate(OPEN, [module, list(topics), options]))
+
+    async def told(self, *kinds: str) -> list[dict[str, Any]]:
+        """What its callbacks were told so far, in order."""
+        told: list[dict[str, Any]] = await self.evaluate("told")
+        return [each for each in told if not kinds or each["kind"] in kinds]
+
+    async def data(self) -> list[str]:
+        """The data of its events."""
+        return [event["data"] for event in await self.told("event")]
+
+    async def evaluate(self, expression: str) -> Any:
+        """`expression` is JavaScript over `following`, `told` and `iterated`."""
+        return await self.page.evaluate(
+            f"index => {{ const {{following, told, iterated}} = followed[index]; return {expression}; }}",
+            self._index,
+        )
+
+    async def wait_for(self, condition: str, seconds: float = WAIT_SECONDS) -> None:
+        """Wait until `condition` holds, an expression as of `evaluate`."""
+        await self.page.wait_for_function(
+            f"index => {{ const {{following, told, iterated}} = followed[index]; return {condition}; }}",
+            arg=self._index,
+            timeout=1000 * seconds,
+        )
+
+    async def wait_for_data(self, *expected: str) -> None:
+        """Wait for as many events; theirs must be these data, each once and in order."""
+        await self.wait_for(f"told.filter(({{kind}}) => kind == 'event').length >= {len(expected)}")
+        assert await self.data() == list(expected)
+
+    async def wait_until_live(self, transport: str = "stream") -> None:
+        await self.wait_for(f"following.state.state == 'live' && following.state.transport == '{transport}'")

@@ -1,0 +1,357 @@
+"""The browser client in Chromium, against a real broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page
+
+from tests.live.browser.following import Following
+from tests.live.proxies import Nginx
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import exchange, request
+from tests.support.tcp_proxy import Direction, TcpProxy
+from tests.support.tokens import HMAC
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tab(page: Page, quick_broker: BrokerProcess) -> Page:
+    """A page of the broker's origin."""
+    await page.goto(f"{quick_broker.url}/healthz")
+    return page
+
+
+async def test_live_events(tab: Page, quick_broker: BrokerProcess) -> None:
+    following = await Following.open(tab, "news", "sport")
+    await following.wait_until_live()
+    text = "line one\nGrüße 🎈\u2028."
+    sent = quick_broker.publish("news", text, event="alert")
+    quick_broker.publish("sport", "2:1")
+    await following.wait_for_data(text, "2:1")
+    first, _ = await following.told("event")
+    assert first.pop("time").endswith("Z")
+    assert first == {"kind": "event", "topic": "news", "id": sent, "event": "alert", "data": text}
+    states = [state["state"] for state in await following.told("state")]
+    assert states == ["live"]
+
+
+async def test_replay(tab: Page, quick_broker: BrokerProcess) -> None:
+    for number in range(5):
+        quick_broker.publish("news", f"{number}")
+    everything = await Following.open(tab, "news", since="earliest")
+    newest = await Following.open(tab, "news", last=2)
+    await everything.wait_for_data("0", "1", "2", "3", "4")
+    await newest.wait_for_data("3", "4")
+
+
+async def test_for_await(tab: Page, quick_broker: BrokerProcess) -> None:
+    count = 2000  # more than may wait for the loop
+    for number in range(count):
+        quick_broker.publish("news", f"{number}")
+    following = await Following.open(tab, "news", since="earliest", iterate=True)
+    await following.wait_for(f"iterated.length >= {1000}")
+    quick_broker.publish("news", "last", end="true")
+    await following.wait_for("told.some(({kind}) => kind == 'iterated')")
+    assert (await following.evaluate("iterated"))[-1] == "last"
+    assert await following.evaluate("following.state.state") == "closed"
+
+
+async def test_the_end_of_a_topic(tab: Page, quick_broker: BrokerProcess) -> None:
+    following = await Following.open(tab, "news", "sport")
+    await following.wait_until_live()
+    quick_broker.publish("news", "goodbye", end="true")
+    await following.wait_for("told.some(({kind}) => kind == 'end')")
+    quick_broker.publish("sport", "more")
+    await following.wait_for("told.some(({data}) => data == 'more')")
+    exchange(quick_broker.port, request("DELETE", "/topics/sport"))
+    await following.wait_for("following.state.state == 'ended'")
+    ends = [(end["topic"], end["reason"]) for end in await following.told("end")]
+    assert ends == [("news", "closed"), ("sport", "deleted")]
+
+
+async def test_a_cancel(tab: Page, quick_broker: BrokerProcess) -> None:
+    following = await Following.open(tab, "news")
+    await following.wait_until_live()
+    assert exchange(quick_broker.port, request("POST", "/topics/news/cancel", body=b"")).status == 202
+    await following.wait_for("told.some(({kind, topic}) => kind == 'cancel' && topic == 'news')")
+
+
+async def test_restart_with_data(page: Page, tmp_path: Path) -> None:
+    with BrokerProcess(data=tmp_path / "data", retry_min_ms=50, retry_max_ms=50) as broker:
+        await page.goto(f"{broker.url}/healthz")
+        following = await Following.open(page, "news")
+        await following.wait_until_live()
+        broker.publish("news", "before")
+        await following.wait_for_data("before")
+        broker.terminate()
+        await following.wait_for("following.state.state == 'reconnecting'")
+        broker.start()
+        broker.publish("news", "after")
+        await following.wait_for_data("before", "after")
+        assert await following.told("gap") == []
+
+
+async def test_a_gap(page: Page) -> None:
+    with BrokerProcess(retry_min_ms=50, retry_max_ms=50) as broker:
+        await page.goto(f"{broker.url}/healthz")
+        following = await Following.open(page, "news")
+        await following.wait_until_live()
+        broker.publish("news", "before")
+        await following.wait_for_data("before")
+        (seen,) = [event["id"] for event in await following.told("event")]
+        broker.kill()
+        broker.start()
+        broker.publish("news", "after")
+        await following.wait_for_data("before", "after")
+        gaps = [(gap["topic"], gap["after"], gap["reason"]) for gap in await following.told("gap")]
+        assert gaps == [("news", seen, "lost")]
+
+
+async def test_the_cursor_outlives_a_reload(tab: Page, quick_broker: BrokerProcess) -> None:
+    following = await Following.open(tab, "news", keep="news")
+    await following.wait_until_live()
+    quick_broker.publish("news", "seen")
+    await following.wait_for_data("seen")
+    await tab.goto("about:blank")
+    quick_broker.publish("news", "missed")
+    await tab.goto(f"{quick_broker.url}/healthz")
+    following = await Following.open(tab, "news", keep="news")
+    await following.wait_for_data("missed")
+    quick_broker.publish("news", "bye", end="true")
+    await following.wait_for("following.state.state == 'ended'")
+    await tab.reload()
+    following = await Following.open(tab, "news", keep="news")
+    await following.wait_for("following.state.state == 'ended'")
+    assert [end["reason"] for end in await following.told("end")] == ["closed"]
+
+
+async def test_topics_join_and_leave(tab: Page, quick_broker: BrokerProcess) -> None:
+    following = await Following.open(tab, "a")
+    await following.wait_until_live()
+    quick_broker.publish("a", "a1")
+    await following.wait_for_data("a1")
+    for number in (1, 2):
+        quick_broker.publish("b", f"old b{number}")
+        quick_broker.publish("c", f"c{number}")
+    await following.evaluate("following.add('b')")  # from now on
+    await following.evaluate("following.add('c', {since: 'earliest'})")
+    await following.wait_for_data("a1", "c1", "c2")
+    await following.wait_until_live()
+    for topic in "abc":
+        quick_broker.publish(topic, f"{topic} joined")
+    joined = ("a joined", "b joined", "c joined")
+    await following.wait_for_data("a1", "c1", "c2", *joined)
+    await following.evaluate("following.remove('a')")
+    quick_broker.publish("a", "unseen")
+    quick_broker.publish("b", "seen")
+    await following.wait_for_data("a1", "c1", "c2", *joined, "seen")
+    assert await following.told("gap") == []
+
+
+async def test_close(tab: Page, quick_broker: BrokerProcess) -> None:
+    following = await Following.open(tab, "news")
+    await following.wait_until_live()
+    await following.evaluate("following.close()")
+    await following.wait_for("following.state.state == 'closed'")
+    quick_broker.empty()  # waits until no subscriber is left
+
+
+# Refusals and tokens
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def guarded(page: Page) -> AsyncIterator[BrokerProcess]:
+    """A broker that wants tokens."""
+    with BrokerProcess(jwt_secrets=[HMAC.material], retry_min_ms=50, retry_max_ms=50) as broker:
+        await page.goto(f"{broker.url}/healthz")
+        yield broker
+
+
+class TokenIssuer:
+    """Makes tokens for a page, which live for one of `lives` each, in s.
+
+    Attributes:
+        reasons: why the page asked.
+    """
+
+    def __init__(self, *lives: float) -> None:
+        self.reasons: list[str] = []
+        self._lives = list(lives)
+
+    def __call__(self, reason: str) -> str:
+        self.reasons.append(reason)
+        life = self._lives.pop(0) if len(self._lives) > 1 else self._lives[0]
+        return HMAC.token(["**"], ["news"], exp=time.time() + life)
+
+
+def publish(broker: BrokerProcess, data: str) -> None:
+    token = f"Authorization: Bearer {HMAC.token(['**'])}"
+    assert exchange(broker.port, request("POST", "/topics/news", token, body=data.encode())).status == 201
+
+
+async def test_a_token_that_expires_is_renewed(page: Page, guarded: BrokerProcess) -> None:
+    issuer = TokenIssuer(2, 3600)
+    await page.expose_function("newToken", issuer)
+    following = await Following.open(page, "news", token="ask")
+    await following.wait_until_live()
+    publish(guarded, "one")
+    await following.wait_for_data("one")
+    await following.wait_for("told.filter(({state}) => state == 'live').length == 2")
+    publish(guarded, "two")
+    await following.wait_for_data("one", "two")
+    assert issuer.reasons == ["start", "expired"]
+
+
+async def test_a_token_is_renewed_before_it_expires(page: Page, guarded: BrokerProcess) -> None:
+    issuer = TokenIssuer(11.5, 3600)
+    await page.expose_function("newToken", issuer)
+    following = await Following.open(page, "news", token="ask")
+    await following.wait_for("told.filter(({state}) => state == 'live').length == 2")
+    publish(guarded, "one")
+    await following.wait_for_data("one")
+    assert issuer.reasons == ["start", "expiring"]
+
+
+async def test_a_refused_token_is_replaced_once(page: Page, guarded: BrokerProcess) -> None:
+    issuer = TokenIssuer(-100, 3600)
+    await page.expose_function("newToken", issuer)
+    following = await Following.open(page, "news", token="ask")
+    await following.wait_until_live()
+    assert issuer.reasons == ["start", "unauthorized"]
+    bad = TokenIssuer(-100)
+    await page.evaluate("() => { delete window.newToken; }")
+    await page.expose_function("newToken2", bad)
+    await page.evaluate("() => { window.newToken = window.newToken2; }")
+    following = await Following.open(page, "news", token="ask")
+    await following.wait_for("following.state.state == 'failed'")
+    assert bad.reasons == ["start", "unauthorized"]
+
+
+@pytest.mark.parametrize(("topic", "token"), [("news", ""), ("secret", HMAC.token([], ["news"]))])
+async def test_a_refusal_for_good(page: Page, guarded: BrokerProcess, topic: str, token: str) -> None:
+    following = await Following.open(page, topic, token=token)
+    await following.wait_for("following.state.state == 'failed'")
+    assert await following.evaluate("following.state.why")
+
+
+async def test_a_full_broker_is_asked_again(page: Page) -> None:
+    with BrokerProcess(max_connections=1, retry_min_ms=50, retry_max_ms=50) as broker:
+        await page.goto(f"{broker.url}/healthz")
+        first = await Following.open(page, "news")
+        await first.wait_until_live()
+        second = await Following.open(page, "news")
+        await second.wait_for("following.state.state == 'reconnecting'")
+        assert await second.evaluate("following.state.wait") > 0
+        assert await second.told("end") == []
+
+
+# Bad networks
+
+
+async def test_a_dead_network_is_noticed(page: Page, quick_broker: BrokerProcess) -> None:
+    async with TcpProxy(quick_broker.port) as proxy:
+        await page.goto(f"{quick_broker.url}/healthz")
+        await page.goto(f"{proxy.url}/healthz")
+        following = await Following.open(page, "news", silence=2000)
+        await following.wait_until_live()
+        proxy.swallow = True
+        quick_broker.publish("news", "swallowed")
+        await following.wait_for("following.state.state == 'reconnecting'")
+        proxy.swallow = False
+        await following.wait_for_data("swallowed")
+
+
+async def test_a_cut_connection(page: Page, quick_broker: BrokerProcess) -> None:
+    async with TcpProxy(quick_broker.port) as proxy:
+        await page.goto(f"{proxy.url}/healthz")
+        following = await Following.open(page, "news")
+        await following.wait_until_live()
+        expected = []
+        for number in range(5):
+            proxy.cut()
+            expected.append(f"{number}")
+            quick_broker.publish("news", f"{number}")
+            await following.wait_for_data(*expected)
+
+
+async def test_offline_and_online(page: Page, quick_broker: BrokerProcess) -> None:
+    async with TcpProxy(quick_broker.port) as proxy:
+        await page.goto(f"{proxy.url}/healthz")
+        following = await Following.open(page, "news")
+        await following.wait_until_live()
+        await page.context.set_offline(True)
+        proxy.cut()
+        await following.wait_for("following.state.state == 'reconnecting'")
+        quick_broker.publish("news", "missed")
+        await page.context.set_offline(False)
+        await following.wait_for_data("missed")
+
+
+COMPRESSES = {
+    "proxy_buffering off;": "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;",
+    "gzip off;": "gzip on; gzip_types text/event-stream application/json; gzip_proxied any;",
+}
+
+
+class HoldingProxy(TcpProxy):
+    """Passes an event stream on only when it has ended, as some companies' proxies and virus scanners do."""
+
+    async def _carry(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, direction: Direction
+    ) -> None:
+        held = b""
+        with contextlib.suppress(OSError):
+            while data := await source.read(65536):
+                if direction == "down" and (held or b"text/event-stream" in data):
+                    held += data
+                    continue
+                target.write(data)
+                await target.drain()
+            target.write(held)
+            await target.drain()
+
+
+async def test_a_proxy_that_compresses(
+    page: Page, proxies: object, broker: BrokerProcess, tmp_path: Path
+) -> None:
+    with Nginx([broker.url], tmp_path, changes=COMPRESSES) as nginx:
+        await follow_where_streams_are_held_back(page, nginx.url, broker)
+
+
+async def test_a_proxy_that_waits_for_the_end(page: Page, broker: BrokerProcess) -> None:
+    async with HoldingProxy(broker.port) as proxy:
+        await follow_where_streams_are_held_back(page, proxy.url, broker)
+
+
+async def follow_where_streams_are_held_back(page: Page, url: str, broker: BrokerProcess) -> None:
+    await page.goto(f"{url}/healthz")
+    following = await Following.open(page, "news", "sport")
+    await following.wait_for("following.state.state == 'connecting'")
+    broker.publish("news", "while it looks for a way")
+    await following.wait_until_live("polling")
+    broker.publish("news", "one")
+    broker.publish("sport", "two")
+    await following.wait_for_data("while it looks for a way", "one", "two")
+    broker.publish("news", "bye", end="true")
+    broker.publish("sport", "bye", end="true")
+    await following.wait_for("following.state.state == 'ended'")
+    ends = {end["topic"]: end["reason"] for end in await following.told("end")}
+    assert ends == {"news": "closed", "sport": "closed"}
+
+
+async def test_cross_origin(chromium: Browser, page: Page) -> None:
+    with BrokerProcess() as other:
+        await page.goto(f"{other.url}/healthz")
+        with BrokerProcess(cors_origins=other.url) as broker:
+            following = await Following.open(page, "news", module=f"{broker.url}/client.js")
+            await following.wait_until_live()
+            broker.publish("news", "hello")
+            await following.wait_for_data("hello")

@@ -1,0 +1,136 @@
+"""One connection for all tabs of an origin: whichever of them closes, every tab has every event once."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, BrowserContext, Page
+
+from tests.live.browser.following import Following
+from tests.support.broker_process import BrokerProcess
+from tests.support.http import JSON, exchange, request
+from tests.support.scale import SCALE
+from tests.support.waiting import WAIT_SECONDS, until
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
+
+LEADER = """async () => {
+    const {held} = await navigator.locks.query();
+    const leader = held.find(({name}) => name.endsWith(":true"));
+    return held.find(({name, clientId}) => name.startsWith("tab ") && clientId == leader?.clientId)?.name ?? null;
+}"""
+
+
+class Tabs:
+    """Tabs of one browser that share a connection to `broker`."""
+
+    def __init__(self, context: BrowserContext, broker: BrokerProcess) -> None:
+        self.open: dict[str, Following] = {}
+        self._context = context
+        self._broker = broker
+        self._numbers = itertools.count()
+
+    async def add(self, *topics: str, **options: Any) -> Following:
+        """A further tab that follows `topics`."""
+        page = await self._context.new_page()
+        await page.goto(f"{self._broker.url}/healthz")
+        name = f"tab {next(self._numbers)}"
+        await page.evaluate(
+            "name => { navigator.locks.request(name, () => new Promise(() => {})); }", name
+        )  # says which tab it is
+        self.open[name] = await Following.open(page, *topics, shared=True, **options)
+        return self.open[name]
+
+    async def leader(self) -> str:
+        """The name of the tab that has the connection."""
+        found: list[str] = []
+
+        async def ask(page: Page) -> bool:
+            name = await page.evaluate(LEADER)
+            if name in self.open:
+                found.append(name)
+            return bool(found)
+
+        page = next(iter(self.open.values())).page
+        while not await ask(page):
+            pass
+        return found[0]
+
+    async def close(self, name: str) -> None:
+        await self.open.pop(name).page.close()
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tabs(chromium: Browser, quick_broker: BrokerProcess) -> Tabs:
+    return Tabs(await chromium.new_context(), quick_broker)
+
+
+async def test_tabs_have_one_connection_whoever_leads(tabs: Tabs, quick_broker: BrokerProcess) -> None:
+    many = max(4, int(20 * SCALE))
+    for _ in range(many):
+        await tabs.add("news", since="earliest")
+    published: list[str] = []
+
+    def publish(number: int) -> None:
+        for _ in range(number):
+            published.append(f"{len(published)}")
+            quick_broker.publish("news", published[-1])
+
+    for _ in range(many):
+        publish(3)
+        leader = await tabs.leader()
+        publish(3)
+        await tabs.close(leader)
+        publish(3)
+        await tabs.add("news", since="earliest")
+    publish(1)
+    for following in tabs.open.values():
+        await following.wait_for_data(*published)
+        assert await following.told("gap") == []
+    await until(lambda: quick_broker.metric("broker_subscribers") == 1, "one connection", WAIT_SECONDS)
+
+
+async def test_tabs_with_different_topics(tabs: Tabs, quick_broker: BrokerProcess) -> None:
+    quick_broker.publish("b", "b1")
+    first = await tabs.add("a")
+    await first.wait_until_live()
+    second = await tabs.add("b", last=1)
+    await second.wait_for_data("b1")
+    await second.wait_until_live()
+    third = await tabs.add("a", "b")
+    await third.wait_until_live()
+    quick_broker.publish("a", "a1")
+    quick_broker.publish("b", "b2")
+    await first.wait_for_data("a1")
+    await second.wait_for_data("b1", "b2")
+    await third.wait_for_data("a1", "b2")
+    quick_broker.publish("b", "b3", end="true")
+    await second.wait_for("following.state.state == 'ended'")
+    assert [(end["topic"], end["reason"]) for end in await third.told("end")] == [("b", "closed")]
+    await tabs.close("tab 0")
+    quick_broker.publish("a", "a2")
+    await third.wait_for_data("a1", "b2", "b3", "a2")
+    late = await tabs.add("b", since="earliest")
+    await late.wait_for_data("b1", "b2", "b3")
+    await late.wait_for("following.state.state == 'ended'")
+
+
+async def test_a_tab_that_leaves_takes_its_topics_along(tabs: Tabs, quick_broker: BrokerProcess) -> None:
+    first = await tabs.add("a")
+    await first.wait_until_live()
+    second = await tabs.add("b")
+    await second.wait_until_live()
+    await until(lambda: followed(quick_broker) == {"a", "b"}, "both topics to be followed")
+    await tabs.close("tab 1")
+    await until(lambda: followed(quick_broker) == {"a"}, "the topic of the closed tab to be left")
+
+
+def followed(broker: BrokerProcess) -> set[str]:
+    """Which of the topics a and b have a subscriber."""
+    answers = {
+        topic: exchange(broker.port, request("GET", f"/topics/{topic}", JSON)).json() for topic in "ab"
+    }
+    return {topic for topic, answer in answers.items() if answer["subscribers"]}
