@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -39,6 +39,21 @@ async def until_counts(counters: RedisCounters, names: Sequence[str], expected: 
             await asyncio.sleep(0.005)
 
 
+Counting = tuple[RedisCounters, RedisCounters, TaskOwner]
+
+
+@pytest.fixture
+async def counting(pair: tuple[RedisCounters, RedisCounters]) -> AsyncIterator[Counting]:
+    """The pair: the first writes its counts, by a task of the owner, and the second knows that it counts 2 for `a`."""
+    one, other = pair
+    tasks = TaskOwner()
+    tasks.spawn(one.run())
+    one.set_count("a", 2)
+    await until_counts(other, ["a"], [2])
+    yield one, other, tasks
+    await tasks.stop()
+
+
 async def test_counts_are_summed_over_instances(pair: tuple[RedisCounters, RedisCounters]) -> None:
     one, other = pair
     tasks = TaskOwner()
@@ -67,31 +82,20 @@ async def test_an_instance_whose_counts_expired_is_removed(
         assert client.smembers(INSTANCES) == set()
 
 
-async def test_counts_are_written_again_on_a_new_connection(
-    pair: tuple[RedisCounters, RedisCounters], empty_server: Server
-) -> None:
+async def test_counts_are_written_again_on_a_new_connection(counting: Counting, empty_server: Server) -> None:
     """The server may be another one, or have lost them."""
-    one, other = pair
-    tasks = TaskOwner()
-    tasks.spawn(one.run())
-    one.set_count("a", 2)
-    await until_counts(other, ["a"], [2])
+    _, other, _ = counting
     with empty_server.client() as client:
         client.flushall()
         client.execute_command("CLIENT", "KILL", "TYPE", "normal")
     await until_counts(other, ["a"], [2])
-    await tasks.stop()
 
 
 async def test_the_counts_of_a_killed_instance_are_soon_gone(
-    pair: tuple[RedisCounters, RedisCounters], empty_server: Server
+    counting: Counting, empty_server: Server
 ) -> None:
     """Contract §4: counts are at most 2 s old. The server keeps nothing of an instance that is gone."""
-    one, other = pair
-    tasks = TaskOwner()
-    tasks.spawn(one.run())
-    one.set_count("a", 2)
-    await until_counts(other, ["a"], [2])
+    _, other, tasks = counting
     with empty_server.client() as client:
         assert 0 < client.pttl("test:{b}:held:one") + 1000 * READ_SECONDS <= 2000
         assert 0 < client.pttl(INSTANCES) <= 60_000
@@ -100,18 +104,13 @@ async def test_the_counts_of_a_killed_instance_are_soon_gone(
 
 
 async def test_all_counts_are_written_again_if_they_have_expired(
-    pair: tuple[RedisCounters, RedisCounters], empty_server: Server
+    counting: Counting, empty_server: Server
 ) -> None:
-    one, other = pair
-    tasks = TaskOwner()
-    tasks.spawn(one.run())
-    one.set_count("a", 2)
-    await until_counts(other, ["a"], [2])
+    one, other, _ = counting
     with empty_server.client() as client:
         client.delete("test:{b}:held:one")
     one.set_count("b", 1)
     await until_counts(other, ["a", "b"], [2, 1])
-    await tasks.stop()
 
 
 async def test_counts_are_written_if_the_servers_memory_is_full(
