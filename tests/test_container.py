@@ -23,10 +23,9 @@ from tests.support.child_process import ChildProcess
 from tests.support.dockerfile import ROOT, Instruction, Stage, build, instructions
 from tests.support.http import exchange, request
 from tests.support.ports import free_port
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
-SECONDS = 30
-pytestmark = pytest.mark.timeout(600)  # the image takes a while on a busy machine
+pytestmark = pytest.mark.timeout(1200)  # the image takes a while on a busy machine
 COMPOSE = ROOT / "deploy" / "compose.yaml"
 
 
@@ -64,7 +63,7 @@ class Container:
     def is_healthy(self) -> bool:
         """Whether the HEALTHCHECK succeeds."""
         with self._started(self._image.health) as check:
-            return check.wait(SECONDS) == 0
+            return check.wait() == 0
 
     def stop(self) -> int:
         """SIGTERM to the one process that Docker knows; returns the exit status."""
@@ -72,7 +71,7 @@ class Container:
 
     def wait(self) -> int:
         """Returns the exit status."""
-        return self._process.wait(SECONDS)
+        return self._process.wait()
 
     def end(self) -> None:
         self._process.kill()
@@ -83,7 +82,7 @@ def running(image: Stage, *flags: str, **env: str) -> Iterator[Container]:
     image.folder.chmod(0o555)
     container = Container(image, *flags, BROKER_ANONYMOUS="publish,subscribe", **env)
     try:
-        wait_for(lambda: "listening" in container.output, "the start line", SECONDS)
+        wait_for(lambda: "listening" in container.output, "the start line")
         yield container
     finally:
         container.end()
@@ -188,7 +187,7 @@ def compose() -> Any:
 def test_compose_file_is_valid_by_the_specifications_schema() -> None:
     schema = ["--builtin-schema", "vendor.compose-spec"]
     command = [sys.executable, "-m", "check_jsonschema", *schema, str(COMPOSE)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

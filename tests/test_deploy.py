@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.support.local_broker import Server
 from tests.support.settings_guide import GUIDE, ROW, flags, rewritten
+from tests.support.waiting import WAIT_SECONDS
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 
@@ -46,7 +47,7 @@ def test_systemd_accepts_the_units(tmp_path: Path) -> None:
         assert {"Unit", section, "Install"} == set(unit.sections())
     if shutil.which("systemd-analyze") is not None:
         command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "broker.socket")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
         assert [line for line in done.stderr.splitlines() if str(tmp_path) in line] == []
 
 

@@ -13,6 +13,7 @@ import broker.client.client
 import broker.process.app
 import broker.settings
 from broker import Client, Settings, create_app
+from tests.support.waiting import WAIT_SECONDS
 
 
 def test_public_names_are_those_of_their_modules() -> None:
@@ -33,7 +34,7 @@ def modules_of(program: str) -> set[str]:
         [sys.executable, "-c", f"{program}\nimport sys; print(*sys.modules)"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_SECONDS,
         check=True,
     )
     return set(done.stdout.split())

@@ -6,13 +6,9 @@ import asyncio
 import os
 from typing import Any
 
-import pytest
-
 from broker.bench import Load, Result, measure, stamps
 from broker.bench.report import text
 from tests.bench.small_server import SmallServer
-
-pytestmark = pytest.mark.timeout(60)
 
 
 async def measured(**fields: Any) -> Result:

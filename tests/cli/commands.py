@@ -13,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Self
 
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
-STOP_SECONDS = 30
+STOP_SECONDS = WAIT_SECONDS
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 
 

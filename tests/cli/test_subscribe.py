@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.commands import Command, run, run_shell
 from tests.support.broker_process import BrokerProcess, SharedBrokers
+from tests.support.waiting import WAIT_SECONDS
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def broker(shared_brokers: SharedBrokers) -> BrokerProcess:
 
 def delete(broker: BrokerProcess, topic: str) -> None:
     request = urllib.request.Request(f"{broker.url}/topics/{topic}", method="DELETE")
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=WAIT_SECONDS) as answer:
         assert answer.status == 204
 
 

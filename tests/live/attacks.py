@@ -36,7 +36,7 @@ FLOOD_BYTES = 48 << 20
 LINE = b'{"data": "%b"}\n' % (b"x" * 200)
 CHUNKED = "Transfer-Encoding: chunked"
 DRIP_SECONDS = 0.1
-END_SECONDS = 60
+END_SECONDS = WAIT_SECONDS
 
 Attack = Callable[[int], None]
 """Takes the broker's port."""

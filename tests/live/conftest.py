@@ -177,6 +177,31 @@ def behind(proxy: type[ProxyProcess], tmp_path: Path) -> Iterator[Behind]:
         yield start
 
 
+class BehindEach(Protocol):
+    """Starts brokers with `settings` for each proxy, and the proxy before them; by the proxies' names."""
+
+    def __call__(self, brokers: int, **settings: object) -> dict[str, Front]: ...
+
+
+@pytest.fixture
+def behind_each(proxies: dict[str, type[ProxyProcess]], tmp_path: Path) -> Iterator[BehindEach]:
+    """Brokers behind all proxies at the same time; on one Redis, those of each proxy are apart."""
+    with ExitStack() as stack:
+
+        def start(brokers: int, **settings: object) -> dict[str, Front]:
+            fronts = {}
+            for name, kind in proxies.items():
+                folder = tmp_path / name
+                folder.mkdir()
+                given = {**settings, "redis_prefix": f"{name}:"}
+                processes = [stack.enter_context(BrokerProcess(**given)) for _ in range(brokers)]
+                proxy = stack.enter_context(kind([process.url for process in processes], folder))
+                fronts[name] = Front(processes, proxy)
+            return fronts
+
+        yield start
+
+
 @pytest.fixture(scope="session")
 def shared_fronts(
     tmp_path_factory: pytest.TempPathFactory,

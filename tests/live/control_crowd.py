@@ -17,12 +17,13 @@ from typing import Self
 
 from tests.live.crowd import GoodReaders
 from tests.support.publisher import Publisher
+from tests.support.waiting import WAIT_SECONDS
 
 TOPIC = "control"
 COUNT = 500
 EVENT_BYTES = 200
 PAUSE_SECONDS = 0.05
-READY_SECONDS = 60
+READY_SECONDS = WAIT_SECONDS
 ATTEMPTS = 10
 
 

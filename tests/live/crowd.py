@@ -21,7 +21,7 @@ from tests.support.waiting import WAIT_SECONDS
 SMALL_BUFFER_BYTES = 2048
 """SO_RCVBUF of bad readers: small, so that unread bytes stay in the broker's memory, which is measured."""
 TICK_SECONDS = 0.1
-GRACE_SECONDS = 30
+GRACE_SECONDS = WAIT_SECONDS
 
 
 def silent(port: int, topic: str, *, receive_buffer: int | None = None) -> Stream:

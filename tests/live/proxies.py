@@ -23,12 +23,13 @@ import trustme
 from tests.support.child_process import ChildProcess
 from tests.support.http import HOST, exchange, request
 from tests.support.ports import free_port
+from tests.support.waiting import WAIT_SECONDS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 NAMES = ("broker-1", "broker-2", "broker-3")
 IDLE = "75s"
 """How long the files let a hop be silent; shorter in tests that can't wait as long."""
-START_SECONDS = 20
+START_SECONDS = WAIT_SECONDS
 
 
 def substituted(text: str, replacements: Mapping[str, str]) -> str:

@@ -46,7 +46,6 @@ def attacked(broker: BrokerProcess, subscribers: ControlCrowd, attacker: Attacke
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_i9_no_other_client_notices_and_nothing_stays(attack: Attack) -> None:
     with (

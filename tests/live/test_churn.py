@@ -20,7 +20,7 @@ from tests.support.event_stream import Stream
 from tests.support.http import JSON, NDJSON, exchange, request
 from tests.support.publisher import AsyncPublisher
 from tests.support.scale import scaled
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
 FOLLOWERS = scaled(500)
 TOPICS = ["a", "b", "c.d", "e"]
@@ -78,7 +78,7 @@ async def churn(
         for publisher in each:
             await publisher.close()
 
-    async with asyncio.timeout(100):
+    async with asyncio.timeout(3 * WAIT_SECONDS):
         await all_of([publish_all(), *(follower.follow(has_all) for follower in crowd)])
     return published
 

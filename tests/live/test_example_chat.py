@@ -25,11 +25,12 @@ from broker.client import Client
 from broker.events import Event
 from tests.support.broker_process import BrokerProcess
 from tests.support.ports import free_port
+from tests.support.waiting import WAIT_SECONDS
 
 sys.path.append(str(Path(__file__).parents[2] / "deploy" / "examples" / "tokens"))
 import chat
 
-WITHIN_SECONDS = 20
+WITHIN_SECONDS = WAIT_SECONDS
 
 
 def chunk(text: str) -> bytes:

@@ -20,13 +20,13 @@ from tests.support.child_process import ChildProcess
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.ports import free_port
 from tests.support.process_tree import descendants, is_running
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "tokens"
 QUESTION = "Why “this”, & why now?"
 WITHIN_MS = 40_000
-START_SECONDS = 60
+START_SECONDS = WAIT_SECONDS
 
 sys.path.append(str(EXAMPLE))
 import model  # noqa: E402

@@ -29,9 +29,6 @@ from tests.support.waiting import wait_for
 BEAT_SECONDS = 0.05
 MAX_EVENT_BYTES = 262_144
 QUICK: dict[str, Any] = {"retry_min_ms": 50, "retry_max_ms": 50}
-LEFT_SECONDS = 30
-"""Until a broker knows that a subscriber behind a proxy has left: HAProxy notices only when it can't write a heartbeat."""
-FAILOVER_SECONDS = 10
 
 
 def publish(port: int, data: bytes, *headers: str, target: str = "/topics/a") -> Answer:
@@ -140,7 +137,6 @@ def test_a_broker_below_a_path(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
 def test_stream_is_silent_for_90_s_with_all_timeouts_as_they_come(
     proxies: dict[str, type[ProxyProcess]], tmp_path: Path
 ) -> None:
@@ -183,7 +179,7 @@ def test_broker_learns_that_a_subscriber_has_left(behind: Behind) -> None:
     with Stream(front.port, "/topics/a") as stream:
         stream.opened()
         assert front.subscribers == 1
-    wait_for(lambda: front.subscribers == 0, "the broker to know", LEFT_SECONDS)
+    wait_for(lambda: front.subscribers == 0, "the broker to know")
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -342,11 +338,7 @@ def test_new_streams_go_to_others_while_a_broker_drains_and_open_ones_stay(three
         early = six()
         assert all(broker.metric("broker_subscribers") for broker in three.brokers)
         drain(three.broker)
-        wait_for(
-            lambda: all(stream.events for stream in six()),
-            "all new streams to be real ones",
-            FAILOVER_SECONDS,
-        )
+        wait_for(lambda: all(stream.events for stream in six()), "all new streams to be real ones")
         assert publish(three.port, b"x").status == 201
         for stream in early:
             assert stream.wait_for_events(2)[-1].data == "x"
@@ -376,11 +368,7 @@ def test_new_streams_go_past_a_full_broker(
 def test_requests_are_answered_by_others_once_a_broker_has_gone(three: Front) -> None:
     three.broker.kill()
     if not three.proxy.resends_bodies:
-        wait_for(
-            lambda: all(publish(three.port, b"x").status == 201 for _ in range(30)),
-            "it to be known",
-            FAILOVER_SECONDS,
-        )
+        wait_for(lambda: all(publish(three.port, b"x").status == 201 for _ in range(30)), "it to be known")
     for _ in range(6):
         assert publish(three.port, b"x").status == 201
         with Stream(three.port, "/topics/a") as stream:

@@ -15,16 +15,16 @@ import pytest
 
 from broker.events import EventId
 from tests.live.churn import Follower, Published, all_of, judge, number
-from tests.live.conftest import Behind
+from tests.live.conftest import Behind, BehindEach
 from tests.live.proxied import Front
 from tests.live.rolling import Viewer
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import exchange, request
 from tests.support.publisher import AsyncPublisher
 from tests.support.scale import scaled
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
-VIEWERS = scaled(2000)
+VIEWERS = scaled(700)
 CROWDED, BUSY = "crowded", "busy"
 """Many view the one; to the other, which one views, is published all the time: whenever a broker goes, an event is on its way."""
 PUBLISHERS = [(CROWDED, 0.5)] * 2 + [(BUSY, 0.02)] * 4
@@ -108,20 +108,25 @@ async def roll(front: Front) -> Outcome:
         last.update({topic: published.ids(topic)[-1] for topic in (CROWDED, BUSY)})
 
     viewers = [Viewer(front.port, topic) for topic in [CROWDED] * VIEWERS + [BUSY]]
-    async with asyncio.timeout(100):
+    async with asyncio.timeout(3 * WAIT_SECONDS):
         await all_of([run(), *(viewer.stay(has_all) for viewer in viewers)])
     return Outcome(published, viewers, sum((publisher.answers for publisher, *_ in publishers), Counter()))
 
 
 @pytest.mark.slow
+@pytest.mark.exclusive  # on a busy machine, a drain's notice may end before the proxy has noticed
 async def test_three_brokers_restart_in_turn_and_no_client_notices(
-    behind: Behind, store_arguments: dict[str, Any]
+    behind_each: BehindEach, store_arguments: dict[str, Any]
 ) -> None:
-    outcome = await roll(behind(3, **SETTINGS, **store_arguments))
-    assert outcome.gaps(exact=True) == 0
-    assert set(outcome.answers) == {201}, outcome.answers
-    assert outcome.refused == 0
-    assert outcome.reconnects >= len(outcome.viewers), "all brokers had viewers, and ended their streams"
+    """Behind all three proxies at the same time."""
+    fronts = behind_each(3, **SETTINGS, **store_arguments)
+    for name, outcome in zip(fronts, await asyncio.gather(*map(roll, fronts.values())), strict=True):
+        assert outcome.gaps(exact=True) == 0, name
+        assert set(outcome.answers) == {201}, (name, outcome.answers)
+        assert outcome.refused == 0, name
+        assert outcome.reconnects >= len(outcome.viewers), (
+            f"{name}: all brokers had viewers, and ended their streams"
+        )
 
 
 async def test_one_broker_restarts_and_the_loss_of_its_memory_is_a_gap(behind: Behind) -> None:

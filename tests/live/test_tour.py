@@ -31,7 +31,7 @@ from tests.support.ports import free_port
 from tests.support.redis_servers import Server, redis, valkey
 from tests.support.terminal import FAILED, Terminal
 from tests.support.tokens import HMAC
-from tests.support.waiting import until, wait_for
+from tests.support.waiting import WAIT_SECONDS, until, wait_for
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -426,7 +426,7 @@ def test_djangos_view(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=WAIT_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     with BrokerProcess(jwt_secrets=[HMAC.material]) as broker:

@@ -33,7 +33,7 @@ async def test_what_must_wait_is_not_published_at_once(node: Node, open_stream: 
     assert node.publish_now([("a", sse.lines(b"1"))]) is None, "too much is on its way"
     receipt = await node.publish([("a", sse.lines(b"1"))])
     received = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WAIT_SECONDS):
         while not received.endswith(sse.frame(sse.lines(b"1"), receipt.ids[0])):
             received += client.read()
             await asyncio.sleep(0)

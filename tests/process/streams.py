@@ -6,13 +6,14 @@ import socket
 
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import ChunkDecoder
+from tests.support.waiting import WAIT_SECONDS
 
 FAST_RECONNECTS = {"retry_min_ms": 10, "retry_max_ms": 50, "drain_seconds": 0.5}
 
 
 def subscribe(broker: BrokerProcess, topic: str = "news") -> socket.socket:
     """A subscriber that has received the head and `broker.open`, which is a chunk."""
-    connection = socket.create_connection(("127.0.0.1", broker.port), timeout=20)
+    connection = socket.create_connection(("127.0.0.1", broker.port), timeout=WAIT_SECONDS)
     connection.sendall(
         f"GET /topics/{topic} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
     )

@@ -21,7 +21,7 @@ from tests.support.broker_process import BrokerProcess, refused_start
 from tests.support.http import NDJSON, Connection, exchange, request
 from tests.support.ports import free_port
 from tests.support.tokens import HMAC
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
 CHUNKED = "Transfer-Encoding: chunked"
 
@@ -125,7 +125,7 @@ def test_a_second_sigterm_ends_a_broker_whose_clients_do_not_read() -> None:
 
 def _listens(broker: BrokerProcess) -> bool:
     try:
-        socket.create_connection(("127.0.0.1", broker.port), timeout=10).close()
+        socket.create_connection(("127.0.0.1", broker.port), timeout=WAIT_SECONDS).close()
     except ConnectionRefusedError:
         return False
     return True
@@ -133,7 +133,7 @@ def _listens(broker: BrokerProcess) -> bool:
 
 def _status(url: str) -> int:
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=WAIT_SECONDS) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -226,7 +226,7 @@ def test_a_start_line_that_cannot_be_printed_stops_the_broker(store: str, worker
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
+            timeout=WAIT_SECONDS,
             check=False,
         )
     assert done.returncode == 1

@@ -20,7 +20,7 @@ from tests.support.broker_process import BrokerProcess, refused_start, run_serve
 from tests.support.http import Connection, exchange, request
 from tests.support.ports import free_port
 from tests.support.process_tree import workers
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
 HEALTH = request("GET", "/healthz")
 ALONE = {"port": "none", "workers": 1}
@@ -217,7 +217,9 @@ def test_sockets_of_a_service_manager(store: str, tmp_path: Path, count: int) ->
 def started_by_a_manager(*command: str) -> str:
     """What `broker serve` prints that can't start."""
     serve = [sys.executable, "-m", "broker", "serve", "--host=127.0.0.1"]
-    done = subprocess.run([*command, *serve], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [*command, *serve], capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
+    )
     assert done.returncode
     return done.stderr
 

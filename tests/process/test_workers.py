@@ -21,7 +21,7 @@ from tests.support.http import exchange, request
 from tests.support.ports import free_port
 from tests.support.process_tree import worker_of, workers
 from tests.support.tokens import HMAC
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
 
 def test_an_event_published_through_one_worker_reaches_subscribers_of_all(store: str) -> None:
@@ -80,7 +80,7 @@ def test_a_queued_connection_is_accepted_by_the_successor(store: str) -> None:
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         waiting = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", broker.port), timeout=20))
+            stack.enter_context(socket.create_connection(("127.0.0.1", broker.port), timeout=WAIT_SECONDS))
             for _ in range(20)
         ]
         for pid in pids:

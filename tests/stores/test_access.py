@@ -21,7 +21,7 @@ from tests.stores.conftest import StartServer, find_program
 from tests.support.local_broker import Server as Broker
 from tests.support.redis_proxy import RedisProxy
 from tests.support.redis_servers import Server
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 GUIDE = Path(__file__).parents[2] / "deploy" / "guides" / "many-instances.md"
 PASSWORD = "s3cret-of-the-test"
@@ -67,7 +67,7 @@ def serve(*flags: str) -> tuple[int, list[str]]:
         [sys.executable, "-m", "broker", "serve", "--port", "0", *flags],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=WAIT_SECONDS,
         check=False,
     )
     assert done.stdout == ""

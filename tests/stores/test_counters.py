@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -56,9 +57,9 @@ async def counting(pair: tuple[RedisCounters, RedisCounters]) -> AsyncIterator[C
 
 async def test_counts_are_summed_over_instances(pair: tuple[RedisCounters, RedisCounters]) -> None:
     one, other = pair
-    tasks = TaskOwner()
-    for each in pair:
-        tasks.spawn(each.run())
+    tasks, others = TaskOwner(), TaskOwner()
+    tasks.spawn(one.run())
+    others.spawn(other.run())
     one.set_count("a", 2)
     other.set_count("a", 3)
     other.set_count("b", 1)
@@ -67,6 +68,7 @@ async def test_counts_are_summed_over_instances(pair: tuple[RedisCounters, Redis
     assert await one.counted_names() == {"a", "b"}
     other.set_count("a", 0)
     await until_counts(one, ["a", "b"], [2, 1])
+    await others.stop()
     await other.leave()
     assert await one.counts(["a", "b"]) == [2, 0]
     await tasks.stop()
@@ -109,6 +111,26 @@ async def test_all_counts_are_written_again_if_they_have_expired(
     one, other, _ = counting
     with empty_server.client() as client:
         client.delete("test:{b}:held:one")
+    one.set_count("b", 1)
+    await until_counts(other, ["a", "b"], [2, 1])
+
+
+async def test_all_counts_are_written_again_if_they_expire_between_two_commands(
+    counting: Counting, empty_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first command found them, so it put off their expiry; the second writes one of them."""
+    one, other, _ = counting
+    command, lost = one._pipeline.command, False
+
+    async def lose_before(*arguments: Any, **options: Any) -> Any:
+        nonlocal lost
+        if "b" in arguments and not lost:
+            lost = True
+            with empty_server.client() as client:
+                client.delete("test:{b}:held:one")
+        return await command(*arguments, **options)
+
+    monkeypatch.setattr(one._pipeline, "command", lose_before)
     one.set_count("b", 1)
     await until_counts(other, ["a", "b"], [2, 1])
 

@@ -35,7 +35,7 @@ from tests.stores.scripts_caller import (
     to_id,
 )
 from tests.support.redis_servers import Server
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
 MARGIN_MS = 10_000
 ALL_SCRIPTS = [SCRIPTS.publish, SCRIPTS.read, SCRIPTS.delete, SCRIPTS.describe, SCRIPTS.forget]
@@ -99,7 +99,7 @@ class ChannelListener:
         self._client.publish("broker:0:_mark", "")
         payloads: list[tuple[str, bytes]] = []
         while True:
-            reply = self._pubsub.get_message(timeout=10)
+            reply = self._pubsub.get_message(timeout=WAIT_SECONDS)
             assert reply is not None
             if reply["channel"] == b"broker:0:_mark":
                 return payloads

@@ -17,10 +17,10 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from tests.support.child_process import ChildProcess, RestartableProcess
 from tests.support.http import JSON, exchange, request
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
-START_SECONDS = 60
-LISTENING = re.compile(r"listening on (\S+?),")
+START_SECONDS = WAIT_SECONDS
+LISTENING = re.compile(r"listening on (\S+?),.*\n")  # the whole line: it may arrive in parts
 
 
 class BrokerProcess(RestartableProcess):
@@ -132,7 +132,7 @@ def run_serve(*flags: str, **environment: str) -> subprocess.CompletedProcess[st
         capture_output=True,
         text=True,
         env={**_inherited(), **environment},
-        timeout=60,
+        timeout=WAIT_SECONDS,
         check=False,
     )
 

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
-STOP_SECONDS = 30
+STOP_SECONDS = WAIT_SECONDS
 
 
 class ChildProcess:

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from tests.support.http import RESET_ON_CLOSE
+from tests.support.waiting import WAIT_SECONDS
 
-JOIN_SECONDS = 10
+JOIN_SECONDS = WAIT_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

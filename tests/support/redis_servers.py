@@ -19,10 +19,9 @@ from redis.retry import Retry
 
 from tests.support.child_process import ChildProcess, RestartableProcess
 from tests.support.ports import free_port
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
-START_SECONDS = 60
-SYNC_SECONDS = 20
+START_SECONDS = SYNC_SECONDS = WAIT_SECONDS
 
 LOOPBACK = "127.0.0.1"
 REDIS = "/usr/bin/redis-server"

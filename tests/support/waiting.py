@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-WAIT_SECONDS = 60
+WAIT_SECONDS = 120
 """The default bound. A condition usually holds within milliseconds; the bound only matters on a busy machine."""
 
 

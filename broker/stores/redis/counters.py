@@ -83,12 +83,11 @@ class RedisCounters:
                 continue
             changed: set[str] = set()
             try:
-                if not await self._write_pairs(
-                    ()
-                ):  # it has expired: the server was away, or this instance was stopped
+                is_there = await self._write_pairs(())
+                if not is_there:  # it has expired: the server was away, or this instance was stopped
                     self._write_all()
                 changed, self._changed = self._changed, set()
-                await self._write(changed)
+                await self._write(changed, is_there=is_there)
             except Unavailable:
                 self._changed |= changed
 
@@ -96,7 +95,8 @@ class RedisCounters:
         """Write all counts again; the server may have lost them."""
         self._changed.update(self._counts)
 
-    async def _write(self, names: set[str]) -> None:
+    async def _write(self, names: set[str], *, is_there: bool) -> None:
+        """Write some counts. If `is_there`, the hash held all others; if it is lost meanwhile, all are written again."""
         present = [name for name in names if name in self._counts]
         gone = [name for name in names if name not in self._counts]
         self._written.update(present)
@@ -104,7 +104,9 @@ class RedisCounters:
             pairs: list[Argument] = []
             for name in present[at : at + NAMES_PER_COMMAND]:
                 pairs += (name, self._counts.get(name, 0))
-            await self._write_pairs(pairs)
+            if not await self._write_pairs(pairs) and is_there:
+                self._write_all()
+            is_there = True
         for at in range(0, len(gone), NAMES_PER_COMMAND):
             some = gone[at : at + NAMES_PER_COMMAND]
             await self._pipeline.command("HDEL", self._own, *some)

@@ -22,7 +22,7 @@ RETENTION_EVENTS = 40
 
 @pytest.mark.slow
 @pytest.mark.exclusive  # real processes under real time limits
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", GROUPS)
 async def test_i2_subscribers_get_every_event_or_a_gap_whatever_fails(name: str, tmp_path: Path) -> None:
     ledger = Ledger(RETENTION_EVENTS)
