@@ -40,7 +40,7 @@ def attacked(broker: BrokerProcess, subscribers: ControlCrowd, attacker: Attacke
     attacker.run(attack, broker.port)
     assert len(subscribers.report().seconds) > 0, "nothing was published meanwhile"
     wait_for(
-        lambda: broker.metric("broker_request_connections") <= OWN_REQUESTS, "its connections to be gone", 20
+        lambda: broker.metric("broker_request_connections") <= OWN_REQUESTS, "its connections to be gone"
     )
     wait_for(lambda: broker.metric("broker_subscribers") == control_crowd.COUNT, "its streams to be gone")
 

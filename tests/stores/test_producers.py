@@ -114,7 +114,9 @@ async def test_a_viewer_on_another_instance_counts(pair: Pair) -> None:
     body = await StreamedBody.open(one, "/topics/a?last_viewer=2s")
     await body.send(events("x"))
     await stream.data(1)
-    await asyncio.sleep(4)
+    unwatched = await StreamedBody.open(one, "/topics/b?last_viewer=2s")
+    await unwatched.send(events("x"))
+    assert (await unwatched.answer()).status == 409
     assert len(producing(one)) == 1
     await stream.close()
     await until(lambda: other.subscribers_of("a") == 0, "it has left")

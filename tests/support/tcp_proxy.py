@@ -128,6 +128,16 @@ class TcpProxy(Proxy):
                     await target.drain()
 
 
+class PatientProxy(TcpProxy):
+    """Passes connections on to `port`. While the server is down, clients wait in the proxy; an async context manager."""
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while True:
+            with contextlib.suppress(ConnectionRefusedError):
+                return await super()._connect()
+            await asyncio.sleep(0.01)
+
+
 class CuttingProxy(TcpProxy):
     """Passes connections on to `port`; an async context manager.
 

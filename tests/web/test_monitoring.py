@@ -30,7 +30,8 @@ async def test_readiness_fails_while_draining_and_browsers_reconnect_elsewhere(s
     draining.cancel()
 
 
-async def test_metrics(server: Server) -> None:
+async def test_metrics(serve: Serve) -> None:
+    server = await serve(heartbeat_seconds=1)  # aiohttp notices by it that a subscriber has left
     first = await server.subscribe("/topics/news")
     opening = await first.event(1)
     await server.publish("news", "1")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from broker.fanout import batches
+from broker.stores.memory.topics import MemoryTopics
 from broker.web import producers
 from broker.web.aiohttp_adapter import SERVICES
 from tests.support.local_broker import Serve, Server
@@ -42,9 +42,12 @@ async def test_a_topic_with_an_open_body_is_not_abandoned(serve: Serve, clock: A
     stream = await server.subscribe("/topics/a")
     body = await StreamedBody.open(server, "/topics/a?end=on-disconnect")
     await body.send(events("x"))
-    for _ in range(8):
+    topics = server.node._store.topics
+    assert isinstance(topics, MemoryTopics)
+    await until(lambda: "a" in topics._leases._until, "the lease is taken")
+    for _ in range(4):
         clock.now += 0.2
-        await asyncio.sleep(0.2)
+        await until(lambda: topics._leases._until["a"] > topics._clock.steady + 0.3, "the lease is renewed")
     await body.send(events("y"))
     assert await stream.data(2) == ["x", "y"]
     assert (await body.end()).json()["closed"] is True
@@ -66,14 +69,17 @@ async def test_a_producer_that_returns_in_time_continues(serve: Serve, clock: An
 
 
 async def test_without_on_disconnect_no_topic_is_abandoned(serve: Serve, clock: Any) -> None:
+    """One topic with it is abandoned meanwhile."""
     server = await serve(producer_timeout_seconds=0.2)
-    body = await StreamedBody.open(server, "/topics/a?end=true")
-    await body.send(events("x"))
-    stream = await server.subscribe("/topics/a?since=earliest")
-    await stream.data(1)
-    body.cut()
+    streams = {topic: await server.subscribe(f"/topics/{topic}") for topic in "ab"}
+    for topic, end in (("a", "true"), ("b", "on-disconnect")):
+        body = await StreamedBody.open(server, f"/topics/{topic}?end={end}")
+        await body.send(events("x"))
+        await streams[topic].data(1)
+        body.cut()
+    await until(lambda: not len(producing(server)), "the broker has seen it")
     clock.now += 100
-    await asyncio.sleep(1.2)  # of which the broker's own timers see all
+    assert b'"reason":"abandoned"' in await streams["b"].end()
     assert (await describe(server))["closed"] is False
 
 
@@ -98,7 +104,8 @@ async def test_cancel_reaches_the_producer_at_once_and_the_subscribers(server: S
     assert b"broker.cancel" not in other.body
 
 
-async def test_leaving_is_not_cancelling(server: Server) -> None:
+async def test_leaving_is_not_cancelling(serve: Serve) -> None:
+    server = await serve(heartbeat_seconds=1)  # aiohttp notices by it that a subscriber has left
     stream = await server.subscribe("/topics/a")
     body = await StreamedBody.open(server)
     await body.send(events("x"))
@@ -130,7 +137,7 @@ async def test_a_producer_that_was_cut_learns_of_the_cancel_when_it_returns(serv
 
 
 async def test_a_slow_subscriber_gets_the_cancel_when_it_reads(serve: Serve) -> None:
-    server = await serve(retention_bytes=20_000_000)
+    server = await serve(retention_bytes=20_000_000, heartbeat_seconds=1)
     stream = await server.subscribe("/topics/a")
     await stream.event(1)
     await server.publish("a", "x" * 200_000)
@@ -146,25 +153,22 @@ async def test_a_slow_subscriber_gets_the_cancel_when_it_reads(serve: Serve) -> 
     assert all(event.data for event in stream.events), "no event was torn"
 
 
-async def test_a_producer_without_viewers_is_cancelled(serve: Serve) -> None:
-    server = await serve()
-    stream = await server.subscribe("/topics/a")
-    body = await StreamedBody.open(server, "/topics/a?last_viewer=1s")
-    await body.send(events("x"))
-    await stream.data(1)
-    await asyncio.sleep(1.5)
-    assert len(producing(server)) == 1, "it has a viewer"
-    await stream.close()
-    answer = await body.answer()
+async def test_a_producer_without_viewers_is_cancelled_if_it_asked_for_it(serve: Serve) -> None:
+    server = await serve(heartbeat_seconds=1)  # aiohttp notices by it that a subscriber has left
+    stream = await server.subscribe("/topics/watched")
+    watched, default, unwatched = [
+        await StreamedBody.open(server, f"/topics/{target}")
+        for target in ("watched?last_viewer=1s", "default", "unwatched?last_viewer=1s")
+    ]
+    for body in (watched, default, unwatched):
+        await body.send(events("x"))
+    answer = await unwatched.answer()
     assert (answer.status, answer.json()["code"]) == (409, "cancelled")
-
-
-async def test_by_default_a_producer_needs_no_viewers(server: Server) -> None:
-    body = await StreamedBody.open(server)
-    await body.send(events("x"))
-    await asyncio.sleep(1.2)
-    assert len(producing(server)) == 1
-    assert (await body.end()).status == 200
+    assert len(producing(server)) == 2, "one has a viewer, and one needs none"
+    await stream.close()
+    answer = await watched.answer()
+    assert (answer.status, answer.json()["code"]) == (409, "cancelled")
+    assert (await default.end()).status == 200
 
 
 async def test_readiness_has_a_check(server: Server) -> None:

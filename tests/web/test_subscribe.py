@@ -359,7 +359,8 @@ async def test_head_request(server: Server) -> None:
 
 
 async def test_over_capacity(serve: Serve) -> None:
-    server = await serve(max_connections=1)
+    # aiohttp notices by a heartbeat that a subscriber has left
+    server = await serve(max_connections=1, heartbeat_seconds=1)
     first = await server.subscribe("/topics/news")
     await first.event(1)
     browser = await server.subscribe("/topics/news")

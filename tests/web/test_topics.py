@@ -23,7 +23,8 @@ async def info(server: Server, topic: str) -> dict[str, object]:
     return answer.json()
 
 
-async def test_info(server: Server) -> None:
+async def test_info(serve: Serve) -> None:
+    server = await serve(heartbeat_seconds=1)  # aiohttp notices by it that a subscriber has left
     empty = {
         "topic": "news",
         "subscribers": 0,
