@@ -10,7 +10,6 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 from broker import sse
 from broker.auth.grants import Caller
@@ -23,6 +22,7 @@ from broker.log.entry import Entry
 from broker.log.start import Since, Start
 from broker.node.history import Found, Gap, Page, Reading
 from broker.node.node import Node
+from broker.web.etag import tagged
 from broker.web.publish_options import requested_topics
 from broker.web.services import Services
 from broker.web.start_options import requested_start
@@ -192,11 +192,7 @@ def _answer(page: Page, events: Sequence[bytes], none_match: str) -> Answer:
     if page.ends:
         rest["ends"] = [_end(topic, entry) for topic, entry in page.ends.items()]
     body = b'{"events": [%b], %b' % (b", ".join(events), json.dumps(rest).encode()[1:])
-    tag = f'"{blake2b(body, digest_size=12).hexdigest()}"'
-    headers = {**_HEADERS, "ETag": tag}
-    if _matches(none_match, tag):
-        return Answer(304, headers={name: headers[name] for name in ("Cache-Control", "ETag")})
-    return Answer(200, body, headers)
+    return tagged(body, _HEADERS, none_match)
 
 
 def _gap(gaps: Sequence[Gap]) -> dict[str, object] | None:
@@ -211,11 +207,3 @@ def _end(topic: str, end: Entry) -> dict[str, object]:
     """Why a topic ended, as `broker.end` has it."""
     reason = json.loads(sse.split(end.frame).data)["reason"]
     return {"topic": topic, "id": format_id(end.id), "reason": reason}
-
-
-def _matches(none_match: str, tag: str) -> bool:
-    """Whether `If-None-Match` names `tag` (RFC 9110 §13.1.2, by weak comparison)."""
-    if not none_match:
-        return False
-    tags = [one.strip().removeprefix("W/") for one in none_match.split(",")]
-    return tag in tags or tags == ["*"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from broker.web import admin, browser_client, history, monitoring, page, publish, topics
+from broker.web import admin, browser_client, history, monitoring, openapi, page, publish, topics
 from broker.web.services import Services
 from broker.web.subscribe import Subscription
 from broker.web.values import Answer, Request
@@ -43,6 +43,7 @@ ROUTES: Sequence[Route] = (
     Route("POST", "/admin/revoke", admin.revoke),
     *_HEALTH,
     Route("GET", "/metrics", monitoring.metrics),
+    Route("GET", "/openapi.json", openapi.document),
     Route("GET", "/", page.index),
     Route("GET", "/page/{name}", page.asset),
     Route("GET", "/client.js", browser_client.client),

@@ -6,13 +6,14 @@ Rules: this folder is also its npm package. The modules load each other by relat
 from __future__ import annotations
 
 from functools import lru_cache
-from hashlib import sha256
 from importlib.resources import files
 
 from broker.errors import BrokerError
+from broker.web.etag import tagged
 from broker.web.services import Services
 from broker.web.values import Answer, Request
 
+_HEADERS = {"Cache-Control": "no-cache", "Content-Type": "text/javascript; charset=utf-8"}
 MODULES = ("chat.js", "iterate.js", "keep.js", "pages.js", "react.js", "shared.js", "tokens.js")
 """What `/client/` has."""
 
@@ -38,14 +39,9 @@ async def part(services: Services, request: Request) -> Answer:
 
 async def _module(services: Services, request: Request, name: str) -> Answer:
     await services.authenticator.check_host(request)
-    body, tag = _read(name)
-    headers = {"Cache-Control": "no-cache", "ETag": tag}
-    if tag in request.headers.get("if-none-match", ""):
-        return Answer(304, headers=headers)
-    return Answer(200, body, {**headers, "Content-Type": "text/javascript; charset=utf-8"})
+    return tagged(_read(name), _HEADERS, request.headers.get("if-none-match", ""))
 
 
 @lru_cache
-def _read(name: str) -> tuple[bytes, str]:
-    body = (files(__name__) / name).read_bytes()
-    return body, f'"{sha256(body).hexdigest()[:16]}"'
+def _read(name: str) -> bytes:
+    return (files(__name__) / name).read_bytes()

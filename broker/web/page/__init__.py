@@ -6,6 +6,7 @@ path, even if a proxy takes that path off.
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import PurePath
@@ -66,7 +67,7 @@ def _assets() -> frozenset[str]:
 @lru_cache
 def _html(up: str) -> bytes:
     """The page with links that begin with `up`."""
-    return _read("index.html").replace(b'="page/', b'="%bpage/' % up.encode())
+    return re.sub(rb'="(?=page/|openapi\.json)', b'="%b' % up.encode(), _read("index.html"))
 
 
 @lru_cache
