@@ -20,6 +20,8 @@ class CloseReason(enum.StrEnum):
     """Its token has expired."""
     DISCONNECTED = "disconnected"
     """An operator ended it, or its token was revoked."""
+    FLOOD = "flood"
+    """The client kept sending after its request; it has nothing to say."""
     MAX_AGE = "max-age"
     """It reached the maximum age. Its client reconnects, perhaps to another instance."""
     DRAINING = "draining"
@@ -34,6 +36,7 @@ COMPLETE = frozenset(CloseReason) - {
     CloseReason.CLIENT,
     CloseReason.TIMEOUT,
     CloseReason.SLOW,
+    CloseReason.FLOOD,
     CloseReason.GAP,
 }
 """A stream that is finished for one of these ends with the last chunk: its client has everything that the broker meant to send."""

@@ -17,11 +17,7 @@ peer that opens a small window again and again, and cuts that peer within an eve
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
-import socket
-import struct
-import termios
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -30,8 +26,10 @@ from broker.events import EventId
 from broker.fanout.chunks import LAST_CHUNK, as_chunk
 from broker.fanout.close_reason import COMPLETE, COMPLETE_IF_SILENT, CloseReason
 from broker.fanout.feed import Feed
+from broker.fanout.transports import reset_at_close, unacknowledged
 
-_LINGER_NONE = struct.pack("ii", 1, 0)
+MAX_HEARD_BYTES = 64 << 10
+"""A subscriber may send so much after its request; it is ignored."""
 NO_SOCKET = -1
 
 
@@ -63,6 +61,9 @@ class SubscriberOwner(Protocol):
     def left(self, subscriber: Subscriber) -> None:
         """The peer has shut down its sending side."""
 
+    def cut(self, subscriber: Subscriber, reason: CloseReason) -> None:
+        """End the connection at once."""
+
     def lost(self, subscriber: Subscriber, reason: CloseReason) -> None:
         """The connection is gone; called once."""
 
@@ -81,6 +82,7 @@ class Subscriber(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_heard_bytes",
         "_owner",
         "_reason",
         "_socket",
@@ -118,6 +120,7 @@ class Subscriber(asyncio.Protocol):
         self.opened_at = now
         self.hub_index = -1
         self.feed_index = -1
+        self._heard_bytes = 0
         self._owner = owner
         self._transport = transport
         self._reason: CloseReason | None = None
@@ -178,23 +181,15 @@ class Subscriber(asyncio.Protocol):
         lag = self.lag
         if lag is None:
             return False
-        pending = self._unacknowledged()
+        pending = unacknowledged(self._transport)
         if pending != lag.pending or not pending:
             lag.pending = pending
             lag.moved_at = now
         return now - lag.moved_at >= slow_seconds
 
-    def _unacknowledged(self) -> int:
-        outgoing = struct.pack("i", 0)
-        sock = self._transport.get_extra_info("socket")
-        if sock is None:  # TLS: the connection is gone, and connection_lost follows
-            return 0
-        (in_kernel,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, outgoing))
-        return int(in_kernel) + self._transport.get_write_buffer_size()
-
     def is_acknowledged(self) -> bool:
         """Whether the peer has all that was written."""
-        return not self._unacknowledged()
+        return not unacknowledged(self._transport)
 
     def finish(self, reason: CloseReason, last: bytes, now: float) -> None:
         """End the stream after everything on its way, and after `last`; if it is complete, with the last chunk.
@@ -226,9 +221,7 @@ class Subscriber(asyncio.Protocol):
 
     def cut(self, reason: CloseReason) -> None:
         """End the connection now; the kernel drops its buffer."""
-        sock = self._transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_NONE)
+        reset_at_close(self._transport)
         self._abort(reason)
 
     def _abort(self, reason: CloseReason) -> None:
@@ -239,6 +232,11 @@ class Subscriber(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self.lag is not None and not self._transport.is_closing():
             self._owner.flushed(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_bytes += len(data)
+        if self._heard_bytes > MAX_HEARD_BYTES:
+            self._owner.cut(self, CloseReason.FLOOD)
 
     def eof_received(self) -> bool:
         """The peer has left. Returns whether to keep the connection, until the peer has what the kernel still holds."""

@@ -115,7 +115,7 @@ class ConnectionTimeouts:
     # What a connection reports
 
     def opened(self, connection: Waiting) -> None:
-        """`connection` is new. If there are too many, the one that has waited longest for a request or its body times out."""
+        """`connection` is new. If there are too many, the one that has kept the broker waiting longest times out."""
         self.count += 1
         self._heads[connection] = self._now()
         if self.count > self._max_descriptors - len(self._streams):
@@ -140,6 +140,11 @@ class ConnectionTimeouts:
         """The answer has left; the next request may come."""
         self._forget_connection(connection)
         self._idle[connection] = self._now()
+
+    def replaced(self, connection: Waiting, successor: Waiting, *, is_sent: bool) -> None:
+        """`successor` is in charge until the client has read the last answer; `is_sent` if it has left."""
+        self._forget_connection(connection)
+        (self._idle if is_sent else self._answers)[successor] = self._now()
 
     def closed(self, connection: Waiting) -> None:
         """`connection` has ended, or has become a stream."""
@@ -167,7 +172,7 @@ class ConnectionTimeouts:
     # Expiry
 
     def _make_room(self) -> None:
-        tables = [table for table in (self._heads, self._idle, self._bodies) if table]
+        tables = [table for table in (self._heads, self._idle, self._answers, self._bodies) if table]
         if tables:
             table = min(tables, key=lambda table: next(iter(table.values())))
             self._expire(table, next(iter(table)), TimeoutReason.ROOM)

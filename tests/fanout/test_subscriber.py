@@ -158,6 +158,9 @@ class Owner:
     def left(self, subscriber: Subscriber) -> None:
         """No peer leaves here."""
 
+    def cut(self, subscriber: Subscriber, reason: CloseReason) -> None:
+        """No peer talks here."""
+
     def lost(self, subscriber: Subscriber, reason: CloseReason) -> None:
         self.reasons.append(reason)
 

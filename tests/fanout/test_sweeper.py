@@ -119,10 +119,9 @@ async def test_a_peer_that_acknowledges_no_heartbeat_times_out(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vanished, there = await harness.subscribe("a"), await harness.subscribe("a")
-    in_kernel = {
-        vanished: 2
-    }  # a half-open peer can't be had without a network to cut: the kernel's figure stands for it
-    monkeypatch.setattr(Subscriber, "_unacknowledged", lambda one: in_kernel.get(one, 0))
+    # a half-open peer can't be had without a network to cut: the kernel's figure stands for it
+    in_kernel = {vanished._transport: 2}
+    monkeypatch.setattr("broker.fanout.subscriber.unacknowledged", lambda one: in_kernel.get(one, 0))
     harness.now += 15
     harness.hub.sweep()
     assert vanished.lag is not None
@@ -132,12 +131,12 @@ async def test_a_peer_that_acknowledges_no_heartbeat_times_out(
     for _ in range(2):
         harness.now += 14
         harness.hub.sweep()
-    in_kernel[vanished] = 0
+    in_kernel[vanished._transport] = 0
     harness.hub.sweep()
     harness.run()
     assert vanished.lag is None
     assert b"waits for its answer" in harness.read(vanished)
-    in_kernel[vanished] = 2
+    in_kernel[vanished._transport] = 2
     for _ in range(4):
         harness.now += 15
         harness.hub.sweep()

@@ -83,7 +83,7 @@ class Server:
     @property
     def requesting(self) -> int:
         """How many connections are open that are not streams."""
-        return len(self.front.connections)
+        return len(self.front.connections) + len(self.front.lingering)
 
     @property
     def url(self) -> str:

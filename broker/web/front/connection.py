@@ -2,10 +2,9 @@
 
 A handler that never waits runs within the call that brings its request, without a task. A request with a body that is still on its
 way is served as soon as its head is complete, so that it can be refused before the body is sent. A stream takes the transport
-away: from then on its subscriber is the protocol, and nothing is left of the request.
+away: from then on its subscriber is the protocol. So does the last answer (`lingering`). Nothing is left of the request then.
 
-Rules: at most one request is in progress. Requests behind it wait, and reading stops, so what a client can make grow is one
-read of the transport. Bytes behind a stream's request are ignored.
+Rules: at most one request is in progress. Requests behind it wait, and reading stops: a client can make one read grow.
 """
 
 from __future__ import annotations
@@ -20,16 +19,17 @@ from broker.web.errors import problem
 from broker.web.front.answers import CONTINUE
 from broker.web.front.exchange import Exchange
 from broker.web.front.known_heads import KnownHeads
+from broker.web.front.lingering import Lingering
 from broker.web.front.parser import RequestParser
 
 SEND_BUFFER_BYTES = 64 << 10
 """The kernel doubles it; without a bound it would hold megabytes for each stuck client (I4)."""
+RECEIVE_BUFFER_BYTES = 64 << 10
+"""The same for a client that sends while nothing is read. It limits each read, too, and so what TLS buffers."""
 SLICE_BYTES = 16 << 10
 """Parsed at once: so many bytes of requests may wait, parsed, behind one in progress."""
 REQUESTS_PER_TURN = 16
 """Of one connection in one turn of the loop; an expensive one takes about a millisecond."""
-LINGER_SECONDS = 2.0
-"""A client that is still sending its body may read the answer for so long."""
 
 _logger = logging.getLogger("broker")
 
@@ -41,18 +41,20 @@ class ConnectionOwner(Protocol):
     max_head_bytes: int
     known_heads: KnownHeads
     connections: set[HttpConnection]
+    lingering: set[Lingering]
 
     def serve(self, connection: HttpConnection, exchange: Exchange) -> None:
         """Have the request's handler run. `answered`, `take_transport` or `leave` follows, now or later."""
 
-    def closed(self, connection: HttpConnection) -> None:
-        """The connection is gone, or a stream's."""
+    def closed(self, connection: HttpConnection | Lingering) -> None:
+        """The connection is gone, or has another protocol."""
 
 
 class HttpConnection(asyncio.Protocol):
     """A connection until it ends or becomes a stream.
 
     Attributes:
+        is_half_closed: whether the client sends no more; it is still to be answered.
         told_peer: the client's address from a proxy; if empty, the transport's counts.
     """
 
@@ -61,15 +63,14 @@ class HttpConnection(asyncio.Protocol):
         "_has_answered",
         "_has_ended",
         "_holds_body",
-        "_is_half_closed",
         "_is_head_timed",
         "_is_reading",
         "_is_writable",
-        "_linger",
         "_owner",
         "_parser",
         "_rest",
         "_transport",
+        "is_half_closed",
         "told_peer",
     )
 
@@ -83,11 +84,10 @@ class HttpConnection(asyncio.Protocol):
         self._holds_body = False
         self._is_reading = True
         self._is_writable = True
-        self._is_half_closed = False
+        self.is_half_closed = False
         self._is_head_timed = False
         self._has_answered = False  # since the last `_settle`
         self._has_ended = False  # what arrives is ignored
-        self._linger: asyncio.TimerHandle | None = None
 
     @property
     def peer(self) -> str:
@@ -105,13 +105,14 @@ class HttpConnection(asyncio.Protocol):
             transport.set_write_buffer_limits(high=0)  # each write is tried at once
         sock = transport.get_extra_info("socket")
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._parser = RequestParser(self, self._owner.max_head_bytes, self._owner.known_heads)
         self._owner.connections.add(self)
         self._owner.timeouts.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is not None:
-            self._has_ended = True
+            self._owner.timeouts.closed(self)
             self._forget()
 
     def data_received(self, data: bytes) -> None:
@@ -135,7 +136,7 @@ class HttpConnection(asyncio.Protocol):
             return False
         if self._parser.body is not None or not (self._current or self._parser.ready or self._rest):
             return False
-        self._is_half_closed = True
+        self.is_half_closed = True
         return True
 
     def pause_writing(self) -> None:
@@ -185,33 +186,35 @@ class HttpConnection(asyncio.Protocol):
         transport.write(data)
         if not closes:
             return
-        self._end()
-        if exchange.is_complete:
-            if transport.get_write_buffer_size():
-                self._owner.timeouts.answer_started(self)
+        if self.is_half_closed:  # nothing follows
+            self._owner.timeouts.answer_started(self)
+            self._end()
             transport.close()
-        else:  # the client may still be sending: a close now would reset the connection, with the answer
-            if transport.can_write_eof():
-                transport.write_eof()
-            self._owner.timeouts.answer_sent(self)  # so that it can make room for others
-            self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, transport.abort)
+            return
+        is_complete = exchange.is_complete and not (self._rest or self._parser.ready)
+        lingering = Lingering(transport, self._owner, is_complete=is_complete)
+        self._owner.timeouts.replaced(self, lingering, is_sent=not transport.get_write_buffer_size())
+        self._leave_transport(transport)
 
     def take_transport(self) -> asyncio.Transport | None:
         """The transport, for a stream; None if the client has left."""
         transport = self._transport
-        if transport is None or self._is_half_closed or transport.is_closing():
+        if transport is None or transport.is_closing():
             return None
-        self._has_ended = True
-        self._forget()
+        self._owner.timeouts.closed(self)
+        self._leave_transport(transport)
         if transport.get_extra_info("sslcontext") is not None:
             transport.set_write_buffer_limits(high=0)  # else a small rest is never reported as sent
-        if not self._is_reading:
-            transport.resume_reading()
         return transport
+
+    def _leave_transport(self, transport: asyncio.Transport) -> None:
+        """The transport is another protocol's from now on."""
+        self._forget()
+        if not self._is_reading and not self.is_half_closed:
+            transport.resume_reading()
 
     def leave(self) -> None:
         """Close without an answer: the client has left."""
-        self._current = None
         if self._transport is not None:
             self._end()
             self._transport.abort()
@@ -261,7 +264,7 @@ class HttpConnection(asyncio.Protocol):
         timeouts = self._owner.timeouts
         if self._current is not None or self._parser.ready:
             timeouts.head_complete(self)
-        elif self._is_half_closed and self._is_writable:
+        elif self.is_half_closed and self._is_writable:
             self._end()
             self._transport.close()
         elif self._is_writable:  # else `pause_writing` has set the limit
@@ -290,11 +293,8 @@ class HttpConnection(asyncio.Protocol):
 
     def _forget(self) -> None:
         """The connection serves no further requests."""
-        self._transport = None
+        self._has_ended = True
+        self._current = self._transport = None
         self._rest = b""
         self._parser.close()
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
-        self._owner.timeouts.closed(self)
         self._owner.closed(self)

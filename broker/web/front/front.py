@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 from functools import partial
 from http import HTTPStatus
 from time import time
-from typing import Any
+from typing import Any, cast
 
 from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.driving import rest_of
@@ -25,6 +25,7 @@ from broker.web.front.exchange import Exchange
 from broker.web.front.handshake import Handshake
 from broker.web.front.head import Head, Routed, split_target
 from broker.web.front.known_heads import KnownHeads
+from broker.web.front.lingering import Lingering
 from broker.web.history import LongPoll
 from broker.web.router import Router
 from broker.web.routes import Handler, Result
@@ -44,6 +45,7 @@ class Front:
     Attributes:
         connections: those that are not streams.
         known_heads: those that need no parsing.
+        lingering: those whose last answer was sent.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Front:
         access_log: AccessLog | None = None,
     ) -> None:
         self.connections: set[HttpConnection] = set()
+        self.lingering: set[Lingering] = set()
         self.timeouts = timeouts
         self.max_head_bytes = max_head_bytes
         self.known_heads = KnownHeads()
@@ -95,12 +98,14 @@ class Front:
     async def close(self, seconds: float) -> None:
         """Wait until all connections have ended, at most for `seconds`; then abort them, and cancel their handlers."""
         self.stop()
-        if self.connections:
+        if self.connections or self.lingering:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._emptied.wait()
         for connection in list(self.connections):
             connection.abort()
+        for lingering in list(self.lingering):
+            lingering.abort()
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
@@ -109,9 +114,12 @@ class Front:
 
     # For connections
 
-    def closed(self, connection: HttpConnection) -> None:
-        self.connections.discard(connection)
-        if self._is_stopping and not self.connections:
+    def closed(self, connection: HttpConnection | Lingering) -> None:
+        if isinstance(connection, Lingering):
+            self.lingering.discard(connection)
+        else:
+            self.connections.discard(connection)
+        if self._is_stopping and not self.connections and not self.lingering:
             self._emptied.set()
 
     def serve(self, connection: HttpConnection, exchange: Exchange) -> None:
@@ -210,6 +218,11 @@ class Front:
             result.attach(transport, partial(self._encode_last, exchange.head.headers.get("origin")))
         else:
             result.attach(transport, chunked=exchange.head.version == "1.1")
+        if (
+            connection.is_half_closed
+            and not cast("asyncio.Protocol", transport.get_protocol()).eof_received()
+        ):
+            transport.close()
         self._log(exchange, HTTPStatus.OK, 0)
 
     def _send(self, connection: HttpConnection, exchange: Exchange, answer: Answer) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
 from broker.web.driving import rest_of
+from broker.web.front.connection import RECEIVE_BUFFER_BYTES
 
 _logger = logging.getLogger("broker")
 
@@ -38,10 +40,13 @@ class Handshake(asyncio.Protocol):
         self._timeouts = timeouts
         self._started = started
         self._transport: asyncio.Transport | None = None
-        self._early = _Early()
+        self._early: _Early  # from `connection_made` on
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._early = _Early(self._transport)
+        sock = transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._timeouts.opened(self)
         running = self._run(self._transport)
         waited = running.send(None)  # at once: the first bytes must already reach TLS
@@ -74,15 +79,21 @@ class Handshake(asyncio.Protocol):
 class _Early(asyncio.Protocol):
     """Keeps what arrives between the end of the handshake and the return of `start_tls`, usually in the next turn of the loop.
 
-    A client may send its request together with the last message of its handshake.
+    A client may send its request together with the last message of its handshake. One read of the socket is kept; what
+    follows stays in the kernel.
+
+    Args:
+        raw: the transport below TLS.
     """
 
-    def __init__(self) -> None:
-        self._data = b""  # of few reads: the loop reads again only at its next turn
+    def __init__(self, raw: asyncio.Transport) -> None:
+        self._raw = raw
+        self._data = b""
         self._has_ended = False
 
     def data_received(self, data: bytes) -> None:
         self._data += data
+        self._raw.pause_reading()
 
     def eof_received(self) -> bool:
         self._has_ended = True
@@ -93,6 +104,7 @@ class _Early(asyncio.Protocol):
         transport.set_protocol(connection)
         connection.connection_made(transport)
         if self._data:
+            self._raw.resume_reading()
             connection.data_received(self._data)
         if self._has_ended:
             connection.eof_received()

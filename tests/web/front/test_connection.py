@@ -184,7 +184,7 @@ async def test_a_connection_leaves_no_reference_cycle(serve: Serve, sent: bytes)
 async def test_the_rest_of_a_body_is_not_awaited_after_its_sender_has_left(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker.web.front.connection.LINGER_SECONDS", 60)
+    monkeypatch.setattr("broker.web.front.lingering.SECONDS", 60)
     server = await serve()
     reader, writer = await server.send(
         b"POST /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 10\r\n\r\n1"

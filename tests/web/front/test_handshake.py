@@ -5,19 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
+import uvloop
 
 from broker.process.app import create_app
 from broker.settings import Settings
 from broker.web.aiohttp_adapter import SERVICES
 from broker.web.runner import Runner
-from tests.support.http import HOST, close, read_answer
+from tests.support.http import HOST, chunked, close, read_answer
+from tests.support.raw_client import RawClient
 from tests.support.tls import listen_securely, tls_contexts
 from tests.support.waiting import WAIT_SECONDS, until
 
 CONTEXT, TRUSTING = tls_contexts()
+NDJSON_HEAD = (
+    b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+)
+LINES = chunked(b'{"data": "%b"}\n' % (b"x" * 50) * 1024, end=b"")
 GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -108,3 +116,45 @@ async def send_with_the_end_of_the_handshake(port: int, requests: int = 3) -> No
                 while True:
                     answers += client.read(1 << 16)
     await close(writer)
+
+
+@pytest.mark.parametrize("new_loop", [uvloop.new_event_loop, asyncio.new_event_loop])
+def test_i4_what_comes_before_the_handshake_is_over_is_bounded(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Not by the speed of the loop: here `start_tls` returns late, and the client sends all it can."""
+
+    async def attack() -> None:
+        made = Runner(create_app(Settings()), access_log=None)
+        await made.setup()
+        listening, port = await listen_securely(made, CONTEXT)
+        loop = asyncio.get_running_loop()
+        start_tls, begun, may_return = loop.start_tls, asyncio.Event(), asyncio.Event()
+        below: list[asyncio.Transport] = []
+
+        async def return_late(*args: Any, **options: Any) -> Any:
+            below.append(args[0])
+            secure = await start_tls(*args, **options)
+            begun.set()
+            await may_return.wait()
+            return secure
+
+        loop.start_tls = return_late  # type: ignore[method-assign]
+        async with RawClient(port, TRUSTING, send_buffer=64 << 10) as client:
+            sending = asyncio.ensure_future(client.send(NDJSON_HEAD + LINES * 50 + b"0\r\n\r\n"))
+            async with asyncio.timeout(WAIT_SECONDS):
+                await begun.wait()
+            await until(lambda: sending.done() or not below[0].is_reading(), "it is held, or all was read")
+            was_held = not sending.done()
+            may_return.set()
+            assert was_held
+            await sending
+            answer = b""
+            while b"\r\n\r\n" not in answer or not answer.endswith(b"}"):
+                answer += await client.read()
+            assert b'"published": 51200' in answer
+        listening.close()
+        await made.cleanup()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(attack())
