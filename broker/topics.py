@@ -60,7 +60,7 @@ def check_type(event_type: str) -> str:
         raise InvalidParameter(
             "Event types that start with 'broker.' are reserved for the broker; choose another."
         )
-    if any("\ud800" <= char <= "\udfff" for char in event_type):
+    if any(0xD800 <= ord(char) <= 0xDFFF for char in event_type):
         raise InvalidParameter("An event's type must be valid Unicode; this one has a lone surrogate.")
     return event_type
 

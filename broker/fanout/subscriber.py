@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 from broker.auth.grants import Caller
 from broker.events import EventId
@@ -68,8 +68,10 @@ class SubscriberOwner(Protocol):
         """The connection is gone; called once."""
 
 
-class Subscriber(asyncio.Protocol):
+class Subscriber:
     """A stream's connection: writes events to its socket. The constructor makes it the protocol of `transport`.
+
+    It has the methods of an `asyncio.Protocol`, but doesn't inherit them: mypyc makes a native class only without such a base.
 
     Attributes:
         cursor: id of the last event written, in whole or in part.
@@ -124,7 +126,7 @@ class Subscriber(asyncio.Protocol):
         self._owner = owner
         self._transport = transport
         self._reason: CloseReason | None = None
-        transport.set_protocol(self)
+        transport.set_protocol(cast("asyncio.Protocol", self))
         plain = transport.get_extra_info("sslcontext") is None
         self._socket: int = transport.get_extra_info("socket").fileno() if plain else NO_SOCKET
 
@@ -228,6 +230,12 @@ class Subscriber(asyncio.Protocol):
         if self._reason is None:
             self._reason = reason
         self._transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """What a subscriber sends is ignored."""
+
+    def pause_writing(self) -> None:
+        """`write_behind` has set `lag`."""
 
     def resume_writing(self) -> None:
         if self.lag is not None and not self._transport.is_closing():

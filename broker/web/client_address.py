@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
-from broker.web.values import Headers, Request
+from broker.web.request_headers import Headers
+from broker.web.values import Request
 
 X_FORWARDED_FOR = "X-Forwarded-For"
 FORWARDED = "Forwarded"

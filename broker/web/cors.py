@@ -11,7 +11,8 @@ from collections.abc import Collection
 
 from broker.errors import Forbidden
 from broker.hosts import NAME
-from broker.web.values import Answer, Headers
+from broker.web.request_headers import Headers
+from broker.web.values import Answer
 
 ANY = "*"
 METHODS = "GET, HEAD, POST, DELETE"

@@ -13,7 +13,8 @@ from functools import lru_cache
 from broker.errors import Forbidden
 from broker.hosts import DEFAULT_PORTS, is_local, is_name, split_port
 from broker.web.cors import ANY, AllowedOrigins
-from broker.web.values import Answer, Headers
+from broker.web.request_headers import Headers
+from broker.web.values import Answer
 
 EXEMPT = frozenset({"/healthz", "/readyz", "/metrics"})
 """Probes and scrapers may use any name."""

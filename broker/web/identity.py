@@ -21,7 +21,8 @@ from broker.events import Clock
 from broker.node.evictions import Evictions
 from broker.web.client_address import ClientAddresses
 from broker.web.guard import Guard
-from broker.web.values import Headers, Request
+from broker.web.request_headers import Headers
+from broker.web.values import Request
 
 COOKIE = "broker_token"
 _COOKIE = re.compile(rf"(?:^|;)\s*{COOKIE}\s*=([^;]*)")

@@ -7,7 +7,7 @@ a client that leaves is seen at the next write, such as a heartbeat. `broker ser
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
@@ -90,8 +90,7 @@ class ResponseTransport(asyncio.Transport):
         return self if name == "sslcontext" else self._request.get_extra_info(name, default)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        assert isinstance(protocol, asyncio.Protocol)
-        self._protocol = protocol
+        self._protocol = cast("asyncio.Protocol", protocol)
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
         if not self._is_closing:

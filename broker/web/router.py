@@ -8,8 +8,9 @@ from urllib.parse import unquote
 from broker.web.base_path import BasePath
 from broker.web.errors import problem
 from broker.web.guard import Guard
+from broker.web.request_headers import Headers
 from broker.web.routes import Handler, Route
-from broker.web.values import NO_VALUES, Answer, Headers
+from broker.web.values import NO_VALUES, Answer
 
 _Methods = dict[str, Handler]
 

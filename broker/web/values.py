@@ -8,28 +8,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol, overload
+from typing import Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from broker.errors import InvalidParameter
+from broker.web.request_headers import Headers
 
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 JSON: Mapping[str, str] = MappingProxyType({"Content-Type": "application/json"})
-
-
-class Headers(Protocol):
-    """Headers of a request, perhaps with several values of a name. Names are asked for in lower case."""
-
-    def __contains__(self, name: object, /) -> bool: ...
-
-    @overload
-    def get(self, name: str, /) -> str | None: ...
-
-    @overload
-    def get(self, name: str, default: str, /) -> str: ...
-
-    def getall(self, name: str, /) -> Sequence[str]:
-        """All values of `name`; `KeyError` if it is absent."""
 
 
 class Query:

@@ -50,8 +50,8 @@ class ConnectionOwner(Protocol):
         """The connection is gone, or has another protocol."""
 
 
-class HttpConnection(asyncio.Protocol):
-    """A connection until it ends or becomes a stream.
+class HttpConnection:
+    """A connection until it ends or becomes a stream; an `asyncio.Protocol` as `Subscriber` is.
 
     Attributes:
         is_half_closed: whether the client sends no more; it is still to be answered.

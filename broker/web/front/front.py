@@ -75,7 +75,7 @@ class Front:
 
     def __call__(self, peer: str = "") -> asyncio.Protocol:
         """The protocol of a new connection; `peer` is its client's address if a proxy sent it."""
-        return HttpConnection(self, peer)
+        return cast("asyncio.Protocol", HttpConnection(self, peer))
 
     def secured(self, context: ssl.SSLContext) -> Callable[..., asyncio.Protocol]:
         """The same for connections with TLS."""

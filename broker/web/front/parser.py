@@ -42,6 +42,7 @@ class RequestParser:
         is_head_begun: whether a part of a head has arrived.
     """
 
+    __deletable__ = ("_flow", "_llhttp")  # mypyc asks
     __slots__ = (
         "_body_bytes",
         "_excess_bytes",
