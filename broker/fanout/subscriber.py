@@ -231,9 +231,6 @@ class Subscriber:
             self._reason = reason
         self._transport.abort()
 
-    def data_received(self, data: bytes) -> None:
-        """What a subscriber sends is ignored."""
-
     def pause_writing(self) -> None:
         """`write_behind` has set `lag`."""
 
