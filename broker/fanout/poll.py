@@ -20,6 +20,12 @@ Respond = Callable[[CloseReason | None], bytes | None]
 """Makes the whole answer as it goes over the wire: with a reason, in any case; with None, only if there is something to give."""
 
 
+class Timer(Protocol):
+    """What `loop.call_later` returns, of any loop."""
+
+    def cancel(self) -> None: ...
+
+
 class PollOwner(SubscriberOwner, Protocol):
     """The hub."""
 
@@ -46,7 +52,7 @@ class Poll(Subscriber):
         respond: Respond,
     ) -> None:
         super().__init__(transport, owner, caller, cursor, now)
-        self.timer: asyncio.TimerHandle | None = None
+        self.timer: Timer | None = None
         self.wrote_at = math.inf  # it gets no heartbeats
         self._hub = owner
         self._respond = respond

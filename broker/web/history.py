@@ -159,7 +159,7 @@ async def _encoded(page: Page) -> tuple[Page, Sequence[bytes]]:
     size = in_slice = 0
     for found in reversed(page.events) if page.is_backward else page.events:
         event = _as_json(found)
-        size += len(event) + 2
+        size += len(event) + 1
         if events and size > MAX_BYTES:
             page = page.cut(len(events))
             break
@@ -191,7 +191,7 @@ def _answer(page: Page, events: Sequence[bytes], none_match: str) -> Answer:
     }
     if page.ends:
         rest["ends"] = [_end(topic, entry) for topic, entry in page.ends.items()]
-    body = b'{"events": [%b], %b' % (b", ".join(events), json.dumps(rest).encode()[1:])
+    body = b'{"events":[%b],%b' % (b",".join(events), json.dumps(rest, separators=(",", ":")).encode()[1:])
     return tagged(body, _HEADERS, none_match)
 
 

@@ -98,6 +98,11 @@ SHOWN: Mapping[str, Mapping[str, Shown]] = {
             r'"closed": true(?s:.*)data: The answer\n(?s:.*)data:  is 42\.\n(?s:.*)event: broker\.end\n'
         ),
         "envelope=json": Shown(r'data: \{"topic":"weather",', stays=True),
+        "events?last=2": Shown(
+            r'\{"events":\[\{"topic":"(?s:.*)"more":false,"gap":null,"closed":false\}(?s:.*)"topic":"weather"'
+        ),
+        "python poll.py": Shown("hello\n", stays=True),
+        "openapi.json": Shown(r'\{"openapi":"3\.1\.0"'),
         "curl -X DELETE": Shown(r'\{"topic": "news", "subscribers": \d+, (?s:.*)\{"topics": \['),
         "bad..name": Shown('"code": "invalid-topic"', fails=True),
     },
