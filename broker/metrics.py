@@ -75,6 +75,11 @@ class Metrics:
         self.refused_publishes = self._counter(
             "broker_refused_publishes", "Publish requests refused by a rate limit, by limit.", "limit"
         )
+        self.refused_bodies = self._counter(
+            "broker_refused_bodies",
+            "Request bodies refused because too many arrived at once, by limit.",
+            "limit",
+        )
         self.slowed_seconds = self._counter(
             "broker_slowed_bodies_seconds",
             "Seconds for which streamed bodies were not read because their publisher exceeded a rate limit.",

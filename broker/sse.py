@@ -119,8 +119,7 @@ class Decoder:
         self.last_event_id = ""
         self.retry_ms: int | None = None
         self._max_event_bytes = max_event_bytes
-        self._rest: list[bytes] = []  # pieces of the unfinished line
-        self._rest_bytes = 0
+        self._rest = bytearray()  # the unfinished line
         self._size = 0  # bytes of the event's finished lines
         self._at_start = True
         self._after_cr = False  # a following LF belongs to that CR
@@ -128,7 +127,9 @@ class Decoder:
             None  # not the exception: it would keep what its frames hold
         )
         self._errors = "strict" if strict else "replace"
-        self._data: list[str] = []
+        self._data = (
+            bytearray()
+        )  # the lines of data, each with its LF: strings of short lines would take ten times as much
         self._type = ""
         self._id: str | None = None
 
@@ -172,7 +173,12 @@ class Decoder:
     @property
     def is_within_event(self) -> bool:
         """Whether the stream so far ends within an event."""
-        return bool(self._data or self._type or (self._rest and not self._rest[0].startswith(b":")))
+        return bool(self._data or self._type or (self._rest and not self._rest.startswith(b":")))
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are kept until their event is complete."""
+        return len(self._rest) + self._size
 
     def _events(self, data: bytes) -> list[Event]:
         """The completed events. If decoding fails, sets `_failure` and returns the events before it."""
@@ -194,7 +200,7 @@ class Decoder:
             event = self._dispatch()
             if event is not None:
                 events.append(event)
-        if self._size + self._rest_bytes > self._max_event_bytes:
+        if self._size + len(self._rest) > self._max_event_bytes:
             self._fail_too_large()
         return events
 
@@ -208,12 +214,12 @@ class Decoder:
             data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         *complete, rest = data.split(b"\n")
         if complete:
-            complete[0] = b"".join((*self._rest, complete[0]))
-            self._rest, self._rest_bytes = [], 0
+            if self._rest:
+                complete[0] = bytes(self._rest) + complete[0]
+                self._rest.clear()
             complete[0] = self._without_bom(complete[0])
         if rest:
-            self._rest.append(rest)
-            self._rest_bytes += len(rest)
+            self._rest += rest
         return complete
 
     def _without_bom(self, first: bytes) -> bytes:
@@ -227,9 +233,11 @@ class Decoder:
             return
         self._size += len(line)
         name, _, raw = line.partition(b":")
-        value = raw.removeprefix(b" ").decode("utf-8", self._errors)
+        raw = raw.removeprefix(b" ")
+        value = raw.decode("utf-8", self._errors)
         if name == b"data":
-            self._data.append(value)
+            self._data += raw
+            self._data += b"\n"
         elif name == b"event":
             self._type = value
         elif name == b"id" and "\0" not in value:
@@ -241,7 +249,9 @@ class Decoder:
         if self._id is not None:
             self.last_event_id = self._id
         data, event_type = self._data, self._type
-        self._data, self._type, self._id, self._size = [], "", None, 0
+        self._data, self._type, self._id, self._size = bytearray(), "", None, 0
         if not data:
             return None
-        return Event(data="\n".join(data), type=event_type or None, id=self.last_event_id)
+        return Event(
+            data=data[:-1].decode("utf-8", self._errors), type=event_type or None, id=self.last_event_id
+        )

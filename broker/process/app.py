@@ -21,6 +21,7 @@ from broker.process.stores import check_store, make_store
 from broker.settings import BadSetting, Settings
 from broker.web.aiohttp_adapter import SERVICES, TIMEOUTS, application
 from broker.web.base_path import BasePath
+from broker.web.body_limits import BodyLimits
 from broker.web.body_reader import BodyReader
 from broker.web.client_address import ClientAddresses
 from broker.web.connection_timeouts import ConnectionTimeouts
@@ -65,15 +66,16 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         node = make_node(settings, metrics, clock)
         fetcher = _key_fetcher(settings, verifier, node)
         app[TIMEOUTS] = timeouts = _timeouts(settings, node)
+        limits = _body_limits(settings, timeouts, metrics)
         app[SERVICES] = services = Services(
             settings,
             node,
             _authenticator(settings, node, verifier, fetcher, guard, clock),
-            BodyReader(timeouts),
+            BodyReader(timeouts, limits),
             Producers(node, settings.producer_timeout_seconds),
             response_headers,
         )
-        metrics.registry.register(RequestGauges(timeouts, services.producers, services.bodies))
+        metrics.registry.register(RequestGauges(timeouts, services.producers, limits))
         await node.start()
         async with AsyncExitStack() as stack:  # if a part fails to stop, the others stop all the same
             stack.push_async_callback(node.stop)
@@ -172,6 +174,15 @@ def _timeouts(settings: Settings, node: Node) -> ConnectionTimeouts:
         answer_seconds=settings.slow_seconds,
         body_seconds=settings.body_seconds,
         pause_seconds=settings.stream_idle_seconds,
+    )
+
+
+def _body_limits(settings: Settings, timeouts: ConnectionTimeouts, metrics: Metrics) -> BodyLimits:
+    return BodyLimits(
+        timeouts.room,
+        metrics,
+        per_address=settings.max_bodies_per_address,
+        per_subject=settings.max_bodies_per_subject,
     )
 
 

@@ -118,6 +118,7 @@ class Settings(SettingsTable):
         return bool(
             self.max_connections_per_address
             or self.max_connects_per_second_per_address
+            or self.max_bodies_per_address
             or self.max_publishes_per_second
             or self.max_publish_bytes_per_second
         )

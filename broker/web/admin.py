@@ -47,7 +47,7 @@ async def _order(
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_admin()
     check_names(request.query, NO_OTHERS)
-    order = _object(await services.bodies.whole(request.body, MAX_BODY_BYTES))
+    order = _object(await services.bodies.whole(request.body, caller, MAX_BODY_BYTES))
     services.node.streams.evictions.check(caller.grant)  # it may have changed while the body was read
     present = [name for name in names if name in order]
     if len(present) != 1 or order.keys() - {*names, *others}:

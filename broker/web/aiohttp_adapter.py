@@ -21,7 +21,7 @@ from broker.web.router import Router, not_allowed
 from broker.web.routes import Route
 from broker.web.services import Services
 from broker.web.subscribe import Subscription
-from broker.web.values import Answer, Query, Request
+from broker.web.values import Answer, Query, Request, content_length
 
 SERVICES = web.AppKey("services", Services)
 TIMEOUTS = web.AppKey("timeouts", ConnectionTimeouts)
@@ -142,7 +142,7 @@ class _Body:
 
     @property
     def length(self) -> int | None:
-        return self._request.content_length
+        return content_length(self._request.headers)
 
     def arrived(self) -> bytes | None:
         content = self._request.content

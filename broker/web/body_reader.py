@@ -12,19 +12,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from copy import copy
-from typing import Any
+from typing import Any, Protocol
 
+from broker.auth.grants import Caller
 from broker.errors import BrokerError, InvalidBody, Overloaded, TooLarge, Unavailable
+from broker.web.body_limits import RETRY_SECONDS, BodyLimits, HeldBody
 from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
 from broker.web.driving import begin
 from broker.web.values import BodySource
 
-RETRY_SECONDS = 2
-MAX_HELD_BYTES = 64 << 20
-"""The limit for all incomplete bodies together, but streamed ones (I4)."""
 
-Use = Callable[[bytes], Coroutine[Any, Any, None]]
-"""What is done with a piece of a streamed body."""
+class PieceUser(Protocol):
+    """Uses a streamed body, piece by piece."""
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes it keeps until a later piece completes them."""
+
+    def use(self, piece: bytes) -> Coroutine[Any, Any, None]:
+        """Use the next piece. It is the first wait of this that needs a task."""
 
 
 class Interrupt:
@@ -75,65 +81,67 @@ class BodyReader:
     """Reads the bodies of one application's requests; `timeouts` limits the waits.
 
     Attributes:
-        held_bytes: bytes of incomplete bodies that are read whole.
+        limits: a streamed body enters them before anything is done for it.
     """
 
-    def __init__(self, timeouts: ConnectionTimeouts) -> None:
-        self.held_bytes = 0
+    def __init__(self, timeouts: ConnectionTimeouts, limits: BodyLimits) -> None:
+        self.limits = limits
         self._timeouts = timeouts
         self._is_stopped = False
         self._waits: set[Interrupt] = set()
 
-    async def whole(self, body: BodySource, max_bytes: int) -> bytes:
-        """The whole `body`.
+    async def whole(self, body: BodySource, caller: Caller, max_bytes: int) -> bytes:
+        """The whole `body`, which `caller` sends.
 
         Raises:
             InvalidBody: its transfer coding is malformed, or it did not arrive in time.
             TooLarge: it is larger than `max_bytes`.
             Unavailable: `stop` was called, or other bodies need the room.
+            RateLimited, Overloaded: there are too many bodies, or too many bytes of them.
         """
         if (body.length or 0) > max_bytes:
             raise TooLarge(f"The body may have at most {max_bytes} bytes.")
         interrupt = Interrupt()
-        self._timeouts.body_awaited(interrupt, TimeoutReason.BODY)
         pieces = bytearray()
-        try:
-            while True:
-                piece = self._take(body, interrupt)
-                if piece is None:
-                    await self._wait(body, interrupt, interrupt.wake)
-                    continue
-                if not piece:
-                    return bytes(pieces)
-                pieces += piece
-                self.held_bytes += len(piece)
-                if len(pieces) > max_bytes:
-                    raise TooLarge(f"The body may have at most {max_bytes} bytes.")
-                if self.held_bytes > MAX_HELD_BYTES:
-                    raise Overloaded(
-                        "Too many bodies arrive at once; send it again later.", retry_after=RETRY_SECONDS
-                    )
-        finally:
-            self.held_bytes -= len(pieces)
-            self._timeouts.body_arrived(interrupt)
+        with self.limits.enter(caller) as held:
+            self._timeouts.body_awaited(interrupt, TimeoutReason.BODY)
+            try:
+                while True:
+                    piece = self._take(body, interrupt)
+                    if piece is None:
+                        await self._wait(body, interrupt, interrupt.wake)
+                        continue
+                    if not piece:
+                        return bytes(pieces)
+                    pieces += piece
+                    if len(pieces) > max_bytes:
+                        raise TooLarge(f"The body may have at most {max_bytes} bytes.")
+                    held.hold(len(pieces))
+            finally:
+                self._timeouts.body_arrived(interrupt)
 
-    async def each_piece(self, body: BodySource, interrupt: Interrupt, use: Use) -> None:
-        """Call `use` with each piece of a streamed `body`, one after the other, until its end.
+    async def each_piece(
+        self, body: BodySource, held: HeldBody, interrupt: Interrupt, user: PieceUser
+    ) -> None:
+        """Have `user` use each piece of a streamed `body`, one after the other, until its end.
 
-        Raises as `whole` does, what `use` raises, or the error of `interrupt`.
+        Raises as `whole` does, what `user` raises, or the error of `interrupt`.
         """
         while True:
             piece = self._take(body, interrupt)
             if piece:
-                await use(piece)
+                await user.use(piece)
+                held.hold(user.held_bytes)
             elif piece is None:
-                await self._use_arriving(body, interrupt, use)
+                await self._use_arriving(body, interrupt, user, held)
             else:
                 return
 
-    async def _use_arriving(self, body: BodySource, interrupt: Interrupt, use: Use) -> None:
-        """Call `use` with the pieces that arrive, until a call has to wait, or the body or the wait for it ends."""
-        arriving = _Arriving(body, interrupt, use, self._timeouts)
+    async def _use_arriving(
+        self, body: BodySource, interrupt: Interrupt, user: PieceUser, held: HeldBody
+    ) -> None:
+        """Have the pieces used that arrive, until a use has to wait, or the body or the wait for it ends."""
+        arriving = _Arriving(body, interrupt, user, held, self._timeouts)
         self._timeouts.body_awaited(interrupt, TimeoutReason.PAUSE)
         try:
             await self._wait(body, interrupt, arriving.notified)
@@ -204,14 +212,20 @@ class _Arriving:
     The handler is woken for what can't be done there: the rest of a use that has to wait, an error, the end of the body.
     """
 
-    __slots__ = ("_body", "_error", "_interrupt", "_rest", "_timeouts", "_use")
+    __slots__ = ("_body", "_error", "_held", "_interrupt", "_rest", "_timeouts", "_user")
 
     def __init__(
-        self, body: BodySource, interrupt: Interrupt, use: Use, timeouts: ConnectionTimeouts
+        self,
+        body: BodySource,
+        interrupt: Interrupt,
+        user: PieceUser,
+        held: HeldBody,
+        timeouts: ConnectionTimeouts,
     ) -> None:
         self._body = body
         self._interrupt = interrupt
-        self._use = use
+        self._user = user
+        self._held = held
         self._timeouts = timeouts
         self._rest: Awaitable[None] | None = None
         self._error: Exception | None = None
@@ -224,9 +238,10 @@ class _Arriving:
         try:
             while piece := self._body.take():
                 self._timeouts.body_awaited(interrupt, TimeoutReason.PAUSE)
-                self._rest = begin(self._use(piece))
+                self._rest = begin(self._user.use(piece))
                 if self._rest is not None:
                     break
+                self._held.hold(self._user.held_bytes)
             if piece is None:
                 return
         except Exception as error:
@@ -243,3 +258,4 @@ class _Arriving:
                 del error  # which refers to this frame
         if self._rest is not None:
             await self._rest
+            self._held.hold(self._user.held_bytes)

@@ -112,13 +112,17 @@ class ConnectionTimeouts:
         if self._timer is not None:
             self._timer.cancel()
 
+    def room(self) -> int:
+        """How many request connections there may be: as many as streams leave."""
+        return self._max_descriptors - len(self._streams)
+
     # What a connection reports
 
     def opened(self, connection: Waiting) -> None:
         """`connection` is new. If there are too many, the one that has kept the broker waiting longest times out."""
         self.count += 1
         self._heads[connection] = self._now()
-        if self.count > self._max_descriptors - len(self._streams):
+        if self.count > self.room():
             self._make_room()
 
     def head_started(self, connection: Waiting) -> None:

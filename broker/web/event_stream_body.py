@@ -56,6 +56,11 @@ class EventStreamBody:
             yield self._topic, sse.lines(text, event_type)
         self._decoder.check()
 
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are kept until their event is complete."""
+        return self._decoder.held_bytes
+
     def end(self) -> Iterator[Item | None]:
         """No events. Raises `InvalidBody` if the body ends within an event."""
         if self._decoder.is_within_event:

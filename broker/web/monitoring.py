@@ -8,7 +8,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from broker.metrics import CONTENT_TYPE
-from broker.web.body_reader import BodyReader
+from broker.web.body_limits import BodyLimits
 from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.producers import Producers
 from broker.web.services import Services
@@ -49,16 +49,17 @@ async def metrics_for_all(services: Services, _request: Request) -> Answer:
 class RequestGauges(Collector):
     """Reads the numbers of the web layer at every scrape."""
 
-    def __init__(self, timeouts: ConnectionTimeouts, producers: Producers, bodies: BodyReader) -> None:
+    def __init__(self, timeouts: ConnectionTimeouts, producers: Producers, bodies: BodyLimits) -> None:
         self._timeouts = timeouts
         self._bodies = bodies
         self._producers = producers
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("broker_streamed_bodies", "Open streamed bodies.", len(self._producers))
+        yield GaugeMetricFamily("broker_bodies", "Request bodies that are being read.", self._bodies.count)
         yield GaugeMetricFamily(
             "broker_body_bytes",
-            "Bytes of incomplete request bodies, but streamed ones.",
+            "Bytes of incomplete request bodies, and of incomplete events of streamed ones.",
             self._bodies.held_bytes,
         )
         yield GaugeMetricFamily(

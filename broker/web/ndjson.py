@@ -39,8 +39,7 @@ class NdjsonBody:
         self._granted: set[str] = set()
         self._max_event_bytes = max_event_bytes
         self._max_line_bytes = LINE_FACTOR * max_event_bytes + LINE_SLACK_BYTES
-        self._rest: list[bytes] = []  # pieces of the line that has not ended
-        self._rest_bytes = 0
+        self._rest = bytearray()  # the line that has not ended
         self._line_count = 0
 
     def location(self) -> Mapping[str, object]:
@@ -51,20 +50,23 @@ class NdjsonBody:
         """The events that `data` completes. Raises a `BrokerError` at the first bad line."""
         first, *more = data.split(b"\n")
         if more:
-            yield from self._decode(b"".join((*self._rest, first)))
+            yield from self._decode(bytes(self._rest) + first if self._rest else first)
             for line in more[:-1]:
                 yield from self._decode(line)
-            self._rest, self._rest_bytes, first = [], 0, more[-1]
-        if first:
-            self._rest.append(first)
-            self._rest_bytes += len(first)
-        if self._rest_bytes > self._max_line_bytes:
+            self._rest, first = bytearray(), more[-1]
+        self._rest += first
+        if len(self._rest) > self._max_line_bytes:
             self._fail_too_long()
+
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are kept until their line is complete."""
+        return len(self._rest)
 
     def end(self) -> Iterator[Item | None]:
         """The last line, which needs no line end."""
         if self._rest:
-            yield from self._decode(b"".join(self._rest))
+            yield from self._decode(bytes(self._rest))
 
     def _decode(self, line: bytes) -> Iterator[Item | None]:
         line = line.strip()

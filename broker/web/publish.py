@@ -121,7 +121,7 @@ async def _publish_event(services: Services, request: Request, caller: Caller, h
     """Publish one event to its topics, and close them if requested: all or none."""
     data = request.body.arrived()
     if data is None:
-        data = await _read(services, request.body, services.settings.max_event_bytes)
+        data = await _read(services, request.body, caller, services.settings.max_event_bytes)
         services.node.streams.evictions.check(caller.grant)
     receipt = _publish_data(services, caller, head, data)
     return receipt if isinstance(receipt, Receipt) else await receipt
@@ -147,9 +147,9 @@ def _publish_data(
     return node.publish(items, head.key, options) if receipt is None else receipt
 
 
-async def _read(services: Services, body: BodySource, max_event_bytes: int) -> bytes:
+async def _read(services: Services, body: BodySource, caller: Caller, max_event_bytes: int) -> bytes:
     try:
-        return await services.bodies.whole(body, max_event_bytes)
+        return await services.bodies.whole(body, caller, max_event_bytes)
     except TooLarge:
         raise event_too_large(max_event_bytes) from None
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 from broker.auth.grants import Caller
 from broker.errors import BrokerError, InvalidParameter
@@ -44,6 +44,10 @@ class BodyFormat(Protocol):
     def end(self) -> Iterator[Item | None]:
         """The events that the end of the body completes. Raises as `items` does."""
 
+    @property
+    def held_bytes(self) -> int:
+        """How many bytes are kept until their event is complete."""
+
     def location(self) -> Mapping[str, object]:
         """The place of an error, as members of its answer."""
 
@@ -61,9 +65,9 @@ async def publish_stream(
         if topic is not None and media_type == EVENT_STREAM
         else NdjsonBody(topic, caller.grant, max_event_bytes)
     )
-    publication = _StreamedPublish(services, caller, topic, options)
+    publication = _StreamedPublish(services, caller, topic, options, body_format)
     try:
-        await publication.run(request.body, body_format)
+        await publication.run(request.body)
     except BrokerError as error:
         error.extra = {**body_format.location(), **publication.result(), **error.extra}
         raise
@@ -71,14 +75,22 @@ async def publish_stream(
 
 
 class _StreamedPublish:
-    """The publication of one streamed body."""
+    """The publication of one streamed body; a `PieceUser`."""
 
-    def __init__(self, services: Services, caller: Caller, topic: str | None, options: StreamOptions) -> None:
+    def __init__(
+        self,
+        services: Services,
+        caller: Caller,
+        topic: str | None,
+        options: StreamOptions,
+        body_format: BodyFormat,
+    ) -> None:
         self._services = services
         self._node = services.node
         self._caller = caller
         self._topic = topic
         self._options = options
+        self._format = body_format
         self._interrupt = Interrupt()
         most = BATCH_ITEMS if topic is not None else BATCH_ITEMS_ANY_TOPIC
         self._batch_items = min(most, self._node.limits.max_events)
@@ -89,16 +101,23 @@ class _StreamedPublish:
         self._first_id: EventId | None = None
         self._last_id: EventId | None = None
 
-    async def run(self, body: BodySource, body_format: BodyFormat) -> None:
+    async def run(self, body: BodySource) -> None:
         """Publish the body. Raises a `BrokerError` at the first fault, after the events before it are published."""
+        bodies = self._services.bodies
         with contextlib.ExitStack() as stack:
+            held = stack.enter_context(bodies.limits.enter(self._caller))
             if self._topic is not None:
                 await self._begin(stack, self._topic)
-            await self._services.bodies.each_piece(
-                body, self._interrupt, lambda piece: self._publish(body_format.items(piece))
-            )
-            await self._publish(body_format.end())
+            await bodies.each_piece(body, held, self._interrupt, self)
+            await self._publish(self._format.end())
             await self._close()
+
+    @property
+    def held_bytes(self) -> int:
+        return self._format.held_bytes
+
+    def use(self, piece: bytes) -> Coroutine[Any, Any, None]:
+        return self._publish(self._format.items(piece))
 
     async def _begin(self, stack: contextlib.ExitStack, topic: str) -> None:
         """Register the body for cancels, and take the topic's lease."""

@@ -64,6 +64,12 @@ class Query:
             raise InvalidParameter("The query's percent-encoding is not valid UTF-8.") from None
 
 
+def content_length(headers: Headers) -> int | None:
+    """The Content-Length of a request with a valid one, or None."""
+    digits = headers.get("content-length")
+    return None if digits is None else int(digits.lstrip("0") or 0)  # `int` refuses thousands of zeros
+
+
 class BodySource(Protocol):
     """The body of a request, as it arrives.
 

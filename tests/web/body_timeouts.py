@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from broker.metrics import Metrics
+from broker.web.body_limits import MAX_HELD_BYTES, BodyLimits
 from broker.web.connection_timeouts import ConnectionTimeouts
 
 
@@ -23,3 +24,8 @@ def timeouts(metrics: Metrics, *, body: float = 60, pause: float = 60) -> Connec
     )
     made.start()
     return made
+
+
+def body_limits(metrics: Metrics, *, room: int = 1000, max_bytes: int = MAX_HELD_BYTES) -> BodyLimits:
+    """Limits with room for so many connections."""
+    return BodyLimits(lambda: room, metrics, max_bytes=max_bytes)

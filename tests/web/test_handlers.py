@@ -36,7 +36,7 @@ from broker.web.services import Services
 from broker.web.subscribe import Subscription, subscribe
 from broker.web.topics import delete_topic, read_topic, read_topics
 from broker.web.values import Answer, Request
-from tests.web.body_timeouts import timeouts
+from tests.web.body_timeouts import body_limits, timeouts
 from tests.web.requests import Body, plain_request
 
 NDJSON = ("Content-Type", "application/x-ndjson")
@@ -60,7 +60,7 @@ async def services() -> AsyncIterator[Services]:
         settings,
         node,
         Authenticator(FULL_ACCESS, None, None, node.streams.evictions, guard, None, time),
-        BodyReader(timeouts(metrics)),
+        BodyReader(timeouts(metrics), body_limits(metrics)),
         Producers(node, 10),
         ResponseHeaders(origins),
     )

@@ -7,7 +7,7 @@ import gzip
 
 import pytest
 
-from tests.support.http import read_head
+from tests.support.http import read_answer, read_head
 from tests.support.local_broker import Clock, Serve, Server
 from tests.support.waiting import WAIT_SECONDS, until
 from tests.web.streamed_body import NDJSON, kept, lines
@@ -61,6 +61,22 @@ async def test_too_large_chunked(serve: Serve) -> None:
     )
     status, _ = await read_head(reader)
     assert status == 413
+
+
+@pytest.mark.parametrize("zeros", [20, 5000])
+@pytest.mark.parametrize("content_type", ["text/plain", NDJSON])
+async def test_a_length_may_have_leading_zeros(server: Server, zeros: int, content_type: str) -> None:
+    """`Content-Length` is digits (RFC 9110 §8.6), and the head bounds how many."""
+    reader, writer = await server.send(
+        b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Type: "
+        + content_type.encode()
+        + b"\r\nContent-Length: "
+        + b"0" * zeros
+        + b"14\r\n\r\n"
+    )
+    assert (await read_head(reader))[0] == 100
+    writer.write(b'{"data": "ab"}')
+    assert (await read_answer(reader)).status in (200, 201)
 
 
 async def test_body_that_is_not_utf8(server: Server) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from broker.web.errors import problem
 from broker.web.routes import Handler
-from broker.web.values import Answer, Memo, Query
+from broker.web.values import Answer, Memo, Query, content_length
 
 MAX_HEADERS = 128
 
@@ -106,10 +106,7 @@ class Head:
         self.headers = headers
         self.keeps_alive = keeps_alive
         self.refusal = refusal
-        length = headers.get("content-length")
-        self.length = (
-            None if length is None else int(length.lstrip("0") or 0)
-        )  # `int` refuses thousands of zeros
+        self.length = content_length(headers)
         self.route: Routed | None = None
 
 

@@ -209,16 +209,6 @@ async def test_answers_come_in_order_whichever_has_to_wait(server: Server) -> No
     assert statuses == [201, 200] * 2000
 
 
-@pytest.mark.parametrize("zeros", [20, 5000])
-async def test_a_length_may_have_leading_zeros(server: Server, zeros: int) -> None:
-    """`Content-Length` is digits (RFC 9110 §8.6), and the head bounds how many."""
-    length = b"Content-Length: " + b"0" * zeros + b"5\r\n\r\n"
-    reader, writer = await server.send(POST + b"Expect: 100-continue\r\n" + length)
-    assert (await read_head(reader))[0] == 100
-    writer.write(b"hello")
-    assert (await read_answer(reader)).status == 201
-
-
 def test_a_body_of_tiny_chunks_is_held_early() -> None:
     """A piece of one byte takes the memory of many, so pieces are counted too."""
 
