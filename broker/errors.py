@@ -32,6 +32,16 @@ class InvalidBody(BrokerError):
     code = "invalid-body"
 
 
+class NoEventStream(InvalidBody):
+    """The caller's fault, or its source's: a body that is no event stream at all, such as an error page."""
+
+
+class Incomplete(BrokerError):
+    """The caller's fault, or its source's: a streamed body that ended without the last event that it had announced."""
+
+    code = "incomplete"
+
+
 class InvalidParameter(BrokerError):
     """The caller's fault: an invalid query parameter or header."""
 

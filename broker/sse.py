@@ -113,11 +113,15 @@ class Decoder:
     Attributes:
         last_event_id: the cursor; `""` before the first id.
         retry_ms: the latest reconnect delay in the stream, or None.
+        has_fields: whether it has had a line with one of the four fields.
+        has_other_lines: whether it has had a line that is neither a field, nor a comment, nor empty.
     """
 
     def __init__(self, max_event_bytes: int = 16 << 20, *, strict: bool = False) -> None:
         self.last_event_id = ""
         self.retry_ms: int | None = None
+        self.has_fields = False
+        self.has_other_lines = False
         self._max_event_bytes = max_event_bytes
         self._rest = bytearray()  # the unfinished line
         self._size = 0  # bytes of the event's finished lines
@@ -180,6 +184,11 @@ class Decoder:
         """How many bytes are kept until their event is complete."""
         return len(self._rest) + self._size
 
+    @property
+    def is_within_line(self) -> bool:
+        """Whether the stream so far ends within a line."""
+        return bool(self._rest)
+
     def _events(self, data: bytes) -> list[Event]:
         """The completed events. If decoding fails, sets `_failure` and returns the events before it."""
         if self._after_cr and data:
@@ -240,10 +249,14 @@ class Decoder:
             self._data += b"\n"
         elif name == b"event":
             self._type = value
-        elif name == b"id" and "\0" not in value:
-            self._id = value
-        elif name == b"retry" and value.isascii() and value.isdigit() and len(value) <= 9:
+        elif name == b"id":
+            self._id = self._id if "\0" in value else value
+        elif name != b"retry":
+            self.has_other_lines = True
+            return
+        elif value.isascii() and value.isdigit() and len(value) <= 9:
             self.retry_ms = int(value)
+        self.has_fields = True
 
     def _dispatch(self) -> Event | None:
         if self._id is not None:

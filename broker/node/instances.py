@@ -5,6 +5,7 @@ Rules: the meaning of a command is here; the store carries it.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 
@@ -49,7 +50,7 @@ class Instances:
         self._metrics = metrics
         self._clock = clock
         self._revocation_seconds = revocation_seconds
-        self._cancelling: set[str] = set()  # topics with a `_SendCancel` under way
+        self._cancelling: dict[str, asyncio.Event] = {}  # by topic with a `_SendCancel` under way: it is done
 
     async def disconnect(self, *, subject: str | None = None, topic: str | None = None) -> None:
         """End the streams of `subject`, or of `topic`. Raises `Unavailable`."""
@@ -77,6 +78,12 @@ class Instances:
         await self._broadcast.send(encode(Cancel(topic, now)), now + CANCEL_SECONDS)
         self._metrics.cancels.inc()
 
+    async def cancel_written(self, topic: str) -> None:
+        """Wait until the subscribers that `topic` has here have got `broker.cancel`, if a cancel is under way."""
+        done = self._cancelling.get(topic)
+        if done is not None:
+            await done.wait()
+
     def carry_out(self, text: str) -> None:
         """Do what an instance, perhaps this one, has sent to all."""
         match decode(text):
@@ -95,7 +102,7 @@ class Instances:
         """Stop the producer, and write `broker.cancel` to the subscribers; another cancel meanwhile writes nothing (I4)."""
         self.on_cancel(topic)
         if topic not in self._cancelling:
-            self._cancelling.add(topic)
+            self._cancelling[topic] = asyncio.Event()
             hub = self._streams.hub
             self._streams.batches.run(
                 _SendCancel(topic, hub, self._cancelling), hub.feeds.subscribers_of(topic)
@@ -105,7 +112,7 @@ class Instances:
 class _SendCancel(Job):
     """Writes `broker.cancel` to the subscribers of a topic, which is in `cancelling` meanwhile."""
 
-    def __init__(self, topic: str, hub: Hub, cancelling: set[str]) -> None:
+    def __init__(self, topic: str, hub: Hub, cancelling: dict[str, asyncio.Event]) -> None:
         self._topic = topic
         self._hub = hub
         self._cancelling = cancelling
@@ -118,7 +125,7 @@ class _SendCancel(Job):
         self._hub.send_control(subscriber, self._event)
 
     def done(self) -> None:
-        self._cancelling.discard(self._topic)
+        self._cancelling.pop(self._topic).set()
 
 
 def _no_producers(_topic: str) -> None:

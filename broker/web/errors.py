@@ -16,6 +16,7 @@ STATUS = {
     "invalid-topic": 400,
     "invalid-body": 400,
     "invalid-parameter": 400,
+    "incomplete": 400,
     "unauthorized": 401,
     "forbidden": 403,
     "not-found": 404,

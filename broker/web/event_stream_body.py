@@ -1,8 +1,8 @@
 """Decodes a body that is an event stream (contract §2), such as the answer of a language model.
 
 Rules: bytes in, `(topic, lines)` items out, lazily. The grammar is the standard's (WHATWG HTML §9.2.6); `id`, `retry` and
-comments are not published. Two things that a browser accepts are errors: invalid UTF-8, and an end within an event, for then
-the source was cut.
+comments are not published. Three things that a browser accepts are errors: invalid UTF-8, an end within an event, for then
+the source was cut, and a body that is no event stream at all, such as an error page.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from broker import sse
-from broker.errors import InvalidBody
+from broker.errors import InvalidBody, NoEventStream
 from broker.stores.base import Item
 from broker.topics import check_type
+from broker.web.end_mark import EndMark
 from broker.web.errors import event_too_large
 
 LINE_FACTOR = 7  # a line of data with one character has `data: ` before it
@@ -21,10 +22,15 @@ SLACK_BYTES = 4096  # for the other fields, and for comments
 
 
 class EventStreamBody:
-    """One body, with events for `topic`."""
+    """One body, with events for `topic`.
 
-    def __init__(self, topic: str, max_event_bytes: int) -> None:
+    Args:
+        mark: its last event is complete even without the empty line behind it; None if the body has no mark.
+    """
+
+    def __init__(self, topic: str, max_event_bytes: int, mark: EndMark | None = None) -> None:
         self._topic = topic
+        self._mark = mark
         self._max_event_bytes = max_event_bytes
         self._decoder = sse.Decoder(LINE_FACTOR * max_event_bytes + SLACK_BYTES, strict=True)
 
@@ -62,9 +68,32 @@ class EventStreamBody:
         return self._decoder.held_bytes
 
     def end(self) -> Iterator[Item | None]:
-        """No events. Raises `InvalidBody` if the body ends within an event."""
-        if self._decoder.is_within_event:
+        """The mark, if the body ends with it and without the empty line behind it.
+
+        Raises:
+            NoEventStream: the body has lines, but none of an event stream.
+            InvalidBody: it ends within another event.
+        """
+        decoder = self._decoder
+        if not decoder.is_within_event:
+            self._check_is_event_stream()
+            return
+        is_within_line = decoder.is_within_line
+        items = list(self._decode(b"\n\n"))
+        self._check_is_event_stream()
+        if self._mark is not None and items:
+            (_, lines), *_ = items
+            if self._mark.has_data_of(lines) or (self._mark.has_type_of(lines) and not is_within_line):
+                yield from items
+                return
+        if decoder.has_fields:
             raise InvalidBody(
                 "The body ends within an event, so its source was cut; an event ends with an empty line."
             )
-        yield from ()
+
+    def _check_is_event_stream(self) -> None:
+        if self._decoder.has_other_lines and not self._decoder.has_fields:
+            raise NoEventStream(
+                "The body is no event stream: no line of it has 'data', 'event', 'id' or 'retry'. Look at what its source "
+                "has answered; it may be an error."
+            )

@@ -23,7 +23,7 @@ CANCELLED_SECONDS = 10.0
 """How long a producer that resumes a stream still learns of a cancel."""
 MAX_CANCELLED = 10_000
 
-_CANCELLED = "This topic's producer was asked to stop; end the topic with ?end=true."
+_CANCELLED = "This topic's producer was asked to stop: stop, and end the topic with ?end=true unless it is closed already."
 
 _logger = logging.getLogger("broker")
 

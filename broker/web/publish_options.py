@@ -10,7 +10,8 @@ from broker.durations import parse_duration
 from broker.errors import InvalidParameter
 from broker.settings import Settings
 from broker.stores.base import CLOSED, NO_OPTIONS, PublishOptions
-from broker.topics import MAX_TOPICS_PER_REQUEST
+from broker.topics import MAX_TOPICS_PER_REQUEST, check_type
+from broker.web.end_mark import EndMark
 from broker.web.values import Query, Request
 
 ON_DISCONNECT = "on-disconnect"
@@ -30,6 +31,7 @@ class StreamOptions:
     Attributes:
         ends: the topic closes when the body ends.
         reason: of that end.
+        mark: its last event, if it is whole; None if every clean end counts.
         leased: the topic also closes if the producer disappears before that.
         producer: its name, and the sequence number of the body's first event.
         retain_seconds: see `PublishOptions`.
@@ -38,6 +40,7 @@ class StreamOptions:
 
     ends: bool = False
     reason: str = CLOSED
+    mark: EndMark | None = None
     leased: bool = False
     producer: tuple[str, int] | None = None
     retain_seconds: float | None = None
@@ -65,6 +68,8 @@ def event_options(request: Request, topics: Sequence[str], settings: Settings) -
     if end == ON_DISCONNECT:
         raise InvalidParameter("end=on-disconnect needs a streamed body.")
     reason = _reason(query, end)
+    if "end_data" in query or "end_event" in query:
+        raise InvalidParameter("'end_data' and 'end_event' need a streamed body; one event is always whole.")
     if end is None and retain_seconds is None:
         return NO_OPTIONS
     return PublishOptions(topics if end else (), None, retain_seconds, reason)
@@ -87,6 +92,7 @@ def stream_options(request: Request, topic: str | None, settings: Settings) -> S
     return StreamOptions(
         ends=end is not None,
         reason=_reason(query, end),
+        mark=_mark(query, end),
         leased=end == ON_DISCONNECT,
         producer=producer,
         retain_seconds=_retain_seconds(query, settings),
@@ -113,6 +119,18 @@ def _reason(query: Query, end: str | None) -> str:
             f"{', '.join(sorted(OWN_REASONS))}."
         )
     return text
+
+
+def _mark(query: Query, end: str | None) -> EndMark | None:
+    data, event_type = query.get("end_data"), query.get("end_event")
+    if data is None and event_type is None:
+        return None
+    if end is None:
+        raise InvalidParameter(
+            f"'end_data' and 'end_event' say how the end is known; they need end=true or end={ON_DISCONNECT}."
+        )
+    query.check_utf8()
+    return EndMark(data, None if event_type is None else check_type(event_type))
 
 
 def _retain_seconds(query: Query, settings: Settings) -> float | None:

@@ -8,11 +8,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from broker.auth.grants import Caller
-from broker.errors import BrokerError, InvalidParameter
+from broker.errors import (
+    BrokerError,
+    Cancelled,
+    Incomplete,
+    InvalidBody,
+    InvalidParameter,
+    NoEventStream,
+    Unavailable,
+)
 from broker.events import EventId, format_id
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt
 from broker.web.admission import admit_part
@@ -30,6 +39,14 @@ STREAMED_TYPES = frozenset({NDJSON, EVENT_STREAM})
 BATCH_ITEMS = 128
 BATCH_ITEMS_ANY_TOPIC = 32  # if each line names its topic: a new topic costs as much as several events
 BATCH_BYTES = 256 << 10
+
+
+CANCELLED = "cancelled"
+"""The reason of an end that a cancel brought about."""
+
+_SEND_AGAIN = "The topic stays open; send what is missing, with the mark at its end."
+
+_logger = logging.getLogger("broker")
 
 
 class BodyFormat(Protocol):
@@ -61,7 +78,7 @@ async def publish_stream(
     options = stream_options(request, topic, services.settings)
     max_event_bytes = services.settings.max_event_bytes
     body_format: BodyFormat = (
-        EventStreamBody(topic, max_event_bytes)
+        EventStreamBody(topic, max_event_bytes, options.mark)
         if topic is not None and media_type == EVENT_STREAM
         else NdjsonBody(topic, caller.grant, max_event_bytes)
     )
@@ -69,6 +86,8 @@ async def publish_stream(
     try:
         await publication.run(request.body)
     except BrokerError as error:
+        if isinstance(error, Cancelled):
+            await publication.end_cancelled()
         error.extra = {**body_format.location(), **publication.result(), **error.extra}
         raise
     return Answer(200, json.dumps(publication.answer()).encode(), JSON)
@@ -98,6 +117,7 @@ class _StreamedPublish:
         self._published = 0  # by this request
         self._known = 0  # published by an earlier request of the same producer
         self._closed = False
+        self._ends_with_mark = False
         self._first_id: EventId | None = None
         self._last_id: EventId | None = None
 
@@ -109,7 +129,7 @@ class _StreamedPublish:
             if self._topic is not None:
                 await self._begin(stack, self._topic)
             await bodies.each_piece(body, held, self._interrupt, self)
-            await self._publish(self._format.end())
+            await self._publish_end()
             await self._close()
 
     @property
@@ -118,6 +138,22 @@ class _StreamedPublish:
 
     def use(self, piece: bytes) -> Coroutine[Any, Any, None]:
         return self._publish(self._format.items(piece))
+
+    async def _publish_end(self) -> None:
+        """Publish what the end of the body completes. Raises `Incomplete` if the body lacks its mark."""
+        mark = self._options.mark
+        try:
+            await self._publish(self._format.end())
+        except NoEventStream:
+            raise
+        except InvalidBody as error:
+            if mark is None:
+                raise
+            raise Incomplete(f"{error.detail} {_SEND_AGAIN}") from None
+        if mark is not None and not self._ends_with_mark:
+            raise Incomplete(
+                f"The last event of the body isn't its mark ({mark}), so its source was cut. {_SEND_AGAIN}"
+            )
 
     async def _begin(self, stack: contextlib.ExitStack, topic: str) -> None:
         """Register the body for cancels, and take the topic's lease."""
@@ -177,6 +213,8 @@ class _StreamedPublish:
             self._first_id = receipt.ids[0] if self._first_id is None else self._first_id
             self._last_id = receipt.ids[-1]
         self._published += len(batch) - receipt.known
+        if self._options.mark is not None:
+            self._ends_with_mark = self._options.mark.is_in(batch[-1][1])
 
     def _batch_options(self) -> PublishOptions:
         options = self._options
@@ -198,6 +236,18 @@ class _StreamedPublish:
             asked = self._options
             options = PublishOptions((self._topic,), None, asked.retain_seconds, asked.reason)
             self._closed = (await self._node.publish([], options=options)).closed
+
+    async def end_cancelled(self) -> None:
+        """A cancel has stopped the body: close the topic if the body was to close it."""
+        if not self._options.ends or self._topic is None:
+            return
+        try:
+            await self._node.instances.cancel_written(self._topic)
+            await self._node.close(self._topic, CANCELLED)
+        except Unavailable as error:
+            _logger.warning("can't close a topic whose producer was cancelled: %s", error.detail)
+        else:
+            self._closed = True
 
     def result(self) -> dict[str, object]:
         """The members of every answer, errors included."""

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from broker.errors import BrokerError, InvalidBody, InvalidParameter, TooLarge
 from broker.sse import Decoder
+from broker.web.end_mark import EndMark
 from broker.web.event_stream_body import SLICE_BYTES, EventStreamBody
 
 READ = {
@@ -33,9 +34,11 @@ READ = {
 }
 
 
-def read(pieces: Iterable[bytes], max_event_bytes: int = 1000) -> list[tuple[str, str | None]]:
+def read(
+    pieces: Iterable[bytes], max_event_bytes: int = 1000, mark: EndMark | None = None
+) -> list[tuple[str, str | None]]:
     """Data and type of what a body brings that comes in these pieces."""
-    piped = EventStreamBody("a", max_event_bytes)
+    piped = EventStreamBody("a", max_event_bytes, mark)
     items = [item for piece in pieces for item in piped.items(piece)]
     items += list(piped.end())
     decoder = Decoder()
@@ -107,3 +110,97 @@ def test_a_comment_may_be_invalid_utf8() -> None:
 
 def test_many_comments_let_other_tasks_run() -> None:
     assert list(EventStreamBody("a", 1000).items(b":\n" * SLICE_BYTES)).count(None) >= 1
+
+
+NO_STREAMS = (
+    b"<!DOCTYPE html>\n<html><body>502 Bad Gateway</body></html>\n",
+    b'{"error": {"message": "no such model"}}',
+    b'{"error": "x"}\n',
+    b": a comment\n\nnot a stream\n\n",
+    b"\xef\xbb\xbfHTTP/1.1 500\r\n\r\n",
+    b"foo: bar\n\n",
+    b"\n\n  \n",
+    b"DATA: x\n\n",
+    b"dat",
+)
+
+
+@pytest.mark.parametrize("body", NO_STREAMS, ids=repr)
+@pytest.mark.parametrize("mark", [None, EndMark("[DONE]", "done")])
+def test_no_event_stream_at_all(body: bytes, mark: EndMark | None) -> None:
+    for pieces in ([body], [bytes([byte]) for byte in body]):
+        with pytest.raises(InvalidBody, match="no event stream"):
+            read(pieces, mark=mark)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"\n",
+        b"\xef\xbb\xbf",
+        b":",
+        b": only\n: comments\n\n",
+        b"id: 1\n\nfoo\n\n",
+        b"retry\nfoo\n\n",
+        b"event\nfoo\n\n",
+        b"retry: x\nfoo\n\n",
+        b"id: \0\nfoo\n\n",
+    ],
+    ids=repr,
+)
+def test_a_stream_without_events_is_one(body: bytes) -> None:
+    assert read([body]) == []
+    assert read(bytes([byte]) for byte in body) == []
+
+
+DONE = EndMark("[DONE]", None)
+STOP = EndMark(None, "message_stop")
+EITHER = EndMark("[DONE]", "message_stop")
+
+
+@pytest.mark.parametrize(
+    ("tail", "mark", "found"),
+    [
+        (b"data: [DONE]\n", DONE, ("[DONE]", None)),
+        (b"data: [DONE]\r", DONE, ("[DONE]", None)),
+        (b"data: [DONE]\r\n", DONE, ("[DONE]", None)),
+        (b"data: [DONE]", DONE, ("[DONE]", None)),
+        (b"data:[DONE]\nid: 5\n", DONE, ("[DONE]", None)),
+        (b"event: x\ndata: [DONE]\n", DONE, ("[DONE]", "x")),
+        (b"data: [DONE]\n", EITHER, ("[DONE]", None)),
+        (b"event: message_stop\ndata: {}\n", STOP, ("{}", "message_stop")),
+        (b"event: message_stop\ndata: {}\n", EITHER, ("{}", "message_stop")),
+        (b"data\n", EndMark("", None), ("", None)),
+        (b"data: a\ndata: b\n", EndMark("a\nb", None), ("a\nb", None)),
+    ],
+    ids=repr,
+)
+def test_a_mark_in_an_unfinished_last_block_counts(
+    tail: bytes, mark: EndMark, found: tuple[str, str | None]
+) -> None:
+    for body in (tail, b"data: 1\n\n" + tail):
+        for pieces in ([body], [bytes([byte]) for byte in body]):
+            assert read(pieces, mark=mark)[-1] == found
+    with pytest.raises(InvalidBody, match="within an event"):
+        read([tail])
+
+
+@pytest.mark.parametrize(
+    ("tail", "mark"),
+    [
+        (b"data: [DONE\n", DONE),
+        (b"data: [DONE] \n", DONE),
+        (b"data: [DONE]\ndata:\n", DONE),
+        (b"event: message_stop\n", STOP),  # without data it is no event
+        (b'event: message_stop\ndata: {"type": "mess', STOP),  # cut within its data
+        (b"event: message_sto\ndata: {}\n", STOP),
+        (b"data: message_stop\n", STOP),
+        (b"event: [DONE]\ndata: x\n", DONE),
+        (b"data: [DONE]\n\ndata: x\n", DONE),
+    ],
+    ids=repr,
+)
+def test_anything_else_in_an_unfinished_last_block_is_a_cut(tail: bytes, mark: EndMark) -> None:
+    with pytest.raises(InvalidBody, match="within an event"):
+        read([tail], mark=mark)
