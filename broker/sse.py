@@ -165,6 +165,7 @@ class Decoder:
         except UnicodeDecodeError:
             return None
         self._at_start = False
+        self.has_fields = True
         event_type = found[1]
         return None if event_type is None else event_type.decode(), data[:-1]
 
