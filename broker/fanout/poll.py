@@ -1,7 +1,7 @@
 """A long poll: a subscriber that gets one whole answer, as soon as there is an event for it, and no stream.
 
-Rules: fan-out doesn't know the difference. What it writes only wakes the poll, which has its answer made and sends it; what ends
-a stream ends a poll with an empty answer. So a waiting poll costs what a silent stream costs, without a task.
+Rules: fan-out doesn't know the difference. A write only wakes the poll, which then gets its answer made and sends it. If the
+stream would end, the poll gets an empty answer. So a waiting poll costs as little as a silent stream, and needs no task.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ class Reading:
             if entry.end:
                 continue
             if entry.gap is not None:
-                if events:  # else the page that is read before this one tells of it
+                if events:  # else the page read before this one reports it
                     lost.append((topic, entry.gap))
                 continue
             size += len(entry.frame)

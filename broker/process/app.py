@@ -30,6 +30,7 @@ from broker.web.guard import Guard
 from broker.web.headers import ResponseHeaders
 from broker.web.identity import Authenticator
 from broker.web.jwks_fetcher import JwksFetcher
+from broker.web.large_answers import LargeAnswers
 from broker.web.monitoring import RequestGauges
 from broker.web.producers import Producers
 from broker.web.routes import METRICS_ROUTES, ROUTES
@@ -74,6 +75,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
             BodyReader(timeouts, limits),
             Producers(node, settings.producer_timeout_seconds),
             response_headers,
+            LargeAnswers(timeouts),
         )
         metrics.registry.register(RequestGauges(timeouts, services.producers, limits))
         await node.start()

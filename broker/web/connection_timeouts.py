@@ -116,6 +116,11 @@ class ConnectionTimeouts:
         """How many request connections there may be: as many as streams leave."""
         return self._max_descriptors - len(self._streams)
 
+    @property
+    def unread_answers(self) -> int:
+        """How many connections have an answer that their client is slow to read."""
+        return len(self._answers)
+
     # What a connection reports
 
     def opened(self, connection: Waiting) -> None:

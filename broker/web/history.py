@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from broker import sse
 from broker.auth.grants import Caller
@@ -30,8 +31,6 @@ from broker.web.subscribe import check_topics, reserve
 from broker.web.topics import requested_limit
 from broker.web.values import Answer, Request
 
-MAX_BYTES = (1 << 20) - 1024
-"""Of the events in an answer, so that all of it is at most 1 MiB. A larger event comes alone."""
 MAX_WAIT_SECONDS = 50
 SLICE_EVENTS = 128
 SLICE_BYTES = 64 << 10
@@ -111,22 +110,25 @@ async def _read(services: Services, request: Request, topics: Sequence[str]) -> 
         poll = LongPoll(node, caller, reading, options, none_match)
         try:
             node.streams.evictions.check(caller.grant)  # it may have changed while the logs were read
-            page = _page(reading, options)
+            page = reading.after(1, 0)
             if not (page.events or page.gaps or page.closed):
                 return poll
         except BaseException:
             poll.release()
             raise
-        poll.release()
+        release = poll.release
     else:
         logs = await node.logs.watch(topics, options.start, current=True)
+        reading = Reading(topics, logs, options.start, node.logs)
+        release = partial(node.logs.unwatch, topics)
+    with services.large_answers.room() as max_bytes:
         try:
             node.streams.evictions.check(caller.grant)
-            page = _page(Reading(topics, logs, options.start, node.logs), options)
+            page = _page(reading, options, max_bytes)
         finally:
-            node.logs.unwatch(topics)
-    page, events = await _encoded(page)
-    return _answer(page, events, none_match)
+            release()
+        page, events = await _encoded(page, max_bytes)
+        return _answer(page, events, none_match)
 
 
 def _options(request: Request, node: Node) -> HistoryOptions:
@@ -147,20 +149,20 @@ def _options(request: Request, node: Node) -> HistoryOptions:
     return HistoryOptions(start, stop, limit, 0)
 
 
-def _page(reading: Reading, options: HistoryOptions) -> Page:
+def _page(reading: Reading, options: HistoryOptions, max_bytes: int) -> Page:
     if options.before is None:
-        return reading.after(options.limit, MAX_BYTES)
-    return reading.before(options.before, options.limit, MAX_BYTES)
+        return reading.after(options.limit, max_bytes)
+    return reading.before(options.before, options.limit, max_bytes)
 
 
-async def _encoded(page: Page) -> tuple[Page, Sequence[bytes]]:
+async def _encoded(page: Page, max_bytes: int) -> tuple[Page, Sequence[bytes]]:
     """The events of `page` as JSON, and the page; cut if they are too many bytes."""
     events: list[bytes] = []
     size = in_slice = 0
     for found in reversed(page.events) if page.is_backward else page.events:
         event = _as_json(found)
         size += len(event) + 1
-        if events and size > MAX_BYTES:
+        if events and size > max_bytes:
             page = page.cut(len(events))
             break
         events.append(event)

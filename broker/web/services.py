@@ -9,6 +9,7 @@ from broker.settings import Settings
 from broker.web.body_reader import BodyReader
 from broker.web.headers import ResponseHeaders
 from broker.web.identity import Authenticator
+from broker.web.large_answers import LargeAnswers
 from broker.web.producers import Producers
 
 
@@ -22,3 +23,4 @@ class Services:
     bodies: BodyReader
     producers: Producers
     response_headers: ResponseHeaders
+    large_answers: LargeAnswers

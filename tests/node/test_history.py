@@ -147,7 +147,7 @@ def test_paging_backwards_meets_each_event_once(
 def test_events_published_between_pages_follow(
     steps: list[tuple[str, str, int]], later: list[tuple[str, str, int]], asked: list[str], limit: int
 ) -> None:
-    """One step after each page; only publishes, for what is deleted can't be read later."""
+    """One publish after each page."""
     store = Store()
     for step in steps:
         store.do(step)

@@ -150,7 +150,7 @@ async def test_a_store_that_does_not_answer_is_told_within_a_second(
             answer = await broker.request("GET", target)
             assert (answer.status, answer.json()["code"]) == (503, "unavailable")
             assert answer.headers["retry-after"]
-        assert (await waiting.json())["events"] == [], "who waits goes on waiting"
+        assert (await waiting.json())["events"] == [], "a poll that waits goes on waiting"
         assert not broker.node.limits._connections
         proxy.open()
         await until_ready(broker)

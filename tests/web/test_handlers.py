@@ -30,6 +30,7 @@ from broker.web.cors import AllowedOrigins
 from broker.web.guard import Guard
 from broker.web.headers import ResponseHeaders
 from broker.web.identity import Authenticator
+from broker.web.large_answers import LargeAnswers
 from broker.web.producers import Producers
 from broker.web.publish import cancel, publish_to_several
 from broker.web.services import Services
@@ -63,6 +64,7 @@ async def services() -> AsyncIterator[Services]:
         BodyReader(timeouts(metrics), body_limits(metrics)),
         Producers(node, 10),
         ResponseHeaders(origins),
+        LargeAnswers(timeouts(metrics)),
     )
     await node.start()
     made.producers.start()

@@ -154,7 +154,7 @@ async def test_gaps_are_told(serve: Serve) -> None:
     found = await get(server, "/events?topic=a&topic=b&lastEventId=malformed")
     other = {"topic": "b", "after": "malformed", "reason": "unknown-id"}
     assert found["gap"] == {"topic": "a", "after": "malformed", "reason": "unknown-id", "also": [other]}
-    assert (await get(server, "/topics/a/events?since=1h"))["gap"] is None, "an age is no cursor"
+    assert (await get(server, "/topics/a/events?since=1h"))["gap"] is None, "only a cursor can have a gap"
 
 
 async def test_closed_topics(server: Server) -> None:

@@ -14,7 +14,7 @@ _HEADERS = {"Content-Type": "application/json; charset=utf-8", "Cache-Control": 
 
 
 async def document(services: Services, request: Request) -> Answer:
-    """`GET /openapi.json`: the document, whose server is this one below its base path."""
+    """`GET /openapi.json`: the document. Its server is this broker, below the base path."""
     await services.authenticator.check_host(request)
     return tagged(_document(services.settings.base_path), _HEADERS, request.headers.get("if-none-match", ""))
 
