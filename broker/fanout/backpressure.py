@@ -38,11 +38,14 @@ class Backpressure:
         self.queue: deque[tuple[Collection[str], asyncio.Future[None]]] = deque()
         self.queued: Counter[str] = Counter()
 
+    @property
+    def is_slack(self) -> bool:
+        """Whether no publish need wait, whatever its topics: even if all bytes on their way were of one topic."""
+        return self._backlog.backlog <= MAX_TOPIC_BYTES and not self.queued
+
     def is_open(self, topics: Collection[str]) -> bool:
         """Whether a publish to `topics` need not wait: there is room, and no publish waits for one of them."""
-        if not self.queued and self._backlog.backlog <= MAX_TOPIC_BYTES:
-            return True  # even if all of it is of one topic
-        return self._has_room(topics) and not any(self.queued[topic] for topic in topics)
+        return self.is_slack or (self._has_room(topics) and not any(self.queued[topic] for topic in topics))
 
     def _has_room(self, topics: Collection[str]) -> bool:
         return self._backlog.backlog <= MAX_BYTES and all(

@@ -51,7 +51,6 @@ class Node:
         self._store = store
         self._policy = policy
         self.delivered = self.streams.hub.fan_out.delivered  # the store calls it for each event
-        self._feeds = self.streams.hub.feeds
         self._backpressure = self.streams.hub.feeds.backpressure
         self._sweeping: asyncio.Task[None] | None = None
         metrics.registry.register(NodeGauges(self.streams.hub, store))
@@ -130,7 +129,8 @@ class Node:
         return receipt
 
     def _must_wait(self, items: Sequence[Item]) -> bool:
-        return bool(self._feeds.backlog) and not self._backpressure.is_open({topic for topic, _ in items})
+        backpressure = self._backpressure
+        return not backpressure.is_slack and not backpressure.is_open({topic for topic, _ in items})
 
     def _count(self, items: Sequence[Item], receipt: Receipt) -> None:
         if not receipt.replayed:
