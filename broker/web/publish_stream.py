@@ -32,9 +32,11 @@ from broker.web.publish_options import StreamOptions, stream_options
 from broker.web.services import Services
 from broker.web.values import JSON, Answer, BodySource, Request
 
-NDJSON = "application/x-ndjson"
 EVENT_STREAM = "text/event-stream"
-STREAMED_TYPES = frozenset({NDJSON, EVENT_STREAM})
+NDJSON_TYPES = frozenset(
+    {"application/x-ndjson", "application/ndjson", "application/jsonl", "application/jsonlines"}
+)
+STREAMED_TYPES = NDJSON_TYPES | {EVENT_STREAM}
 
 BATCH_ITEMS = 128
 BATCH_ITEMS_ANY_TOPIC = 32  # if each line names its topic: a new topic costs as much as several events
