@@ -9,8 +9,6 @@ import socket
 import ssl
 from collections.abc import Sequence
 
-from aiohttp import web
-
 from broker.errors import Unavailable
 from broker.process.app import create_app, metrics_app
 from broker.process.listeners import shared_sockets
@@ -53,7 +51,9 @@ class Instance:
             max_head_bytes=settings.max_head_bytes,
         )
         self._listening: Listening | None = None
-        self._metrics_runner: web.AppRunner | None = None
+        self._metrics_runner: Runner | None = None
+        self._metrics_listening: Listening | None = None
+        self._metrics_sockets: Sequence[socket.socket] = ()
         self._signals: SignalQueue | None = None
 
     async def start(self) -> Endpoint:
@@ -87,9 +87,13 @@ class Instance:
         """Release everything, without a drain."""
         self._stop_accepting()
         try:
+            if self._metrics_listening is not None:
+                self._metrics_listening.stop()
             if self._metrics_runner is not None:
                 await self._metrics_runner.cleanup()
         finally:
+            for sock in self._metrics_sockets:
+                sock.close()
             if self._runner.server is not None:  # the shutdown didn't complete
                 await self._runner.cleanup()
 
@@ -128,9 +132,14 @@ class Instance:
             return
         self._metrics_runner = Runner(metrics_app(self._app), access_log=None)
         await self._metrics_runner.setup()
+        front = self._metrics_runner.front
+        assert front is not None
         try:
-            for sock in shared_sockets(self._settings.metrics_hosts(), port):
-                await web.SockSite(self._metrics_runner, sock).start()
+            self._metrics_sockets = shared_sockets(self._settings.metrics_hosts(), port)
+            self._metrics_listening = Listening(
+                front, self._metrics_sockets, trusted_proxies=None, head_seconds=self._settings.head_seconds
+            )
+            await self._metrics_listening.start()
         except StartError as error:
             raise StartError(f"metrics_port: {error}") from None
 

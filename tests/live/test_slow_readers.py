@@ -16,7 +16,7 @@ import pytest
 from broker.fanout.backpressure import MAX_TOPIC_BYTES
 from broker.fanout.feed import PIECE_BYTES
 from broker.log.entry import ENTRY_OVERHEAD_BYTES
-from broker.web.front.connection import SEND_BUFFER_BYTES
+from broker.process.listening import SEND_BUFFER_BYTES
 from tests.live.crowd import SMALL_BUFFER_BYTES, BadReaders, BadReading, GoodReaders
 from tests.support.broker_process import BrokerProcess
 from tests.support.event_stream import Stream

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from time import time
 
@@ -11,6 +12,7 @@ from aiohttp import web
 
 from broker.node.node import Node
 from broker.process.app import create_app
+from broker.process.listening import Listening
 from broker.settings import Settings
 from broker.web.aiohttp_adapter import SERVICES
 from broker.web.front.front import Front
@@ -53,17 +55,28 @@ class Server:
             )
         )
         self._open: list[asyncio.StreamWriter] = []
+        self._socket: socket.socket | None = None
+        self._listening: Listening | None = None
         self.port = 0
 
     async def start(self) -> None:
         await self._runner.setup()
-        await web.TCPSite(self._runner, HOST, 0).start()
-        self.port = self._runner.addresses[0][1]
+        self._socket = socket.create_server((HOST, 0))
+        self.port = self._socket.getsockname()[1]
+        if not isinstance(self._runner, Runner):
+            await web.SockSite(self._runner, self._socket).start()
+            return
+        self._listening = Listening(self.front, [self._socket], trusted_proxies=None, head_seconds=5)
+        await self._listening.start()
 
     async def stop(self) -> None:
         for writer in self._open:
             await close(writer)
+        if self._listening is not None:
+            self._listening.stop()
         await self._runner.cleanup()
+        if self._socket is not None:
+            self._socket.close()
 
     @property
     def node(self) -> Node:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 from typing import Protocol, cast
 
 from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
@@ -22,10 +21,6 @@ from broker.web.front.known_heads import KnownHeads
 from broker.web.front.lingering import Lingering
 from broker.web.front.parser import RequestParser
 
-SEND_BUFFER_BYTES = 64 << 10
-"""The kernel doubles it; without a bound it would hold megabytes for each stuck client (I4)."""
-RECEIVE_BUFFER_BYTES = 64 << 10
-"""The same for a client that sends while nothing is read. It limits each read, too, and so what TLS buffers."""
 SLICE_BYTES = 16 << 10
 """Parsed at once: so many bytes of requests may wait, parsed, behind one in progress."""
 REQUESTS_PER_TURN = 16
@@ -103,9 +98,6 @@ class HttpConnection:
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's aren't in name
         if transport.get_extra_info("sslcontext") is None:
             transport.set_write_buffer_limits(high=0)  # each write is tried at once
-        sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._parser = RequestParser(self, self._owner.max_head_bytes, self._owner.known_heads)
         self._owner.connections.add(self)
         self._owner.timeouts.opened(self)

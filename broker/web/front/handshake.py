@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import ssl
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
 from broker.web.driving import rest_of
-from broker.web.front.connection import RECEIVE_BUFFER_BYTES
 
 _logger = logging.getLogger("broker")
 
@@ -45,8 +43,6 @@ class Handshake(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._early = _Early(self._transport)
-        sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         self._timeouts.opened(self)
         running = self._run(self._transport)
         waited = running.send(None)  # at once: the first bytes must already reach TLS

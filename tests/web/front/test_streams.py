@@ -14,9 +14,9 @@ from aiohttp import web
 from broker import sse
 from broker.node.node import Node
 from broker.process.app import create_app
+from broker.process.listening import SEND_BUFFER_BYTES
 from broker.settings import Settings
 from broker.web.aiohttp_adapter import SERVICES
-from broker.web.front.connection import SEND_BUFFER_BYTES
 from broker.web.runner import Runner
 from tests.support.http import close, read_head
 from tests.support.local_broker import Serve, Server

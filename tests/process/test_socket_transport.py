@@ -1,0 +1,250 @@
+"""The transport of plain connections, on a pair of sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from broker.process.socket_transport import READ_BYTES, SocketPolling, SocketTransport
+from tests.support.waiting import WAIT_SECONDS, until
+
+LARGE = b"x" * (4 << 20)
+"""More than the kernel's buffers take."""
+
+
+class Recorder(asyncio.Protocol):
+    """Notes what its transport calls."""
+
+    def __init__(self, *, keeps_open: bool = False) -> None:
+        self.calls: list[str] = []
+        self.received = b""
+        self.error: Exception | None = None
+        self.transport: SocketTransport
+        self._keeps_open = keeps_open
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, SocketTransport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+    def eof_received(self) -> bool:
+        self.calls.append("eof")
+        return self._keeps_open
+
+    def pause_writing(self) -> None:
+        self.calls.append("pause")
+
+    def resume_writing(self) -> None:
+        self.calls.append("resume")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.calls.append("lost")
+        self.error = exc
+
+    @property
+    def is_lost(self) -> bool:
+        return "lost" in self.calls
+
+
+class Wiring:
+    """Connections of one polling, with their far ends."""
+
+    def __init__(self) -> None:
+        self.polling = SocketPolling(asyncio.get_running_loop())
+        self.fars: list[socket.socket] = []
+
+    def connect(self, protocol: asyncio.Protocol, *, tcp: bool = False) -> socket.socket:
+        """Connect `protocol`; returns the far end."""
+        if tcp:
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                far = socket.create_connection(listening.getsockname())
+                near, _ = listening.accept()
+        else:
+            near, far = socket.socketpair()
+        near.setblocking(False)
+        far.setblocking(False)
+        self.fars.append(far)
+        self.polling.connect(near, protocol)
+        return far
+
+
+@pytest.fixture
+async def wiring() -> AsyncIterator[Wiring]:
+    made = Wiring()
+    yield made
+    made.polling.stop()
+    for far in made.fars:
+        far.close()
+    await until(lambda: made.polling._epoll.closed, "the epoll is released after the last connection")
+
+
+async def read_all(far: socket.socket) -> bytes:
+    """Everything up to the end."""
+    loop = asyncio.get_running_loop()
+    read = b""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while piece := await loop.sock_recv(far, 1 << 20):
+            read += piece
+    return read
+
+
+async def test_it_brings_what_arrives_and_sends_what_is_written(wiring: Wiring) -> None:
+    near = Recorder()
+    far = wiring.connect(near)
+    far.send(b"x" * (READ_BYTES + 1000))
+    await until(lambda: len(near.received) == READ_BYTES + 1000, "all has arrived")
+    near.transport.write(b"hello")
+    assert far.recv(100) == b"hello", "at once"
+    assert near.calls == []
+
+
+async def test_a_rest_pauses_the_protocol_until_it_has_left(wiring: Wiring) -> None:
+    near = Recorder()
+    far = wiring.connect(near)
+    near.transport.write(LARGE)
+    assert near.calls == ["pause"]
+    near.transport.write(b"last")
+    left = near.transport.get_write_buffer_size()
+    assert 0 < left < len(LARGE) + 4
+    near.transport.close()
+    near.transport.write(b"")
+    assert await read_all(far) == LARGE + b"last"
+    await until(lambda: near.is_lost, "it has closed")
+    assert near.calls == ["pause", "lost"]
+    assert near.error is None
+
+
+async def test_the_protocol_is_resumed(wiring: Wiring) -> None:
+    near = Recorder()
+    far = wiring.connect(near)
+    near.transport.write(LARGE)
+    near.transport.write_eof()
+    assert await read_all(far) == LARGE
+    await until(lambda: near.calls == ["pause", "resume"], "the protocol is resumed")
+    assert not near.transport.is_closing()
+    far.send(b"still read")
+    await until(lambda: near.received == b"still read", "it reads on after its own end")
+
+
+async def test_paused_it_reads_nothing(wiring: Wiring) -> None:
+    near, other = Recorder(), Recorder()
+    far, other_far = wiring.connect(near), wiring.connect(other)
+    near.transport.pause_reading()
+    assert not near.transport.is_reading()
+    far.send(b"a")
+    other_far.send(b"b")
+    await until(lambda: other.received == b"b", "the other one is read")
+    assert near.received == b""
+    near.transport.resume_reading()
+    await until(lambda: near.received == b"a", "it is read again")
+
+
+@pytest.mark.parametrize("keeps_open", [False, True])
+async def test_the_peers_end(wiring: Wiring, keeps_open: bool) -> None:
+    near = Recorder(keeps_open=keeps_open)
+    far = wiring.connect(near)
+    far.shutdown(socket.SHUT_WR)
+    await until(lambda: "eof" in near.calls, "the end has arrived")
+    if keeps_open:
+        near.transport.resume_reading()
+        assert not near.transport.is_reading(), "there is nothing more to read"
+        near.transport.write(b"answer")
+        near.transport.close()
+    assert await read_all(far) == (b"answer" if keeps_open else b"")
+    await until(lambda: near.is_lost, "it has closed")
+    assert near.calls == ["eof", "lost"]
+
+
+async def test_a_reset_is_an_error(wiring: Wiring) -> None:
+    near = Recorder()
+    far = wiring.connect(near, tcp=True)
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()
+    await until(lambda: near.is_lost, "it is lost")
+    assert isinstance(near.error, ConnectionResetError)
+
+
+async def test_a_reset_while_nothing_is_awaited_wakes_nobody(wiring: Wiring) -> None:
+    """The kernel reports it for as long as the epoll knows the socket."""
+    near, other = Recorder(), Recorder()
+    far, other_far = wiring.connect(near, tcp=True), wiring.connect(other)
+    near.transport.pause_reading()
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()
+    other_far.send(b"b")
+    await until(lambda: other.received == b"b", "the other one is read")
+    assert wiring.polling._epoll.poll(0) == []
+    near.transport.write(b"x")
+    near.transport.write(b"x")
+    await until(lambda: near.is_lost, "a write finds out")
+
+
+async def test_after_an_abort_nothing_is_sent_or_brought(wiring: Wiring) -> None:
+    near = Recorder()
+    far = wiring.connect(near)
+    near.transport.write(LARGE)
+    far.send(b"unread")
+    near.transport.abort()
+    near.transport.write(b"more")
+    near.transport.close()
+    assert near.transport.is_closing()
+    assert near.transport.get_write_buffer_size() == 0
+    await until(lambda: near.is_lost, "it has ended")
+    assert near.received == b""
+    assert near.calls == ["pause", "lost"]
+
+
+async def test_another_protocol_takes_over(wiring: Wiring) -> None:
+    first, second = Recorder(), Recorder()
+    far = wiring.connect(first)
+    first.transport.set_protocol(second)
+    far.send(b"a")
+    far.close()
+    await until(lambda: second.is_lost, "it has ended")
+    assert (first.received, second.received) == (b"", b"a")
+    assert not first.calls
+
+
+class Failing(Recorder):
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self._where = where
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if self._where == "connection_made":
+            raise RuntimeError("a defect")
+
+    def data_received(self, data: bytes) -> None:
+        raise RuntimeError("a defect")
+
+
+@pytest.mark.parametrize("where", ["connection_made", "data_received"])
+async def test_i9_a_defect_ends_its_own_connection_only(wiring: Wiring, where: str) -> None:
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    bad, good = Failing(where), Recorder()
+    far, good_far = wiring.connect(bad), wiring.connect(good)
+    far.send(b"a")
+    good_far.send(b"b")
+    await until(lambda: bad.is_lost and good.received == b"b", "the others go on")
+    assert [str(context["exception"]) for context in reported] == ["a defect"]
+
+
+async def test_its_extra_information(wiring: Wiring) -> None:
+    near = Recorder()
+    far = wiring.connect(near, tcp=True)
+    get: Callable[[str], object] = near.transport.get_extra_info
+    assert get("peername") == far.getsockname()
+    assert get("sslcontext") is None
+    assert near.transport.get_write_buffer_limits() == (0, 0)
+    with pytest.raises(ValueError, match="limits"):
+        near.transport.set_write_buffer_limits(high=1)
+    assert near.transport.get_protocol() is near
