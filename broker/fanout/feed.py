@@ -134,14 +134,10 @@ class Feed:
 
         At most `most_fresh` envelopes are made for it.
         """
-        key = self.key
-        if len(self.logs) == 1 and not key.enveloped and not key.floors:  # the usual delivery: one event
-            entries = self.logs[0].after(cursor)
-            entry, second = next(entries, None), next(entries, None)
-            is_event = entry is not None and not entry.end and entry.gap is None
-            if entry is not None and second is None and is_event and entry.id <= up_to:
-                chunk = as_chunk(entry.frame) if key.chunked else entry.frame
-                return Piece(chunk, entry.id, 1, ())
+        if len(self.logs) == 1 and not self.key.floors:
+            piece = self._single(self.logs[0], cursor, up_to)
+            if piece is not None:
+                return piece
         frames: list[bytes] = []
         size = fresh = 0
         before = end = cursor
@@ -185,6 +181,14 @@ class Feed:
             chunk = as_chunk(chunk)
         events = len(frames) if is_silent else len(frames) - len(gaps)
         return Piece(chunk, end, events, ended, tuple(gaps), is_cut)
+
+    def _single(self, log: Log, cursor: EventId, up_to: EventId) -> Piece | None:
+        """The piece if it is one event, which is all that lies after `cursor`: most pieces are. It costs a third of the general way."""
+        entry = log.only_after(cursor)
+        if entry is None or entry.id > up_to or entry.end or not entry.frame:
+            return None
+        frame = log.enveloped(self.key.topics[0], entry) if self.key.enveloped else entry.frame
+        return Piece(as_chunk(frame) if self.key.chunked else frame, entry.id, 1)
 
     def _logs_and_floors(self) -> Iterator[tuple[Log, EventId]]:
         return zip(self.logs, self.key.floors or (0,) * len(self.logs), strict=True)

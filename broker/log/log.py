@@ -177,8 +177,6 @@ class Log:
         """
         entries, start = self._entries, self._start
         newest = len(entries) - (self.end is not None) - 1
-        if newest < start:
-            return False
         keep = self.retention
         oldest = self.timeline.first_id(now - keep.seconds)
         drop, size = start, self.bytes
@@ -206,12 +204,11 @@ class Log:
         entries = self._entries
         if index > self._start:
             self.complete_from = max(self.complete_from, entries[index - 1].id)
-        for dropped in range(self._start, index):
-            entry = entries[dropped]
+        for entry in entries[self._start : index]:
             self.bytes -= len(entry.frame)
             self.gap_entries -= not entry.frame
             self.envelope_bytes -= len(entry.enveloped or b"")
-            entries[dropped] = _DROPPED
+        entries[self._start : index] = [_DROPPED] * (index - self._start)
         self._start = index
         if index * 2 > len(entries):  # shortened only now and then: a drop costs the same at any length
             del entries[:index]
@@ -222,6 +219,11 @@ class Log:
     def after(self, cursor: EventId) -> Iterator[Entry]:
         """The entries after `cursor`, oldest first. Valid until the log changes."""
         return map(self._entries.__getitem__, range(self._index_after(cursor), len(self._entries)))
+
+    def only_after(self, cursor: EventId) -> Entry | None:
+        """The newest entry if no other one lies after `cursor`, else None. Most subscribers lack one event."""
+        entry = self._entries[-1] if self._entries else _DROPPED
+        return entry if entry.prev <= cursor < entry.id else None
 
     def between(self, cursor: EventId, stop: EventId) -> Iterator[Entry]:
         """The entries after `cursor` and before `stop`, newest first. Valid until the log changes."""
@@ -243,11 +245,8 @@ class Log:
 
     def has_gap(self, cursor: EventId) -> bool:
         """Whether a new reader at `cursor` has missed something: an event after it is dropped, or may have existed."""
-        if cursor < self.cleared_at:
-            if cursor < self.cleared_after:
-                return True
-            cursor = self.cleared_at
-        return self.has_moved_past(cursor)
+        is_removed = cursor < min(self.cleared_at, self.cleared_after)
+        return is_removed or self.has_moved_past(max(cursor, self.cleared_at))
 
     def has_moved_past(self, cursor: EventId) -> bool:
         """`has_gap` for a subscriber, from which a DELETE hides nothing. A gap in the log doesn't count: it reaches readers in its place."""

@@ -121,7 +121,8 @@ async def test_closing_without_an_event_and_again_is_fine(store: StoreHarness) -
     assert first.closed
     (end_id,) = first.ids
     assert end_id > event
-    assert await end(store) == first
+    again = await end(store)
+    assert (again.ids, again.closed, again.replayed) == ([end_id], True, False)
     assert await store.store.topics.close("a", "abandoned") == end_id
     assert await seen(store, After(event, "")) == ([(end_id, True)], ())
 
@@ -321,7 +322,8 @@ async def test_repeated_events_of_a_producer_count_once(store: StoreHarness) -> 
     first = await produce(store, 1, "1", "2", "3")
     again = await produce(store, 2, "2", "3", "4", "5")
     assert (first.known, len(first.ids), again.known, len(again.ids)) == (0, 3, 2, 2)
-    assert (await produce(store, 1, "1", "2")) == Receipt([], known=2)
+    receipt = await produce(store, 1, "1", "2")
+    assert (receipt.ids, receipt.known) == ([], 2)
     assert (await state(store)).events == 5
     assert (await produce(store, 6, "6")).known == 0
 

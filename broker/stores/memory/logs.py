@@ -60,8 +60,11 @@ class MemoryLogs:
     def grown(self, sizes: Mapping[str, int], now: float) -> None:
         """Apply the limits to logs that grew, then deliver. `sizes`: bytes of frames by topic."""
         for topic, size in sizes.items():
-            log = self._table.get(topic)
-            if log is not None:  # else it was given up to make room for another of them
-                self._table.appended(topic, log, now)
-            if topic in self._watched:
-                self.owner.delivered(topic, size)
+            self.log_grown(topic, self._table.get(topic), size, now)
+
+    def log_grown(self, topic: str, log: Log | None, size: int, now: float) -> None:
+        """The same for one log; None if it was given up to make room for another of them."""
+        if log is not None:
+            self._table.appended(topic, log, now)
+        if topic in self._watched:
+            self.owner.delivered(topic, size)

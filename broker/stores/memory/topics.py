@@ -44,7 +44,7 @@ class MemoryTopics:
         if key is None and options is NO_OPTIONS:
             if self._has_ends:
                 self._check_open({topic for topic, _ in items})
-            return Receipt(self._append(items))
+            return Receipt([self._append_one(*items[0])] if len(items) == 1 else self._append(items))
         return self._publish_with(items, key, options)
 
     def _publish_with(self, items: Sequence[Item], key: str | None, options: PublishOptions) -> Receipt:
@@ -114,6 +114,16 @@ class MemoryTopics:
     def _is_closed(self, topic: str) -> bool:
         log = self._table.get(topic)
         return log is not None and log.end is not None
+
+    def _append_one(self, topic: str, lines: bytes) -> EventId:
+        """`_append` for one event without options: most publishes, at half the cost."""
+        now = self._clock()
+        event_id = self._logs.last_id = self._clock.next_id(now, self._logs.last_id)
+        frame = sse.frame(lines, event_id)
+        log = self._table.open(topic, now)
+        log.append(event_id, frame)
+        self._logs.log_grown(topic, log, len(frame), now)
+        return event_id
 
     def _append(
         self,
