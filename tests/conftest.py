@@ -93,12 +93,18 @@ hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy mac
 hypothesis.settings.load_profile("no deadline")
 
 
-def pytest_configure() -> None:
-    """Undo that a shell makes background jobs ignore SIGINT, and nohup SIGHUP: programs that tests start would inherit it."""
+def pytest_configure(config: pytest.Config) -> None:
+    """Add the mark `first`. Undo that a shell makes background jobs ignore SIGINT, and nohup SIGHUP: programs that tests start would inherit it."""
+    config.addinivalue_line("markers", "first: a long wait, which begins before all other tests")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest waits, so that a parallel run doesn't end with one."""
+    items.sort(key=lambda item: item.get_closest_marker("first") is None)
 
 
 def pytest_asyncio_loop_factories(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from tests.support.ports import free_port
 from tests.support.waiting import WAIT_SECONDS, wait_for
 
 pytestmark = pytest.mark.timeout(1200)  # the image takes a while on a busy machine
+IMAGE_WHEEL = ROOT / ".cache" / "image-wheel"
 COMPOSE = ROOT / "deploy" / "compose.yaml"
 
 
@@ -37,7 +39,21 @@ def image() -> Iterator[Stage]:
     """The result of the Dockerfile, readable for all users and writable only for this one."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
-        yield build(Path(folder))
+        made = build(Path(folder))
+        if os.environ.get("CI") == "true":
+            keep_wheel(Path(folder, "build", "wheels"))
+        yield made
+
+
+def keep_wheel(wheels: Path) -> None:
+    """Keep the compiled wheel for `tests/run`, which runs further tests on it."""
+    IMAGE_WHEEL.parent.mkdir(exist_ok=True)
+    (wheel,) = wheels.glob("sse_broker-*.whl")
+    with tempfile.TemporaryDirectory(dir=IMAGE_WHEEL.parent) as folder:
+        shutil.copy(wheel, folder)
+        if not IMAGE_WHEEL.exists():  # another process may have built the image too
+            Path(folder).rename(IMAGE_WHEEL)
+            Path(folder).mkdir()
 
 
 class Container:
@@ -92,7 +108,10 @@ def running(image: Stage, *flags: str, **env: str) -> Iterator[Container]:
 def test_image_serves_on_all_addresses_as_a_user_that_can_write_nothing(image: Stage) -> None:
     assert image.user not in ("", "root", "0", "0:0")
     with running(image) as container:
-        assert f"listening on http://0.0.0.0:{container.port}" in container.output
+        wait_for(
+            lambda: f"listening on http://0.0.0.0:{container.port}" in container.output,
+            "the line in the output",
+        )
         assert exchange(container.port, request("POST", "/topics/a", body=b"x")).status == 201
         assert (
             exchange(container.port, request("GET", "/", "Accept: text/html", "Connection: close")).status
@@ -110,7 +129,7 @@ def test_image_has_the_compiled_core(image: Stage) -> None:
 def test_image_does_not_start_open_by_mistake(image: Stage) -> None:
     container = Container(image)
     assert container.wait() == 2
-    assert "--anonymous publish,subscribe" in container.output
+    wait_for(lambda: "--anonymous publish,subscribe" in container.output, "the line in the output")
     container.end()
 
 
@@ -118,7 +137,7 @@ def test_image_is_healthy_while_it_serves_and_its_signal_drains(image: Stage) ->
     with running(image) as container:
         assert container.is_healthy()
         assert container.stop() == 0
-        assert "draining" in container.output
+        wait_for(lambda: "draining" in container.output, "the line in the output")
         assert not container.is_healthy()
 
 
@@ -134,7 +153,7 @@ def test_image_is_healthy_with_tls(image: Stage, by: str) -> None:
         flags = (f"--tls-cert={cert}", f"--tls-key={key}") if by == "flags" else ()
         env = {} if flags else {"BROKER_TLS_CERT": str(cert), "BROKER_TLS_KEY": str(key)}
         with running(image, *flags, **env) as container:
-            assert "listening on https:" in container.output
+            wait_for(lambda: "listening on https:" in container.output, "the line in the output")
             assert container.is_healthy()
             container.stop()
             assert not container.is_healthy()
@@ -142,7 +161,7 @@ def test_image_is_healthy_with_tls(image: Stage, by: str) -> None:
 
 def test_image_serves_beside_a_kubernetes_service_of_its_name(image: Stage) -> None:
     with running(image, f"--port={free_port()}", BROKER_PORT="tcp://10.96.0.17:8080") as container:
-        assert "listening on http://0.0.0.0:" in container.output
+        wait_for(lambda: "listening on http://0.0.0.0:" in container.output, "the line in the output")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from broker.settings.table import GROUPS
 from broker.topics import Retention
 from tests.support.broker_process import BrokerProcess, run_serve
 from tests.support.run_here import run_here
+from tests.support.waiting import wait_for
 
 
 def test_every_setting_is_in_the_help() -> None:
@@ -284,7 +285,9 @@ def test_a_service_link_with_the_name_of_a_setting_is_warned_of() -> None:
 
 def test_a_broker_starts_beside_a_service_of_its_name() -> None:
     with BrokerProcess(environment=SERVICE_LINKS) as broker:
-        assert "BROKER_PORT=tcp://10.96.0.17:8080 is ignored" in broker.output
+        wait_for(
+            lambda: "BROKER_PORT=tcp://10.96.0.17:8080 is ignored" in broker.output, "the line in the output"
+        )
 
 
 @pytest.mark.parametrize(

@@ -293,7 +293,10 @@ async def test_lines_arrive_while_the_stream_continues(client: Client) -> None:
 
 async def test_many_lines_at_once() -> None:
     with BrokerProcess(retention_events=20_000, retention_bytes=10_000_000) as broker:
-        async with Client(broker.url) as client, client.subscribe("a") as events:
+        async with (
+            Client(broker.url, timeout_seconds=WAIT_SECONDS) as client,
+            client.subscribe("a") as events,
+        ):
             receiving = asyncio.create_task(take(events, 20_000))
             assert (
                 await client.publish_lines("a", (str(number) for number in range(20_000)))

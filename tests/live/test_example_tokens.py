@@ -20,7 +20,7 @@ from tests.support.child_process import ChildProcess
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.ports import free_port
 from tests.support.process_tree import descendants, is_running
-from tests.support.waiting import WAIT_SECONDS, until
+from tests.support.waiting import WAIT_SECONDS, until, wait_for
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "tokens"
@@ -261,5 +261,5 @@ async def test_a_broker_that_cannot_start_ends_the_command(flags: list[str]) -> 
         other = [*example.command[:2], "--port", str(free_port()), *flags[:2], "--data", flags[3] + "-other"]
         with ChildProcess(other, env=environment()) as ended:
             assert ended.wait(START_SECONDS) == 1
-        assert "the broker did not start" in ended.output
+        wait_for(lambda: "the broker did not start" in ended.output, "the line in the output")
         assert "Traceback" not in ended.output

@@ -137,6 +137,7 @@ def test_a_broker_below_a_path(
 
 
 @pytest.mark.slow
+@pytest.mark.first
 def test_stream_is_silent_for_90_s_with_all_timeouts_as_they_come(
     proxies: dict[str, type[ProxyProcess]], tmp_path: Path
 ) -> None:

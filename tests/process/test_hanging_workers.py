@@ -65,6 +65,11 @@ def test_a_worker_killed_before_all_listen_does_not_end_the_broker(store: str) -
         victim = descendants(broker.pid)[0]
         os.kill(victim, signal.SIGKILL)
         broker.wait_until_up(lambda: "broker: listening on" in broker.output, 60)
-        assert f"worker {victim} was killed" in broker.output or f"worker {victim} ended" in broker.output
+        wait_for(
+            lambda: (
+                f"worker {victim} was killed" in broker.output or f"worker {victim} ended" in broker.output
+            ),
+            "the line in the output",
+        )
         wait_for(lambda: len(descendants(broker.pid)) == 2, "two workers")
         assert broker.terminate() == 0

@@ -30,7 +30,10 @@ pytestmark = pytest.mark.skipif(
 
 async def test_a_full_stop_and_start_loses_nothing(data: Path) -> None:
     with BrokerProcess(data=data, **FAST_RECONNECTS) as broker:
-        assert f"store: redis at unix://{data}/socket, workers: 1\n" in broker.output
+        wait_for(
+            lambda: f"store: redis at unix://{data}/socket, workers: 1\n" in broker.output,
+            "the line in the output",
+        )
         processes = descendants(broker.pid)
         assert len(processes) == 2
         async with following(broker.url, subscribers=3) as followers:
@@ -62,7 +65,7 @@ def test_i2_a_power_cut_is_a_gap_for_those_that_had_not_seen_the_lost_events(dat
             assert stream.wait_for_events(1)[0].type == "broker.gap"
             assert [event.data for event in stream.wait_for_events(2)[1:]] == ["new"]
             assert stream.gaps() == ["lost"]
-        assert "its last events may be lost" in broker.output
+        wait_for(lambda: "its last events may be lost" in broker.output, "the line in the output")
         _kill_all(broker)
         broker.start()
         assert "its last events may be lost" not in broker.output
@@ -79,11 +82,11 @@ def test_a_server_without_memory_refuses_events_and_loses_none(data: Path) -> No
         assert taken * size > log_memory
         assert (answer.status, answer.json()["code"]) == (503, "unavailable")
         assert int(answer.headers["retry-after"]) > 0
-        assert "its memory is full; let it have more" in broker.output
+        wait_for(lambda: "its memory is full; let it have more" in broker.output, "the line in the output")
         limit = log_memory + OWN_BYTES
         wait_for(lambda: broker.metric("broker_store_memory_bytes") > 0.9 * limit, "the metric is read")
         assert broker.metric("broker_store_memory_limit_bytes") == limit
-        assert "when it is full, publishers get 503" in broker.output
+        wait_for(lambda: "when it is full, publishers get 503" in broker.output, "the line in the output")
         kept = exchange(broker.port, request("GET", "/topics", "Accept: application/json")).json()["topics"]
         assert sum(topic["events"] for topic in kept) == taken
         assert exchange(broker.port, request("DELETE", "/topics/t0")).status == 204

@@ -47,7 +47,7 @@ async def test_a_killed_worker_restarts_and_its_subscribers_miss_nothing(store: 
                 await followers.more()
                 await asyncio.to_thread(wait_for, partial(_was_restarted, broker, victim), "a new worker")
             await followers.complete()
-        assert "restarting it" in broker.output
+        wait_for(lambda: "restarting it" in broker.output, "the line in the output")
         assert broker.terminate() == 0
 
 

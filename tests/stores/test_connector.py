@@ -8,10 +8,14 @@ import re
 import pytest
 
 from broker.errors import Unavailable
+from broker.stores.redis.address import parse
 from broker.stores.redis.connector import FIRST_WAIT_SECONDS, reconnect_backoff, unavailable
+from broker.stores.redis.script_pipeline import ScriptPipeline
+from broker.stores.redis.watermark import Watermark
 from tests.stores.conftest import StartServer
-from tests.stores.fake_server import INFO, StartFake, StartPipeline, bulk, echo, greet
+from tests.stores.fake_server import INFO, Answer, StartFake, StartPipeline, bulk, echo, greet
 from tests.support.ports import free_port
+from tests.support.waiting import WAIT_SECONDS
 
 
 async def test_a_malformed_reply_costs_only_the_connection(
@@ -96,6 +100,33 @@ async def test_a_slot_that_moves_away_later_is_a_problem_too(
     assert "10.9.8.7" not in caught.value.detail
     assert "Redis Cluster" in pipeline.connector.problem
     assert "MOVED 3999 10.9.8.7:6381" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        cluster_node,
+        lambda command: b"-ERR x\r\n",
+        lambda command: b"" if command[0] == b"INFO" else greet(command),
+    ],
+    ids=["refused", "error", "closed"],
+)
+async def test_stopping_at_any_moment_of_an_attempt_that_fails_stops(
+    start_fake: StartFake, answer: Answer
+) -> None:
+    """In Python 3.11 `asyncio.wait_for`, which redis-py uses, can lose a cancellation."""
+    server = await start_fake(answer)
+    for turns in range(100):
+        pipeline = ScriptPipeline(
+            parse(server.url), Watermark(), margin_ms=0, topic_memory_ms=0, wait_replicas=0, key="k"
+        )
+        running = asyncio.create_task(pipeline.connector.run())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        running.cancel()
+        async with asyncio.timeout(WAIT_SECONDS):
+            await asyncio.wait([running])
+        assert running.cancelled(), f"after {turns} turns"
 
 
 async def test_public_answers_dont_name_the_server(

@@ -13,6 +13,7 @@ from broker.stores.redis.link import READ_BYTES
 from tests.stores.conftest import StartServer
 from tests.support.event_stream import AsyncStream
 from tests.support.local_broker import Server
+from tests.support.waiting import until
 
 EVENTS, EVENT_BYTES, BATCH = 400, 10_000, 20
 SUBSCRIBERS = 40
@@ -31,25 +32,28 @@ async def test_i4_reading_waits_for_the_fan_out(
         streams = [await other.subscribe("/topics/a") for _ in range(SUBSCRIBERS)]
         for module in (fanout, feed_table):
             monkeypatch.setattr(module, "MAX_BYTES", BACKLOG_BYTES)
-        monkeypatch.setattr(fanout, "WRITES_PER_TURN", 2)  # much slower than payloads arrive
-        most, pauses = 0, 0
+        most = 0
         done = asyncio.Event()
 
         async def look() -> None:
-            nonlocal most, pauses
+            nonlocal most
             while not done.is_set():
                 most = max(most, other.node.streams.hub.feeds.backlog)
-                pauses += not other.node._store._delivery.flowing.is_set()  # type: ignore[attr-defined]
                 await asyncio.sleep(0)
 
         looking = asyncio.ensure_future(look())
         lines = b"".join(b'{"data": "%d %s"}\n' % (number, b"x" * EVENT_BYTES) for number in range(EVENTS))
-        answer = await one.request("POST", "/topics/a", lines, Content_Type="application/x-ndjson")
-        assert answer.status == 200
+        monkeypatch.setattr(fanout, "WRITES_PER_TURN", 0)
+        publishing = asyncio.ensure_future(
+            one.request("POST", "/topics/a", lines, Content_Type="application/x-ndjson")
+        )
+        flowing = other.node._store._delivery.flowing  # type: ignore[attr-defined]
+        await until(lambda: not flowing.is_set(), "reading pauses")
+        monkeypatch.setattr(fanout, "WRITES_PER_TURN", 2)
+        assert (await publishing).status == 200
         await asyncio.gather(*(whole(stream) for stream in streams))
         done.set()
         await looking
-        assert pauses
         at_once = BACKLOG_BYTES + 2 * READ_BYTES  # a read before the pause, and a payload that had begun
         assert most <= at_once < EVENTS * EVENT_BYTES / 3
         assert await ready(other)

@@ -72,14 +72,16 @@ class Link:
 
     async def end_client(self, client_id: int) -> str:
         """End another connection of ours on the server, before `read`. Returns the server's objection, or ""."""
+        objection = ""
         try:
             await _ask(self._connection, "CLIENT", "KILL", "ID", str(client_id))
         except ResponseError as error:
-            return "" if "No such client" in str(error) else str(error)
+            objection = "" if "No such client" in str(error) else str(error)
         except (RedisError, *_GONE) as error:
+            _check_cancelled()
             raise LinkLost(str(error), "the connection was lost") from None
         _check_cancelled()
-        return ""
+        return objection
 
     def write(self, data: bytes) -> None:
         """Send packed commands. If the connection is lost, `read` reports it."""
@@ -145,6 +147,14 @@ async def open_link(address: Address, key: str = "") -> Link:
         Refused: authentication failed, a right is missing, or another node has the slot.
         LinkLost: any other failure, such as a server that is a replica.
     """
+    try:
+        return await _open_link(address, key)
+    except LinkLost:
+        _check_cancelled()
+        raise
+
+
+async def _open_link(address: Address, key: str) -> Link:
     try:
         async with asyncio.timeout(2 * CONNECT_SECONDS):
             connection = await address.connect()

@@ -155,7 +155,7 @@ class Front:
                 return
             if isinstance(result, Coroutine):
                 waited = result.send(None)
-                self._run(connection, exchange, result, waited)
+                self._own(self._loop.create_task(self._finish(connection, exchange, result, waited)))
                 return
         except StopIteration as returned:  # the handler never waited
             result = returned.value
@@ -177,17 +177,6 @@ class Front:
         head.route = routed
         return routed
 
-    def _run(
-        self,
-        connection: HttpConnection,
-        exchange: Exchange,
-        running: Coroutine[Any, Any, Result],
-        waited: object,
-    ) -> None:
-        """Go on with a handler that waits for `waited`, in a task."""
-        task = self._loop.create_task(self._finish(connection, exchange, running, waited))
-        self._own(task)
-
     async def _finish(
         self,
         connection: HttpConnection,
@@ -195,6 +184,7 @@ class Front:
         running: Coroutine[Any, Any, Result],
         waited: object,
     ) -> None:
+        """Go on with a handler that waits for `waited`."""
         try:
             result = await rest_of(running, waited)
         except ConnectionError:
