@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import tracemalloc
 from collections.abc import Iterable, Iterator, Sequence
 
 import pytest
@@ -296,6 +297,21 @@ def test_the_size_limit_is_per_event(cuts: list[int]) -> None:
 )
 def test_an_endless_line_or_event_is_too_large(endless: bytes) -> None:
     assert until_too_large(sse.Decoder(max_event_bytes=1000), itertools.repeat(endless, 10_000)) == []
+
+
+def test_i4_an_event_of_many_short_lines_takes_no_more_than_its_bytes() -> None:
+    """20 bodies of `data:€` lines held 398 MB: each line was a string of its own."""
+    lines = "data:€\n".encode() * 20_000
+    decoder = sse.Decoder()
+    tracemalloc.start()
+    try:
+        for start in range(0, len(lines), 4096):
+            decoder.feed(lines[start : start + 4096])
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 2 * len(lines)
+    assert decoder.held_bytes == len(lines) - 20_000, "all but the line ends"
 
 
 @given(cuts)

@@ -25,6 +25,7 @@ from tests.support.waiting import WAIT_SECONDS
 
 TOPIC = "abused"
 SLOW = 1000
+STREAMED = 260
 SILENT = 5000
 DROPS = 5000
 STUCK = 200
@@ -92,6 +93,19 @@ def more_than_there_is_room_for(port: int) -> None:
     with Connection(port) as connection:
         connection.send(request("GET", "/healthz"))
         assert connection.answer().status == 200
+    for sock in socks:
+        sock.close()
+
+
+def streamed_bodies(port: int) -> None:
+    """Streamed bodies that go on for ever, more than there are descriptors; a request and a publish are answered all the same."""
+    begun = request("POST", f"/topics/{TOPIC}", NDJSON, CHUNKED)
+    socks = _connected(port, STREAMED, begun + chunked(b'{"data": "never', end=b""))
+    with Connection(port) as connection:
+        connection.send(request("GET", "/healthz"))
+        assert connection.answer().status == 200
+        connection.send(request("POST", f"/topics/{TOPIC}", body=b"x"))
+        assert connection.answer().status == 201
     for sock in socks:
         sock.close()
 

@@ -62,6 +62,15 @@ def test_i9_no_other_client_notices_and_nothing_stays(attack: Attack) -> None:
         assert " ERROR " not in broker.output, broker.output
 
 
+def test_streamed_bodies_leave_descriptors_to_others() -> None:
+    """260 streamed bodies at 256 descriptors kept everybody out."""
+    with BrokerProcess(descriptors=256) as broker, Attacker() as attacker:
+        attacker.run(attacks.streamed_bodies, broker.port)
+        assert broker.metric('broker_refused_bodies_total{limit="bodies"}') > 0
+        wait_for(lambda: broker.metric("broker_bodies") == 0, "they are gone")
+        assert " ERROR " not in broker.output, broker.output
+
+
 def test_descriptors_that_run_out_are_taken_from_the_longest_waiting() -> None:
     """More connections than there is room for: streams stay, and there is always room for one more request."""
     with (

@@ -7,6 +7,8 @@ import logging
 
 import pytest
 
+from broker.web.front.connection import SLICE_BYTES
+from broker.web.front.exchange import HIGH_WATER_BYTES
 from broker.web.front.known_heads import KnownHeads
 from broker.web.front.parser import MAX_EXCESS_BYTES, RequestParser
 from tests.support.http import Answer, chunked, read_answer, read_head
@@ -335,9 +337,11 @@ async def test_a_body_is_read_no_faster_than_it_is_published(server: Server) -> 
     line = b'{"data": "%b"}\n' % (b"x" * 10_000)
     sending = asyncio.ensure_future(_send_lines(writer, line, 5000))
     front = server.front
-    await until(lambda: any(not connection._is_reading for connection in front.connections), "it is held")
+    await until(lambda: any(connection._holds_body for connection in front.connections), "it is held")
     (connection,) = front.connections
     assert connection._current is not None
+    assert not connection._is_reading
+    assert connection._current._size < HIGH_WATER_BYTES + 2 * SLICE_BYTES, "not all of one read is parsed"
     assert connection._current._size + len(connection._rest) < 1 << 20
     published.set()
     await sending
