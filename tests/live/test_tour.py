@@ -113,6 +113,19 @@ SHOWN: Mapping[str, Mapping[str, Shown]] = {
         "answers.1/cancel": Shown(),
         "python answer.py": Shown(r"The answer is 42\.\n"),
     },
+    "recipes.md": {
+        ".venv/bin/broker serve": LISTENS,
+        "export BROKER_URL": Shown(),
+        "users.7.bell": Shown(ONE_ID),
+        "shop.orders": Shown(r'"published": 2\}'),
+        "jobs.42": Shown(r'"closed": true'),
+        "rooms.1": Shown(rf"{ONE_ID}\s*{ONE_ID}\s*{ONE_ID}"),
+        "topics/changes": Shown(ONE_ID),
+        "runs.1": Shown(
+            r'"published": 2, "closed": true(?s:.*)data: \{"type":"RUN_STARTED"\}\nid: \S+\n\n'
+            r'event: end\ndata: \{"type":"RUN_FINISHED"\}\nid: \S+\n'
+        ),
+    },
     "access.md": {
         "broker serve --cors-origins": LISTENS,
         "broker token --explain": Shown(r'\d+-\d+\n\{"topics": \[(?s:.*)ACCEPTED. The bearer may:\n'),
@@ -320,7 +333,9 @@ async def reading(root: Path, page: Path, chromium: Browser, **variables: str) -
 
 @pytest.mark.timeout(600)
 @IN_CHROMIUMS_LOOP
-@pytest.mark.parametrize("page", ["protocol.md", "token-streams.md", "operating.md", "performance.md"])
+@pytest.mark.parametrize(
+    "page", ["protocol.md", "recipes.md", "token-streams.md", "operating.md", "performance.md"]
+)
 async def test_guide(page: str, checkout: Path, chromium: Browser) -> None:
     async with reading(checkout, GUIDES / page, chromium) as reader:
         await reader.read()
