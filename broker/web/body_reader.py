@@ -12,25 +12,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from copy import copy
-from typing import Any, Protocol
+from typing import Any
 
 from broker.auth.grants import Caller
 from broker.errors import BrokerError, InvalidBody, Overloaded, TooLarge, Unavailable
-from broker.web.body_limits import RETRY_SECONDS, BodyLimits, HeldBody
+from broker.web.body_limits import RETRY_SECONDS, BodyLimits
 from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
 from broker.web.driving import begin
 from broker.web.values import BodySource
 
-
-class PieceUser(Protocol):
-    """Uses a streamed body, piece by piece."""
-
-    @property
-    def held_bytes(self) -> int:
-        """How many bytes it keeps until a later piece completes them."""
-
-    def use(self, piece: bytes) -> Coroutine[Any, Any, None]:
-        """Use the next piece. It is the first wait of this that needs a task."""
+Use = Callable[[bytes], Coroutine[Any, Any, None] | None]
+"""Uses the next piece of a streamed body: at once and then returns None, or in a coroutine, which needs a task from its first wait on."""
 
 
 class Interrupt:
@@ -120,28 +112,25 @@ class BodyReader:
             finally:
                 self._timeouts.body_arrived(interrupt)
 
-    async def each_piece(
-        self, body: BodySource, held: HeldBody, interrupt: Interrupt, user: PieceUser
-    ) -> None:
-        """Have `user` use each piece of a streamed `body`, one after the other, until its end.
+    async def each_piece(self, body: BodySource, interrupt: Interrupt, use: Use) -> None:
+        """Call `use` with each piece of a streamed `body`, one after the other, until its end.
 
-        Raises as `whole` does, what `user` raises, or the error of `interrupt`.
+        Raises as `whole` does, what `use` raises, or the error of `interrupt`.
         """
         while True:
             piece = self._take(body, interrupt)
             if piece:
-                await user.use(piece)
-                held.hold(user.held_bytes)
+                using = use(piece)
+                if using is not None:
+                    await using
             elif piece is None:
-                await self._use_arriving(body, interrupt, user, held)
+                await self._use_arriving(body, interrupt, use)
             else:
                 return
 
-    async def _use_arriving(
-        self, body: BodySource, interrupt: Interrupt, user: PieceUser, held: HeldBody
-    ) -> None:
-        """Have the pieces used that arrive, until a use has to wait, or the body or the wait for it ends."""
-        arriving = _Arriving(body, interrupt, user, held, self._timeouts)
+    async def _use_arriving(self, body: BodySource, interrupt: Interrupt, use: Use) -> None:
+        """Call `use` with the pieces that arrive, until a use has to wait, or the body or the wait for it ends."""
+        arriving = _Arriving(body, interrupt, use, self._timeouts)
         self._timeouts.body_awaited(interrupt, TimeoutReason.PAUSE)
         try:
             await self._wait(body, interrupt, arriving.notified)
@@ -212,20 +201,14 @@ class _Arriving:
     The handler is woken for what can't be done there: the rest of a use that has to wait, an error, the end of the body.
     """
 
-    __slots__ = ("_body", "_error", "_held", "_interrupt", "_rest", "_timeouts", "_user")
+    __slots__ = ("_body", "_error", "_interrupt", "_rest", "_timeouts", "_use")
 
     def __init__(
-        self,
-        body: BodySource,
-        interrupt: Interrupt,
-        user: PieceUser,
-        held: HeldBody,
-        timeouts: ConnectionTimeouts,
+        self, body: BodySource, interrupt: Interrupt, use: Use, timeouts: ConnectionTimeouts
     ) -> None:
         self._body = body
         self._interrupt = interrupt
-        self._user = user
-        self._held = held
+        self._use = use
         self._timeouts = timeouts
         self._rest: Awaitable[None] | None = None
         self._error: Exception | None = None
@@ -238,10 +221,11 @@ class _Arriving:
         try:
             while piece := self._body.take():
                 self._timeouts.body_awaited(interrupt, TimeoutReason.PAUSE)
-                self._rest = begin(self._user.use(piece))
-                if self._rest is not None:
-                    break
-                self._held.hold(self._user.held_bytes)
+                using = self._use(piece)
+                if using is not None:
+                    self._rest = begin(using)
+                    if self._rest is not None:
+                        break
             if piece is None:
                 return
         except Exception as error:
@@ -258,4 +242,3 @@ class _Arriving:
                 del error  # which refers to this frame
         if self._rest is not None:
             await self._rest
-            self._held.hold(self._user.held_bytes)

@@ -38,16 +38,18 @@ class EventStreamBody:
         """Empty: an event stream has no line numbers to report."""
         return {}
 
+    def only_item(self, data: bytes) -> Item | None:
+        """The event that `data` is, if it is one with a single line of data and follows another. Else None: `items` takes it."""
+        found = self._decoder.feed_one(data) if len(data) <= self._max_event_bytes else None
+        if found is None:
+            return None
+        event_type, lines = found
+        if event_type is not None:
+            check_type(event_type)
+        return self._topic, lines
+
     def items(self, data: bytes) -> Iterator[Item | None]:
         """The events that `data` completes. Raises a `BrokerError` at the first bad event."""
-        if len(data) <= self._max_event_bytes:
-            one = self._decoder.feed_one(data)
-            if one is not None:
-                event_type, lines = one
-                if event_type is not None:
-                    check_type(event_type)
-                yield self._topic, lines
-                return
         for first in range(0, len(data), SLICE_BYTES):
             if first:
                 yield None

@@ -49,6 +49,17 @@ class NdjsonBody:
         """The number of the current line, from 1, for an error's answer."""
         return {"line": self._line_count + 1}
 
+    def only_item(self, data: bytes) -> Item | None:
+        """The event that `data` is, if it is one line and follows another. Else None: `items` takes it."""
+        if self._rest or self._is_at_start or data.find(b"\n") != len(data) - 1:
+            return None
+        line = data.strip()
+        if not line:
+            return None
+        item = self._item(line)
+        self._line_count += 1
+        return item
+
     def items(self, data: bytes) -> Iterator[Item | None]:
         """The events that `data` completes. Raises a `BrokerError` at the first bad line."""
         first, *more = data.split(b"\n")

@@ -25,6 +25,7 @@ from broker.errors import (
 from broker.events import EventId, format_id
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt
 from broker.web.admission import admit_part
+from broker.web.body_limits import HeldBody
 from broker.web.body_reader import Interrupt
 from broker.web.event_stream_body import EventStreamBody
 from broker.web.ndjson import NdjsonBody
@@ -53,6 +54,9 @@ _logger = logging.getLogger("broker")
 
 class BodyFormat(Protocol):
     """Decodes the bytes of one body into events."""
+
+    def only_item(self, data: bytes) -> Item | None:
+        """The event that `data` is, if it is exactly one and nothing is held; else None, and `data` is for `items`. Raises as `items` does."""
 
     def items(self, data: bytes) -> Iterator[Item | None]:
         """The events that `data` completes, with None where other tasks should run first.
@@ -96,7 +100,7 @@ async def publish_stream(
 
 
 class _StreamedPublish:
-    """The publication of one streamed body; a `PieceUser`."""
+    """The publication of one streamed body."""
 
     def __init__(
         self,
@@ -113,6 +117,7 @@ class _StreamedPublish:
         self._options = options
         self._format = body_format
         self._interrupt = Interrupt()
+        self._held: HeldBody  # while it runs
         most = BATCH_ITEMS if topic is not None else BATCH_ITEMS_ANY_TOPIC
         self._batch_items = min(most, self._node.limits.max_events)
         self._batch_bytes = min(BATCH_BYTES, self._node.limits.max_bytes)
@@ -127,19 +132,20 @@ class _StreamedPublish:
         """Publish the body. Raises a `BrokerError` at the first fault, after the events before it are published."""
         bodies = self._services.bodies
         with contextlib.ExitStack() as stack:
-            held = stack.enter_context(bodies.limits.enter(self._caller))
+            self._held = stack.enter_context(bodies.limits.enter(self._caller))
             if self._topic is not None:
                 await self._begin(stack, self._topic)
-            await bodies.each_piece(body, held, self._interrupt, self)
+            await bodies.each_piece(body, self._interrupt, self._use)
             await self._publish_end()
             await self._close()
 
-    @property
-    def held_bytes(self) -> int:
-        return self._format.held_bytes
-
-    def use(self, piece: bytes) -> Coroutine[Any, Any, None]:
-        return self._publish(self._format.items(piece))
+    def _use(self, piece: bytes) -> Coroutine[Any, Any, None] | None:
+        """Publish what `piece` completes: at once if it can, as a language model's token, else in a coroutine."""
+        item = self._format.only_item(piece)
+        if item is None:
+            return self._publish(self._format.items(piece))
+        self._node.streams.evictions.check(self._caller.grant)
+        return None if self._flush_now((item,)) else self._flush((item,))
 
     async def _publish_end(self) -> None:
         """Publish what the end of the body completes. Raises `Incomplete` if the body lacks its mark."""
@@ -193,9 +199,10 @@ class _StreamedPublish:
             raise
         if batch and not self._flush_now(batch):
             await self._flush(batch)
+        self._held.hold(self._format.held_bytes)
 
     def _flush_now(self, batch: Sequence[Item]) -> bool:
-        """Publish `batch` without a coroutine: whether nothing had to wait. This is the path of a language model's tokens."""
+        """Publish `batch` if nothing has to wait. Returns whether it is published."""
         if self._node.limits.limits_publishing:
             return False
         receipt = self._node.publish_now(batch, None, self._batch_options())

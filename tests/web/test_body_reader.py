@@ -61,15 +61,12 @@ def reader(
 async def each_piece(bodies: BodyReader, body: Body, interrupt: Interrupt) -> list[bytes]:
     """The pieces of a streamed body."""
     user = Pieces()
-    with bodies.limits.enter(UNRESTRICTED_CALLER) as held:
-        await bodies.each_piece(body, held, interrupt, user)
+    await bodies.each_piece(body, interrupt, user.use)
     return user.pieces
 
 
 class Pieces:
     """Keeps the pieces of a body."""
-
-    held_bytes = 0
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
@@ -98,15 +95,14 @@ async def test_the_pieces_of_a_streamed_body() -> None:
 
 async def test_pieces_that_arrive_are_used_within_the_call_that_brings_them() -> None:
     body, user, bodies = Arriving(), Pieces(), reader()
-    with bodies.limits.enter(UNRESTRICTED_CALLER) as held:
-        reading = asyncio.ensure_future(bodies.each_piece(body, held, Interrupt(), user))
-        await until(lambda: body.listener is not None, "it waits")
-        body.arrive(b"a")
-        body.arrive(b"b")
-        assert user.pieces == [b"a", b"b"]
-        body.arrive(b"c", b"")
-        assert user.pieces == [b"a", b"b", b"c"]
-        await reading
+    reading = asyncio.ensure_future(bodies.each_piece(body, Interrupt(), user.use))
+    await until(lambda: body.listener is not None, "it waits")
+    body.arrive(b"a")
+    body.arrive(b"b")
+    assert user.pieces == [b"a", b"b"]
+    body.arrive(b"c", b"")
+    assert user.pieces == [b"a", b"b", b"c"]
+    await reading
 
 
 async def test_a_use_that_waits_goes_on_before_the_next_piece_is_used() -> None:
@@ -116,18 +112,17 @@ async def test_a_use_that_waits_goes_on_before_the_next_piece_is_used() -> None:
             await gate.wait()
 
     gate, body, user, bodies = asyncio.Event(), Arriving(), Waits(), reader()
-    with bodies.limits.enter(UNRESTRICTED_CALLER) as held:
-        reading = asyncio.ensure_future(bodies.each_piece(body, held, Interrupt(), user))
-        await until(lambda: body.listener is not None, "it waits for the first piece")
-        body.arrive(b"a")
-        body.arrive(b"b")
-        await until(lambda: body.listener is None, "the use of the first piece waits")
-        assert user.pieces == [b"a"]
-        gate.set()
-        await until(lambda: body.listener is not None, "it waits for more")
-        assert user.pieces == [b"a", b"b"]
-        body.arrive(b"")
-        await reading
+    reading = asyncio.ensure_future(bodies.each_piece(body, Interrupt(), user.use))
+    await until(lambda: body.listener is not None, "it waits for the first piece")
+    body.arrive(b"a")
+    body.arrive(b"b")
+    await until(lambda: body.listener is None, "the use of the first piece waits")
+    assert user.pieces == [b"a"]
+    gate.set()
+    await until(lambda: body.listener is not None, "it waits for more")
+    assert user.pieces == [b"a", b"b"]
+    body.arrive(b"")
+    await reading
 
 
 async def test_an_error_of_a_use_ends_the_body() -> None:
@@ -137,14 +132,13 @@ async def test_an_error_of_a_use_ends_the_body() -> None:
             raise InvalidBody("no")
 
     body, user, bodies = Arriving(), Fails(), reader()
-    with bodies.limits.enter(UNRESTRICTED_CALLER) as held:
-        reading = asyncio.ensure_future(bodies.each_piece(body, held, Interrupt(), user))
-        await until(lambda: body.listener is not None, "it waits")
-        body.arrive(b"a")
-        body.arrive(b"b")
-        with pytest.raises(InvalidBody):
-            await reading
-        assert user.pieces == [b"a"]
+    reading = asyncio.ensure_future(bodies.each_piece(body, Interrupt(), user.use))
+    await until(lambda: body.listener is not None, "it waits")
+    body.arrive(b"a")
+    body.arrive(b"b")
+    with pytest.raises(InvalidBody):
+        await reading
+    assert user.pieces == [b"a"]
 
 
 async def test_a_slow_body_is_an_error_and_counted() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from broker.errors import BrokerError, InvalidBody, InvalidParameter, TooLarge
 from broker.sse import Decoder
+from broker.stores.base import Item
 from broker.web.end_mark import EndMark
 from broker.web.event_stream_body import SLICE_BYTES, EventStreamBody
 
@@ -39,7 +40,10 @@ def read(
 ) -> list[tuple[str, str | None]]:
     """Data and type of what a body brings that comes in these pieces."""
     piped = EventStreamBody("a", max_event_bytes, mark)
-    items = [item for piece in pieces for item in piped.items(piece)]
+    items: list[Item | None] = []
+    for piece in pieces:
+        only = piped.only_item(piece)
+        items += piped.items(piece) if only is None else [only]
     items += list(piped.end())
     decoder = Decoder()
     found = []
@@ -102,6 +106,12 @@ def test_a_bad_event_is_an_error_after_those_before_it(body: bytes) -> None:
     with pytest.raises(BAD[body]):
         found.extend(piped.items(b"data: before\n\n" + body))
     assert [item for item in found if item is not None] == [("a", b"data: before\n")]
+
+
+@pytest.mark.parametrize("body", BAD, ids=lambda body: repr(body[:30]))
+def test_a_bad_event_in_a_piece_of_its_own(body: bytes) -> None:
+    with pytest.raises(BAD[body]):
+        read([b"data: before\n\n", body])
 
 
 def test_a_comment_may_be_invalid_utf8() -> None:

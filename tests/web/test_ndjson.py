@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from broker import sse
 from broker.auth.grants import FULL_ACCESS
 from broker.errors import InvalidBody, TooLarge
+from broker.stores.base import Item
 from broker.web.ndjson import ESCAPE_BYTES, LINE_SLACK_BYTES, NdjsonBody
 from tests.support.http import read_head
 from tests.support.local_broker import Serve, Server
@@ -338,3 +339,35 @@ def test_spaces_between_tokens_do_not_count() -> None:
     (item,) = items(b'{"data":' + spaced + b" " * 4 * MOST + b"}")
     assert item is not None
     assert item[1] == b"data: " + spaced.replace(b" ", b"") + b"\n"
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        b'{"data": 2}\n',
+        b' {"data": "b", "event": "e"} \r\n',
+        b"\n",
+        b'{"data"',
+        b'{"data": 1}\n{"data": 2}\n',
+    ],
+)
+def test_a_piece_that_is_one_line_is_read_as_in_a_larger_one(second: bytes) -> None:
+    pieces = [b'{"data": 1}\n', second, b'{"data": 3}\n']
+    if second == b'{"data"':
+        pieces[2] = b": 3}\n"
+    cut, whole = (NdjsonBody("a", FULL_ACCESS, MOST) for _ in "ab")
+    found: list[Item | None] = []
+    for piece in pieces:
+        only = cut.only_item(piece)
+        found += cut.items(piece) if only is None else [only]
+    assert found == list(whole.items(b"".join(pieces)))
+    assert cut.location() == whole.location()
+
+
+def test_a_bad_line_in_a_piece_of_its_own_is_counted() -> None:
+    body = NdjsonBody("a", FULL_ACCESS, MOST)
+    assert len(list(body.items(b'{"data": 1}\n'))) == 1
+    assert body.only_item(b'{"data": 2}\n') is not None
+    with pytest.raises(InvalidBody):
+        body.only_item(b"nonsense\n")
+    assert body.location() == {"line": 3}
