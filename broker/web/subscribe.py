@@ -10,7 +10,7 @@ from broker import sse
 from broker.auth.grants import Caller
 from broker.errors import GapFound, InvalidParameter, RateLimited, Unavailable
 from broker.log.log import Log
-from broker.log.start import After, Malformed, Start
+from broker.log.start import After, Malformed, Since, Start
 from broker.node.node import Node
 from broker.topics import check_topic
 from broker.web.accept import names_stream
@@ -74,7 +74,24 @@ class Subscription:
         self.node.limits.leave(self.caller)
 
 
-async def subscribe(services: Services, request: Request, topics: Sequence[str]) -> Answer | Subscription:
+@dataclass(frozen=True, slots=True)
+class _StreamHead:
+    """What the head of a request says about its stream. It is read once for equal heads, unless `start` depends on the time."""
+
+    topics: Sequence[str]
+    start: Start
+    is_enveloped: bool
+    is_silent: bool
+
+
+def is_known_stream(request: Request) -> bool:
+    """Whether `subscribe` has served a request with this head before: the topics need not be found again."""
+    return isinstance(request.memo.value, _StreamHead)
+
+
+async def subscribe(
+    services: Services, request: Request, topics: Sequence[str] = ()
+) -> Answer | Subscription:
     """A stream of `topics`, or one of these answers:
 
     200  to HEAD, without a body
@@ -85,12 +102,18 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
         GapFound: the stream would begin with a gap, and asks for no control events.
     """
     node = services.node
-    check_topics(services, topics)
+    head = request.memo.value
+    if isinstance(head, _StreamHead):
+        topics = head.topics
+    else:
+        check_topics(services, topics)
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_subscribe(topics)
-    start = requested_start(request, node.clock())
-    is_enveloped = _is_enveloped(request.query)
-    is_silent = _is_silent(request)
+    if not isinstance(head, _StreamHead):
+        head = _read_head(request, topics, node.clock())
+        if not isinstance(head.start, Since):
+            request.memo.value = head
+    start, is_silent = head.start, head.is_silent
     is_head = request.method == "HEAD"
     if is_head and not isinstance(start, (After | Malformed) if is_silent else After):
         return _HEAD_ANSWER
@@ -101,7 +124,9 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
             return _retry_later(node)
         raise
     common_headers = services.response_headers.lines(request.headers.get("origin"), "Accept")
-    subscription = Subscription(node, caller, topics, logs, start, is_enveloped, is_silent, common_headers)
+    subscription = Subscription(
+        node, caller, topics, logs, start, head.is_enveloped, is_silent, common_headers
+    )
     try:
         is_over = node.streams.has_seen_all(logs, start)
         if is_silent and not is_over:
@@ -114,6 +139,11 @@ async def subscribe(services: Services, request: Request, topics: Sequence[str])
         raise
     subscription.release()
     return _NO_MORE if is_over else _HEAD_ANSWER
+
+
+def _read_head(request: Request, topics: Sequence[str], now: float) -> _StreamHead:
+    start = requested_start(request, now)
+    return _StreamHead(topics, start, _is_enveloped(request.query), _is_silent(request))
 
 
 def check_topics(services: Services, topics: Sequence[str]) -> None:
@@ -130,18 +160,14 @@ async def reserve(node: Node, caller: Caller, topics: Sequence[str], start: Star
     """Reserve a place for a stream of `caller`; return its logs. Raises `Unavailable` or `RateLimited`."""
     try:
         node.streams.check_room()
-        return await _watch(node, caller, topics, start)
+        await node.limits.enter(caller)
+        try:
+            return await node.logs.watch(topics, start)
+        except BaseException:
+            node.limits.undo_enter(caller)
+            raise
     except (Unavailable, RateLimited) as error:
         node.metrics.refused_connects.labels(str(error.extra.get("limit", error.code))).inc()
-        raise
-
-
-async def _watch(node: Node, caller: Caller, topics: Sequence[str], start: Start) -> Sequence[Log]:
-    await node.limits.enter(caller)
-    try:
-        return await node.logs.watch(topics, start)
-    except BaseException:
-        node.limits.undo_enter(caller)
         raise
 
 

@@ -9,7 +9,7 @@ from broker.web.accept import Representation, representation
 from broker.web.admission import admit
 from broker.web.publish_options import requested_topics
 from broker.web.services import Services
-from broker.web.subscribe import Subscription, is_silent, subscribe
+from broker.web.subscribe import Subscription, is_known_stream, is_silent, subscribe
 from broker.web.values import Answer, Request, json_answer
 
 DEFAULT_PAGE = 100
@@ -19,6 +19,8 @@ _FRESH = {"Cache-Control": "no-store", "Vary": "Accept"}
 
 async def read_topic(services: Services, request: Request) -> Answer | Subscription:
     """`GET /topics/{topic}`: the representation that `Accept` asks for."""
+    if is_known_stream(request):
+        return await subscribe(services, request)
     topic = request.path_values["topic"]
     wanted = representation(request.headers.get("accept", ""))
     if wanted is Representation.STREAM or is_silent(request.query):
@@ -33,6 +35,8 @@ async def read_topic(services: Services, request: Request) -> Answer | Subscript
 
 async def read_topics(services: Services, request: Request) -> Answer | Subscription:
     """`GET /topics`: several topics as one stream, or the list of all topics."""
+    if is_known_stream(request):
+        return await subscribe(services, request)
     query = request.query
     accept = request.headers.get("accept", "")
     if "topic" in query or is_silent(query) or representation(accept) is not Representation.JSON:

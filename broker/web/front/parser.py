@@ -42,7 +42,7 @@ class RequestParser:
         is_head_begun: whether a part of a head has arrived.
     """
 
-    __deletable__ = ("_flow", "_llhttp")  # mypyc asks
+    __deletable__ = ("_flow",)  # mypyc asks
     __slots__ = (
         "_body_bytes",
         "_excess_bytes",
@@ -84,13 +84,14 @@ class RequestParser:
         self._is_broken = False  # nothing that follows is HTTP
         self._is_upgrading = False  # llhttp stops after this head
         self._is_replaying = False  # a new llhttp gets the framing of a request that is known
-        self._llhttp = httptools.HttpRequestParser(self)
+        self._llhttp: httptools.HttpRequestParser | None = None  # made for the first head that isn't known
 
     def close(self) -> None:
         """The connection has ended: so has the body that was arriving."""
         self._is_broken = True
         self.ready.clear()
-        del self._llhttp, self._flow
+        self._llhttp = None
+        del self._flow
         if self.body is not None:
             body, self.body = self.body, None
             body.fail(Fault.LOST)
@@ -116,7 +117,7 @@ class RequestParser:
             text = data[start:stop]
             head = self._known_heads.get(text)
             if head is None:
-                if self._heads:  # most connections send only one request, and its head never comes again
+                if self._heads or self._known_heads.is_common(text):
                     self._learn(text)
                     start = stop
                 break
@@ -145,6 +146,8 @@ class RequestParser:
             return
         self._head_bytes += len(data)
         self._body_bytes = 0
+        if self._llhttp is None:
+            self._llhttp = httptools.HttpRequestParser(self)
         try:
             self._llhttp.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -240,6 +243,7 @@ class RequestParser:
             self._is_upgrading = False
             return
         llhttp, url, headers = self._llhttp, self._url, self._headers
+        assert llhttp is not None
         method, version = llhttp.get_method().decode(), llhttp.get_http_version()
         refused = refusal(method, url, version, headers)
         if self._head_bytes > self._max_head_bytes < len(url) + head_size(headers):

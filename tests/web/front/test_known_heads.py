@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 from broker.web.front.exchange import Exchange
 from broker.web.front.head import Head
-from broker.web.front.known_heads import MAX_HEAD_BYTES, MAX_HEADS, KnownHeads
+from broker.web.front.known_heads import MAX_FIRST_HEADS, MAX_HEAD_BYTES, MAX_HEADS, KnownHeads
 from broker.web.front.parser import RequestParser
 from tests.support.http import HOST, NDJSON, chunked, read_answer, request
 from tests.support.local_broker import Clock, Serve, Server
 from tests.support.tokens import SECRET, sign_any
+from tests.support.waiting import until
 
 FIRST = request("GET", "/healthz")
-"""The head of a connection's first request isn't learned."""
+"""The head of a connection's first request isn't learned at once."""
 CHUNKED = "Transfer-Encoding: chunked"
 REQUESTS = [
     request("POST", "/topics/a", body=b"event"),
@@ -126,9 +127,9 @@ def test_pipelined_requests_with_a_fault_too(requests: list[bytes], data: st.Dat
 
 def learned(*requests: bytes) -> KnownHeads:
     known_heads = KnownHeads()
-    for each in requests:
+    for number, each in enumerate(requests):
         parser = RequestParser(Flow(), 2 * MAX_HEAD_BYTES, known_heads)
-        parser.feed(FIRST)
+        parser.feed(request("GET", f"/first/{number}"))
         parser.feed(each)
     return known_heads
 
@@ -138,10 +139,20 @@ def test_only_heads_with_nothing_special_are_learned() -> None:
     assert len(learned(*REQUESTS[6:12])) == 0
 
 
-def test_a_connections_first_head_is_not_learned() -> None:
+def test_a_connections_first_head_is_learned_when_it_begins_another_one() -> None:
     known_heads = KnownHeads()
-    RequestParser(Flow(), 1000, known_heads).feed(FIRST)
-    assert len(known_heads) == 0
+    for known in (0, 1, 1):
+        parser = RequestParser(Flow(), 1000, known_heads)
+        parser.feed(FIRST)
+        assert [each.is_complete for each in parser.ready] == [True]
+        assert len(known_heads) == known
+
+
+def test_i4_first_heads_are_bounded() -> None:
+    known_heads = KnownHeads()
+    for number in range(MAX_FIRST_HEADS + 10):
+        RequestParser(Flow(), 1000, known_heads).feed(request("GET", f"/topics/{number}"))
+    assert (len(known_heads), len(known_heads._first_heads)) == (0, 10)
 
 
 def test_i4_known_heads_are_bounded() -> None:
@@ -188,6 +199,37 @@ async def test_a_token_is_checked_with_each_request(serve: Serve, clock: Clock) 
     order = b'{"jti": "7", "exp": %d}' % (clock.now + 100)
     await server.request("POST", "/admin/revoke", order, authorization=f"Bearer {admin}")
     assert await status() == 401, "it was revoked"
+
+
+async def test_equal_heads_get_streams_of_their_own(serve: Serve, clock: Clock) -> None:
+    """As of a crowd after a deploy. What has changed since the first of them counts for each."""
+    server = await serve(max_connections_per_address=4)
+    first = await server.publish("a", "1")
+    by_cursor, by_age, live = (
+        f"/topics/a?lastEventId={first}",
+        "/topics/a?since=10m",
+        "/topics?topic=a&topic=b",
+    )
+    for number in range(2, 5):
+        await server.publish("a", str(number))
+        for target, count in ((by_cursor, number - 1), (by_age, number)):
+            replay = await server.subscribe(target)
+            assert (await replay.data(count))[-1] == str(number)
+            await replay.close()
+        opened = await server.subscribe(live)
+        assert (await opened.event(1)).type == "broker.open"
+        await opened.close()
+        await until(lambda: server.subscribers_of("a") == 0, "all have left")
+    clock.now += 1800
+    await server.publish("a", "last")
+    late = await server.subscribe(by_age)
+    assert await late.data(1) == ["last"], "an age is reckoned anew"
+    kept = [await server.subscribe(live) for _ in range(3)]
+    assert (await server.request("GET", live, accept="*/*")).status == 429
+    await server.request("DELETE", "/topics/a")
+    await server.publish("b", "x", "?end=true")
+    for stream in (late, *kept):
+        await stream.end()
 
 
 async def test_bodies_and_limits_are_checked_with_each_request(serve: Serve) -> None:
