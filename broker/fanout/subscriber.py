@@ -209,13 +209,11 @@ class Subscriber:
         elif ending:
             self.write_behind(ending, now)
         self._reason = self._reason or reason
-        if self._socket < 0 or self._transport.is_closing():
+        if self._socket < 0 or self._transport.is_closing() or self.is_acknowledged():
             self._transport.close()
         else:
             self._transport.write_eof()
             self.lag = self.lag or Lag(now)
-            if self.is_acknowledged():
-                self._transport.close()
 
     def close(self) -> None:
         """Close the connection."""
