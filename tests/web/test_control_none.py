@@ -237,8 +237,9 @@ async def test_a_gap_that_comes_later_cuts_the_stream(server: Server, topics: st
 @pytest.mark.parametrize("target", [SILENT, "/topics?topic=a&topic=b&control=none&envelope=json"])
 async def test_a_cut_never_looks_whole(serve: Serve, how: str, target: str) -> None:
     server = await serve(max_age_seconds=0.5 if how == "too old" else 0, drain_seconds=0.1)
-    stream = await opened(server, target)
     await server.publish("a", "1")
+    stream = await opened(server, f"{target}&since=earliest")
+    await stream.event(1)
     if how == "drained":
         await server.node.streams.drain()
     elif how == "disconnected":
