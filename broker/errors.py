@@ -33,7 +33,7 @@ class InvalidBody(BrokerError):
 
 
 class NoEventStream(InvalidBody):
-    """The caller's fault, or its source's: a body that is no event stream at all, such as an error page."""
+    """The caller's fault, or its source's: a body that isn't an event stream at all, such as an error page."""
 
 
 class Incomplete(BrokerError):
@@ -55,7 +55,7 @@ class TooLarge(BrokerError):
 
 
 class GapFound(BrokerError):
-    """Nobody's fault: events after the caller's cursor can't be delivered, and the answer can't report it in another way."""
+    """No fault: events after the caller's cursor can't be delivered, and the answer can't report it in another way."""
 
     code = "gap"
 

@@ -27,7 +27,7 @@ class CloseReason(enum.StrEnum):
     DRAINING = "draining"
     """This instance is shutting down."""
     GAP = "gap"
-    """Events were lost, and it gets no control events, so it can't be told otherwise."""
+    """Events were lost, and the stream has no control events to report it."""
     ANSWERED = "answered"
     """A long poll got its answer."""
 

@@ -2,7 +2,7 @@
 
 Rules: bytes in, `(topic, lines)` items out, lazily. The grammar is the standard's (WHATWG HTML §9.2.6); `id`, `retry` and
 comments are not published. Three things that a browser accepts are errors: invalid UTF-8, an end within an event, for then
-the source was cut, and a body that is no event stream at all, such as an error page.
+the source was cut, and a body that isn't an event stream at all, such as an error page.
 """
 
 from __future__ import annotations
@@ -96,6 +96,6 @@ class EventStreamBody:
     def _check_is_event_stream(self) -> None:
         if self._decoder.has_other_lines and not self._decoder.has_fields:
             raise NoEventStream(
-                "The body is no event stream: no line of it has 'data', 'event', 'id' or 'retry'. Look at what its source "
+                "The body isn't an event stream: no line of it has 'data', 'event', 'id' or 'retry'. Look at what its source "
                 "has answered; it may be an error."
             )

@@ -47,7 +47,7 @@ BATCH_BYTES = 256 << 10
 CANCELLED = "cancelled"
 """The reason of an end that a cancel brought about."""
 
-_SEND_AGAIN = "The topic stays open; send what is missing, with the mark at its end."
+_SEND_AGAIN = "The topic stays open; send the missing events, with the mark at its end."
 
 _logger = logging.getLogger("broker")
 

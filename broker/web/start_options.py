@@ -19,7 +19,7 @@ def requested_start(request: Request, now: float, default: Start = _NEW_EVENTS) 
     """The start from the first of the cursor, `since` and `last`; else `default`. `now` is in seconds since 1970.
 
     Raises:
-        InvalidParameter: `since` or `last` is malformed. A malformed cursor is no error.
+        InvalidParameter: `since` or `last` is malformed. A malformed cursor is accepted.
     """
     query = request.query
     cursor = requested_cursor(request)

@@ -97,6 +97,13 @@ SHOWN: Mapping[str, Mapping[str, Shown]] = {
         "answer-42": Shown(
             r'"closed": true(?s:.*)data: The answer\n(?s:.*)data:  is 42\.\n(?s:.*)event: broker\.end\n'
         ),
+        "answer-43": Shown(
+            r'"closed": true(?s:.*)data: The ans\n(?s:.*)data: \{"topic":"answer-43","reason":"failed"\}\n'
+        ),
+        "end_data=%5BDONE%5D": Shown(
+            r'"code": "incomplete", "published": 2\}(?s:.*)"published": 2, "closed": true', fails=True
+        ),
+        "control=none": Shown(r"retry: \d+\n:\ndata: one\n(?s:.*)data: \[DONE\]\nid: \d+-\d+\n\n"),
         "envelope=json": Shown(r'data: \{"topic":"weather",', stays=True),
         "events?last=2": Shown(
             r'\{"events":\[\{"topic":"(?s:.*)"more":false,"gap":null,"closed":false\}(?s:.*)"topic":"weather"'

@@ -48,7 +48,7 @@ def assert_incomplete(answer: Answer, published: int) -> None:
     assert (answer.status, problem["status"], problem["code"]) == (400, 400, "incomplete")
     assert problem["published"] == published
     assert "closed" not in problem
-    assert "send what is missing" in problem["detail"]
+    assert "send the missing events" in problem["detail"]
 
 
 WHOLE = {
@@ -199,7 +199,7 @@ async def test_an_error_page_is_no_event_stream(server: Server, target: str, bod
     answer = await send(server, target, body)
     problem = answer.json()
     assert (answer.status, problem["code"], problem["published"]) == (400, "invalid-body", 0)
-    assert "no event stream" in problem["detail"]
+    assert "an event stream" in problem["detail"]
     state = await describe(server)
     assert (state["events"], state["closed"]) == (0, False)
 

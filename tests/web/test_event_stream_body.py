@@ -139,7 +139,7 @@ NO_STREAMS = (
 @pytest.mark.parametrize("mark", [None, EndMark("[DONE]", "done")])
 def test_no_event_stream_at_all(body: bytes, mark: EndMark | None) -> None:
     for pieces in ([body], [bytes([byte]) for byte in body]):
-        with pytest.raises(InvalidBody, match="no event stream"):
+        with pytest.raises(InvalidBody, match="an event stream"):
             read(pieces, mark=mark)
 
 
