@@ -106,7 +106,7 @@ def _answer_errors(app: web.Application) -> Middleware:
         response: web.StreamResponse
         raw_path = request.rel_url.raw_path
         try:
-            answer = router.check(request.method, raw_path, request.headers)
+            answer = router.check(request.method, raw_path, request.rel_url.raw_query_string, request.headers)
             response = await handler(request) if answer is None else response_to(answer)
         except web.HTTPException as error:
             response = response_to(_routing_problem(error, router.base_path))

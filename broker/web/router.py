@@ -41,7 +41,7 @@ class Router:
             elif "{" not in prefix:
                 self._last[prefix] = name.strip("{}"), methods
 
-    def check(self, method: str, path: str, headers: Headers) -> Answer | None:
+    def check(self, method: str, path: str, query: str, headers: Headers) -> Answer | None:
         """The answer to a request for `path` that needs no handler: a preflight, or one outside the base path; else None.
 
         Raises:
@@ -50,7 +50,7 @@ class Router:
         below = self.base_path.below(path)
         self._guard.check(method, below or path, headers)
         answer = self._guard.preflight(headers) if method == "OPTIONS" else None
-        return self.base_path.outside(method, path) if answer is None and below is None else answer
+        return self.base_path.outside(method, path, query) if answer is None and below is None else answer
 
     def find(self, method: str, path: str) -> tuple[Handler | Answer, Mapping[str, str]]:
         """The handler for `method` and `path`, below the base path and percent-encoded, with the values of the placeholders.

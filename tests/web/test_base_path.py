@@ -80,6 +80,15 @@ async def test_the_prefix_alone_leads_to_the_page(prefixed: Server) -> None:
     assert (await prefixed.request("POST", "/events")).status == 404
 
 
+@pytest.mark.parametrize(
+    ("query", "kept"),
+    [("topic=a&topic=b%20c", "topic=a&topic=b%20c"), ("x=/y?z", "x=/y?z"), ("\xe9", "%C3%A9")],
+)
+async def test_the_prefix_alone_keeps_its_query(prefixed: Server, query: str, kept: str) -> None:
+    answer = await prefixed.request("GET", f"/events?{query}")
+    assert (answer.status, answer.headers["location"]) == (308, f"/events/?{kept}")
+
+
 async def test_origins_have_no_path(prefixed: Server) -> None:
     own = f"http://127.0.0.1:{prefixed.port}"
     for origin, status in ((own, 201), ("https://a.example", 201), ("https://b.example", 403)):

@@ -169,7 +169,7 @@ class Front:
     def _route(self, head: Head) -> Routed:
         """Find what serves requests with this head. Raises `Forbidden`; only what doesn't raise is kept."""
         path, query = split_target(head.target, head.headers)
-        answer = self._router.check(head.method, path, head.headers)
+        answer = self._router.check(head.method, path, query, head.headers)
         path = self._router.base_path.below(path) or path
         handler: Handler | Answer
         handler, values = (answer, NO_VALUES) if answer is not None else self._router.find(head.method, path)

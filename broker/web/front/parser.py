@@ -204,7 +204,7 @@ class RequestParser:
         framing = "".join(f"{name}: {headers[name]}\r\n" for name in _FRAMING if name in headers)
         self._llhttp = httptools.HttpRequestParser(self)
         self._is_replaying = True
-        self._llhttp.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n".encode())
+        self._llhttp.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n".encode("utf-8", "surrogateescape"))
         self._is_replaying = False
         if rest:
             self._parse(rest)

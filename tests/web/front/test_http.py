@@ -198,6 +198,17 @@ async def test_an_upgrade_loses_no_request_behind_it(server: Server, is_cut: boo
     assert await stream.data(2) == ["first", "second"]
 
 
+@pytest.mark.parametrize("coding", [b"\xff, chunked", b"\xe2\x82, chunked", b"\xff"])
+async def test_an_upgrade_with_a_framing_that_is_no_text_is_refused(
+    server: Server, coding: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    (answer,) = await answers(
+        server, POST + UPGRADE + b"Transfer-Encoding: " + coding + b"\r\n\r\n" + chunked(b"x")
+    )
+    assert (answer.status, answer.headers["connection"]) == (400, "close")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 async def test_answers_come_in_order_whichever_has_to_wait(server: Server) -> None:
     async def slowly(*args: object, **options: object) -> object:
         await asyncio.sleep(0)

@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -148,6 +149,35 @@ async def test_a_client_that_half_closes_after_the_request_has_left(server: Serv
     await until(
         lambda: subscribers(server) == 0 and not server.subscribers_of("news"), "no subscriber is left"
     )
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["served at once", "its handler waits"])
+async def test_a_client_that_half_closes_behind_its_request_gets_what_is_there(
+    server: Server, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever is first, the end of its sending or the stream: it has left, and its stream ends, but with an answer."""
+    await server.publish("news", "kept")
+    served = asyncio.Event()
+    watch = server.node.logs.watch
+
+    async def watch_late(*args: Any, **options: Any) -> Any:
+        await served.wait()
+        return await watch(*args, **options)
+
+    if waits:
+        monkeypatch.setattr(server.node.logs, "watch", watch_late)
+    reader, writer = await server.send(b"GET /topics/news?since=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    writer.write_eof()
+    if waits:
+        await until(lambda: any(one.is_half_closed for one in server.front.connections), "its end to be seen")
+    served.set()
+    async with asyncio.timeout(WAIT_SECONDS):
+        answer = await reader.read()
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert b"data: kept\n" in answer
+    assert not answer.endswith(b"0\r\n\r\n"), "nobody closed the topic"
+    await close(writer)
+    await until(lambda: subscribers(server) == 0 and not server.subscribers_of("news"), "nobody is left")
 
 
 async def test_cleanup_does_not_wait_for_streams() -> None:
