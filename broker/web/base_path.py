@@ -6,14 +6,9 @@ no prefix either: its links are relative.
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 from broker.web.errors import problem
 from broker.web.guard import EXEMPT
 from broker.web.values import Answer
-
-_IN_QUERY = "%!$&'()*+,;=:@/?[]"
-"""May stand in a query as they are; what is percent-encoded stays so."""
 
 
 class BasePath:
@@ -34,9 +29,7 @@ class BasePath:
     def outside(self, method: str, path: str, query: str) -> Answer:
         """The answer for a path outside: the prefix itself leads to the page, with its query; all else is 404."""
         if path == self.prefix and method in ("GET", "HEAD"):
-            location = (
-                f"{self._start}?{quote(query, safe=_IN_QUERY, encoding='latin-1')}" if query else self._start
-            )
+            location = f"{self._start}?{query}" if query else self._start
             return Answer(308, headers={"Location": location, "Cache-Control": "no-store"})
         return self.not_found()
 

@@ -172,6 +172,9 @@ def refusal(method: str, target: bytes, version: str, headers: RequestHeaders) -
         return problem("invalid-parameter", f"A request may have at most {MAX_HEADERS} headers.")
     if "expect" in headers and headers["expect"].strip().lower() != "100-continue":
         return problem("invalid-parameter", "The only Expect that is supported is 100-continue.")
-    if "transfer-encoding" in headers and headers["transfer-encoding"].strip().lower() != "chunked":
+    if "transfer-encoding" in headers and (
+        headers["transfer-encoding"].strip().lower() != "chunked"
+        or (headers.repeated and "transfer-encoding" in headers.repeated)
+    ):
         return problem("invalid-body", "The only Transfer-Encoding that is supported is chunked.")
     return None

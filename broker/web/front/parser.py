@@ -204,8 +204,13 @@ class RequestParser:
         framing = "".join(f"{name}: {headers[name]}\r\n" for name in _FRAMING if name in headers)
         self._llhttp = httptools.HttpRequestParser(self)
         self._is_replaying = True
-        self._llhttp.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n".encode("utf-8", "surrogateescape"))
-        self._is_replaying = False
+        try:
+            self._llhttp.feed_data(f"POST / HTTP/1.1\r\n{framing}\r\n".encode("utf-8", "surrogateescape"))
+        except httptools.HttpParserError as error:
+            self._fail(repr(error))
+            return
+        finally:
+            self._is_replaying = False
         if rest:
             self._parse(rest)
         elif self.body is not None:

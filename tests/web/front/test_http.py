@@ -198,8 +198,11 @@ async def test_an_upgrade_loses_no_request_behind_it(server: Server, is_cut: boo
     assert await stream.data(2) == ["first", "second"]
 
 
-@pytest.mark.parametrize("coding", [b"\xff, chunked", b"\xe2\x82, chunked", b"\xff"])
-async def test_an_upgrade_with_a_framing_that_is_no_text_is_refused(
+@pytest.mark.parametrize(
+    "coding",
+    [b"\xff, chunked", b"\xe2\x82, chunked", b"\xff", b"gzip", b"chunked\r\nTransfer-Encoding: gzip"],
+)
+async def test_an_upgrade_with_an_unknown_framing_is_refused(
     server: Server, coding: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     (answer,) = await answers(
