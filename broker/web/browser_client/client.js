@@ -381,6 +381,7 @@ export class Following {
       if (this.state.state === "closed") return;
       this.#kept?.complete(each);
       const { kind, ...item } = each;
+      if (kind === "end") delete item.id;
       if (kind === "event") this.#queue?.push(item);
       call({ event: onEvent, gap: onGap, end: onEnd, cancel: onCancel }[kind], item);
     }

@@ -92,50 +92,58 @@ export class BrokerChatTransport {
   }
 
   /**
+   * A chunk is read only when it is asked for, so that an error at the end doesn't discard those before it.
    * @param {string} topic @param {AbortSignal | undefined} abortSignal aborts when the user stops the answer
    * @returns {ReadableStream<UIMessageChunk>}
    */
   #follow(topic, abortSignal) {
-    const { url, token, credentials } = this.options;
     const over = new AbortController();
-    return new ReadableStream({
-      start: (controller) => {
-        /** @param {unknown} [error] */
-        const end = (error) => {
-          if (over.signal.aborted) return;
-          over.abort();
-          if (error) controller.error(error);
-          else controller.close();
-        };
-        const stop = () => {
-          if (over.signal.aborted) return;
-          (this.options.cancel ?? ((topic) => this.#cancel(topic)))(topic).catch(reportError);
-          end(new DOMException("The answer was stopped.", "AbortError"));
-        };
-        if (abortSignal?.aborted) return stop();
-        abortSignal?.addEventListener("abort", stop, { signal: over.signal });
-        follow(topic, {
-          ...(url && { url }),
-          token,
-          credentials,
-          since: "earliest",
-          signal: over.signal,
-          onEvent: ({ data }) => {
-            if (over.signal.aborted) return;
-            if (data === "[DONE]") return end();
-            try {
-              controller.enqueue(JSON.parse(data));
-            } catch (error) {
-              end(error);
-            }
-          },
-          onGap: () => end(new AnswerError("A part of the answer is lost.", "gap")),
-          onEnd: ({ reason }) => end(errorFor(reason)),
-          onState: ({ state, why }) => state === "failed" && end(new Error(why)),
-        });
+    const chunks = this.#chunks(topic, abortSignal, over);
+    return new ReadableStream(
+      {
+        async pull(controller) {
+          const { done, value } = await chunks.next();
+          if (done) controller.close();
+          else controller.enqueue(value);
+        },
+        cancel: () => over.abort(),
       },
-      cancel: () => over.abort(),
+      { highWaterMark: 0 },
+    );
+  }
+
+  /**
+   * @param {string} topic @param {AbortSignal | undefined} abortSignal @param {AbortController} over ends the following
+   * @returns {AsyncGenerator<UIMessageChunk, void>}
+   */
+  async *#chunks(topic, abortSignal, over) {
+    const { url, token, credentials, cancel = (topic) => this.#cancel(topic) } = this.options;
+    /** @type {Error | undefined} */
+    let failure;
+    const stop = () => {
+      failure = errorFor("cancelled");
+      over.abort();
+      cancel(topic).catch(reportError);
+    };
+    abortSignal?.addEventListener("abort", stop, { signal: over.signal });
+    if (abortSignal?.aborted) stop();
+    const events = follow(topic, {
+      ...(url && { url }),
+      token,
+      credentials,
+      since: "earliest",
+      signal: over.signal,
+      onEnd: ({ reason }) => (failure = errorFor(reason)),
+      onGap: () => {
+        failure = new AnswerError("A part of the answer is lost.", "gap");
+        over.abort();
+      },
     });
+    for await (const { data } of events) {
+      if (data === "[DONE]") return;
+      yield JSON.parse(data);
+    }
+    if (failure) throw failure;
   }
 }
 
