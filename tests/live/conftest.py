@@ -36,7 +36,8 @@ CHROMIUM_FLAGS = [
 ]
 
 
-def _leave_out(what: str, how: str) -> None:
+def leave_out(what: str, how: str) -> None:
+    """Skip the test; with CI=true, fail it."""
     reason = f"{what} is missing: {how}"
     if os.environ.get("CI") == "true":
         pytest.fail(reason, pytrace=False)
@@ -48,7 +49,7 @@ async def started_chromium() -> AsyncIterator[Browser]:
     """Debian's Chromium, or the one that the environment's CHROMIUM names. Tests that use it run in the session's loop."""
     path = os.environ.get("CHROMIUM", "/usr/bin/chromium")
     if not os.access(path, os.X_OK):
-        _leave_out(path, "apt-get install chromium, or set CHROMIUM")
+        leave_out(path, "apt-get install chromium, or set CHROMIUM")
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
         yield browser
@@ -74,7 +75,7 @@ def node() -> str:
     """The path of Node; its packages are installed."""
     path = shutil.which("node")
     if path is None:
-        _leave_out("node", "apt-get install nodejs npm, then tests/run")
+        leave_out("node", "apt-get install nodejs npm, then tests/run")
     _check_modules()
     return str(path)
 
@@ -88,7 +89,7 @@ def node_modules() -> Path:
 
 def _check_modules() -> None:
     if not (MODULES / "eventsource" / "package.json").exists():
-        _leave_out("npm's eventsource and fetch-event-source", "tests/run installs them into .cache/node")
+        leave_out("npm's eventsource and fetch-event-source", "tests/run installs them into .cache/node")
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def curl() -> str:
     """The path of curl."""
     path = shutil.which("curl")
     if path is None:
-        _leave_out("curl", "apt-get install curl")
+        leave_out("curl", "apt-get install curl")
     return str(path)
 
 
@@ -148,7 +149,7 @@ def proxies() -> dict[str, type[ProxyProcess]]:
     """All three, none missing."""
     for name, kind in PROXIES.items():
         if kind.path() is None:
-            _leave_out(name, f"apt-get install {name}")
+            leave_out(name, f"apt-get install {name}")
     return PROXIES
 
 
@@ -231,6 +232,6 @@ def store_arguments(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """The settings that make several brokers one: they share a Redis."""
     program = redis()
     if program is None:
-        _leave_out("redis-server", "apt-get install redis-server")
+        leave_out("redis-server", "apt-get install redis-server")
     with Server(tmp_path / "redis", str(program)) as server:
         yield {"redis_url": server.url}

@@ -9,7 +9,7 @@ from playwright.async_api import Page
 from tests.support.waiting import WAIT_SECONDS
 
 OPEN = """async ([module, topics, {token, iterate, ...options}]) => {
-    const {follow} = await import(module);
+    const {follow} = window.client ?? await import(module);
     const told = [], tell = kind => value => told.push({kind, ...value});
     const callbacks = {onEvent: tell("event"), onGap: tell("gap"), onEnd: tell("end"), onCancel: tell("cancel"), onState: tell("state")};
     if (token) options.token = token === "ask" ? reason => window.newToken(reason) : token;
@@ -32,7 +32,7 @@ class Following:
 
     @classmethod
     async def open(cls, page: Page, *topics: str, module: str = "/client.js", **options: object) -> Self:
-        """Follow `topics`. With `token="ask"`, the page's function `newToken` makes tokens; with `iterate`, a loop takes events too."""
+        """Follow `topics`; a page that has `window.client` need not load `module`. With `token="ask"`, the page's function `newToken` makes tokens; with `iterate`, a loop takes events too."""
         return cls(page, await page.evaluate(OPEN, [module, list(topics), options]))
 
     async def told(self, *kinds: str) -> list[dict[str, Any]]:
