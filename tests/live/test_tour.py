@@ -87,6 +87,10 @@ SHOWN: Mapping[str, Mapping[str, Shown]] = {
         "$OPENAI_BASE_URL/chat/completions": Shown(r'"closed": true'),
         "tests/run": Shown(),
     },
+    "browser.md": {
+        ".venv/bin/broker serve": LISTENS,
+        "topics/weather?end=true": Shown(r'"closed": true'),
+    },
     "protocol.md": {
         ".venv/bin/broker serve": LISTENS,
         "export BROKER_URL": Shown(),
@@ -282,7 +286,7 @@ class Reader:
                 case "js":
                     await self._run_in_console(block)
                 case language:
-                    assert language in ("json", ""), language
+                    assert language in ("json", "jsx", ""), language
         for block, page, lines in self._consoles:
             await until(partial(bool, lines), f"something in the console after {block.code}")
             assert not [line for line in lines if line.startswith("error: ")], lines
@@ -325,7 +329,7 @@ class Reader:
 
         page.on("console", lambda message: lines.append(f"{message.type}: {message.text}"))
         page.on("pageerror", lambda error: lines.append(f"error: {error}"))
-        await page.evaluate(f"() => {{ {self.adapted(block.code)} }}")
+        await page.evaluate(f"() => {{ (async () => {{ {self.adapted(block.code)} }})(); }}")
         self._consoles.append((block, page, lines))
 
 
@@ -341,7 +345,8 @@ async def reading(root: Path, page: Path, chromium: Browser, **variables: str) -
 @pytest.mark.timeout(600)
 @IN_CHROMIUMS_LOOP
 @pytest.mark.parametrize(
-    "page", ["protocol.md", "recipes.md", "token-streams.md", "operating.md", "performance.md"]
+    "page",
+    ["protocol.md", "browser.md", "recipes.md", "token-streams.md", "operating.md", "performance.md"],
 )
 async def test_guide(page: str, checkout: Path, chromium: Browser) -> None:
     async with reading(checkout, GUIDES / page, chromium) as reader:

@@ -88,7 +88,19 @@ def test_the_package_names_files_that_exist() -> None:
     for entry in package["exports"].values():
         for name in entry.values():
             assert (CLIENT / name).is_file()
-    assert (CLIENT / "README.md").is_file()
+
+
+def test_the_package_has_what_it_needs_and_no_more(node: str) -> None:
+    """As npm would publish it."""
+    npm = shutil.which("npm")
+    assert npm
+    command = [npm, "pack", "--dry-run", "--json", "--offline"]
+    done = subprocess.run(command, cwd=CLIENT, capture_output=True, text=True, timeout=100, check=True)
+    (package,) = json.loads(done.stdout)
+    files = {file["path"] for file in package["files"]}
+    modules = {str(path.relative_to(CLIENT)) for path in CLIENT.rglob("*.js")}
+    types = {str(path.relative_to(CLIENT)) for path in CLIENT.rglob("*.d.ts")}
+    assert files == {"package.json", "README.md"} | modules | types
 
 
 if __name__ == "__main__":
