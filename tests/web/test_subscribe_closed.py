@@ -105,7 +105,7 @@ async def test_without_a_cursor_a_closed_topic_answers_as_any_other(
     assert (stream.status, [event.type for event in stream.events]) == (200, expected)
     assert json.loads(stream.events[-1].data) == {"topic": "answer", "reason": "closed"}
     await until(lambda: server.subscribers_of("answer") == 0, "it is subscribed no more")
-    assert len(server.node.streams.hub) == 0
+    await until(lambda: len(server.node.streams.hub) == 0, "its connection is gone")
 
 
 async def test_live_events_of_topics_some_of_which_are_closed(server: Server) -> None:

@@ -81,7 +81,7 @@ async def test_a_peer_that_half_closes_has_left(server: Server) -> None:
     await stream.event(1)
     stream.writer.write_eof()
     await stream.end()
-    assert subscribers(server) == 0
+    await until(lambda: subscribers(server) == 0, "it is gone")
 
 
 @pytest.mark.parametrize(
