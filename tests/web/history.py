@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from broker.fanout.poll import Poll
 from tests.support.http import Answer, read_answer, request
 from tests.support.local_broker import Server
 from tests.support.waiting import WAIT_SECONDS, until
@@ -55,13 +56,20 @@ class Waiting:
 
 async def poll(server: Server, target: str, *headers: str) -> Waiting:
     """A poll that waits."""
-    before = polls(server)
+    before = waiting_polls(server)
     waiting = Waiting(*await server.send(request("GET", target, *headers)))
-    await until(lambda: polls(server) == before + 1, "the poll waits")
+    await until(lambda: waiting_polls(server) == before + 1, "the poll waits")
     return waiting
 
 
+def waiting_polls(server: Server) -> int:
+    """How many polls have no answer yet."""
+    found = server.node.streams.hub.subscribers
+    return sum(isinstance(one, Poll) and one.feed is not None for one in found)
+
+
 def polls(server: Server) -> int:
+    """How many streams and polls are open, also those that have ended and whose client doesn't have everything yet."""
     return len(server.node.streams.hub)
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from broker.events import rfc3339
 from tests.support.local_broker import Clock, Serve, Server
+from tests.support.tokens import HMAC
 from tests.web.history import data, get, poll, publish, reasons
 from tests.web.streamed_body import close_topic
 
@@ -112,6 +113,28 @@ async def test_a_topic_named_events(server: Server) -> None:
     stream = await server.subscribe("/topics/events?since=earliest")
     assert await stream.data(1) == ["1"]
     assert data(await get(server, "/topics/events/events")) == ["1"]
+
+
+async def test_topics_of_the_broker_need_a_pattern_of_their_own(serve: Serve) -> None:
+    server = await serve(jwt_secrets=json.dumps([HMAC.material]))
+    for pattern, topic, status in (
+        ("**", "news", 200),
+        ("**", "_stats", 403),
+        ("_stats", "_stats", 200),
+        ("*", "_stats", 403),
+        ("news", "other", 403),
+    ):
+        token = HMAC.token(subscribe=[pattern])
+        for target in (
+            f"/topics/{topic}/events",
+            f"/events?topic={topic}",
+            f"/topics/{topic}/events?wait=0s",
+        ):
+            answer = await server.request("GET", target, authorization=f"Bearer {token}")
+            assert answer.status == status, (pattern, target)
+    answer = await server.request("GET", f"/events?topic=a&access_token={HMAC.token(subscribe=['a'])}")
+    assert answer.status == 200
+    assert (await server.request("GET", "/topics/a/events")).status == 401
 
 
 async def test_several_topics_are_merged_by_id(server: Server) -> None:
