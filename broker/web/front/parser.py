@@ -157,8 +157,7 @@ class RequestParser:
             self._fail(repr(error))
             return
         if self.body is not None:
-            self._check_excess(len(data))
-            if self.body is not None:
+            if self._check_excess(len(data)):
                 self._is_ready(self.body)  # its handler need not wait for the body
         elif self.is_head_begun and self._head_bytes > self._max_head_bytes:
             self.refuse(self._too_long())
@@ -187,12 +186,14 @@ class RequestParser:
         _logger.debug("not an HTTP request: %s", redact(why))
         self.refuse(problem("invalid-parameter", "This is not HTTP."))
 
-    def _check_excess(self, size: int) -> None:
-        """Fail a body that is mostly chunk extensions or trailers."""
+    def _check_excess(self, size: int) -> bool:
+        """Fail a body that is mostly chunk extensions or trailers. Returns whether it isn't."""
         excess = size - self._body_bytes * (1 + CHUNK_FRAME_BYTES)
         self._excess_bytes = max(0, self._excess_bytes + excess)
         if self._excess_bytes > MAX_EXCESS_BYTES:
             self._fail("too many chunk extensions or trailers")
+            return False
+        return True
 
     def _feed_after_upgrade(self, rest: bytes) -> None:
         """llhttp stops at an `Upgrade`, before the body: a new one goes on, with the framing of the body."""

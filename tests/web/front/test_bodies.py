@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from broker.web.body_limits import BodyLimits
+from broker.web.aiohttp_adapter import SERVICES
 from tests.support.http import Answer, read_answer
 from tests.support.local_broker import Serve, Server
 from tests.support.waiting import until
@@ -101,12 +101,10 @@ async def test_an_address_has_a_limit_of_its_own(serve: Serve) -> None:
     ids=["line", "lines of data", "line of data"],
 )
 async def test_i4_events_that_never_end_are_bounded_together(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, content_type: str, endless: bytes
+    serve: Serve, content_type: str, endless: bytes
 ) -> None:
-    monkeypatch.setattr(
-        BodyLimits.__init__, "__kwdefaults__", {"per_address": 0, "per_subject": 0, "max_bytes": 10_000}
-    )
     server = await serve()
+    server._runner.app[SERVICES].bodies.limits._max_bytes = 10_000
     bodies = [await StreamedBody.open(server, content_type=content_type) for _ in range(20)]
     for body in bodies:
         await body.send(endless)
