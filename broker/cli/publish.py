@@ -36,6 +36,7 @@ times faster, but without retries. The first and the last id are printed.
 examples:
   broker publish news 'hello'
   tail -f app.log | broker publish logs -
+  broker publish answers.7 '' --end --reason failed
   jq -c '{data: .}' big.json | broker publish items - --ndjson
 
 Exit status: 0 if everything was published; 1 if something was not; 2 for wrong usage.
@@ -56,6 +57,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--event", type=common.text, metavar="TYPE", help="the event's type; cannot be used with --ndjson"
     )
+    parser.add_argument(
+        "--end",
+        action="store_true",
+        help="close the topic with this event, or without one if DATA is empty; needs DATA",
+    )
+    parser.add_argument(
+        "--retain",
+        type=common.text,
+        metavar="TIME",
+        help="how long a new topic keeps its events, such as 24h; cannot be used with --ndjson",
+    )
+    parser.add_argument(
+        "--reason", type=common.text, metavar="WORD", help="why the topic ends, such as failed; needs --end"
+    )
     parser.add_argument("--ndjson", action="store_true", help="publish NDJSON")
     common.add_broker(parser)
 
@@ -69,7 +84,17 @@ def run(args: argparse.Namespace) -> int:
     try:
         if args.data in (None, "-") or args.ndjson:
             return asyncio.run(_publish_many(args))
-        print(publish(args.url, args.topic, os.fsencode(args.data), args.event, token=args.token))
+        event_id = publish(
+            args.url,
+            args.topic,
+            os.fsencode(args.data),
+            args.event,
+            token=args.token,
+            end=args.end,
+            retain=args.retain,
+            reason=args.reason,
+        )
+        print(event_id)
     except (ClientError, _BadInput) as error:
         common.say(
             "publish", common.client_error_text(error) if isinstance(error, ClientError) else str(error)
@@ -84,6 +109,12 @@ def run(args: argparse.Namespace) -> int:
 def _usage_mistake(args: argparse.Namespace) -> str | None:
     if args.event is not None and args.ndjson:
         return "--event cannot be used with --ndjson: each line has its own type"
+    if args.retain is not None and args.ndjson:
+        return "--retain cannot be used with --ndjson"
+    if args.end and (args.ndjson or args.data in (None, "-")):
+        return "--end needs DATA: it closes the topic with one event; use '' to close it without one"
+    if args.reason is not None and not args.end:
+        return "--reason needs --end"
     if args.data is None and (sys.stdin is None or sys.stdin.isatty()):
         return "DATA is missing; use - to type lines"
     return None
@@ -117,7 +148,9 @@ async def _publish_lines(client: Client, args: argparse.Namespace, counter: _Cou
     async for line in lines(_input(args.data)):
         number += 1
         try:
-            event_id = await client.publish(args.topic, line.removesuffix(b"\r"), args.event)
+            event_id = await client.publish(
+                args.topic, line.removesuffix(b"\r"), args.event, retain=args.retain
+            )
         except ClientError as error:
             raise _BadInput(f"line {number}: {common.client_error_text(error)}") from None
         print(event_id, flush=True)

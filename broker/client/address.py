@@ -52,3 +52,11 @@ def topic_url(
     pairs += (query or {}).items()
     path = f"/topics/{topics[0]}" if len(topics) == 1 else "/topics"
     return f"{base}{path}?{urlencode(pairs)}" if pairs else base + path
+
+
+def publish_query(
+    event: str | None, *, end: bool = False, retain: str | None = None, reason: str | None = None
+) -> dict[str, str]:
+    """The query of a publish with these options."""
+    given = {"event": event, "end": "true" if end else None, "retain": retain, "reason": reason}
+    return {name: value for name, value in given.items() if value is not None}

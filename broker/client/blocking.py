@@ -6,16 +6,16 @@ import http.client
 import ssl
 from urllib.parse import urlsplit
 
-from broker.client.address import base_url, topic_url
+from broker.client.address import base_url, publish_query, topic_url
 from broker.client.errors import (
     MAX_RESPONSE_BYTES,
     UNREACHABLE,
     PublishError,
     json_object,
     problem,
-    reason,
     unexpected,
 )
+from broker.client.errors import reason as why
 
 
 def publish(
@@ -27,6 +27,9 @@ def publish(
     timeout: float = 10.0,
     idempotency_key: str | None = None,
     token: str | None = None,
+    end: bool = False,
+    retain: str | None = None,
+    reason: str | None = None,
 ) -> str:
     """Publish one event and return its id. Makes one attempt, on a connection of its own.
 
@@ -37,12 +40,15 @@ def publish(
         timeout: limit in seconds for connecting, for sending, and for each read.
         idempotency_key: 1 to 200 visible ASCII characters. Calls with the same key publish the event once.
         token: a bearer token.
+        end: close the topic together with this event, or without an event if `data` is empty.
+        retain: how long the topic keeps its events, if it is new: a duration such as `24h`.
+        reason: why the topic ends, such as `failed`; needs `end`.
 
     Raises:
         PublishError: the event was not published. With the code `unreachable` it may have been published.
         ValueError: `url` is not the URL of a broker, or `data` has a lone surrogate.
     """
-    query = {} if event is None else {"event": event}
+    query = publish_query(event, end=end, retain=retain, reason=reason)
     address = topic_url(PublishError, base_url(url), [topic], query)
     body = data.encode() if isinstance(data, str) else data
     status, retry_after, answer = _post(address, body, _headers(idempotency_key, token), timeout)
@@ -81,7 +87,7 @@ def _post(url: str, body: bytes, headers: dict[str, str], timeout: float) -> tup
         response = connection.getresponse()
         return response.status, response.getheader("Retry-After"), response.read(MAX_RESPONSE_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        detail = f"No answer from {parts.scheme}://{parts.netloc}: {reason(error)}."
+        detail = f"No answer from {parts.scheme}://{parts.netloc}: {why(error)}."
         raise PublishError(UNREACHABLE, detail) from error
     finally:
         connection.close()

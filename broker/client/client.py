@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from weakref import WeakSet
 
 import aiohttp
 
-from broker.client.address import base_url, topic_url
+from broker.client.address import base_url, publish_query, topic_url
 from broker.client.errors import PublishError, SubscribeError, json_object, unexpected
 from broker.client.publishing import Published, Publisher, encode_ndjson
 from broker.client.requests import Requests, Response, Token
-from broker.client.streaming import Stream
+from broker.client.streaming import FAILED, Stream
 from broker.client.subscription import Subscription
 from broker.client.types import ClientOptions, Connection, StartOptions
 from broker.events import Event
 
 UNACKNOWLEDGED_MS = 20_000
+INCOMPLETE = frozenset({"abandoned", "deleted", FAILED})
+"""Reasons of an end that leave a topic incomplete against its publisher's will."""
 
 
 class Client:
@@ -92,7 +94,15 @@ class Client:
     # Publish
 
     async def publish(
-        self, topic: str, data: str | bytes, event: str | None = None, idempotency_key: str | None = None
+        self,
+        topic: str,
+        data: str | bytes,
+        event: str | None = None,
+        idempotency_key: str | None = None,
+        *,
+        end: bool = False,
+        retain: str | None = None,
+        reason: str | None = None,
     ) -> str:
         """Publish one event and return its id. When this returns, the event is in the broker's store.
 
@@ -104,13 +114,17 @@ class Client:
             event: the event's type.
             idempotency_key: 1 to 200 visible ASCII characters; by default a new key for each call. Calls with the same
                 key publish the event once.
+            end: close the topic together with this event, or without an event if `data` is empty.
+            retain: how long the topic keeps its events, if it is new: a duration such as `24h`.
+            reason: why the topic ends, such as `failed`; needs `end`.
 
         Raises:
             PublishError: the event was not published. With the code `unreachable` it may have been published: call again
                 with the same key.
             ValueError: `data` or `event` has a lone surrogate, or the key cannot be sent in a header.
         """
-        response = await self._publish_event([topic], data, event, idempotency_key)
+        query = publish_query(event, end=end, retain=retain, reason=reason)
+        response = await self._publish_event([topic], data, query, idempotency_key)
         return str(_member(response, "id"))
 
     async def publish_to(
@@ -119,19 +133,28 @@ class Client:
         data: str | bytes,
         event: str | None = None,
         idempotency_key: str | None = None,
+        *,
+        end: bool = False,
+        retain: str | None = None,
+        reason: str | None = None,
     ) -> dict[str, str]:
         """Publish one event to up to 32 topics, to all or to none, and return its id in each. Otherwise like `publish`."""
         distinct = list(dict.fromkeys(topics))
+        query = publish_query(event, end=end, retain=retain, reason=reason)
+        response = await self._publish_event(distinct, data, query, idempotency_key)
         if len(distinct) == 1:
-            return {distinct[0]: await self.publish(distinct[0], data, event, idempotency_key)}
-        response = await self._publish_event(distinct, data, event, idempotency_key)
+            return {distinct[0]: str(_member(response, "id"))}
         return {str(topic): str(event_id) for topic, event_id in dict(_member(response, "ids")).items()}
 
     async def _publish_event(
-        self, topics: Sequence[str], data: str | bytes, event: str | None, key: str | None
+        self, topics: Sequence[str], data: str | bytes, query: Mapping[str, str], key: str | None
     ) -> Response:
-        url = topic_url(PublishError, self.url, topics, {} if event is None else {"event": event})
+        url = topic_url(PublishError, self.url, topics, query)
         return await self._get_publisher().publish(url, data.encode() if isinstance(data, str) else data, key)
+
+    async def end(self, topic: str, reason: str | None = None) -> None:
+        """Close `topic`; harmless if it is closed, and then the first reason stands. Raises `PublishError`."""
+        await self.publish(topic, b"", end=True, reason=reason)
 
     async def publish_lines(
         self, topic: str | None, events: AsyncIterable[str | Event] | Iterable[str | Event]
@@ -197,16 +220,17 @@ class Client:
         """The events of `topic` from the first to the end, over any number of connections; missing events are a `Gap`.
 
         Raises:
-            SubscribeError: as a `Subscription` does. Also at the end, with the code `abandoned` or `deleted`, if the
-                publisher did not close the topic, so that its events may be incomplete.
+            SubscribeError: as a `Subscription` does. Also at the end, with the code `abandoned`, `deleted` or `failed`, if the
+                topic ended for this reason: its events may be incomplete. Other ends, such as that of an answer that was stopped,
+                are in `Subscription.ended`.
         """
         events = self.subscribe(topic, since="earliest")
         async with contextlib.aclosing(events):
             async for event in events:
                 yield event
-        why = events.ended.get(topic, "closed")
-        if why != "closed":
-            raise SubscribeError(why, f"The publisher did not close {topic}; it was {why}.")
+        why = events.ended.get(topic, "")
+        if why in INCOMPLETE:
+            raise SubscribeError(why, f"{topic} ended as {why}, so its events may be incomplete.")
 
     def subscribe(
         self,

@@ -15,7 +15,7 @@ from broker.events import Event
 
 @dataclass(frozen=True, slots=True)
 class TopicEnd:
-    """`topic` gets no more events. `reason` is `closed`, `deleted` or `abandoned`."""
+    """`topic` gets no more events. `reason` says why, such as `closed`."""
 
     topic: str
     reason: str

@@ -14,12 +14,17 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from broker.client.address import topic_url
 from broker.client.errors import Cancelled, PublishError
 from broker.client.publishing import Retries, ndjson_line
 from broker.client.requests import NDJSON, TEXT, Requests
+
+FAILED = "failed"
+"""Why a topic ended whose producer raised an exception."""
+STOPPED = "stopped"
+"""Why a topic ended whose producer was cancelled by its own application."""
 
 MAX_KEPT_BYTES = 16 << 20
 MAX_UNSENT_BYTES = 64 << 10
@@ -30,8 +35,13 @@ _NOT_ENTERED = "use a stream within `async with`"
 class Stream:
     """Sends events to a topic, and closes the topic at the end. An async context manager, made by `Client.stream`.
 
-    If the block ends with an exception, the topic is not closed: its text is incomplete, so the broker closes it as
-    `abandoned` after its `producer_timeout_seconds`. `Cancelled` is the exception to this: a cancelled stream is closed.
+    If someone asks this producer to stop, the block is broken off where it waits, as by `asyncio.timeout`, and `Cancelled` is
+    raised at its end; the broker has closed the topic as `cancelled`. The same happens with a `PublishError` if the broker
+    refuses the stream or was unreachable for too long.
+
+    If the block ends with an exception, its text is incomplete: the topic closes with the reason `failed`, or `stopped` if the
+    block's task was cancelled. Without a connection to the broker, it closes as `abandoned` after the broker's
+    `producer_timeout_seconds`.
 
     Not for concurrent use by two tasks.
     """
@@ -41,7 +51,10 @@ class Stream:
     ) -> None:
         self._requests = requests
         self._url = topic_url(PublishError, base, [topic], {**query, "end": "on-disconnect"})
-        self._end_url = topic_url(PublishError, base, [topic], {"end": "true"})
+        self._end_urls = {
+            reason: topic_url(PublishError, base, [topic], {"end": "true", "reason": reason})
+            for reason in (FAILED, STOPPED)
+        }
         self._producer = secrets.token_urlsafe(PRODUCER_NAME_BYTES)
         self._patience_seconds = patience_seconds
         self._kept: deque[bytes] = deque()
@@ -52,29 +65,46 @@ class Stream:
         self._is_finished = False
         self._changed = asyncio.Event()  # events were added or taken, or the stream is finished
         self._task: asyncio.Task[None] | None = None
+        self._block: asyncio.Task[Any] | None = None  # the task that runs the block
+        self._cancels_before = 0  # of that task
+        self._has_broken_off = False
 
     async def __aenter__(self) -> Self:
+        self._block = asyncio.current_task()
+        assert self._block is not None
+        self._cancels_before = self._block.cancelling()
         self._task = asyncio.create_task(self._run(), name="broker client stream")
+        self._task.add_done_callback(self._break_off)
         return self
+
+    def _break_off(self, task: asyncio.Task[None]) -> None:
+        """The request has ended; if the block hasn't, cancel it where it waits."""
+        if self._block is not None and not task.cancelled() and task.exception() is not None:
+            self._has_broken_off = True
+            self._block.cancel()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        block, self._block = self._block, None
         assert self._task is not None
+        assert block is not None
+        if self._has_broken_off:
+            is_ours = block.uncancel() <= self._cancels_before
+            if error is None or (is_ours and isinstance(error, asyncio.CancelledError)):
+                self._task.result()
         if error is None:
             self._is_finished = True
             self._changed.set()
-            try:
-                await self._task
-            except Cancelled:
-                await self._close_topic()
-                raise
+            await self._task
             return
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError, PublishError):
             await self._task
-        if isinstance(error, Cancelled):
-            await self._close_topic()
+        if not isinstance(error, Cancelled):
+            reason = STOPPED if isinstance(error, asyncio.CancelledError) else FAILED
+            with contextlib.suppress(PublishError):  # the block's error says more
+                await self._requests.post(self._end_urls[reason], b"", TEXT, HTTPStatus.CREATED)
 
     async def send(self, data: str | bytes, event: str | None = None) -> None:
         """Send one event. Waits while the connection takes no more, or is lost.
@@ -97,10 +127,7 @@ class Stream:
         self._changed.set()
 
     async def cancelled(self) -> None:
-        """Return when the broker takes no more events. `send` then raises the reason.
-
-        For a producer that waits for its next token instead of sending.
-        """
+        """Return when the broker takes no more events. `send` then raises the reason. For other tasks than the block's."""
         assert self._task is not None, _NOT_ENTERED
         await asyncio.wait((self._task,))
 
@@ -112,9 +139,6 @@ class Stream:
             self._kept_bytes -= len(self._kept.popleft())
             self._first += 1
             self._sent -= 1
-
-    async def _close_topic(self) -> None:
-        await self._requests.post(self._end_url, b"", TEXT, HTTPStatus.CREATED)
 
     async def _run(self) -> None:
         """Send the request, again after each lost connection, until it succeeds."""

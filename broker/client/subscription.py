@@ -63,7 +63,7 @@ class Subscription(AsyncIterator[Event]):
             429), a response that is not an event stream, an event over `max_event_bytes`. The subscription ends.
 
     Attributes:
-        ended: the topics that have ended, and the reason: `closed`, `deleted` or `abandoned`.
+        ended: the topics that have ended, and the reason: `closed`, `deleted`, `abandoned`, `cancelled`, or the publisher's own.
     """
 
     def __init__(

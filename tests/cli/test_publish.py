@@ -30,6 +30,25 @@ def test_one_event_is_published_and_its_id_printed(broker: BrokerProcess) -> Non
     assert kept(broker, "news") == [("hellö\nworld", "greeting")]
 
 
+def test_an_event_may_end_its_topic(broker: BrokerProcess) -> None:
+    assert run(broker.url, "publish", "a", "first", "--retain", "2h").returncode == 0
+    done = run(broker.url, "publish", "a", "last", "--end", "--reason", "failed")
+    assert (done.returncode, done.stderr) == (0, b"")
+    again = run(broker.url, "publish", "a", "", "--end", "--reason", "stopped")
+    assert (again.returncode, again.stderr) == (0, b"")
+    with Stream(broker.port, "/topics/a?since=earliest") as stream:
+        body = stream.rest()
+    assert b"data: first\n" in body
+    assert b'event: broker.end\ndata: {"topic":"a","reason":"failed"}\n' in body
+
+
+def test_a_refused_option_is_the_brokers_error(broker: BrokerProcess) -> None:
+    for words in (["--end", "--reason", "cancelled"], ["--retain", "soon"]):
+        done = run(broker.url, "publish", "a", "x", *words)
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert b"invalid-parameter" in done.stderr
+
+
 def test_the_option_url_takes_precedence_over_the_environment(broker: BrokerProcess) -> None:
     assert run("http://127.0.0.1:1", "publish", "news", "x", "--url", broker.url).returncode == 0
 
@@ -158,6 +177,11 @@ def test_the_error_for_an_unreachable_broker_names_its_url_and_how_to_change_it(
         ["a", "x", "--url", "localhost"],
         ["a", "x", "--port", "1"],
         ["a", "-", "--ndjson", "--event", "t"],
+        ["a", "-", "--ndjson", "--retain", "1h"],
+        ["a", "-", "--end"],
+        ["a", "--end"],
+        ["a", "{}", "--ndjson", "--end"],
+        ["a", "x", "--reason", "failed"],
     ],
 )
 def test_wrong_usage_is_one_line_and_status_2(words: list[str]) -> None:

@@ -35,6 +35,17 @@ def test_published_events_arrive(broker: BrokerProcess) -> None:
     ]
 
 
+def test_an_event_may_end_its_topic(broker: BrokerProcess) -> None:
+    publish(broker.url, "a", "first", retain="2h")
+    publish(broker.url, "a", "last", end=True, reason="failed")
+    publish(broker.url, "a", b"", end=True)
+    with Stream(broker.port, "/topics/a?since=earliest") as stream:
+        assert b'"reason":"failed"' in stream.rest()
+    with pytest.raises(PublishError) as caught:
+        publish(broker.url, "a", "more")
+    assert caught.value.code == "closed"
+
+
 def test_an_idempotency_key_publishes_once(broker: BrokerProcess) -> None:
     first = publish(broker.url, "a", "x", idempotency_key="k")
     assert publish(broker.url, "a", "x", idempotency_key="k") == first

@@ -58,6 +58,22 @@ async def test_one_event_goes_to_several_topics(client: Client) -> None:
         assert await take(events, 3) == [Event("x", "t", ids[topic], topic) for topic in "abc"]
 
 
+async def test_an_event_may_end_its_topic(client: Client) -> None:
+    async with client.subscribe("a", "b", "c") as events:
+        await client.publish("a", "x", "t", end=True, retain="2h", reason="done")
+        await client.publish_to(["b", "d"], "y", end=True, reason="failed")
+        await client.end("b", "too-late")
+        await client.end("c")
+        assert [(event.data, event.type) async for event in events] == [("x", "t"), ("y", None)]
+        assert events.ended == {"a": "done", "b": "failed", "c": "closed"}
+    with pytest.raises(PublishError) as caught:
+        await client.publish("a", "more")
+    assert caught.value.code == "closed"
+    with pytest.raises(PublishError) as caught:
+        await client.end("e", "deleted")
+    assert caught.value.code == "invalid-parameter"
+
+
 async def test_an_idempotency_key_publishes_once(client: Client) -> None:
     first = await client.publish("a", "x", idempotency_key="k")
     assert await client.publish("a", "other", idempotency_key="k") == first

@@ -114,32 +114,118 @@ async def test_cancel_is_raised_and_the_sent_text_stands(server: Server) -> None
                     await asyncio.sleep(0.001)
         text = await asyncio.wait_for(viewer, WAIT_SECONDS)
         assert text[:20] == [str(number) for number in range(20)]
-        info = await server.request("GET", "/topics/a", accept="application/json")
-        assert info.json()["closed"] is True
+        assert await why_ended(client) == "cancelled"
 
 
-async def test_cancel_reaches_a_producer_that_sends_nothing(server: Server) -> None:
+async def is_out(server: Server) -> None:
+    await until(lambda: server.node.metrics.published.value == 1, "the first event is out")
+
+
+async def why_ended(client: Client) -> str:
+    subscription = client.subscribe("a", since="earliest")
+    async for _ in subscription:
+        pass
+    return subscription.ended["a"]
+
+
+async def test_cancel_breaks_a_block_off_where_it_waits(server: Server) -> None:
+    """Such as for a model that thinks: its request is broken off at once."""
+    has_left = False
     async with Client(server.url) as client:
         with pytest.raises(Cancelled):
             async with client.stream("a") as stream:
                 await stream.send("x")
-                await until(lambda: server.node.metrics.published.value == 1, "it is out")
+                await is_out(server)
                 await client.cancel("a")
-                await asyncio.wait_for(stream.cancelled(), WAIT_SECONDS)
-                await stream.send("never")
+                try:
+                    await asyncio.wait_for(asyncio.Event().wait(), WAIT_SECONDS)
+                except asyncio.CancelledError:
+                    has_left = True
+                    raise
+        assert has_left
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0, "the task itself is not cancelled"
+        await asyncio.sleep(0)
+        assert await why_ended(client) == "cancelled"
 
 
-async def test_an_error_of_the_producer_abandons_the_topic(serve: Serve) -> None:
-    async with broker(producer_timeout_seconds=0.5) as server, Client(server.url) as client:
+async def test_cancel_reaches_a_block_that_ends(server: Server) -> None:
+    async with Client(server.url) as client:
+        with pytest.raises(Cancelled):
+            async with client.stream("a") as stream:
+                await stream.send("x")
+                await is_out(server)
+                await client.cancel("a")
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait_for(asyncio.Event().wait(), WAIT_SECONDS)
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+
+
+async def test_an_error_of_the_producer_ends_the_topic_as_failed(server: Server) -> None:
+    async with Client(server.url) as client:
         viewer = asyncio.create_task(followed(client, "a"))
         with pytest.raises(ZeroDivisionError):
             async with client.stream("a") as stream:
                 await stream.send("x")
-                await until(lambda: server.node.metrics.published.value == 1, "it is out")
+                await is_out(server)
                 raise ZeroDivisionError
         with pytest.raises(SubscribeError) as caught:
             await asyncio.wait_for(viewer, WAIT_SECONDS)
-        assert caught.value.code == "abandoned"
+        assert caught.value.code == "failed"
+        assert await why_ended(client) == "failed"
+
+
+async def test_a_cancelled_task_ends_the_topic_as_stopped(server: Server) -> None:
+    async def produce(client: Client) -> None:
+        async with client.stream("a") as stream:
+            await stream.send("x")
+            await asyncio.Event().wait()
+
+    async with Client(server.url) as client:
+        task = asyncio.create_task(produce(client))
+        await is_out(server)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await why_ended(client) == "stopped"
+
+
+async def test_a_time_limit_around_a_stream_ends_the_topic_as_stopped(server: Server) -> None:
+    async with Client(server.url) as client:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(None) as limit, client.stream("a") as stream:
+                await stream.send("x")
+                await is_out(server)
+                limit.reschedule(0)
+                await asyncio.Event().wait()
+        assert await why_ended(client) == "stopped"
+
+
+async def test_without_a_broker_an_error_of_the_producer_is_raised_all_the_same(server: Server) -> None:
+    async with Client(server.url, patience_seconds=0) as client:
+        with pytest.raises(ZeroDivisionError):
+            async with client.stream("a") as stream:
+                await stream.send("x")
+                await is_out(server)
+                stopping = asyncio.create_task(server.stop())
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    raise ZeroDivisionError from None
+        await stopping
+
+
+async def test_a_refused_stream_breaks_its_block_off(server: Server) -> None:
+    await server.request("POST", "/topics/a?end=true")
+    async with Client(server.url) as client:
+        with pytest.raises(PublishError) as caught:
+            async with client.stream("a") as stream:
+                await stream.send("x")
+                await asyncio.wait_for(asyncio.Event().wait(), WAIT_SECONDS)
+        assert caught.value.code == "closed"
 
 
 async def test_events_beyond_the_retention_are_a_gap(serve: Serve) -> None:

@@ -149,7 +149,7 @@ async def test_stop(context: BrowserContext, tmp_path: Path) -> None:
         await tab.goto(page.url)
         await page.click("#stop")
         for shown in (page, tab):
-            await expect(shown.locator('#state[data-state="closed"]')).to_be_visible()
+            await expect(shown.locator('#state[data-state="cancelled"]')).to_have_text("Stopped.")
         texts = [await shown.locator("#answer").text_content() for shown in (page, tab)]
         assert texts[0] == texts[1]
         assert texts[0] is not None

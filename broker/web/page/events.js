@@ -58,6 +58,8 @@ function onExpired({ reason }) {
 const END_WORDS = {
   closed: "Its publisher closed it; no more events will follow.",
   deleted: "It was deleted with all its events. The name can be used again and stays watched.",
+  cancelled: "Its producer was asked to stop; no more events will follow.",
+  failed: "Its publisher failed, so it isn't complete; no more events will follow.",
   abandoned: "Its producer disappeared without closing it; no more events will follow.",
 };
 

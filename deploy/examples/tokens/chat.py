@@ -17,7 +17,7 @@ import html
 import json
 import logging
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -112,7 +112,7 @@ async def write(chat: Chat, topic: str, prompt: str) -> None:
     try:
         async with chat.client.stream(topic, retain=KEPT) as stream:
             await stream.send(prompt, event="prompt")
-            await _while_wanted(stream, pipe(chat, stream, prompt))
+            await pipe(chat, stream, prompt)
     except Cancelled:
         _log.info("%s was stopped", topic)
     except ClientError as error:
@@ -143,22 +143,6 @@ def reason(error: Exception) -> str:
             return "its answer is malformed"
         case _:
             return "its answer was broken off"
-
-
-async def _while_wanted(stream: Stream, writing: Coroutine[None, None, None]) -> None:
-    """Run `writing` until it is done or the stream is cancelled. Leaving the stream then raises the reason.
-
-    A model may think for minutes without sending anything. The next `send` would notice the cancel too late.
-    """
-    writer, unwanted = asyncio.create_task(writing), asyncio.create_task(stream.cancelled())
-    try:
-        await asyncio.wait((writer, unwanted), return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        writer.cancel()  # this ends the request to the model
-        unwanted.cancel()
-        await asyncio.wait((writer, unwanted))
-    if not writer.cancelled():
-        writer.result()
 
 
 async def ask(chat: Chat, prompt: str) -> AsyncGenerator[str]:

@@ -47,8 +47,8 @@ function follow(topic) {
   hear("broker.end", (event) => {
     source.close();
     const { reason } = JSON.parse(event.data);
-    const complete = reason === "closed" && !failed;
-    say(failed ? "failed" : reason, complete ? "Done." : "The answer was broken off.");
+    const words = { closed: "Done.", cancelled: "Stopped." };
+    say(failed ? "failed" : reason, (!failed && words[reason]) || "The answer was broken off.");
   });
 }
 
