@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page
+from playwright.async_api import Browser, Page, Route
 
 from tests.live.browser.following import Following
 from tests.live.proxies import Nginx
@@ -18,6 +19,9 @@ from tests.support.broker_process import BrokerProcess
 from tests.support.http import exchange, request
 from tests.support.tcp_proxy import Direction, TcpProxy
 from tests.support.tokens import HMAC
+
+KEPT = 1000
+"""How many events of a topic the broker keeps by default."""
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 
@@ -57,10 +61,11 @@ async def test_for_await(tab: Page, quick_broker: BrokerProcess) -> None:
     for number in range(count):
         quick_broker.publish("news", f"{number}")
     following = await Following.open(tab, "news", since="earliest", iterate=True)
-    await following.wait_for(f"iterated.length >= {1000}")
+    await following.wait_for(f"iterated.length >= {KEPT}")
     quick_broker.publish("news", "last", end="true")
     await following.wait_for("told.some(({kind}) => kind == 'iterated')")
-    assert (await following.evaluate("iterated"))[-1] == "last"
+    kept = [f"{number}" for number in range(count - KEPT, count)]
+    assert await following.evaluate("iterated") == [*kept, "last"]
     assert await following.evaluate("following.state.state") == "closed"
 
 
@@ -211,9 +216,12 @@ async def test_a_token_that_expires_is_renewed(page: Page, guarded: BrokerProces
 
 
 async def test_a_token_is_renewed_before_it_expires(page: Page, guarded: BrokerProcess) -> None:
-    issuer = TokenIssuer(11.5, 3600)
+    issuer = TokenIssuer(3600, 36_000)
     await page.expose_function("newToken", issuer)
+    await page.clock.install()
     following = await Following.open(page, "news", token="ask")
+    await following.wait_until_live()
+    await page.clock.fast_forward(3_000_000)  # to the last fifth of the token's life
     await following.wait_for("told.filter(({state}) => state == 'live').length == 2")
     publish(guarded, "one")
     await following.wait_for_data("one")
@@ -235,6 +243,23 @@ async def test_a_refused_token_is_replaced_once(page: Page, guarded: BrokerProce
     assert bad.reasons == ["start", "unauthorized"]
 
 
+async def test_a_revoked_token_is_replaced(page: Page, guarded: BrokerProcess) -> None:
+    tokens = {
+        "start": HMAC.token([], ["news"], jti="first"),
+        "revoked": HMAC.token([], ["news"], jti="second"),
+    }
+    await page.expose_function("newToken", lambda reason: tokens[reason])
+    following = await Following.open(page, "news", token="ask")
+    await following.wait_until_live()
+    admin = f"Authorization: Bearer {HMAC.token(admin=True)}"
+    body = json.dumps({"jti": "first", "exp": int(time.time()) + 3600}).encode()
+    answer = exchange(guarded.port, request("POST", "/admin/revoke", admin, body=body))
+    assert answer.status < 300, answer
+    await following.wait_for("told.filter(({state}) => state == 'live').length == 2")
+    publish(guarded, "after")
+    await following.wait_for_data("after")
+
+
 @pytest.mark.parametrize(("topic", "token"), [("news", ""), ("secret", HMAC.token([], ["news"]))])
 async def test_a_refusal_for_good(page: Page, guarded: BrokerProcess, topic: str, token: str) -> None:
     following = await Following.open(page, topic, token=token)
@@ -251,6 +276,30 @@ async def test_a_full_broker_is_asked_again(page: Page) -> None:
         await second.wait_for("following.state.state == 'reconnecting'")
         assert await second.evaluate("following.state.wait") > 0
         assert await second.told("end") == []
+
+
+async def test_refusals_that_pass(tab: Page, quick_broker: BrokerProcess) -> None:
+    """Answers that end an EventSource for good."""
+    statuses = [503, 429, 502]
+
+    async def refuse(route: Route) -> None:
+        if statuses:
+            await route.fulfill(status=statuses.pop(0), headers={"Retry-After": "1"}, body="")
+        else:
+            await route.continue_()
+
+    await tab.route("**/topics?*", refuse)
+    following = await Following.open(tab, "news")
+    await following.wait_until_live()
+    waits = [state["wait"] for state in await following.told("state") if state["wait"]]
+    assert len(waits) == 3 and min(waits) >= 1000
+
+
+async def test_below_a_base_path(page: Page) -> None:
+    with BrokerProcess(base_path="/events") as broker:
+        await page.goto(f"{broker.url}/healthz")
+        following = await Following.open(page, "news", module="/events/client.js")
+        await following.wait_until_live()
 
 
 # Bad networks
