@@ -359,7 +359,7 @@ class HoldingProxy(TcpProxy):
         held = b""
         with contextlib.suppress(OSError):
             while data := await source.read(65536):
-                if direction == "down" and (held or b"text/event-stream" in data):
+                if direction == "down" and (held or b"Content-Type: text/event-stream" in data):
                     held += data
                     continue
                 target.write(data)
