@@ -51,7 +51,7 @@ def requested_topics(query: Query) -> tuple[str, ...]:
     """The topics in the query, each once. Raises `InvalidParameter` for none or too many."""
     topics = tuple(dict.fromkeys(query.getall("topic")))
     if not topics:
-        raise InvalidParameter("Name at least one topic: /topics?topic=NAME.")
+        raise InvalidParameter("Name at least one topic with ?topic=NAME.")
     if len(topics) > MAX_TOPICS_PER_REQUEST:
         raise InvalidParameter(f"A request may name at most {MAX_TOPICS_PER_REQUEST} topics.")
     return topics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import signal
 import socket
@@ -51,6 +52,18 @@ def test_i8_drain_ends_every_stream_with_a_retry_of_its_own_and_loses_nothing() 
             decoder.feed(body)
             assert decoder.last_event_id == ids[-1]
         assert len(delays) > 10
+
+
+def test_i8_drain_answers_every_long_poll_without_events() -> None:
+    with BrokerProcess(drain_seconds=1) as broker, contextlib.ExitStack() as stack:
+        last = broker.publish("other", "x")
+        polls = [stack.enter_context(Connection(broker.port)) for _ in range(20)]
+        for poll in polls:
+            poll.send(request("GET", "/topics/news/events?wait=50s"))
+        wait_for(lambda: broker.metric("broker_subscribers") == 20, "all wait")
+        assert broker.terminate() == 0
+        empty = {"events": [], "cursor": last, "more": False, "gap": None, "closed": False}
+        assert [poll.answer().json() for poll in polls] == [empty] * 20
 
 
 def test_publishes_are_answered_during_the_drain() -> None:
