@@ -1,0 +1,138 @@
+"""A long poll in the hub: woken by deliveries, answered once, and ended as streams are."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from broker.auth.grants import UNRESTRICTED_CALLER
+from broker.fanout.close_reason import CloseReason
+from broker.fanout.feed import FeedKey
+from broker.fanout.poll import Poll
+from tests.support.hub_harness import HubHarness, tcp_pair
+
+
+class Waiting:
+    """A poll of a harness, and what it was asked for.
+
+    Attributes:
+        gives: the answer to a wake; None while there is nothing to give.
+        asked: the reason of each call.
+    """
+
+    def __init__(self, gives: bytes | None = b"events") -> None:
+        self.gives = gives
+        self.asked: list[CloseReason | None] = []
+        self.poll: Poll
+
+    async def attach(self, harness: HubHarness, *topics: str) -> Waiting:
+        near, far = tcp_pair()
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(asyncio.Protocol, near)
+        transport.set_write_buffer_limits(high=0)
+        key = FeedKey(topics, enveloped=False, chunked=True)
+        logs = [harness.log(topic) for topic in topics]
+        self.poll = harness.hub.attach_poll(
+            transport, UNRESTRICTED_CALLER, key, logs, harness.last, self.respond
+        )
+        harness.far[self.poll] = far
+        return self
+
+    def respond(self, reason: CloseReason | None) -> bytes | None:
+        self.asked.append(reason)
+        return self.gives if reason is None else b"nothing"
+
+
+async def test_the_first_event_is_answered_and_no_other(harness: HubHarness) -> None:
+    waiting = await Waiting().attach(harness, "a")
+    harness.publish("b", b"x")
+    harness.run()
+    assert waiting.asked == []
+    for _ in range(3):
+        harness.publish("a", b"x")
+        harness.run()
+    assert harness.read(waiting.poll) == b"events"
+    assert waiting.asked == [None]
+    assert harness.released == ["a"]
+    harness.far[waiting.poll].close()
+    await harness.closing()
+    assert harness.closes == [CloseReason.ANSWERED]
+    assert len(harness.hub) == 0
+
+
+async def test_a_poll_shares_the_feed_of_streams(harness: HubHarness) -> None:
+    stream = await harness.subscribe("a")
+    await Waiting().attach(harness, "a")
+    assert len(harness.hub.feeds) == 1
+    harness.publish("a", b"x")
+    harness.run()
+    assert harness.read(stream).startswith(b"data: x\n")
+
+
+async def test_an_event_and_the_end_in_one_turn(harness: HubHarness) -> None:
+    waiting = await Waiting().attach(harness, "a")
+    harness.publish("a", b"x")
+    harness.close("a")
+    harness.run()
+    assert harness.read(waiting.poll) == b"events"
+    assert waiting.asked == [None]
+    assert harness.released == ["a"]
+    assert harness.hub.failure is None
+
+
+async def test_the_end_of_one_topic_of_several_is_nothing_to_give(harness: HubHarness) -> None:
+    waiting = await Waiting(None).attach(harness, "a", "b")
+    harness.close("a")
+    harness.run()
+    assert harness.read(waiting.poll) == b""
+    assert waiting.poll.feed is not None
+    harness.close("b")
+    harness.run()
+    assert harness.read(waiting.poll) == b"nothing"
+    assert waiting.asked == [None, None, CloseReason.ENDED]
+    assert sorted(harness.released) == ["a", "b"]
+
+
+@pytest.mark.parametrize("reason", [CloseReason.DRAINING, CloseReason.EXPIRED, CloseReason.DISCONNECTED])
+async def test_what_ends_a_stream_ends_a_poll(harness: HubHarness, reason: CloseReason) -> None:
+    waiting = await Waiting().attach(harness, "a")
+    harness.hub.finish(waiting.poll, reason, b"retry: 1\n")
+    harness.hub.finish(waiting.poll, reason, b"retry: 1\n")
+    harness.publish("a", b"x")
+    harness.run()
+    assert harness.read(waiting.poll) == b"nothing"
+    assert waiting.asked == [reason]
+
+
+async def test_it_gets_neither_heartbeats_nor_control_events(harness: HubHarness) -> None:
+    waiting = await Waiting(None).attach(harness, "a")
+    harness.hub.send_control(waiting.poll, b"event: broker.cancel\ndata: {}\n\n")
+    harness.now += 100
+    harness.hub.sweep()
+    harness.run()
+    assert harness.read(waiting.poll) == b""
+    assert waiting.poll.feed is not None
+
+
+async def test_a_client_that_does_not_read_its_answer_is_cut(harness: HubHarness) -> None:
+    await Waiting(b"x" * (4 << 20)).attach(harness, "a")
+    harness.publish("a", b"x")
+    harness.run()
+    for _ in range(2):
+        harness.hub.sweep()
+        harness.run()
+        harness.now += 31
+    harness.hub.sweep()
+    await harness.closing()
+    assert harness.released == ["a"]
+    assert len(harness.hub) == 0
+
+
+async def test_a_client_that_has_left_is_answered_without_harm(harness: HubHarness) -> None:
+    waiting = await Waiting().attach(harness, "a")
+    harness.far[waiting.poll].close()
+    harness.publish("a", b"x")
+    harness.run()
+    await harness.closing()
+    assert harness.released == ["a"]
+    assert harness.hub.failure is None
