@@ -47,20 +47,20 @@ class Grant:
             Forbidden: the token doesn't allow it; the error lists the refused `topics`.
             Unauthorized: the request had no token.
         """
-        self._check(self.publish, topics, "publish to")
+        if self.publish is not None:
+            self._check(self.publish, topics, "publish to")
 
     def check_subscribe(self, topics: Iterable[str]) -> None:
         """Check the right to subscribe to all `topics`. Raises like `check_publish`."""
-        self._check(self.subscribe, topics, "subscribe to")
+        if self.subscribe is not None:
+            self._check(self.subscribe, topics, "subscribe to")
 
     def check_admin(self) -> None:
         """Check the admin right. Raises like `check_publish`."""
         if not self.admin:
             self._refuse('This needs an admin token, with the claim "broker": {"admin": true}.')
 
-    def _check(self, patterns: Sequence[str] | None, topics: Iterable[str], action: str) -> None:
-        if patterns is None:
-            return
+    def _check(self, patterns: Sequence[str], topics: Iterable[str], action: str) -> None:
         match = compiled(tuple(patterns)).match
         refused = [topic for topic in topics if not match(topic)]
         if refused:

@@ -65,7 +65,8 @@ class FanOut:
                 group.is_queued = True
                 self._queue.append(group)
         if not self._is_scheduled:
-            self._schedule()
+            self._is_scheduled = True
+            self._loop.call_soon(self._turn)
         if self._feeds.backlog <= MAX_BYTES:
             return True
         self._feeds.is_paused = True

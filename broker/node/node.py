@@ -106,7 +106,7 @@ class Node:
         Waits while too many bytes of these topics are on their way, so that a publisher never outruns the subscribers that are up to
         date. It doesn't wait for those that lag (I3).
         """
-        if self._must_wait(items):
+        if not self._backpressure.is_slack and self._must_wait(items):
             try:
                 await self._backpressure.wait({topic for topic, _ in items})
                 receipt = await self._store.topics.publish(items, key, options)
@@ -114,27 +114,23 @@ class Node:
                 self._backpressure.admit()
         else:
             receipt = await self._store.topics.publish(items, key, options)
-        self._count(items, receipt)
+        if not receipt.replayed:
+            self.metrics.published.value += len(items) - receipt.known
         return receipt
 
     def publish_now(
         self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
     ) -> Receipt | None:
         """The same at once, without a coroutine; None, and nothing is published, if it must wait: then await `publish`."""
-        if self._must_wait(items):
+        if not self._backpressure.is_slack and self._must_wait(items):
             return None
         receipt = self._store.topics.publish_now(items, key, options)
-        if receipt is not None:
-            self._count(items, receipt)
+        if receipt is not None and not receipt.replayed:
+            self.metrics.published.value += len(items) - receipt.known
         return receipt
 
     def _must_wait(self, items: Sequence[Item]) -> bool:
-        backpressure = self._backpressure
-        return not backpressure.is_slack and not backpressure.is_open({topic for topic, _ in items})
-
-    def _count(self, items: Sequence[Item], receipt: Receipt) -> None:
-        if not receipt.replayed:
-            self.metrics.published.value += len(items) - receipt.known
+        return not self._backpressure.is_open({topic for topic, _ in items})
 
     async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
         """Close a topic; see `stores.base.Topics.close`."""

@@ -147,8 +147,12 @@ class ConnectionTimeouts:
 
     def answer_sent(self, connection: Waiting) -> None:
         """The answer has left; the next request may come."""
-        self._forget_connection(connection)
-        self._idle[connection] = self._now()
+        if self._heads:
+            self._heads.pop(connection, None)
+        if self._answers:
+            self._answers.pop(connection, None)
+        self._idle.pop(connection, None)  # so that it goes to the end
+        self._idle[connection] = self._loop.time() - self._stalled_seconds
 
     def replaced(self, connection: Waiting, successor: Waiting, *, is_sent: bool) -> None:
         """`successor` is in charge until the client has read the last answer; `is_sent` if it has left."""

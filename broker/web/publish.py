@@ -140,7 +140,8 @@ def _publish_data(
         raise InvalidBody("The body is not valid UTF-8; an event's data is text.") from None
     lines = sse.lines(data, head.event_type)
     options, node = head.options, services.node
-    items = [(topic, lines) for topic in head.topics] if data or not options.ends else []
+    topics = head.topics if data or not options.ends else ()
+    items = [(topics[0], lines)] if len(topics) == 1 else [(topic, lines) for topic in topics]
     if node.limits.limits_publishing:
         charge(services, caller, events=max(1, len(items)), size=len(items) * len(lines))
     receipt = node.publish_now(items, head.key, options)

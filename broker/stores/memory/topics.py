@@ -120,7 +120,9 @@ class MemoryTopics:
         now = self._clock()
         event_id = self._logs.last_id = self._clock.next_id(now, self._logs.last_id)
         frame = sse.frame(lines, event_id)
-        log = self._table.open(topic, now)
+        log = self._table.get(topic)
+        if log is None:
+            log = self._table.open(topic, now)
         log.append(event_id, frame)
         self._logs.log_grown(topic, log, len(frame), now)
         return event_id

@@ -60,15 +60,15 @@ class Exchange:
         "started_at",
     )
 
-    def __init__(self, flow: BodyFlow, head: Head) -> None:
+    def __init__(self, flow: BodyFlow, head: Head, body: bytes | None = None) -> None:
+        """A request whose head has arrived, and its whole `body` too if that is given."""
         self.head = head
-        self.is_complete = False
-        self.is_queued = False
+        self.is_complete = self.is_queued = body is not None
         self.started_at = 0.0
         self.peer = ""
         self._expects_continue = "expect" in head.headers and head.version == "1.1"
         self._flow = flow
-        self._pieces: list[bytes] = []
+        self._pieces = [body] if body else []
         self._size = 0
         self._fault: Fault | None = None
         self._listener: Callable[[], None] | None = None
@@ -81,12 +81,6 @@ class Exchange:
         self._size += len(data) + PIECE_BYTES
         if self._size > HIGH_WATER_BYTES:
             self._flow.hold_body(held=True)
-
-    def arrive_whole(self, body: bytes) -> None:
-        """The whole body has arrived with the head."""
-        if body:
-            self._pieces.append(body)
-        self.is_complete = True
 
     def end(self) -> None:
         """The body is complete."""

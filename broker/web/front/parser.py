@@ -124,10 +124,7 @@ class RequestParser:
             end = stop + (head.length or 0)
             if end > len(data):
                 break
-            exchange = Exchange(self._flow, head)
-            exchange.arrive_whole(data[stop:end])
-            exchange.is_queued = True
-            self.ready.append(exchange)
+            self.ready.append(Exchange(self._flow, head, data[stop:end]))
             start = end
         return data[start:] if start else data
 
