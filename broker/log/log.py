@@ -222,8 +222,9 @@ class Log:
 
     def only_after(self, cursor: EventId) -> Entry | None:
         """The newest entry if no other one lies after `cursor`, else None. Most subscribers lack one event."""
-        entry = self._entries[-1] if self._entries else _DROPPED
-        return entry if entry.prev <= cursor < entry.id else None
+        entries = self._entries
+        is_only = entries and entries[-1].id > cursor and (len(entries) == 1 or entries[-2].id <= cursor)
+        return entries[-1] if is_only else None
 
     def between(self, cursor: EventId, stop: EventId) -> Iterator[Entry]:
         """The entries after `cursor` and before `stop`, newest first. Valid until the log changes."""

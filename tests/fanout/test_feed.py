@@ -148,3 +148,21 @@ async def test_a_replay_is_not_closed_for_a_gap_before_its_floor(
         harness.publish("a", b"x")
     subscriber = await harness.subscribe("a", "b", cursor=0, floors=(5, 0))
     assert await harness.read_all(subscriber, 6) == [1, 2, 3, 6]
+
+
+async def test_i2_an_event_does_not_hide_the_gap_before_it(harness: HubHarness) -> None:
+    """The store went back: the event's `prev`, from the store, lies before the gap that this instance has put in its log."""
+    subscriber = await harness.subscribe("a")
+    cursor = harness.publish("a", b"1")
+    harness.run()
+    harness.read(subscriber)
+    log = harness.log("a")
+    log.append_gap(cursor + 5, "lost")
+    log.append_after(cursor, cursor + 6, sse.frame(sse.lines(b"2"), cursor + 6))
+    harness.hub.fan_out.delivered("a", 1)
+    harness.run()
+    assert b"broker.gap" in harness.read(subscriber)
+    assert log.only_after(cursor) is None
+    only = log.only_after(cursor + 5)
+    assert only is not None
+    assert only.id == cursor + 6
