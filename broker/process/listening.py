@@ -1,12 +1,14 @@
 """Listens on bound sockets, and makes a protocol for each connection.
 
 Rules: knows no HTTP. The options of a connection's socket are set once, on the listening one: accepted sockets inherit them.
-Plain connections get a transport of ours (`socket_transport`), those with TLS the loop's own.
+Plain connections get a transport of ours (`socket_transport`). Those with TLS get the loop's own, and so do all where the system has
+no epoll, such as on macOS: it works as well, and costs more.
 """
 
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -56,7 +58,7 @@ class Listening:
         self._trusted_proxies = trusted_proxies
         self._head_seconds = head_seconds
         self._loop = asyncio.get_running_loop()
-        self._polling = SocketPolling(self._loop)
+        self._polling = SocketPolling(self._loop) if hasattr(select, "epoll") else None
         self._servers: list[asyncio.AbstractServer | Acceptor] = []
         self._proxied: list[ProxiedConnections] = []
 
@@ -77,31 +79,36 @@ class Listening:
             proxied.close()
         self._servers.clear()
         self._proxied.clear()
-        self._polling.stop()
+        if self._polling is not None:
+            self._polling.stop()
 
     async def _serve(self, sock: socket.socket) -> asyncio.AbstractServer | Acceptor:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
         if sock.family == socket.AF_UNIX:
-            return Acceptor(sock, self._open)
+            if self._polling is None:
+                return await self._loop.create_unix_server(self._connect, sock=sock, backlog=BACKLOG)
+            return Acceptor(sock, partial(self._open, self._polling))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._trusted_proxies is not None:
             proxied = ProxiedConnections(self._open_tcp, self._trusted_proxies, self._head_seconds)
             self._proxied.append(proxied)
             return Acceptor(sock, proxied.opened)
-        if self._connect_securely is None:
-            return Acceptor(sock, self._open)
-        return await self._loop.create_server(self._connect_securely, sock=sock, backlog=BACKLOG)
+        if self._polling is None or self._connect_securely is not None:
+            connect = self._connect_securely or self._connect
+            return await self._loop.create_server(connect, sock=sock, backlog=BACKLOG)
+        return Acceptor(sock, partial(self._open, self._polling))
 
-    def _open(self, connection: socket.socket, peer: str) -> None:
-        self._polling.connect(connection, self._connect(peer))
+    def _open(self, polling: SocketPolling, connection: socket.socket, peer: str) -> None:
+        polling.connect(connection, self._connect(peer))
 
     async def _open_tcp(self, connection: socket.socket, peer: str) -> None:
         """Open a connection behind its PROXY header. Raises `OSError` if the client has left."""
-        if self._connect_securely is None:
-            self._open(connection, peer)
+        if self._polling is not None and self._connect_securely is None:
+            self._open(self._polling, connection, peer)
         else:
-            await self._loop.connect_accepted_socket(partial(self._connect_securely, peer), connection)
+            connect = self._connect_securely or self._connect
+            await self._loop.connect_accepted_socket(partial(connect, peer), connection)
 
 
 def describe(sock: socket.socket) -> str:

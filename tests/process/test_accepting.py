@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import socket
+from ipaddress import ip_network
+from pathlib import Path
+from typing import cast
 
 import pytest
 
 from broker.process import accepting
 from broker.process.accepting import ACCEPTS_PER_TURN, Acceptor
 from broker.process.listening import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, Listening
+from broker.process.socket_transport import SocketTransport
 from tests.support.waiting import until
 
 
@@ -60,10 +65,14 @@ async def test_it_accepts_all_of_a_crowd() -> None:
 
 
 class Kept(asyncio.Protocol):
-    transport: asyncio.BaseTransport | None = None
+    transport: asyncio.Transport | None = None
+    received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
+        self.transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
 
 
 async def test_i4_a_connection_inherits_the_options_of_the_listening_socket() -> None:
@@ -87,3 +96,41 @@ async def test_i4_a_connection_inherits_the_options_of_the_listening_socket() ->
             protocol.transport.close()
         listening.stop()
         await until(lambda: made.fileno() < 0, "it is closed")
+
+
+@pytest.mark.parametrize("has_epoll", [True, False])
+@pytest.mark.parametrize("kind", ["tcp", "unix", "proxied"])
+async def test_without_epoll_the_loops_own_transports_serve(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, has_epoll: bool
+) -> None:
+    """As on macOS."""
+    if not has_epoll:
+        monkeypatch.delattr(select, "epoll")
+    protocol = Kept()
+    peers: list[str] = []
+
+    def connect(peer: str = "") -> asyncio.Protocol:
+        peers.append(peer)
+        return protocol
+
+    with socket.socket(socket.AF_UNIX if kind == "unix" else socket.AF_INET) as sock:
+        sock.bind(str(tmp_path / "a.sock") if kind == "unix" else ("127.0.0.1", 0))
+        trusted = [ip_network("127.0.0.0/8")] if kind == "proxied" else None
+        listening = Listening(connect, [sock], trusted_proxies=trusted, head_seconds=5)
+        await listening.start()
+        with socket.socket(sock.family) as client:
+            client.connect(sock.getsockname())
+            if kind == "proxied":
+                client.sendall(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n")
+            client.sendall(b"hello")
+            await until(lambda: protocol.received == b"hello", "the first bytes have arrived")
+            assert protocol.transport is not None
+            assert isinstance(protocol.transport, SocketTransport) == has_epoll
+            protocol.transport.write(b"answer")
+            client.setblocking(False)
+            assert await asyncio.get_running_loop().sock_recv(client, 100) == b"answer"
+            protocol.transport.close()
+            assert await asyncio.get_running_loop().sock_recv(client, 100) == b""
+        listening.stop()
+    told = {"tcp": "127.0.0.1" if has_epoll else "", "unix": "", "proxied": "192.0.2.1"}
+    assert peers == [told[kind]], "without one, the transport knows it"
