@@ -1,4 +1,4 @@
-"""A client that reads only when it is told to, so that a reset may destroy what it has not read; plain or with TLS."""
+"""A client that reads only on demand, so that a reset may destroy unread bytes; plain or with TLS."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ async def publish(server: Server, topic: str, *texts: str) -> list[str]:
 
 
 class Waiting:
-    """A poll on a connection of its own, whose answer is still to come."""
+    """A poll on a connection of its own; its answer is still to come."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader = reader

@@ -30,7 +30,7 @@ class Arriving(Body):
     """A body whose pieces arrive one by one; b"" is its end.
 
     Attributes:
-        listener: who is told of them.
+        listener: is called for each.
     """
 
     def __init__(self) -> None:

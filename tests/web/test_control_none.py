@@ -178,7 +178,7 @@ async def test_a_cursor_with_a_gap_is_gone(serve: Serve) -> None:
     stream = await opened(server, last_event_id=second)
     assert await stream.data(1) == ["3"]
     stream = await opened(server, SILENT + "&since=1h")
-    assert await stream.data(1) == ["3"], "a time is no cursor"
+    assert await stream.data(1) == ["3"], "a time isn't a cursor"
     metric = server.node.metrics.registry.get_sample_value("broker_gaps_total", {"reason": "trimmed"})
     assert metric == 3
 

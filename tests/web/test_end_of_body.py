@@ -111,7 +111,7 @@ async def test_any_other_end_is_a_cut(
     answer = await send(server, target.replace("end=true", end), body, kind)
     assert_incomplete(answer, count)
     assert await is_open(server)
-    assert len(await kept(server, "a")) == count, "what was published stands"
+    assert len(await kept(server, "a")) == count, "the published events stand"
 
 
 async def test_a_cut_body_can_be_completed(server: Server) -> None:
@@ -123,7 +123,7 @@ async def test_a_cut_body_can_be_completed(server: Server) -> None:
     await cut.send(events("1", "2", "[DONE]"))
     await until(lambda: server.node.metrics.published.value == 3, "the broker has the mark")
     cut.cut()
-    assert await is_open(server), "the mark alone is no clean end"
+    assert await is_open(server), "the mark alone isn't a clean end"
     second = await send(server, DONE, events("1", "2", "[DONE]"), broker_producer="p", broker_sequence="1")
     assert second.status == 200
     assert {name: second.json()[name] for name in ("published", "known", "closed")} == {

@@ -202,7 +202,7 @@ def test_a_mark_in_an_unfinished_last_block_counts(
         (b"data: [DONE\n", DONE),
         (b"data: [DONE] \n", DONE),
         (b"data: [DONE]\ndata:\n", DONE),
-        (b"event: message_stop\n", STOP),  # without data it is no event
+        (b"event: message_stop\n", STOP),  # without data it isn't an event
         (b'event: message_stop\ndata: {"type": "mess', STOP),  # cut within its data
         (b"event: message_sto\ndata: {}\n", STOP),
         (b"data: message_stop\n", STOP),

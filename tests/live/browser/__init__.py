@@ -1,1 +1,1 @@
-"""The browser client in engines: its parser in Node, the client in Chromium, and beside EventSource in Firefox and WebKit."""
+"""The browser client in engines: its parser in Node, the client in Chromium, and with EventSource in Firefox and WebKit."""

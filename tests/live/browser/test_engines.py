@@ -244,7 +244,7 @@ async def test_a_token_that_expires(engine: Engine, client: Client) -> None:
         await client.open(broker.url, token="ask")
         publish("one")
         await client.page.wait_for_function(
-            "() => followed.at(-1).told.filter(({state}) => state == 'live').length > 1",
+            "() => followed.at(-1).calls.filter(({state}) => state == 'live').length > 1",
             timeout=1000 * WAIT_SECONDS,
         )
         publish("two")

@@ -40,10 +40,10 @@ async def test_live_events(tab: Page, quick_broker: BrokerProcess) -> None:
     sent = quick_broker.publish("news", text, event="alert")
     quick_broker.publish("sport", "2:1")
     await following.wait_for_data(text, "2:1")
-    first, _ = await following.told("event")
+    first, _ = await following.calls("event")
     assert first.pop("time").endswith("Z")
     assert first == {"kind": "event", "topic": "news", "id": sent, "event": "alert", "data": text}
-    states = [state["state"] for state in await following.told("state")]
+    states = [state["state"] for state in await following.calls("state")]
     assert states == ["live"]
 
 
@@ -63,7 +63,7 @@ async def test_for_await(tab: Page, quick_broker: BrokerProcess) -> None:
     following = await Following.open(tab, "news", since="earliest", iterate=True)
     await following.wait_for(f"iterated.length >= {KEPT}")
     quick_broker.publish("news", "last", end="true")
-    await following.wait_for("told.some(({kind}) => kind == 'iterated')")
+    await following.wait_for("calls.some(({kind}) => kind == 'iterated')")
     kept = [f"{number}" for number in range(count - KEPT, count)]
     assert await following.evaluate("iterated") == [*kept, "last"]
     assert await following.evaluate("following.state.state") == "closed"
@@ -73,12 +73,12 @@ async def test_the_end_of_a_topic(tab: Page, quick_broker: BrokerProcess) -> Non
     following = await Following.open(tab, "news", "sport")
     await following.wait_until_live()
     quick_broker.publish("news", "goodbye", end="true")
-    await following.wait_for("told.some(({kind}) => kind == 'end')")
+    await following.wait_for("calls.some(({kind}) => kind == 'end')")
     quick_broker.publish("sport", "more")
-    await following.wait_for("told.some(({data}) => data == 'more')")
+    await following.wait_for("calls.some(({data}) => data == 'more')")
     exchange(quick_broker.port, request("DELETE", "/topics/sport"))
     await following.wait_for("following.state.state == 'ended'")
-    ends = [(end["topic"], end["reason"]) for end in await following.told("end")]
+    ends = [(end["topic"], end["reason"]) for end in await following.calls("end")]
     assert ends == [("news", "closed"), ("sport", "deleted")]
 
 
@@ -86,7 +86,7 @@ async def test_a_cancel(tab: Page, quick_broker: BrokerProcess) -> None:
     following = await Following.open(tab, "news")
     await following.wait_until_live()
     assert exchange(quick_broker.port, request("POST", "/topics/news/cancel", body=b"")).status == 202
-    await following.wait_for("told.some(({kind, topic}) => kind == 'cancel' && topic == 'news')")
+    await following.wait_for("calls.some(({kind, topic}) => kind == 'cancel' && topic == 'news')")
 
 
 async def test_restart_with_data(page: Page, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ async def test_restart_with_data(page: Page, tmp_path: Path) -> None:
         broker.start()
         broker.publish("news", "after")
         await following.wait_for_data("before", "after")
-        assert await following.told("gap") == []
+        assert await following.calls("gap") == []
 
 
 async def test_a_gap(page: Page) -> None:
@@ -111,12 +111,12 @@ async def test_a_gap(page: Page) -> None:
         await following.wait_until_live()
         broker.publish("news", "before")
         await following.wait_for_data("before")
-        (seen,) = [event["id"] for event in await following.told("event")]
+        (seen,) = [event["id"] for event in await following.calls("event")]
         broker.kill()
         broker.start()
         broker.publish("news", "after")
         await following.wait_for_data("before", "after")
-        gaps = [(gap["topic"], gap["after"], gap["reason"]) for gap in await following.told("gap")]
+        gaps = [(gap["topic"], gap["after"], gap["reason"]) for gap in await following.calls("gap")]
         assert gaps == [("news", seen, "lost")]
 
 
@@ -135,7 +135,7 @@ async def test_the_cursor_outlives_a_reload(tab: Page, quick_broker: BrokerProce
     await tab.reload()
     following = await Following.open(tab, "news", keep="news")
     await following.wait_for("following.state.state == 'ended'")
-    assert [end["reason"] for end in await following.told("end")] == ["closed"]
+    assert [end["reason"] for end in await following.calls("end")] == ["closed"]
 
 
 async def test_topics_join_and_leave(tab: Page, quick_broker: BrokerProcess) -> None:
@@ -158,7 +158,7 @@ async def test_topics_join_and_leave(tab: Page, quick_broker: BrokerProcess) -> 
     quick_broker.publish("a", "unseen")
     quick_broker.publish("b", "seen")
     await following.wait_for_data("a1", "c1", "c2", *joined, "seen")
-    assert await following.told("gap") == []
+    assert await following.calls("gap") == []
 
 
 async def test_close(tab: Page, quick_broker: BrokerProcess) -> None:
@@ -209,7 +209,7 @@ async def test_a_token_that_expires_is_renewed(page: Page, guarded: BrokerProces
     await following.wait_until_live()
     publish(guarded, "one")
     await following.wait_for_data("one")
-    await following.wait_for("told.filter(({state}) => state == 'live').length == 2")
+    await following.wait_for("calls.filter(({state}) => state == 'live').length == 2")
     publish(guarded, "two")
     await following.wait_for_data("one", "two")
     assert issuer.reasons == ["start", "expired"]
@@ -222,7 +222,7 @@ async def test_a_token_is_renewed_before_it_expires(page: Page, guarded: BrokerP
     following = await Following.open(page, "news", token="ask")
     await following.wait_until_live()
     await page.clock.fast_forward(3_000_000)  # to the last fifth of the token's life
-    await following.wait_for("told.filter(({state}) => state == 'live').length == 2")
+    await following.wait_for("calls.filter(({state}) => state == 'live').length == 2")
     publish(guarded, "one")
     await following.wait_for_data("one")
     assert issuer.reasons == ["start", "expiring"]
@@ -255,7 +255,7 @@ async def test_a_revoked_token_is_replaced(page: Page, guarded: BrokerProcess) -
     body = json.dumps({"jti": "first", "exp": int(time.time()) + 3600}).encode()
     answer = exchange(guarded.port, request("POST", "/admin/revoke", admin, body=body))
     assert answer.status < 300, answer
-    await following.wait_for("told.filter(({state}) => state == 'live').length == 2")
+    await following.wait_for("calls.filter(({state}) => state == 'live').length == 2")
     publish(guarded, "after")
     await following.wait_for_data("after")
 
@@ -275,7 +275,7 @@ async def test_a_full_broker_is_asked_again(page: Page) -> None:
         second = await Following.open(page, "news")
         await second.wait_for("following.state.state == 'reconnecting'")
         assert await second.evaluate("following.state.wait") > 0
-        assert await second.told("end") == []
+        assert await second.calls("end") == []
 
 
 async def test_refusals_that_pass(tab: Page, quick_broker: BrokerProcess) -> None:
@@ -291,7 +291,7 @@ async def test_refusals_that_pass(tab: Page, quick_broker: BrokerProcess) -> Non
     await tab.route("**/topics?*", refuse)
     following = await Following.open(tab, "news")
     await following.wait_until_live()
-    waits = [state["wait"] for state in await following.told("state") if state["wait"]]
+    waits = [state["wait"] for state in await following.calls("state") if state["wait"]]
     assert len(waits) == 3 and min(waits) >= 1000
 
 
@@ -392,7 +392,7 @@ async def follow_where_streams_are_held_back(page: Page, url: str, broker: Broke
     broker.publish("news", "bye", end="true")
     broker.publish("sport", "bye", end="true")
     await following.wait_for("following.state.state == 'ended'")
-    ends = {end["topic"]: end["reason"] for end in await following.told("end")}
+    ends = {end["topic"]: end["reason"] for end in await following.calls("end")}
     assert ends == {"news": "closed", "sport": "closed"}
 
 

@@ -167,7 +167,7 @@ async def application(app_script: bytes) -> AsyncIterator[Application]:
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(chromium: Browser) -> Page:
-    """A tab that can have others beside it."""
+    """A tab that may be one of several."""
     return await (await chromium.new_context()).new_page()
 
 
@@ -241,7 +241,7 @@ async def test_a_stopped_answer(page: Page, application: Application) -> None:
     for tab in (page, second):
         await shows(tab, "".join(TOKENS[:3]), "streaming")
     await page.locator("#stop").dispatch_event("click")
-    await until(lambda: application.ended == ["cancelled"], "the producer to be told")
+    await until(lambda: application.ended == ["cancelled"], "the cancel to reach the producer")
     for tab in (page, second):
         await shows(tab, "".join(TOKENS[:3]), "ready")
         await expect(tab.locator("#end")).to_have_text("stopped")

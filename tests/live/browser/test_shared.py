@@ -89,7 +89,7 @@ async def test_tabs_have_one_connection_whoever_leads(tabs: Tabs, quick_broker: 
     publish(1)
     for following in tabs.open.values():
         await following.wait_for_data(*published)
-        assert await following.told("gap") == []
+        assert await following.calls("gap") == []
     await until(lambda: quick_broker.metric("broker_subscribers") == 1, "one connection", WAIT_SECONDS)
 
 
@@ -109,7 +109,7 @@ async def test_tabs_with_different_topics(tabs: Tabs, quick_broker: BrokerProces
     await third.wait_for_data("a1", "b2")
     quick_broker.publish("b", "b3", end="true")
     await second.wait_for("following.state.state == 'ended'")
-    assert [(end["topic"], end["reason"]) for end in await third.told("end")] == [("b", "closed")]
+    assert [(end["topic"], end["reason"]) for end in await third.calls("end")] == [("b", "closed")]
     await tabs.close("tab 0")
     quick_broker.publish("a", "a2")
     await third.wait_for_data("a1", "b2", "b3", "a2")

@@ -14,7 +14,7 @@ from tests.support.broker_process import BrokerProcess
 
 
 def main() -> int:
-    """Run, and print what was found. Exit status 1 if anything was wrong."""
+    """Run, and print the problems. Exit status 1 if there is any."""
     parser = argparse.ArgumentParser(prog="python -m tests.live.fuzz", description=__doc__)
     parser.add_argument("--requests", type=int, default=50_000, help="after the warm-up (default: 50,000)")
     parser.add_argument("--warm-up", type=int, default=10_000, help="requests before (default: 10,000)")

@@ -244,7 +244,7 @@ def mutated(chance: random.Random) -> bytes:
 
 
 def request(chance: random.Random) -> bytes:
-    """One request to some route, well-formed but for its values."""
+    """One request to some route, well-formed except for its values."""
     route = chance.choice(HOT if chance.random() < 0.6 else ROUTES)
     method = route.method if chance.random() < 0.8 else chance.choice(METHODS)
     topic = chance.choice(GOOD_TOPICS if chance.random() < 0.8 else TOPICS)

@@ -1,4 +1,4 @@
-"""Sends the requests of a seed to a broker process, and says what was wrong."""
+"""Sends the requests of a seed to a broker process, and reports the problems."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Run:
 
     Attributes:
         statuses: how often each status was seen.
-        problems: what was wrong; empty if nothing.
+        problems: empty if everything was right.
     """
 
     def __init__(self, broker: BrokerProcess, seed: int) -> None:
@@ -97,7 +97,7 @@ class Run:
                 self.problems.append(f"request {number}: {received[:200]!r}")
 
     async def _exchange(self, one: Case) -> bytes:
-        """Send a case, and return what came back."""
+        """Send a case, and return the answer."""
         reader, writer = await asyncio.open_connection(HOST, self._broker.port)
         received = b""
         try:

@@ -24,7 +24,7 @@ def metric(server: Server, name: str, **labels: str) -> float:
 
 
 async def first_of(*answers: Coroutine[Any, Any, Answer]) -> Answer:
-    """The first of these answers to come; the others are no longer awaited."""
+    """The first of these answers to come; the others are cancelled."""
     tasks = [asyncio.ensure_future(answer) for answer in answers]
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:

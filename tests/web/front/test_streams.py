@@ -175,9 +175,11 @@ async def test_a_client_that_half_closes_behind_its_request_gets_what_is_there(
         answer = await reader.read()
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
     assert b"data: kept\n" in answer
-    assert not answer.endswith(b"0\r\n\r\n"), "nobody closed the topic"
+    assert not answer.endswith(b"0\r\n\r\n"), "the topic is open"
     await close(writer)
-    await until(lambda: subscribers(server) == 0 and not server.subscribers_of("news"), "nobody is left")
+    await until(
+        lambda: subscribers(server) == 0 and not server.subscribers_of("news"), "no subscriber is left"
+    )
 
 
 async def test_cleanup_does_not_wait_for_streams() -> None:

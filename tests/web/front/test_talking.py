@@ -1,4 +1,4 @@
-"""Subscribers that talk: an SSE client has nothing to say after its request, so what it sends is bounded; plain and with TLS."""
+"""Subscribers that talk: an SSE client has nothing to say after its request, so further bytes are bounded; plain and with TLS."""
 
 from __future__ import annotations
 
