@@ -14,7 +14,8 @@ Rules: knows nothing of the server. `publish` must work without aiohttp. No modu
     address         URLs of a broker and of its topics
     types           values of a subscription: `Gap`, `Connection`
     blocking        `publish`
-    requests        one POST request
+    requests        one request
+    reading         `History`: events that topics still have
     publishing      publishing with retries
     streaming       `Stream`: events into one topic
     open_stream     the request for an event stream
@@ -39,12 +40,14 @@ from broker.client.types import Gap as Gap
 if TYPE_CHECKING:
     from broker.client.client import Client as Client
     from broker.client.publishing import Published as Published
+    from broker.client.reading import History as History
     from broker.client.streaming import Stream as Stream
     from broker.client.subscription import Subscription as Subscription
 else:
     _LAZY = {
         "Client": "broker.client.client",
         "Published": "broker.client.publishing",
+        "History": "broker.client.reading",
         "Stream": "broker.client.streaming",
         "Subscription": "broker.client.subscription",
     }

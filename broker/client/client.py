@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 from weakref import WeakSet
 
 import aiohttp
 
 from broker.client.address import base_url, publish_query, topic_url
-from broker.client.errors import PublishError, SubscribeError, json_object, unexpected
+from broker.client.errors import PublishError, SubscribeError, json_object
 from broker.client.publishing import Published, Publisher, encode_ndjson
-from broker.client.requests import Requests, Response, Token
+from broker.client.reading import HISTORY_BYTES, History, decode_history, history_url
+from broker.client.requests import Requests, Response, Token, make_socket
 from broker.client.streaming import FAILED, Stream
 from broker.client.subscription import Subscription
 from broker.client.types import ClientOptions, Connection, StartOptions
 from broker.events import Event
 
-UNACKNOWLEDGED_MS = 20_000
 INCOMPLETE = frozenset({"abandoned", "deleted", FAILED})
 """Reasons of an end that leave a topic incomplete against its publisher's will."""
 
@@ -87,7 +87,7 @@ class Client:
         if self._callers_session is not None:
             return self._callers_session
         if self._own_session is None:
-            connector = aiohttp.TCPConnector(limit=0, socket_factory=_socket)
+            connector = aiohttp.TCPConnector(limit=0, socket_factory=make_socket)
             self._own_session = aiohttp.ClientSession(connector=connector)
         return self._own_session
 
@@ -125,7 +125,7 @@ class Client:
         """
         query = publish_query(event, end=end, retain=retain, reason=reason)
         response = await self._publish_event([topic], data, query, idempotency_key)
-        return str(_member(response, "id"))
+        return str(response.member("id"))
 
     async def publish_to(
         self,
@@ -143,8 +143,8 @@ class Client:
         query = publish_query(event, end=end, retain=retain, reason=reason)
         response = await self._publish_event(distinct, data, query, idempotency_key)
         if len(distinct) == 1:
-            return {distinct[0]: str(_member(response, "id"))}
-        return {str(topic): str(event_id) for topic, event_id in dict(_member(response, "ids")).items()}
+            return {distinct[0]: str(response.member("id"))}
+        return {str(topic): str(event_id) for topic, event_id in dict(response.member("ids")).items()}
 
     async def _publish_event(
         self, topics: Sequence[str], data: str | bytes, query: Mapping[str, str], key: str | None
@@ -177,7 +177,7 @@ class Client:
         """Like `publish_lines`, for a body in NDJSON, in chunks of any size."""
         url = f"{self.url}/topics" if topic is None else topic_url(PublishError, self.url, [topic])
         response = await self._get_publisher().publish_ndjson(url, chunks)
-        count = _member(response, "published")
+        count = response.member("published")
         members = json_object(response.body)
         return Published(int(count), members.get("first_id"), members.get("last_id"))
 
@@ -205,6 +205,35 @@ class Client:
         """Ask the producer of `topic` to stop. Its subscribers get `broker.cancel`. Raises `PublishError`."""
         url = topic_url(PublishError, self.url, [topic]) + "/cancel"
         await self._get_publisher().cancel(url)
+
+    async def delete(self, topic: str) -> None:
+        """Remove the events of `topic` and open it again, with the right `admin`. Raises `PublishError`."""
+        url = topic_url(PublishError, self.url, [topic])
+        await self._make_requests().post(url, None, {}, HTTPStatus.NO_CONTENT, method="DELETE")
+
+    async def history(
+        self,
+        *topics: str,
+        since: str | None = None,
+        last: int | None = None,
+        cursor: str | None = None,
+        before: str | None = None,
+        limit: int | None = None,
+    ) -> History:
+        """The events that `topics` still have, oldest first; from the first one without a start.
+
+        Args:
+            since, last, cursor: as in `subscribe`.
+            before: only events before this id: the newest ones.
+            limit: at most so many events, up to 1,000; 100 without it.
+
+        Raises:
+            ClientError: the request was not answered, or refused.
+        """
+        url = history_url(self.url, topics, since=since, last=last, cursor=cursor, before=before, limit=limit)
+        requests = self._make_requests()
+        response = await requests.post(url, None, {}, HTTPStatus.OK, method="GET", most=HISTORY_BYTES)
+        return decode_history(response)
 
     def _get_publisher(self) -> Publisher:
         if self._publisher is None:
@@ -267,21 +296,3 @@ class Client:
         )
         self._subscriptions.add(subscription)
         return subscription
-
-
-def _socket(info: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket that fails soon if the peer acknowledges nothing. The default takes many minutes."""
-    family, kind, protocol, _, _ = info
-    made = socket.socket(family, kind, protocol)
-    with contextlib.suppress(
-        OSError, AttributeError
-    ):  # not on every system, and not for every kind of socket
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
-    return made
-
-
-def _member(response: Response, name: str) -> Any:
-    try:
-        return json_object(response.body)[name]
-    except (ValueError, KeyError):
-        raise unexpected(PublishError, f"The response has no {name!r}", response.status) from None

@@ -1,4 +1,4 @@
-"""One POST request: the token, the time limit and the response.
+"""One request: the token, the time limit and the response.
 
 Rules: no retries. The token function is called before each request, because only it knows how long a token is valid. Its
 exceptions reach the caller of the client.
@@ -7,16 +7,30 @@ exceptions reach the caller of the client.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Any
 
 import aiohttp
 
-from broker.client.errors import MAX_RESPONSE_BYTES, UNREACHABLE, Cancelled, PublishError, problem, reason
+from broker.client.errors import (
+    MAX_RESPONSE_BYTES,
+    UNREACHABLE,
+    Cancelled,
+    PublishError,
+    json_object,
+    problem,
+    reason,
+    unexpected,
+)
 
 TEXT = {"Content-Type": "text/plain; charset=utf-8"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
+
+UNACKNOWLEDGED_MS = 20_000
 
 Token = str | Callable[[], Awaitable[str]]
 """A bearer token, or an async function that returns a valid one."""
@@ -38,17 +52,24 @@ class Response:
     retry_after: str | None
     body: bytes
 
+    def member(self, name: str) -> Any:
+        """A member of the JSON object. Raises `PublishError` if there is none, which no broker sends."""
+        try:
+            return json_object(self.body)[name]
+        except (ValueError, KeyError):
+            raise unexpected(PublishError, f"The response has no {name!r}", self.status) from None
 
-async def read_response(response: aiohttp.ClientResponse) -> Response:
-    """Read a response to its end, or up to about `MAX_RESPONSE_BYTES`."""
-    body = b""
-    while len(body) < MAX_RESPONSE_BYTES and (data := await response.content.readany()):
+
+async def read_response(response: aiohttp.ClientResponse, most: int = MAX_RESPONSE_BYTES) -> Response:
+    """Read a response to its end, or up to about `most` bytes."""
+    body = bytearray()
+    while len(body) < most and (data := await response.content.readany()):
         body += data
-    return Response(response.status, response.headers.get("Retry-After"), body)
+    return Response(response.status, response.headers.get("Retry-After"), bytes(body))
 
 
 class Requests:
-    """Sends POST requests on an aiohttp session.
+    """Sends requests on an aiohttp session.
 
     Args:
         timeout_seconds: limit for a request. For a streamed body: for connecting, and for the response after it.
@@ -66,11 +87,15 @@ class Requests:
         headers: Mapping[str, str],
         expected: HTTPStatus,
         limit: asyncio.Timeout | None = None,
+        *,
+        method: str = "POST",
+        most: int = MAX_RESPONSE_BYTES,
     ) -> Response:
         """Send a request and return its response, which has the status `expected`.
 
         Args:
             limit: the time limit, not yet entered; by default `timeout_seconds` from now.
+            most: the largest response in bytes.
 
         Raises:
             PublishError: the code is `unreachable` if there was no response.
@@ -81,12 +106,12 @@ class Requests:
         try:
             async with (
                 limit or asyncio.timeout(self.timeout_seconds),
-                self._session.post(
-                    url, data=body, headers=headers, timeout=timeout, allow_redirects=False
+                self._session.request(
+                    method, url, data=body, headers=headers, timeout=timeout, allow_redirects=False
                 ) as answer,
                 asyncio.timeout(self.timeout_seconds),
             ):
-                response = await read_response(answer)
+                response = await read_response(answer, most)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise PublishError(UNREACHABLE, f"No answer from {url}: {reason(error)}.") from error
         if response.status == expected:
@@ -95,3 +120,14 @@ class Requests:
         if refusal.code == "cancelled":
             raise problem(Cancelled, response.status, response.retry_after, response.body)
         raise refusal
+
+
+def make_socket(info: aiohttp.AddrInfoType) -> socket.socket:
+    """A socket that fails soon if the peer acknowledges nothing. The default takes many minutes."""
+    family, kind, protocol, _, _ = info
+    made = socket.socket(family, kind, protocol)
+    with contextlib.suppress(
+        OSError, AttributeError
+    ):  # not on every system, and not for every kind of socket
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+    return made

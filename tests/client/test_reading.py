@@ -1,0 +1,77 @@
+"""The history of topics, and deleting them."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.client import Client, ClientError, PublishError
+from broker.client.reading import decode_history
+from broker.client.requests import Response
+from tests.support.local_broker import Serve, Server
+
+
+async def test_history_then_a_subscription_from_its_cursor(server: Server) -> None:
+    async with Client(server.url) as client:
+        ids = [await client.publish("a", text, "t" if text == "2" else None) for text in ("1", "2", "3")]
+        history = await client.history("a")
+        assert [(event.data, event.type, event.id, event.topic) for event in history.events] == [
+            ("1", None, ids[0], "a"),
+            ("2", "t", ids[1], "a"),
+            ("3", None, ids[2], "a"),
+        ]
+        assert (history.cursor, history.more, history.gap, history.closed) == (ids[2], False, None, False)
+        async with client.subscribe("a", cursor=history.cursor) as events:
+            await client.publish("a", "4", end=True)
+            assert [event.data async for event in events] == ["4"]
+        assert (await client.history("a")).closed
+
+
+async def test_parts_of_a_history(serve: Serve) -> None:
+    server = await serve(retention_events=3)
+    async with Client(server.url) as client:
+        ids = [await client.publish("a", text) for text in "12345"]
+        await client.publish("b", "x" * 100_000)
+
+        async def texts(**options: object) -> list[str]:
+            history = await client.history("a", **options)  # type: ignore[arg-type]
+            return [event.data for event in history.events]
+
+        assert await texts(last=2) == ["4", "5"]
+        assert await texts(cursor=ids[3]) == ["5"]
+        assert await texts(since="earliest", limit=1) == ["3"]
+        assert await texts(before=ids[4], limit=1) == ["4"]
+        both = await client.history("a", "b", "a", last=1)
+        assert [event.topic for event in both.events] == ["a", "b"]
+        lost = await client.history("a", cursor=ids[0])
+        assert lost.gap is not None
+        assert (lost.gap.topic, lost.gap.after, lost.gap.reason) == ("a", ids[0], "trimmed")
+
+
+async def test_delete_opens_a_topic_again(server: Server) -> None:
+    async with Client(server.url) as client:
+        await client.publish("a", "1", end=True)
+        await client.delete("a")
+        assert (await client.history("a")).events == []
+        await client.publish("a", "2")
+
+
+async def test_refusals(server: Server) -> None:
+    async with Client(server.url) as client:
+        with pytest.raises(ClientError) as caught:
+            await client.history("a", limit=0)
+        assert caught.value.code == "invalid-parameter"
+        with pytest.raises(ClientError) as caught:
+            await client.history("a b")
+        assert caught.value.code == "invalid-topic"
+        with pytest.raises(ValueError, match="at least one topic"):
+            await client.history()
+        with pytest.raises(PublishError) as refused:
+            await client.delete("_stats")
+        assert refused.value.code == "forbidden"
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"events": [1]}', b'{"events": 1, "gap": null}'])
+def test_what_no_broker_sends(body: bytes) -> None:
+    with pytest.raises(ClientError) as caught:
+        decode_history(Response(200, None, body))
+    assert caught.value.code == "unexpected"
