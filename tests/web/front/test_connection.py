@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import socket
@@ -228,6 +229,22 @@ async def test_without_room_the_connection_that_has_waited_longest_is_closed(
     assert cuts(server, "room") == 1
     writer.write(b'14\r\n{"data": "goes on"}\n\r\n')
     assert await stream.data(1) == ["goes on"]
+
+
+async def test_answers_that_are_not_read_make_room_too(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.process.app.available_descriptors", lambda: 20)
+    server = await serve()
+    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as stack:
+        for _ in range(30):
+            sock = stack.enter_context(socket.socket())
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            sock.setblocking(False)
+            await loop.sock_connect(sock, ("127.0.0.1", server.port))
+            await loop.sock_sendall(sock, b"GET /metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n" * 100)
+        await until(lambda: cuts(server, "room") >= 10, "room")
+        assert (await server.request("GET", "/healthz")).status == 200
+        assert server.requesting <= 20
 
 
 async def test_bodies_that_do_not_come_make_room_too(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
