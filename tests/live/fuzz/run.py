@@ -112,7 +112,7 @@ class Run:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.02):
                         received = await reader.read(1000)
-        except ConnectionError:
+        except OSError:
             pass  # the broker had seen enough
         finally:
             if one.ending in (Ending.RESET, Ending.RESET_AFTER_ANSWER):
