@@ -484,3 +484,18 @@ def test_a_replica_is_worth_remembering_once_an_event_is_prepended(
     assert log.named == bool(event_ids)
     log.prepend([], START - 2)
     assert log.named == bool(event_ids)
+
+
+def test_i2_an_event_behind_a_gap_is_not_the_only_entry() -> None:
+    """A store's `prev` may name an event before the gap."""
+    log = filled(1)
+    (first,) = ids(1)
+    gap, last = first + 5, first + 9
+    log.append_gap(gap, "lost")
+    log.append_after(first, last, frame(last))
+    for cursor in (START, first, gap - 1):
+        assert log.only_after(cursor) is None
+    newest = log.only_after(gap)
+    assert newest is not None
+    assert newest.id == last
+    assert log.only_after(last) is None
