@@ -64,7 +64,7 @@ def test_i9_no_other_client_notices_and_nothing_stays(attack: Attack) -> None:
 
 def test_streamed_bodies_leave_descriptors_to_others() -> None:
     """260 streamed bodies at 256 descriptors kept all other clients out."""
-    with BrokerProcess(descriptors=256) as broker, Attacker() as attacker:
+    with BrokerProcess(descriptors=256 + RESERVED) as broker, Attacker() as attacker:
         attacker.run(attacks.streamed_bodies, broker.port)
         assert broker.metric('broker_refused_bodies_total{limit="bodies"}') > 0
         wait_for(lambda: broker.metric("broker_bodies") == 0, "they are gone")
