@@ -133,8 +133,8 @@ class RequestParser:
         heads = self._heads
         self._parse(text)
         head = self._last_head
-        if head is None or self._is_broken or self._heads != heads + 1:
-            return
+        if head is None or self._is_broken or self._heads != heads + 1 or self._body_bytes:
+            return  # body bytes would mean that llhttp sees the head's end earlier, as it would after a bare LF, which it refuses
         if self._is_between if not head.length else self.body is not None:  # llhttp is at the head's end too
             self._known_heads.learn(text, head)
 
