@@ -11,8 +11,11 @@
     listeners       the sockets of the port, and the unix socket
     unix_socket     its file
     activation      sockets that a service manager passes
-    listening       accepts connections on the sockets
-    proxy_header    what the PROXY protocol puts before them
+    listening       listens on the sockets
+    accepting       accepts connections on one of them
+    proxied         reads the PROXY header of a connection
+    proxy_header    the header's two formats
+    socket_transport  the transport of a plain connection
     data_directory  the directory of `--data`
     valkey          the Valkey server in it
     signals, setup  for every process
