@@ -177,6 +177,8 @@ class HttpConnection:
             return
         transport.write(data)
         if not closes:
+            if self._holds_body:
+                exchange.take()  # what its handler left unread; else nothing would be read any more
             return
         if self.is_half_closed:  # nothing follows
             self._owner.timeouts.answer_started(self)

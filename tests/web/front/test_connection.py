@@ -344,6 +344,16 @@ async def test_a_body_that_becomes_malformed(server: Server, content_type: str) 
     assert problem.get("published") == (1 if content_type == NDJSON else None)
 
 
+async def test_a_large_body_that_its_handler_leaves_does_not_hold_up_the_next_request(server: Server) -> None:
+    """All of it has arrived before the answer, in chunks that take much memory: nobody reads it, and nobody may wait for that."""
+    body = b"1\r\nx\r\n" * 2000 + b"0\r\n\r\n"
+    head = b"POST /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    reader, writer = await server.send(head + body)
+    assert (await read_answer(reader)).status == 404
+    writer.write(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+    assert (await read_answer(reader)).status == 200
+
+
 async def test_unknown_transfer_coding(server: Server) -> None:
     reader, _ = await server.send(
         b"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
