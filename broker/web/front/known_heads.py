@@ -16,8 +16,10 @@ from __future__ import annotations
 from broker.web.front.head import Head
 
 MAX_HEAD_BYTES = 1024
+MAX_PARTS = 40
+"""Headers and query parameters: each takes objects of its own."""
 MAX_HEADS = 1024
-"""Both together bound the memory to about 5 MB (I4)."""
+"""All three together bound the memory to about 10 MB (I4)."""
 MAX_FIRST_HEADS = 4096
 HEAD_END = b"\r\n\r\n"
 
@@ -52,6 +54,7 @@ class KnownHeads:
         headers = head.headers
         if (
             len(data) > MAX_HEAD_BYTES
+            or headers.count() + data.count(b"&") > MAX_PARTS
             or head.refusal is not None
             or not head.keeps_alive
             or "transfer-encoding" in headers

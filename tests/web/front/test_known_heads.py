@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 
 from broker.web.front.exchange import Exchange
 from broker.web.front.head import Head
-from broker.web.front.known_heads import MAX_FIRST_HEADS, MAX_HEAD_BYTES, MAX_HEADS, KnownHeads
+from broker.web.front.known_heads import (
+    MAX_FIRST_HEADS,
+    MAX_HEAD_BYTES,
+    MAX_HEADS,
+    MAX_PARTS,
+    KnownHeads,
+)
 from broker.web.front.parser import RequestParser
 from tests.support.http import HOST, NDJSON, chunked, read_answer, request
 from tests.support.local_broker import Clock, Serve, Server
@@ -160,6 +166,21 @@ def test_i4_known_heads_are_bounded() -> None:
         *(request("POST", f"/topics/{number}", body=b"x") for number in range(MAX_HEADS + 10))
     )
     assert len(known_heads) == 10
+
+
+def test_i4_heads_of_many_parts_are_not_learned() -> None:
+    """Parsed, three hundred parameters in a KB take fifty times their bytes."""
+    parameters = "&".join(f"{number:02x}" for number in range(MAX_PARTS + 1))
+    headers = [f"X{number}: y" for number in range(MAX_PARTS)]
+    repeated = ["X: y"] * MAX_PARTS
+    many = [
+        request("GET", f"/topics/a?{parameters}"),
+        request("GET", "/topics/a", *headers),
+        request("GET", "/topics/a", *repeated),
+        request("GET", f"/topics/a?{parameters[:60]}", *headers[20:]),
+    ]
+    assert len(learned(*many)) == 0
+    assert len(learned(request("GET", f"/topics/a?{parameters[:50]}", *headers[20:]))) == 1
 
 
 def test_known_requests_do_not_reach_the_parser() -> None:
