@@ -120,6 +120,24 @@ async def test_a_gap(page: Page) -> None:
         assert gaps == [("news", seen, "lost")]
 
 
+async def test_gaps_of_several_topics_before_a_join(page: Page) -> None:
+    with BrokerProcess(retry_min_ms=50, retry_max_ms=50) as broker:
+        await page.goto(f"{broker.url}/healthz")
+        following = await Following.open(page, "a", "b")
+        await following.wait_until_live()
+        broker.publish("a", "before")
+        await following.wait_for_data("before")
+        broker.kill()
+        await following.wait_for("following.state.state == 'reconnecting'")
+        await following.evaluate("following.add('c')")
+        broker.start()
+        broker.publish("a", "after")
+        await following.wait_for_data("before", "after")
+        gaps = {(gap["topic"], gap["reason"]) for gap in await following.calls("gap")}
+        assert {("a", "lost"), ("b", "lost")} <= gaps
+        assert all(gap.keys() == {"kind", "topic", "after", "reason"} for gap in await following.calls("gap"))
+
+
 async def test_the_cursor_outlives_a_reload(tab: Page, quick_broker: BrokerProcess) -> None:
     following = await Following.open(tab, "news", keep="news")
     await following.wait_until_live()
@@ -228,17 +246,20 @@ async def test_a_token_is_renewed_before_it_expires(page: Page, guarded: BrokerP
     assert issuer.reasons == ["start", "expiring"]
 
 
-async def test_a_refused_token_is_replaced_once(page: Page, guarded: BrokerProcess) -> None:
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_refused_token_is_replaced_once(page: Page, guarded: BrokerProcess, *, shared: bool) -> None:
     issuer = TokenIssuer(-100, 3600)
     await page.expose_function("newToken", issuer)
-    following = await Following.open(page, "news", token="ask")
+    following = await Following.open(page, "news", token="ask", shared=shared)
     await following.wait_until_live()
-    assert issuer.reasons == ["start", "unauthorized"]
+    leader = ["start"] * shared  # which has a connection, and tokens, of its own
+    assert issuer.reasons == ["start", "unauthorized", *leader]
     bad = TokenIssuer(-100)
     await page.evaluate("() => { delete window.newToken; }")
     await page.expose_function("newToken2", bad)
     await page.evaluate("() => { window.newToken = window.newToken2; }")
-    following = await Following.open(page, "news", token="ask")
+    await following.evaluate("following.close()")
+    following = await Following.open(page, "news", token="ask", shared=shared)
     await following.wait_for("following.state.state == 'failed'")
     assert bad.reasons == ["start", "unauthorized"]
 

@@ -1,7 +1,7 @@
 // What a connection reads by `GET /events`: long polling, for a path that holds streams back, and what topics keep.
 
 /** @import {Connection} from "../client.js" */
-/** @import {BrokerEvent, End, Item} from "./types.js" */
+/** @import {BrokerEvent, End, Gap, Item} from "./types.js" */
 
 const WAIT_SECONDS = 25;
 const ANSWER_MS = 10_000; // within which an answer that doesn't wait must come
@@ -23,7 +23,10 @@ export async function page(connection, topics, query, wait = 0) {
     connection.heard();
     /** @type {Item[]} */
     const items = events.map((/** @type {BrokerEvent} */ event) => ({ ...event, kind: "event" }));
-    if (gap) items.unshift({ ...gap, kind: "gap" });
+    if (gap) {
+      const { also = [], ...first } = gap;
+      items.unshift(...[first, ...also].map((/** @type {Gap} */ gap) => /** @type {Item} */ ({ ...gap, kind: "gap" })));
+    }
     if (!more) items.push(...ends.map((/** @type {End} */ end) => ({ ...end, kind: "end" })));
     return { items, cursor, more, closed };
   } finally {
@@ -40,6 +43,7 @@ export async function allPages(connection, topics, query) {
   const items = [];
   for (;;) {
     const next = await page(connection, topics, query);
+    if (next === 0) continue; // with a new token
     if (typeof next === "number") throw new Error(connection.why);
     items.push(...next.items);
     if (!next.more) return { items, cursor: next.cursor };
