@@ -162,13 +162,24 @@ async def reserve(node: Node, caller: Caller, topics: Sequence[str], start: Star
         node.streams.check_room()
         await node.limits.enter(caller)
         try:
-            return await node.logs.watch(topics, start)
+            logs = await node.logs.watch(topics, start)
+            if node.streams.has_seen_all(logs, start):
+                await _confirm(node, topics, start)
+            return logs
         except BaseException:
             node.limits.undo_enter(caller)
             raise
     except (Unavailable, RateLimited) as error:
         node.metrics.refused_connects.labels(str(error.extra.get("limit", error.code))).inc()
         raise
+
+
+async def _confirm(node: Node, topics: Sequence[str], start: Start) -> None:
+    """Have the watched logs as of now: a 204 stops an EventSource for good, and another instance may have opened a name anew."""
+    try:
+        await node.logs.watch(topics, start, current=True)
+    finally:
+        node.logs.unwatch(topics)  # one of the two, or after an error the first
 
 
 def _retry_later(node: Node) -> Answer:

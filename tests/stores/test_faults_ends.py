@@ -289,3 +289,18 @@ async def test_a_forgotten_topic_is_open_again(start_server: StartServer, start_
     back = await one.subscribe("/topics/a", Last_Event_ID=format_id((parse_id(cursor) or 0) - 1))
     assert await back.data(1) == ["2"]
     assert back.gaps() == ["trimmed"]
+
+
+async def test_an_end_that_was_undone_elsewhere_stops_no_subscriber(
+    start_server: StartServer, start_pair: StartPair
+) -> None:
+    """A 204 stops an EventSource for good, so an instance asks the store before it believes its copy."""
+    server = start_server()
+    async with RedisProxy(server) as proxy:
+        one, other = await start_pair(server.url, proxy.url)
+        await one.publish("a", "1")
+        cursor = await end(one, "a", "2")
+        assert await status(other, cursor) == 204
+        proxy.silence_subscribers()
+        assert (await one.request("DELETE", "/topics/a")).status == 204
+        assert await status(other, cursor) == 200
