@@ -81,7 +81,7 @@ export class Connection {
   #abort = new AbortController();
   #wake = () => {};
   #tries = 0;
-  #retry = 3000;
+  #retry = 1000; // until the broker says another
   startedAt = 0;
   #heardAt = 0; // when bytes arrived; 0 while none are awaited
   #tokens;
@@ -179,8 +179,8 @@ export class Connection {
 
   #backOff(why, seconds) {
     this.why = why;
-    const longest = Math.min(LONGEST_PAUSE_MS, 1000 * 2 ** this.#tries++);
-    return seconds ? Math.min(seconds, 86_400) * 1000 * (1 + Math.random() / 4) : longest * (0.5 + Math.random() / 2);
+    const pause = Math.min(LONGEST_PAUSE_MS, this.#retry * 2 ** this.#tries++);
+    return seconds ? Math.min(seconds, 86_400) * 1000 * (1 + Math.random() / 4) : pause * (1 + Math.random() / 2);
   }
 
   async #attempt() {

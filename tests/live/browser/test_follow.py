@@ -104,6 +104,18 @@ async def test_restart_with_data(page: Page, tmp_path: Path) -> None:
         assert await following.calls("gap") == []
 
 
+async def test_a_crash_brings_no_crowd_back_at_once(page: Page) -> None:
+    """The delays that the broker gave its readers spread them after a crash too."""
+    delay = 20_000
+    with BrokerProcess(retry_min_ms=delay, retry_max_ms=delay) as broker:
+        await page.goto(f"{broker.url}/healthz")
+        following = await Following.open(page, "news")
+        await following.wait_until_live("stream")
+        broker.kill()
+        await following.wait_for("following.state.state == 'reconnecting' && following.state.wait > 0")
+        assert await following.evaluate("following.state.wait") >= delay
+
+
 async def test_a_gap(page: Page) -> None:
     with BrokerProcess(retry_min_ms=50, retry_max_ms=50) as broker:
         await page.goto(f"{broker.url}/healthz")
