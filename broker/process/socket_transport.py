@@ -51,9 +51,9 @@ class SocketPolling:
         self._count += 1
         try:
             protocol.connection_made(transport)
+            transport.watch()
         except Exception as error:  # a defect must not keep others from connecting (I9)
             self._failed(transport, error)
-        transport.watch()
 
     def stop(self) -> None:
         """Release the epoll once all connections have ended."""
@@ -244,8 +244,8 @@ class SocketTransport(asyncio.Transport):
         if self._buffer is not None:
             events |= select.EPOLLOUT
         if events != self._events:
-            former, self._events = self._events, events
-            self._polling.watch(self._socket, former, events)
+            self._polling.watch(self._socket, self._events, events)
+            self._events = events
 
     def on_ready(self, events: int) -> None:
         """The socket is readable, writable or broken."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import select
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -236,6 +238,35 @@ async def test_i9_a_defect_ends_its_own_connection_only(wiring: Wiring, where: s
     good_far.send(b"b")
     await until(lambda: bad.is_lost and good.received == b"b", "the others go on")
     assert [str(context["exception"]) for context in reported] == ["a defect"]
+
+
+class Full:
+    """An epoll that takes no further socket, as at the kernel's limit for a user (fs.epoll.max_user_watches)."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self._epoll = epoll
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._epoll, name)
+
+    def register(self, _sock: object, _events: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+async def test_a_connection_that_the_kernel_does_not_watch_is_closed(wiring: Wiring) -> None:
+    reported: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    good, refused = Recorder(), Recorder()
+    good_far = wiring.connect(good)
+    epoll = wiring.polling._epoll
+    wiring.polling._epoll = cast("select.epoll", Full(epoll))
+    far = wiring.connect(refused)
+    wiring.polling._epoll = epoll
+    await until(lambda: refused.is_lost, "it has ended")
+    assert await read_all(far) == b""
+    assert [type(context["exception"]) for context in reported] == [OSError]
+    good_far.send(b"b")
+    await until(lambda: good.received == b"b", "the others go on")
 
 
 async def test_its_extra_information(wiring: Wiring) -> None:
