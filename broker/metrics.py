@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 AGE_BUCKETS = (1, 5, 14, 16, 29, 31, 59, 61, 99, 101, 124, 126, 299, 301, 600, 1800, 3600, 14400, 86400)
 """Seconds. The buckets lie around the idle time-outs of common proxies (15, 30, 60, 100, 125, 300 s): a proxy that cuts streams
@@ -19,8 +18,12 @@ shows as a peak."""
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class PlainCounter(Collector):
-    """A counter without labels or a lock, for what happens with every event: adding to `value` is all it costs."""
+class PlainCounter:
+    """A counter without labels or a lock, for what happens with every event: adding to `value` is all it costs.
+
+    It is a collector that doesn't derive from prometheus_client's: while a wheel is built that package's types are missing, and
+    what mypyc makes of a class with an unknown base crashes.
+    """
 
     def __init__(self, name: str, help_text: str) -> None:
         self.value = 0
@@ -32,8 +35,8 @@ class PlainCounter(Collector):
         yield CounterMetricFamily(self._name, self._help_text, self.value)
 
 
-class PlainCounters(Collector):
-    """Plain counters of one name, one for each of the `kinds`, the values of the label `kind`.
+class PlainCounters:
+    """A collector too: plain counters of one name, one for each of the `kinds`, the values of the label `kind`.
 
     Attributes:
         kinds: add to the `value` of one.

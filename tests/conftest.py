@@ -19,6 +19,8 @@ from tests.support.hub_harness import HubHarness
 from tests.support.local_broker import Clock, Serve, Server
 from tests.support.waiting import WAIT_SECONDS
 
+pytest_plugins = ("tests.support.run_folder",)
+
 
 @pytest.fixture(scope="session")
 def shared_brokers() -> Iterator[SharedBrokers]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -24,6 +26,7 @@ from tests.support.child_process import ChildProcess
 from tests.support.dockerfile import ROOT, Instruction, Stage, build, instructions
 from tests.support.http import exchange, request
 from tests.support.ports import free_port
+from tests.support.run_folder import RUN_FOLDER
 from tests.support.waiting import WAIT_SECONDS, wait_for
 
 pytestmark = pytest.mark.timeout(1200)  # the image takes a while on a busy machine
@@ -35,25 +38,29 @@ COMPOSE = ROOT / "deploy" / "compose.yaml"
 
 
 @pytest.fixture(scope="module")
-def image() -> Iterator[Stage]:
-    """The result of the Dockerfile, readable for all users and writable only for this one."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        made = build(Path(folder))
-        if os.environ.get("CI") == "true":
-            keep_wheel(Path(folder, "build", "wheels"))
-        yield made
+def image() -> Stage:
+    """The result of the Dockerfile, readable for all users and writable for none, made once for all processes of the run."""
+    shared = Path(os.environ[RUN_FOLDER])
+    kept = shared / "image.pickle"
+    with (shared / "image.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the others wait for the one that builds
+        if not kept.exists():
+            made = build(shared)
+            if os.environ.get("CI") == "true":
+                keep_wheel(shared / "build" / "wheels")
+            made.folder.chmod(0o555)
+            kept.write_bytes(pickle.dumps(made))
+    stage = pickle.loads(kept.read_bytes())
+    assert isinstance(stage, Stage)
+    return stage
 
 
 def keep_wheel(wheels: Path) -> None:
     """Keep the compiled wheel for `tests/run`, which runs further tests on it."""
     IMAGE_WHEEL.parent.mkdir(exist_ok=True)
     (wheel,) = wheels.glob("sse_broker-*.whl")
-    with tempfile.TemporaryDirectory(dir=IMAGE_WHEEL.parent) as folder:
-        shutil.copy(wheel, folder)
-        if not IMAGE_WHEEL.exists():  # another process may have built the image too
-            Path(folder).rename(IMAGE_WHEEL)
-            Path(folder).mkdir()
+    IMAGE_WHEEL.mkdir(parents=True, exist_ok=True)
+    shutil.copy(wheel, IMAGE_WHEEL)
 
 
 class Container:
@@ -95,14 +102,12 @@ class Container:
 
 @contextmanager
 def running(image: Stage, *flags: str, **env: str) -> Iterator[Container]:
-    image.folder.chmod(0o555)
     container = Container(image, *flags, BROKER_ANONYMOUS="publish,subscribe", **env)
     try:
         wait_for(lambda: "listening" in container.output, "the start line")
         yield container
     finally:
         container.end()
-        image.folder.chmod(0o755)
 
 
 def test_image_serves_on_all_addresses_as_a_user_that_can_write_nothing(image: Stage) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from broker.fanout.hub import Hub
 from broker.stores.base import Store
 
 
-class NodeGauges(Collector):
+class NodeGauges:
     """Reads the numbers of one node."""
 
     def __init__(self, hub: Hub, store: Store) -> None:

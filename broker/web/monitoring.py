@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from broker.metrics import CONTENT_TYPE
 from broker.web.body_limits import BodyLimits
@@ -46,7 +45,7 @@ async def metrics_for_all(services: Services, _request: Request) -> Answer:
     return Answer(200, services.node.metrics.text(), {"Content-Type": CONTENT_TYPE, **_FRESH})
 
 
-class RequestGauges(Collector):
+class RequestGauges:
     """Reads the numbers of the web layer at every scrape."""
 
     def __init__(self, timeouts: ConnectionTimeouts, producers: Producers, bodies: BodyLimits) -> None:

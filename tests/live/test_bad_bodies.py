@@ -213,9 +213,6 @@ BAD_LINES = {
     "single quotes": b"{'data': 1}",
     "NaN": b'{"data": NaN}',
     "Infinity": b'{"data": [-Infinity]}',
-    "1e400": b'{"data": 1e400}',
-    "-1e400 in a list": b'{"data": [-1e400]}',
-    "5,000 digits": b'{"data": ' + b"9" * 5000 + b"}",
     "lone surrogate": b'{"data": "\\ud800"}',
     "lone surrogate within": b'{"data": [{"\\udfff": 1}]}',
     "raw NUL": b'{"data": "\0"}',
@@ -282,7 +279,7 @@ def test_bad_topic_in_a_line(server: BrokerProcess, topic: str, bad: bytes, stat
 
 
 def test_odd_lines_that_are_good_all_the_same(server: BrokerProcess, topic: str) -> None:
-    """The last of a repeated key counts, as in every JSON reader; 400 levels are not too deep, 4,000 digits not too many."""
+    """The last of a repeated key counts, as in every JSON reader; 400 levels are not too deep; numbers keep their digits, however many."""
     odd = {
         b'{"data": 1, "data": 2}': "2",
         b'{"data": "\\u0000\\u2028"}': "\0\u2028",
@@ -290,8 +287,9 @@ def test_odd_lines_that_are_good_all_the_same(server: BrokerProcess, topic: str)
         b'{"data": null}\r': "null",
         b' \t{"data": ""} ': "",
         b'{"data": ' + b"[" * 400 + b"]" * 400 + b"}": "[" * 400 + "]" * 400,
-        b'{"data": ' + b"9" * 4000 + b"}": "9" * 4000,
-        b'{"data": 1e-400}': "0.0",
+        b'{"data": ' + b"9" * 5000 + b"}": "9" * 5000,
+        b'{"data": 1e-400}': "1e-400",
+        b'{"data": [-1e400]}': "[-1e400]",
     }
     answer = exchange(server.port, post(f"/topics/{topic}", NDJSON, body=b"\n".join(odd)))
     assert answer.status == 200, answer.body

@@ -333,7 +333,7 @@ def test_new_streams_go_to_others_while_a_broker_drains_and_open_ones_stay(three
         def six() -> list[Stream]:
             streams = [stack.enter_context(Stream(three.port, "/topics/a")) for _ in range(6)]
             for stream in streams:
-                stream.read()
+                stream.read_first()
             return streams
 
         early = six()
@@ -359,7 +359,7 @@ def test_new_streams_go_past_a_full_broker(
         headers = {"Accept": accept}
         streams = [stack.enter_context(Stream(front.port, "/topics/a", headers)) for _ in range(12)]
         for stream in streams:
-            stream.read()
+            stream.read_first()
         opened = sum(bool(stream.events) for stream in streams)
         assert opened == len(streams) or not front.proxy.asks_past_refusal
         refusal = 200 if accept == "text/event-stream" else 503

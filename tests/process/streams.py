@@ -17,10 +17,18 @@ def subscribe(broker: BrokerProcess, topic: str = "news") -> socket.socket:
     connection.sendall(
         f"GET /topics/{topic} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
     )
+    read_event(connection)
+    return connection
+
+
+def read_event(connection: socket.socket) -> bytes:
+    """The bytes up to the end of a chunk with whole events."""
     data = b""
     while not data.endswith(b"\n\n\r\n"):
-        data += connection.recv(65536)
-    return connection
+        more = connection.recv(65536)
+        assert more, f"the stream ended: {data!r}"
+        data += more
+    return data
 
 
 def read_to_end(connection: socket.socket) -> bytes:

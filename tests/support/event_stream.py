@@ -143,6 +143,11 @@ class Stream(EventStream):
             assert self.read(), "the connection ended before the head"
         return self
 
+    def read_first(self) -> None:
+        """Read the first event, or to the end if there is none."""
+        while not self.events and self.read():
+            pass
+
     def opened(self) -> Self:
         """Read `broker.open`, which must be the first event."""
         assert self.wait_for_events(1)[0].type == "broker.open"
