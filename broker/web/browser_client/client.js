@@ -186,8 +186,11 @@ export class Connection {
   async #attempt() {
     this.heard();
     if (this.joining.length) {
-      if (this.cursor && this.startedAt) await (await import("./client/pages.js")).join(this);
-      else for (const { topics } of this.joining.splice(0)) for (const topic of topics) this.topics.add(topic);
+      if (this.cursor ? this.startedAt : this.joining.some(({ since }) => since)) {
+        const { since, last } = this.options;
+        if (!this.startedAt) for (const join of this.joining) if (!join.since) Object.assign(join, last ? { last } : { since });
+        await (await import("./client/pages.js")).join(this);
+      } else for (const { topics } of this.joining.splice(0)) for (const topic of topics) this.topics.add(topic);
     }
     if (!this.topics.size) return this.state("idle"), null;
     if (this.transport === "polling") return (await import("./client/pages.js")).poll(this);

@@ -191,6 +191,32 @@ async def test_topics_join_and_leave(tab: Page, quick_broker: BrokerProcess) -> 
     assert await following.calls("gap") == []
 
 
+@pytest.mark.parametrize(
+    ("options", "first"),
+    [("", ""), (", since: 'latest'", ""), (", last: 1", "a2"), (", since: '10m'", "a1 a2")],
+)
+async def test_a_topic_joins_before_the_first_connection(
+    tab: Page, quick_broker: BrokerProcess, options: str, first: str
+) -> None:
+    """Each topic starts where it was asked to."""
+    for topic in ("a", "b"):
+        for number in (1, 2):
+            quick_broker.publish(topic, f"{topic}{number}")
+    await tab.evaluate(f"""async () => {{
+        const {{follow}} = await import("/client.js");
+        window.seen = [];
+        window.following = follow("a", {{onEvent: ({{data}}) => seen.push(data){options}}});
+        following.add("b", {{since: "earliest"}});
+    }}""")
+    await tab.wait_for_function("following.state.state == 'live'")
+    quick_broker.publish("a", "a3")
+    quick_broker.publish("b", "b3")
+    await tab.wait_for_function("seen.includes('a3') && seen.includes('b3')")
+    seen = await tab.evaluate("seen")
+    assert [data for data in seen if data[0] == "a"] == [*first.split(), "a3"]
+    assert [data for data in seen if data[0] == "b"] == ["b1", "b2", "b3"]
+
+
 async def test_close(tab: Page, quick_broker: BrokerProcess) -> None:
     following = await Following.open(tab, "news")
     await following.wait_until_live()

@@ -76,15 +76,17 @@ export async function poll(connection) {
 export async function join(connection) {
   const old = [...connection.topics];
   const { items, cursor } = old.length
-    ? await allPages(connection, old, [["lastEventId", connection.cursor]])
+    ? await allPages(connection, old, await connection.start())
     : await allPages(connection, connection.joining[0].topics, [["since", "latest"]]);
+  connection.startedAt ||= Date.now();
   connection.deliver(items, cursor);
   for (let joining; (joining = connection.joining[0]); connection.joining.shift()) {
-    const { topics, since, from } = joining;
+    const { topics, since, last, from } = joining;
+    const start = last ? ["last", String(last)] : ["since", since];
     const isNext = (/** @type {Item} */ item) => "id" in item && isNewer(item.id, connection.cursor);
     /** @type {Item[]} */
     let kept = [];
-    if (since && topics.length) kept = (await allPages(connection, topics, [["since", since]])).items.filter((item) => !isNext(item));
+    if ((since || last) && topics.length) kept = (await allPages(connection, topics, [start])).items.filter((item) => !isNext(item));
     for (const topic of topics) connection.topics.add(topic);
     connection.deliver(kept); // which takes out those that have ended
     if (from && isNewer(connection.cursor, from)) connection.cursor = from;
