@@ -23,7 +23,6 @@ export declare class Connection {
     sink: Sink;
     url: string;
     silence: number;
-    watchdog: number;
     /** @type {State["transport"]} */
     transport: State["transport"];
     /** @type {Set<string>} */

@@ -94,7 +94,6 @@ export class Connection {
     this.sink = sink;
     this.url = String(options.url ?? new URL(".", import.meta.url)).replace(/\/*$/, "/");
     this.silence = options.silence ?? SILENCE_MS;
-    this.watchdog = setInterval(() => this.#isSilent() && this.restart(new Error("no heartbeat came")), this.silence / 8);
     for (const type of ["online", "pageshow", "visibilitychange"])
       globalThis.addEventListener?.(type, this.#onWake, { signal: this.#life.signal });
     const { token } = options;
@@ -128,7 +127,6 @@ export class Connection {
   }
 
   close() {
-    clearInterval(this.watchdog);
     this.#tokens?.then((tokens) => tokens.close());
     this.#life.abort();
     this.restart();
@@ -142,6 +140,7 @@ export class Connection {
 
   async #run() {
     this.#running = true;
+    const watchdog = setInterval(() => this.#isSilent() && this.restart(new Error("no heartbeat came")), this.silence / 8);
     await null; // calls of `add` and `remove` in one turn make one connection
     while (!this.#life.signal.aborted) {
       const startedAt = Date.now();
@@ -158,6 +157,7 @@ export class Connection {
         setTimeout(resolve, pause);
       });
     }
+    clearInterval(watchdog);
     this.#running = false;
   }
 

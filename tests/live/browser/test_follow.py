@@ -82,6 +82,20 @@ async def test_the_end_of_a_topic(tab: Page, quick_broker: BrokerProcess) -> Non
     assert ends == [("news", "closed"), ("sport", "deleted")]
 
 
+async def test_nothing_runs_on_after_the_end(tab: Page, quick_broker: BrokerProcess) -> None:
+    await tab.evaluate("""() => {
+        window.timers = new Set();
+        const {setInterval, clearInterval} = window;
+        window.setInterval = (...args) => { const timer = setInterval(...args); timers.add(timer); return timer; };
+        window.clearInterval = timer => { timers.delete(timer); clearInterval(timer); };
+    }""")
+    following = await Following.open(tab, "news")
+    await following.wait_until_live()
+    assert await tab.evaluate("timers.size") == 1
+    quick_broker.publish("news", "bye", end="true")
+    await following.wait_for("following.state.state == 'ended' && timers.size == 0")
+
+
 async def test_a_cancel(tab: Page, quick_broker: BrokerProcess) -> None:
     following = await Following.open(tab, "news")
     await following.wait_until_live()
