@@ -1,10 +1,10 @@
 // Follows topics of the broker from a browser: every event once and in order, or word of a gap.
-// It uses fetch, not EventSource: fetch sends a token as a header, tells why a request was refused, and shows heartbeats, so that
-// a dead connection is noticed. `client/` has the rest, loaded when needed.
+// It uses fetch, not EventSource: fetch sends a token as a header, tells why it was refused, and shows heartbeats, so that a
+// dead connection is noticed. `client/` has the rest, loaded when needed.
 
 /** @import {BrokerEvent, Item, Options, Sink, Source, State} from "./client/types.js" */
 
-const FIRST_BYTE_MS = 4000; // the broker sends bytes within 1 s; a path that brings none by then holds streams back
+const FIRST_BYTE_MS = 4000; // the broker sends bytes within 1 s; a path that brings none holds streams back
 const SILENCE_MS = 45_000; // three heartbeats
 const LONGEST_PAUSE_MS = 30_000;
 const MAX_EVENT_CHARS = 1 << 25;
@@ -149,7 +149,7 @@ export class Connection {
       this.#heardAt = 0;
       if (pause === null && !this.joining.length) break;
       if (this.#abort.signal.reason === AGAIN) continue;
-      if (!pause && !this.#refused && Date.now() - startedAt < 1000) pause = 1000; // tokens that expire at once must not make this spin
+      if (!pause && !this.#refused && Date.now() - startedAt < 1000) pause = 1000; // tokens may expire at once
       if (!pause) continue;
       this.state("reconnecting", pause);
       await new Promise((resolve) => {
