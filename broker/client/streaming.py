@@ -22,9 +22,9 @@ from broker.client.publishing import Retries, ndjson_line
 from broker.client.requests import NDJSON, TEXT, Requests
 
 FAILED = "failed"
-"""Why a topic ended whose producer raised an exception."""
+"""The reason of an end after an exception in the producer."""
 STOPPED = "stopped"
-"""Why a topic ended whose producer was cancelled by its own application."""
+"""The reason of an end after the application cancelled its producer."""
 
 MAX_KEPT_BYTES = 16 << 20
 MAX_UNSENT_BYTES = 64 << 10

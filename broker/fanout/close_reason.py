@@ -41,4 +41,4 @@ COMPLETE = frozenset(CloseReason) - {
 }
 """A stream that is finished for one of these ends with the last chunk: its client has everything that the broker meant to send."""
 COMPLETE_IF_SILENT = frozenset({CloseReason.ENDED})
-"""The same for a stream without control events: its client can't tell apart why the stream ended."""
+"""The same for a stream without control events: its client can't see why the stream ended."""

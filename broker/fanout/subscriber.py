@@ -76,7 +76,7 @@ class Subscriber:
     Attributes:
         cursor: id of the last event written, in whole or in part.
         chunked: whether its bytes are chunks of an HTTP/1.1 body, as those of its feed.
-        silent: whether it gets no control events, as its feed has none. Only the end of all its topics is a clean end then.
+        silent: whether it gets no control events, like its feed. Only the end of all its topics is a clean end then.
         lag: None while one write can bring it up to date.
         wrote_at: when bytes were last written; loop time in seconds, as is `opened_at`.
         feed: the feed it reads; None once its stream is ending.

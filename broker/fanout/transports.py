@@ -1,4 +1,4 @@
-"""What asyncio's transports don't tell of their sockets."""
+"""Facts about sockets that asyncio's transports don't offer."""
 
 from __future__ import annotations
 

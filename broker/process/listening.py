@@ -31,7 +31,7 @@ class ConnectionFactory(Protocol):
     """Makes the protocol of a connection."""
 
     def __call__(self, peer: str = "") -> asyncio.Protocol:
-        """`peer` is the client's IP address, from a PROXY header if there is one; "" if the transport knows it, or nobody."""
+        """`peer` is the client's IP address, from a PROXY header if there is one; "" if the transport knows it, or if it is unknown."""
 
 
 class Listening:

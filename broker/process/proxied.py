@@ -25,7 +25,7 @@ Open = Callable[[socket.socket, str], Coroutine[Any, Any, None]]
 
 
 class ProxiedConnections:
-    """Reads the headers of connections from `trusted` addresses, within `head_seconds`. Others have none."""
+    """Reads the headers of connections from `trusted` addresses, within `head_seconds`. Other connections send no header."""
 
     def __init__(
         self, open_connection: Open, trusted: Sequence[IPv4Network | IPv6Network], head_seconds: float

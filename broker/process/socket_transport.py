@@ -84,7 +84,7 @@ class SocketPolling:
     # For transports
 
     def receive(self, connection: socket.socket) -> bytes:
-        """What has arrived, at most `READ_BYTES`; b"" at the end. Raises `OSError`."""
+        """The bytes that have arrived, at most `READ_BYTES`; b"" at the end. Raises `OSError`."""
         return bytes(self._buffer[: connection.recv_into(self._buffer)])
 
     def watch(self, connection: socket.socket, former: int, events: int) -> None:
@@ -97,7 +97,7 @@ class SocketPolling:
             self._epoll.unregister(connection)
 
     def ended(self, connection: socket.socket) -> None:
-        """Close `connection`: its transport has told its protocol."""
+        """Close `connection`: its transport has called its protocol's `connection_lost`."""
         self._transports[connection.fileno()] = None
         connection.close()
         self._count -= 1
@@ -131,7 +131,7 @@ class SocketTransport(asyncio.Transport):
         self._is_paused = False
         self._has_input = True  # until the peer shuts down its sending side
         self._has_output = True  # until `write_eof`
-        self._buffer: bytearray | None = None  # the rest of what was written
+        self._buffer: bytearray | None = None  # the bytes that the socket didn't take
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """`socket` or `peername`; it has nothing else."""

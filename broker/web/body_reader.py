@@ -154,7 +154,7 @@ class BodyReader:
         self._check(interrupt)
 
     async def _wait(self, body: BodySource, interrupt: Interrupt, listener: Callable[[], None]) -> None:
-        """Have `listener` told of what arrives until `interrupt` is woken."""
+        """Call `listener` for each arrival until `interrupt` is woken."""
         interrupt.waiter = asyncio.get_running_loop().create_future()
         self._waits.add(interrupt)
         try:
@@ -216,7 +216,7 @@ class _Arriving:
     def notified(self) -> None:
         """Something has arrived."""
         interrupt = self._interrupt
-        if not interrupt.is_waiting:  # the handler goes on, and finds what has arrived
+        if not interrupt.is_waiting:  # the handler goes on, and finds these bytes
             return
         try:
             while piece := self._body.take():

@@ -80,7 +80,7 @@ class Authenticator:
         self._is_mixed = verifier is not None and any((anonymous.publish, anonymous.subscribe))
 
     async def check_host(self, request: Request) -> None:
-        """For an answer that needs no right. Raises `Forbidden` if there is no valid token and `Host` isn't allowed."""
+        """For an answer that needs no right. Raises `Forbidden` without a valid token if `Host` isn't allowed."""
         if not self._is_mixed:
             return
         try:

@@ -1,4 +1,4 @@
-"""The browser client, an ES module: `GET /client.js`, and what it loads from `/client/`.
+"""The browser client, an ES module: `GET /client.js`, and the modules it loads from `/client/`.
 
 Rules: this folder is also its npm package. The modules load each other by relative addresses, so they work below any path.
 """

@@ -61,7 +61,7 @@ class Exchange:
     )
 
     def __init__(self, flow: BodyFlow, head: Head, body: bytes | None = None) -> None:
-        """A request whose head has arrived, and its whole `body` too if that is given."""
+        """A request with a complete head, and its whole `body` too if that is given."""
         self.head = head
         self.is_complete = self.is_queued = body is not None
         self.started_at = 0.0

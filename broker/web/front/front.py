@@ -45,7 +45,7 @@ class Front:
     Attributes:
         connections: those that are not streams.
         known_heads: those that need no parsing.
-        lingering: those whose last answer was sent.
+        lingering: those that have sent their last answer.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ after a deploy crowds come with equal ones.
 
 Rules: as safe as parsing. llhttp itself has parsed exactly these bytes, alone and from the start of a message, before they are
 known. Only heads that no rule refuses are learned, of requests without a body or with a Content-Length, on connections that go
-on. What depends on more than the head and the settings (tokens, revocations, limits, a drain) is no part of it.
+on. What depends on more than the head and the settings (tokens, revocations, limits, a drain) doesn't belong to it.
 
 Heads carry tokens, as those of requests in progress do; they stay in memory until they are forgotten.
 """
@@ -63,5 +63,5 @@ class KnownHeads:
         ):
             return
         if len(self._heads) >= MAX_HEADS:
-            self._heads.clear()  # what is still in use is learned again at once
+            self._heads.clear()  # heads still in use are learned again at once
         self._heads[data] = head

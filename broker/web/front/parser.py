@@ -108,7 +108,7 @@ class RequestParser:
             body.notify()
 
     def _feed_known(self, data: bytes) -> bytes:
-        """Take the requests at the start of `data` whose heads are known and whose bodies are whole; returns the rest."""
+        """Take the requests at the start of `data` with known heads and whole bodies; returns the rest."""
         start = 0
         while start < len(data):
             stop = data.find(HEAD_END, start, start + MAX_HEAD_BYTES) + len(HEAD_END)

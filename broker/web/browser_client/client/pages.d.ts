@@ -1,7 +1,7 @@
 import type { Connection } from "../client.js";
 import type { Item } from "./types.js";
 /**
- * A page of what `topics` keep, or of what they get within `wait` seconds; or a number: ms until the next attempt.
+ * A page of the events that `topics` keep, or get within `wait` seconds; or a number: ms until the next attempt.
  * @param {Connection} connection @param {Iterable<string>} topics @param {string[][]} query
  * @returns {Promise<{ items: Item[], cursor: string, more: boolean, closed: boolean } | number>}
  */

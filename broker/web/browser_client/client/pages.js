@@ -8,7 +8,7 @@ const ANSWER_MS = 10_000; // within which an answer that doesn't wait must come
 const STREAM_AGAIN_MS = 300_000; // how long to poll before the next try of a stream
 
 /**
- * A page of what `topics` keep, or of what they get within `wait` seconds; or a number: ms until the next attempt.
+ * A page of the events that `topics` keep, or get within `wait` seconds; or a number: ms until the next attempt.
  * @param {Connection} connection @param {Iterable<string>} topics @param {string[][]} query
  * @returns {Promise<{ items: Item[], cursor: string, more: boolean, closed: boolean } | number>}
  */

@@ -1,7 +1,7 @@
 // One connection for all tabs of an origin.
 //
 // Each tab knows its own topics, the cursor up to which it has everything of them, and per topic the last id that it has seen. One
-// tab leads: it holds a Web Lock, has the connection, and posts what comes to a BroadcastChannel. When it closes, the browser gives
+// tab leads: it holds a Web Lock, has the connection, and posts all events to a BroadcastChannel. When it closes, the browser gives
 // the lock to the next. A new leader asks what each tab wants, and goes back to the oldest of their cursors. A batch says which
 // cursor it continues; a tab that has an older one has missed a batch, and asks again. So no message needs to arrive.
 

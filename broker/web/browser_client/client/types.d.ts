@@ -14,7 +14,7 @@ export interface Gap {
   reason: string;
 }
 
-/** No more events of `topic` will follow. `reason` is null if the topic had ended before and nobody can say why. */
+/** No more events of `topic` will follow. `reason` is null if the topic had ended before and the broker no longer knows why. */
 export interface End {
   topic: string;
   reason: string | null;
