@@ -12,7 +12,8 @@ from collections.abc import Callable
 
 from broker.process.listeners import BACKLOG
 
-ACCEPTS_PER_TURN = 64
+ACCEPTS_PER_TURN = 16
+"""Far fewer than the reserved descriptors: a connection that makes room for another frees its descriptor in the next turn."""
 RETRY_SECONDS = 1.0
 """After the kernel refuses to accept, usually because all descriptors are in use."""
 

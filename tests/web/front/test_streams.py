@@ -151,7 +151,11 @@ async def test_a_client_that_half_closes_after_the_request_has_left(server: Serv
     )
 
 
-@pytest.mark.parametrize("waits", [False, True], ids=["served at once", "its handler waits"])
+@pytest.mark.parametrize(
+    "waits",
+    [False, pytest.param(True, marks=pytest.mark.uncompiled)],
+    ids=["served at once", "its handler waits"],
+)
 async def test_a_client_that_half_closes_behind_its_request_gets_what_is_there(
     server: Server, waits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
