@@ -12,10 +12,10 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 
 from sse_starlette import EventSourceResponse, ServerSentEvent  # type: ignore[import-not-found]
-from starlette.applications import Starlette  # type: ignore[import-not-found]
-from starlette.requests import Request  # type: ignore[import-not-found]
-from starlette.responses import JSONResponse, Response  # type: ignore[import-not-found]
-from starlette.routing import Route  # type: ignore[import-not-found]
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
 
 KEPT = 1000
 Event = tuple[int, str]
@@ -45,7 +45,8 @@ async def subscribe(request: Request) -> Response:
             if event[0] > int(cursor):
                 queue.put_nowait(event)
     queues[topic].add(queue)
-    return EventSourceResponse(follow(topic, queue))
+    response: Response = EventSourceResponse(follow(topic, queue))
+    return response
 
 
 async def follow(topic: str, queue: asyncio.Queue[Event]) -> AsyncIterator[ServerSentEvent]:
