@@ -10,18 +10,26 @@
 
 Rules: knows nothing of the server. `publish` must work without aiohttp. No module that exists only on Unix is needed.
 
-    errors          what the client raises
-    address         URLs of a broker and of its topics
-    types           values of a subscription: `Gap`, `Connection`
-    blocking        `publish`
-    requests        one request
-    reading         `History`: events that topics still have
-    publishing      publishing with retries
-    streaming       `Stream`: events into one topic
-    open_stream     the request for an event stream
-    control_events  decoding of events
-    subscription    `Subscription`
-    client          `Client`
+    errors              what the client raises
+    types               its values: `Gap`, `End`, `TopicState` and others
+    address             URLs of a broker and of its topics
+    response            a complete response
+    retries             when a failed request is repeated
+    ndjson              events as lines
+    sent_events         the events of a stream, kept to be sent again
+    reading             `History`: events that topics still have; the list of topics
+    control_events      decoding of events
+    subscription_state  what a subscription has received and asks for next
+    blocking            `publish`
+
+With aiohttp:
+
+    requests         one request
+    publishing       publishing with retries
+    streaming        `Stream`: events into one topic
+    open_stream      the request for an event stream
+    subscription     `Subscription`
+    base_client, publish_methods, client   `Client`
 """
 
 from __future__ import annotations
@@ -34,20 +42,20 @@ from broker.client.errors import Cancelled as Cancelled
 from broker.client.errors import ClientError as ClientError
 from broker.client.errors import PublishError as PublishError
 from broker.client.errors import SubscribeError as SubscribeError
+from broker.client.reading import History as History
 from broker.client.types import Connection as Connection
+from broker.client.types import End as End
 from broker.client.types import Gap as Gap
+from broker.client.types import Published as Published
+from broker.client.types import TopicState as TopicState
 
 if TYPE_CHECKING:
     from broker.client.client import Client as Client
-    from broker.client.publishing import Published as Published
-    from broker.client.reading import History as History
     from broker.client.streaming import Stream as Stream
     from broker.client.subscription import Subscription as Subscription
 else:
     _LAZY = {
         "Client": "broker.client.client",
-        "Published": "broker.client.publishing",
-        "History": "broker.client.reading",
         "Stream": "broker.client.streaming",
         "Subscription": "broker.client.subscription",
     }

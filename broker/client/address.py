@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from urllib.parse import quote, urlencode, urlsplit
 
-from broker.client.errors import ClientError
+from broker.client.errors import ClientError, PublishError
+from broker.client.types import FAILED, STOPPED
 from broker.errors import InvalidTopic
 from broker.topics import check_topic
 
 DEFAULT_URL = "http://127.0.0.1:8080"
+TOPICS_PAGE = 1000
 
 
 def base_url(url: str) -> str:
@@ -60,3 +62,18 @@ def publish_query(
     """The query of a publish with these options."""
     given = {"event": event, "end": "true" if end else None, "retain": retain, "reason": reason}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def stream_urls(base: str, topic: str, query: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """The URL that a stream's body goes to, and by reason the URLs that end its topic. Raises `PublishError`."""
+    ends = {
+        reason: topic_url(PublishError, base, [topic], {"end": "true", "reason": reason})
+        for reason in (FAILED, STOPPED)
+    }
+    return topic_url(PublishError, base, [topic], {**query, "end": "on-disconnect"}), ends
+
+
+def topics_url(base: str, after: str | None) -> str:
+    """The URL of a page of the list of topics; `after` is the `next` of the page before it."""
+    query = {"limit": str(TOPICS_PAGE), **({} if after is None else {"after": after})}
+    return f"{base}/topics?{urlencode(query)}"

@@ -6,23 +6,14 @@ Rules: values in, values out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from broker.client.errors import json_object
-from broker.client.types import Gap
+from broker.client.types import End, Gap
 from broker.events import Event
 
 
-@dataclass(frozen=True, slots=True)
-class TopicEnd:
-    """`topic` gets no more events. `reason` says why, such as `closed`."""
-
-    topic: str
-    reason: str
-
-
-def decode(event: Event, topic: str | None) -> Event | TopicEnd | None:
-    """What `event` says to the subscriber; None if nothing.
+def decode(event: Event, topic: str | None) -> Event | None:
+    """What `event` says to the subscriber, such as a `Gap` or an `End`; None if nothing.
 
     Args:
         topic: the topic of the stream; None if it has several, whose events are in envelopes that name their topics.
@@ -40,7 +31,7 @@ def decode(event: Event, topic: str | None) -> Event | TopicEnd | None:
     return Event(_text(envelope, "data"), event_type, event.id, _text(envelope, "topic"))
 
 
-def _decode_control(event: Event, kind: str) -> Event | TopicEnd | None:
+def _decode_control(event: Event, kind: str) -> Event | None:
     value = json_object(event.data)
     match kind:
         case "broker.open":
@@ -48,7 +39,8 @@ def _decode_control(event: Event, kind: str) -> Event | TopicEnd | None:
         case "broker.expired":
             return None  # the next request gets a 401 if the token is invalid
         case "broker.end":
-            return TopicEnd(_text(value, "topic"), _text(value, "reason"))
+            topic, reason = (_text(value, name) for name in ("topic", "reason"))
+            return End(event.data, kind, event.id, topic, reason)
         case "broker.gap":
             topic, after, reason = (_text(value, name) for name in ("topic", "after", "reason"))
             return Gap(event.data, kind, event.id, topic, after, reason)

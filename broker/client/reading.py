@@ -1,21 +1,24 @@
-"""Reads the history of topics: `GET /topics/{topic}/events` and `GET /events` (contract §4).
+"""Reads the history of topics, and the list of topics (contract §4).
 
-Rules: values in, values out; `Client.history` sends the request.
+Rules: values in, values out; a client sends the requests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from broker.client.address import topic_url
 from broker.client.errors import ClientError, json_object, unexpected
-from broker.client.requests import Response
-from broker.client.types import Gap
+from broker.client.response import Response
+from broker.client.types import Gap, TopicState
 from broker.events import Event
 
 HISTORY_BYTES = 16 << 20
 """The largest answer: 1 MiB of events, or one larger event."""
+TOPICS_BYTES = 1 << 20
+"""The largest answer to a page of topics: each has a name of at most 200 characters."""
+_STATE = [field.name for field in fields(TopicState)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +72,14 @@ def decode_history(response: Response) -> History:
         )
     except (ValueError, KeyError, TypeError):
         raise unexpected(ClientError, "The response is not a history", response.status) from None
+
+
+def decode_topics(response: Response) -> tuple[Sequence[TopicState], str | None]:
+    """The topics in a response, and the `next` page. Raises `ClientError` if a broker doesn't send such a response."""
+    try:
+        value = json_object(response.body)
+        following = value["next"]
+        states = [TopicState(**{name: one[name] for name in _STATE}) for one in value["topics"]]
+        return states, None if following is None else str(following)
+    except (ValueError, KeyError, TypeError):
+        raise unexpected(ClientError, "The response is not a list of topics", response.status) from None

@@ -10,25 +10,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 import aiohttp
 
-from broker.client.errors import (
-    MAX_RESPONSE_BYTES,
-    UNREACHABLE,
-    Cancelled,
-    PublishError,
-    json_object,
-    problem,
-    reason,
-    unexpected,
-)
-
-TEXT = {"Content-Type": "text/plain; charset=utf-8"}
-NDJSON = {"Content-Type": "application/x-ndjson"}
+from broker.client.errors import MAX_RESPONSE_BYTES, UNREACHABLE, PublishError, reason
+from broker.client.response import Response
 
 UNACKNOWLEDGED_MS = 20_000
 
@@ -42,22 +29,6 @@ async def authorization(token: Token | None) -> dict[str, str]:
         return {}
     text = token if isinstance(token, str) else await token()
     return {"Authorization": f"Bearer {text}"}
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A complete response; `retry_after` is the header."""
-
-    status: int
-    retry_after: str | None
-    body: bytes
-
-    def member(self, name: str) -> Any:
-        """A member of the JSON object. Raises `PublishError` if there is none, which no broker sends."""
-        try:
-            return json_object(self.body)[name]
-        except (ValueError, KeyError):
-            raise unexpected(PublishError, f"The response has no {name!r}", self.status) from None
 
 
 async def read_response(response: aiohttp.ClientResponse, most: int = MAX_RESPONSE_BYTES) -> Response:
@@ -80,7 +51,7 @@ class Requests:
         self._token = token
         self.timeout_seconds = timeout_seconds
 
-    async def post(
+    async def send(
         self,
         url: str,
         body: bytes | AsyncIterator[bytes] | None,
@@ -114,12 +85,7 @@ class Requests:
                 response = await read_response(answer, most)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise PublishError(UNREACHABLE, f"No answer from {url}: {reason(error)}.") from error
-        if response.status == expected:
-            return response
-        refusal = problem(PublishError, response.status, response.retry_after, response.body)
-        if refusal.code == "cancelled":
-            raise problem(Cancelled, response.status, response.retry_after, response.body)
-        raise refusal
+        return response.expect(expected)
 
 
 def make_socket(info: aiohttp.AddrInfoType) -> socket.socket:

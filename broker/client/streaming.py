@@ -1,34 +1,28 @@
 """A stream of events into one topic, such as the answer of a language model. It survives lost connections and has an end.
 
-Rules: the body of one request lasts as long as the stream. Events are numbered and kept until the end, so that they can be
-sent again after a lost connection; the broker knows the numbers and publishes nothing twice. A stream therefore needs as
-much memory as the text it sends, up to `MAX_KEPT_BYTES`.
+Rules: the body of one request lasts as long as the stream. Its events are kept until the end, so that they can be sent again
+after a lost connection. A stream therefore needs as much memory as the text it sends, up to `sent_events.MAX_KEPT_BYTES`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
-from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 
-from broker.client.address import topic_url
+from broker.client.address import stream_urls
 from broker.client.errors import Cancelled, PublishError
-from broker.client.publishing import Retries, ndjson_line
-from broker.client.requests import NDJSON, TEXT, Requests
+from broker.client.ndjson import ndjson_line
+from broker.client.requests import Requests
+from broker.client.response import NDJSON, TEXT
+from broker.client.retries import Retries
+from broker.client.sent_events import SentEvents
+from broker.client.types import FAILED, STOPPED
 
-FAILED = "failed"
-"""The reason of an end after an exception in the producer."""
-STOPPED = "stopped"
-"""The reason of an end after the application cancelled its producer."""
-
-MAX_KEPT_BYTES = 16 << 20
 MAX_UNSENT_BYTES = 64 << 10
-PRODUCER_NAME_BYTES = 12
 _NOT_ENTERED = "use a stream within `async with`"
 
 
@@ -50,19 +44,10 @@ class Stream:
         self, requests: Requests, base: str, topic: str, query: Mapping[str, str], patience_seconds: float
     ) -> None:
         self._requests = requests
-        self._url = topic_url(PublishError, base, [topic], {**query, "end": "on-disconnect"})
-        self._end_urls = {
-            reason: topic_url(PublishError, base, [topic], {"end": "true", "reason": reason})
-            for reason in (FAILED, STOPPED)
-        }
-        self._producer = secrets.token_urlsafe(PRODUCER_NAME_BYTES)
+        self._url, self._end_urls = stream_urls(base, topic, query)
         self._patience_seconds = patience_seconds
-        self._kept: deque[bytes] = deque()
-        self._kept_bytes = 0
-        self._first = 1  # the number of the first kept event
-        self._sent = 0  # how many kept events the present connection has taken
+        self._events = SentEvents()
         self._unsent_bytes = 0
-        self._is_finished = False
         self._changed = asyncio.Event()  # events were added or taken, or the stream is finished
         self._task: asyncio.Task[None] | None = None
         self._block: asyncio.Task[Any] | None = None  # the task that runs the block
@@ -94,7 +79,7 @@ class Stream:
             if error is None or (is_ours and isinstance(error, asyncio.CancelledError)):
                 self._task.result()
         if error is None:
-            self._is_finished = True
+            self._events.is_finished = True
             self._changed.set()
             await self._task
             return
@@ -104,7 +89,7 @@ class Stream:
         if not isinstance(error, Cancelled):
             reason = STOPPED if isinstance(error, asyncio.CancelledError) else FAILED
             with contextlib.suppress(PublishError):  # the block's error says more
-                await self._requests.post(self._end_urls[reason], b"", TEXT, HTTPStatus.CREATED)
+                await self._requests.send(self._end_urls[reason], b"", TEXT, HTTPStatus.CREATED)
 
     async def send(self, data: str | bytes, event: str | None = None) -> None:
         """Send one event. Waits while the connection takes no more, or is lost.
@@ -115,7 +100,7 @@ class Stream:
             ValueError: `data` or `event` has a lone surrogate.
         """
         assert self._task is not None, _NOT_ENTERED
-        line = ndjson_line(data if isinstance(data, str) else data.decode(), event)
+        line = ndjson_line(data, event)
         while self._unsent_bytes > MAX_UNSENT_BYTES and not self._task.done():
             self._changed.clear()
             changed = asyncio.ensure_future(self._changed.wait())
@@ -123,7 +108,8 @@ class Stream:
             changed.cancel()
         if self._task.done():
             self._task.result()
-        self._keep(line)
+        self._events.add(line)
+        self._unsent_bytes += len(line)
         self._changed.set()
 
     async def cancelled(self) -> None:
@@ -131,49 +117,35 @@ class Stream:
         assert self._task is not None, _NOT_ENTERED
         await asyncio.wait((self._task,))
 
-    def _keep(self, line: bytes) -> None:
-        self._kept.append(line)
-        self._kept_bytes += len(line)
-        self._unsent_bytes += len(line)
-        while self._kept_bytes > MAX_KEPT_BYTES and self._sent:
-            self._kept_bytes -= len(self._kept.popleft())
-            self._first += 1
-            self._sent -= 1
-
     async def _run(self) -> None:
         """Send the request, again after each lost connection, until it succeeds."""
-        retries = Retries(self._patience_seconds)
+        loop = asyncio.get_running_loop()
+        retries = Retries(self._patience_seconds, loop.time())
         while True:
-            sent_before = self._first + self._sent
-            self._sent, self._unsent_bytes = 0, self._kept_bytes
+            sent_before = self._events.sent_to
+            headers = {**NDJSON, **self._events.rewind()}
+            self._unsent_bytes = self._events.kept_bytes
             limit = asyncio.timeout(None)
-            headers = {
-                **NDJSON,
-                "Broker-Producer": self._producer,
-                "Broker-Sequence": str(self._first),
-            }
             try:
-                await self._requests.post(self._url, self._body(limit), headers, HTTPStatus.OK, limit)
+                await self._requests.send(self._url, self._body(limit), headers, HTTPStatus.OK, limit)
             except PublishError as error:
-                if self._first + self._sent > sent_before:
-                    retries.restart()
+                if self._events.sent_to > sent_before:
+                    retries.restart(loop.time())
                 if not error.passing:
                     raise
-                await retries.wait(error)
+                await asyncio.sleep(retries.wait_seconds(error, loop.time()))
             else:
                 return
 
     async def _body(self, limit: asyncio.Timeout) -> AsyncIterator[bytes]:
         """The events as they come. At the end, `limit` starts to run for the response."""
         while True:
-            while self._sent < len(self._kept):
-                lines = [self._kept[index] for index in range(self._sent, len(self._kept))]
-                self._sent += len(lines)
-                chunk = b"".join(lines)
+            while self._events.has_unsent:
+                chunk = self._events.take()
                 yield chunk
                 self._unsent_bytes -= len(chunk)
                 self._changed.set()
-            if self._is_finished:
+            if self._events.is_finished:
                 limit.reschedule(asyncio.get_running_loop().time() + self._requests.timeout_seconds)
                 return
             self._changed.clear()

@@ -1,12 +1,20 @@
-"""The values of a subscription: gaps, connection states, its start, its limits."""
+"""The client's values: gaps and ends, connection states, the start and the limits of a subscription, the state of a topic."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Self
 
+from broker.client.errors import SubscribeError
 from broker.durations import parse_duration
 from broker.events import Event
+
+FAILED = "failed"
+"""The reason of an end after an exception in the producer."""
+STOPPED = "stopped"
+"""The reason of an end after the application cancelled its producer."""
+INCOMPLETE = frozenset({"abandoned", "deleted", FAILED})
+"""Reasons of an end that leave a topic incomplete against its publisher's will."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +34,68 @@ class Gap(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class End(Event):
+    """`topic` has ended: no event follows. A subscription returns it only if it was made with `ends=True`.
+
+    Its `type` is `broker.end`, which publishers cannot use; its `data` is the broker's JSON; its `id` is that of the end.
+
+    Attributes:
+        reason: `closed`, `deleted`, `abandoned` (its producer disappeared), `cancelled`, or the publisher's own word.
+    """
+
+    reason: str = ""
+
+    def raise_if_incomplete(self) -> None:
+        """Raise a `SubscribeError` with the reason as its code if the topic ended against its publisher's will.
+
+        Its events may then be incomplete.
+        """
+        if self.reason in INCOMPLETE:
+            detail = f"{self.topic} ended as {self.reason}, so its events may be incomplete."
+            raise SubscribeError(self.reason, detail)
+
+
+@dataclass(frozen=True, slots=True)
 class Connection:
     """The state of the connection, as passed to `on_change`. If it is not `up`: why, and when the next attempt starts."""
 
     up: bool
     why: str = ""
     retry_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """What the broker has of a topic, over all its instances; at most 2 s old.
+
+    Attributes:
+        subscribers: how many subscribers it has.
+        events: how many events it keeps.
+        bytes: their size.
+        first_id: the id of the first kept event, or None.
+        last_id: the id of the last event, also if it is no longer kept; None if there was none.
+        closed: whether the topic has ended.
+    """
+
+    topic: str
+    subscribers: int
+    events: int
+    bytes: int
+    first_id: str | None
+    last_id: str | None
+    closed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """How many events a request published, and the first and last id.
+
+    The ids are None if nothing was published, or if each event named its own topic.
+    """
+
+    count: int
+    first_id: str | None = None
+    last_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

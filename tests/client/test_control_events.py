@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from broker.client import Client, SubscribeError
+from broker.client import Client, End, SubscribeError
 from broker.events import Event
 from tests.client.servers import (
     END,
@@ -42,6 +42,23 @@ async def test_cancel_is_returned() -> None:
     cancel = b'event: broker.cancel\ndata: {"topic":"a"}\n\n'
     async with ScriptedServer(STREAM + cancel + END) as server, Client(server.url) as client:
         assert await rest(client.subscribe("a")) == [Event('{"topic":"a"}', "broker.cancel", "", "a")]
+
+
+async def test_an_end_comes_after_its_topics_last_event(client: Client) -> None:
+    """Also before events of other topics that were read with it."""
+    async with client.subscribe("a", "b", ends=True) as events:
+        await client.publish("a", "1")
+        await client.end("a", "done")
+        await client.publish("b", "2", end=True)
+        told = await rest(events)
+    assert [(event.topic, event.reason if isinstance(event, End) else event.data) for event in told] == [
+        ("a", "1"),
+        ("a", "done"),
+        ("b", "2"),
+        ("b", "closed"),
+    ]
+    assert events.ended == {"a": "done", "b": "closed"}
+    assert events.cursor == told[-1].id
 
 
 async def test_a_topic_that_has_ended_is_not_requested_again() -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from broker.client import Client, ClientError, PublishError
-from broker.client.reading import decode_history
-from broker.client.requests import Response
+from broker.client import Client, ClientError, PublishError, TopicState, address
+from broker.client.reading import decode_history, decode_topics
+from broker.client.response import Response
 from tests.support.local_broker import Serve, Server
+from tests.support.tokens import HMAC, SECRET
 
 
 async def test_history_then_a_subscription_from_its_cursor(server: Server) -> None:
@@ -47,6 +48,20 @@ async def test_parts_of_a_history(serve: Serve) -> None:
         assert (lost.gap.topic, lost.gap.after, lost.gap.reason) == ("a", ids[0], "trimmed")
 
 
+async def test_all_topics_page_by_page(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(address, "TOPICS_PAGE", 2)
+    async with Client(server.url) as client:
+        assert [state async for state in client.topics()] == []
+        ids = [await client.publish(topic, "x") for topic in ("a", "b", "c", "d", "e")]
+        await client.publish("b", "y", end=True)
+        states = [state async for state in client.topics()]
+    assert [state.topic for state in states] == ["a", "b", "c", "d", "e"]
+    first, second, *_ = states
+    assert first == TopicState("a", 0, 1, first.bytes, ids[0], ids[0], closed=False)
+    assert first.bytes > 0
+    assert (second.events, second.closed) == (2, True)
+
+
 async def test_delete_opens_a_topic_again(server: Server) -> None:
     async with Client(server.url) as client:
         await client.publish("a", "1", end=True)
@@ -68,6 +83,23 @@ async def test_refusals(server: Server) -> None:
         with pytest.raises(PublishError) as refused:
             await client.delete("_stats")
         assert refused.value.code == "forbidden"
+
+
+async def test_the_list_of_topics_needs_a_grant(serve: Serve) -> None:
+    server = await serve(jwt_secrets=[SECRET])
+    async with Client(server.url, token=HMAC.token(["**"], ["**"])) as client:
+        with pytest.raises(ClientError) as caught:
+            await anext(client.topics())
+        assert caught.value.code == "forbidden"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{}", b'{"topics": [{}], "next": null}', b'{"topics": 1, "next": ""}']
+)
+def test_what_no_broker_sends_as_a_list(body: bytes) -> None:
+    with pytest.raises(ClientError) as caught:
+        decode_topics(Response(200, None, body))
+    assert caught.value.code == "unexpected"
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"events": [1]}', b'{"events": 1, "gap": null}'])

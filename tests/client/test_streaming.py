@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from time import time
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from broker.client import Cancelled, Client, Gap, PublishError, SubscribeError, streaming
+from broker.client import Cancelled, Client, End, Gap, PublishError, SubscribeError, sent_events, streaming
 from broker.settings import Settings
 from tests.support.local_broker import Serve, Server
 from tests.support.tcp_proxy import Cuts, CuttingProxy
@@ -178,6 +179,19 @@ async def test_an_error_of_the_producer_ends_the_topic_as_failed(server: Server)
         assert await why_ended(client) == "failed"
 
 
+@pytest.mark.parametrize("why", ["closed", "failed"])
+async def test_follow_returns_the_end_if_asked_to(server: Server, why: str) -> None:
+    async with Client(server.url) as client:
+        await client.publish("a", "x")
+        await client.end("a", why)
+        event, end = [event async for event in client.follow("a", ends=True)]
+        assert (event.data, event.type) == ("x", None)
+        assert isinstance(end, End)
+        assert (end.topic, end.reason, end.type) == ("a", why, "broker.end")
+        assert json.loads(end.data) == {"topic": "a", "reason": why}
+        assert end.id > event.id
+
+
 async def test_a_cancelled_task_ends_the_topic_as_stopped(server: Server) -> None:
     async def produce(client: Client) -> None:
         async with client.stream("a") as stream:
@@ -267,12 +281,12 @@ async def test_an_unreachable_broker_is_an_error_after_the_time_limit(server: Se
 
 
 async def test_the_kept_events_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "MAX_KEPT_BYTES", 5000)
+    monkeypatch.setattr(sent_events, "MAX_KEPT_BYTES", 5000)
     async with Client(server.url) as client:
         async with client.stream("a") as stream:
             for number in range(500):
                 await stream.send(str(number))
-                assert stream._kept_bytes <= 5000 + streaming.MAX_UNSENT_BYTES
+                assert stream._events.kept_bytes <= 5000 + streaming.MAX_UNSENT_BYTES
                 await asyncio.sleep(0)
         assert len(await followed(client, "a")) == 500
 

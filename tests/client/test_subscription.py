@@ -295,7 +295,7 @@ async def test_pending_events_are_bounded_and_not_yet_behind_the_cursor() -> Non
         while before != sent:  # until the server is stuck
             before = sent
             await asyncio.sleep(0.1)
-        assert len(events._pending) < 200
+        assert len(events._state._pending) < 200
         assert [received.id for received in await take(events, 1000)] == [
             f"{number}-0" for number in range(3, 1003)
         ]

@@ -1,0 +1,60 @@
+"""The events of a stream, numbered and kept until its end, so that they can be sent again after a lost connection.
+
+Rules: no I/O. The broker knows the numbers and publishes nothing twice.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+
+MAX_KEPT_BYTES = 16 << 20
+"""Of a longer stream the last events are kept. An older one is lost only if the broker never received it."""
+PRODUCER_NAME_BYTES = 12
+
+
+class SentEvents:
+    """The events of one producer.
+
+    Attributes:
+        kept_bytes: the size of the kept events.
+        is_finished: there are no further events.
+    """
+
+    def __init__(self) -> None:
+        self.kept_bytes = 0
+        self.is_finished = False
+        self._producer = secrets.token_urlsafe(PRODUCER_NAME_BYTES)
+        self._kept: deque[bytes] = deque()
+        self._first = 1  # the number of the first kept event
+        self._sent = 0  # how many kept events the present connection has taken
+
+    def add(self, line: bytes) -> None:
+        """Keep one more event, a line of NDJSON."""
+        self._kept.append(line)
+        self.kept_bytes += len(line)
+        while self.kept_bytes > MAX_KEPT_BYTES and self._sent:
+            self.kept_bytes -= len(self._kept.popleft())
+            self._first += 1
+            self._sent -= 1
+
+    def rewind(self) -> dict[str, str]:
+        """A new connection starts with the first kept event. Returns the headers that tell the broker so."""
+        self._sent = 0
+        return {"Broker-Producer": self._producer, "Broker-Sequence": str(self._first)}
+
+    @property
+    def has_unsent(self) -> bool:
+        """Whether there are events that the present connection has not taken."""
+        return self._sent < len(self._kept)
+
+    def take(self) -> bytes:
+        """The events that the present connection has not taken."""
+        lines = [self._kept[index] for index in range(self._sent, len(self._kept))]
+        self._sent += len(lines)
+        return b"".join(lines)
+
+    @property
+    def sent_to(self) -> int:
+        """The number after the last event that the present connection has taken."""
+        return self._first + self._sent
