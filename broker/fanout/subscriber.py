@@ -77,6 +77,7 @@ class Subscriber:
         cursor: id of the last event written, in whole or in part.
         chunked: whether its bytes are chunks of an HTTP/1.1 body, as those of its feed.
         silent: whether it gets no control events, like its feed. Only the end of all its topics is a clean end then.
+        quiet: whether it gets no heartbeats for `sweeper.QUIET_SECONDS`, to find out which time-outs lie on its path.
         lag: None while one write can bring it up to date.
         wrote_at: when bytes were last written; loop time in seconds, as is `opened_at`.
         feed: the feed it reads; None once its stream is ending.
@@ -97,6 +98,7 @@ class Subscriber:
         "hub_index",
         "lag",
         "opened_at",
+        "quiet",
         "silent",
         "wrote_at",
     )
@@ -115,6 +117,7 @@ class Subscriber:
         self.caller = caller
         self.chunked = chunked
         self.silent = silent
+        self.quiet = False
         self.cursor = cursor
         self.feed: Feed | None = None
         self.lag: Lag | None = None

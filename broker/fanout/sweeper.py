@@ -19,6 +19,7 @@ from broker.fanout.subscriber import Lag, Subscriber
 
 VISITS_PER_TURN = 4000
 CALLS_PER_TURN = 200  # system calls; about 2 ms
+QUIET_SECONDS = 600.0  # then even a quiet stream gets a heartbeat, by which a client that is gone is noticed
 YOUNG = 0.8  # below this part of the maximum age no stream is closed for its age
 
 _logger = logging.getLogger("broker")
@@ -101,7 +102,10 @@ class Sweeper:
             self._fan_out.flushed(subscriber)
 
     def _visit_up_to_date(self, subscriber: Subscriber, now: float) -> bool:
-        if now - subscriber.wrote_at < self._times.heartbeat_seconds or subscriber.feed is None:
+        silence = now - subscriber.wrote_at
+        if silence < self._times.heartbeat_seconds or subscriber.feed is None:
+            return False
+        if subscriber.quiet and silence < QUIET_SECONDS:
             return False
         if subscriber.is_acknowledged():
             subscriber.write(HEARTBEAT_CHUNK if subscriber.chunked else sse.HEARTBEAT, now)

@@ -126,11 +126,12 @@ class Streams:
         enveloped: bool,
         chunked: bool,
         silent: bool = False,
+        quiet: bool = False,
     ) -> Subscriber:
         """Make the connection behind `transport` a subscriber; `head` is written before everything else.
 
         With `chunked` everything after the head is written as chunks (HTTP/1.1). A `silent` stream gets no control events; its
-        `start` has no gap (`gaps`).
+        `start` has no gap (`gaps`). A `quiet` one gets no heartbeats.
 
         `logs` are what `watch` returned for `topics` and `start`, without an `await` since. From here on the watches belong to
         the subscriber, and so does the caller's place in the limits.
@@ -148,6 +149,7 @@ class Streams:
             left_out = [topic for topic in topics if topic not in where.topics]
             logs = [log for topic, log in zip(topics, logs, strict=True) if topic in where.topics]
         subscriber = self.hub.attach(transport, caller, key, logs, where.cursor, opening)
+        subscriber.quiet = quiet
         if left_out:
             self._logs.unwatch(left_out)
         self.evictions.opened(subscriber)

@@ -44,6 +44,7 @@ class Subscription:
     start: Start
     is_enveloped: bool
     is_silent: bool
+    is_quiet: bool
     common_headers: bytes
 
     def attach(self, transport: asyncio.Transport, *, chunked: bool) -> None:
@@ -66,6 +67,7 @@ class Subscription:
             enveloped=self.is_enveloped,
             chunked=chunked,
             silent=self.is_silent,
+            quiet=self.is_quiet,
         )
 
     def release(self) -> None:
@@ -82,6 +84,7 @@ class _StreamHead:
     start: Start
     is_enveloped: bool
     is_silent: bool
+    is_quiet: bool
 
 
 def is_known_stream(request: Request) -> bool:
@@ -113,6 +116,8 @@ async def subscribe(
         head = _read_head(request, topics, node.clock())
         if not isinstance(head.start, Since):
             request.memo.value = head
+    if head.is_quiet:
+        caller.grant.check_admin()
     start, is_silent = head.start, head.is_silent
     is_head = request.method == "HEAD"
     if is_head and not isinstance(start, (After | Malformed) if is_silent else After):
@@ -125,7 +130,7 @@ async def subscribe(
         raise
     common_headers = services.response_headers.lines(request.headers.get("origin"), "Accept")
     subscription = Subscription(
-        node, caller, topics, logs, start, head.is_enveloped, is_silent, common_headers
+        node, caller, topics, logs, start, head.is_enveloped, is_silent, head.is_quiet, common_headers
     )
     try:
         is_over = node.streams.has_seen_all(logs, start)
@@ -143,7 +148,9 @@ async def subscribe(
 
 def _read_head(request: Request, topics: Sequence[str], now: float) -> _StreamHead:
     start = requested_start(request, now)
-    return _StreamHead(topics, start, _is_enveloped(request.query), _is_silent(request))
+    return _StreamHead(
+        topics, start, _is_enveloped(request.query), _is_silent(request), _is_quiet(request.query)
+    )
 
 
 def check_topics(services: Services, topics: Sequence[str]) -> None:
@@ -218,6 +225,13 @@ def _is_silent(request: Request) -> bool:
             "control=none needs HTTP/1.1: without chunks, a stream that was cut looks like one that ended."
         )
     return True
+
+
+def _is_quiet(query: Query) -> bool:
+    heartbeat = query.get("heartbeat")
+    if heartbeat not in (None, "none"):
+        raise InvalidParameter("'heartbeat' must be none; leave it out to get heartbeats.")
+    return heartbeat is not None
 
 
 def _is_enveloped(query: Query) -> bool:

@@ -89,6 +89,18 @@ async def test_heartbeats_go_only_to_silent_streams_and_only_once(harness: HubHa
     assert harness.read(silent) == harness.read(served) == sse.HEARTBEAT
 
 
+async def test_a_quiet_stream_gets_a_heartbeat_only_after_ten_minutes(harness: HubHarness) -> None:
+    quiet = await harness.subscribe("a")
+    quiet.quiet = True
+    for _ in range(59):
+        harness.now += 10
+        harness.hub.sweep()
+    assert harness.read(quiet) == b""
+    harness.now += 11
+    harness.hub.sweep()
+    assert harness.read(quiet) == sse.HEARTBEAT
+
+
 @pytest.mark.parametrize("harness", [100], indirect=True)
 async def test_streams_end_for_age_spread_over_the_last_fifth_of_the_maximum(harness: HubHarness) -> None:
     subscribers = [await harness.subscribe("a") for _ in range(200)]
