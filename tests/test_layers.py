@@ -13,7 +13,19 @@ ROOT = Path(__file__).parent.parent / "broker"
 MAX_LINES = 300
 
 LAYERS = [
-    {"errors", "events", "topics", "sse", "hosts", "descriptors", "metrics", "durations", "backoff"},
+    {
+        "backoff",
+        "descriptors",
+        "durations",
+        "errors",
+        "events",
+        "hosts",
+        "metrics",
+        "reports",
+        "sse",
+        "topics",
+        "version",
+    },
     {"log", "auth"},
     {"fanout", "stores", "settings"},
     {"node"},
@@ -34,6 +46,7 @@ FORBIDDEN = {
     "topics": NO_IO,
     "sse": NO_IO,
     "metrics": NO_IO,
+    "reports": NO_IO,
     "log": NO_IO,
     "auth": NO_IO,
     "fanout": {"aiohttp", "redis", "pydantic"},

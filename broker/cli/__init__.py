@@ -41,11 +41,12 @@ class _Version(argparse.Action):
     """Prints the installed version; the metadata is read only then, because that takes time."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from importlib.metadata import PackageNotFoundError, version
+        from broker.version import installed_version
 
-        try:
-            print(f"broker {version('sse-broker')}")
-        except PackageNotFoundError:
+        version = installed_version()
+        if version:
+            print(f"broker {version}")
+        else:
             print("broker: the version is unknown, because the package is not installed")
         parser.exit()
 

@@ -27,6 +27,7 @@ from broker.settings import BadSetting, Settings
 from broker.settings.environment import environment_warnings
 from broker.settings.table import GROUPS
 from broker.settings.values import COMMA_SEPARATED
+from broker.version import installed_version
 
 MIN_SOMAXCONN = 4096
 
@@ -118,7 +119,11 @@ def _supervisor(settings: Settings, inherited: Sequence[socket]) -> Coroutine[ob
     # imported here, because it needs nothing of what its workers load
     from broker.process.supervisor import run
 
-    return run(settings, inherited, lambda endpoint: _print_start(endpoint, f", workers: {settings.workers}"))
+    return run(
+        settings,
+        inherited,
+        lambda endpoint: _print_start(endpoint, settings, f", workers: {settings.workers}"),
+    )
 
 
 async def _instance(settings: Settings, inherited: Sequence[socket]) -> None:
@@ -129,20 +134,30 @@ async def _instance(settings: Settings, inherited: Sequence[socket]) -> None:
         instance = Instance(settings, listeners.sockets())
         endpoint = await instance.start()
         try:
-            _print_start(endpoint)
+            _print_start(endpoint, settings)
         except StartError:
             await instance.stop()
             raise
         await instance.run()
 
 
-def _print_start(endpoint: Endpoint, more: str = "") -> None:
-    """Print the line that says that the broker listens. Raises `StartError` if standard output can't be written to."""
+def _print_start(endpoint: Endpoint, settings: Settings, more: str = "") -> None:
+    """Print the line that says that the broker listens, and log what it runs with.
+
+    Raises `StartError` if standard output can't be written to.
+    """
     try:
         print(f"broker: listening on {', '.join(endpoint.urls)}, store: {endpoint.store}{more}", flush=True)
     except OSError as error:
         silence_stdout()
         raise StartError(f"can't print the start line: {error.strerror}") from None
+    facts = {
+        "version": installed_version() or "unknown",
+        "urls": endpoint.urls,
+        "store": endpoint.store,
+        "settings": settings.changed(),
+    }
+    _logger.info("started", extra=facts)
 
 
 def read_settings(args: argparse.Namespace, fixed: Mapping[str, Any] = MappingProxyType({})) -> Settings:

@@ -84,6 +84,7 @@ class FanOut:
             subscriber.finish(CloseReason.ENDED, b"", now)
             return
         feed = self._feeds.join(subscriber, key, logs)
+        subscriber.topics = feed.key.topics  # all its subscribers share them
         if subscriber.cursor >= feed.end() and not key.floors:
             _write_first(subscriber, opening, now)  # it lacks nothing, as most new ones
             return
@@ -174,10 +175,10 @@ class FanOut:
             if ended:
                 here = [one for one in subscribers if one.lag is None and one.cursor == cursor]
                 return self._write_ends(feed, here[: max(1, budget // MOVE_WRITES)], cursor, now)
-            written = write_each(subscribers, cursor, chunk, end, now)
+            written = write_each(subscribers, cursor, chunk, events, end, now)
             self.delivered_events += written * events
             if gaps:
-                self._gaps_sent(gaps, written)
+                self._gaps_sent(feed, gaps, written)
 
     def _piece_after(self, feed: Feed, cursor: EventId, target: EventId) -> Piece | None:
         """The next piece. The last one is kept: a pass takes several turns."""
@@ -198,9 +199,9 @@ class FanOut:
         reason = CloseReason.ENDED
         reading = subscribers
         while reading and (batch := self._batch_after(feed, cursor)) is not None:
-            written = write_each(reading, cursor, batch.chunk, batch.end, now)
+            written = write_each(reading, cursor, batch.chunk, batch.events, batch.end, now)
             self.delivered_events += written * batch.events
-            self._gaps_sent(batch.gaps, written)
+            self._gaps_sent(feed, batch.gaps, written)
             cursor, feed, ended = batch.end, batch.rest, ended + batch.ended
             if batch.is_cut:
                 reason = CloseReason.GAP
@@ -224,9 +225,9 @@ class FanOut:
             subscriber.finish(reason, b"", now)
         self._logs.unwatch(ended)
 
-    def _gaps_sent(self, reasons: Sequence[str], subscribers: int) -> None:
+    def _gaps_sent(self, feed: Feed, reasons: Sequence[str], subscribers: int) -> None:
         for reason in reasons:
-            self._owner.gap_sent(reason, subscribers)
+            self._owner.gap_sent(feed.key.topics, reason, subscribers)
 
     # Subscribers that are behind
 
@@ -253,8 +254,10 @@ class FanOut:
 
     def _wrote(self, subscriber: Subscriber, batch: Batch, now: float) -> None:
         subscriber.cursor = batch.end
+        subscriber.events += batch.events
         self.delivered_events += batch.events
-        self._gaps_sent(batch.gaps, 1)
+        if batch.gaps and subscriber.feed is not None:
+            self._gaps_sent(subscriber.feed, batch.gaps, 1)
         if batch.ended:
             reason = CloseReason.GAP if batch.is_cut else CloseReason.ENDED
             self._move(subscriber, batch.rest, batch.ended, reason, now)

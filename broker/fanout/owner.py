@@ -41,8 +41,8 @@ class HubOwner(Protocol):
     def closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
         """A connection is gone, after `age` seconds. Called once for each."""
 
-    def gap_sent(self, reason: str, subscribers: int) -> None:
-        """A gap within a log was written to `subscribers` of them."""
+    def gap_sent(self, topics: Sequence[str], reason: str, subscribers: int) -> None:
+        """A gap within one of the logs of `topics` was written to `subscribers` of them."""
 
     def aged(self, subscriber: Subscriber) -> None:
         """A stream has reached its maximum age: end it."""

@@ -15,6 +15,7 @@ from broker.node.gauges import NodeGauges
 from broker.node.instances import Instances
 from broker.node.limits import RateLimits, RateLimitSettings
 from broker.node.streams import StreamPolicy, Streams
+from broker.reports import Reporter
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, Store, TopicState
 
 _logger = logging.getLogger("broker")
@@ -30,6 +31,7 @@ class Node:
     Attributes:
         logs: the store's. Call `watch` before a stream begins, and `unwatch` if it doesn't.
         delivered: see `stores.base.StoreOwner`.
+        reporter: writes the lines about what clients do.
         limits: asked before a stream begins (`enter`; an open stream leaves by itself) and before a publish.
     """
 
@@ -40,13 +42,15 @@ class Node:
         metrics: Metrics,
         clock: Clock,
         limit_settings: RateLimitSettings = RateLimitSettings(),  # noqa: B008 - a value that doesn't change
+        reporter: Reporter | None = None,
     ) -> None:
         self.metrics = metrics
+        self.reporter = reporter or Reporter()
         self.clock = clock
         self.store_name = store.name
         self.logs = store.logs
         self.limits = RateLimits(limit_settings, store.counters, asyncio.get_running_loop())
-        self.streams = Streams(store.logs, policy, self.limits, metrics, clock)
+        self.streams = Streams(store.logs, policy, self.limits, metrics, clock, self.reporter)
         self.instances = Instances(store.broadcast, self.streams, metrics, clock, policy.revocation_seconds)
         self._store = store
         self._policy = policy
@@ -71,6 +75,7 @@ class Node:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])  # `_log_death` reports a defect
         await self._store.stop()
+        self.reporter.close()
 
     async def _sweep_for_ever(self) -> None:
         period = min(1.0, self._policy.heartbeat_seconds / 4, self._policy.slow_seconds / 4)
@@ -79,6 +84,7 @@ class Node:
             self.streams.hub.sweep()
             self._store.sweep()
             self.streams.evictions.sweep()
+            self.reporter.sweep()
 
     def checks(self) -> dict[str, str]:
         """Each check by name: `"ok"`, or the problem (contract §6, readyz)."""

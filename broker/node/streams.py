@@ -21,20 +21,34 @@ from broker.fanout.chunks import as_chunk
 from broker.fanout.close_reason import CloseReason
 from broker.fanout.feed import FeedKey
 from broker.fanout.hub import Hub
+from broker.fanout.origin import UNKNOWN_CLIENT, Client
 from broker.fanout.owner import StreamTimes
 from broker.fanout.poll import Respond
 from broker.fanout.subscriber import Subscriber
 from broker.log.log import Log
-from broker.log.start import After, Malformed, Start, cursor_text, has_seen_all, position
+from broker.log.start import (
+    After,
+    Last,
+    Latest,
+    Malformed,
+    Since,
+    Start,
+    cursor_text,
+    has_seen_all,
+    position,
+)
 from broker.metrics import Metrics
 from broker.node.evictions import Evictions
 from broker.node.history import Gap, Reading
 from broker.node.limits import RateLimits
+from broker.node.stream_reports import describe, report_closed, report_gap
+from broker.reports import Reporter
 from broker.stores.base import WatchedLogs
 
 DRAIN_SWEEP_SECONDS = 0.05
 DRAIN_SPREAD = 0.8  # the part of `drain_seconds` over which streams end
 LONG_RETRY_MS = (10_000, 30_000)
+_START_NAMES = {Latest: "live", After: "cursor", Malformed: "cursor", Since: "since", Last: "last"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +78,13 @@ class Streams:
     """
 
     def __init__(
-        self, logs: WatchedLogs, policy: StreamPolicy, limits: RateLimits, metrics: Metrics, clock: Clock
+        self,
+        logs: WatchedLogs,
+        policy: StreamPolicy,
+        limits: RateLimits,
+        metrics: Metrics,
+        clock: Clock,
+        reporter: Reporter,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.is_draining = False
@@ -80,6 +100,7 @@ class Streams:
         self._policy = policy
         self._limits = limits
         self._metrics = metrics
+        self._reporter = reporter
         self._loop = loop
         self._emptied = asyncio.Event()
 
@@ -111,7 +132,7 @@ class Streams:
                     entries = log.after(max(start.cursor, log.cleared_at))
                     gaps += [Gap(topic, after, entry.gap) for entry in entries if entry.gap is not None][:1]
         for gap in gaps:
-            self.gap_sent(gap.reason, 1)
+            self.gap_sent((gap.topic,), gap.reason, 1)
         return gaps
 
     def attach(
@@ -127,6 +148,7 @@ class Streams:
         chunked: bool,
         silent: bool = False,
         quiet: bool = False,
+        client: Client = UNKNOWN_CLIENT,
     ) -> Subscriber:
         """Make the connection behind `transport` a subscriber; `head` is written before everything else.
 
@@ -139,8 +161,8 @@ class Streams:
         where = position(start, topics, logs, self._logs)
         resumed = isinstance(start, After | Malformed)
         (self._metrics.resumed_connects if resumed else self._metrics.first_connects).value += 1
-        for reason in where.gaps:
-            self.gap_sent(reason, 1)
+        for topic, reason in zip(where.gap_topics, where.gaps, strict=True):
+            self.gap_sent((topic,), reason, 1)
         opening = b"retry: %d\n:\n%b" % (self.retry_ms(), b"" if silent else where.preface)
         opening = head + (as_chunk(opening) if chunked else opening)
         key = FeedKey(where.topics, enveloped, where.floors, chunked, silent)
@@ -150,6 +172,9 @@ class Streams:
             logs = [log for topic, log in zip(topics, logs, strict=True) if topic in where.topics]
         subscriber = self.hub.attach(transport, caller, key, logs, where.cursor, opening)
         subscriber.quiet = quiet
+        if not where.topics:
+            subscriber.topics = tuple(topics)
+        describe(subscriber, client, _START_NAMES[type(start)], where.gaps[0] if where.gaps else "")
         if left_out:
             self._logs.unwatch(left_out)
         self.evictions.opened(subscriber)
@@ -162,6 +187,7 @@ class Streams:
         reading: Reading,
         seconds: float,
         respond: Respond,
+        client: Client = UNKNOWN_CLIENT,
     ) -> None:
         """Make the connection behind `transport` a long poll, which gets its whole answer from `respond`, after `seconds` at most.
 
@@ -174,6 +200,7 @@ class Streams:
             topics, enveloped=False, chunked=True
         )  # the feed of most streams: its pieces are made anyway
         poll = self.hub.attach_poll(transport, caller, key, logs, reading.end(), respond)
+        describe(poll, client, "poll", "")
         self._logs.unwatch([topic for topic in reading.topics if topic not in topics])
         poll.timer = self._loop.call_later(seconds, self.end, poll, CloseReason.ANSWERED)
         self.evictions.opened(poll)
@@ -242,11 +269,13 @@ class Streams:
         self._limits.leave(subscriber.caller)
         self._metrics.closes.labels(reason.value).inc()
         self._metrics.age.observe(age)
+        report_closed(self._reporter, subscriber, reason, age)
         if not len(self.hub):
             self._emptied.set()
 
-    def gap_sent(self, reason: str, subscribers: int) -> None:
+    def gap_sent(self, topics: Sequence[str], reason: str, subscribers: int) -> None:
         self._metrics.gaps.labels(reason).inc(subscribers)
+        report_gap(self._reporter, topics, reason, subscribers)
 
     def aged(self, subscriber: Subscriber) -> None:
         self.end(subscriber, CloseReason.MAX_AGE)

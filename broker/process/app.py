@@ -18,6 +18,7 @@ from broker.node.limits import RateLimitSettings
 from broker.node.node import Node
 from broker.node.streams import StreamPolicy
 from broker.process.stores import check_store, make_store
+from broker.reports import Reporter
 from broker.settings import BadSetting, Settings
 from broker.web.aiohttp_adapter import SERVICES, TIMEOUTS, application
 from broker.web.base_path import BasePath
@@ -33,6 +34,7 @@ from broker.web.jwks_fetcher import JwksFetcher
 from broker.web.large_answers import LargeAnswers
 from broker.web.monitoring import RequestGauges
 from broker.web.producers import Producers
+from broker.web.refusals import Refusals
 from broker.web.routes import METRICS_ROUTES, ROUTES
 from broker.web.services import Services
 
@@ -68,6 +70,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         fetcher = _key_fetcher(settings, verifier, node)
         app[TIMEOUTS] = timeouts = _timeouts(settings, node)
         limits = _body_limits(settings, timeouts, metrics)
+        log_addresses = ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
         app[SERVICES] = services = Services(
             settings,
             node,
@@ -76,6 +79,8 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
             Producers(node, settings.producer_timeout_seconds),
             response_headers,
             LargeAnswers(timeouts),
+            Refusals(node.reporter, log_addresses),
+            log_addresses,
         )
         metrics.registry.register(RequestGauges(timeouts, services.producers, limits))
         await node.start()
@@ -108,7 +113,8 @@ def metrics_app(app: web.Application) -> web.Application:
 def make_node(settings: Settings, metrics: Metrics, clock: Clock) -> Node:
     """The node for these settings, with its store. It is not started."""
     store = make_store(settings, clock)
-    return Node(store, _stream_policy(settings), metrics, clock, _rate_limits(settings))
+    reporter = Reporter(settings.log_lines_per_second)
+    return Node(store, _stream_policy(settings), metrics, clock, _rate_limits(settings), reporter)
 
 
 async def _stop_waiting(app: web.Application) -> None:

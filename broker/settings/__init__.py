@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import SecretStr, model_validator
 
 from broker.auth.keys import VerificationKey, secret
 from broker.descriptors import available_descriptors
@@ -23,6 +23,9 @@ from broker.settings.table import SettingsTable
 from broker.settings.values import RetentionOverride as RetentionOverride
 from broker.settings.values import read_public_key
 from broker.topics import Retention, RetentionRules
+
+MASK = "…"
+"""Stands for a secret."""
 
 
 class BadSetting(ValueError):
@@ -101,6 +104,15 @@ class Settings(SettingsTable):
                 f"{available}; raise LimitNOFILE or `ulimit -n`"
             )
 
+    def changed(self) -> dict[str, object]:
+        """The settings that differ from their defaults, for logs: secrets, and what a URL may hold of them, are masked."""
+        fields = type(self).model_fields
+        return {
+            name: _masked(value)
+            for name, value in self
+            if name in fields and value != fields[name].get_default(call_default_factory=True)
+        }
+
     def has_keys(self) -> bool:
         """Whether there are keys to verify tokens; without them tokens are ignored."""
         return bool(self.jwt_secrets or self.jwt_public_keys or self.jwks_url)
@@ -148,3 +160,23 @@ class Settings(SettingsTable):
             self.retain_events, min(self.retain_bytes, self.log_memory_bytes), self.retain_max_seconds
         )
         return RetentionRules(default, overrides, retain)
+
+
+def _masked(value: object) -> object:
+    """A setting's value without secrets. A URL keeps neither its user and password, nor its query."""
+    match value:
+        case SecretStr():
+            return MASK
+        case tuple():
+            return [_masked(each) for each in value]
+        case dict():
+            return {str(key): _masked(each) for key, each in value.items()}
+        case bool() | int() | float() | None:
+            return value
+    text = str(value)
+    scheme, separator, rest = text.partition("://")
+    if not separator:
+        return text
+    before, at, rest = rest.rpartition("@")  # an unescaped password may contain anything
+    rest, question, _ = rest.partition("?")
+    return f"{scheme}://{MASK if before else ''}{at}{rest}{question}{MASK if question else ''}"

@@ -262,6 +262,11 @@ class SettingsTable(ListeningTable):
     log_format: Literal["text", "json"] = Field(
         "text", description="Format of the log on standard error: text, or json for a JSON object a line."
     )
+    log_lines_per_second: float = Field(
+        20,
+        ge=0,
+        description="Maximum log lines per second of each kind that clients cause, such as closed streams; the rest is counted. 0: no limit.",
+    )
     access_log: bool = Field(
         False, description="true logs a line for each request. The flag needs no value for true."
     )

@@ -8,6 +8,7 @@ revoked token it is refused.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Collection
 
 from broker.auth.tokens import MAX_CLAIM_CHARS
@@ -15,6 +16,7 @@ from broker.errors import InvalidBody
 from broker.topics import check_topic
 from broker.web.ndjson import refuse_constant
 from broker.web.parameters import NO_OTHERS, check_names
+from broker.web.request_id import request_id
 from broker.web.services import Services
 from broker.web.values import Answer, Request
 
@@ -29,6 +31,7 @@ async def disconnect(services: Services, request: Request) -> Answer:
         await services.node.instances.disconnect(topic=check_topic(value))
     else:
         await services.node.instances.disconnect(subject=value)
+    report_order(services, request, "disconnect", name, value)
     return Answer(202)
 
 
@@ -37,7 +40,22 @@ async def revoke(services: Services, request: Request) -> Answer:
     name, value, expires_at = await _order(services, request, ("jti", "sub"), ("exp",))
     token_id, subject = (value, None) if name == "jti" else (None, value)
     await services.node.instances.revoke(token_id=token_id, subject=subject, until=expires_at)
+    report_order(services, request, "revoke", name, value)
     return Answer(202)
+
+
+def report_order(services: Services, request: Request, action: str, name: str, value: str) -> None:
+    """Log who ordered what. Only administrators can, so no line is left out."""
+    assert request.caller is not None
+    services.node.reporter.write(
+        logging.INFO,
+        "admin action",
+        action,
+        **{f"of_{name}": value},
+        by=request.caller.grant.subject,
+        address=services.addresses.client(request.headers, request.peer),
+        request_id=request_id(request.headers),
+    )
 
 
 async def _order(

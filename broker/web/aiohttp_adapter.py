@@ -13,7 +13,6 @@ from broker.errors import InvalidBody
 from broker.web import response_stream, routes
 from broker.web.base_path import NO_BASE_PATH, BasePath
 from broker.web.connection_timeouts import ConnectionTimeouts
-from broker.web.errors import error_answer
 from broker.web.guard import EXEMPT, Guard
 from broker.web.headers import ResponseHeaders
 from broker.web.history import LongPoll
@@ -28,6 +27,7 @@ TIMEOUTS = web.AppKey("timeouts", ConnectionTimeouts)
 ROUTER = web.AppKey("router", Router)
 
 _NO_QUERY = Query("")
+_PLAIN = web.RequestKey("plain", Request)
 
 
 def application(
@@ -85,13 +85,15 @@ def _endpoint(app: web.Application, handler: routes.Handler, base_path: BasePath
             request.match_info,
             "1.0" if request.version < HttpVersion11 else "1.1",
         )
+        request[_PLAIN] = plain
         result = handler(services, plain)
         if isinstance(result, Coroutine):
             result = await result
         if isinstance(result, Subscription):
-            return await response_stream.serve(request, result)
+            return await response_stream.serve(request, result, services.client(plain.headers, plain.peer))
         if isinstance(result, LongPoll):
-            return response_to(await response_stream.wait(request, result))
+            client = services.client(plain.headers, plain.peer)
+            return response_to(await response_stream.wait(request, result, client))
         return await response_stream.send(request, result) if result.is_stream else response_to(result)
 
     return serve
@@ -113,7 +115,16 @@ def _answer_errors(app: web.Application) -> Middleware:
         except ConnectionError:
             response = web.Response(status=499, reason="Client Closed Request")  # it goes nowhere
         except Exception as error:
-            response = response_to(error_answer(error, request.method, raw_path))
+            response = response_to(
+                app[SERVICES].refusals.answer(
+                    error,
+                    request.method,
+                    raw_path,
+                    request.headers,
+                    request.remote or "",
+                    request.get(_PLAIN),
+                )
+            )
         body = request.content
         if not body.is_eof() or body.exception() is not None or app[SERVICES].node.streams.is_draining:
             response.force_close()  # the rest of the body follows, or this instance is about to stop

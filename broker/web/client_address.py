@@ -45,6 +45,13 @@ class ClientAddresses:
             return ""
         return _key(self._client(request.headers, peer) if self._trusts(peer) else peer)
 
+    def client(self, headers: Headers, peer: str) -> str:
+        """The whole address of a client, for logs; "" if unknown, as on a unix socket."""
+        address = _parse(peer)
+        if address is None:
+            return ""
+        return str(self._client(headers, address) if self._trusts(address) else address)
+
     def _trusts(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
 

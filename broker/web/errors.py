@@ -61,10 +61,15 @@ def problem(
     )
 
 
-def error_answer(error: Exception, method: str, path: str) -> Answer:
-    """The answer for a handler's exception. All but a `BrokerError` are defects: they are logged, without details in the answer."""
+def error_answer(error: Exception, method: str, path: str, request_id: str) -> Answer:
+    """The answer for a handler's exception. All but a `BrokerError` are defects: they are logged, without details in the answer.
+
+    `path` goes into the log, so it has no token.
+    """
     if not isinstance(error, BrokerError):
-        _logger.error("defect in the handler of %s %s", method, path[:200], exc_info=error)
+        _logger.error(
+            "defect in the handler of %s %s", method, path, exc_info=error, extra={"request_id": request_id}
+        )
         return problem("internal", DEFECT)
     headers = {}
     if isinstance(error, Unauthorized):

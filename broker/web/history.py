@@ -19,6 +19,7 @@ from broker.errors import InvalidParameter
 from broker.events import EventId, format_id, parse_id
 from broker.fanout.close_reason import CloseReason
 from broker.fanout.feed import PIECE_BYTES
+from broker.fanout.origin import Client
 from broker.log.entry import Entry
 from broker.log.start import Since, Start
 from broker.node.history import Found, Gap, Page, Reading
@@ -66,7 +67,7 @@ class LongPoll:
     options: HistoryOptions
     none_match: str
 
-    def attach(self, transport: asyncio.Transport, encode: Callable[[Answer], bytes]) -> None:
+    def attach(self, transport: asyncio.Transport, encode: Callable[[Answer], bytes], client: Client) -> None:
         """Wait on `transport`, to which the answer is then written as `encode` returns it."""
 
         def respond(reason: CloseReason | None) -> bytes | None:
@@ -79,7 +80,7 @@ class LongPoll:
             return encode(_answer(page, events, self.none_match))
 
         node, seconds = self.node, self.options.wait_seconds
-        node.streams.attach_poll(transport, self.caller, self.reading, seconds, respond)
+        node.streams.attach_poll(transport, self.caller, self.reading, seconds, respond, client)
 
     def release(self) -> None:
         """Give up the logs and the caller's place."""

@@ -109,12 +109,16 @@ class Authenticator:
             if self._is_mixed:
                 self._guard.check_host(request.path, request.headers)
             if self._addresses is None:
+                request.caller = self._anonymous
                 return self._anonymous
             grant = self._anonymous.grant
         else:
             grant = self._verify(self._verifier, token)
             self._evictions.check(grant)
-        return Caller(grant, "" if self._addresses is None else self._addresses.of(request))
+        request.caller = caller = Caller(
+            grant, "" if self._addresses is None else self._addresses.of(request)
+        )
+        return caller
 
     def _verify(self, verifier: Verifier, token: str) -> Grant:
         try:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 from aiohttp import web
 
+from broker.fanout.origin import Client
 from broker.fanout.subscriber import Subscriber
 from broker.web.history import LongPoll
 from broker.web.subscribe import HEADERS, Subscription
@@ -19,10 +20,10 @@ from broker.web.values import Answer
 BUFFER_BYTES = 64 << 10
 
 
-async def serve(request: web.Request, subscription: Subscription) -> web.StreamResponse:
+async def serve(request: web.Request, subscription: Subscription, client: Client) -> web.StreamResponse:
     """Answer `request` with the stream, until it ends or the client leaves."""
     transport = ResponseTransport(request)
-    subscription.attach_body(transport)
+    subscription.attach_body(transport, client)
     response = web.StreamResponse(headers={**HEADERS, "Vary": "Accept"})
     response.force_close()
     try:
@@ -35,7 +36,7 @@ async def serve(request: web.Request, subscription: Subscription) -> web.StreamR
     return response
 
 
-async def wait(request: web.Request, poll: LongPoll) -> Answer:
+async def wait(request: web.Request, poll: LongPoll, client: Client) -> Answer:
     """The answer to a long poll. A client that leaves is not seen before the end of its wait."""
     answers: list[Answer] = []
 
@@ -44,7 +45,7 @@ async def wait(request: web.Request, poll: LongPoll) -> Answer:
         return b""
 
     transport = ResponseTransport(request)
-    poll.attach(transport, take)
+    poll.attach(transport, take, client)
     try:
         await transport.closed()
     except BaseException as error:

@@ -25,6 +25,8 @@ class Route:
     handler: Handler
 
 
+ADMIN_PATH = "/admin/"
+
 _HEALTH = (
     Route("GET", "/healthz", monitoring.healthz),
     Route("GET", "/readyz", monitoring.readyz),
@@ -39,8 +41,8 @@ ROUTES: Sequence[Route] = (
     Route("POST", "/topics", publish.publish_to_several),
     Route("GET", "/topics", topics.read_topics),
     Route("GET", "/events", history.read_events),
-    Route("POST", "/admin/disconnect", admin.disconnect),
-    Route("POST", "/admin/revoke", admin.revoke),
+    Route("POST", f"{ADMIN_PATH}disconnect", admin.disconnect),
+    Route("POST", f"{ADMIN_PATH}revoke", admin.revoke),
     *_HEALTH,
     Route("GET", "/metrics", monitoring.metrics),
     Route("GET", "/openapi.json", openapi.document),

@@ -4,18 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from broker.fanout.origin import Client
 from broker.node.node import Node
 from broker.settings import Settings
 from broker.web.body_reader import BodyReader
+from broker.web.client_address import ClientAddresses
 from broker.web.headers import ResponseHeaders
 from broker.web.identity import Authenticator
 from broker.web.large_answers import LargeAnswers
 from broker.web.producers import Producers
+from broker.web.refusals import Refusals
+from broker.web.request_headers import Headers
+from broker.web.request_id import sent_id
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What handlers use; made when the application starts."""
+    """What handlers use; made when the application starts.
+
+    Attributes:
+        addresses: of clients, for logs.
+    """
 
     settings: Settings
     node: Node
@@ -24,3 +33,9 @@ class Services:
     producers: Producers
     response_headers: ResponseHeaders
     large_answers: LargeAnswers
+    refusals: Refusals
+    addresses: ClientAddresses
+
+    def client(self, headers: Headers, peer: str) -> Client:
+        """Where a stream's request came from, for its lines; `peer` is the connection's address."""
+        return Client(self.addresses.client(headers, peer), sent_id(headers))

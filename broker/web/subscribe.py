@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from broker import sse
 from broker.auth.grants import Caller
 from broker.errors import GapFound, InvalidParameter, RateLimited, Unavailable
+from broker.fanout.origin import Client
 from broker.log.log import Log
 from broker.log.start import After, Malformed, Since, Start
 from broker.node.node import Node
@@ -47,16 +49,16 @@ class Subscription:
     is_quiet: bool
     common_headers: bytes
 
-    def attach(self, transport: asyncio.Transport, *, chunked: bool) -> None:
+    def attach(self, transport: asyncio.Transport, client: Client, *, chunked: bool) -> None:
         """Begin the stream on `transport`, with the answer's head; `chunked` if the request is HTTP/1.1, for 1.0 knows no chunks."""
         head = b"%b%b\r\n" % (_CHUNKED_HEAD if chunked else _PLAIN_HEAD, self.common_headers)
-        self._attach(transport, head, chunked=chunked)
+        self._attach(transport, head, client, chunked=chunked)
 
-    def attach_body(self, transport: asyncio.Transport) -> None:
+    def attach_body(self, transport: asyncio.Transport, client: Client) -> None:
         """The same for a transport that sends the head by itself, and frames the body."""
-        self._attach(transport, b"", chunked=False)
+        self._attach(transport, b"", client, chunked=False)
 
-    def _attach(self, transport: asyncio.Transport, head: bytes, *, chunked: bool) -> None:
+    def _attach(self, transport: asyncio.Transport, head: bytes, client: Client, *, chunked: bool) -> None:
         self.node.streams.attach(
             transport,
             self.caller,
@@ -68,6 +70,7 @@ class Subscription:
             chunked=chunked,
             silent=self.is_silent,
             quiet=self.is_quiet,
+            client=client,
         )
 
     def release(self) -> None:
@@ -177,7 +180,16 @@ async def reserve(node: Node, caller: Caller, topics: Sequence[str], start: Star
             node.limits.undo_enter(caller)
             raise
     except (Unavailable, RateLimited) as error:
-        node.metrics.refused_connects.labels(str(error.extra.get("limit", error.code))).inc()
+        reason = str(error.extra.get("limit", error.code))
+        node.metrics.refused_connects.labels(reason).inc()
+        node.reporter.report(
+            logging.WARNING if isinstance(error, Unavailable) else logging.INFO,
+            "stream refused",
+            reason,
+            topics=topics,
+            subject=caller.grant.subject,
+            address=caller.address,
+        )
         raise
 
 

@@ -6,6 +6,7 @@ from broker.errors import InvalidParameter
 from broker.topics import check_publishable, check_topic
 from broker.web import page
 from broker.web.accept import Representation, representation
+from broker.web.admin import report_order
 from broker.web.admission import admit
 from broker.web.publish_options import requested_topics
 from broker.web.services import Services
@@ -55,6 +56,7 @@ async def delete_topic(services: Services, request: Request) -> Answer:
     caller.grant.check_admin()
     admit(services, caller)
     await services.node.delete(topic)
+    report_order(services, request, "delete", "topic", topic)
     return Answer(204)
 
 

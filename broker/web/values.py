@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Protocol
 from urllib.parse import parse_qsl, unquote_to_bytes
 
+from broker.auth.grants import Caller
 from broker.errors import InvalidParameter
 from broker.web.request_headers import Headers
 
@@ -111,9 +112,21 @@ class Request:
         path_values: decoded values for the placeholders of the route, such as `topic`.
         version: of HTTP: "1.1" or "1.0".
         memo: for the handler.
+        caller: whom the authenticator found; None before.
     """
 
-    __slots__ = ("body", "headers", "memo", "method", "path", "path_values", "peer", "query", "version")
+    __slots__ = (
+        "body",
+        "caller",
+        "headers",
+        "memo",
+        "method",
+        "path",
+        "path_values",
+        "peer",
+        "query",
+        "version",
+    )
 
     def __init__(
         self,
@@ -136,6 +149,7 @@ class Request:
         self.path_values = path_values
         self.version = version
         self.memo = memo or Memo()
+        self.caller: Caller | None = None
 
 
 class Answer:

@@ -23,11 +23,13 @@ def data(*texts: bytes) -> list[bytes]:
     return [b"data: %b\n" % text for text in texts]
 
 
-def noting(sent: list[tuple[int, int]]) -> Callable[[Sequence[Subscriber], int, bytes, int, float], int]:
+def noting(sent: list[tuple[int, int]]) -> Callable[[Sequence[Subscriber], int, bytes, int, int, float], int]:
     """`write_each`, which notes in `sent` which bytes it has written, and to how many."""
 
-    def write(group: Sequence[Subscriber], cursor: int, chunk: bytes, end: int, now: float) -> int:
-        written = write_each(group, cursor, chunk, end, now)
+    def write(
+        group: Sequence[Subscriber], cursor: int, chunk: bytes, events: int, end: int, now: float
+    ) -> int:
+        written = write_each(group, cursor, chunk, events, end, now)
         sent.append((id(chunk), written))
         return written
 

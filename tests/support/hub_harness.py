@@ -73,7 +73,7 @@ class HubHarness:
     def closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
         self.closes.append(reason)
 
-    def gap_sent(self, reason: str, subscribers: int) -> None:
+    def gap_sent(self, _topics: Sequence[str], reason: str, subscribers: int) -> None:
         self.gaps.extend([reason] * subscribers)
 
     def aged(self, subscriber: Subscriber) -> None:

@@ -26,6 +26,7 @@ from broker.process.app import make_node
 from broker.settings import Settings
 from broker.web import publish as publishing
 from broker.web.body_reader import BodyReader
+from broker.web.client_address import ClientAddresses
 from broker.web.cors import AllowedOrigins
 from broker.web.guard import Guard
 from broker.web.headers import ResponseHeaders
@@ -33,6 +34,7 @@ from broker.web.identity import Authenticator
 from broker.web.large_answers import LargeAnswers
 from broker.web.producers import Producers
 from broker.web.publish import cancel, publish_to_several
+from broker.web.refusals import Refusals
 from broker.web.services import Services
 from broker.web.subscribe import Subscription, subscribe
 from broker.web.topics import delete_topic, read_topic, read_topics
@@ -57,6 +59,7 @@ async def services() -> AsyncIterator[Services]:
     node = make_node(settings, metrics, time)
     origins = AllowedOrigins(())
     guard = Guard(checks_host=True, allowed_hosts=(), origins=origins)
+    addresses = ClientAddresses(())
     made = Services(
         settings,
         node,
@@ -65,6 +68,8 @@ async def services() -> AsyncIterator[Services]:
         Producers(node, 10),
         ResponseHeaders(origins),
         LargeAnswers(timeouts(metrics)),
+        Refusals(node.reporter, addresses),
+        addresses,
     )
     await node.start()
     made.producers.start()

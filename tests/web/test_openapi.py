@@ -39,6 +39,8 @@ OTHER_HEADERS = {
     "access-control-request-method": "set by browsers",
     "referer": "only logged",
     "user-agent": "only logged",
+    "traceparent": "of any request; the description names it",
+    "x-request-id": "likewise",
     "forwarded": "set by proxies",
     "x-forwarded-for": "set by proxies",
     "x-forwarded-proto": "set by proxies",

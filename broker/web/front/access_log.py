@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from datetime import datetime
 
+from broker.reports import escape
 from broker.web.front.exchange import Exchange
 from broker.web.redaction import redact
+from broker.web.request_id import sent_id
 
 CLIENT_LEFT = 499
 """nginx's status for a client that left before its answer."""
@@ -24,15 +26,33 @@ class AccessLog:
             return
         began = datetime.fromtimestamp(exchange.started_at).astimezone()
         head = exchange.head
-        target = head.target.decode("latin-1")
         get = head.headers.get
+        target = redact(head.target.decode("latin-1"))
+        referer, user_agent = redact(get("referer") or ""), redact(get("user-agent") or "")
+        fields: dict[str, object] = {
+            "address": exchange.peer,
+            "method": head.method,
+            "target": target,
+            "http": head.version,
+            "status": status,
+            "bytes": size,
+            "referer": referer,
+            "user_agent": user_agent,
+            "request_id": sent_id(head.headers),
+        }
         self._logger.info(
             '%s %s "%s" %s %s "%s" "%s"',
             exchange.peer or "-",
             began.strftime("[%d/%b/%Y:%H:%M:%S %z]"),
-            redact(f"{head.method} {target} HTTP/{head.version}"),
+            _quotable(f"{head.method} {target} HTTP/{head.version}"),
             status,
             size,
-            redact(get("referer") or "-"),
-            redact(get("user-agent") or "-"),
+            _quotable(referer or "-"),
+            _quotable(user_agent or "-"),
+            extra={name: value for name, value in fields.items() if value not in ("", None)},
         )
+
+
+def _quotable(text: str) -> str:
+    """`text` for between quotes: a client must not end them, nor the line."""
+    return escape(text.replace("\\", "\\\\").replace('"', '\\"'))

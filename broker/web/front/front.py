@@ -15,9 +15,9 @@ from http import HTTPStatus
 from time import time
 from typing import Any, cast
 
+from broker.fanout.origin import Client
 from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.driving import rest_of
-from broker.web.errors import error_answer
 from broker.web.front.access_log import CLIENT_LEFT, AccessLog
 from broker.web.front.answers import encode
 from broker.web.front.connection import HttpConnection
@@ -28,7 +28,7 @@ from broker.web.front.known_heads import KnownHeads
 from broker.web.front.lingering import Lingering
 from broker.web.history import LongPoll
 from broker.web.router import Router
-from broker.web.routes import Handler, Result
+from broker.web.routes import ADMIN_PATH, Handler, Result
 from broker.web.services import Services
 from broker.web.values import NO_VALUES, Answer, Query, Request
 
@@ -132,12 +132,15 @@ class Front:
         if head.refusal is not None:
             self._send(connection, exchange, head.refusal)
             return
+        request: Request | None = None
         try:
             routed = head.route or self._route(head)
             handler = routed.handler
             if isinstance(handler, Answer):
                 self._send(connection, exchange, handler)
                 return
+            if routed.needs_peer:
+                exchange.peer = connection.peer
             request = Request(
                 head.method,
                 routed.path,
@@ -155,7 +158,8 @@ class Front:
                 return
             if isinstance(result, Coroutine):
                 waited = result.send(None)
-                self._own(self._loop.create_task(self._finish(connection, exchange, result, waited)))
+                running = self._finish(connection, exchange, request, result, waited)
+                self._own(self._loop.create_task(running))
                 return
         except StopIteration as returned:  # the handler never waited
             result = returned.value
@@ -163,7 +167,7 @@ class Front:
             self._leave(connection, exchange)
             return
         except Exception as error:
-            result = _error_answer(error, head)
+            result = self._refusal(error, connection, head, request)
         self._complete(connection, exchange, result)
 
     def _route(self, head: Head) -> Routed:
@@ -173,7 +177,13 @@ class Front:
         path = self._router.base_path.below(path) or path
         handler: Handler | Answer
         handler, values = (answer, NO_VALUES) if answer is not None else self._router.find(head.method, path)
-        routed = Routed(handler, path, Query(query) if query else _NO_QUERY, values)
+        routed = Routed(
+            handler,
+            path,
+            Query(query) if query else _NO_QUERY,
+            values,
+            needs_peer=head.method == "DELETE" or path.startswith(ADMIN_PATH),
+        )
         head.route = routed
         return routed
 
@@ -181,6 +191,7 @@ class Front:
         self,
         connection: HttpConnection,
         exchange: Exchange,
+        request: Request,
         running: Coroutine[Any, Any, Result],
         waited: object,
     ) -> None:
@@ -191,7 +202,7 @@ class Front:
             self._leave(connection, exchange)
             return
         except Exception as error:
-            result = _error_answer(error, exchange.head)
+            result = self._refusal(error, connection, exchange.head, request)
         self._complete(connection, exchange, result)
         connection.resume()
 
@@ -199,21 +210,25 @@ class Front:
         if isinstance(result, Answer):
             self._send(connection, exchange, result)
             return
+        client = self._client(connection, exchange.head)
         transport = connection.take_transport()
         if transport is None:
             result.release()
             self._leave(connection, exchange)
             return
         if isinstance(result, LongPoll):
-            result.attach(transport, partial(self._encode_last, exchange.head.headers.get("origin")))
+            result.attach(transport, partial(self._encode_last, exchange.head.headers.get("origin")), client)
         else:
-            result.attach(transport, chunked=exchange.head.version == "1.1")
+            result.attach(transport, client, chunked=exchange.head.version == "1.1")
         if (
             connection.is_half_closed
             and not cast("asyncio.Protocol", transport.get_protocol()).eof_received()
         ):
             transport.close()
         self._log(exchange, HTTPStatus.OK, 0)
+
+    def _client(self, connection: HttpConnection, head: Head) -> Client:
+        return self._services.client(head.headers, connection.peer)
 
     def _send(self, connection: HttpConnection, exchange: Exchange, answer: Answer) -> None:
         head = exchange.head
@@ -242,6 +257,10 @@ class Front:
         if self.access_log is not None:
             self.access_log.write(exchange, status, size)
 
-
-def _error_answer(error: Exception, head: Head) -> Answer:
-    return error_answer(error, head.method, head.target.decode("latin-1"))
+    def _refusal(
+        self, error: Exception, connection: HttpConnection, head: Head, request: Request | None
+    ) -> Answer:
+        target = head.target.decode("latin-1")
+        return self._services.refusals.answer(
+            error, head.method, target, head.headers, connection.peer, request
+        )

@@ -117,18 +117,26 @@ class Routed:
         handler: or the answer, if it needs no handler.
         path: below the base path.
         path_values, memo: see `values.Request`.
+        needs_peer: whether the handler logs who asked.
     """
 
-    __slots__ = ("handler", "memo", "path", "path_values", "query")
+    __slots__ = ("handler", "memo", "needs_peer", "path", "path_values", "query")
 
     def __init__(
-        self, handler: Handler | Answer, path: str, query: Query, path_values: Mapping[str, str]
+        self,
+        handler: Handler | Answer,
+        path: str,
+        query: Query,
+        path_values: Mapping[str, str],
+        *,
+        needs_peer: bool,
     ) -> None:
         self.handler = handler
         self.path = path
         self.query = query
         self.path_values = path_values
         self.memo = Memo()
+        self.needs_peer = needs_peer
 
 
 def split_target(target: bytes, headers: RequestHeaders) -> tuple[str, str]:
