@@ -11,7 +11,7 @@ The folders are layers, from top to bottom. Imports point down only, and folders
     log | auth          the bounded log of a topic | grants, tokens, keys. Values only, no I/O
     modules in the root words that all layers use: events, topics, errors, sse, metrics, ...
 
-`client` and `bench` use a broker over HTTP. Only the commands import them.
+`client`, `bench` and `doctor` use a broker over HTTP. Only the commands import them.
 
 Invariants. Code that upholds one names it, and each has a test named after it:
 

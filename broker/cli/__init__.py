@@ -17,6 +17,7 @@ COMMANDS = {
     "subscribe": "print the events of topics as they come",
     "token": "make and explain tokens",
     "bench": "put load on an SSE server and measure it",
+    "doctor": "examine the path to a broker through its proxies",
 }
 INTERRUPTED = 130
 

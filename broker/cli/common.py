@@ -83,6 +83,7 @@ def _header(text: str) -> str:
 
 topic = _argument(check_topic)
 cursor = _argument(check_cursor)
+broker_url = _argument(base_url)
 text = _argument(_utf8)
 """Types of arguments."""
 

@@ -1,0 +1,115 @@
+"""Runs the checks: first whether a broker answers at all, then all checks at the same time, then the removal of their topics.
+
+They may run together: each has topics and connections of its own, and together they send some ten requests a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import aiohttp
+
+from broker.doctor.checks import CHECKS, Check
+from broker.doctor.finding import Finding, Severity, Verdict, error, info
+from broker.doctor.preflight import Unreachable as Unreachable
+from broker.doctor.preflight import preflight
+from broker.doctor.remedies import ANY, remedies_for
+from broker.doctor.report import Report
+from broker.doctor.site import CLEAN_SECONDS, RequestFailed, Site, Target
+from broker.doctor.trust import trust
+
+MARGIN_SECONDS = 10.0
+"""How much longer than `idle_seconds` all checks together may take."""
+
+Notify = Callable[[int, list[str]], None]
+"""Called with the number of finished checks, and the codes of those that still run."""
+
+
+def silent(done: int, running: list[str]) -> None:
+    """Show no progress."""
+
+
+async def examine(target: Target, notify: Notify = silent) -> Report:
+    """Examine the path to the broker at `target`.
+
+    Raises:
+        Unreachable: no broker could be examined, and why.
+    """
+    began_at = asyncio.get_running_loop().time()
+    async with _site(target) as site:
+        findings = []
+        try:
+            verdicts = await preflight(site)
+            findings = [_finding(code, verdict) for code, verdict in verdicts.items()]
+            if all(verdict.severity is not Severity.ERROR for verdict in verdicts.values()):
+                findings += await _run(site, notify)
+        finally:
+            removed = await _to_the_end(asyncio.create_task(_clean(site)))
+        if site.has_broker:
+            findings.append(_finding("topics", removed))
+        seconds = asyncio.get_running_loop().time() - began_at
+        return Report(target.url, findings, site.hops, seconds)
+
+
+@contextlib.asynccontextmanager
+async def _site(target: Target) -> AsyncIterator[Site]:
+    context = trust(target)
+    connector = aiohttp.TCPConnector(limit=0, ssl=True if context is None else context)
+    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+        yield Site(target, session, context)
+
+
+async def _run(site: Site, notify: Notify) -> list[Finding]:
+    verdicts: dict[str, Verdict] = {}
+
+    async def run(code: str, check: Check) -> None:
+        verdicts[code] = await _verdict(check, site)
+        notify(len(verdicts), [other for other in CHECKS if other not in verdicts])
+
+    notify(0, list(CHECKS))
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(site.target.idle_seconds + MARGIN_SECONDS), asyncio.TaskGroup() as group:
+            for code, check in CHECKS.items():
+                group.create_task(run(code, check))
+    late = info("It took too long and was stopped.")
+    return [_finding(code, verdicts.get(code, late)) for code in CHECKS]
+
+
+async def _verdict(check: Check, site: Site) -> Verdict:
+    try:
+        return await check(site)
+    except RequestFailed as failure:
+        return error(f"A request that should succeed failed: {failure}.")
+
+
+def _finding(code: str, verdict: Verdict) -> Finding:
+    remedies: dict[str, str] = {}
+    if verdict.severity in (Severity.ERROR, Severity.WARNING):
+        remedies = {ANY: verdict.advice} if verdict.advice else dict(remedies_for(code, verdict.hop))
+    return Finding(code, verdict.severity, verdict.evidence, verdict.hop, remedies)
+
+
+async def _to_the_end(task: asyncio.Task[Verdict]) -> Verdict:
+    """The result of `task`, which runs to its end even if this is cancelled."""
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
+
+
+async def _clean(site: Site) -> Verdict:
+    try:
+        async with asyncio.timeout(CLEAN_SECONDS):
+            deleted, remaining = await site.clean()
+    except TimeoutError:
+        return info(
+            "The topics of this examination could not be removed in time; the broker keeps them for a minute."
+        )
+    if remaining:
+        return info(
+            f"{remaining} topics of this examination were closed, and expire within a minute: deleting them needs a token with admin."
+        )
+    return Verdict(Severity.OK, f"All {deleted} topics of this examination were deleted.")

@@ -1,0 +1,101 @@
+"""What must hold before anything can be examined: the host answers, its certificate is valid, and a broker lets us in."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+from broker.client.errors import reason
+from broker.doctor import hops, wire
+from broker.doctor.finding import Verdict, error
+from broker.doctor.site import Reply, RequestFailed, Site
+
+_RIGHTS = "broker token --publish 'doctor.*' --subscribe 'doctor.*' --admin"
+
+
+class Unreachable(Exception):
+    """Nothing can be examined; the text says why, and what to do."""
+
+
+async def preflight(site: Site) -> Mapping[str, Verdict]:
+    """Verdicts, by code, that keep the checks from running, if one of them is an error. Finds the site's hops and rights.
+
+    Raises:
+        Unreachable: no broker was reached, or it doesn't let us in.
+    """
+    url = site.target.url
+    try:
+        _, writer = await wire.connect(url, site.context)
+        writer.close()
+    except ssl.SSLCertVerificationError as failure:
+        return {"tls": error(f"The certificate is not valid: {failure.verify_message}.")}
+    except OSError as failure:
+        raise Unreachable(f"No connection to {url}: {reason(failure)}") from None
+    topic = site.topic("preflight")
+    reply = await _ask(site, topic)
+    if reply.status == 401 and site.target.token is not None:
+        site.token_in_query = True
+        again = await _ask(site, topic)
+        site.token_in_query = again.status == 201
+        reply = again if again.status == 201 else reply
+    site.hops = hops.distinct(
+        [
+            *await _error_page(site),
+            *hops.from_headers(reply.headers),
+        ]
+    )
+    if reply.status == 201 and reply.json().get("topic") == topic:
+        site.has_broker = True
+        site.is_admin = (
+            await site.request("GET", "/topics", {"limit": "1"}, {"Accept": "application/json"})
+        ).status == 200
+        return {}
+    return _refused(site, reply)
+
+
+async def _error_page(site: Site) -> Sequence[str]:
+    try:
+        return await hops.from_error_page(site.target.url, site.context, urlsplit(site.target.url).netloc)
+    except OSError:
+        return ()  # such a request may be answered with a reset
+
+
+async def _ask(site: Site, topic: str) -> Reply:
+    try:
+        return await site.publish(topic)
+    except RequestFailed as failure:
+        raise Unreachable(f"No answer from {site.target.url}: {failure}") from None
+
+
+def _refused(site: Site, reply: Reply) -> Mapping[str, Verdict]:
+    """What a refusal means. Raises `Unreachable` if it is none of the path."""
+    url = site.target.url
+    if reply.code == "not-found" and "topics are at" in reply.detail:
+        base = reply.detail.partition("topics are at ")[2].partition("topics/")[0]
+        return {
+            "base-path": error(
+                f"Below {url} the broker finds no topics. It answers that its topics are at {base}topics/: the URL lacks "
+                "its base path, or a proxy changes the path.",
+                advice="Use a URL with the broker's base path, pass the path on unchanged, and set --base-path to it.",
+            )
+        }
+    if reply.code == "forbidden" and "--allowed-hosts" in reply.detail:
+        return {
+            "host": error(
+                "Without a token, the broker refuses the host name that it gets: it is not one of its --allowed-hosts.",
+                advice="Add the public name to --allowed-hosts, or pass Host on unchanged if a proxy rewrites it.",
+            )
+        }
+    if reply.code in ("unauthorized", "forbidden"):
+        raise Unreachable(
+            f"The broker refuses: {reply.detail} The doctor publishes and subscribes to {site.target.prefix}.*; make a token "
+            f"with: {_RIGHTS.replace('doctor', site.target.prefix)}"
+        )
+    if 300 <= reply.status < 400:
+        where = reply.headers.get("Location", "another address")
+        raise Unreachable(f"{url} redirects to {where}; name that URL instead")
+    raise Unreachable(
+        f"{url} answered a publish with {reply.status}"
+        + (f": {reply.detail}" if reply.code else ", and not in the words of a broker; is this its URL?")
+    )
