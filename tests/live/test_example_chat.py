@@ -6,35 +6,36 @@ import asyncio
 import json
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
+import jwt
 import pytest
-from aiohttp import (
-    ClientPayloadError,
-    ClientSession,
-    InvalidURL,
-    ServerDisconnectedError,
-    ServerTimeoutError,
-    SocketTimeoutError,
-    web,
-)
+from aiohttp import ClientSession, CookieJar, web
 from aiohttp.test_utils import TestServer
+from openai import AsyncOpenAI
+from yarl import URL
 
-from broker.client import Client
-from broker.events import Event
+from broker.client import Client, SubscribeError
+from tests.live.examples import EXAMPLES
 from tests.support.broker_process import BrokerProcess
 from tests.support.ports import free_port
+from tests.support.tokens import HMAC, SECRET
 from tests.support.waiting import WAIT_SECONDS
 
-sys.path.append(str(Path(__file__).parents[2] / "deploy" / "examples" / "tokens"))
+sys.path.append(str(EXAMPLES / "tokens"))
 import chat
 
 WITHIN_SECONDS = WAIT_SECONDS
+EVERYTHING = HMAC.token(["**"], ["**"])
 
 
-def chunk(text: str) -> bytes:
-    return b"data: %b\n\n" % json.dumps({"choices": [{"delta": {"content": text}}]}).encode()
+def chunk(text: str, finish_reason: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": {"content": text}, "finish_reason": finish_reason}
+    return b"data: %b\n\n" % json.dumps({"choices": [choice]}).encode()
+
+
+END = chunk("", "stop") + b"data: [DONE]\n\n"
 
 
 @dataclass
@@ -46,8 +47,10 @@ class Thinker:
     status: int = 200
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
+    messages: list[dict[str, str]] = field(default_factory=list)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.messages = (await request.json())["messages"]
         response = web.StreamResponse(status=self.status, headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await response.write(self.first)
@@ -61,36 +64,43 @@ class Thinker:
 
 
 class Talk:
-    """The chat and its model, served; what a page would do."""
+    """The chat and its model, served; what a page would do. The session has loaded the page, so it is a user's."""
 
     def __init__(self, session: ClientSession, url: str, client: Client) -> None:
         self.session, self.url, self.client = session, url, client
 
-    async def ask(self, prompt: str = "Why?") -> str:
+    async def ask(self, question: str = "Why?") -> str:
         """The answer's topic."""
-        async with self.session.post(f"{self.url}/chat", json={"prompt": prompt}) as answer:
+        async with self.session.post(f"{self.url}/ask", json={"question": question}) as answer:
             assert answer.status == 202, await answer.text()
-            return str((await answer.json())["topic"])
+            return str((await answer.json())["answer"])
 
     async def stop(self, topic: str) -> int:
-        async with self.session.post(f"{self.url}/chat/{topic}/stop") as answer:
+        async with self.session.post(f"{self.url}/stop", json={"answer": topic}) as answer:
             return answer.status
 
-    async def said(self, topic: str) -> list[Event]:
-        """All of the topic, once it has ended."""
+    async def said(self, topic: str) -> list[str]:
+        """All of the topic, once it has ended. Raises `SubscribeError` with the code `failed` if it ended as such."""
         async with asyncio.timeout(WITHIN_SECONDS):
-            return [event async for event in self.client.follow(topic)]
+            return [event.data async for event in self.client.follow(topic)]
+
+    async def ends_as(self, topic: str) -> str:
+        """Why the topic ended."""
+        async with asyncio.timeout(WITHIN_SECONDS), self.client.subscribe(topic, since="earliest") as events:
+            async for event in events:
+                assert "127.0.0.1" not in event.data
+            return events.ended[topic]
 
 
 @pytest.fixture(scope="module")
 def broker() -> Iterator[BrokerProcess]:
-    with BrokerProcess(retry_min_ms=50, retry_max_ms=100) as process:
+    with BrokerProcess(retry_min_ms=50, retry_max_ms=100, jwt_secrets=[SECRET]) as process:
         yield process
 
 
 @pytest.fixture
 def model() -> Thinker:
-    return Thinker(chunk("one") + b"data: [DONE]\n\n")
+    return Thinker(chunk("one") + chunk(" two") + END)
 
 
 @pytest.fixture
@@ -99,31 +109,50 @@ async def talk(broker: BrokerProcess, model: Thinker) -> AsyncIterator[Talk]:
     application.router.add_post("/v1/chat/completions", model.answer)
     async with (
         TestServer(application, handler_cancellation=True) as server,
-        TestServer(chat.create_app(broker.url, chat.Model(str(server.make_url("/v1"))))) as served,
-        ClientSession() as session,
-        Client(broker.url) as client,
+        talking(broker, str(server.make_url("/v1"))) as talk,
     ):
-        yield Talk(session, str(served.make_url("/")).rstrip("/"), client)
+        yield talk
 
 
-async def test_events_arrive_as_the_model_sent_them(talk: Talk) -> None:
-    prompt, *said = await talk.said(await talk.ask("Why\nnow?"))
-    assert (prompt.type, prompt.data) == ("prompt", "Why\nnow?")
-    assert [event.data for event in said] == [chunk("one").decode()[6:-2], "[DONE]"]
+@asynccontextmanager
+async def talking(broker: BrokerProcess, model_url: str, *allowed_hosts: str) -> AsyncIterator[Talk]:
+    """A user of a chat that asks the model at `model_url`."""
+    openai = AsyncOpenAI(base_url=model_url, api_key="none", max_retries=0)
+    app = chat.create_app(broker.url, SECRET, openai, "local", allowed_hosts)
+    async with (
+        TestServer(app) as served,
+        ClientSession(cookie_jar=CookieJar(unsafe=True)) as session,  # for an address
+        Client(broker.url, token=EVERYTHING) as client,
+    ):
+        talk = Talk(session, str(served.make_url("/")).rstrip("/"), client)
+        async with session.get(talk.url) as page:
+            assert page.status == 200
+        yield talk
 
 
-async def test_comments_and_carriage_returns_of_the_model_are_read_as_the_standard_has_it(
-    talk: Talk, model: Thinker
-) -> None:
-    model.first = b": thinking\r\n\r\ndata: [1,\r\ndata: 2]\r\n\r\ndata: [DONE]\r\n\r\n"
-    _, *said = await talk.said(await talk.ask())
-    assert [event.data for event in said] == ["[1,\n2]", "[DONE]"]
+# Answers
 
 
-async def test_done_ends_the_answer_though_the_model_keeps_the_connection(talk: Talk, model: Thinker) -> None:
-    model.thinks = True
-    *_, last = await talk.said(await talk.ask())
-    assert last.data == "[DONE]"
+async def test_the_pieces_of_an_answer_are_events(talk: Talk) -> None:
+    assert await talk.said(await talk.ask()) == ["one", " two"]
+
+
+async def test_the_model_gets_the_questions_and_answers_before(talk: Talk, model: Thinker) -> None:
+    for question in ("Why?", "How\nso?"):
+        await talk.said(await talk.ask(question))
+    assert model.messages == [
+        {"role": "user", "content": "Why?"},
+        {"role": "assistant", "content": "one two"},
+        {"role": "user", "content": "How\nso?"},
+    ]
+
+
+async def test_the_model_gets_a_long_answer_whole(talk: Talk, model: Thinker) -> None:
+    """It has more events than one page of history."""
+    model.first = chunk("x") * 2500 + END
+    await talk.said(await talk.ask())
+    await talk.said(await talk.ask())
+    assert model.messages[1] == {"role": "assistant", "content": "x" * 2500}
 
 
 async def test_stop_ends_the_answer_and_the_request_of_a_model_that_is_silent(
@@ -135,61 +164,92 @@ async def test_stop_ends_the_answer_and_the_request_of_a_model_that_is_silent(
         await model.asked.wait()
         assert await talk.stop(topic) == 202
         await model.left.wait()
-    assert [event.type for event in await talk.said(topic)][:1] == ["prompt"]
+    assert await talk.ends_as(topic) == "cancelled"
 
 
 @pytest.mark.parametrize(
     "first",
     [
         pytest.param(chunk("one"), id="between events"),
-        pytest.param(chunk("one") + b'data: {"choi', id="within an event"),
+        pytest.param(chunk("one") + b'data: {"choi\n\n', id="no JSON"),
+        pytest.param(
+            chunk("one") + b'data: {"error": {"message": "http://127.0.0.1 is full"}}\n\n', id="error"
+        ),
         pytest.param(b"", id="at once"),
-        pytest.param(chunk("x" * chat.MAX_EVENT_BYTES), id="too large"),
         pytest.param(b"data: \xff\n\n", id="no UTF-8"),
     ],
 )
-async def test_an_answer_that_is_broken_off_ends_as_a_failure(
-    talk: Talk, model: Thinker, first: bytes
-) -> None:
+async def test_an_answer_that_is_broken_off_has_failed(talk: Talk, model: Thinker, first: bytes) -> None:
     model.first = first
-    *_, last = await talk.said(await talk.ask())
-    assert last.type == "failure"
-    assert json.loads(last.data)["message"].startswith("The model failed: ")
+    topic = await talk.ask()
+    with pytest.raises(SubscribeError) as caught:
+        await talk.said(topic)
+    assert caught.value.code == "failed"
 
 
-async def test_a_model_that_refuses_ends_as_a_failure(talk: Talk, model: Thinker) -> None:
+async def test_a_model_that_refuses_has_failed(
+    talk: Talk, model: Thinker, caplog: pytest.LogCaptureFixture
+) -> None:
     model.status = 401
-    *_, last = await talk.said(await talk.ask())
-    assert last.type == "failure"
-    assert "401" in last.data
-    assert "127.0.0.1" not in last.data
+    assert await talk.ends_as(await talk.ask()) == "failed"
+    assert "401" in caplog.text
 
 
-async def test_a_failure_does_not_name_the_models_host(broker: BrokerProcess) -> None:
-    """A topic has readers, and the host may be internal, or its URL hold a key."""
-    model = chat.Model(f"http://127.0.0.1:{free_port()}/secret")
-    async with (
-        TestServer(chat.create_app(broker.url, model)) as served,
-        ClientSession() as session,
-        Client(broker.url) as client,
-    ):
-        talk = Talk(session, str(served.make_url("/")).rstrip("/"), client)
-        *_, last = await talk.said(await talk.ask())
-    assert json.loads(last.data) == {"message": "The model failed: it can't be reached."}
+async def test_a_failure_does_not_name_the_models_address(
+    broker: BrokerProcess, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A topic has readers, and the host may be internal, or its URL hold a key. `ends_as` looks at the events."""
+    async with talking(broker, f"http://127.0.0.1:{free_port()}/secret") as talk:
+        topic = await talk.ask()
+        assert await talk.ends_as(topic) == "failed"
+        assert "is incomplete: APIConnectionError" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (ServerTimeoutError("http://secret"), "it was silent for too long"),
-        (SocketTimeoutError("http://secret"), "it was silent for too long"),
-        (InvalidURL("http://secret"), "it can't be reached"),
-        (ClientPayloadError("http://secret"), "its answer was broken off"),
-        (ServerDisconnectedError("http://secret"), "its answer was broken off"),
-    ],
-)
-def test_a_failure_has_words_of_its_own(error: Exception, words: str) -> None:
-    assert chat.reason(error) == words
+# Users
+
+
+async def test_a_user_stops_only_their_own_answers(talk: Talk, broker: BrokerProcess, model: Thinker) -> None:
+    model.first, model.thinks = chunk("one"), True
+    topic = await talk.ask()
+    async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as stranger:
+        async with stranger.post(f"{talk.url}/stop", json={"answer": topic}) as answer:
+            assert answer.status == 401
+        async with (
+            stranger.get(talk.url),
+            stranger.post(f"{talk.url}/stop", json={"answer": topic}) as answer,
+        ):
+            assert answer.status == 404
+    assert await talk.stop("news") == 404
+    assert not model.left.is_set()
+    assert await talk.stop(topic) == 202
+
+
+@pytest.mark.parametrize("path", ["/token", "/ask", "/stop"])
+async def test_a_cookie_that_this_server_has_not_signed_is_none(talk: Talk, path: str) -> None:
+    """A token for the broker is none either, though the same secret signs it."""
+    async with talk.session.get(f"{talk.url}/token") as answer:
+        token = await answer.text()
+    forged = jwt.encode({"sub": "7", "aud": chat.COOKIE}, "another secret of thirty-two bytes and more")
+    for cookie in (token, forged, "", "x"):
+        async with ClientSession(
+            cookies={chat.COOKIE: cookie}, cookie_jar=CookieJar(unsafe=True)
+        ) as stranger:
+            method = "GET" if path == "/token" else "POST"
+            body = {"question": "Why?", "answer": "chats.7.x"} if method == "POST" else None
+            async with stranger.request(method, f"{talk.url}{path}", json=body) as answer:
+                assert answer.status == 401
+
+
+async def test_the_cookie_is_for_this_site_alone_and_no_script_sees_it(talk: Talk) -> None:
+    (cookie,) = talk.session.cookie_jar
+    assert (cookie["httponly"], cookie["samesite"]) == (True, "Lax")
+
+
+async def test_a_token_reads_one_users_topics_for_ten_minutes(talk: Talk) -> None:
+    async with talk.session.get(f"{talk.url}/token") as answer:
+        claims = jwt.decode(await answer.text(), SECRET, ["HS256"])
+    assert claims["broker"] == {"subscribe": [f"chats.{claims['sub']}.**"]}
+    assert claims["exp"] - claims["iat"] == 600
 
 
 # Other sites
@@ -208,74 +268,100 @@ OTHER_SITES = {
 async def test_a_page_of_another_site_may_neither_ask_nor_stop(talk: Talk, model: Thinker, name: str) -> None:
     model.first, model.thinks = chunk("one"), True
     topic = await talk.ask()
+    cookie = {
+        key: value.value for key, value in talk.session.cookie_jar.filter_cookies(URL(talk.url)).items()
+    }
+    assert cookie
     headers = OTHER_SITES[name]
-    async with talk.session.post(f"{talk.url}/chat", json={"prompt": "Why?"}, headers=headers) as answer:
-        assert answer.status == 403
-    async with talk.session.post(f"{talk.url}/chat/{topic}/stop", headers=headers) as answer:
-        assert answer.status == 403
+    for path, body in (("/ask", {"question": "Why?"}), ("/stop", {"answer": topic})):
+        async with talk.session.post(
+            f"{talk.url}{path}", json=body, headers=headers, cookies=cookie
+        ) as answer:
+            assert answer.status == 403
     assert not model.left.is_set()
     own = {"Origin": talk.url, "Sec-Fetch-Site": "same-origin"}
-    async with talk.session.post(f"{talk.url}/chat/{topic}/stop", headers=own) as answer:
+    async with talk.session.post(f"{talk.url}/stop", json={"answer": topic}, headers=own) as answer:
         assert answer.status == 202
 
 
-@pytest.mark.parametrize("path", ["/", "/page/chat.js"])
-async def test_a_rebound_name_gets_no_page(talk: Talk, path: str) -> None:
+@pytest.mark.parametrize("path", ["/", "/token", "/page/chat.js", "/client/client.js"])
+async def test_a_rebound_name_gets_nothing(talk: Talk, path: str) -> None:
     async with talk.session.get(f"{talk.url}{path}", headers={"Host": "evil.example"}) as answer:
         assert answer.status == 403
 
 
 async def test_a_public_name_of_its_own_is_allowed(broker: BrokerProcess) -> None:
-    app = chat.create_app(broker.url, chat.Model("http://127.0.0.1:1/v1"), ["chat.example"])
-    async with TestServer(app) as served, ClientSession() as session:
+    async with talking(broker, "http://127.0.0.1:1/v1", "chat.example") as talk:
+        (cookie,) = talk.session.cookie_jar
         headers = {"Host": "chat.example", "Origin": "https://chat.example"}
-        async with session.post(served.make_url("/chat"), json={"prompt": "x"}, headers=headers) as answer:
+        async with talk.session.post(
+            f"{talk.url}/ask", json={"question": "x"}, headers=headers, cookies={cookie.key: cookie.value}
+        ) as answer:
             assert answer.status == 202
 
 
-async def test_the_page_may_load_only_its_own_files_and_the_broker(talk: Talk, broker: BrokerProcess) -> None:
-    for path in ("/", "/page/chat.js"):
+async def test_the_page_may_load_only_its_own_files_the_libraries_and_the_broker(
+    talk: Talk, broker: BrokerProcess
+) -> None:
+    for path in ("/", "/page/chat.js", "/client/client.js"):
         async with talk.session.get(f"{talk.url}{path}") as answer:
+            assert answer.status == 200
             policy = dict(
                 part.strip().split(" ", 1) for part in answer.headers["Content-Security-Policy"].split(";")
             )
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert policy["default-src"] == "'none'"
         assert policy["connect-src"] == f"'self' {broker.url}"
+        assert policy["script-src"] == f"'self' {' '.join(chat.LIBRARIES)}"
         assert policy["frame-ancestors"] == "'none'"
 
 
+# What comes in
+
+
 @pytest.mark.parametrize(
-    "body", ["", "{", "[]", "{}", '{"prompt": 1}', '{"prompt": ""}', '{"prompt": "\\ud800"}']
+    "body", ["", "{", "[]", "{}", '{"question": 1}', '{"question": ""}', '{"question": "\\ud800"}']
 )
 async def test_a_body_that_asks_nothing_is_refused(talk: Talk, body: str) -> None:
     headers = {"Content-Type": "application/json"}
-    async with talk.session.post(f"{talk.url}/chat", data=body, headers=headers) as answer:
+    async with talk.session.post(f"{talk.url}/ask", data=body, headers=headers) as answer:
         assert answer.status == 400
 
 
-async def test_a_prompt_that_is_too_long_is_refused_not_cut(talk: Talk) -> None:
-    body = {"prompt": "x" * (chat.MAX_PROMPT_CHARS + 1)}
-    async with talk.session.post(f"{talk.url}/chat", json=body) as answer:
+async def test_a_question_that_is_too_long_is_refused_not_cut(talk: Talk) -> None:
+    body = {"question": "x" * (chat.MAX_QUESTION_CHARS + 1)}
+    async with talk.session.post(f"{talk.url}/ask", json=body) as answer:
         assert answer.status == 400
 
 
 async def test_a_type_that_a_page_elsewhere_may_send_is_refused(talk: Talk) -> None:
-    async with talk.session.post(f"{talk.url}/chat", data='{"prompt": "Why?"}') as answer:
+    async with talk.session.post(f"{talk.url}/ask", data='{"question": "Why?"}') as answer:
         assert answer.status == 415
 
 
-async def test_only_answers_can_be_stopped(talk: Talk) -> None:
-    assert await talk.stop("news") == 404
-
-
-async def test_no_more_answers_than_the_bound_are_written_at_once(
-    talk: Talk, model: Thinker, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("bound", ["MAX_ANSWERS", "MAX_ANSWERS_OF_A_USER"])
+async def test_no_more_answers_than_the_bounds_are_written_at_once(
+    talk: Talk, model: Thinker, monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    monkeypatch.setattr(chat, "MOST_ANSWERS", 1)
+    monkeypatch.setattr(chat, bound, 1)
     model.first, model.thinks = chunk("one"), True
     topic = await talk.ask()
-    async with talk.session.post(f"{talk.url}/chat", json={"prompt": "Why?"}) as answer:
-        assert answer.status == 503
+    async with talk.session.post(f"{talk.url}/ask", json={"question": "Why?"}) as answer:
+        assert answer.status == 429
     assert await talk.stop(topic) == 202
     await talk.said(topic)
+    model.thinks, model.first = False, chunk("two") + END
+    assert await talk.said(await talk.ask()) == ["two"]
+
+
+async def test_a_broker_that_is_gone_is_told_to_the_page_and_takes_no_place(
+    model: Thinker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "MAX_ANSWERS_OF_A_USER", 1)
+    with BrokerProcess(jwt_secrets=[SECRET]) as broker:
+        async with talking(broker, "http://127.0.0.1:1/v1") as talk:
+            broker.kill()
+            for _ in range(2):
+                async with talk.session.post(f"{talk.url}/ask", json={"question": "Why?"}) as answer:
+                    assert answer.status == 502
+                    assert "127.0.0.1" not in await answer.text()

@@ -9,80 +9,54 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
+from tests.live.examples import (
+    EXAMPLES,
+    START_SECONDS,
+    Example,
+    environment,
+    serve_libraries,
+    withhold_libraries,
+)
 from tests.support.broker_process import BrokerProcess
 from tests.support.child_process import ChildProcess
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.ports import free_port
-from tests.support.process_tree import descendants, is_running
+from tests.support.process_tree import is_running
+from tests.support.tokens import HMAC
 from tests.support.waiting import WAIT_SECONDS, until, wait_for
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
-EXAMPLE = Path(__file__).parents[2] / "deploy" / "examples" / "tokens"
 QUESTION = "Why “this”, & why now?"
-WITHIN_MS = 40_000
-START_SECONDS = WAIT_SECONDS
+WITHIN_MS = 1000 * WAIT_SECONDS
 
-sys.path.append(str(EXAMPLE))
+sys.path.append(str(EXAMPLES))
 import model  # noqa: E402
 
-TEXT = "".join(model.answer_to(QUESTION))
+
+def answer_to(*questions: str) -> str:
+    """What the local model answers to the last of these questions."""
+    return "".join(model.answer_to([{"role": "user", "content": question} for question in questions]))
 
 
-class Example:
-    """The example's command; a context manager.
-
-    Attributes:
-        url: where the chat is.
-        command: as it is started.
-    """
-
-    def __init__(self, *flags: str, **variables: str) -> None:
-        self._environment = environment() | variables
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.command = [sys.executable, str(EXAMPLE / "run.py"), "--port", str(self.port), *flags]
-
-    def __enter__(self) -> Self:
-        self._process = ChildProcess(self.command, env=self._environment)
-        self._process.wait_until_up(lambda: "chat: http" in self.output, START_SECONDS)
-        return self
-
-    @property
-    def output(self) -> str:
-        """Everything it has printed so far."""
-        return self._process.output
-
-    def broker_pid(self) -> int:
-        """The process of the broker that it started."""
-        (pid,) = descendants(self._process.pid)
-        return pid
-
-    def interrupt(self) -> int:
-        """Ctrl-C; returns the exit status."""
-        self._process.send_signal(signal.SIGINT)
-        return self._process.wait(START_SECONDS)
-
-    def __exit__(self, *_: object) -> None:
-        if self._process.running:
-            self.interrupt()
-
-
-def environment() -> dict[str, str]:
-    """Without what would change the example."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "BROKER_"))}
+TEXT = answer_to(QUESTION)
+ADMIN = HMAC.token(admin=True)
 
 
 @contextmanager
 def chatting(tmp_path: Path, *flags: str, persists: bool = False) -> Iterator[tuple[Example, BrokerProcess]]:
     """The chat, and the broker that it uses, with short reconnect delays."""
-    example = Example(*flags)
-    settings: dict[str, object] = {"retry_min_ms": 50, "retry_max_ms": 100, "cors_origins": example.url}
+    example = Example("tokens", *flags)
+    settings: dict[str, object] = {
+        "retry_min_ms": 50,
+        "retry_max_ms": 100,
+        "cors_origins": example.url,
+        "jwt_secrets": [HMAC.material],
+    }
     if persists:
         settings |= {"data": tmp_path / "data", "drain_seconds": 0.2}
     with BrokerProcess(**settings) as broker:
@@ -93,39 +67,53 @@ def chatting(tmp_path: Path, *flags: str, persists: bool = False) -> Iterator[tu
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def context(chromium: Browser) -> BrowserContext:
+    """A browser whose pages show answers as plain text, which the tests compare."""
     expect.set_options(timeout=WITHIN_MS)
-    return await chromium.new_context()
+    context = await chromium.new_context()
+    await withhold_libraries(context)
+    return context
 
 
-async def ask(context: BrowserContext, example: Example, *, until_tokens: int = 20) -> Page:
-    """A page that has asked, and shows the beginning of the answer."""
+async def open_chat(context: BrowserContext, example: Example) -> Page:
     page = await context.new_page()
     await page.goto(example.url)
-    await page.fill("#prompt", QUESTION)
+    return page
+
+
+async def ask(page: Page, question: str = QUESTION) -> None:
+    await page.fill("#question", question)
     await page.click("#ask button")
+
+
+async def asked(context: BrowserContext, example: Example, *, until_tokens: int = 20) -> Page:
+    """A page that has asked, and shows the beginning of the answer."""
+    page = await open_chat(context, example)
+    await ask(page)
     await has_tokens(page, until_tokens)
     return page
 
 
 async def has_tokens(page: Page, count: int) -> None:
-    length = len("".join(model.answer_to(QUESTION)[:count]))
+    length = len("".join(model.answer_to([{"role": "user", "content": QUESTION}])[:count]))
     await page.wait_for_function(
-        "length => document.getElementById('answer').textContent.length >= length",
+        "length => document.querySelector('.answer')?.textContent.length >= length",
         arg=length,
         timeout=WITHIN_MS,
     )
 
 
-async def is_complete(*pages: Page) -> None:
+async def is_complete(*pages: Page, questions: tuple[str, ...] = (QUESTION,)) -> None:
+    """Wait until all of these questions are answered; their texts must be whole, in order."""
     for page in pages:
-        await expect(page.locator('#state[data-state="closed"]')).to_be_visible()
-        assert await page.locator("#answer").text_content() == TEXT
-        assert await page.locator("#question").text_content() == QUESTION
+        await expect(page.locator("article[data-state=closed]")).to_have_count(len(questions))
+        assert await page.locator(".question").all_text_contents() == list(questions)
+        texts = await page.locator(".answer").all_text_contents()
+        assert texts == [answer_to(*questions[: number + 1]) for number in range(len(questions))]
 
 
 async def test_reload_in_mid_answer(context: BrowserContext, tmp_path: Path) -> None:
     with chatting(tmp_path) as (example, _):
-        page = await ask(context, example)
+        page = await asked(context, example)
         for count in (40, 80):
             await page.reload()
             await has_tokens(page, count)
@@ -134,60 +122,81 @@ async def test_reload_in_mid_answer(context: BrowserContext, tmp_path: Path) -> 
         await is_complete(page)
 
 
-async def test_two_tabs_show_the_same_answer(context: BrowserContext, tmp_path: Path) -> None:
-    with chatting(tmp_path) as (example, _):
-        page = await ask(context, example)
-        tab = await context.new_page()
-        await tab.goto(page.url)
+async def test_several_questions_and_their_history(context: BrowserContext, tmp_path: Path) -> None:
+    """The model gets the earlier questions: it answers each one otherwise. Another tab shows a new question by itself."""
+    with chatting(tmp_path, "--tokens-per-second", "1000") as (example, _):
+        page, tab = await open_chat(context, example), await open_chat(context, example)
+        questions = (QUESTION, "And then?", "Who may read it?", "Again?")
+        for number in range(len(questions)):
+            await ask(page, questions[number])
+            await is_complete(page, tab, questions=questions[: number + 1])
+        await page.reload()
+        await is_complete(page, questions=questions)
+
+
+async def test_two_tabs_show_the_same_answer_on_one_connection(
+    context: BrowserContext, tmp_path: Path
+) -> None:
+    with chatting(tmp_path) as (example, broker):
+        page = await asked(context, example)
+        tab = await open_chat(context, example)
         await is_complete(page, tab)
+        await until(lambda: broker.metric("broker_subscribers", ADMIN) == 1, "one connection to be left")
 
 
 async def test_stop(context: BrowserContext, tmp_path: Path) -> None:
     with chatting(tmp_path) as (example, broker):
-        page = await ask(context, example)
-        tab = await context.new_page()
-        await tab.goto(page.url)
-        await page.click("#stop")
+        page = await asked(context, example)
+        tab = await open_chat(context, example)
+        await has_tokens(tab, 20)
+        await page.click(".stop")
         for shown in (page, tab):
-            await expect(shown.locator('#state[data-state="cancelled"]')).to_have_text("Stopped.")
-        texts = [await shown.locator("#answer").text_content() for shown in (page, tab)]
+            await expect(shown.locator("article[data-state=cancelled] .end")).to_have_text("Stopped.")
+        await tab.reload()
+        await expect(tab.locator("article[data-state=cancelled] .end")).to_have_text("Stopped.")
+        await expect(tab.locator(".stop")).to_be_hidden()
+        texts = [await shown.locator(".answer").text_content() for shown in (page, tab)]
         assert texts[0] == texts[1]
         assert texts[0] is not None
         assert TEXT.startswith(texts[0])
         assert len(texts[0]) < len(TEXT)
-        assert broker.metric("broker_streamed_bodies") == 0
+        assert broker.metric("broker_streamed_bodies", ADMIN) == 0
         assert "Traceback" not in example.output
 
 
 async def test_network_off_and_on(context: BrowserContext) -> None:
     """Chromium's own switch lets a stream go on that is open already, so this is cut besides."""
     with (
-        BrokerProcess(retry_min_ms=50, retry_max_ms=100, cors_origins="*") as broker,
+        BrokerProcess(
+            retry_min_ms=50, retry_max_ms=100, cors_origins="*", jwt_secrets=[HMAC.material]
+        ) as broker,
         CuttingProxy(broker.port) as line,
-        Example("--broker", line.url) as example,
+        Example("tokens", "--broker", line.url) as example,
     ):
-        page = await ask(context, example)
+        page = await asked(context, example)
         devtools = await context.new_cdp_session(page)
         await devtools.send("Network.enable")
         nothing = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
         await devtools.send("Network.emulateNetworkConditions", {"offline": True, **nothing})
         line.cut_all()
         await expect(page.locator("#state")).to_have_text("Connecting again …")
-        shown = await page.locator("#answer").text_content()
-        published = broker.metric("broker_published_events_total")
-        await until(lambda: broker.metric("broker_published_events_total") > published + 30, "more tokens")
-        assert await page.locator("#answer").text_content() == shown
+        shown = await page.locator(".answer").text_content()
+        published = broker.metric("broker_published_events_total", ADMIN)
+        await until(
+            lambda: broker.metric("broker_published_events_total", ADMIN) > published + 30, "more tokens"
+        )
+        assert await page.locator(".answer").text_content() == shown
         assert shown != TEXT
         await devtools.send("Network.emulateNetworkConditions", {"offline": False, **nothing})
         await is_complete(page)
+        await expect(page.locator("#state")).to_be_empty()
 
 
 @pytest.mark.parametrize("how", ["restarted", "killed"])
 async def test_broker_restarted_in_between(context: BrowserContext, tmp_path: Path, how: str) -> None:
     with chatting(tmp_path, persists=True) as (example, broker):
-        page = await ask(context, example)
-        tab = await context.new_page()
-        await tab.goto(page.url)
+        page = await asked(context, example)
+        tab = await open_chat(context, example)
         await has_tokens(tab, 20)
         if how == "killed":
             broker.kill()
@@ -195,9 +204,90 @@ async def test_broker_restarted_in_between(context: BrowserContext, tmp_path: Pa
             assert broker.terminate() == 0
         broker.start()
         await is_complete(page, tab)
-        late = await context.new_page()
-        await late.goto(page.url)
-        await is_complete(late)
+        await is_complete(await open_chat(context, example))
+
+
+# Users
+
+
+async def test_a_user_reads_only_their_own_topics(
+    context: BrowserContext, chromium: Browser, tmp_path: Path
+) -> None:
+    with chatting(tmp_path, "--tokens-per-second", "1000") as (example, broker):
+        page = await asked(context, example)
+        await is_complete(page)
+        stranger = await chromium.new_context()
+        other = await open_chat(stranger, example)
+        await expect(other.locator("#empty")).to_be_visible()
+        assert await other.locator("article").count() == 0
+        user = await page.locator("meta[name=user]").get_attribute("content")
+        topic = f"{broker.url}/topics/chats.{user}.questions"
+        own = await (await page.request.get(f"{example.url}/token")).text()
+        foreign = await (await other.request.get(f"{example.url}/token")).text()
+        for token, status in ((own, 200), (foreign, 403), ("", 401)):
+            headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+            assert (await stranger.request.get(topic, headers=headers)).status == status
+        publish = await stranger.request.post(
+            topic, data="forged", headers={"Authorization": f"Bearer {own}"}
+        )
+        assert publish.status == 403
+
+
+# What a model says
+
+EVIL = """<img src=x onerror="window.harmed='img'"> <svg onload="window.harmed='svg'"></svg> \
+<script>window.harmed='script'</script> [link](javascript:window.harmed='link') <a href="javascript:alert(1)">raw</a> \
+<iframe srcdoc="<script>parent.harmed='frame'</script>"></iframe> <form action=/stop><input name=x></form> \
+<p id=ask style="position:fixed" onclick="window.harmed='p'">text</p> ![pixel](https://evil.example/?stolen) **bold** [good](https://example.com)"""
+
+
+async def test_what_a_model_says_does_no_harm(chromium: Browser, tmp_path: Path) -> None:
+    """The local model repeats the question."""
+    context = await chromium.new_context()
+    await serve_libraries(context)
+    requests: list[str] = []
+    context.on("request", lambda request: requests.append(request.url))
+    with chatting(tmp_path, "--tokens-per-second", "1000") as (example, broker):
+        page = await open_chat(context, example)
+        await ask(page, EVIL)
+        await expect(page.locator("article[data-state=closed] .answer strong").first).to_have_text("bold")
+        answer = page.locator(".answer")
+        assert await answer.locator("img, script, iframe, form, input, style").count() == 0
+        assert await answer.evaluate("""element => [...element.querySelectorAll("*")].flatMap(({attributes}) =>
+            [...attributes].map(({name}) => name)).filter(name => name.startsWith("on") || ["style", "id"].includes(name))""") == []  # fmt: skip
+        links = await answer.locator("a").evaluate_all("all => all.map(a => a.getAttribute('href'))")
+        assert [link for link in links if link] == ["https://example.com"]
+        for link in await answer.get_by_text(re.compile("link|raw|text")).all():
+            await link.click(force=True)
+        assert await page.evaluate("window.harmed") is None
+        own = (example.url, broker.url, "https://cdn.jsdelivr.net/", "data:")
+        assert [url for url in requests if not url.startswith(own)] == []
+
+
+async def test_markdown_is_shown_as_such(chromium: Browser, tmp_path: Path) -> None:
+    """With the libraries whose hashes the page names."""
+    context = await chromium.new_context()
+    await serve_libraries(context)
+    with chatting(tmp_path, "--tokens-per-second", "1000") as (example, _):
+        page = await open_chat(context, example)
+        await ask(page)
+        await expect(page.locator("article[data-state=closed] h3")).to_have_text("Where this answer is")
+        await expect(page.locator(".answer ol > li")).to_have_count(3)
+        await expect(page.locator(".answer tbody tr")).to_have_count(4)
+
+
+async def test_the_browser_refuses_to_make_html_of_text_in_any_other_way(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    context = await chromium.new_context()
+    await serve_libraries(context)
+    with chatting(tmp_path) as (example, _):
+        page = await open_chat(context, example)
+        made = "() => { try { document.body.innerHTML = '<b>'; return 'made'; } catch (error) { return error.name; } }"
+        assert await page.evaluate(made) == "TypeError"
+
+
+# The command
 
 
 @pytest.fixture
@@ -209,38 +299,44 @@ def flags(tmp_path: Path) -> list[str]:
 async def test_one_command_runs_all_of_it_and_one_ctrl_c_ends_it(
     context: BrowserContext, flags: list[str]
 ) -> None:
-    with Example(*flags, "--tokens-per-second", "2000") as example:
-        page = await ask(context, example)
+    with Example("tokens", *flags, "--tokens-per-second", "2000") as example:
+        page = await asked(context, example)
         await is_complete(page)
-        assert re.search(r"chat: http://127\.0\.0\.1:\d+ \(the broker: http://", example.output)
-        broker = example.broker_pid()
+        assert re.search(r"tokens: http://127\.0\.0\.1:\d+ \(the broker: http://", example.output)
+        started = example.process_ids()
+        assert len(started) == 2
         assert example.interrupt() == 0
-        assert not is_running(broker)
+        assert not [pid for pid in started if is_running(pid)]
     assert "Traceback" not in example.output
 
 
 async def test_a_missing_model_is_shown_on_the_page(context: BrowserContext, flags: list[str]) -> None:
+    """Also after a reload. Its address is only in the server's log."""
     nowhere = f"http://127.0.0.1:{free_port()}/v1"
-    with Example(*flags, OPENAI_BASE_URL=nowhere) as example:
-        page = await ask(context, example, until_tokens=0)
-        await expect(page.locator('#state[data-state="failed"]')).to_have_text("The answer was broken off.")
-        await expect(page.locator("#answer")).to_contain_text("The model failed: ")
+    with Example("tokens", *flags, OPENAI_BASE_URL=nowhere, OPENAI_API_KEY="none") as example:
+        page = await open_chat(context, example)
+        await ask(page)
+        for _ in range(2):
+            failed = page.locator("article[data-state=failed]")
+            await expect(failed.locator(".end")).to_have_text("The model failed.")
+            await expect(failed.locator(".question")).to_have_text(QUESTION)
+            await page.reload()
 
 
 async def test_ctrl_c_in_mid_answer_ends_all_of_it(context: BrowserContext, flags: list[str]) -> None:
-    with Example(*flags) as example:
-        await ask(context, example)
-        broker = example.broker_pid()
+    with Example("tokens", *flags) as example:
+        await asked(context, example)
+        started = example.process_ids()
         assert example.interrupt() == 0
-        assert not is_running(broker)
+        assert not [pid for pid in started if is_running(pid)]
     assert "Traceback" not in example.output
 
 
 async def test_one_command_starts_a_broker_again_that_was_killed(
     context: BrowserContext, flags: list[str]
 ) -> None:
-    with Example(*flags) as example:
-        page = await ask(context, example)
+    with Example("tokens", *flags) as example:
+        page = await asked(context, example)
         killed = example.broker_pid()
         os.kill(killed, signal.SIGKILL)
         await is_complete(page)
@@ -248,17 +344,28 @@ async def test_one_command_starts_a_broker_again_that_was_killed(
         assert example.interrupt() == 0
 
 
+async def test_a_visitor_keeps_their_chat_over_a_restart_of_everything(
+    context: BrowserContext, flags: list[str]
+) -> None:
+    del flags[:2]
+    example = Example("tokens", *flags, "--broker-port", "0", "--tokens-per-second", "1000", BROKER_SECRET="")
+    with example:
+        await is_complete(await asked(context, example))
+    with example:
+        await is_complete(await open_chat(context, example))
+
+
 async def test_a_page_by_the_name_localhost_may_read_the_broker(
     context: BrowserContext, flags: list[str]
 ) -> None:
-    with Example(*flags, "--tokens-per-second", "2000") as example:
+    with Example("tokens", *flags, "--tokens-per-second", "2000") as example:
         example.url = f"http://localhost:{example.port}"
-        await is_complete(await ask(context, example))
+        await is_complete(await asked(context, example))
 
 
 async def test_a_broker_that_cannot_start_ends_the_command(flags: list[str]) -> None:
-    with Example(*flags) as example:
-        other = [*example.command[:2], "--port", str(free_port()), *flags[:2], "--data", flags[3] + "-other"]
+    with Example("tokens", *flags) as example:
+        other = [*example.command[:3], "--port", str(free_port()), *flags[:2], "--data", flags[3] + "-other"]
         with ChildProcess(other, env=environment()) as ended:
             assert ended.wait(START_SECONDS) == 1
         wait_for(lambda: "the broker did not start" in ended.output, "the line in the output")

@@ -83,7 +83,7 @@ SHOWN: Mapping[str, Mapping[str, Shown]] = {
         "broker subscribe news": Shown(r"hello\n(?s:.*)paid\n", stays=True),
         "broker publish news": Shown(r"\d+-\d+\n", there={2: "from the command line\n"}),
         "python tour.py": Shown(r"\d+-\d+ from Python", stays=True),
-        "examples/tokens/run.py": Shown(r"chat: http://127\.0\.0\.1:\d+", stays=True),
+        "examples/run.py tokens": Shown(r"tokens: http://127\.0\.0\.1:\d+", stays=True),
         "$OPENAI_BASE_URL/chat/completions": Shown(r'"closed": true'),
         "tests/run": Shown(),
     },
@@ -118,7 +118,7 @@ SHOWN: Mapping[str, Mapping[str, Shown]] = {
         "bad..name": Shown('"code": "invalid-topic"', fails=True),
     },
     "token-streams.md": {
-        "examples/tokens/run.py": Shown(r"chat: http://127\.0\.0\.1:\d+", stays=True),
+        "examples/run.py tokens": Shown(r"tokens: http://127\.0\.0\.1:\d+", stays=True),
         ".venv/bin/broker serve": LISTENS,
         "answers.1?end=true": Shown(r'"published": 4, "closed": true'),
         "answers.1/cancel": Shown(),
@@ -298,7 +298,7 @@ class Reader:
             text = re.sub(rf"(?<=:){theirs}\b", str(ours), text)
         text = text.replace("broker serve", f"broker serve --port {self.ports['8080']}")
         text = text.replace("--app app run", f"--app app run --port {self.ports['5000']}")
-        text = text.replace("tokens/run.py", f"tokens/run.py --port {self.ports['8000']}")
+        text = text.replace("examples/run.py", f"examples/run.py --port {self.ports['8000']}")
         return text.replace("--subscribers 1000", "--subscribers 50 --duration 1")
 
     def _paste(self, block: Block) -> None:
@@ -360,7 +360,7 @@ def openai() -> Iterator[dict[str, str]]:
     code = f"from aiohttp import web; import model; web.run_app(model.create_app(500), host='127.0.0.1', port={port})"
     process = subprocess.Popen(
         [sys.executable, "-c", code],
-        cwd=ROOT / "deploy" / "examples" / "tokens",
+        cwd=ROOT / "deploy" / "examples",
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

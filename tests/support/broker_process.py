@@ -86,9 +86,16 @@ class BrokerProcess(RestartableProcess):
             assert deleted.status == 204, deleted
         wait_for(lambda: self.metric("broker_subscribers") == 0, "the subscribers to be gone")
 
-    def metric(self, name: str) -> float:
-        """The value of a metric, labels and all: `broker_closes_total{reason="slow"}`; 0 if it is missing."""
-        for line in exchange(self.port, request("GET", "/metrics")).body.decode().splitlines():
+    def metric(self, name: str, token: str = "") -> float:
+        """The value of a metric, labels and all: `broker_closes_total{reason="slow"}`; 0 if it is missing.
+
+        Args:
+            token: of an administrator, if the broker has keys.
+        """
+        headers = [f"Authorization: Bearer {token}"] if token else []
+        answer = exchange(self.port, request("GET", "/metrics", *headers))
+        assert answer.status == 200, answer
+        for line in answer.body.decode().splitlines():
             if line.startswith(name + " "):
                 return float(line.rsplit(" ", 1)[1])
         return 0.0

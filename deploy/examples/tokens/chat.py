@@ -1,221 +1,292 @@
-"""A chat with answers that survive a refresh: each answer is a topic of the broker.
+"""A chat with answers that survive a refresh: each answer is a topic of the broker, and so is the list of a user's questions.
 
-`POST /chat` starts an answer and returns its topic. A background task publishes the model's output to that topic, with or
-without viewers. The page reads the topic from the broker, from its start, as often as it likes.
+`POST /ask` starts an answer and returns. A background task writes it into its topic, with or without viewers. The page reads the
+topics from the broker, with a token for this user's topics only.
 
-Rules: answers never pass through this server on their way to a page. So a refresh costs it nothing, and its restart cuts off
-no viewer. The price is one setting: the broker's `cors_origins` must name the chat.
-Each question costs money. So other sites' pages may neither ask nor stop an answer, not even by a name of theirs that they
-have pointed at this server. What the model's errors say stays in the log: topics have readers.
+Rules: answers never pass through this server on their way to a page. So a refresh costs it nothing, and its restart cuts off no
+viewer. Each question costs money: so only this server's own page may ask or stop, and a user writes few answers at a time. What
+the model's errors say stays in the log: they may name its address, and topics have readers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import html
 import json
 import logging
+import os
 import secrets
-from collections.abc import AsyncGenerator, AsyncIterator, Collection
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import aiohttp
+import httpx
+import jwt
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from openai import AsyncOpenAI, OpenAIError
+from openai.types.chat import ChatCompletionMessageParam
 
-from broker.client import Cancelled, Client, ClientError, Stream
-from broker.errors import BrokerError, Forbidden
-from broker.sse import Decoder
-from broker.web.cors import AllowedOrigins
-from broker.web.guard import Guard
+from broker.client import Cancelled, Client, ClientError
 
 PAGE = Path(__file__).parent / "page"
+CLIENT = Path(str(files("broker.web.browser_client")))
+LIBRARIES = (
+    "https://cdn.jsdelivr.net/npm/marked@18.2.1/lib/marked.umd.js",
+    "https://cdn.jsdelivr.net/npm/dompurify@3.5.0/dist/purify.min.js",
+)
+"""What the page shows Markdown with; its `index.html` has their hashes. Without them, answers are plain text."""
 KEPT = "24h"
-MOST_ANSWERS = 100
-MAX_PROMPT_CHARS = 10_000
-MAX_EVENT_BYTES = 256 << 10
+COOKIE = "chat_user"
+COOKIE_SECONDS = 30 * 24 * 3600
+TOKEN_SECONDS = 600
+MAX_ANSWERS = 100
+MAX_ANSWERS_OF_A_USER = 4
+MAX_QUESTION_CHARS = 10_000
+EARLIER_QUESTIONS = 5
+"""How many earlier questions, with their answers, the model gets."""
 
 _log = logging.getLogger("chat")
 
 
 class BrokenOffError(Exception):
-    """The model's answer ended before its `[DONE]`, so it is incomplete."""
-
-
-@dataclass(frozen=True, slots=True)
-class Model:
-    """An OpenAI-compatible endpoint."""
-
-    base_url: str
-    key: str = ""
-    name: str = "local"
+    """The model's answer stopped before its end."""
 
 
 @dataclass(slots=True)
 class Chat:
-    """The state that the handlers share; `answers` are the tasks of unfinished answers."""
+    """The state that the handlers share; `writing` has the user of each unfinished answer, by its topic."""
 
-    model: Model
-    client: Client
-    session: aiohttp.ClientSession
-    answers: set[asyncio.Task[None]] = field(default_factory=set)
+    broker: Client
+    openai: AsyncOpenAI
+    model: str
+    writing: dict[str, str] = field(default_factory=dict)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 CHAT = web.AppKey("chat", Chat)
-MODEL = web.AppKey("model", Model)
 BROKER_URL = web.AppKey("broker_url", str)
-GUARD = web.AppKey("guard", Guard)
+SECRET = web.AppKey("secret", str)
+HOSTS = web.AppKey("hosts", frozenset[str])
+USER = web.RequestKey("user", str)
 
 
-async def begin(request: web.Request) -> web.Response:
-    """`POST /chat`, `{"prompt": "…"}`: 202, `{"topic": "…"}`."""
-    chat = request.app[CHAT]
-    prompt = await _prompt(request)
-    if len(chat.answers) >= MOST_ANSWERS:
-        raise web.HTTPServiceUnavailable(text="Too many answers are being written; try again in a moment.")
-    topic = f"answers.{secrets.token_urlsafe(12)}"
-    task = asyncio.create_task(write(chat, topic, prompt))  # it outlives this request
-    chat.answers.add(task)
-    task.add_done_callback(chat.answers.discard)
-    return web.json_response({"topic": topic}, status=202)
-
-
-async def _prompt(request: web.Request) -> str:
-    """The question."""
-    if request.content_type != "application/json":
-        raise web.HTTPUnsupportedMediaType(text="Content-Type: application/json, please.")
-    try:
-        prompt = json.loads(await request.read())["prompt"]
-        prompt.encode()  # JSON may contain lone surrogates, which UTF-8 can't encode
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        raise web.HTTPBadRequest(text='The body is {"prompt": "…"}.') from None
-    if not 0 < len(prompt) <= MAX_PROMPT_CHARS:
-        raise web.HTTPBadRequest(text=f"A prompt has 1 to {MAX_PROMPT_CHARS} characters.")
-    return str(prompt)
-
-
-async def stop(request: web.Request) -> web.Response:
-    """`POST /chat/{topic}/stop`: ask the producer to stop, even if it is another server. 202."""
-    try:
-        await request.app[CHAT].client.cancel(request.match_info["topic"])
-    except ClientError as error:
-        _log.error("can't stop %s: %s", request.match_info["topic"], error)
-        raise web.HTTPBadGateway(text="The broker didn't take it; try again in a moment.") from None
-    return web.Response(status=202)
-
-
-async def write(chat: Chat, topic: str, prompt: str) -> None:
-    """Publish the model's answer to `topic`, event by event as it arrives, including `[DONE]`."""
-    try:
-        async with chat.client.stream(topic, retain=KEPT) as stream:
-            await stream.send(prompt, event="prompt")
-            await pipe(chat, stream, prompt)
-    except Cancelled:
-        _log.info("%s was stopped", topic)
-    except ClientError as error:
-        _log.error("%s is incomplete: %s", topic, error)
-
-
-async def pipe(chat: Chat, stream: Stream, prompt: str) -> None:
-    """Send the model's answer, or a `failure` event if the model fails. Raises `ClientError`."""
-    try:
-        async with contextlib.aclosing(ask(chat, prompt)) as answer:
-            async for data in answer:
-                await stream.send(data)
-    except (aiohttp.ClientError, BrokenOffError, BrokerError) as error:
-        _log.error("the model failed: %s", error)
-        await stream.send(json.dumps({"message": f"The model failed: {reason(error)}."}), event="failure")
-
-
-def reason(error: Exception) -> str:
-    """Why the model failed, in words for readers of the topic: without its address."""
-    match error:
-        case aiohttp.ClientResponseError(status=status):
-            return f"it refused the question with status {status}"
-        case TimeoutError():
-            return "it was silent for too long"
-        case aiohttp.ClientConnectorError() | aiohttp.InvalidURL():
-            return "it can't be reached"
-        case BrokerError():
-            return "its answer is malformed"
-        case _:
-            return "its answer was broken off"
-
-
-async def ask(chat: Chat, prompt: str) -> AsyncGenerator[str]:
-    """Yield the data of each event of the model's answer, up to and including `[DONE]`.
-
-    Raises:
-        aiohttp.ClientError: the model can't be reached, refuses, or is silent for too long.
-        BrokenOffError: the answer stopped before `[DONE]`.
-        BrokerError: an event has more than MAX_EVENT_BYTES or isn't UTF-8.
-    """
-    model = chat.model
-    body = {"model": model.name, "stream": True, "messages": [{"role": "user", "content": prompt}]}
-    headers = {"Authorization": f"Bearer {model.key}"} if model.key else {}
-    url = f"{model.base_url.rstrip('/')}/chat/completions"
-    decoder = Decoder(MAX_EVENT_BYTES, strict=True)
-    async with chat.session.post(url, json=body, headers=headers, raise_for_status=True) as answer:
-        async for chunk in answer.content.iter_any():
-            for event in decoder.feed(chunk):
-                yield event.data
-                if event.data == "[DONE]":
-                    return
-    raise BrokenOffError("its answer was broken off")
-
-
-async def page(request: web.Request) -> web.Response:
-    """The page, with the broker's URL filled in."""
-    broker_url = html.escape(request.app[BROKER_URL])
-    text = (PAGE / "index.html").read_text().replace("{{broker}}", broker_url)
-    return web.Response(text=text, content_type="text/html", headers={"Cache-Control": "no-store"})
+# Users
 
 
 @web.middleware
-async def guarded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse what a page of another site caused: its `Host` is a name of that site, or its `Origin` isn't this server."""
+async def for_own_pages(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse other sites' pages, even one whose name points at this server. Make a visitor a user: your login goes here."""
+    headers = request.headers
+    host = urlsplit(f"//{request.host}").hostname
+    if host not in request.app[HOSTS]:
+        raise web.HTTPForbidden(text="This server has another name; set it in ALLOWED_HOSTS.")
+    is_foreign = urlsplit(headers.get("Origin", f"//{request.host}")).netloc != request.host
+    if request.method == "POST" and (is_foreign or headers.get("Sec-Fetch-Site") == "cross-site"):
+        raise web.HTTPForbidden(text="Only this server's own page may do this.")
+    known = known_user(request)
+    if known is None and request.path in ("/token", "/ask", "/stop"):
+        raise web.HTTPUnauthorized(text="Load the page first.")
+    user = request[USER] = known or secrets.token_hex(8)
+    response = await handler(request)
+    if known is None and request.path == "/":
+        cookie = jwt.encode({"sub": user, "aud": COOKIE}, request.app[SECRET])
+        response.set_cookie(COOKIE, cookie, httponly=True, samesite="Lax", max_age=COOKIE_SECONDS)
+    return response
+
+
+def known_user(request: web.Request) -> str | None:
+    """The user that the cookie names. Its `aud` keeps it apart from the broker's tokens, which the same secret signs."""
     try:
-        request.app[GUARD].check(request.method, request.path, request.headers)
-    except Forbidden:
-        raise web.HTTPForbidden(
-            text="Only this server's own page may do this; allow its name with --allowed-hosts."
-        ) from None
-    return await handler(request)
+        claims = jwt.decode(request.cookies.get(COOKIE, ""), request.app[SECRET], ["HS256"], audience=COOKIE)
+    except jwt.InvalidTokenError:
+        return None
+    return str(claims["sub"])
+
+
+def make_token(secret: str, subject: str, **rights: list[str]) -> str:
+    """A token for the broker; `rights` are patterns of topics."""
+    now = time.time()
+    return jwt.encode({"sub": subject, "iat": now, "exp": now + TOKEN_SECONDS, "broker": rights}, secret)
+
+
+async def token(request: web.Request) -> web.Response:
+    """`GET /token`: what lets the page read this user's topics, and no others."""
+    made = make_token(request.app[SECRET], request[USER], subscribe=[f"chats.{request[USER]}.**"])
+    return web.Response(text=made, headers={"Cache-Control": "no-store"})
+
+
+# Questions and answers
+
+
+async def ask(request: web.Request) -> web.Response:
+    """`POST /ask`, `{"question": "…"}`: 202, `{"answer": "TOPIC"}`."""
+    chat, user = request.app[CHAT], request[USER]
+    question = await _text(request, "question")
+    if not 0 < len(question) <= MAX_QUESTION_CHARS:
+        raise web.HTTPBadRequest(text=f"A question has 1 to {MAX_QUESTION_CHARS} characters.")
+    if Counter(chat.writing.values())[user] >= MAX_ANSWERS_OF_A_USER or len(chat.writing) >= MAX_ANSWERS:
+        raise web.HTTPTooManyRequests(text="Too many answers are being written; try again in a moment.")
+    topic, questions = f"chats.{user}.{secrets.token_urlsafe(12)}", f"chats.{user}.questions"
+    chat.writing[topic] = user
+    try:
+        messages = await conversation(chat.broker, questions)
+        await chat.broker.publish(questions, json.dumps({"question": question, "answer": topic}), retain=KEPT)
+    except ClientError as error:
+        del chat.writing[topic]
+        raise unavailable(error) from None
+    messages.append({"role": "user", "content": question})
+    task = asyncio.create_task(answer(chat, topic, messages))  # it outlives this request
+    chat.tasks.add(task)
+    task.add_done_callback(chat.tasks.discard)
+    return web.json_response({"answer": topic}, status=202)
+
+
+async def stop(request: web.Request) -> web.Response:
+    """`POST /stop`, `{"answer": "TOPIC"}`: ask the producer to stop, even if it is another server. 202."""
+    topic = await _text(request, "answer")
+    if not topic.startswith(f"chats.{request[USER]}."):
+        raise web.HTTPNotFound(text="You have no such answer.")
+    try:
+        await request.app[CHAT].broker.cancel(topic)
+    except ClientError as error:
+        raise unavailable(error) from None
+    return web.Response(status=202)
+
+
+def unavailable(error: ClientError) -> web.HTTPException:
+    """What the page gets if the broker doesn't answer."""
+    _log.error("%s", error)
+    return web.HTTPBadGateway(text="The broker didn't take it; try again in a moment.")
+
+
+async def _text(request: web.Request, member: str) -> str:
+    """A member of the JSON that the request brings."""
+    if request.content_type != "application/json":  # which a page elsewhere can't send
+        raise web.HTTPUnsupportedMediaType(text="Content-Type: application/json, please.")
+    try:
+        text = json.loads(await request.read())[member]
+        text.encode()  # JSON may contain lone surrogates, which UTF-8 can't encode
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        raise web.HTTPBadRequest(text=f'The body is {{"{member}": "…"}}.') from None
+    return str(text)
+
+
+async def answer(chat: Chat, topic: str, messages: list[ChatCompletionMessageParam]) -> None:
+    """Write the model's answer to `topic`. If the model fails, the topic ends as `failed`; if the user stops it, as `cancelled`."""
+    try:
+        async with chat.broker.stream(topic, retain=KEPT) as stream:
+            async for text in complete(chat, messages):
+                await stream.send(text)
+    except Cancelled:
+        _log.info("%s was stopped", topic)
+    except (ClientError, OpenAIError, httpx.HTTPError, BrokenOffError, ValueError) as error:
+        _log.error("%s is incomplete: %s: %s", topic, type(error).__name__, error)
+    finally:
+        del chat.writing[topic]
+
+
+async def conversation(broker: Client, questions: str) -> list[ChatCompletionMessageParam]:
+    """The last questions, and what was answered to each."""
+    messages: list[ChatCompletionMessageParam] = []
+    for event in (await broker.history(questions, last=EARLIER_QUESTIONS)).events:
+        asked = json.loads(event.data)
+        messages.append({"role": "user", "content": asked["question"]})
+        messages.append({"role": "assistant", "content": await text_of(broker, asked["answer"])})
+    return messages
+
+
+async def text_of(broker: Client, topic: str) -> str:
+    """An answer, as far as it has been written."""
+    page = await broker.history(topic, limit=1000)
+    text = "".join(event.data for event in page.events)
+    while page.more:
+        page = await broker.history(topic, cursor=page.cursor, limit=1000)
+        text += "".join(event.data for event in page.events)
+    return text
+
+
+async def complete(chat: Chat, messages: list[ChatCompletionMessageParam]) -> AsyncIterator[str]:
+    """The model's answer, in pieces. Raises `BrokenOffError` if it stops without saying why."""
+    ended = None
+    async with await chat.openai.chat.completions.create(
+        model=chat.model, messages=messages, stream=True
+    ) as chunks:
+        async for chunk in chunks:
+            for choice in chunk.choices:
+                ended = choice.finish_reason or ended
+                if choice.delta.content:
+                    yield choice.delta.content
+    if ended is None:
+        raise BrokenOffError("the model's answer was broken off")
+
+
+# The page and the application
+
+
+async def page(request: web.Request) -> web.Response:
+    """The page, for this user."""
+    text = (PAGE / "index.html").read_text()
+    for name, value in (("broker", request.app[BROKER_URL]), ("user", request[USER])):
+        text = text.replace(f"{{{{{name}}}}}", html.escape(value))
+    return web.Response(text=text, content_type="text/html", headers={"Cache-Control": "no-store"})
 
 
 async def secure(request: web.Request, response: web.StreamResponse) -> None:
-    """Add the headers that limit what the page may load, and forbid other pages to frame it."""
+    """Limit what the page may load, have text become HTML only by DOMPurify, and forbid other pages to frame it."""
     broker = urlsplit(request.app[BROKER_URL])
     response.headers["Content-Security-Policy"] = (
-        f"default-src 'none'; connect-src 'self' {broker.scheme}://{broker.netloc}; script-src 'self'; style-src 'self'; "
-        "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"default-src 'none'; connect-src 'self' {broker.scheme}://{broker.netloc}; "
+        f"script-src 'self' {' '.join(LIBRARIES)}; style-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types dompurify"
     )
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
 
 
-def create_app(broker_url: str, model: Model, allowed_hosts: Collection[str] = ()) -> web.Application:
-    """The chat as an application; `allowed_hosts` are names of its own, as the broker's setting has them."""
-    app = web.Application(middlewares=[guarded])
-    app[BROKER_URL], app[MODEL] = broker_url, model
-    app[GUARD] = Guard(checks_host=True, allowed_hosts=allowed_hosts, origins=AllowedOrigins(()))
+def create_app(
+    broker_url: str, secret: str, openai: AsyncOpenAI, model: str, allowed_hosts: Collection[str] = ()
+) -> web.Application:
+    """The chat as an application; `allowed_hosts` are names of its own besides loopback's."""
+    app = web.Application(middlewares=[for_own_pages])
+    app[BROKER_URL], app[SECRET] = broker_url, secret
+    app[HOSTS] = frozenset({"localhost", "127.0.0.1", "::1", *allowed_hosts})
     app.on_response_prepare.append(secure)
-    app.cleanup_ctx.append(_run)
     app.router.add_get("/", page)
     app.router.add_static("/page", PAGE)
-    app.router.add_post("/chat", begin)
-    app.router.add_post(r"/chat/{topic:answers\.[\w-]+}/stop", stop)
+    app.router.add_static("/client", CLIENT)
+    app.router.add_get("/token", token)
+    app.router.add_post("/ask", ask)
+    app.router.add_post("/stop", stop)
+
+    async def run(app: web.Application) -> AsyncIterator[None]:
+        async def own_token() -> str:
+            return make_token(secret, "chat", publish=["chats.**"], subscribe=["chats.**"])
+
+        async with Client(broker_url, token=own_token) as client, openai:
+            app[CHAT] = chat = Chat(client, openai, model)
+            yield
+            for task in chat.tasks:
+                task.cancel()
+            await asyncio.gather(*chat.tasks, return_exceptions=True)
+
+    app.cleanup_ctx.append(run)
     return app
 
 
-async def _run(app: web.Application) -> AsyncIterator[None]:
-    timeout = aiohttp.ClientTimeout(total=None, sock_read=300)  # a model may think
-    async with aiohttp.ClientSession(timeout=timeout) as session, Client(app[BROKER_URL]) as client:
-        app[CHAT] = chat = Chat(app[MODEL], client, session)
-        yield
-        for task in chat.answers:
-            task.cancel()
-        await asyncio.gather(*chat.answers, return_exceptions=True)
+def main() -> None:
+    """Serve the chat, with what the environment says."""
+    logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
+    given = os.environ
+    names = given.get("ALLOWED_HOSTS", "").lower().split(",")
+    model = given.get("OPENAI_MODEL", "gpt-5-mini")
+    app = create_app(given["BROKER_URL"], given["BROKER_SECRET"], AsyncOpenAI(), model, names)
+    web.run_app(app, host="127.0.0.1", port=int(given.get("PORT", "8000")), print=None, access_log=None)
+
+
+if __name__ == "__main__":
+    main()

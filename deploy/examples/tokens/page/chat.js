@@ -1,83 +1,112 @@
-// The page's URL names the answer's topic: after a refresh, or in another tab, the page reads it from the start.
+// The user's questions are a topic, and each answer is one. After a refresh, or in another tab, the page reads them again.
 //
-// An EventSource reconnects by itself after the last event it saw, so nothing is shown twice. If the browser gives it up, the
-// page opens a new one with the same cursor.
+// All topics come on one connection, which all tabs share. What a model says becomes HTML only by DOMPurify; the server's
+// Content-Security-Policy makes the browser refuse any other way.
+
+import { follow } from "/client/client.js";
 
 const $ = (id) => document.getElementById(id);
-const broker = document.querySelector("meta[name=broker]").content;
-const AGAIN_MS = 2000;
+const { content: user } = document.querySelector("meta[name=user]");
+const { content: url } = document.querySelector("meta[name=broker]");
+const questions = `chats.${user}.questions`;
+const ENDS = { closed: "", cancelled: "Stopped.", failed: "The model failed.", deleted: "Deleted." };
 
-let source = null;
-let cursor = "";
-let failed = false;
+/** A question, and its answer as far as it has come. */
+class Turn {
+  text = "";
+  state = "writing";
 
-function say(state, words) {
-  $("state").dataset.state = state;
-  $("state").textContent = words;
-  $("stop").hidden = state !== "writing";
+  constructor({ question, answer }) {
+    this.topic = answer;
+    this.element = $("turn").content.cloneNode(true).firstElementChild;
+    this.find(".question").textContent = question;
+    this.find(".stop").onclick = () => this.stop();
+    this.draw();
+  }
+
+  find = (selector) => this.element.querySelector(selector);
+
+  add(piece) {
+    this.text += piece;
+    this.scheduled ??= requestAnimationFrame(() => this.draw());
+  }
+
+  end(state, words) {
+    this.state = state;
+    this.find(".end").textContent = words;
+    this.draw();
+  }
+
+  draw() {
+    cancelAnimationFrame(this.scheduled);
+    this.scheduled = null;
+    const isAtEnd = scrollY + innerHeight >= document.documentElement.scrollHeight - 40;
+    this.element.dataset.state = this.state;
+    this.find(".answer").replaceChildren(rendered(this.text));
+    if (isAtEnd) scrollTo(0, document.documentElement.scrollHeight);
+  }
+
+  async stop() {
+    const answer = await post("/stop", { answer: this.topic }).catch(() => null);
+    if (!answer?.ok) this.find(".end").textContent = "Stopping failed. Try again."; // the button stays
+  }
 }
 
-function show(topic) {
-  $("question").textContent = $("answer").textContent = cursor = "";
-  failed = false;
-  say("writing", "…");
-  follow(topic);
-}
-
-function follow(topic) {
-  source?.close();
-  const start = cursor ? `lastEventId=${cursor}` : "since=earliest";
-  source = new EventSource(`${broker}/topics/${topic}?${start}`);
-  source.onopen = () => say("writing", "The answer is being written.");
-  source.onerror = () => {
-    say("writing", "Connecting again …");
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => topic === current() && follow(topic), AGAIN_MS);
-  };
-  source.onmessage = (event) => {
-    cursor = event.lastEventId;
-    if (event.data !== "[DONE]") $("answer").append(JSON.parse(event.data).choices?.[0]?.delta?.content ?? "");
-  };
-  hear("prompt", (event) => ($("question").textContent = event.data));
-  hear("failure", (event) => { // not "error": EventSource fires that itself
-    failed = true;
-    $("answer").append(` [${JSON.parse(event.data).message}]`);
+/** Markdown as a safe fragment; plain text while its libraries are not there. */
+function rendered(text) {
+  const { marked, DOMPurify } = globalThis;
+  if (!marked || !DOMPurify) return Object.assign(document.createElement("pre"), { textContent: text });
+  const fragment = DOMPurify.sanitize(marked.parse(text), {
+    USE_PROFILES: { html: true },
+    FORBID_TAGS: ["form", "img", "input", "style"], // an image's address could carry text away
+    FORBID_ATTR: ["id", "name", "style"],
+    RETURN_DOM_FRAGMENT: true,
+    RETURN_TRUSTED_TYPE: false,
   });
-  hear("broker.cancel", () => say("stopping", "Stopping …"));
-  hear("broker.gap", () => $("answer").append(" [a part is missing here] "));
-  hear("broker.end", (event) => {
-    source.close();
-    const { reason } = JSON.parse(event.data);
-    const words = { closed: "Done.", cancelled: "Stopped." };
-    say(failed ? "failed" : reason, (!failed && words[reason]) || "The answer was broken off.");
-  });
+  for (const link of fragment.querySelectorAll("a")) Object.assign(link, { target: "_blank", rel: "noopener noreferrer" });
+  return fragment;
 }
 
-function hear(type, told) {
-  source.addEventListener(type, (event) => {
-    if (event.lastEventId) cursor = event.lastEventId;
-    told(event);
-  });
+const turns = new Map(); // by the answer's topic
+
+const chat = follow(questions, {
+  url,
+  last: 20,
+  shared: user,
+  token: async () => {
+    const answer = await fetch("/token");
+    if (!answer.ok) throw new Error(await answer.text());
+    return answer.text();
+  },
+  onEvent({ topic, data }) {
+    if (topic === questions) begin(JSON.parse(data));
+    else turns.get(topic)?.add(data);
+  },
+  onGap: ({ topic }) => turns.get(topic)?.add("\n\n*A part is missing here.*\n\n"),
+  onCancel: ({ topic }) => turns.get(topic) && (turns.get(topic).find(".end").textContent = "Stopping …"),
+  onEnd({ topic, reason }) {
+    turns.get(topic)?.end(reason ?? "closed", ENDS[reason ?? "closed"] ?? "Broken off.");
+  },
+  onState: ({ state, why }) => ($("state").textContent = { reconnecting: "Connecting again …", failed: why }[state] ?? ""),
+});
+
+function begin(asked) {
+  if (turns.has(asked.answer)) return;
+  $("empty").hidden = true;
+  const turn = new Turn(asked);
+  turns.set(asked.answer, turn);
+  $("chat").append(turn.element);
+  scrollTo(0, document.documentElement.scrollHeight);
+  chat.add(asked.answer, { since: "earliest" });
 }
 
-const current = () => location.hash.slice(1);
+const post = (path, body) =>
+  fetch(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) });
 
-async function ask() {
-  const answer = await fetch("/chat", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ prompt: $("prompt").value }),
-  });
-  if (!answer.ok) return say("failed", await answer.text());
-  location.hash = (await answer.json()).topic; // the hashchange listener shows it
-}
-
-$("ask").addEventListener("submit", (event) => {
+$("ask").addEventListener("submit", async (event) => {
   event.preventDefault();
-  ask().catch(() => say("failed", "The server can't be reached."));
+  const answer = await post("/ask", { question: $("question").value }).catch(() => null);
+  if (answer?.ok) $("question").value = $("state").textContent = "";
+  else $("state").textContent = answer ? await answer.text() : "The server can't be reached.";
 });
-$("stop").addEventListener("click", async () => {
-  const answer = await fetch(`/chat/${current()}/stop`, { method: "POST" }).catch(() => null);
-  if (!answer?.ok) $("state").textContent = "Stopping failed. Try again."; // the button stays
-});
-addEventListener("hashchange", () => show(current()));
-if (current()) show(current());
+addEventListener("load", () => turns.forEach((turn) => turn.draw())); // the libraries are there
