@@ -38,7 +38,7 @@ piece, and the page reads that topic. So the answer doesn't depend on any page:
     """\
 ### How it is written
 
-The server asks a model and sends on what it says. This is the whole of it:
+The server asks a model and sends each piece on. That takes three lines:
 
 ```python
 async with broker.stream(topic, retain="24h") as answer:
@@ -48,7 +48,7 @@ async with broker.stream(topic, retain="24h") as answer:
 
 - If the block **ends**, the topic is closed, and every reader learns that the answer is complete.
 - If it **raises** because the model failed, the topic ends as `failed`. Half an answer never looks like a whole one.
-- If somebody presses **Stop**, the block is broken off where it waits, so that no further token is paid for.
+- If a reader presses **Stop**, the block is broken off where it waits, so that no further token is paid for.
 
 The page needs no more than this:
 
@@ -61,7 +61,7 @@ follow(topic, {
 ```
 """,
     """\
-### Who may read it
+### The right to read it
 
 Each visitor has topics of their own. The server signs a token that names them, and the page shows it to the broker:
 
@@ -69,7 +69,7 @@ Each visitor has topics of their own. The server signs a token that names them, 
 {"sub": "7", "exp": 1795882371, "broker": {"subscribe": ["chats.7.**"]}}
 ```
 
-> A page without this token gets `401`. A page with somebody else's gets `403`.
+> A page without this token gets `401`. A page with another visitor's token gets `403`.
 
 The token is good for **ten minutes**. Before it expires the page asks for the next one, and the stream goes on from its
 cursor: *nothing is lost, and nothing comes twice.*

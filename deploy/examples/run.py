@@ -4,9 +4,9 @@
 
 With OPENAI_API_KEY or OPENAI_BASE_URL, and OPENAI_MODEL, the application asks that model instead of the local one.
 
-Rules: the broker and the application are processes of their own, as in production. The application learns what it needs from
-the environment: BROKER_URL, BROKER_SECRET (which signs tokens), PORT and OPENAI_*. If the broker ends, it is started again:
-kill it in mid-answer.
+Rules: the broker and the application are processes of their own, as in production. The application reads its
+settings from the environment: BROKER_URL, BROKER_SECRET (which signs tokens), PORT, DATA (a directory) and OPENAI_*. If the broker ends, it is
+started again: kill it in mid-answer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import model
 from aiohttp import web
 
-EXAMPLES = {"tokens": "chat.py"}
+EXAMPLES = {"tokens": "chat.py", "fastapi": "ask.py"}
 """The program of each example."""
 
 HERE = Path(__file__).parent
@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
 
 
 def kept_secret(data: Path) -> str:
-    """What signs tokens: BROKER_SECRET, else one that is kept in `data`, so that visitors stay who they are."""
+    """What signs tokens: BROKER_SECRET, else one that is kept in `data`, so that a restart doesn't turn visitors into new users."""
     if given := os.environ.get("BROKER_SECRET"):
         return given
     data.mkdir(parents=True, exist_ok=True)
@@ -202,7 +202,7 @@ async def main() -> None:
         url = args.broker or await stack.enter_async_context(
             broker(args.broker_port, args.data, secret, args.port)
         )
-        environment = {"BROKER_URL": url, "BROKER_SECRET": secret}
+        environment = {"BROKER_URL": url, "BROKER_SECRET": secret, "DATA": str(args.data)}
         if not os.environ.keys() & {"OPENAI_API_KEY", "OPENAI_BASE_URL"}:
             base_url = await stack.enter_async_context(local_model(args.tokens_per_second))
             environment |= {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "none", "OPENAI_MODEL": "local"}

@@ -84,7 +84,7 @@ def environment() -> dict[str, str]:
 
 
 async def serve_libraries(context: BrowserContext) -> None:
-    """Have pages load from npm's packages what they ask of the CDN, which has the same files. Their hashes must be right."""
+    """Answer requests for the CDN from npm's packages, which have the same files. Their hashes must be right."""
 
     async def fulfil(route: Route) -> None:
         name, _, rest = route.request.url.removeprefix(CDN).partition("@")

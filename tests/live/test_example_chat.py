@@ -316,7 +316,7 @@ async def test_the_page_may_load_only_its_own_files_the_libraries_and_the_broker
         assert policy["frame-ancestors"] == "'none'"
 
 
-# What comes in
+# Bad requests
 
 
 @pytest.mark.parametrize(

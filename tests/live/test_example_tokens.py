@@ -67,7 +67,7 @@ def chatting(tmp_path: Path, *flags: str, persists: bool = False) -> Iterator[tu
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def context(chromium: Browser) -> BrowserContext:
-    """A browser whose pages show answers as plain text, which the tests compare."""
+    """A browser without the libraries, so that pages show answers as plain text."""
     expect.set_options(timeout=WITHIN_MS)
     context = await chromium.new_context()
     await withhold_libraries(context)
@@ -126,7 +126,7 @@ async def test_several_questions_and_their_history(context: BrowserContext, tmp_
     """The model gets the earlier questions: it answers each one otherwise. Another tab shows a new question by itself."""
     with chatting(tmp_path, "--tokens-per-second", "1000") as (example, _):
         page, tab = await open_chat(context, example), await open_chat(context, example)
-        questions = (QUESTION, "And then?", "Who may read it?", "Again?")
+        questions = (QUESTION, "And then?", "May others read it?", "Again?")
         for number in range(len(questions)):
             await ask(page, questions[number])
             await is_complete(page, tab, questions=questions[: number + 1])
@@ -265,7 +265,7 @@ async def test_what_a_model_says_does_no_harm(chromium: Browser, tmp_path: Path)
 
 
 async def test_markdown_is_shown_as_such(chromium: Browser, tmp_path: Path) -> None:
-    """With the libraries whose hashes the page names."""
+    """With the libraries of npm, which match the hashes in the page."""
     context = await chromium.new_context()
     await serve_libraries(context)
     with chatting(tmp_path, "--tokens-per-second", "1000") as (example, _):

@@ -80,7 +80,7 @@ USER = web.RequestKey("user", str)
 
 @web.middleware
 async def for_own_pages(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Refuse other sites' pages, even one whose name points at this server. Make a visitor a user: your login goes here."""
+    """Refuse pages of other sites, also if they point their own name at this server. Make a visitor a user: your login goes here."""
     headers = request.headers
     host = urlsplit(f"//{request.host}").hostname
     if host not in request.app[HOSTS]:
@@ -191,7 +191,7 @@ async def answer(chat: Chat, topic: str, messages: list[ChatCompletionMessagePar
 
 
 async def conversation(broker: Client, questions: str) -> list[ChatCompletionMessageParam]:
-    """The last questions, and what was answered to each."""
+    """The last questions and their answers."""
     messages: list[ChatCompletionMessageParam] = []
     for event in (await broker.history(questions, last=EARLIER_QUESTIONS)).events:
         asked = json.loads(event.data)
