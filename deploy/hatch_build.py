@@ -62,7 +62,8 @@ def compiled(sources: list[str], directory: Path) -> list[Path]:
 
     extensions = mypycify(
         ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent", *sources],
-        opt_level="3",
+        opt_level="2",
+        multi_file=True,  # one C file for all would need more memory than a small machine has
         target_dir=str(directory / "c"),
     )
     distribution = Distribution({"name": "broker", "ext_modules": extensions})

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from asyncio import TimerHandle
+from asyncio import BaseProtocol, TimerHandle, Transport
 from collections.abc import Callable, Sequence
 from typing import cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.fanout.subscriber import Subscriber
+from broker.auth.grants import UNRESTRICTED_CALLER
+from broker.fanout.subscriber import Subscriber, SubscriberOwner
 from broker.node.evictions import EARLY_MAX_SECONDS, Expiries
 
 BEGIN = 1_000_000.0
@@ -25,6 +26,15 @@ class Timer:
 
     def cancel(self) -> None:
         self.cancelled = True
+
+
+class Unconnected(Transport):
+    """A transport without a socket."""
+
+    def __init__(self) -> None:
+        super().__init__({"sslcontext": True})
+
+    def set_protocol(self, protocol: BaseProtocol) -> None: ...
 
 
 class Harness:
@@ -44,7 +54,7 @@ class Harness:
         self.gone |= dict.fromkeys(subscribers, self.now)
 
     def add(self, seconds: float) -> Subscriber:
-        subscriber = cast("Subscriber", object())
+        subscriber = Subscriber(Unconnected(), cast("SubscriberOwner", None), UNRESTRICTED_CALLER, 0, BEGIN)
         self.expiries.add(subscriber, BEGIN + seconds)
         return subscriber
 

@@ -5,21 +5,21 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import cast
 
-from broker.fanout.hub import Hub
+from broker import sse
+from broker.fanout.subscriber import Lag
 from broker.node.gauges import NodeGauges
 from broker.stores.base import Store, StoreStats
+from tests.support.hub_harness import HubHarness
 
 
-class FakeHub:
-    lagging = 2
-    fan_out = SimpleNamespace(delivered_events=3)
-    feeds = SimpleNamespace(backlog=4)
-
-    def __len__(self) -> int:
-        return 1
-
-
-def test_each_metric_has_the_number_of_its_name() -> None:
+async def test_each_metric_has_the_number_of_its_name(harness: HubHarness) -> None:
+    subscribers = [await harness.subscribe("a") for _ in range(3)]
+    harness.publish("a", b"to three")
+    harness.run()
+    subscribers[0].lag = Lag(harness.now)
+    backlog = sum(
+        len(sse.frame(sse.lines(b"on its way"), harness.publish("a", b"on its way"))) for _ in range(2)
+    )
     stats = StoreStats(
         log_bytes=5,
         topics=6,
@@ -30,12 +30,12 @@ def test_each_metric_has_the_number_of_its_name() -> None:
         memory_bytes=10,
         memory_limit_bytes=11,
     )
-    gauges = NodeGauges(cast("Hub", FakeHub()), cast("Store", SimpleNamespace(stats=stats)))
+    gauges = NodeGauges(harness.hub, cast("Store", SimpleNamespace(stats=stats)))
     assert {sample.name: sample.value for family in gauges.collect() for sample in family.samples} == {
-        "broker_subscribers": 1,
-        "broker_lagging_subscribers": 2,
+        "broker_subscribers": 3,
+        "broker_lagging_subscribers": 1,
         "broker_delivered_events_total": 3,
-        "broker_backlog_bytes": 4,
+        "broker_backlog_bytes": backlog,
         "broker_log_bytes": 5,
         "broker_topics": 6,
         "broker_store_connected": 0,

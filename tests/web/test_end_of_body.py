@@ -10,6 +10,7 @@ import pytest
 from broker.errors import Unavailable
 from broker.web.aiohttp_adapter import SERVICES
 from broker.web.producers import Producers
+from tests.support.distant_store import keep_at_a_distance
 from tests.support.event_stream import AsyncStream
 from tests.support.http import Answer
 from tests.support.local_broker import Clock, Serve, Server
@@ -259,15 +260,19 @@ async def test_a_producer_that_returns_to_a_cancel_ends_its_topic(server: Server
 
 
 async def test_without_a_store_a_cancelled_body_is_answered_all_the_same(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server,
 ) -> None:
-    async def close(topic: str, reason: str) -> None:
-        raise Unavailable("The store is away.")
+    is_away = False
 
-    monkeypatch.setattr(server.node, "close", close)
+    async def travel() -> None:
+        if is_away:
+            raise Unavailable("The store is away.")
+
+    keep_at_a_distance(server.node, travel)
     body = await StreamedBody.open(server, "/topics/a?end=true")
     await body.send(events("1"))
     await until(lambda: server.node.metrics.published.value == 1, "the body is open")
+    is_away = True
     await server.request("POST", "/topics/a/cancel")
     answer = await body.answer()
     assert (answer.status, answer.json()["code"], "closed" in answer.json()) == (409, "cancelled", False)

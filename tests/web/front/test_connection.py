@@ -19,6 +19,7 @@ from broker.web.front.exchange import Exchange
 from broker.web.front.head import Head, RequestHeaders
 from broker.web.front.parser import RequestParser
 from broker.web.runner import Runner
+from tests.support.distant_store import keep_at_a_distance
 from tests.support.http import HOST, Answer, close, read_answer, read_head
 from tests.support.local_broker import Serve, Server
 from tests.support.waiting import WAIT_SECONDS, until
@@ -374,12 +375,11 @@ async def test_a_short_shutdown_waits_for_no_handler() -> None:
     await web.TCPSite(runner, HOST, 0).start()
     handler_runs = asyncio.Event()
 
-    async def publish(*_: object) -> None:
+    async def for_ever() -> None:
         handler_runs.set()
         await asyncio.Event().wait()
 
-    node = runner.app[SERVICES].node
-    node.publish, node.publish_now = publish, lambda *_: None  # type: ignore[method-assign, assignment]
+    keep_at_a_distance(runner.app[SERVICES].node, for_ever)
     reader, writer = await asyncio.open_connection(*runner.addresses[0][:2])
     writer.write(HEAD + b"Content-Length: 1\r\n\r\n1")
     async with asyncio.timeout(WAIT_SECONDS):

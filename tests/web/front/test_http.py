@@ -11,6 +11,7 @@ from broker.web.front.connection import SLICE_BYTES
 from broker.web.front.exchange import HIGH_WATER_BYTES
 from broker.web.front.known_heads import KnownHeads
 from broker.web.front.parser import MAX_EXCESS_BYTES, RequestParser
+from tests.support.distant_store import keep_at_a_distance
 from tests.support.http import Answer, chunked, read_answer, read_head
 from tests.support.local_broker import Serve, Server
 from tests.support.waiting import WAIT_SECONDS, until
@@ -213,13 +214,7 @@ async def test_an_upgrade_with_an_unknown_framing_is_refused(
 
 
 async def test_answers_come_in_order_whichever_has_to_wait(server: Server) -> None:
-    async def slowly(*args: object, **options: object) -> object:
-        await asyncio.sleep(0)
-        return await publish(*args, **options)  # type: ignore[arg-type]
-
-    publish = server.node.publish
-    server.node.publish_now = lambda *args, **options: None  # type: ignore[method-assign]
-    server.node.publish = slowly  # type: ignore[method-assign, assignment]
+    keep_at_a_distance(server.node, lambda: asyncio.sleep(0))
     one = POST + b"Content-Length: 1\r\n\r\nx"
     reader, _ = await server.send((one + GET) * 2000)
     statuses = [(await read_answer(reader)).status for _ in range(4000)]
@@ -338,13 +333,7 @@ async def test_a_body_is_read_no_faster_than_it_is_published(server: Server) -> 
     """Back-pressure: what the handler leaves stays in the client's socket."""
     published = asyncio.Event()
 
-    async def stuck(*args: object, **options: object) -> object:
-        await published.wait()
-        return await publish(*args, **options)  # type: ignore[arg-type]
-
-    publish = server.node.publish
-    server.node.publish_now = lambda *args, **options: None  # type: ignore[method-assign]
-    server.node.publish = stuck  # type: ignore[method-assign, assignment]
+    keep_at_a_distance(server.node, published.wait)
     reader, writer = await server.send(
         POST + b"Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
