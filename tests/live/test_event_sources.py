@@ -43,6 +43,7 @@ from tests.support.tcp_proxy import PatientProxy
 from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
+ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Client:
         needs: the fixture that it runs in, if any.
         own_delay: s after which it reconnects if the broker names no delay; None if it always needs one.
         cuts: where in an event the connection may be cut without a loss.
-        defects: the data of two events if the first is cut at this byte.
+        defects: what it makes of two events, whose data are {0} and {1}, if the first is cut at this byte.
         persists: it reconnects until the server is back.
     """
 
@@ -71,13 +72,13 @@ CLIENTS = {
         "node",
         1.0,
         [*range(DATA_LINE_BYTES), FRAME_BYTES],
-        {DATA_LINE_BYTES: ["{0}\n{0}", "end"], ID_LINE_END: ["{0}\nend"]},
+        {DATA_LINE_BYTES: ["{0}\n{0}", "{1}"], ID_LINE_END: ["{0}\n{1}"]},
     ),
     "fetch-event-source": Client(
         "page",
         1.0,
         [offset for offset in range(FRAME_BYTES + 1) if offset != ID_LINE_END],
-        {ID_LINE_END: ["end"]},
+        {ID_LINE_END: ["{1}"]},
     ),
     "httpx-sse": Client("", None),
     "aiohttp-sse-client2": Client("", None, persists=False),
@@ -176,16 +177,25 @@ async def test_every_event_once_in_order_wherever_it_is_cut(
 async def test_a_defect_of_the_client_spoils_a_cut_event(
     follow: Follow, offset: int, expected: Sequence[str], quick_broker: BrokerProcess
 ) -> None:
-    """Why such cuts are left out above. Fails when the client has been mended."""
+    """Why such cuts are left out above. Fails when the client has been mended.
+
+    A few attempts: Chromium drops bytes that arrived just before a cut if its page has not read them yet, and then the client sees no
+    part of the event.
+    """
     cuts = cut_events([offset])
-    with CuttingProxy(quick_broker.port, cuts.values()) as proxy:
-        source = await follow(proxy.url)
-        await source.wait_for_events(1)
-        (cut,) = cuts
-        quick_broker.publish("news", cut)
-        quick_broker.publish("news", "end")
-        _opened, *events = await source.wait_for_last("end")
-    assert [event.data for event in events] == [data.format(cut) for data in expected]
+    (cut,) = cuts
+    for attempt in range(ATTEMPTS):
+        with CuttingProxy(quick_broker.port, cuts.values()) as proxy:
+            source = await follow(proxy.url)
+            await source.wait_for_events(1)
+            quick_broker.publish("news", cut)
+            quick_broker.publish("news", f"end {attempt}")
+            _opened, *events = await source.wait_for_last(f"end {attempt}")
+        received = [event.data for event in events]
+        if received == [data.format(cut, f"end {attempt}") for data in expected]:
+            return
+        assert received == [cut, f"end {attempt}"]
+    pytest.fail(f"the client received each event whole, {ATTEMPTS} times")
 
 
 @those_with(lambda client: client.own_delay)
