@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright
 
+from tests.live.clients import CLIENTS
 from tests.live.control_client import STREAMS, ControlClient
 from tests.live.event_source import MODULES
 from tests.live.proxied import Front
@@ -90,6 +91,13 @@ def node_modules() -> Path:
 def _check_modules() -> None:
     if not (MODULES / "eventsource" / "package.json").exists():
         leave_out("npm's eventsource and fetch-event-source", "tests/run installs them into .cache/node")
+
+
+@pytest.fixture
+def runs_in(client: str, request: pytest.FixtureRequest) -> Page | str | None:
+    """What the test's `client` runs in: a page, or the path of Node."""
+    needs = CLIENTS[client].needs
+    return request.getfixturevalue(needs) if needs else None
 
 
 @pytest.fixture
@@ -230,8 +238,21 @@ def front(proxy: type[ProxyProcess], shared_fronts: Callable[[type[ProxyProcess]
 @pytest.fixture
 def store_arguments(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """The settings that make several brokers one: they share a Redis."""
+    with shared_redis(tmp_path) as settings:
+        yield settings
+
+
+@pytest.fixture(scope="module")
+def module_store_arguments(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """The same for all tests of a module."""
+    with shared_redis(tmp_path_factory.mktemp("store")) as settings:
+        yield settings
+
+
+@contextmanager
+def shared_redis(folder: Path) -> Iterator[dict[str, Any]]:
     program = redis()
     if program is None:
         leave_out("redis-server", "apt-get install redis-server")
-    with Server(tmp_path / "redis", str(program)) as server:
+    with Server(folder / "redis", str(program)) as server:
         yield {"redis_url": server.url}

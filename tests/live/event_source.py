@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
@@ -27,16 +29,17 @@ MODULES = Path(__file__).parents[2] / ".cache" / "node" / "node_modules"
 
 NODE_SCRIPT = Path(__file__).with_name("follow.mjs")
 
-EVENT_SOURCE = """([url, types, withCredentials]) => {
-    const source = new EventSource(url, {withCredentials}), received = [];
+EVENT_SOURCE = """([url, types, withCredentials, name = "EventSource"]) => {
+    const source = new window[name](url, {withCredentials}), received = [];
     for (const type of ["open", "error", "message", ...types])
         source.addEventListener(type, ({type, data = null, lastEventId: id = null}) =>
-            received.push({type, data, id, state: source.readyState}));
+            received.push({type, data, id, state: source.readyState, at: performance.timeOrigin + performance.now()}));
     return (window.followed ??= []).push({source, received}) - 1;
 }"""
 FETCH_EVENT_SOURCE = """([url]) => {
     const source = {readyState: 0}, received = [];
-    const add = (type, data = null, id = null) => received.push({type, data, id, state: source.readyState});
+    const add = (type, data = null, id = null) =>
+        received.push({type, data, id, state: source.readyState, at: performance.timeOrigin + performance.now()});
     fetchEventSource(url, {
         openWhenHidden: true,
         onmessage: ({event, data, id}) => add(event || "message", data, id),
@@ -56,12 +59,14 @@ class Received:
         type: `open`, `error`, `message`, or the event's own.
         data, id: of an event; None for `open` and `error`.
         state: the client's readyState in that moment: 0 connecting, 1 open, 2 closed for good.
+        at: that moment, in ms since 1970.
     """
 
     type: str
     data: str | None
     id: str | None
     state: int
+    at: float = field(default_factory=lambda: 1000 * time.time(), compare=False)
 
 
 class Follower(ABC):
@@ -108,6 +113,12 @@ class Source(Follower):
     ) -> Self:
         """Open one that listens for `message` and for `types`."""
         return cls(page, await page.evaluate(EVENT_SOURCE, [url, list(types), credentials]))
+
+    @classmethod
+    async def polyfill(cls, page: Page, url: str, types: tuple[str, ...] = CONTROL) -> Self:
+        """Open one of `event-source-polyfill`, which puts its class into the page."""
+        await page.add_script_tag(path=MODULES / "event-source-polyfill" / "src" / "eventsource.js")
+        return cls(page, await page.evaluate(EVENT_SOURCE, [url, list(types), False, "EventSourcePolyfill"]))
 
     @classmethod
     async def fetch(cls, page: Page, url: str) -> Self:
@@ -164,6 +175,31 @@ class PythonSource(Follower):
 
     async def received(self) -> list[Received]:
         return self._received
+
+    @classmethod
+    @asynccontextmanager
+    async def in_thread(
+        cls, texts: Callable[[str], AbstractContextManager[Iterator[str]]], url: str
+    ) -> AsyncIterator[Self]:
+        """A blocking client, of which only the data is known. Its stream must end before it is left."""
+        made = cls()
+        failures: list[BaseException] = []
+
+        def follow() -> None:
+            try:
+                with texts(url) as found:
+                    for text in found:
+                        made._received.append(Received("message", text, None, OPEN))
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=follow, daemon=True)
+        thread.start()
+        yield made
+        await asyncio.to_thread(thread.join, WAIT_SECONDS)
+        assert not thread.is_alive(), "it reads on after the end"
+        for failure in failures:
+            raise failure
 
     @classmethod
     @asynccontextmanager

@@ -9,6 +9,7 @@ const EventSource = loaded.EventSource ?? loaded; // eventsource 3 exports it by
 const source = new EventSource(url);
 for (const type of ["open", "error", "message", ...types]) {
   source.addEventListener(type, ({ type, data = null, lastEventId: id = null }) => {
-    console.log(JSON.stringify({ type, data, id, state: source.readyState }));
+    const at = performance.timeOrigin + performance.now();
+    console.log(JSON.stringify({ type, data, id, state: source.readyState, at }));
   });
 }

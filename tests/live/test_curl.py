@@ -10,7 +10,8 @@ import pytest
 
 from tests.support.broker_process import BrokerProcess
 from tests.support.child_process import ChildProcess
-from tests.support.http import Connection, request
+from tests.support.cutting_proxy import Cut, CuttingProxy
+from tests.support.http import JSON, Connection, exchange, request
 from tests.support.waiting import wait_for
 
 SECONDS = 20
@@ -171,6 +172,35 @@ def test_piped_lines_are_published_as_they_come(curl: str, broker: BrokerProcess
     answer = json.loads(publisher.printed)
     assert (answer["topic"], answer["published"]) == ("news", 3)
     assert reader.printed.endswith(f"id: {answer['last_id']}\n\n".encode())
+
+
+def test_a_pipe_from_a_source_that_is_reset_can_be_completed(curl: str, broker: BrokerProcess) -> None:
+    """To the second curl, a source that is reset between two events looks like one that has ended. `end_data` tells them apart."""
+    words = ["The", "answer", "is 42.", "[DONE]"]
+    ids = [broker.publish("model", word, **({"end": "true"} if word == "[DONE]" else {})) for word in words]
+    source_path = "/topics/model?since=earliest&control=none"
+    target = f"{broker.url}/topics/answer?end=true&end_data=%5BDONE%5D"
+    quiet = f"{curl} --silent --no-buffer --noproxy '*'"
+    headers = "-H 'Content-Type: text/event-stream' -H 'Broker-Producer: pipe' -H 'Broker-Sequence: 1'"
+
+    def pipe(source: str) -> tuple[str, dict[str, object]]:
+        """Pipe the source into the topic; the answer's status and value."""
+        shell = f"{quiet} '{source}{source_path}' | {quiet} -w '\\n%{{http_code}}' -X POST {headers} -T - '{target}'"
+        with ChildProcess(["sh", "-c", shell], stderr=None) as piping:
+            piping.wait()
+        answer, _, status = piping.output.rpartition("\n")
+        return status, json.loads(answer)
+
+    second = f"data: answer\nid: {ids[1]}\n\n".encode()
+    with CuttingProxy(broker.port, [Cut(second, len(second), reset=True)]) as source:
+        status, cut = pipe(source.url)
+        assert (status, cut["code"], cut["published"]) == ("400", "incomplete", 2)
+        assert exchange(broker.port, request("GET", "/topics/answer", JSON)).json()["closed"] is False
+        status, whole = pipe(source.url)
+    assert (status, whole["published"], whole["known"], whole["closed"]) == ("200", 2, 2, True)
+    with Curl(curl, f"{broker.url}/topics/answer?since=earliest&control=none") as reader:
+        assert reader.wait() == 0
+    assert re.findall(r"data: (.*)", reader.output) == words
 
 
 def test_posts_of_the_tour(curl: str, broker: BrokerProcess) -> None:

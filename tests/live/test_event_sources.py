@@ -1,22 +1,11 @@
-"""Other people's SSE clients against a real broker: what all must do, and in which ways some can't.
-
-- Chromium's EventSource, on a page of the broker's origin.
-- npm's `eventsource` in Node: release 3, which uses fetch and eventsource-parser, and release 2 with a parser of its own.
-  Releases 4 and 5 are release 3 for newer Nodes than Debian's (18). Release 2 keeps half an event over a reconnect.
-- npm's `@microsoft/fetch-event-source`, in Chromium. It takes every blank line for an event, so a heartbeat must not have
-  one. It takes an event's id before the event: a cut between the two loses the event, so the broker writes each event in
-  one piece, its id last.
-- httpx-sse. It takes a blank line for an event once it has seen an id. Its user reconnects.
-- aiohttp-sse-client2. It reconnects once, after an end; after a cut its user gets an exception, and reconnects.
-"""
+"""The clients that reconnect, against a real broker: what all must do, and in which ways some can't."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
@@ -26,19 +15,10 @@ from aiohttp import ClientPayloadError
 from aiohttp_sse_client2.client import EventSource
 from playwright.async_api import Page
 
-from tests.live.event_source import (
-    CLOSED,
-    CONNECTING,
-    CONTROL,
-    OPEN,
-    Follower,
-    NodeSource,
-    PythonSource,
-    Received,
-    Source,
-)
+from tests.live.clients import CLIENTS, Reconnecting
+from tests.live.event_source import CLOSED, CONNECTING, CONTROL, OPEN, Follower, Received, Source
 from tests.support.broker_process import BrokerProcess
-from tests.support.cutting_proxy import DATA_LINE_BYTES, FRAME_BYTES, ID_LINE_END, CuttingProxy, cut_events
+from tests.support.cutting_proxy import CuttingProxy, cut_events
 from tests.support.tcp_proxy import PatientProxy
 from tests.support.waiting import wait_for
 
@@ -46,43 +26,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 ATTEMPTS = 10
 
 
-@dataclass(frozen=True)
-class Client:
-    """The peculiarities of a client.
-
-    Attributes:
-        needs: the fixture that it runs in, if any.
-        own_delay: s after which it reconnects if the broker names no delay; None if it always needs one.
-        cuts: where in an event the connection may be cut without a loss.
-        defects: what it makes of two events, whose data are {0} and {1}, if the first is cut at this byte.
-        persists: it reconnects until the server is back.
-    """
-
-    needs: str
-    own_delay: float | None
-    cuts: Sequence[int] = range(FRAME_BYTES + 1)
-    defects: Mapping[int, Sequence[str]] = field(default_factory=dict)
-    persists: bool = True
-
-
-CLIENTS = {
-    "chromium": Client("page", 3.0),
-    "eventsource": Client("node", 3.0),
-    "eventsource-v2": Client(
-        "node",
-        1.0,
-        [*range(DATA_LINE_BYTES), FRAME_BYTES],
-        {DATA_LINE_BYTES: ["{0}\n{0}", "{1}"], ID_LINE_END: ["{0}\n{1}"]},
-    ),
-    "fetch-event-source": Client(
-        "page",
-        1.0,
-        [offset for offset in range(FRAME_BYTES + 1) if offset != ID_LINE_END],
-        {ID_LINE_END: ["{1}"]},
-    ),
-    "httpx-sse": Client("", None),
-    "aiohttp-sse-client2": Client("", None, persists=False),
-}
+RECONNECTING = {name: client.reconnecting for name, client in CLIENTS.items() if client.reconnecting}
 
 
 class Follow(Protocol):
@@ -91,22 +35,15 @@ class Follow(Protocol):
     def __call__(self, url: str, types: tuple[str, ...] = ...) -> Awaitable[Follower]: ...
 
 
-@pytest.fixture(params=CLIENTS)
+@pytest.fixture(params=RECONNECTING)
 def client(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def those_with(condition: Callable[[Client], object]) -> pytest.MarkDecorator:
+def those_with(condition: Callable[[Reconnecting], object]) -> pytest.MarkDecorator:
     """The test runs with the clients of which `condition` is true."""
-    names = [name for name, client in CLIENTS.items() if condition(client)]
+    names = [name for name, client in RECONNECTING.items() if condition(client)]
     return pytest.mark.parametrize("client", names, indirect=True)
-
-
-@pytest.fixture
-def runs_in(client: str, request: pytest.FixtureRequest) -> Page | str | None:
-    """A page, or the path of Node."""
-    needs = CLIENTS[client].needs
-    return request.getfixturevalue(needs) if needs else None
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -114,18 +51,7 @@ async def follow(client: str, runs_in: Page | str | None) -> AsyncIterator[Follo
     async with AsyncExitStack() as stack:
 
         async def start(url: str, types: tuple[str, ...] = CONTROL) -> Follower:
-            topic = f"{url}/topics/news"
-            if isinstance(runs_in, Page):
-                if not runs_in.url.startswith(url):
-                    await runs_in.goto(f"{url}/healthz")
-                if client == "chromium":
-                    return await Source.follow(runs_in, topic, types)
-                return await Source.fetch(runs_in, topic)
-            if runs_in is not None:
-                return stack.enter_context(NodeSource(runs_in, client, topic, types))
-            if client == "httpx-sse":
-                return await stack.enter_async_context(PythonSource.httpx_sse(topic))
-            return await stack.enter_async_context(PythonSource.aiohttp_sse_client2(topic))
+            return await stack.enter_async_context(CLIENTS[client].open(runs_in, f"{url}/topics/news", types))
 
         yield start
 
@@ -159,7 +85,7 @@ async def test_heartbeats_are_no_events(follow: Follow, quick_broker: BrokerProc
 async def test_every_event_once_in_order_wherever_it_is_cut(
     follow: Follow, client: str, reset: bool, quick_broker: BrokerProcess
 ) -> None:
-    cuts = cut_events(CLIENTS[client].cuts, reset=reset)
+    cuts = cut_events(RECONNECTING[client].cuts, reset=reset)
     with CuttingProxy(quick_broker.port, cuts.values()) as proxy:
         source = await follow(proxy.url)
         await source.wait_for_events(1)
@@ -171,7 +97,11 @@ async def test_every_event_once_in_order_wherever_it_is_cut(
 
 @pytest.mark.parametrize(
     ("client", "offset", "expected"),
-    [(name, offset, data) for name, client in CLIENTS.items() for offset, data in client.defects.items()],
+    [
+        (name, offset, data)
+        for name, client in RECONNECTING.items()
+        for offset, data in client.defects.items()
+    ],
     indirect=["client"],
 )
 async def test_a_defect_of_the_client_spoils_a_cut_event(
@@ -208,7 +138,7 @@ async def test_retry_is_honoured(follow: Follow, client: str, quick_broker: Brok
             quick_broker.publish("news", data)
         await source.wait_for_last("end")
         assert not proxy.cuts_left
-    own_delay = CLIENTS[client].own_delay
+    own_delay = RECONNECTING[client].own_delay
     assert own_delay
     assert proxy.shortest_pause() < own_delay, "it waited its own delay, not the 50 ms that the broker named"
 

@@ -27,8 +27,9 @@ class BrokerProcess(RestartableProcess):
     """`broker serve`; a context manager.
 
     Args:
-        settings: its settings by name. Three are none of them: `descriptors` limits how many descriptors the process has,
-            `environment` has variables for it, and `launcher` is a command that runs its own arguments.
+        settings: its settings by name. Four are none of them: `descriptors` limits how many descriptors the process has,
+            `environment` has variables for it, `launcher` is a command that runs its own arguments, and `folder` has the
+            package of another version, to be run in place of this one.
 
     Attributes:
         url: such as `http://127.0.0.1:40123`; the same after a restart.
@@ -38,6 +39,7 @@ class BrokerProcess(RestartableProcess):
         super().__init__()
         self._environment = cast("Mapping[str, str]", settings.pop("environment", {}))
         self._launcher = cast("Sequence[str]", settings.pop("launcher", ()))
+        self._folder = cast("Path | None", settings.pop("folder", None))
         descriptors = settings.pop("descriptors", None)
         self._settings = {"port": 0, **settings}
         self._limited = [] if descriptors is None else ["prlimit", f"--nofile={descriptors}:{descriptors}"]
@@ -55,6 +57,7 @@ class BrokerProcess(RestartableProcess):
         self._last = ChildProcess(
             [*self._limited, *self._launcher, sys.executable, "-m", "broker", "serve", *flags],
             env={**_inherited(), **self._environment},
+            cwd=self._folder,  # where `-m` looks first
         )
         self._process.wait_until_up(lambda: LISTENING.search(self.output), START_SECONDS)
         found = LISTENING.search(self.output)

@@ -177,10 +177,16 @@ class AsyncStream(EventStream):
 
     @classmethod
     async def open(cls, port: int, target: str, headers: Mapping[str, str] = ACCEPT) -> Self:
-        """Connect, and read until the head is complete."""
+        """Connect, and read until the head is complete. Raises ConnectionError if the connection ends before."""
         stream = cls(*await asyncio.open_connection(HOST, port))
-        stream.writer.write(subscribe_request(target, headers))
-        await stream.until(lambda: stream.status)
+        try:
+            stream.writer.write(subscribe_request(target, headers))
+            while not stream.status:
+                if not await stream.more():
+                    raise ConnectionError("the connection ended before the head")
+        except BaseException:
+            await stream.close()
+            raise
         return stream
 
     async def more(self, most: int = READ_BYTES) -> bool:
