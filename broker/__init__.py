@@ -9,7 +9,7 @@ The folders are layers, from top to bottom. Imports point down only, and folders
     fanout | stores     from logs to sockets | where events are kept and get their ids
            | settings   every setting, checked
     log | auth          the bounded log of a topic | grants, tokens, keys. Values only, no I/O
-    modules in the root words that all layers use: events, topics, errors, sse, metrics, ...
+    modules in the root words that all layers use: events, topics, errors, sse, measures, ...
 
 `client`, `bench` and `doctor` use a broker over HTTP. Only the commands import them.
 

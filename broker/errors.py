@@ -6,6 +6,7 @@ says what the caller can do and reveals nothing internal.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 
 
@@ -60,20 +61,49 @@ class GapFound(BrokerError):
     code = "gap"
 
 
+class DenialReason(enum.StrEnum):
+    """Why a request is unauthorized or forbidden, for operators: the word in the log line and in the metric's label."""
+
+    NO_TOKEN = "no-token"  # noqa: S105 - no password
+    MALFORMED = "malformed-token"
+    SIGNATURE = "signature"
+    """No key of the broker verifies the token."""
+    CLAIMS = "claims"
+    """The token is good, but its claims aren't for this broker."""
+    NOT_YET_VALID = "not-yet-valid"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+    WITHDRAWN_KEY = "withdrawn-key"
+    SEVERAL_COOKIES = "several-cookies"
+    TOPICS = "topics"
+    """The token isn't for these topics."""
+    ADMIN = "admin"
+    """The token lacks the admin right."""
+    RESERVED_TOPIC = "reserved-topic"
+    HOST = "host"
+    ORIGIN = "origin"
+    COOKIE_ORIGIN = "cookie-origin"
+
+
 class Unauthorized(BrokerError):
     """The caller's fault: no token, or an invalid one. `error` is the code of RFC 6750 §3.1; "" without a token."""
 
     code = "unauthorized"
 
-    def __init__(self, detail: str, error: str = "", **extra: object) -> None:
+    def __init__(self, detail: str, error: str = "", *, reason: DenialReason, **extra: object) -> None:
         super().__init__(detail, **extra)
         self.error = error
+        self.reason = reason
 
 
 class Forbidden(BrokerError):
     """The caller's fault: this isn't allowed, or not for this caller."""
 
     code = "forbidden"
+
+    def __init__(self, detail: str, *, reason: DenialReason, **extra: object) -> None:
+        super().__init__(detail, **extra)
+        self.reason = reason
 
 
 class Closed(BrokerError):

@@ -1,58 +1,39 @@
-"""Every counter and histogram of the broker, and the registry that all metrics belong to.
+"""Every count and distribution of the broker, and the registry that all metrics belong to.
 
-Rules: no topic name as a label, because there can be millions. A number that changes often is a plain attribute of its owner; a
-collector (`node/gauges.py`) reads it when the metrics are requested.
+Rules: no topic name as a label, because there can be millions. What changes often is a plain number (`measures`) that is only
+read when the metrics are requested. Gauges are read from their owners then (`node/gauges.py`, `web/monitoring.py`).
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.utils import floatToGoString
+
+from broker import sse
+from broker.measures import LATENCY_SECONDS, Count, Counts, Distribution, Distributions
+from broker.version import installed_version
 
 AGE_BUCKETS = (1, 5, 14, 16, 29, 31, 59, 61, 99, 101, 124, 126, 299, 301, 600, 1800, 3600, 14400, 86400)
 """Seconds. The buckets lie around the idle time-outs of common proxies (15, 30, 60, 100, 125, 300 s): a proxy that cuts streams
 shows as a peak."""
+LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Bounds for the lag of the event loop."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-
-class PlainCounter:
-    """A counter without labels or a lock, for what happens with every event: adding to `value` is all it costs.
-
-    It is a collector that doesn't derive from prometheus_client's: while a wheel is built that package's types are missing, and
-    what mypyc makes of a class with an unknown base crashes.
-    """
-
-    def __init__(self, name: str, help_text: str) -> None:
-        self.value = 0
-        self._name = name
-        self._help_text = help_text
-
-    def collect(self) -> Iterable[Metric]:
-        """Called by the registry for every scrape."""
-        yield CounterMetricFamily(self._name, self._help_text, self.value)
-
-
-class PlainCounters:
-    """A collector too: plain counters of one name, one for each of the `kinds`, the values of the label `kind`.
-
-    Attributes:
-        kinds: add to the `value` of one.
-    """
-
-    def __init__(self, name: str, help_text: str, kinds: Sequence[str]) -> None:
-        self.kinds = {kind: PlainCounter(name, help_text) for kind in kinds}
-        self._name = name
-        self._help_text = help_text
-
-    def collect(self) -> Iterable[Metric]:
-        """Called by the registry for every scrape."""
-        family = CounterMetricFamily(self._name, self._help_text, labels=["kind"])
-        for kind, counter in self.kinds.items():
-            family.add_metric([kind], counter.value)
-        yield family
+Measure = Count | Counts | Distribution | Distributions
+M = TypeVar("M", bound=Measure)
 
 
 class Metrics:
@@ -60,54 +41,191 @@ class Metrics:
 
     Attributes:
         registry: register collectors here.
+        written: observed once for each pass of fan-out.
+        loop_lag_max: the longest lag of the event loop within the last seconds.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        connects = PlainCounters(
+        self._measures: list[Measure] = []
+        self.registry.register(MeasureCollector(self._measures))
+        self.registry.register(BuildInfo())
+        ProcessCollector(registry=self.registry)
+        self._make_stream_measures()
+        self._make_publish_measures()
+        self._make_request_measures()
+        self.loop_lag = self._distribution(
+            "broker_loop_lag_seconds",
+            "How much later than planned the event loop ran a timer, ten times a second.",
+            LAG_SECONDS,
+        )
+        self.loop_lag_max = 0.0
+
+    def _make_stream_measures(self) -> None:
+        self.connects = self._counts(
             "broker_connects",
             "Streams opened, by kind: first, or resume for one with a cursor.",
-            ("first", "resume"),
+            "kind",
+            values=("first", "resume"),
         )
-        self.registry.register(connects)
-        self.first_connects = connects.kinds["first"]
-        self.resumed_connects = connects.kinds["resume"]
-        self.refused_connects = self._counter(
-            "broker_refused_connects", "Streams refused, by reason.", "reason"
+        self.refused_connects = self._counts(
+            "broker_refused_connects",
+            "Streams refused, by reason.",
+            "reason",
+            values=(
+                "overloaded",
+                "unavailable",
+                "max_connections_per_address",
+                "max_connections_per_subject",
+                "max_connects_per_second",
+                "max_connects_per_second_per_address",
+                "max_topics_per_connection",
+            ),
         )
-        self.refused_publishes = self._counter(
-            "broker_refused_publishes", "Publish requests refused by a rate limit, by limit.", "limit"
+        self.closes = self._counts("broker_closes", "Streams closed, by close reason.", "reason")
+        self.age = self._distribution(
+            "broker_connection_age_seconds", "Age of streams when they closed, in seconds.", AGE_BUCKETS
         )
-        self.refused_bodies = self._counter(
+        self.gaps = self._counts(
+            "broker_gaps",
+            "Gaps reported to subscribers, by reason.",
+            "reason",
+            values=("trimmed", "unknown-id", "lost"),
+        )
+        self.resumes = self._counts(
+            "broker_resumes",
+            "Streams opened with a cursor, by outcome: whole, or the reason of their first gap.",
+            "outcome",
+            values=("whole", "trimmed", "unknown-id", "lost"),
+        )
+        self.replay = self._distribution(
+            "broker_replay_seconds",
+            "Seconds from the start of a stream that asks for kept events until it has them all.",
+        )
+        self.written = self._distribution(
+            "broker_publish_written_seconds",
+            "Seconds from publishing an event until it was written to all subscribers that keep up; "
+            "observed once per fan-out pass, for its oldest event.",
+        )
+
+    def _make_publish_measures(self) -> None:
+        self.published = self._count("broker_published_events", "Events accepted from publishers.")
+        self.acknowledged = self._distribution(
+            "broker_publish_acknowledged_seconds",
+            "Seconds from a publish until the store has acknowledged it, with the wait for slow fan-out.",
+        )
+        self.publish_errors = self._counts(
+            "broker_publish_errors", "Publish requests refused, by the error's code.", "code"
+        )
+        self.refused_publishes = self._counts(
+            "broker_refused_publishes",
+            "Publish requests refused by a rate limit, by limit.",
+            "limit",
+            values=("max_publishes_per_second", "max_publish_bytes_per_second"),
+        )
+        self.refused_bodies = self._counts(
             "broker_refused_bodies",
             "Request bodies refused because too many arrived at once, by limit.",
             "limit",
+            values=("bodies", "bytes", "client-bytes", "max_bodies_per_address", "max_bodies_per_subject"),
         )
-        self.slowed_seconds = self._counter(
+        self.slowed_seconds = self._count(
             "broker_slowed_bodies_seconds",
             "Seconds for which streamed bodies were not read because their publisher exceeded a rate limit.",
         )
-        self.cancels = self._counter(
+        self.opened_bodies = self._count("broker_streamed_bodies_opened", "Streamed bodies opened.")
+        self.ended_bodies = self._counts(
+            "broker_streamed_bodies_ended",
+            "Streamed bodies ended, by reason: ended with their topic, complete without, cut by the client, or the error's code.",
+            "reason",
+        )
+        self.cancels = self._count(
             "broker_cancels",
             "Producers asked to stop, by a request to this instance or because the last viewer left.",
         )
-        self.closes = self._counter("broker_closes", "Streams closed, by close reason.", "reason")
-        self.cut_requests = self._counter(
+
+    def _make_request_measures(self) -> None:
+        self.denied = self._counts(
+            "broker_denied_requests", "Requests answered with 401 or 403, by reason.", "status", "reason"
+        )
+        self.answer_bytes = self._count("broker_answer_bytes", "Bytes of answers sent, without streams.")
+        self.cut_requests = self._counts(
             "broker_cut_requests", "Request connections closed by a time-out, by reason.", "reason"
         )
-        self.age = Histogram(
-            "broker_connection_age_seconds",
-            "Age of streams when they closed, in seconds.",
-            buckets=AGE_BUCKETS,
-            registry=self.registry,
-        )
-        self.published = PlainCounter("broker_published_events", "Events accepted from publishers.")
-        self.registry.register(self.published)
-        self.gaps = self._counter("broker_gaps", "Gaps reported to subscribers, by reason.", "reason")
 
-    def _counter(self, name: str, help_text: str, *labels: str) -> Counter:
-        return Counter(name, help_text, labels, registry=self.registry)
+    def _count(self, name: str, help_text: str) -> Count:
+        return self._added(Count(name, help_text))
+
+    def _counts(self, name: str, help_text: str, *labels: str, values: Iterable[str] = ()) -> Counts:
+        return self._added(Counts(name, help_text, labels, values))
+
+    def _distribution(
+        self, name: str, help_text: str, bounds: Sequence[float] = LATENCY_SECONDS
+    ) -> Distribution:
+        return self._added(Distribution(name, help_text, bounds))
+
+    def _added(self, measure: M) -> M:
+        self._measures.append(measure)
+        return measure
 
     def text(self) -> bytes:
         """All metrics in the Prometheus text format."""
         return generate_latest(self.registry)
+
+
+def family(measure: Measure) -> Metric:
+    """A measure as Prometheus' client has it, without the times at which series were created: they would double the series."""
+    name, help_text = measure.name, measure.help_text
+    if isinstance(measure, Count):
+        return CounterMetricFamily(name, help_text, measure.value)
+    if isinstance(measure, Distribution):
+        return HistogramMetricFamily(name, help_text, buckets(measure), measure.sum)
+    if isinstance(measure, Counts):
+        counters = CounterMetricFamily(name, help_text, labels=measure.labels)
+        for value, number in measure.values.items():
+            counters.add_metric(value.split(" "), number)
+        return counters
+    histograms = HistogramMetricFamily(name, help_text, labels=measure.labels)
+    for value, distribution in measure.by.items():
+        histograms.add_metric(value.split(" "), buckets(distribution), distribution.sum)
+    return histograms
+
+
+def buckets(distribution: Distribution) -> Sequence[tuple[str, float]]:
+    """The bounds and the cumulative counts of a distribution."""
+    bounds = [*map(floatToGoString, distribution.bounds), "+Inf"]
+    return list(zip(bounds, accumulate(distribution.counts), strict=True))
+
+
+class MeasureCollector:
+    """Exports `measures`.
+
+    It doesn't derive from prometheus_client's collector: while a wheel is built that package's types are missing, and what
+    mypyc makes of a class with an unknown base crashes.
+    """
+
+    def __init__(self, measures: Iterable[Measure]) -> None:
+        self._measures = measures
+
+    def collect(self) -> Iterable[Metric]:
+        """Called by the registry for every scrape."""
+        return map(family, self._measures)
+
+
+class BuildInfo:
+    """Exports which build this is."""
+
+    def __init__(self) -> None:
+        self._family = GaugeMetricFamily(
+            "broker_build_info",
+            "Always 1; the labels name the build.",
+            labels=("version", "python", "compiled"),
+        )
+        is_compiled = not (sse.__file__ or "").endswith(".py")
+        self._family.add_metric(
+            (installed_version() or "unknown", platform.python_version(), str(is_compiled).lower()), 1
+        )
+
+    def collect(self) -> Iterable[Metric]:
+        """Called by the registry for every scrape."""
+        yield self._family

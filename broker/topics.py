@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from broker.errors import Forbidden, InvalidParameter, InvalidTopic
+from broker.errors import DenialReason, Forbidden, InvalidParameter, InvalidTopic
 
 MAX_TOPIC_CHARS = 200
 MAX_TYPE_CHARS = 100
@@ -44,7 +44,10 @@ def check_publishable(topic: str) -> str:
         Forbidden: it starts with `_`, so it is reserved for the broker.
     """
     if check_topic(topic)[0] == "_":
-        raise Forbidden("Topics that start with '_' are reserved for the broker; choose another name.")
+        raise Forbidden(
+            "Topics that start with '_' are reserved for the broker; choose another name.",
+            reason=DenialReason.RESERVED_TOPIC,
+        )
     return topic
 
 

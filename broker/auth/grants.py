@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn
 
 from broker.auth.keys import Signature
-from broker.errors import Forbidden, Unauthorized
+from broker.errors import DenialReason, Forbidden, Unauthorized
 from broker.topics import compiled
 
 
@@ -58,18 +58,23 @@ class Grant:
     def check_admin(self) -> None:
         """Check the admin right. Raises like `check_publish`."""
         if not self.admin:
-            self._refuse('This needs an admin token, with the claim "broker": {"admin": true}.')
+            self._refuse(
+                'This needs an admin token, with the claim "broker": {"admin": true}.', DenialReason.ADMIN
+            )
 
     def _check(self, patterns: Sequence[str], topics: Iterable[str], action: str) -> None:
         match = compiled(tuple(patterns)).match
         refused = [topic for topic in topics if not match(topic)]
         if refused:
-            self._refuse(f"This token may not {action} {', '.join(refused)}.", topics=refused)
+            detail = f"This token may not {action} {', '.join(refused)}."
+            self._refuse(detail, DenialReason.TOPICS, topics=refused)
 
-    def _refuse(self, detail: str, **extra: object) -> NoReturn:
+    def _refuse(self, detail: str, reason: DenialReason, **extra: object) -> NoReturn:
         if self.anonymous:
-            raise Unauthorized("This request needs a token; send it as Authorization: Bearer.")
-        raise Forbidden(detail, **extra)
+            raise Unauthorized(
+                "This request needs a token; send it as Authorization: Bearer.", reason=DenialReason.NO_TOKEN
+            )
+        raise Forbidden(detail, reason=reason, **extra)
 
 
 FULL_ACCESS = Grant(None, None, admin=True)

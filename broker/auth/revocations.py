@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from broker.auth.grants import Grant
-from broker.errors import RateLimited, Unauthorized
+from broker.errors import DenialReason, RateLimited, Unauthorized
 
 MAX_REVOCATIONS = 100_000
 MAX_EARLY_TOKENS = 16
@@ -85,7 +85,9 @@ class Revocations:
     def check(self, grant: Grant, now: float) -> None:
         """Raises `Unauthorized` if the token behind `grant` is revoked."""
         if (self._tokens or self._subjects) and self.is_revoked(grant, now):
-            raise Unauthorized("This token was revoked; get a new one.", error="invalid_token")
+            raise Unauthorized(
+                "This token was revoked; get a new one.", error="invalid_token", reason=DenialReason.REVOKED
+            )
 
     def sweep(self, now: float) -> None:
         """Forget the expired ones among the next `SWEEP_BATCH` of each kind. Call this periodically."""

@@ -21,7 +21,7 @@ import jwt
 
 from broker.auth.grants import Grant
 from broker.auth.keys import Signature, VerificationKey
-from broker.errors import InvalidTopic, Unauthorized
+from broker.errors import DenialReason, InvalidTopic, Unauthorized
 from broker.topics import check_pattern
 
 MAX_TOKEN_CHARS = 8192
@@ -105,9 +105,9 @@ class Verifier:
             verified = self._verified(token)
             self._add_to_cache(digest, verified)
         if verified.not_before is not None and verified.not_before > now + NOT_BEFORE_LEEWAY_SECONDS:
-            _refuse("The token is not valid yet.")
+            _refuse("The token is not valid yet.", DenialReason.NOT_YET_VALID)
         if verified.grant.expires_at is not None and verified.grant.expires_at <= now:
-            _refuse("The token has expired; get a new one.")
+            _refuse("The token has expired; get a new one.", DenialReason.EXPIRED)
         return verified.grant
 
     def _add_to_cache(self, digest: bytes, verified: _VerifiedToken) -> None:
@@ -141,8 +141,8 @@ class Verifier:
             except jwt.InvalidSignatureError:
                 continue
         if key_id is None or all(key.id != key_id for key in keys):
-            raise UnknownKey(_NO_KEY_FITS, error="invalid_token")
-        raise Unauthorized(_NO_KEY_FITS, error="invalid_token")
+            raise UnknownKey(_NO_KEY_FITS, error="invalid_token", reason=DenialReason.SIGNATURE)
+        raise Unauthorized(_NO_KEY_FITS, error="invalid_token", reason=DenialReason.SIGNATURE)
 
     def _decoded(self, token: str, key: VerificationKey, algorithm: str) -> dict[str, Any]:
         """The claims. Raises `jwt.InvalidSignatureError` or, for bad claims, `Unauthorized`."""
@@ -170,12 +170,12 @@ class Verifier:
         return claims
 
 
-def _refuse(detail: str) -> NoReturn:
-    raise Unauthorized(detail, error="invalid_token")
+def _refuse(detail: str, reason: DenialReason = DenialReason.MALFORMED) -> NoReturn:
+    raise Unauthorized(detail, error="invalid_token", reason=reason)
 
 
 def _refuse_claims(detail: str) -> NoReturn:
-    raise BadClaims(detail, error="invalid_token")
+    raise BadClaims(detail, error="invalid_token", reason=DenialReason.CLAIMS)
 
 
 def read_claims(claims: Mapping[str, Any], signature: Signature | None = None) -> Grant:

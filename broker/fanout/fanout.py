@@ -25,8 +25,9 @@ from broker.fanout.backpressure import MAX_BYTES
 from broker.fanout.close_reason import CloseReason
 from broker.fanout.feed import PIECE_BYTES, Batch, Feed, FeedKey, Piece
 from broker.fanout.feed_table import FeedGroup, FeedTable
+from broker.fanout.lag import Lag
 from broker.fanout.owner import HubOwner, LogSource, Scheduler
-from broker.fanout.subscriber import Lag, Subscriber, write_each
+from broker.fanout.subscriber import Subscriber, write_each
 from broker.log.log import Log
 
 WRITES_PER_TURN = 200  # about 2 ms
@@ -38,12 +39,15 @@ class FanOut:
     """Writes the logs' entries to the subscribers of `feeds`.
 
     Attributes:
-        delivered_events: written to subscribers so far.
+        delivered_events, replayed_events: written to subscribers so far; those of them that a stream began with.
+        sent_bytes: written to streams so far, from the end of their heads on.
         failure: a defect; fan-out can't be relied on since.
     """
 
     def __init__(self, feeds: FeedTable, logs: LogSource, owner: HubOwner, loop: Scheduler) -> None:
         self.delivered_events = 0
+        self.replayed_events = 0
+        self.sent_bytes = 0
         self.failure: Exception | None = None
         self._feeds = feeds
         self._logs = logs
@@ -55,18 +59,17 @@ class FanOut:
         self._last_piece: tuple[Feed, EventId, EventId, Piece | None] | None = None
         self._is_scheduled = False
 
-    def delivered(self, topic: str, size: int) -> bool:
-        """The log of `topic` has grown by `size` bytes; see `stores.base.StoreOwner.delivered`."""
+    def delivered(self, topic: str, size: int, published_at: float = 0.0) -> bool:
+        """See `stores.base.StoreOwner.delivered`."""
         self._last_batch = self._last_piece = None
         for group in self._feeds.delivered(topic, size):
             group.is_due = True
             group.bytes_delivered += size
+            group.published_at = group.published_at or published_at
             if not group.is_queued:
                 group.is_queued = True
                 self._queue.append(group)
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self._loop.call_soon(self._turn)
+        self._schedule()
         if self._feeds.backlog <= MAX_BYTES:
             return True
         self._feeds.is_paused = True
@@ -79,20 +82,24 @@ class FanOut:
 
         Without logs, its stream ends after `opening`.
         """
+        self.sent_bytes += len(opening)
         if not logs:
-            _write_first(subscriber, opening, now)
+            subscriber.write_first(opening, now)
             subscriber.finish(CloseReason.ENDED, b"", now)
             return
         feed = self._feeds.join(subscriber, key, logs)
         subscriber.topics = feed.key.topics  # all its subscribers share them
         if subscriber.cursor >= feed.end() and not key.floors:
-            _write_first(subscriber, opening, now)  # it lacks nothing, as most new ones
+            subscriber.write_first(opening, now)  # it lacks nothing, as most new ones
             return
         batch = self._batch_after(feed, subscriber.cursor)
-        _write_first(subscriber, opening if batch is None else opening + batch.chunk, now)
+        subscriber.write_first(opening if batch is None else opening + batch.chunk, now)
         if batch is not None:
             self._wrote(subscriber, batch, now)
-        self._settle(subscriber, subscriber.lag or Lag(now))
+            self.replayed_events += batch.events
+        lag = subscriber.lag or Lag(now)
+        lag.replay_from = 0.0 if batch is None else now
+        self._settle(subscriber, lag, now)
 
     def release(self, subscriber: Subscriber) -> None:
         """Take `subscriber` off its feed: fan-out writes nothing more to it."""
@@ -153,6 +160,8 @@ class FanOut:
         group.unvisited = min(stop, len(group.subscribers)) if moved else stop - len(some)
         if not group.unvisited:
             self._feeds.end_pass(group)
+            if group.pass_published_at:
+                self._owner.pass_written(group.pass_published_at)
         return len(some) * pieces + moved * MOVE_WRITES or 1
 
     def _write_to(
@@ -176,9 +185,7 @@ class FanOut:
                 here = [one for one in subscribers if one.lag is None and one.cursor == cursor]
                 return self._write_ends(feed, here[: max(1, budget // MOVE_WRITES)], cursor, now)
             written = write_each(subscribers, cursor, chunk, events, end, now)
-            self.delivered_events += written * events
-            if gaps:
-                self._gaps_sent(feed, gaps, written)
+            self._count(feed, written, chunk, events, gaps)
 
     def _piece_after(self, feed: Feed, cursor: EventId, target: EventId) -> Piece | None:
         """The next piece. The last one is kept: a pass takes several turns."""
@@ -200,8 +207,7 @@ class FanOut:
         reading = subscribers
         while reading and (batch := self._batch_after(feed, cursor)) is not None:
             written = write_each(reading, cursor, batch.chunk, batch.events, batch.end, now)
-            self.delivered_events += written * batch.events
-            self._gaps_sent(feed, batch.gaps, written)
+            self._count(feed, written, batch.chunk, batch.events, batch.gaps)
             cursor, feed, ended = batch.end, batch.rest, ended + batch.ended
             if batch.is_cut:
                 reason = CloseReason.GAP
@@ -219,14 +225,17 @@ class FanOut:
         """Move `subscriber` from the `ended` topics to `rest`. If `rest` has no topic, end its stream for `reason`."""
         if rest.logs:
             self._feeds.move(subscriber, rest.key, rest.logs)
-            self._settle(subscriber, Lag(now))
+            self._settle(subscriber, Lag(now), now)
         else:
             self._feeds.leave(subscriber)
             subscriber.finish(reason, b"", now)
         self._logs.unwatch(ended)
 
-    def _gaps_sent(self, feed: Feed, reasons: Sequence[str], subscribers: int) -> None:
-        for reason in reasons:
+    def _count(self, feed: Feed, subscribers: int, chunk: bytes, events: int, gaps: Sequence[str]) -> None:
+        """So many `subscribers` of `feed` were written `chunk`, with so many `events` and these `gaps`."""
+        self.delivered_events += subscribers * events
+        self.sent_bytes += subscribers * len(chunk)
+        for reason in gaps:
             self._owner.gap_sent(feed.key.topics, reason, subscribers)
 
     # Subscribers that are behind
@@ -248,21 +257,24 @@ class FanOut:
             chunk = control_event if batch is None else control_event + batch.chunk
             if chunk:
                 subscriber.write(chunk, now)
+                self.sent_bytes += len(control_event)
             if batch is not None:
                 self._wrote(subscriber, batch, now)
-            self._settle(subscriber, lag)
+                self.replayed_events += batch.events if lag.replay_from else 0
+            if subscriber.lag is not None:
+                subscriber.lag.continues(lag)
+            self._settle(subscriber, lag, now)
 
     def _wrote(self, subscriber: Subscriber, batch: Batch, now: float) -> None:
         subscriber.cursor = batch.end
         subscriber.events += batch.events
-        self.delivered_events += batch.events
-        if batch.gaps and subscriber.feed is not None:
-            self._gaps_sent(subscriber.feed, batch.gaps, 1)
+        if subscriber.feed is not None:
+            self._count(subscriber.feed, 1, batch.chunk, batch.events, batch.gaps)
         if batch.ended:
             reason = CloseReason.GAP if batch.is_cut else CloseReason.ENDED
             self._move(subscriber, batch.rest, batch.ended, reason, now)
 
-    def _settle(self, subscriber: Subscriber, lag: Lag) -> None:
+    def _settle(self, subscriber: Subscriber, lag: Lag, now: float) -> None:
         """After a batch: `subscriber` is up to date, or queued again, or waits for its transport."""
         feed = subscriber.feed
         if feed is None or subscriber.lag is not None:
@@ -273,6 +285,8 @@ class FanOut:
             self.flushed(subscriber)
             return
         subscriber.cursor = max(subscriber.cursor, end)
+        if lag.replay_from:
+            self._owner.replayed(now - lag.replay_from)
         if feed.key.floors:  # the cursor is past them
             self._feeds.move(subscriber, feed.key._replace(floors=()), feed.logs)
 
@@ -284,10 +298,3 @@ class FanOut:
         if batch is not None:
             self._last_batch = feed, cursor, batch
         return batch
-
-
-def _write_first(subscriber: Subscriber, chunk: bytes, now: float) -> None:
-    if subscriber.is_flushed():
-        subscriber.write(chunk, now)
-    else:  # the answer to an earlier request on the same connection is still on its way
-        subscriber.write_behind(chunk, now)

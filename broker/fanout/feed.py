@@ -98,6 +98,10 @@ class Feed:
         first = next(self.entries(cursor), None)
         return first is not None and first[2].id <= up_to
 
+    def bytes_after(self, cursor: EventId) -> int:
+        """About how many bytes a subscriber at `cursor` lacks. Cheap."""
+        return sum(log.bytes_after(max(cursor, floor)) for log, floor in self._logs_and_floors())
+
     def batch_after(self, cursor: EventId) -> Batch | None:
         """The next batch at `cursor`, or None if nothing is lacking."""
         pieces: list[Piece] = []

@@ -34,6 +34,8 @@ class FeedGroup:
         bytes_due: about how many bytes the pass has for each subscriber.
         bytes_delivered: by how much the logs have grown since the last pass began.
         behind: the topics with a mark that it has yet to reach.
+        published_at: when the oldest event that was delivered since the last pass began was published; 0 if that is unknown.
+        pass_published_at: the same for the present pass.
         is_due: whether something was delivered since the last pass began.
         is_queued: whether it waits for its turn.
     """
@@ -46,6 +48,8 @@ class FeedGroup:
     bytes_due: int = 0
     bytes_delivered: int = 0
     behind: dict[_Topic, None] = field(default_factory=dict)
+    published_at: float = 0.0
+    pass_published_at: float = 0.0
     is_due: bool = False
     is_queued: bool = False
 
@@ -191,6 +195,7 @@ class FeedTable:
         group.unvisited = len(group.subscribers)
         group.target = group.feed.end()
         group.is_due = False
+        group.pass_published_at, group.published_at = group.published_at, 0.0
         waiting = 0
         for state in group.behind:
             waiting += state.bytes_to_mark + state.bytes_after_mark

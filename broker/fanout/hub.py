@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 from broker.auth.grants import Caller
 from broker.events import EventId
@@ -21,6 +22,21 @@ from broker.fanout.poll import Poll, Respond
 from broker.fanout.subscriber import Subscriber
 from broker.fanout.sweeper import Sweeper
 from broker.log.log import Log
+
+
+class LaggingFigures(NamedTuple):
+    """Of the subscribers that lag or replay.
+
+    Attributes:
+        number: how many they are.
+        bytes, max_bytes: about how much they lack, all together and the one that lacks most.
+        max_seconds: for how long one of them has lagged.
+    """
+
+    number: int
+    bytes: int
+    max_bytes: int
+    max_seconds: float
 
 
 class Hub:
@@ -44,9 +60,22 @@ class Hub:
         return len(self._subscribers)
 
     @property
-    def lagging(self) -> int:
-        """How many subscribers lag or replay."""
-        return sum(subscriber.lag is not None for subscriber in self._subscribers)
+    def lagging(self) -> LaggingFigures:
+        """Visits every subscriber."""
+        now = self._loop.time()
+        count = total = most = 0
+        since = now
+        for subscriber in self._subscribers:
+            lag = subscriber.lag
+            if lag is None or lag.unanswered:  # the latter lacks nothing
+                count += lag is not None
+                continue
+            count += 1
+            size = subscriber.unwritten_bytes()
+            total += size
+            most = max(most, size)
+            since = min(since, lag.since)
+        return LaggingFigures(count, total, most, now - since)
 
     @property
     def failure(self) -> Exception | None:
@@ -104,6 +133,7 @@ class Hub:
         if subscriber.silent:
             return
         chunk = subscriber.encode(event)
+        self.fan_out.sent_bytes += len(chunk)
         if subscriber.lag is None:
             subscriber.write(chunk, self._loop.time())
         else:
@@ -115,6 +145,7 @@ class Hub:
         if reason in (CloseReason.DRAINING, CloseReason.MAX_AGE, CloseReason.EXPIRED):
             self.fan_out.bring_to_end(subscriber, now)
         self.fan_out.release(subscriber)
+        self.fan_out.sent_bytes += len(last)
         subscriber.finish(reason, last, now)
 
     def cut(self, subscriber: Subscriber, reason: CloseReason) -> None:

@@ -44,6 +44,12 @@ class HubOwner(Protocol):
     def gap_sent(self, topics: Sequence[str], reason: str, subscribers: int) -> None:
         """A gap within one of the logs of `topics` was written to `subscribers` of them."""
 
+    def pass_written(self, published_at: float) -> None:
+        """A pass of fan-out has ended, whose oldest event was published at `published_at`; see `stores.base.StoreOwner`."""
+
+    def replayed(self, seconds: float) -> None:
+        """A stream that began with kept events has them all, after `seconds`."""
+
     def aged(self, subscriber: Subscriber) -> None:
         """A stream has reached its maximum age: end it."""
 

@@ -14,7 +14,8 @@ from typing import Protocol
 from broker.auth.grants import Caller
 from broker.events import EventId
 from broker.fanout.close_reason import CloseReason
-from broker.fanout.subscriber import NO_SOCKET, Lag, Subscriber, SubscriberOwner
+from broker.fanout.lag import Lag
+from broker.fanout.subscriber import NO_SOCKET, Subscriber, SubscriberOwner
 
 Respond = Callable[[CloseReason | None], bytes | None]
 """Makes the whole answer as it goes over the wire: with a reason, in any case; with None, only if there is something to give."""

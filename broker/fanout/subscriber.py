@@ -26,31 +26,13 @@ from broker.events import EventId
 from broker.fanout.chunks import LAST_CHUNK, as_chunk
 from broker.fanout.close_reason import COMPLETE, COMPLETE_IF_SILENT, CloseReason
 from broker.fanout.feed import Feed
+from broker.fanout.lag import Lag
 from broker.fanout.origin import LIVE
 from broker.fanout.transports import reset_at_close, unacknowledged
 
 MAX_HEARD_BYTES = 64 << 10
 """A subscriber may send so much after its request; it is ignored."""
 NO_SOCKET = -1
-
-
-class Lag:
-    """The state of a lagging subscriber.
-
-    Attributes:
-        pending: bytes that the peer has yet to acknowledge.
-        moved_at: when `pending` last changed.
-        unanswered: it lags only because the peer hasn't acknowledged earlier bytes in a heartbeat's time.
-        control_event: the latest one that waits until the subscriber can be written to, as it goes over the wire; else empty.
-    """
-
-    __slots__ = ("control_event", "moved_at", "pending", "unanswered")
-
-    def __init__(self, now: float, *, unanswered: bool = False) -> None:
-        self.pending = -1
-        self.moved_at = now
-        self.unanswered = unanswered
-        self.control_event = b""
 
 
 class SubscriberOwner(Protocol):
@@ -174,6 +156,13 @@ class Subscriber:
         if sent != len(chunk):
             self.write_behind(memoryview(chunk)[sent:], now)
 
+    def write_first(self, chunk: bytes, now: float) -> None:
+        """`write` on a connection that may still hold the answer to an earlier request."""
+        if self.is_flushed():
+            self.write(chunk, now)
+        else:
+            self.write_behind(chunk, now)
+
     def write_behind(self, rest: bytes | memoryview, now: float) -> None:
         """Send through the transport, after anything in its buffer."""
         if self._transport.is_closing():
@@ -196,6 +185,11 @@ class Subscriber:
     def is_flushed(self) -> bool:
         """Whether the transport holds nothing."""
         return not self._transport.get_write_buffer_size()
+
+    def unwritten_bytes(self) -> int:
+        """About how many bytes it lacks: those that its transport holds, and the events after its cursor."""
+        held = self._transport.get_write_buffer_size()
+        return held if self.feed is None else held + self.feed.bytes_after(self.cursor)
 
     def is_stuck(self, now: float, slow_seconds: float) -> bool:
         """Whether the subscriber lags and its peer has taken nothing for `slow_seconds`. To be called regularly: it compares calls."""

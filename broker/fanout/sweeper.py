@@ -14,8 +14,9 @@ from broker import sse
 from broker.fanout.chunks import HEARTBEAT_CHUNK
 from broker.fanout.close_reason import CloseReason
 from broker.fanout.fanout import FanOut
+from broker.fanout.lag import Lag
 from broker.fanout.owner import HubOwner, Scheduler, StreamTimes
-from broker.fanout.subscriber import Lag, Subscriber
+from broker.fanout.subscriber import Subscriber
 
 VISITS_PER_TURN = 4000
 CALLS_PER_TURN = 200  # system calls; about 2 ms
@@ -108,7 +109,9 @@ class Sweeper:
         if subscriber.quiet and silence < QUIET_SECONDS:
             return False
         if subscriber.is_acknowledged():
-            subscriber.write(HEARTBEAT_CHUNK if subscriber.chunked else sse.HEARTBEAT, now)
+            heartbeat = HEARTBEAT_CHUNK if subscriber.chunked else sse.HEARTBEAT
+            subscriber.write(heartbeat, now)
+            self._fan_out.sent_bytes += len(heartbeat)
         else:
             subscriber.lag = Lag(now, unanswered=True)
         return True

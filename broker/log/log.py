@@ -97,8 +97,6 @@ class Log:
         """How many entries are held."""
         return len(self._entries) - self._start
 
-    # Growing
-
     def append(self, event_id: EventId, frame: bytes) -> None:
         """Add the newest event; `event_id` is greater than `last`."""
         self._add(Entry(event_id, self.last, frame))
@@ -151,8 +149,6 @@ class Log:
         loss, self.end, self.lost_at = self.lost_at, None, 0
         if loss > self.last:
             self.lose(loss)
-
-    # Shrinking
 
     def clear(self, end_id: EventId, end_frame: bytes) -> None:
         """Hide all entries from new readers (DELETE). Subscribers still get the entries they lack, then this end.
@@ -228,8 +224,12 @@ class Log:
 
     def between(self, cursor: EventId, stop: EventId) -> Iterator[Entry]:
         """The entries after `cursor` and before `stop`, newest first. Valid until the log changes."""
-        indexes = range(self._index_after(cursor), self._index_after(stop - 1))
-        return map(self._entries.__getitem__, reversed(indexes))
+        first, last = self._index_after(cursor), self._index_after(stop - 1)
+        return map(self._entries.__getitem__, range(last - 1, first - 1, -1))
+
+    def bytes_after(self, cursor: EventId) -> int:
+        """About how many bytes of frames lie after `cursor`."""
+        return self.bytes * (len(self._entries) - self._index_after(cursor)) // max(1, len(self))
 
     def enveloped(self, topic: str, entry: Entry) -> bytes:
         """The envelope form of an entry, encoded when first needed (I5)."""
@@ -285,8 +285,7 @@ class Log:
     @property
     def footprint(self) -> int:
         """Estimated memory of the entries in bytes, without the end."""
-        entries = len(self._entries) - (self.end is not None) - self._start
-        return self.bytes + self.envelope_bytes + entries * ENTRY_OVERHEAD_BYTES
+        return self.bytes + self.envelope_bytes + (self._stop - self._start) * ENTRY_OVERHEAD_BYTES
 
     @property
     def _stop(self) -> int:

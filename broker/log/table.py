@@ -49,7 +49,7 @@ class LogTable:
         self.bytes = 0
         self.timeline = Timeline()
         self._retention = retention
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._max_topics = max_topics
         self._topic_memory_seconds = topic_memory_seconds
         self._logs: SortedDict[str, Log] = SortedDict()  # by name, so that a page of names costs little
@@ -131,7 +131,7 @@ class LogTable:
         else:
             self._untrimmed[topic] = log
         self._account(topic, log)
-        if self.bytes > self._max_bytes or len(self._unpinned) > self._max_topics:
+        if self.bytes > self.max_bytes or len(self._unpinned) > self._max_topics:
             self._squeeze(now)
 
     def filled(self, topic: str, log: Log, now: float) -> None:
@@ -147,7 +147,7 @@ class LogTable:
 
     def has_room(self, size: int, entries: int) -> bool:
         """Whether `entries` more, with `size` bytes of frames, leave all logs within the bound on bytes."""
-        return self.bytes + size + entries * ENTRY_OVERHEAD_BYTES <= self._max_bytes
+        return self.bytes + size + entries * ENTRY_OVERHEAD_BYTES <= self.max_bytes
 
     def discard(self, topic: str) -> None:
         """Forget the log of a topic without subscribers; its store still has the events."""
@@ -173,11 +173,11 @@ class LogTable:
 
     def _squeeze(self, now: float, spare: Log | None = None) -> None:
         """Apply the bounds; the entries of `spare` stay. No log is emptied for what retention no longer covers in another."""
-        if self.bytes > self._max_bytes:
+        if self.bytes > self.max_bytes:
             for topic, log in list(self._untrimmed.items()):
                 if log is not spare:
                     self.trim(topic, log, now)
-        while self.bytes > self._max_bytes and self._empty_one(spare):
+        while self.bytes > self.max_bytes and self._empty_one(spare):
             pass
         self._forget_surplus()
 

@@ -20,7 +20,7 @@ from sortedcontainers import SortedDict
 from broker import sse
 from broker.auth.grants import Grant
 from broker.auth.revocations import Revocations
-from broker.errors import Unauthorized
+from broker.errors import DenialReason, Unauthorized
 from broker.events import Clock
 from broker.fanout.batches import BatchRunner, Job
 from broker.fanout.close_reason import CloseReason
@@ -144,10 +144,14 @@ class Evictions:
         self.revocations.check(grant, now)
         if self._trusts is not None and not self._trusts(grant):
             raise Unauthorized(
-                "The key that signed this token was withdrawn; get a new one.", error="invalid_token"
+                "The key that signed this token was withdrawn; get a new one.",
+                error="invalid_token",
+                reason=DenialReason.WITHDRAWN_KEY,
             )
         if grant.expires_at is not None and grant.expires_at <= now:
-            raise Unauthorized("This token has expired; get a new one.", error="invalid_token")
+            raise Unauthorized(
+                "This token has expired; get a new one.", error="invalid_token", reason=DenialReason.EXPIRED
+            )
 
     def opened(self, subscriber: Subscriber) -> None:
         """A stream has begun. It may stay until its token expires."""

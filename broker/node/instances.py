@@ -76,7 +76,7 @@ class Instances:
         """Ask the producer that streams to `topic` to stop; subscribers get `broker.cancel`. Raises `Unavailable`."""
         now = self._clock()
         await self._broadcast.send(encode(Cancel(topic, now)), now + CANCEL_SECONDS)
-        self._metrics.cancels.inc()
+        self._metrics.cancels.value += 1
 
     async def cancel_written(self, topic: str) -> None:
         """Wait until the subscribers that `topic` has here have got `broker.cancel`, if a cancel is under way."""

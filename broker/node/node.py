@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
+from time import monotonic
 
 from broker.events import Clock, EventId, format_id
 from broker.metrics import Metrics
 from broker.node.gauges import NodeGauges
 from broker.node.instances import Instances
 from broker.node.limits import RateLimits, RateLimitSettings
+from broker.node.loop_lag import LoopLag
 from broker.node.streams import StreamPolicy, Streams
 from broker.reports import Reporter
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, Store, TopicState
@@ -57,13 +59,15 @@ class Node:
         self.delivered = self.streams.hub.fan_out.delivered  # the store calls it for each event
         self._backpressure = self.streams.hub.feeds.backpressure
         self._sweeping: asyncio.Task[None] | None = None
-        metrics.registry.register(NodeGauges(self.streams.hub, store))
+        self._loop_lag = LoopLag(asyncio.get_running_loop(), metrics)
+        metrics.registry.register(NodeGauges(self.streams, store, metrics))
 
     # Life
 
     async def start(self) -> None:
         """Start the store and the sweeps. Raises `Unavailable` if the store refuses this instance."""
         await self._store.start(self)
+        self._loop_lag.start()
         self._sweeping = asyncio.create_task(self._sweep_for_ever(), name="broker sweeps")
         self._sweeping.add_done_callback(_log_death)
 
@@ -71,6 +75,7 @@ class Node:
         """Cut all streams, and release everything."""
         self.streams.cut()
         self.streams.evictions.stop()
+        self._loop_lag.stop()
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])  # `_log_death` reports a defect
@@ -112,14 +117,16 @@ class Node:
         Waits while too many bytes of these topics are on their way, so that a publisher never outruns the subscribers that are up to
         date. It doesn't wait for those that lag (I3).
         """
+        published_at = monotonic()
         if not self._backpressure.is_slack and self._must_wait(items):
             try:
                 await self._backpressure.wait({topic for topic, _ in items})
-                receipt = await self._store.topics.publish(items, key, options)
+                receipt = await self._store.topics.publish(items, key, options, published_at)
             finally:
                 self._backpressure.admit()
         else:
-            receipt = await self._store.topics.publish(items, key, options)
+            receipt = await self._store.topics.publish(items, key, options, published_at)
+        self.metrics.acknowledged.observe(monotonic() - published_at)
         if not receipt.replayed:
             self.metrics.published.value += len(items) - receipt.known
         return receipt
@@ -130,9 +137,12 @@ class Node:
         """The same at once, without a coroutine; None, and nothing is published, if it must wait: then await `publish`."""
         if not self._backpressure.is_slack and self._must_wait(items):
             return None
-        receipt = self._store.topics.publish_now(items, key, options)
-        if receipt is not None and not receipt.replayed:
-            self.metrics.published.value += len(items) - receipt.known
+        published_at = monotonic()
+        receipt = self._store.topics.publish_now(items, key, options, published_at)
+        if receipt is not None:
+            self.metrics.acknowledged.observe(monotonic() - published_at)
+            if not receipt.replayed:
+                self.metrics.published.value += len(items) - receipt.known
         return receipt
 
     def _must_wait(self, items: Sequence[Item]) -> bool:

@@ -11,6 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
+from time import monotonic
 
 from broker import sse
 from broker.auth.grants import Caller
@@ -75,6 +76,7 @@ class Streams:
 
     Attributes:
         is_draining: whether this instance shuts down; then it takes no new streams.
+        max_connections: how many there may be.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Streams:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.is_draining = False
+        self.max_connections = policy.max_connections
         self.hub = Hub(
             self,
             logs,
@@ -101,6 +104,7 @@ class Streams:
         self._limits = limits
         self._metrics = metrics
         self._reporter = reporter
+        metrics.closes.declare(CloseReason)
         self._loop = loop
         self._emptied = asyncio.Event()
 
@@ -113,7 +117,7 @@ class Streams:
         """Raises `Overloaded` or `Unavailable` if no further stream is taken."""
         if self.is_draining:
             raise Unavailable("This instance is shutting down; come back in a moment.", retry_after=2)
-        if len(self.hub) >= self._policy.max_connections:
+        if len(self.hub) >= self.max_connections:
             raise Overloaded("All connections are taken; come back later.", retry_after=random.randint(5, 15))
 
     def has_seen_all(self, logs: Sequence[Log], start: Start) -> bool:
@@ -133,6 +137,8 @@ class Streams:
                     gaps += [Gap(topic, after, entry.gap) for entry in entries if entry.gap is not None][:1]
         for gap in gaps:
             self.gap_sent((gap.topic,), gap.reason, 1)
+        if gaps:
+            self._metrics.resumes.add(gaps[0].reason)
         return gaps
 
     def attach(
@@ -159,8 +165,7 @@ class Streams:
         the subscriber, and so does the caller's place in the limits.
         """
         where = position(start, topics, logs, self._logs)
-        resumed = isinstance(start, After | Malformed)
-        (self._metrics.resumed_connects if resumed else self._metrics.first_connects).value += 1
+        self._count_opened(where.gaps, resumed=isinstance(start, After | Malformed))
         for topic, reason in zip(where.gap_topics, where.gaps, strict=True):
             self.gap_sent((topic,), reason, 1)
         opening = b"retry: %d\n:\n%b" % (self.retry_ms(), b"" if silent else where.preface)
@@ -194,7 +199,7 @@ class Streams:
         `reading` has nothing to give, and an open topic; don't await between its `watch` and this. From here on the watches
         belong to the poll, and so does the caller's place in the limits.
         """
-        (self._metrics.resumed_connects if reading.resumes else self._metrics.first_connects).value += 1
+        self._count_opened((), resumed=reading.resumes)
         topics, logs = reading.open_topics()
         key = FeedKey(
             topics, enveloped=False, chunked=True
@@ -204,6 +209,12 @@ class Streams:
         self._logs.unwatch([topic for topic in reading.topics if topic not in topics])
         poll.timer = self._loop.call_later(seconds, self.end, poll, CloseReason.ANSWERED)
         self.evictions.opened(poll)
+
+    def _count_opened(self, gaps: Sequence[str], *, resumed: bool) -> None:
+        """A stream has begun, with these reasons of gaps; `resumed` if with a cursor."""
+        self._metrics.connects.add("resume" if resumed else "first")
+        if resumed:
+            self._metrics.resumes.add(gaps[0] if gaps else "whole")
 
     def retry_ms(self) -> int:
         """A reconnect delay, random so that clients which were cut together don't reconnect together."""
@@ -267,15 +278,21 @@ class Streams:
     def closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
         self.evictions.closed(subscriber)
         self._limits.leave(subscriber.caller)
-        self._metrics.closes.labels(reason.value).inc()
+        self._metrics.closes.add(reason)
         self._metrics.age.observe(age)
         report_closed(self._reporter, subscriber, reason, age)
         if not len(self.hub):
             self._emptied.set()
 
     def gap_sent(self, topics: Sequence[str], reason: str, subscribers: int) -> None:
-        self._metrics.gaps.labels(reason).inc(subscribers)
+        self._metrics.gaps.add(reason, subscribers)
         report_gap(self._reporter, topics, reason, subscribers)
+
+    def pass_written(self, published_at: float) -> None:
+        self._metrics.written.observe(monotonic() - published_at)
+
+    def replayed(self, seconds: float) -> None:
+        self._metrics.replay.observe(seconds)
 
     def aged(self, subscriber: Subscriber) -> None:
         self.end(subscriber, CloseReason.MAX_AGE)

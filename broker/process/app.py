@@ -35,6 +35,7 @@ from broker.web.large_answers import LargeAnswers
 from broker.web.monitoring import RequestGauges
 from broker.web.producers import Producers
 from broker.web.refusals import Refusals
+from broker.web.request_measures import RequestMeasures
 from broker.web.routes import METRICS_ROUTES, ROUTES
 from broker.web.services import Services
 
@@ -71,6 +72,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         app[TIMEOUTS] = timeouts = _timeouts(settings, node)
         limits = _body_limits(settings, timeouts, metrics)
         log_addresses = ClientAddresses(settings.trusted_proxies, settings.forwarded_header)
+        measures = RequestMeasures([(route.method, route.path) for route in ROUTES], metrics)
         app[SERVICES] = services = Services(
             settings,
             node,
@@ -79,9 +81,11 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
             Producers(node, settings.producer_timeout_seconds),
             response_headers,
             LargeAnswers(timeouts),
-            Refusals(node.reporter, log_addresses),
+            Refusals(node.reporter, log_addresses, measures),
             log_addresses,
+            measures,
         )
+        metrics.registry.register(measures)
         metrics.registry.register(RequestGauges(timeouts, services.producers, limits))
         await node.start()
         async with AsyncExitStack() as stack:  # if a part fails to stop, the others stop all the same

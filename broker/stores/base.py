@@ -17,6 +17,7 @@ from broker.events import EventId
 from broker.log.log import Log
 from broker.log.start import Start
 from broker.log.timeline import Timeline
+from broker.stores.stats import StoreStats
 
 Item = tuple[str, bytes]
 """A topic, and an event's lines (`sse.lines`)."""
@@ -85,35 +86,13 @@ class TopicState:
     closed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class StoreStats:
-    """Figures for the metrics.
-
-    Attributes:
-        topics: how many have a record here.
-        connected: whether calls are answered and events delivered; always, in memory.
-        connections: made so far.
-        repairs: how often a watched topic was read again because events were missed.
-        lag_seconds: how long the last probe took from the call to its delivery.
-        memory_bytes: used by the store's server, besides this process.
-        memory_limit_bytes: how much the server may use; 0 without a limit or a server.
-    """
-
-    log_bytes: int
-    topics: int
-    connected: bool = True
-    connections: int = 0
-    repairs: int = 0
-    lag_seconds: float = 0.0
-    memory_bytes: int = 0
-    memory_limit_bytes: int = 0
-
-
 class StoreOwner(Protocol):
     """A store reports to its owner, which must neither block nor raise."""
 
-    def delivered(self, topic: str, size: int) -> bool:
+    def delivered(self, topic: str, size: int, published_at: float = 0.0) -> bool:
         """The log of a watched topic grew by `size` bytes of frames; 0 if only `complete_to` rose.
+
+        `published_at` is when the first of these events was published, by this process' `time.monotonic`; 0 if that is unknown.
 
         False asks the store to pause, as far as it can, until `resume`.
         """
@@ -126,11 +105,16 @@ class Topics(Protocol):
     """Publish to topics, close, delete and list them."""
 
     async def publish(
-        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
+        self,
+        items: Sequence[Item],
+        key: str | None = None,
+        options: PublishOptions = NO_OPTIONS,
+        published_at: float = 0.0,
     ) -> Receipt:
         """Append `(topic, lines)` items in order, then close `options.ends`: all of it or nothing.
 
-        On return the events are in the store and on their way (I7).
+        On return the events are in the store and on their way (I7). `published_at`, by `time.monotonic`, travels with them; 0
+        stands for now.
 
         Checks, in this order: a topic that got the same idempotency `key` within `idempotency_seconds` gets nothing again
         and is not closed; then the items that the producer has published before; then whether a topic is closed. Closing
@@ -144,7 +128,11 @@ class Topics(Protocol):
         """
 
     def publish_now(
-        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
+        self,
+        items: Sequence[Item],
+        key: str | None = None,
+        options: PublishOptions = NO_OPTIONS,
+        published_at: float = 0.0,
     ) -> Receipt | None:
         """The same at once, without a coroutine; None, and nothing is published, if this store must wait for an answer."""
 
@@ -285,7 +273,7 @@ class Store(Protocol):
 class NoOwner:
     """The owner of a store that isn't running."""
 
-    def delivered(self, _topic: str, _size: int) -> bool:
+    def delivered(self, _topic: str, _size: int, _published_at: float = 0.0) -> bool:
         return True
 
     def on_broadcast(self, _command: str) -> None:

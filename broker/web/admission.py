@@ -32,7 +32,7 @@ def charge(services: Services, caller: Caller, *, events: int, size: int) -> Non
     try:
         node.limits.check_publish(caller, events, size)
     except RateLimited as error:
-        node.metrics.refused_publishes.labels(str(error.extra["limit"])).inc()
+        node.metrics.refused_publishes.add(str(error.extra["limit"]))
         raise
 
 
@@ -48,6 +48,6 @@ async def admit_part(
     node = services.node
     if node.limits.limits_publishing:
         while seconds := node.limits.try_publish(caller, events, size):
-            node.metrics.slowed_seconds.inc(seconds)
+            node.metrics.slowed_seconds.value += seconds
             await services.bodies.pause(seconds, interrupt)
             node.streams.evictions.check(caller.grant)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
+from time import monotonic
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.typedefs import Handler, Middleware
@@ -16,6 +17,7 @@ from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.guard import EXEMPT, Guard
 from broker.web.headers import ResponseHeaders
 from broker.web.history import LongPoll
+from broker.web.request_measures import CLIENT_LEFT
 from broker.web.router import Router, not_allowed
 from broker.web.routes import Route
 from broker.web.services import Services
@@ -106,31 +108,42 @@ def _answer_errors(app: web.Application) -> Middleware:
     @web.middleware
     async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
         response: web.StreamResponse
-        raw_path = request.rel_url.raw_path
+        raw_path, began_at = request.rel_url.raw_path, monotonic()
+        services = app[SERVICES]
+        measure = services.measures.of(request.method, _template(request, router.base_path))
         try:
             answer = router.check(request.method, raw_path, request.rel_url.raw_query_string, request.headers)
             response = await handler(request) if answer is None else response_to(answer)
         except web.HTTPException as error:
             response = response_to(_routing_problem(error, router.base_path))
         except ConnectionError:
-            response = web.Response(status=499, reason="Client Closed Request")  # it goes nowhere
+            response = web.Response(status=CLIENT_LEFT, reason="Client Closed Request")  # it goes nowhere
         except Exception as error:
             response = response_to(
-                app[SERVICES].refusals.answer(
+                services.refusals.answer(
                     error,
                     request.method,
                     raw_path,
                     request.headers,
                     request.remote or "",
                     request.get(_PLAIN),
+                    measure,
                 )
             )
         body = request.content
-        if not body.is_eof() or body.exception() is not None or app[SERVICES].node.streams.is_draining:
+        if not body.is_eof() or body.exception() is not None or services.node.streams.is_draining:
             response.force_close()  # the rest of the body follows, or this instance is about to stop
+        measure.answered(response.status, monotonic() - began_at)
+        services.node.metrics.answer_bytes.value += response.content_length or 0
         return response
 
     return answered
+
+
+def _template(request: web.Request, base_path: BasePath) -> str:
+    """The template of the request's route, below the base path; "" without one."""
+    resource = request.match_info.route.resource
+    return "" if resource is None else (base_path.below(resource.canonical) or resource.canonical)
 
 
 def _routing_problem(error: web.HTTPException, base_path: BasePath) -> Answer:

@@ -88,7 +88,7 @@ class BodyLimits:
         return clients
 
     def _refusal(self, limit: str, error: BrokerError) -> BrokerError:
-        self._refused.labels(limit).inc()
+        self._refused.add(limit)
         return error
 
     def _change(self, names: Sequence[str], count: int, size: int) -> None:

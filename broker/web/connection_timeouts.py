@@ -85,6 +85,7 @@ class ConnectionTimeouts:
         self._loop = loop
         self._streams = streams
         self._metrics = metrics
+        metrics.cut_requests.declare(TimeoutReason)
         self._max_descriptors = max_descriptors
         self._heads: dict[Waiting, float] = {}
         self._idle: dict[Waiting, float] = {}
@@ -226,5 +227,5 @@ class ConnectionTimeouts:
 
     def _expire(self, table: dict[Waiting, float], connection: Waiting, reason: TimeoutReason) -> None:
         del table[connection]
-        self._metrics.cut_requests.labels(reason).inc()
+        self._metrics.cut_requests.add(reason)
         connection.time_out(reason)

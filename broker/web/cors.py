@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from broker.errors import Forbidden
+from broker.errors import DenialReason, Forbidden
 from broker.hosts import NAME
 from broker.web.request_headers import Headers
 from broker.web.values import Answer
@@ -76,7 +76,8 @@ class AllowedOrigins:
             return None
         if not self.allows(headers.get("origin")):
             raise Forbidden(
-                "Pages of this origin may not use this broker; allow the origin with --cors-origins."
+                "Pages of this origin may not use this broker; allow the origin with --cors-origins.",
+                reason=DenialReason.ORIGIN,
             )
         return Answer(
             204,

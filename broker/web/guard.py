@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from functools import lru_cache
 
-from broker.errors import Forbidden
+from broker.errors import DenialReason, Forbidden
 from broker.hosts import DEFAULT_PORTS, is_local, is_name, split_port
 from broker.web.cors import ANY, AllowedOrigins
 from broker.web.request_headers import Headers
@@ -66,7 +66,8 @@ class Guard:
         if not self._is_allowed_host(headers.get("host", "")) and path not in EXEMPT:
             raise Forbidden(
                 "Without a token, this broker answers only to addresses, local names and the names in --allowed-hosts. "
-                "Use localhost or a token, or allow the name."
+                "Use localhost or a token, or allow the name.",
+                reason=DenialReason.HOST,
             )
 
     def is_own_origin(self, headers: Headers) -> bool:
@@ -105,7 +106,8 @@ class Guard:
         is_foreign = origin is not None and not self.is_own_origin(headers)
         if is_foreign or headers.get("sec-fetch-site") == "cross-site":
             raise Forbidden(
-                "Pages of another origin may not change anything here; allow the origin with --cors-origins."
+                "Pages of another origin may not change anything here; allow the origin with --cors-origins.",
+                reason=DenialReason.ORIGIN,
             )
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from broker.auth.grants import Caller, Grant
 from broker.auth.tokens import BadClaims, UnknownKey, Verifier
-from broker.errors import Forbidden, Unauthorized
+from broker.errors import DenialReason, Forbidden, Unauthorized
 from broker.events import Clock
 from broker.node.evictions import Evictions
 from broker.web.client_address import ClientAddresses
@@ -143,6 +143,7 @@ class Authenticator:
             raise Unauthorized(
                 f"The request has several cookies {COOKIE}; delete those that the broker's site didn't set.",
                 error="invalid_token",
+                reason=DenialReason.SEVERAL_COOKIES,
             )
         if cookies:
             self._check_cookie(request.method, request.headers)
@@ -155,7 +156,8 @@ class Authenticator:
         if not (self._guard.origins.names(headers.get("origin")) or self._guard.is_own_origin(headers)):
             raise Forbidden(
                 f"With the cookie {COOKIE}, this request needs an Origin that is the broker's own or that --cors-origins names; "
-                "programs send Authorization: Bearer instead."
+                "programs send Authorization: Bearer instead.",
+                reason=DenialReason.COOKIE_ORIGIN,
             )
 
 

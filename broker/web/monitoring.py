@@ -55,6 +55,11 @@ class RequestGauges:
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("broker_streamed_bodies", "Open streamed bodies.", len(self._producers))
+        yield GaugeMetricFamily(
+            "broker_unwatched_bodies",
+            "About how many topics with an open streamed body have no viewer on any instance.",
+            self._producers.unwatched,
+        )
         yield GaugeMetricFamily("broker_bodies", "Request bodies that are being read.", self._bodies.count)
         yield GaugeMetricFamily(
             "broker_body_bytes",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,10 @@ PERIOD_SECONDS = 0.5
 CANCELLED_SECONDS = 10.0
 """How long a producer that resumes a stream still learns of a cancel."""
 MAX_CANCELLED = 10_000
+UNWATCHED_SECONDS = 2.0
+"""How often the bodies without viewers are counted."""
+MAX_ASKED = 1000
+"""Topics for whose viewers the store is asked at once; of more, so many at random stand for all."""
 
 _CANCELLED = "This topic's producer was asked to stop: stop, and end the topic with ?end=true unless it is closed already."
 
@@ -52,6 +57,9 @@ class Producers:
 
     Args:
         timeout_seconds: how long a leased topic stays open after its producer has disappeared.
+
+    Attributes:
+        unwatched: about how many topics with an open body have no viewer on any instance; a few seconds old.
     """
 
     def __init__(self, node: Node, timeout_seconds: float) -> None:
@@ -60,6 +68,7 @@ class Producers:
         self._bodies: defaultdict[str, set[ProducerBody]] = defaultdict(set)
         self._cancelled_at: dict[str, float] = {}
         self._count = 0
+        self.unwatched = 0
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
 
@@ -124,7 +133,7 @@ class Producers:
     # The task
 
     async def _run(self) -> None:
-        renewed_at = self._loop.time()
+        renewed_at = counted_at = self._loop.time()
         while True:
             await asyncio.sleep(min(PERIOD_SECONDS, self._timeout_seconds / 4))
             now = self._loop.time()
@@ -134,6 +143,9 @@ class Producers:
                     renewed_at = now
                     await self._renew_leases()
                 await self._cancel_unwatched()
+                if now - counted_at >= UNWATCHED_SECONDS:
+                    counted_at = now
+                    self.unwatched = await self._count_unwatched()
             except (Unavailable, RateLimited) as error:
                 _logger.warning(
                     "can't renew the leases or count the viewers of streamed topics: %s", error.detail
@@ -152,6 +164,15 @@ class Producers:
         for topic in [topic for topic, bodies in self._bodies.items() if any(body.leased for body in bodies)]:
             if topic in self._bodies:
                 await self.take_lease(topic, leased=True)
+
+    async def _count_unwatched(self) -> int:
+        feeds = self._node.streams.hub.feeds
+        topics = [topic for topic in self._bodies if not feeds.count(topic)]
+        asked = random.sample(topics, min(MAX_ASKED, len(topics)))
+        if not asked:
+            return 0
+        watched = await self._node.watched(asked)
+        return round(len(topics) * (1 - len(watched) / len(asked)))
 
     async def _cancel_unwatched(self) -> None:
         bodies = [body for bodies in self._bodies.values() for body in bodies if body.last_viewer_seconds]

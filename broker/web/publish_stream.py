@@ -89,18 +89,32 @@ async def publish_stream(
         else NdjsonBody(topic, caller.grant, max_event_bytes)
     )
     publication = _StreamedPublish(services, caller, topic, options, body_format)
+    metrics = services.node.metrics
+    metrics.opened_bodies.value += 1
+    ended = "internal"
     try:
         await publication.run(request.body)
+        ended = "ended" if publication.is_closed else "complete"
+    except (ConnectionError, asyncio.CancelledError):
+        ended = "cut"
+        raise
     except BrokerError as error:
+        ended = error.code
         if isinstance(error, Cancelled):
             await publication.end_cancelled()
         error.extra = {**body_format.location(), **publication.result(), **error.extra}
         raise
+    finally:
+        metrics.ended_bodies.add(ended)
     return Answer(200, json.dumps(publication.answer()).encode(), JSON)
 
 
 class _StreamedPublish:
-    """The publication of one streamed body."""
+    """The publication of one streamed body.
+
+    Attributes:
+        is_closed: whether it has closed its topic.
+    """
 
     def __init__(
         self,
@@ -123,7 +137,7 @@ class _StreamedPublish:
         self._batch_bytes = min(BATCH_BYTES, self._node.limits.max_bytes)
         self._published = 0  # by this request
         self._known = 0  # published by an earlier request of the same producer
-        self._closed = False
+        self.is_closed = False
         self._ends_with_mark = False
         self._first_id: EventId | None = None
         self._last_id: EventId | None = None
@@ -244,7 +258,7 @@ class _StreamedPublish:
             await self._admit()
             asked = self._options
             options = PublishOptions((self._topic,), None, asked.retain_seconds, asked.reason)
-            self._closed = (await self._node.publish([], options=options)).closed
+            self.is_closed = (await self._node.publish([], options=options)).closed
 
     async def end_cancelled(self) -> None:
         """A cancel has stopped the body: close the topic if the body was to close it."""
@@ -256,14 +270,14 @@ class _StreamedPublish:
         except Unavailable as error:
             _logger.warning("can't close a topic whose producer was cancelled: %s", error.detail)
         else:
-            self._closed = True
+            self.is_closed = True
 
     def result(self) -> dict[str, object]:
         """The members of every answer, errors included."""
         result: dict[str, object] = {"published": self._published}
         if self._options.producer is not None:
             result["known"] = self._known
-        if self._closed:
+        if self.is_closed:
             result["closed"] = True
         return result
 

@@ -16,6 +16,7 @@ from broker.web.errors import error_answer
 from broker.web.redaction import redact
 from broker.web.request_headers import Headers
 from broker.web.request_id import HEADER, request_id
+from broker.web.request_measures import RequestMeasures, RouteMeasure
 from broker.web.values import Answer, Request
 
 MAX_CHARS = 200
@@ -32,7 +33,8 @@ class Refusals:
         addresses: finds the client behind proxies.
     """
 
-    def __init__(self, reporter: Reporter, addresses: ClientAddresses) -> None:
+    def __init__(self, reporter: Reporter, addresses: ClientAddresses, measures: RequestMeasures) -> None:
+        self._measures = measures
         self._reporter = reporter
         self._addresses = addresses
 
@@ -43,12 +45,14 @@ class Refusals:
         target: str,
         headers: Headers,
         peer: str,
-        request: Request | None = None,
+        request: Request | None,
+        measure: RouteMeasure,
     ) -> Answer:
-        """The answer for `error`, which the handling of a request raised; `request` if there was one yet. It logs the refusal.
+        """The answer for `error`, which the handling of a request raised; `request` if there was one yet. It counts and logs the refusal.
 
         The answer has the request's id, so that a client can name it.
         """
+        self._measures.failed(measure, error)
         used_id = request_id(headers)
         path = redact(target.partition("?")[0])[:MAX_CHARS]
         answer = error_answer(error, method, path, used_id)
@@ -72,7 +76,7 @@ class Refusals:
             self._reporter.report(
                 logging.INFO,
                 "access denied",
-                error.code,
+                error.reason,
                 status=status,
                 why=error.detail[:MAX_CHARS],
                 **fields,

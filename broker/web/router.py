@@ -9,10 +9,10 @@ from broker.web.base_path import BasePath
 from broker.web.errors import problem
 from broker.web.guard import Guard
 from broker.web.request_headers import Headers
-from broker.web.routes import Handler, Route
+from broker.web.routes import Route
 from broker.web.values import NO_VALUES, Answer
 
-_Methods = dict[str, Handler]
+_Methods = dict[str, Route]
 
 
 def not_allowed(methods: Iterable[str]) -> Answer:
@@ -32,9 +32,9 @@ class Router:
         self._patterns: dict[tuple[str, ...], _Methods] = {}
         for route in routes:
             methods = self._patterns.setdefault(tuple(route.path.split("/")), {})
-            methods[route.method] = route.handler
+            methods[route.method] = route
             if route.method == "GET":
-                methods["HEAD"] = route.handler
+                methods["HEAD"] = route
             prefix, _, name = route.path.rpartition("/")
             if "{" not in route.path:
                 self._fixed[route.path] = methods
@@ -52,8 +52,8 @@ class Router:
         answer = self._guard.preflight(headers) if method == "OPTIONS" else None
         return self.base_path.outside(method, path, query) if answer is None and below is None else answer
 
-    def find(self, method: str, path: str) -> tuple[Handler | Answer, Mapping[str, str]]:
-        """The handler for `method` and `path`, below the base path and percent-encoded, with the values of the placeholders.
+    def find(self, method: str, path: str) -> tuple[Route | Answer, Mapping[str, str]]:
+        """The route for `method` and `path`, below the base path and percent-encoded, with the values of the placeholders.
 
         Or the answer, if it needs no handler.
         """
@@ -73,10 +73,10 @@ class Router:
         if found is None:
             return self.base_path.not_found(), NO_VALUES
         methods, values = found
-        handler = methods.get(method)
-        if handler is None:
+        route = methods.get(method)
+        if route is None:
             return not_allowed(methods), NO_VALUES
-        return handler, values
+        return route, values
 
     def _match(self, segments: Sequence[str]) -> tuple[_Methods, Mapping[str, str]] | None:
         for pattern, methods in self._patterns.items():

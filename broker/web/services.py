@@ -16,6 +16,7 @@ from broker.web.producers import Producers
 from broker.web.refusals import Refusals
 from broker.web.request_headers import Headers
 from broker.web.request_id import sent_id
+from broker.web.request_measures import RequestMeasures
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Services:
     large_answers: LargeAnswers
     refusals: Refusals
     addresses: ClientAddresses
+    measures: RequestMeasures
 
     def client(self, headers: Headers, peer: str) -> Client:
         """Where a stream's request came from, for its lines; `peer` is the connection's address."""

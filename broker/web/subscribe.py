@@ -162,7 +162,7 @@ def check_topics(services: Services, topics: Sequence[str]) -> None:
         check_topic(topic)
     max_topics = services.settings.max_topics_per_connection
     if len(topics) > max_topics:
-        services.node.metrics.refused_connects.labels("max_topics_per_connection").inc()
+        services.node.metrics.refused_connects.add("max_topics_per_connection")
         raise InvalidParameter(f"A stream may have at most {max_topics} topics; open another for the rest.")
 
 
@@ -181,7 +181,7 @@ async def reserve(node: Node, caller: Caller, topics: Sequence[str], start: Star
             raise
     except (Unavailable, RateLimited) as error:
         reason = str(error.extra.get("limit", error.code))
-        node.metrics.refused_connects.labels(reason).inc()
+        node.metrics.refused_connects.add(reason)
         node.reporter.report(
             logging.WARNING if isinstance(error, Unavailable) else logging.INFO,
             "stream refused",

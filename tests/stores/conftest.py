@@ -19,6 +19,7 @@ from broker.settings import Settings
 from broker.stores.redis.address import parse
 from broker.stores.redis.script_pipeline import ScriptPipeline
 from broker.stores.redis.watermark import Watermark
+from broker.stores.stats import CallMeasures
 from tests.stores.brokers import StartBroker, StartPair
 from tests.stores.fake_server import Answer, FakeServer, StartFake, StartPipeline
 from tests.support import local_broker
@@ -192,6 +193,7 @@ async def start_pipeline() -> AsyncIterator[StartPipeline]:
         pipeline = ScriptPipeline(
             parse(url),
             Watermark(),
+            CallMeasures(),
             margin_ms=10_000,
             topic_memory_ms=1000,
             wait_replicas=wait_replicas,

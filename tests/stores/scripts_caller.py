@@ -123,6 +123,11 @@ class Caller:
         self.seen = to_id(last)
         return list(rest)
 
+    def now_ms(self) -> int:
+        """What the server's clock shows."""
+        seconds, microseconds = self.client.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
     def publish(
         self,
         *items: tuple[str, bytes],
@@ -136,11 +141,12 @@ class Caller:
         producer: tuple[str, int] | None = None,
         retention: str = "",
         reason: str = "closed",
+        published_ms: int | None = None,
     ) -> Published:
         topics = list(dict.fromkeys((*(topic for topic, _ in items), *ends)))
         arguments: list[Any] = [f"n{next(_nonces)}" if nonce is None else nonce]
         arguments += ["" if retry_since is None else format_id(retry_since), key, key_ms, max_key_bytes]
-        arguments.append(len(topics))
+        arguments += [self.now_ms() if published_ms is None else published_ms, len(topics)]
         for topic in topics:
             own = kept if isinstance(kept, Kept) else kept[topic]
             arguments += [topic, channel(topic), own.events, own.bytes, own.ms]

@@ -12,6 +12,7 @@ from broker.stores.redis.address import parse
 from broker.stores.redis.connector import FIRST_WAIT_SECONDS, reconnect_backoff, unavailable
 from broker.stores.redis.script_pipeline import ScriptPipeline
 from broker.stores.redis.watermark import Watermark
+from broker.stores.stats import CallMeasures
 from tests.stores.conftest import StartServer
 from tests.stores.fake_server import INFO, Answer, StartFake, StartPipeline, bulk, echo, greet
 from tests.support.ports import free_port
@@ -118,7 +119,13 @@ async def test_stopping_at_any_moment_of_an_attempt_that_fails_stops(
     server = await start_fake(answer)
     for turns in range(100):
         pipeline = ScriptPipeline(
-            parse(server.url), Watermark(), margin_ms=0, topic_memory_ms=0, wait_replicas=0, key="k"
+            parse(server.url),
+            Watermark(),
+            CallMeasures(),
+            margin_ms=0,
+            topic_memory_ms=0,
+            wait_replicas=0,
+            key="k",
         )
         running = asyncio.create_task(pipeline.connector.run())
         for _ in range(turns):

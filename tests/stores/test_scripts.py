@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import OutOfMemoryError, ResponseError
 
+from broker import sse
 from broker.events import EventId, format_id
+from broker.stores.redis.formats import TopicUpdate, decode_payload
 from tests.stores.conftest import StartServer
 from tests.stores.scripts_caller import (
     DAY_MS,
@@ -180,21 +182,70 @@ def test_prev_is_the_id_of_the_entry_before(caller: Caller) -> None:
     assert first == [first[0], first[0] + 1, first[0] + 2]
 
 
+def update_of(payload: bytes) -> TopicUpdate:
+    update = decode_payload(payload)
+    assert isinstance(update, TopicUpdate)
+    return update
+
+
+def ids_as_before(payload: bytes) -> tuple[list[EventId], EventId]:
+    """The ids, and up to which all is announced, as the version before the moment of publishing read them."""
+    words = payload.partition(b"\n")[0].split(b" ")
+    first = int(words[3]) << 64 | int(words[4])
+    return [first + int(offset) for offset in words[7::2]], first + int(words[5]) - 1
+
+
 def test_payloads(caller: Caller, listener: ChannelListener) -> None:
     caller.read()
-    born = format_id(caller.born)
-    ids = caller.publish(("a", b"data: 1\n"), ("b", b"data: x\n"), ("a", b"event: t\ndata: 22\n")).ids
-    ms, n = ms_of(ids[0]), ids[0] & 0xFFFF
-    assert listener.new_payloads() == [
+    ms = caller.now_ms()
+    items = ("a", b"data: 1\n"), ("b", b"data: x\n"), ("a", b"event: t\ndata: 22\n")
+    ids = caller.publish(*items, published_ms=ms).ids
+    of_a = [(ids[0], sse.frame(b"data: 1\n", ids[0])), (ids[2], sse.frame(b"event: t\ndata: 22\n", ids[2]))]
+    of_b = [(ids[1], sse.frame(b"data: x\n", ids[1]))]
+    sizes = [sum(len(frame) for _, frame in entries) for entries in (of_a, of_b)]
+    assert [(name, update_of(payload)) for name, payload in listener.new_payloads()] == [
         (
             channel("a"),
-            f"E {caller.epoch} {born} {ms} {n} 1 2 0 8 2 18\ndata: 1\nevent: t\ndata: 22\n".encode(),
+            TopicUpdate(caller.epoch, caller.born, ids[2], of_a, sizes[0], ids[0], published_ms=ms),
         ),
-        (channel("b"), f"E {caller.epoch} {born} {ms} {n} 3 1 1 8\ndata: x\n".encode()),
+        (
+            channel("b"),
+            TopicUpdate(caller.epoch, caller.born, ids[1], tuple(of_b), sizes[1], ids[2], published_ms=ms),
+        ),
     ]
     (last,) = caller.publish(("a", "data: ü\n".encode())).ids
-    head = f"E {caller.epoch} {format_id(ids[2])} {ms_of(last)} {last & 0xFFFF} 1 1 0 9\n"
-    assert listener.new_payloads() == [(channel("a"), head.encode() + "data: ü\n".encode())]
+    ((name, payload),) = listener.new_payloads()
+    assert payload.endswith(b" 1 %b 9\ndata: \xc3\xbc\n" % payload.split(b" ")[7])
+    assert (name, update_of(payload).prev, update_of(payload).last) == (channel("a"), ids[2], last)
+
+
+@pytest.mark.parametrize("skew_ms", [0, 1, -1, -37, 5000, -5000, DAY_MS, -DAY_MS, -(10**12)])
+@pytest.mark.parametrize("sequence", [0, 7, 10**9])
+def test_the_moment_of_publishing_travels_with_the_ids(
+    caller: Caller, listener: ChannelListener, client: Redis, skew_ms: int, sequence: int
+) -> None:
+    """Clocks may differ by any time, and ids may lie ahead of the server's clock. An older instance reads the same ids."""
+    caller.read()
+    ahead = server_ms(client) + 3_600_000
+    client.hset(STATE, mapping={"ms": ahead, "n": sequence})
+    caller.seen = at(ahead) + sequence
+    published_ms = ahead + skew_ms
+    ids = caller.publish(("a", LINES), ("b", LINES), ("a", LINES), published_ms=published_ms).ids
+    assert ids == [at(ahead) + sequence + n for n in (1, 2, 3)]
+    (_, of_a), (_, of_b) = listener.new_payloads()
+    assert [ids_as_before(of_a), ids_as_before(of_b)] == [([ids[0], ids[2]], ids[0]), ([ids[1]], ids[2])]
+    for payload in (of_a, of_b):
+        assert update_of(payload).published_ms == (published_ms if skew_ms > -(10**12) else ahead)
+
+
+@pytest.mark.parametrize("published_ms", [0, 1, 10**15])
+def test_a_clock_that_is_decades_wrong_harms_no_id(
+    caller: Caller, listener: ChannelListener, published_ms: int
+) -> None:
+    (event_id,) = caller.publish(("a", LINES), published_ms=published_ms).ids
+    ((_, payload),) = listener.new_payloads()
+    assert update_of(payload).last == event_id
+    assert update_of(payload).published_ms == ms_of(event_id), "the id's time stands in for it"
 
 
 def test_a_full_batch_is_one_payload(caller: Caller, listener: ChannelListener) -> None:
@@ -202,9 +253,10 @@ def test_a_full_batch_is_one_payload(caller: Caller, listener: ChannelListener) 
     assert ids == list(range(ids[0], ids[0] + 128))
     assert caller.read_one("a").ids == ids
     ((_, payload),) = listener.new_payloads()
-    head, _, lines = payload.partition(b"\n")
+    _, _, lines = payload.partition(b"\n")
     assert lines == b"".join(b"data: %d\n" % number for number in range(128))
-    assert head.split(b" ")[5:10] == [b"128", b"128", b"0", b"8", b"1"]
+    assert [event_id for event_id, _ in update_of(payload).entries] == ids
+    assert ids_as_before(payload) == (ids, ids[-1])
 
 
 @pytest.mark.parametrize(
@@ -214,8 +266,9 @@ def test_a_full_batch_is_one_payload(caller: Caller, listener: ChannelListener) 
 def test_each_payload_says_how_far_all_topics_are_announced(
     caller: Caller, listener: ChannelListener, topics: str, announced: list[int]
 ) -> None:
-    caller.publish(*[(topic, LINES) for topic in topics])
-    assert [int(payload.split(b" ")[5]) for _, payload in listener.new_payloads()] == announced
+    first = caller.publish(*[(topic, LINES) for topic in topics]).ids[0]
+    updates = [update_of(payload) for _, payload in listener.new_payloads()]
+    assert [update.announced_to - first + 1 for update in updates] == announced
 
 
 def test_first_prev_is_no_later_than_the_stores_last_id(caller: Caller) -> None:

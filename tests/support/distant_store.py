@@ -37,13 +37,21 @@ class DistantTopics:
         self._travel = travel
 
     async def publish(
-        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
+        self,
+        items: Sequence[Item],
+        key: str | None = None,
+        options: PublishOptions = NO_OPTIONS,
+        published_at: float = 0.0,
     ) -> Receipt:
         await self._travel()
-        return await self._near.publish(items, key, options)
+        return await self._near.publish(items, key, options, published_at)
 
     def publish_now(
-        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
+        self,
+        items: Sequence[Item],
+        key: str | None = None,
+        options: PublishOptions = NO_OPTIONS,
+        published_at: float = 0.0,
     ) -> Receipt | None:
         return None
 

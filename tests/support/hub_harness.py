@@ -40,6 +40,8 @@ class HubHarness:
         self.scheduled: list[Callable[[], object]] = []
         self.closes: list[CloseReason] = []
         self.gaps: list[str] = []
+        self.passes: list[float] = []
+        self.replays: list[float] = []
         self.released: list[str] = []
         self.far: dict[Subscriber, socket.socket] = {}
         self.chunks: dict[Subscriber, ChunkDecoder] = {}
@@ -76,6 +78,12 @@ class HubHarness:
     def gap_sent(self, _topics: Sequence[str], reason: str, subscribers: int) -> None:
         self.gaps.extend([reason] * subscribers)
 
+    def pass_written(self, published_at: float) -> None:
+        self.passes.append(published_at)
+
+    def replayed(self, seconds: float) -> None:
+        self.replays.append(seconds)
+
     def aged(self, subscriber: Subscriber) -> None:
         self.hub.finish(subscriber, CloseReason.MAX_AGE, b"retry: 1\n")
 
@@ -86,12 +94,12 @@ class HubHarness:
             self.logs[topic] = Log(0, self.retention)
         return self.logs[topic]
 
-    def publish(self, topic: str, data: bytes) -> int:
+    def publish(self, topic: str, data: bytes, published_at: float = 0.0) -> int:
         self.last += 1
         frame = sse.frame(sse.lines(data), self.last)
         self.log(topic).append(self.last, frame)
         self.log(topic).trim(0)
-        self.hub.fan_out.delivered(topic, len(frame))
+        self.hub.fan_out.delivered(topic, len(frame), published_at)
         return self.last
 
     def publish_after_gap(self, topic: str, data: bytes, prev: int) -> int:

@@ -39,15 +39,18 @@ class RecordingOwner:
 
     Attributes:
         deliveries: topic and bytes of each.
+        published_at: of each.
         commands: the broadcast commands.
     """
 
     def __init__(self) -> None:
         self.deliveries: list[tuple[str, int]] = []
+        self.published_at: list[float] = []
         self.commands: list[str] = []
 
-    def delivered(self, topic: str, size: int) -> bool:
+    def delivered(self, topic: str, size: int, published_at: float = 0.0) -> bool:
         self.deliveries.append((topic, size))
+        self.published_at.append(published_at)
         return True
 
     def on_broadcast(self, command: str) -> None:

@@ -35,6 +35,7 @@ from broker.web.large_answers import LargeAnswers
 from broker.web.producers import Producers
 from broker.web.publish import cancel, publish_to_several
 from broker.web.refusals import Refusals
+from broker.web.request_measures import RequestMeasures
 from broker.web.services import Services
 from broker.web.subscribe import Subscription, subscribe
 from broker.web.topics import delete_topic, read_topic, read_topics
@@ -60,6 +61,7 @@ async def services() -> AsyncIterator[Services]:
     origins = AllowedOrigins(())
     guard = Guard(checks_host=True, allowed_hosts=(), origins=origins)
     addresses = ClientAddresses(())
+    measures = RequestMeasures((), metrics)
     made = Services(
         settings,
         node,
@@ -68,8 +70,9 @@ async def services() -> AsyncIterator[Services]:
         Producers(node, 10),
         ResponseHeaders(origins),
         LargeAnswers(timeouts(metrics)),
-        Refusals(node.reporter, addresses),
+        Refusals(node.reporter, addresses, measures),
         addresses,
+        measures,
     )
     await node.start()
     made.producers.start()

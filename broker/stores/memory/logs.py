@@ -19,12 +19,14 @@ class MemoryLogs:
     Attributes:
         last_id: the newest id; `MemoryTopics` raises it.
         owner: deliveries go to it.
+        published_at: of the publish in progress, 0 during any other change; `MemoryTopics` sets it.
     """
 
     def __init__(self, table: LogTable, clock: MemoryClock) -> None:
         self.born = self.last_id = table.born
         self.timeline: Timeline = table.timeline
         self.owner: StoreOwner = NO_OWNER
+        self.published_at = 0.0
         self._table = table
         self._clock = clock
         self._watched: set[str] = set()
@@ -67,4 +69,4 @@ class MemoryLogs:
         if log is not None:
             self._table.appended(topic, log, now)
         if topic in self._watched:
-            self.owner.delivered(topic, size)
+            self.owner.delivered(topic, size, self.published_at)

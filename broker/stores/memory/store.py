@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from broker.events import SEQUENCE_BITS, Clock
 from broker.log.table import LogTable
-from broker.stores.base import NO_OWNER, StoreOwner, StoreStats
+from broker.stores.base import NO_OWNER, StoreOwner
 from broker.stores.idempotency import IdempotencyKeys
 from broker.stores.leases import Leases
 from broker.stores.memory.clock import MemoryClock
 from broker.stores.memory.logs import MemoryLogs
 from broker.stores.memory.topics import MemoryTopics
+from broker.stores.stats import StoreStats
 from broker.topics import RetentionRules
 
 SWEEP_SHARE = 60  # a sweep visits this fraction of the logs, so that all are visited within a minute
@@ -84,7 +85,7 @@ class MemoryStore:
 
     @property
     def stats(self) -> StoreStats:
-        return StoreStats(self._table.bytes, len(self._table))
+        return StoreStats(self._table.bytes, len(self._table), self._table.max_bytes)
 
     def checks(self) -> dict[str, str]:
         return {"store": "ok"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from time import monotonic
 
 from broker import sse
 from broker.errors import Closed
@@ -34,13 +35,22 @@ class MemoryTopics:
         self._has_ends = False  # whether a topic was ever closed: most brokers needn't look for one
 
     async def publish(
-        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
+        self,
+        items: Sequence[Item],
+        key: str | None = None,
+        options: PublishOptions = NO_OPTIONS,
+        published_at: float = 0.0,
     ) -> Receipt:
-        return self.publish_now(items, key, options)
+        return self.publish_now(items, key, options, published_at)
 
     def publish_now(
-        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
+        self,
+        items: Sequence[Item],
+        key: str | None = None,
+        options: PublishOptions = NO_OPTIONS,
+        published_at: float = 0.0,
     ) -> Receipt:
+        self._logs.published_at = published_at or monotonic()
         if key is None and options is NO_OPTIONS:
             if self._has_ends:
                 self._check_open({topic for topic, _ in items})
@@ -177,6 +187,7 @@ class MemoryTopics:
             return None
         now = self._clock()
         end_id = self._logs.last_id = self._clock.next_id(now, self._logs.last_id)
+        self._logs.published_at = 0.0
         self._logs.grown({topic: self._append_end(topic, reason, end_id, now)}, now)
         return end_id
 
@@ -203,6 +214,7 @@ class MemoryTopics:
         frame = sse.end(topic, "deleted", end_id)
         log.clear(end_id, frame)
         self._table.retain(topic, log, None)
+        self._logs.published_at = 0.0
         self._logs.grown({topic: len(frame)}, now)
 
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:

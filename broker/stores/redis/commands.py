@@ -6,11 +6,12 @@ Rules: no state but a counter of calls; the formats are described at the heads o
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from itertools import count
 
 from broker.errors import Closed, OutOfOrder
-from broker.events import EventId, format_id
+from broker.events import Clock, EventId, format_id
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, TopicState
 from broker.stores.idempotency import keys_full
 from broker.stores.leases import MAX_LEASES, leases_full
@@ -34,6 +35,7 @@ class Commands:
 
     Args:
         subscribers: counts them by topic.
+        clock: of this instance, in seconds since 1970.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class Commands:
         options: StoreOptions,
         connections: Connections,
         subscribers: RedisCounters,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._names = names
         self._scripts = scripts
         self._retention = retention
@@ -60,12 +64,20 @@ class Commands:
         self._leases_key = names.key("leases")
 
     def publish_now(
-        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
+        self,
+        items: Sequence[Item],
+        key: str | None = None,
+        options: PublishOptions = NO_OPTIONS,
+        published_at: float = 0.0,
     ) -> Receipt | None:
         return None  # the server's answer takes a round trip
 
     async def publish(
-        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
+        self,
+        items: Sequence[Item],
+        key: str | None = None,
+        options: PublishOptions = NO_OPTIONS,
+        published_at: float = 0.0,
     ) -> Receipt:
         assert key is None or options.producer is None, "a producer's sequence replaces keys"
         numbers: dict[str, int] = {}  # of the topics, from 1
@@ -80,6 +92,7 @@ class Commands:
             key if key is not None and items else "",
             self._key_ms,
             self._options.max_key_bytes,
+            self._published_ms(published_at),
             len(numbers),
         ]
         for topic in numbers:
@@ -94,6 +107,10 @@ class Commands:
             args += self._option_args(options, numbers)
         reply = await self._writes.call(self._scripts.publish, keys, args, retry_at=RETRY_AT, is_write=True)
         return self._receipt(reply, numbers)
+
+    def _published_ms(self, published_at: float) -> int:
+        waited = time.monotonic() - published_at if published_at else 0.0
+        return round((self._clock() - waited) * 1000)
 
     def _option_args(self, options: PublishOptions, numbers: Mapping[str, int]) -> Sequence[Argument]:
         """The arguments of publish.lua after the entries."""

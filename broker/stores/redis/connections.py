@@ -18,6 +18,7 @@ from broker.stores.redis.script_pipeline import LinkObserver, ScriptPipeline
 from broker.stores.redis.seen_file import SeenFile
 from broker.stores.redis.task_owner import TaskOwner
 from broker.stores.redis.watermark import Watermark
+from broker.stores.stats import CallMeasures
 
 _logger = logging.getLogger("broker")
 
@@ -29,9 +30,11 @@ class Connections:
         seen: the highest id that the store has returned.
         calls: for reads, and for writes that wait for no replicas.
         writes: for writes that wait for replicas, which blocks the connection; `calls` if none wait.
+        measures: of both.
     """
 
     def __init__(self, address: Address, names: Names, options: StoreOptions, delivery: Delivery) -> None:
+        self.measures = CallMeasures()
         self.seen = SeenFile(options.seen_directory) if options.seen_directory else Watermark()
         self.calls = self._make_pipeline(address, names, options, wait_replicas=0, observer=self)
         self.writes = (
@@ -54,6 +57,7 @@ class Connections:
         return ScriptPipeline(
             address,
             self.seen,
+            self.measures,
             margin_ms=options.failover_margin_ms,
             topic_memory_ms=int(options.topic_memory_seconds * 1000),
             wait_replicas=wait_replicas,

@@ -29,9 +29,9 @@ class Delivery:
     def stop(self) -> None:
         self.owner = NO_OWNER
 
-    def deliver(self, topic: str, size: int) -> None:
-        """The log of `topic` has grown by `size` bytes of frames; 0 if only `complete_to` rose."""
-        if not self.owner.delivered(topic, size):
+    def deliver(self, topic: str, size: int, published_at: float = 0.0) -> None:
+        """The log of `topic` has grown; see `StoreOwner.delivered`."""
+        if not self.owner.delivered(topic, size, published_at):
             self.flowing.clear()
 
     def resume(self) -> None:

@@ -169,6 +169,8 @@ class TopicUpdate(NamedTuple):
             publishes one payload for each, so `last` may lie after ids that are not announced yet.
         reason: of an end; `deleted` after DELETE.
         retention: what the topic's first publisher asked for, or None.
+        published_ms: when the entries were published, in ms since 1970, by the clock of the instance that published them; 0 for an
+            end. From an instance of an older version it is the time in the first id, which isn't always a time.
     """
 
     epoch: int
@@ -179,6 +181,7 @@ class TopicUpdate(NamedTuple):
     announced_to: EventId
     reason: str = ""
     retention: Retention | None = None
+    published_ms: int = 0
 
 
 class Probe(NamedTuple):
@@ -218,15 +221,17 @@ def _decode_entries(
     epoch: int, fields: Sequence[bytes], body: bytes, retention: Retention | None = None
 ) -> TopicUpdate:
     prev, ms, n, announced, count, *sizes = fields
-    first = int(ms) << SEQUENCE_BITS | int(n)
+    published_ms = int(ms)
+    first = published_ms << SEQUENCE_BITS | int(n)
     announced_to = first + int(announced) - 1
     if len(sizes) != 2 * int(count) or not sizes or len(body) != sum(map(int, sizes[1::2])):
         raise ValueError("not a payload of a broker's script")
     if count == b"1":  # most are, and the loop below costs a third more
         event_id = first + int(sizes[0])
         frame = sse.frame(body, event_id)
+        entry = event_id, frame
         return TopicUpdate(
-            epoch, decode_id(prev), event_id, ((event_id, frame),), len(frame), announced_to, "", retention
+            epoch, decode_id(prev), event_id, (entry,), len(frame), announced_to, "", retention, published_ms
         )
     entries: list[tuple[EventId, bytes]] = []
     begin = total = event_id = 0
@@ -236,4 +241,6 @@ def _decode_entries(
         frame = sse.frame(body[begin:end], event_id)
         entries.append((event_id, frame))
         begin, total = end, total + len(frame)
-    return TopicUpdate(epoch, decode_id(prev), event_id, entries, total, announced_to, "", retention)
+    return TopicUpdate(
+        epoch, decode_id(prev), event_id, entries, total, announced_to, "", retention, published_ms
+    )

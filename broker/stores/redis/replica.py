@@ -61,8 +61,8 @@ class ReplicaOwner(Protocol):
     @property
     def complete_to(self) -> Watermark: ...
 
-    def grew(self, replica: TopicReplica, size: int) -> None:
-        """The replica's log has grown by `size` bytes of frames."""
+    def grew(self, replica: TopicReplica, size: int, published_ms: int = 0) -> None:
+        """The replica's log has grown by `size` bytes of frames, published then; 0: unknown."""
 
     def set_retention(self, replica: TopicReplica, retention: Retention | None) -> None:
         """Let the log keep what the topic's first publisher asked for; None: what the settings say."""
@@ -125,7 +125,7 @@ class TopicReplica:
                 log.append_after(prev, event_id, frame)
             prev = event_id
         self.tail = prev
-        self._owner.grew(self, update.size)
+        self._owner.grew(self, update.size, update.published_ms)
 
     def buffer(self, update: TopicUpdate) -> None:
         if self._buffer is None:

@@ -9,6 +9,7 @@ channels, and stands still while a replica is STALE, or while the store has lost
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator, Sequence
 
 from broker.events import Clock, EventId
@@ -19,6 +20,9 @@ from broker.stores.redis.formats import UNKNOWN_HISTORY, StoreHistory, TopicUpda
 from broker.stores.redis.replica import Phase, TopicReplica
 from broker.stores.redis.watermark import Watermark
 from broker.topics import Retention
+
+MAX_AGE_SECONDS = 600.0
+"""An event that seems to be published longer ago comes from an instance whose clock is wrong."""
 
 _logger = logging.getLogger("broker")
 
@@ -163,10 +167,13 @@ class Replicas:
 
     # For a replica: `ReplicaOwner`
 
-    def grew(self, replica: TopicReplica, size: int) -> None:
-        self._logs.appended(replica.topic, replica.log, self._clock())
+    def grew(self, replica: TopicReplica, size: int, published_ms: int = 0) -> None:
+        now = self._clock()
+        self._logs.appended(replica.topic, replica.log, now)
         if replica.is_readable:
-            self._delivery.deliver(replica.topic, size)
+            age = now - published_ms / 1000
+            published_at = time.monotonic() - max(0.0, age) if age < MAX_AGE_SECONDS else 0.0
+            self._delivery.deliver(replica.topic, size, published_at)
             if replica.log.last > self.complete_to.value:
                 self._ahead[replica.topic] = replica.log.last
 

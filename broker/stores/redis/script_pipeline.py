@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from broker.stores.redis.formats import decode_id
 from broker.stores.redis.link import CLUSTER, Argument, Link, Reply, ServerError, pack
 from broker.stores.redis.scripts import Script
 from broker.stores.redis.watermark import Watermark
+from broker.stores.stats import CallMeasures
 
 CALL_SECONDS = 4.5  # a publisher gets its answer within 5
 REPLICAS_MS = 1000
@@ -42,6 +44,7 @@ class Call:
     """A call of a script, or of a plain command if `script` is None.
 
     Attributes:
+        began_at: when it was made; `time.monotonic`.
         retry_at: index in `args` of the argument for retries: "" at first, then an id before all ids of the first attempt.
         size: bytes of the arguments.
         reply: a write's, kept until the replicas have confirmed it.
@@ -55,6 +58,7 @@ class Call:
     is_write: bool
     size: int
     expiry: asyncio.TimerHandle = field(repr=False)
+    began_at: float
     reply: Reply = None
 
 
@@ -76,6 +80,7 @@ class ScriptPipeline:
 
     Args:
         seen: the highest id that the store has returned; sent with each call.
+        measures: of the calls.
         wait_replicas: how many replicas must have a write before it is answered.
         key: one that scripts use; all lie in one slot.
     """
@@ -84,6 +89,7 @@ class ScriptPipeline:
         self,
         address: Address,
         seen: Watermark,
+        measures: CallMeasures,
         *,
         margin_ms: int,
         topic_memory_ms: int,
@@ -94,6 +100,7 @@ class ScriptPipeline:
         self.answers = 0
         self.connector = Connector(address, self, key)
         self._seen = seen
+        self._measures = measures
         self._margin_ms = margin_ms
         self._topic_memory_ms = topic_memory_ms
         self._wait_replicas = wait_replicas
@@ -136,7 +143,7 @@ class ScriptPipeline:
             raise Unavailable("The store can't keep up; try again in a moment.", retry_after=2)
         future: asyncio.Future[Reply] = self._loop.create_future()
         expiry = self._loop.call_later(seconds, self._expire, future)
-        call = Call(script, keys, list(args), future, retry_at, is_write, size, expiry)
+        call = Call(script, keys, list(args), future, retry_at, is_write, size, expiry, time.monotonic())
         future.add_done_callback(partial(self._call_done, call))
         self._pending_bytes += size
         self._unsent[call] = None
@@ -145,8 +152,13 @@ class ScriptPipeline:
             self._loop.call_soon(self._flush)
         return future
 
-    def _call_done(self, call: Call, _future: asyncio.Future[Reply]) -> None:
+    def _call_done(self, call: Call, future: asyncio.Future[Reply]) -> None:
         call.expiry.cancel()
+        if future.cancelled() or future.exception() is not None:
+            self._measures.failures.value += not future.cancelled()
+        else:
+            name = call.script.name if call.script else "command"
+            self._measures.seconds.by[name].observe(time.monotonic() - call.began_at)
         if call in self._unsent:  # abandoned by its caller
             del self._unsent[call]
             self._pending_bytes -= call.size
@@ -199,6 +211,7 @@ class ScriptPipeline:
         self._pending_bytes -= sum(call.size for call in unanswered)
         again = {call: None for call in (*unconfirmed, *unanswered) if not call.future.done()}
         self._pending_bytes += sum(call.size for call in again if call not in self._unsent)
+        self._measures.retries.value += len(again)
         self._unsent = again | self._unsent
         return is_in_doubt
 
@@ -251,6 +264,7 @@ class ScriptPipeline:
         elif code in _TRANSIENT or code in _ELSEWHERE or "READONLY" in text:
             self._pending_bytes += call.size
             self._unsent[call] = None
+            self._measures.retries.value += 1
             if code in _ELSEWHERE:
                 self._link.abort(f"{CLUSTER} ({text})", CLUSTER)
             else:

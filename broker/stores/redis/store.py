@@ -16,7 +16,7 @@ import secrets
 from broker.errors import Unavailable
 from broker.events import Clock
 from broker.log.table import LogTable
-from broker.stores.base import StoreOwner, StoreStats
+from broker.stores.base import StoreOwner
 from broker.stores.redis.address import Address
 from broker.stores.redis.broadcast import RedisBroadcast
 from broker.stores.redis.catch_up import CatchUp
@@ -33,6 +33,7 @@ from broker.stores.redis.scripts import Scripts, load
 from broker.stores.redis.server_memory import ServerMemory
 from broker.stores.redis.task_owner import TaskOwner
 from broker.stores.redis.watches import Watches
+from broker.stores.stats import StoreStats
 from broker.topics import RetentionRules
 
 START_SECONDS = 5.0
@@ -69,7 +70,7 @@ class RedisStore:
             self._names, self._scripts.broadcast, self._connections.calls, clock, self._delivery
         )
         self.topics = Commands(
-            self._names, self._scripts, retention, options, self._connections, self._subscribers
+            self._names, self._scripts, retention, options, self._connections, self._subscribers, clock
         )
         self._memory = ServerMemory(self._connections.calls)
         self._housekeeping = Housekeeping(self.topics, self._memory, self._tasks)
@@ -151,6 +152,7 @@ class RedisStore:
     def stats(self) -> StoreStats:
         return StoreStats(
             log_bytes=self._log_table.bytes,
+            log_limit_bytes=self._log_table.max_bytes,
             topics=len(self._replicas),
             connected=not (self._connections.calls.connector.problem or self._connections.pubsub.problem),
             connections=self._connections.count,
@@ -158,6 +160,7 @@ class RedisStore:
             lag_seconds=self._receiver.lag_seconds,
             memory_bytes=self._memory.used,
             memory_limit_bytes=self._memory.limit,
+            calls=self._connections.measures,
         )
 
     def checks(self) -> dict[str, str]:

@@ -10,9 +10,6 @@ from broker.web.front.exchange import Exchange
 from broker.web.redaction import redact
 from broker.web.request_id import sent_id
 
-CLIENT_LEFT = 499
-"""nginx's status for a client that left before its answer."""
-
 
 class AccessLog:
     """Writes to `logger`."""

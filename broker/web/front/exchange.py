@@ -43,6 +43,7 @@ class Exchange:
         peer: the client's address, if the front needs it.
         is_complete: whether the whole body has arrived.
         is_queued: whether the connection has queued it to be served.
+        began_at: when it was first served; `time.monotonic`.
         started_at: when the head was complete; seconds since 1970, 0 without an access log.
     """
 
@@ -53,6 +54,7 @@ class Exchange:
         "_listener",
         "_pieces",
         "_size",
+        "began_at",
         "head",
         "is_complete",
         "is_queued",
@@ -64,7 +66,7 @@ class Exchange:
         """A request with a complete head, and its whole `body` too if that is given."""
         self.head = head
         self.is_complete = self.is_queued = body is not None
-        self.started_at = 0.0
+        self.started_at = self.began_at = 0.0
         self.peer = ""
         self._expects_continue = "expect" in head.headers and head.version == "1.1"
         self._flow = flow

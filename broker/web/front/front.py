@@ -12,13 +12,13 @@ import ssl
 from collections.abc import Callable, Coroutine
 from functools import partial
 from http import HTTPStatus
-from time import time
+from time import monotonic, time
 from typing import Any, cast
 
 from broker.fanout.origin import Client
 from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.driving import rest_of
-from broker.web.front.access_log import CLIENT_LEFT, AccessLog
+from broker.web.front.access_log import AccessLog
 from broker.web.front.answers import encode
 from broker.web.front.connection import HttpConnection
 from broker.web.front.exchange import Exchange
@@ -27,6 +27,7 @@ from broker.web.front.head import Head, Routed, split_target
 from broker.web.front.known_heads import KnownHeads
 from broker.web.front.lingering import Lingering
 from broker.web.history import LongPoll
+from broker.web.request_measures import CLIENT_LEFT, RouteMeasure
 from broker.web.router import Router
 from broker.web.routes import ADMIN_PATH, Handler, Result
 from broker.web.services import Services
@@ -68,6 +69,8 @@ class Front:
         self._response_headers = services.response_headers
         self._router = router
         self._needs_peers = access_log is not None or services.settings.needs_client_addresses()
+        self._measures = services.measures
+        self._answer_bytes = services.node.metrics.answer_bytes
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopping = False
@@ -128,6 +131,7 @@ class Front:
             exchange.peer = connection.peer
         if self.access_log is not None:
             exchange.started_at = time()
+        exchange.began_at = monotonic()
         head = exchange.head
         if head.refusal is not None:
             self._send(connection, exchange, head.refusal)
@@ -175,13 +179,18 @@ class Front:
         path, query = split_target(head.target, head.headers)
         answer = self._router.check(head.method, path, query, head.headers)
         path = self._router.base_path.below(path) or path
+        found, values = (answer, NO_VALUES) if answer is not None else self._router.find(head.method, path)
         handler: Handler | Answer
-        handler, values = (answer, NO_VALUES) if answer is not None else self._router.find(head.method, path)
+        if isinstance(found, Answer):
+            handler, measure = found, self._measures.unrouted
+        else:
+            handler, measure = found.handler, self._measures.of(found.method, found.path)
         routed = Routed(
             handler,
             path,
             Query(query) if query else _NO_QUERY,
             values,
+            measure,
             needs_peer=head.method == "DELETE" or path.startswith(ADMIN_PATH),
         )
         head.route = routed
@@ -243,6 +252,7 @@ class Front:
         common_headers = self._response_headers.lines(origin, answer.headers.get("Vary", ""))
         data = encode(answer, common_headers, head.method, head.version, closes=closes)
         connection.answered(exchange, data, closes=closes)
+        self._answer_bytes.value += len(data)
         self._log(exchange, answer.status, len(answer.body))
 
     def _encode_last(self, origin: str | None, answer: Answer) -> bytes:
@@ -253,7 +263,11 @@ class Front:
         connection.leave()
         self._log(exchange, CLIENT_LEFT, 0)
 
+    def _measure_of(self, head: Head) -> RouteMeasure:
+        return self._measures.unrouted if head.route is None else head.route.measure
+
     def _log(self, exchange: Exchange, status: int, size: int) -> None:
+        self._measure_of(exchange.head).answered(status, monotonic() - exchange.began_at)
         if self.access_log is not None:
             self.access_log.write(exchange, status, size)
 
@@ -262,5 +276,5 @@ class Front:
     ) -> Answer:
         target = head.target.decode("latin-1")
         return self._services.refusals.answer(
-            error, head.method, target, head.headers, connection.peer, request
+            error, head.method, target, head.headers, connection.peer, request, self._measure_of(head)
         )

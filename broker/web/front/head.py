@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from broker.web.errors import problem
+from broker.web.request_measures import RouteMeasure
 from broker.web.routes import Handler
 from broker.web.values import Answer, Memo, Query, content_length
 
@@ -116,11 +117,12 @@ class Routed:
     Attributes:
         handler: or the answer, if it needs no handler.
         path: below the base path.
+        measure: of the route.
         path_values, memo: see `values.Request`.
         needs_peer: whether the handler logs who asked.
     """
 
-    __slots__ = ("handler", "memo", "needs_peer", "path", "path_values", "query")
+    __slots__ = ("handler", "measure", "memo", "needs_peer", "path", "path_values", "query")
 
     def __init__(
         self,
@@ -128,10 +130,12 @@ class Routed:
         path: str,
         query: Query,
         path_values: Mapping[str, str],
+        measure: RouteMeasure,
         *,
         needs_peer: bool,
     ) -> None:
         self.handler = handler
+        self.measure = measure
         self.path = path
         self.query = query
         self.path_values = path_values

@@ -6,7 +6,8 @@
 -- ARGV[7]   idempotency key or ""; with a key, at most one entry per topic
 -- ARGV[8]   how long the key is remembered at least, ms
 -- ARGV[9]   maximum bytes of all keys
--- ARGV[10]  number of topics; then per topic: name, channel, max events, max bytes, max age in ms
+-- ARGV[10]  when the entries were published, ms by the clock of the calling instance
+-- ARGV[11]  number of topics; then per topic: name, channel, max events, max bytes, max age in ms
 -- then      number of entries; then per entry: number of its topic (from 1), lines
 -- then      the options, if any: name of the producer or "", the number of the first entry in its sequence; "" or the
 --           retention "<max age in ms> <max events> <max bytes>" of a topic that this call opens; the reason of the ends;
@@ -25,18 +26,21 @@
 --               expiries were last set); e (ends.lua); r, the retention that the topic's first publisher asked for;
 --               p "<producer> <number of its next entry>;…", the latest producer last
 --
--- Payload   "E <epoch> <prev> <ms> <n> <announced> <count> <offset> <size> …\n" and the lines of all entries. The id of
---           an entry is <ms>-<n + offset>, its lines have <size> bytes; prev is the topic's id before the first. The ids
---           of one call have the same ms and increase by one, across topics; each topic has a payload of its own. So a
---           payload may contain ids that lie after ids of the next payload: with this one, everything before
---           <ms>-<n + announced> is published. A topic with r has "F <epoch> <r> <prev> …". The ends have the ids after
---           those of the entries.
+-- Payload   "E <epoch> <prev> <ms> <n> <announced> <count> <offset> <size> …\n" and the lines of all entries. An id
+--           counts as the number ms * 2^64 + n. ms is when the entries were published (ARGV[10]), n is 0; the id of an entry
+--           is <ms>-<n> plus offset, its lines have <size> bytes; prev is the topic's id before the first. (An older
+--           version's ms and n are those of the call's first id, so offsets are small; instances of that version read this
+--           payload in the same way.) The ids of one call have the same ms and increase by one, across topics; each topic
+--           has a payload of its own. So a payload may contain ids that lie after ids of the next payload: with this one,
+--           everything before <ms>-<n> plus announced is published. A topic with r has "F <epoch> <r> <prev> …". The ends
+--           have the ids after those of the entries.
 
 local EXPIRED_KEYS_A_CALL = 20
 
 local nonce, key = ARGV[5], ARGV[7]
-local topic_count = tonumber(ARGV[10])
-local entries_at = 11 + 5 * topic_count
+local published_ms = tonumber(ARGV[10])
+local topic_count = tonumber(ARGV[11])
+local entries_at = 12 + 5 * topic_count
 local entry_count = tonumber(ARGV[entries_at])
 local asked_at = entries_at + 2 * entry_count + 1
 local has_more = ARGV[asked_at] ~= nil
@@ -63,6 +67,36 @@ end
 local function topic_of(entry)
   return ARGV[entries_at + 2 * entry - 1]
 end
+
+-- gap * 2^64 in decimal digits: those before the last twelve, and those twelve as a number.
+local function shifted(gap)
+  local groups, rest = {}, 0
+  for index, group in ipairs({ 1616, 955, 737, 6744, 1844 }) do -- 2^64 is 1844 6744 0737 0955 1616
+    rest = rest + gap * group
+    groups[index] = rest % 1e4
+    rest = math.floor(rest / 1e4)
+  end
+  return ('%d%04d%04d'):format(rest, groups[5], groups[4]), groups[3] * 1e8 + groups[2] * 1e4 + groups[1]
+end
+
+-- When the entries were published, and a function that returns how far the id <ms>-<n> lies after that, for n up to `most`. If
+-- the clocks differ by more than 30 years, the time in the id stands for that moment; so it does if the digits carry.
+local function since_published(ms, most)
+  local gap = ms - published_ms
+  local sign, high, low = gap < 0 and -1 or 1, shifted(math.min(math.abs(gap), 1e12))
+  local last = low + sign * most
+  if gap == 0 or math.abs(gap) >= 1e12 or last < 0 or last >= 1e12 then
+    return ms, function(n)
+      return ('%d'):format(n)
+    end
+  end
+  local digits = (sign < 0 and '-' or '') .. high .. '%012d'
+  return published_ms, function(n)
+    return digits:format(low + sign * n)
+  end
+end
+
+local base_ms, distance
 
 -- The ids that the first attempt of this call gave its entries, or nil if it never arrived. Retention drops the oldest
 -- entries first, so if any entry of the attempt is left, the newest of some topic is.
@@ -127,7 +161,7 @@ end
 -- Append `entries` (by number) to a topic, apply its retention, and publish them. `offsets`: by number, how far the entry's id
 -- lies after ms-first_n. `said`: the same for the first id that is not announced yet.
 local function append(topic, entries, offsets, said, ms, first_n, record)
-  local at = 6 + 5 * topic
+  local at = 7 + 5 * topic
   local log, rec = KEYS[4 + 2 * topic], KEYS[5 + 2 * topic]
   local prev, z, oldest_ms, before, touched, retention = unpack(record, 1, 6)
   if not touched then -- new: anything under its keys is left from a lost store
@@ -153,7 +187,7 @@ local function append(topic, entries, offsets, said, ms, first_n, record)
     id = ms_text .. '-' .. n
     z = z + frame_bytes(id, own_lines)
     call('XADD', log, id, 'p', p, 'z', z, 'l', own_lines)
-    sizes[index] = offsets[entry] .. ' ' .. #own_lines
+    sizes[index] = distance(n) .. ' ' .. #own_lines
     lines[index] = own_lines
   end
   call('HSET', rec, 'ms', ms_text, 'n', n, 'z', z)
@@ -177,7 +211,8 @@ local function append(topic, entries, offsets, said, ms, first_n, record)
     call('PEXPIREAT', log, used + math.min(max_age, memory) + SLACK_MS)
     call('PEXPIREAT', rec, used + memory + SLACK_MS)
   end
-  local head = table.concat({ kind, prev, ms_text, first_n, said, #entries, table.concat(sizes, ' ') }, ' ')
+  local base, announced = ('%d'):format(base_ms), distance(first_n + said)
+  local head = table.concat({ kind, prev, base, 0, announced, #entries, table.concat(sizes, ' ') }, ' ')
   call('PUBLISH', ARGV[at + 1], head .. '\n' .. table.concat(lines))
 end
 
@@ -231,7 +266,7 @@ if has_more then
   function end_topics(ending, entries, ids, records, ms, first_n)
     local leases = KEYS[6 + 2 * topic_count]
     for index, topic in ipairs(ending) do
-      local own, at, record = entries[topic], 6 + 5 * topic, records[topic]
+      local own, at, record = entries[topic], 7 + 5 * topic, records[topic]
       local last = own[#own]
       local log, rec = KEYS[4 + 2 * topic], KEYS[5 + 2 * topic]
       local is_new = not last and not record[5]
@@ -244,6 +279,7 @@ end
 -- Publish the entries without an id in `ids`, except the first `known`. `replayed`: topics that knew the key.
 local function publish(ids, known, replayed)
   local ms, n = next_id()
+  base_ms, distance = since_published(ms, n + entry_count)
   local entries, offsets, given = give_ids(ids, known, ms, n)
   local said, records, closed = offsets_said(entries, offsets, given), {}, {}
   for topic = 1, topic_count do
@@ -288,7 +324,7 @@ local function look_up_key(window)
     is_dropped[member] = true
   end
   for entry = 1, entry_count do
-    local member = ARGV[6 + 5 * topic_of(entry)] .. ' ' .. key
+    local member = ARGV[7 + 5 * topic_of(entry)] .. ' ' .. key
     local id, by, is_there = find_key(member, window)
     found.ids[entry] = id
     found.replayed[tonumber(topic_of(entry))] = id

@@ -1,0 +1,135 @@
+"""What is measured, as plain numbers that cost next to nothing to change: counts and distributions.
+
+Rules: no metrics library; `metrics` exports them. The labels' values are declared before anything is counted, so that each
+series exists from the start: `rate()` in Prometheus doesn't see the first burst of a series that begins with it. So a label has
+a fixed set of values, and never what a client sends.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+
+LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+"""Bounds for what should take milliseconds."""
+
+
+class Count:
+    """A number that only grows.
+
+    Attributes:
+        value: to be added to.
+    """
+
+    __slots__ = ("help_text", "name", "value")
+
+    def __init__(self, name: str, help_text: str) -> None:
+        self.name = name
+        self.help_text = help_text
+        self.value: float = 0
+
+
+class Counts:
+    """Numbers that only grow, by the value of one label, or of several.
+
+    Attributes:
+        values: by the label's value; for several labels the values are joined by a space.
+    """
+
+    __slots__ = ("help_text", "labels", "name", "values")
+
+    def __init__(self, name: str, help_text: str, labels: Sequence[str], values: Iterable[str] = ()) -> None:
+        self.name = name
+        self.help_text = help_text
+        self.labels = tuple(labels)
+        self.values: dict[str, int] = {}
+        self.declare(values)
+
+    def declare(self, values: Iterable[str]) -> None:
+        """Have a series for each of `values` from now on."""
+        for value in values:
+            self.values.setdefault(str(value), 0)
+
+    def add(self, value: str, number: int = 1) -> None:
+        """Count `number` more. `KeyError` if `value` was not declared."""
+        self.values[value] += number
+
+
+class Distribution:
+    """How often a quantity fell between which bounds: a histogram.
+
+    Args:
+        bounds: ascending upper bounds, each inclusive; more than the last one falls into one more bucket.
+
+    Attributes:
+        counts: by bucket, not cumulative; one more than there are bounds.
+        sum: of all that was observed.
+    """
+
+    __slots__ = ("bounds", "counts", "help_text", "name", "sum")
+
+    def __init__(self, name: str, help_text: str, bounds: Sequence[float] = LATENCY_SECONDS) -> None:
+        self.name = name
+        self.help_text = help_text
+        self.bounds = tuple(bounds)
+        self.counts = [0] * (len(self.bounds) + 1)
+        self.sum = 0.0
+
+    def observe(self, quantity: float) -> None:
+        """Count one more."""
+        self.counts[bisect_left(self.bounds, quantity)] += 1
+        self.sum += quantity
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts)
+
+    def quantile(self, share: float, since: Sequence[int] = ()) -> float | None:
+        """About the quantity below which that share of the observations lies, as Prometheus reckons it; None without any.
+
+        With `since`, earlier `counts`, only what was observed after them counts.
+        """
+        counts = (
+            [now - before for now, before in zip(self.counts, since, strict=True)] if since else self.counts
+        )
+        rank = share * sum(counts)
+        if not rank:
+            return None
+        below = 0
+        for index, bound in enumerate(self.bounds):
+            if below + counts[index] >= rank:
+                lowest = self.bounds[index - 1] if index else 0.0
+                return lowest + (bound - lowest) * (rank - below) / counts[index]
+            below += counts[index]
+        return self.bounds[-1]
+
+
+class Distributions:
+    """Distributions of one quantity by the value of one label, or of several, as in `Counts`.
+
+    Attributes:
+        by: the distribution of each value.
+    """
+
+    __slots__ = ("_bounds", "by", "help_text", "labels", "name")
+
+    def __init__(
+        self,
+        name: str,
+        help_text: str,
+        labels: Sequence[str],
+        values: Iterable[str] = (),
+        bounds: Sequence[float] = LATENCY_SECONDS,
+    ) -> None:
+        self.name = name
+        self.help_text = help_text
+        self.labels = tuple(labels)
+        self.by: dict[str, Distribution] = {}
+        self._bounds = bounds
+        self.declare(values)
+
+    def declare(self, values: Iterable[str]) -> None:
+        """Have a distribution for each of `values` from now on."""
+        for value in values:
+            if value not in self.by:
+                self.by[value] = Distribution(self.name, self.help_text, self._bounds)
