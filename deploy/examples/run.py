@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import model
 from aiohttp import web
 
-EXAMPLES = {"tokens": "chat.py", "fastapi": "ask.py"}
+EXAMPLES = {"tokens": "chat.py", "fastapi": "ask.py", "django": "manage.py"}
 """The program of each example."""
 
 HERE = Path(__file__).parent
@@ -79,7 +79,7 @@ def kept_secret(data: Path) -> str:
 async def broker(port: int, data: Path, secret: str, app_port: int) -> AsyncIterator[str]:
     """Run a broker, and start it again whenever it ends; yields its URL. With the extra `embedded` it keeps its events."""
     origins = f"http://{HOST}:{app_port},http://localhost:{app_port}"  # a browser may show either
-    flags = ("--cors-origins", origins, "--drain-seconds", "1", *_kept_in(data))
+    flags = ("--cors-origins", origins, "--drain-seconds", "1", "--log-level", "warning", *_kept_in(data))
     process = await _started(port, flags, secret, asyncio.subprocess.PIPE)
     keeper = None
     try:
