@@ -143,6 +143,12 @@ class Retention:
     seconds: float
 
 
+STATS_TOPIC = "_stats"
+"""Where the broker publishes its own figures, while somebody reads them."""
+STATS_RETENTION = Retention(events=20_000, bytes=8 << 20, seconds=60)
+"""A new reader goes back to the newest summary of each instance, which is at most half of this old (`node.stats`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class RetentionRules:
     """The retention of every topic.
@@ -159,6 +165,8 @@ class RetentionRules:
 
     def of(self, topic: str) -> Retention:
         """The retention of a topic opened without `?retain=`."""
+        if topic == STATS_TOPIC:
+            return STATS_RETENTION
         for pattern, retention in self.overrides:
             if matches(pattern, topic):
                 return retention

@@ -21,7 +21,7 @@ class Grant:
     Attributes:
         publish: patterns of topics for publish and cancel. None allows every topic, including those that start with `_`.
         subscribe: the same for subscribing and inspecting.
-        admin: may list and delete topics, disconnect streams, revoke tokens and read the metrics.
+        admin: may list and delete topics, disconnect streams, revoke tokens, and read the metrics and the broker's own topics.
         subject: the token's `sub` (RFC 7519 §4.1.2); None without a token or without the claim.
         token_id: the token's `jti` (RFC 7519 §4.1.7).
         issued_at: the token's `iat` (RFC 7519 §4.1.6), in seconds since 1970.
@@ -51,9 +51,10 @@ class Grant:
             self._check(self.publish, topics, "publish to")
 
     def check_subscribe(self, topics: Iterable[str]) -> None:
-        """Check the right to subscribe to all `topics`. Raises like `check_publish`."""
+        """Check the right to subscribe to all `topics`; `admin` includes the broker's own, which begin with `_`. Raises like `check_publish`."""
         if self.subscribe is not None:
-            self._check(self.subscribe, topics, "subscribe to")
+            others = [topic for topic in topics if not topic.startswith("_")] if self.admin else topics
+            self._check(self.subscribe, others, "subscribe to")
 
     def check_admin(self) -> None:
         """Check the admin right. Raises like `check_publish`."""

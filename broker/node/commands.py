@@ -40,12 +40,20 @@ class Cancel:
     at: float
 
 
-Command = Disconnect | Revoke | Cancel
+@dataclass(frozen=True, slots=True)
+class ShowStats:
+    """Publish your figures for a while: somebody reads them. `at` (seconds since 1970) distinguishes two such commands."""
 
-_CLASSES: dict[str, type[Disconnect | Revoke | Cancel]] = {
+    at: float
+
+
+Command = Disconnect | Revoke | Cancel | ShowStats
+
+_CLASSES: dict[str, type[Command]] = {
     "disconnect": Disconnect,
     "revoke": Revoke,
     "cancel": Cancel,
+    "show-stats": ShowStats,
 }
 _NAMES = {command: name for name, command in _CLASSES.items()}
 

@@ -15,7 +15,7 @@ from broker.fanout.batches import Job
 from broker.fanout.hub import Hub
 from broker.fanout.subscriber import Subscriber
 from broker.metrics import Metrics
-from broker.node.commands import Cancel, Disconnect, Revoke, decode, encode
+from broker.node.commands import Cancel, Disconnect, Revoke, ShowStats, decode, encode
 from broker.node.streams import Streams
 from broker.stores.base import Broadcast
 
@@ -34,6 +34,7 @@ class Instances:
 
     Attributes:
         on_cancel: called with the topic of a cancel.
+        on_show_stats: called when somebody, on any instance, reads `_stats`.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Instances:
         revocation_seconds: float,
     ) -> None:
         self.on_cancel: Callable[[str], None] = _no_producers
+        self.on_show_stats: Callable[[], None] = _nobody_shows
         self._broadcast = broadcast
         self._streams = streams
         self._metrics = metrics
@@ -78,6 +80,10 @@ class Instances:
         await self._broadcast.send(encode(Cancel(topic, now)), now + CANCEL_SECONDS)
         self._metrics.cancels.value += 1
 
+    async def show_stats(self) -> None:
+        """Ask all instances to publish their figures for a while. Raises `Unavailable`."""
+        await self._broadcast.send(encode(ShowStats(self._clock())))
+
     async def cancel_written(self, topic: str) -> None:
         """Wait until the subscribers that `topic` has here have got `broker.cancel`, if a cancel is under way."""
         done = self._cancelling.get(topic)
@@ -93,6 +99,8 @@ class Instances:
                 self._streams.evictions.revoke(command)
             case Cancel(topic=topic):
                 self._cancel(topic)
+            case ShowStats():
+                self.on_show_stats()
             case _:
                 _logger.warning(
                     "ignored an unknown command from an instance of another version: %.100s", text
@@ -126,6 +134,10 @@ class _SendCancel(Job):
 
     def done(self) -> None:
         self._cancelling.pop(self._topic).set()
+
+
+def _nobody_shows() -> None:
+    """This instance has not started."""
 
 
 def _no_producers(_topic: str) -> None:

@@ -8,17 +8,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Sequence
+from functools import partial
 from time import monotonic
 
 from broker.events import Clock, EventId, format_id
 from broker.metrics import Metrics
+from broker.node.figures import NodeFigures
 from broker.node.gauges import NodeGauges
 from broker.node.instances import Instances
 from broker.node.limits import RateLimits, RateLimitSettings
 from broker.node.loop_lag import LoopLag
+from broker.node.stats import Stats
 from broker.node.streams import StreamPolicy, Streams
 from broker.reports import Reporter
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, Store, TopicState
+from broker.topics import STATS_TOPIC
 
 _logger = logging.getLogger("broker")
 
@@ -60,7 +64,17 @@ class Node:
         self._backpressure = self.streams.hub.feeds.backpressure
         self._sweeping: asyncio.Task[None] | None = None
         self._loop_lag = LoopLag(asyncio.get_running_loop(), metrics)
+        self._stats = self._make_stats()
+        self.instances.on_show_stats = self._stats.show
         metrics.registry.register(NodeGauges(self.streams, store, metrics))
+
+    def _make_stats(self) -> Stats:
+        streams, loop = self.streams, asyncio.get_running_loop()
+        figures = NodeFigures(
+            self.metrics, streams.hub, self._store, lambda: streams.is_draining, loop.time
+        )
+        viewers = partial(streams.hub.feeds.count, STATS_TOPIC)
+        return Stats(self._store.topics, figures, viewers, self.instances.show_stats)
 
     # Life
 
@@ -70,12 +84,14 @@ class Node:
         self._loop_lag.start()
         self._sweeping = asyncio.create_task(self._sweep_for_ever(), name="broker sweeps")
         self._sweeping.add_done_callback(_log_death)
+        self._stats.start().add_done_callback(_log_death)
 
     async def stop(self) -> None:
         """Cut all streams, and release everything."""
         self.streams.cut()
         self.streams.evictions.stop()
         self._loop_lag.stop()
+        await self._stats.stop()
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])  # `_log_death` reports a defect
@@ -173,9 +189,13 @@ class Node:
         return _as_json(state)
 
     async def list_topics(self, after: str, limit: int) -> tuple[list[dict[str, object]], str | None]:
-        """A page of topics after the name `after`, and the name after which the next page begins, or None."""
+        """A page of topics after the name `after`, and the name after which the next page begins, or None.
+
+        The broker's own topics, which begin with `_`, are left out.
+        """
         names = await self._store.topics.names(after, limit + 1)
-        states = await self._store.topics.describe(names[:limit])
+        shown = [name for name in names[:limit] if name[0] != "_"]
+        states = await self._store.topics.describe(shown)
         return [_as_json(state) for state in states], names[limit - 1] if len(names) > limit else None
 
 
