@@ -56,9 +56,9 @@ class NodeFigures:
             published=metrics.published.value,
             delivered=self._hub.fan_out.delivered_events,
             resumed=metrics.resumed_connects.value,
-            gaps=sum(_by_label(metrics.gaps).values()),
-            closed=sum(_by_label(metrics.closes).values()),
-            refused=sum(self._refusals().values()),
+            gaps=_by_label(metrics.gaps),
+            closes=_by_label(metrics.closes),
+            refusals=self._refusals(),
             p50_ms=None,
             p99_ms=None,
             lag_ms=lag_ms,
@@ -74,9 +74,6 @@ class NodeFigures:
             "version": installed_version(),
             "uptime": round(now - self._started_at, 1),
             **{name: value for name, value in self.sample(now, lag_ms)._asdict().items() if name != "at"},
-            "closes": _by_label(self._metrics.closes),
-            "gap_reasons": _by_label(self._metrics.gaps),
-            "refusals": self._refusals(),
             "topics": stats.topics,
             "log_bytes": stats.log_bytes,
             "store": {"name": store.name, "problems": problems, "lag_ms": round(stats.lag_seconds * 1000, 2)},
@@ -102,7 +99,7 @@ def _by_label(counter: Counter) -> Mapping[str, int]:
     return {
         next(iter(sample.labels.values())): int(sample.value)
         for sample in family.samples
-        if sample.name.endswith("_total")
+        if sample.name.endswith("_total") and sample.value
     }
 
 

@@ -32,10 +32,11 @@ PAST_SECONDS = 30.0
 
 
 class Sample(NamedTuple):
-    """Some of the figures at one moment, those that a chart shows. Counts are totals.
+    """The figures of one moment that a chart shows. Counts are totals.
 
     Attributes:
         at: loop time in seconds.
+        gaps, closes, refusals: by reason; only reasons that have occurred.
         p50_ms, p99_ms: from publishing to the last subscriber's write, of the events since the sample before; None without any.
         lag_ms: by how much the event loop was late.
     """
@@ -45,9 +46,9 @@ class Sample(NamedTuple):
     published: int
     delivered: int
     resumed: int
-    gaps: int
-    closed: int
-    refused: int
+    gaps: Mapping[str, int]
+    closes: Mapping[str, int]
+    refusals: Mapping[str, int]
     p50_ms: float | None
     p99_ms: float | None
     lag_ms: float
@@ -156,10 +157,15 @@ class Stats:
 
     def _summary(self, now: float) -> Mapping[str, object]:
         """The past as columns, oldest first; `age` is in seconds."""
-        columns: dict[str, object] = {"age": [round(now - sample.at, 1) for sample in self._past]}
-        for place, name in enumerate(Sample._fields[1:], 1):
-            columns[name] = [_short(sample[place]) for sample in self._past]
-        return {"instance": self._figures.instance, **columns}
+        past, columns = self._past, dict[str, object]()
+        for name in ("streams", "published", "delivered", "resumed", "p50_ms", "p99_ms", "lag_ms"):
+            columns[name] = [_short(getattr(sample, name)) for sample in past]
+        for name in ("gaps", "closes", "refusals"):
+            by_reason: list[Mapping[str, int]] = [getattr(sample, name) for sample in past]
+            reasons = by_reason[-1] if by_reason else ()
+            columns[name] = {reason: [counts.get(reason, 0) for counts in by_reason] for reason in reasons}
+        ages = [round(now - sample.at, 1) for sample in past]
+        return {"instance": self._figures.instance, "age": ages, **columns}
 
 
 def _short(value: float | None) -> float | None:

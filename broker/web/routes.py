@@ -46,7 +46,7 @@ ROUTES: Sequence[Route] = (
     *_HEALTH,
     Route("GET", "/metrics", monitoring.metrics),
     Route("GET", "/openapi.json", openapi.document),
-    Route("GET", "/", page.index),
+    Route("GET", "/", page.dashboard),
     Route("GET", "/page/{name}", page.asset),
     Route("GET", "/client.js", browser_client.client),
     Route("GET", "/client/{name}", browser_client.part),

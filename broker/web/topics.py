@@ -28,7 +28,7 @@ async def read_topic(services: Services, request: Request) -> Answer | Subscript
         return await subscribe(services, request, (topic,))
     check_topic(topic)
     if wanted is Representation.HTML:
-        return await page.index(services, request)
+        return await page.topic(services, request)
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_subscribe((topic,))
     return json_answer(await services.node.describe(topic), _FRESH)
@@ -40,7 +40,10 @@ async def read_topics(services: Services, request: Request) -> Answer | Subscrip
         return await subscribe(services, request)
     query = request.query
     accept = request.headers.get("accept", "")
-    if "topic" in query or is_silent(query) or representation(accept) is not Representation.JSON:
+    wanted = representation(accept)
+    if "topic" not in query and not is_silent(query) and wanted is Representation.HTML:
+        return await page.topic(services, request)
+    if "topic" in query or is_silent(query) or wanted is not Representation.JSON:
         return await subscribe(services, request, requested_topics(query))
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_admin()

@@ -92,7 +92,7 @@ async def test_control_and_enter_publishes(page: Page, broker_url: str) -> None:
 async def test_refused_event_is_answered_with_what_to_do(
     page: Page, broker_url: str, complaints: list[str]
 ) -> None:
-    await page.goto(f"{broker_url}/")
+    await page.goto(f"{broker_url}/topics")
     await page.fill("#publish-topic", "_stats")
     await page.click("#publish-button")
     await expect(page.locator("#publish-result.error")).to_have_text(re.compile(r"Refused \(403\)\. \S+"))
@@ -126,7 +126,7 @@ async def test_markup_in_data_and_type_is_only_text(
 
 
 async def test_page_comes_with_a_policy_that_allows_no_inline_script(page: Page, broker_url: str) -> None:
-    for path in ("/", "/topics/news"):
+    for path in ("/topics", "/topics/news"):
         answer = await page.goto(broker_url + path)
         assert answer is not None
         policy = answer.headers["content-security-policy"]
@@ -182,7 +182,7 @@ async def test_gap_is_a_row_that_says_what_was_lost(page: Page, broker_url: str)
 async def test_start_from_earliest_shows_the_kept_events(page: Page, broker_url: str) -> None:
     for data in ("one", "two", "three"):
         await publish(page, f"{broker_url}/topics/news", data)
-    await page.goto(f"{broker_url}/")
+    await page.goto(f"{broker_url}/topics")
     await expect_state(page, "idle")
     await page.select_option("#start-kind", "earliest")
     await page.fill("#watch-topics", "news")
@@ -197,7 +197,7 @@ async def test_start_from_earliest_shows_the_kept_events(page: Page, broker_url:
 
 async def test_reload_keeps_topics_and_start(page: Page, broker_url: str) -> None:
     await publish(page, f"{broker_url}/topics/a", "kept")
-    await page.goto(f"{broker_url}/")
+    await page.goto(f"{broker_url}/topics")
     await page.select_option("#start-kind", "earliest")
     await page.fill("#watch-topics", "a b@home:x~1")
     await page.click("#watch-button")
@@ -296,7 +296,7 @@ async def test_json_is_indented_but_its_tokens_stay_as_sent(page: Page, broker_u
 
 async def test_listed_topic_is_watched_at_a_click(page: Page, broker_url: str) -> None:
     await publish(page, f"{broker_url}/topics/news", "kept")
-    await page.goto(f"{broker_url}/")
+    await page.goto(f"{broker_url}/topics")
     listed = page.locator("#topics button", has_text="news")
     await expect(listed).to_contain_text("1 event")
     await listed.click()
@@ -427,7 +427,7 @@ async def test_the_page_works_below_a_path(page: Page, strips: bool) -> None:
         await page.reload()
         await expect_state(page, "live")
         assert page.url == f"{url}/topics/news"
-        await page.goto(f"{url}/")
+        await page.goto(f"{url}/topics")
         await expect(page.locator("#host")).to_have_text(url.removeprefix("http://"))
         await page.fill("#watch-topics", "other")
         await page.click("#watch-button")

@@ -9,7 +9,7 @@ import pytest
 from tests.support.local_broker import Server
 
 
-@pytest.mark.parametrize("path", ["/", "/topics/news"])
+@pytest.mark.parametrize("path", ["/", "/topics", "/topics/news"])
 async def test_page(server: Server, path: str) -> None:
     answer = await server.request("GET", path, accept="text/html")
     assert answer.status == 200
@@ -30,12 +30,31 @@ async def test_page(server: Server, path: str) -> None:
     assert (await server.request("GET", "/page/..%2F__init__.py")).status == 404
 
 
-async def test_page_loads_all_its_modules_at_once(server: Server) -> None:
+@pytest.mark.parametrize("path", ["/", "/topics"])
+async def test_page_loads_all_its_modules_at_once(server: Server, path: str) -> None:
     """Named in the page, they don't wait for each other to be read."""
-    page = (await server.request("GET", "/", accept="text/html")).body.decode()
+    page = (await server.request("GET", path, accept="text/html")).body.decode()
     named = set(re.findall(r'"page/(\w+\.js)"', page))
     assert named
     for module in named:
         answer = await server.request("GET", f"/page/{module}")
         assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
         assert set(re.findall(r'^import .* from "\./(.+)";$', answer.body.decode(), re.MULTILINE)) <= named
+
+
+async def test_all_topics_are_a_page_only_for_a_browser_that_names_none(server: Server) -> None:
+    for target, accept, kind in (
+        ("/topics", "text/html,*/*;q=0.8", "text/html"),
+        ("/topics", "application/json", "application/json"),
+        ("/topics?topic=a", "text/html,*/*;q=0.8", "text/event-stream"),
+    ):
+        assert (await server.request("HEAD", target, accept=accept)).headers["content-type"].startswith(kind)
+
+
+async def test_the_charts_library_is_served_where_the_build_has_put_it(server: Server) -> None:
+    """Without it the page goes without charts; `tests/run` puts it there."""
+    answer = await server.request("GET", "/page/uPlot.js")
+    assert answer.body.startswith(b"/*! https://github.com/leeoniya/uPlot")
+    assert answer.body.endswith(b"export default uPlot;\n")
+    assert (await server.request("GET", "/page/uPlot.css")).headers["content-type"].startswith("text/css")
+    assert (await server.request("GET", "/page/made-from")).status == 404

@@ -1,14 +1,16 @@
-"""The web page: publish to topics and watch them live.
+"""The web pages: the dashboard, and one to publish to topics and watch them live.
 
-Its files are read once. The content security policy lets nothing else run. All its links are relative, so it works below any
-path, even if a proxy takes that path off.
+Their files are read once. The content security policy lets nothing else run. All their links are relative, so they work below
+any path, even if a proxy takes that path off.
 """
 
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cache, lru_cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import PurePath
 
 from broker.errors import BrokerError
@@ -32,44 +34,51 @@ class NotFound(BrokerError):
     code = "not-found"
 
 
-def html(path: str) -> Answer:
-    """The page itself at `path`; it takes the topic that it shows from its own address."""
+async def dashboard(services: Services, request: Request) -> Answer:
+    """`GET /`: the dashboard."""
+    return await _page(services, request, "dashboard.html")
+
+
+async def topic(services: Services, request: Request) -> Answer:
+    """A topic's path, and that of all topics: the page for topics, which takes its topic from its own address."""
+    return await _page(services, request, "index.html")
+
+
+async def _page(services: Services, request: Request, name: str) -> Answer:
+    await services.authenticator.check_host(request)
     headers = {
         **_HEADERS,
         "Cache-Control": "no-store",
         "Vary": "Accept",
         "Content-Type": "text/html; charset=utf-8",
     }
-    return Answer(200, _html("../" * (path.count("/") - 1)), headers)
-
-
-async def index(services: Services, request: Request) -> Answer:
-    """`GET /`, and a topic's path: the page."""
-    await services.authenticator.check_host(request)
-    return html(request.path)
+    return Answer(200, _html(name, "../" * (request.path.count("/") - 1)), headers)
 
 
 async def asset(services: Services, request: Request) -> Answer:
     """`GET /page/{name}`: a file that the page loads."""
     await services.authenticator.check_host(request)
     name = request.path_values["name"]
-    if name not in _assets():
+    if name not in _files() or PurePath(name).suffix not in _TYPES:
         raise NotFound("The page has no such file.")
     content_type = f"{_TYPES[PurePath(name).suffix]}; charset=utf-8"
     return Answer(200, _read(name), {**_HEADERS, "Cache-Control": "no-cache", "Content-Type": content_type})
 
 
-@lru_cache
-def _assets() -> frozenset[str]:
-    return frozenset(file.name for file in files(__name__).iterdir() if PurePath(file.name).suffix in _TYPES)
+@cache
+def _files() -> Mapping[str, Traversable]:
+    """The pages and what they load, by name. The build adds those in `uplot`; without them there are no charts."""
+    here = files(__name__)
+    folders = [here, uplot] if (uplot := here / "uplot").is_dir() else [here]
+    return {file.name: file for folder in folders for file in folder.iterdir() if file.is_file()}
 
 
 @lru_cache
-def _html(up: str) -> bytes:
-    """The page with links that begin with `up`."""
-    return re.sub(rb'="(?=page/|openapi\.json)', b'="%b' % up.encode(), _read("index.html"))
+def _html(name: str, up: str) -> bytes:
+    """A page with links that begin with `up`."""
+    return re.sub(rb'="(?=page/|openapi\.json|topics"|\./")', b'="%b' % up.encode(), _read(name))
 
 
-@lru_cache
+@cache
 def _read(name: str) -> bytes:
-    return (files(__name__) / name).read_bytes()
+    return _files()[name].read_bytes()

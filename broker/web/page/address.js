@@ -53,7 +53,7 @@ export function readAddress() {
 export function writeAddress() {
   const [first, ...others] = watch.topics;
   const state = new URLSearchParams([...others.map((name) => ["topic", name]), ...startParams()]).toString();
-  history.replaceState(null, "", base + (first ? `topics/${first}` : "") + (state && `#${state}`));
+  history.replaceState(null, "", base + (first ? `topics/${first}` : "topics") + (state && `#${state}`));
   document.title = first ? `${watch.topics.join(", ")} · sse-broker` : "sse-broker";
 }
 

@@ -1,4 +1,4 @@
-// Checks and formats: names of topics, refusals, JSON.
+// Checks and formats: names of topics, refusals, JSON, figures.
 
 import { text } from "./dom.js";
 
@@ -37,4 +37,35 @@ export function indented(json) {
     else out += /^[{[]/.test(token) ? token[0] + token.at(-1) : token; // an empty object or array stays on its line
   }
   return out;
+}
+
+// A figure in at most four characters or so: 0.25, 3.1, 42, 1,234, 12.3k, 1.29M.
+const compact = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+export function short(value) {
+  if (value >= 10_000) return compact.format(value);
+  if (value >= 100 || Number.isInteger(value)) return whole.format(value);
+  return value >= 1 ? value.toFixed(1) : value.toFixed(2);
+}
+
+// Milliseconds.
+export const ms = (value) => (value >= 1000 ? `${(value / 1000).toFixed(1)} s` : value >= 10 ? `${whole.format(value)} ms` : `${value.toFixed(1)} ms`);
+
+// Seconds as the two largest units: 3 d 4 h, 5 min 6 s.
+export function duration(seconds) {
+  const parts = [["d", 86_400], ["h", 3600], ["min", 60], ["s", 1]];
+  const first = Math.max(0, parts.findIndex(([, size]) => seconds >= size));
+  const shown = [];
+  let rest = Math.floor(seconds);
+  for (const [unit, size] of parts.slice(seconds < 1 ? 3 : first, (seconds < 1 ? 3 : first) + 2)) {
+    shown.push(`${Math.floor(rest / size)} ${unit}`);
+    rest %= size;
+  }
+  return shown.join(" ");
+}
+
+const UNITS = ["B", "KB", "MB", "GB", "TB"];
+export function bytes(value) {
+  const at = value > 0 ? Math.min(UNITS.length - 1, Math.floor(Math.log(value) / Math.log(1024))) : 0;
+  return `${short(value / 1024 ** at)} ${UNITS[at]}`;
 }

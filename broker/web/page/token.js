@@ -4,13 +4,13 @@ import { $ } from "./dom.js";
 
 const KEY = "broker token";
 
-const token = () => sessionStorage.getItem(KEY) ?? "";
+export const currentToken = () => sessionStorage.getItem(KEY) ?? "";
 
-export const authorized = (headers) => (token() ? { ...headers, Authorization: `Bearer ${token()}` } : headers);
+export const authorized = (headers) => (currentToken() ? { ...headers, Authorization: `Bearer ${currentToken()}` } : headers);
 
 // An EventSource can't send a header.
 export function withToken(url) {
-  return token() ? `${url}&${new URLSearchParams({ access_token: token() })}` : url;
+  return currentToken() ? `${url}&${new URLSearchParams({ access_token: currentToken() })}` : url;
 }
 
 export function askForToken(why) {
@@ -25,5 +25,5 @@ export function takeToken() {
 }
 
 export const refusedToken = (answer) => {
-  if (answer.status === 401) askForToken(token() ? "The broker does not accept this token, or no longer accepts it." : "The broker asks for a token.");
+  if (answer.status === 401) askForToken(currentToken() ? "The broker does not accept this token, or no longer accepts it." : "The broker asks for a token.");
 };
