@@ -76,7 +76,7 @@ def _files() -> Mapping[str, Traversable]:
 @lru_cache
 def _html(name: str, up: str) -> bytes:
     """A page with links that begin with `up`."""
-    return re.sub(rb'="(?=page/|openapi\.json|topics"|\./")', b'="%b' % up.encode(), _read(name))
+    return re.sub(rb'\b((?:href|src)=")(?!#)', rb"\1" + up.encode(), _read(name))
 
 
 @cache
