@@ -8,22 +8,34 @@ from __future__ import annotations
 import os
 import platform
 import secrets
-from collections.abc import Callable, Mapping
-from functools import cache
-
-from prometheus_client import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Protocol
 
 from broker.fanout.hub import Hub
+from broker.measures import Counts, Distribution
 from broker.metrics import Metrics
 from broker.node.stats import Sample
 from broker.stores.base import Store
+from broker.version import installed_version
+
+ACCESS_CODES = ("unauthorized", "forbidden")
+"""Publishes refused with these are among the denied requests."""
+
+
+class StreamState(Protocol):
+    """See `Streams`."""
+
+    @property
+    def hub(self) -> Hub: ...
+
+    @property
+    def is_draining(self) -> bool: ...
 
 
 class NodeFigures:
-    """The figures of one node.
+    """The figures of one node; implements `stats.Figures`.
 
     Args:
-        is_draining: whether it takes no new streams.
         now: loop time.
 
     Attributes:
@@ -31,84 +43,80 @@ class NodeFigures:
     """
 
     def __init__(
-        self,
-        metrics: Metrics,
-        hub: Hub,
-        store: Store,
-        is_draining: Callable[[], bool],
-        now: Callable[[], float],
+        self, metrics: Metrics, streams: StreamState, store: Store, now: Callable[[], float]
     ) -> None:
         self.instance = secrets.token_hex(6)
         self._metrics = metrics
-        self._hub = hub
+        self._streams = streams
         self._store = store
-        self._is_draining = is_draining
         self._now = now
         self._started_at = now()
         self._place = f"{platform.node()}:{os.getpid()}"
+        self._version = installed_version()
+        self._step, self._second = Window(metrics.written), Window(metrics.written)
 
-    def sample(self, now: float, lag_ms: float) -> Sample:
-        """What charts show; `now` is loop time."""
-        metrics = self._metrics
-        return Sample(
-            now,
-            streams=len(self._hub),
-            published=metrics.published.value,
-            delivered=self._hub.fan_out.delivered_events,
-            resumed=metrics.resumed_connects.value,
-            gaps=_by_label(metrics.gaps),
-            closes=_by_label(metrics.closes),
-            refusals=self._refusals(),
-            p50_ms=None,
-            p99_ms=None,
-            lag_ms=lag_ms,
-        )
+    def sample(self) -> Sample:
+        """What charts show, since the last call of `sample`."""
+        return self._sample(self._step)
 
-    def all(self, lag_ms: float) -> Mapping[str, object]:
-        """Everything that is known of this instance now; a JSON object."""
-        now, store, stats = self._now(), self._store, self._store.stats
+    def all(self) -> Mapping[str, object]:
+        """Everything that is known of this instance, since the last call of `all`; a JSON object."""
+        store, stats = self._store, self._store.stats
         problems = [f"{name}: {why}" for name, why in store.checks().items() if why != "ok"]
         return {
             "instance": self.instance,
             "place": self._place,
-            "version": installed_version(),
-            "uptime": round(now - self._started_at, 1),
-            **{name: value for name, value in self.sample(now, lag_ms)._asdict().items() if name != "at"},
+            "version": self._version,
+            "uptime": round(self._now() - self._started_at, 1),
+            **self._sample(self._second)._asdict(),
             "topics": stats.topics,
             "log_bytes": stats.log_bytes,
             "store": {"name": store.name, "problems": problems, "lag_ms": round(stats.lag_seconds * 1000, 2)},
-            "draining": self._is_draining(),
+            "draining": self._streams.is_draining,
         }
 
-    def _refusals(self) -> Mapping[str, int]:
+    def _sample(self, window: Window) -> Sample:
+        metrics, hub = self._metrics, self._streams.hub
+        p50_ms, p99_ms = window.quantiles_ms(0.5, 0.99)
+        return Sample(
+            round(self._now(), 3),
+            streams=len(hub),
+            published=int(metrics.published.value),
+            delivered=hub.fan_out.delivered_events,
+            resumed=metrics.connects.values["resume"],
+            gaps=_nonzero(metrics.gaps),
+            closes=_nonzero(metrics.closes),
+            refusals=dict(self._refusals()),
+            p50_ms=p50_ms,
+            p99_ms=p99_ms,
+            lag_ms=round(metrics.loop_lag_max * 1000, 2),
+        )
+
+    def _refusals(self) -> Iterator[tuple[str, int]]:
         """Refused requests, by what was refused and why."""
         metrics = self._metrics
-        return {
-            f"{what} {reason}": count
-            for what, counter in (
-                ("stream", metrics.refused_connects),
-                ("publish", metrics.refused_publishes),
-                ("body", metrics.refused_bodies),
-            )
-            for reason, count in _by_label(counter).items()
-        }
+        for reason, count in _nonzero(metrics.refused_connects).items():
+            yield f"stream: {reason}", count
+        for code, count in _nonzero(metrics.publish_errors).items():
+            if code not in ACCESS_CODES:
+                yield f"publish: {code}", count
+        for reason, count in _nonzero(metrics.denied).items():
+            yield reason, count
 
 
-def _by_label(counter: Counter) -> Mapping[str, int]:
-    (family,) = counter.collect()
-    return {
-        next(iter(sample.labels.values())): int(sample.value)
-        for sample in family.samples
-        if sample.name.endswith("_total") and sample.value
-    }
+class Window:
+    """Quantiles of what was observed since the last question."""
+
+    def __init__(self, distribution: Distribution) -> None:
+        self._distribution = distribution
+        self._before = list(distribution.counts)
+
+    def quantiles_ms(self, *shares: float) -> list[float | None]:
+        """The quantity, in ms, below which each share of the observations lies; None without any."""
+        before, self._before = self._before, list(self._distribution.counts)
+        found = [self._distribution.quantile(share, before) for share in shares]
+        return [None if seconds is None else round(seconds * 1000, 3) for seconds in found]
 
 
-@cache
-def installed_version() -> str:
-    """The version of the installed package; "" if it isn't installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("sse-broker")
-    except PackageNotFoundError:
-        return ""
+def _nonzero(counts: Counts) -> Mapping[str, int]:
+    return {value: number for value, number in counts.values.items() if number}

@@ -70,7 +70,7 @@ class Node:
 
     def _make_stats(self) -> Stats:
         streams, loop = self.streams, asyncio.get_running_loop()
-        figures = NodeFigures(self.metrics, streams.hub, self._store, lambda: streams.is_draining, loop.time)
+        figures = NodeFigures(self.metrics, streams, self._store, loop.time)
         viewers = partial(streams.hub.feeds.count, STATS_TOPIC)
         return Stats(self._store.topics, figures, viewers, self.instances.show_stats)
 

@@ -38,7 +38,7 @@ class Sample(NamedTuple):
         at: loop time in seconds.
         gaps, closes, refusals: by reason; only reasons that have occurred.
         p50_ms, p99_ms: from publishing to the last subscriber's write, of the events since the sample before; None without any.
-        lag_ms: by how much the event loop was late.
+        lag_ms: by how much the event loop was late at most, within the last two seconds.
     """
 
     at: float
@@ -55,16 +55,16 @@ class Sample(NamedTuple):
 
 
 class Figures(Protocol):
-    """The figures of this instance. `lag_ms`: by how much the event loop was late."""
+    """The figures of this instance."""
 
     @property
     def instance(self) -> str:
         """A name that no other instance has."""
 
-    def sample(self, now: float, lag_ms: float) -> Sample:
-        """What charts show; `now` is loop time."""
+    def sample(self) -> Sample:
+        """What charts show; called every `STEP_SECONDS`."""
 
-    def all(self, lag_ms: float) -> Mapping[str, object]:
+    def all(self) -> Mapping[str, object]:
         """Everything, as a JSON object with `instance`; called once a second while somebody reads."""
 
 
@@ -90,7 +90,6 @@ class Stats:
         self._loop = asyncio.get_running_loop()
         self._past: deque[Sample] = deque(maxlen=STEPS)
         self._show_until = self._asked_at = self._past_at = -SHOW_SECONDS
-        self._lag_ms = self._worst_lag_ms = 0.0  # of the last second, and since the last sample
         self._wake = asyncio.Event()
         self._ticks = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -123,16 +122,12 @@ class Stats:
             self._wake.set()
 
     def _tick(self, due: float) -> None:
-        now = self._loop.time()
-        self._lag_ms = (now - due) * 1000
-        self._worst_lag_ms = max(self._worst_lag_ms, self._lag_ms)
         if self._ticks % STEP_SECONDS == 0:
-            self._past.append(self._figures.sample(now, self._worst_lag_ms))
-            self._worst_lag_ms = 0.0
+            self._past.append(self._figures.sample())
         self._ticks += 1
         if self.is_shown or self._viewers():
             self._wake.set()
-        following = max(due + PERIOD_SECONDS, now)
+        following = max(due + PERIOD_SECONDS, self._loop.time())
         self._timer = self._loop.call_at(following, self._tick, following)
 
     async def _publish_for_ever(self) -> None:
@@ -149,7 +144,7 @@ class Stats:
             await self._ask()
         if not self.is_shown:
             return
-        events = [_event("now", self._figures.all(self._lag_ms))]
+        events = [_event("now", self._figures.all())]
         if now - self._past_at >= PAST_SECONDS:
             self._past_at = now
             events.insert(0, _event("past", self._summary(now)))

@@ -83,7 +83,7 @@ async def test_nothing_is_published_while_nobody_reads(server: Server) -> None:
 async def test_the_past_is_bounded(server: Server) -> None:
     node = server.node
     for _ in range(3 * stats.STEPS):
-        node._stats._past.append(node._stats._figures.sample(0.0, 0.0))
+        node._stats._past.append(node._stats._figures.sample())
     lines = json.dumps(node._stats._summary(0.0))
     assert len(json.loads(lines)["age"]) == stats.STEPS
     assert len(lines) < 32 << 10
