@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import signal
 import sys
@@ -123,7 +124,10 @@ async def _examine(target: Target, progress: Progress) -> Report:
 
     task = asyncio.current_task()
     assert task is not None
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # the topics are deleted first
+    with contextlib.suppress(NotImplementedError):  # not on every system
+        asyncio.get_running_loop().add_signal_handler(
+            signal.SIGTERM, task.cancel
+        )  # the topics are deleted first
     progress.begin(f"examining {target.url}", None)
 
     def show(done: int, running: list[str]) -> None:

@@ -17,9 +17,11 @@ from broker.doctor.preflight import Unreachable as Unreachable
 from broker.doctor.preflight import preflight
 from broker.doctor.remedies import ANY, remedies_for
 from broker.doctor.report import Report
-from broker.doctor.site import CLEAN_SECONDS, RequestFailed, Site, Target
+from broker.doctor.site import CLEAN_SECONDS, NothingArrived, RequestFailed, Site, Target
 from broker.doctor.trust import trust
 
+BUFFERING = "buffering"
+"""The code of the check that explains why nothing arrives elsewhere."""
 MARGIN_SECONDS = 10.0
 """How much longer than `idle_seconds` all checks together may take."""
 
@@ -42,13 +44,13 @@ async def examine(target: Target, notify: Notify = silent) -> Report:
         findings = []
         try:
             verdicts = await preflight(site)
-            findings = [_finding(code, verdict) for code, verdict in verdicts.items()]
+            findings = [_finding(code, verdict, site.hop) for code, verdict in verdicts.items()]
             if all(verdict.severity is not Severity.ERROR for verdict in verdicts.values()):
                 findings += await _run(site, notify)
         finally:
             removed = await _to_the_end(asyncio.create_task(_clean(site)))
         if site.has_broker:
-            findings.append(_finding("topics", removed))
+            findings.append(_finding("topics", removed, None))
         seconds = asyncio.get_running_loop().time() - began_at
         return Report(target.url, findings, site.hops, seconds)
 
@@ -63,9 +65,17 @@ async def _site(target: Target) -> AsyncIterator[Site]:
 
 async def _run(site: Site, notify: Notify) -> list[Finding]:
     verdicts: dict[str, Verdict] = {}
+    missing: dict[str, str] = {}
+    late = info("It took too long and was stopped.")
 
     async def run(code: str, check: Check) -> None:
-        verdicts[code] = await _verdict(check, site)
+        try:
+            verdicts[code] = await check(site)
+        except RequestFailed as failure:
+            verdicts[code] = error(f"A request that should succeed failed: {failure}.")
+        except NothingArrived as failure:
+            missing[code] = str(failure)
+            verdicts[code] = error(str(failure), site.hop)
         notify(len(verdicts), [other for other in CHECKS if other not in verdicts])
 
     notify(0, list(CHECKS))
@@ -73,21 +83,15 @@ async def _run(site: Site, notify: Notify) -> list[Finding]:
         async with asyncio.timeout(site.target.idle_seconds + MARGIN_SECONDS), asyncio.TaskGroup() as group:
             for code, check in CHECKS.items():
                 group.create_task(run(code, check))
-    late = info("It took too long and was stopped.")
-    return [_finding(code, verdicts.get(code, late)) for code in CHECKS]
+    if verdicts.get(BUFFERING, late).severity is Severity.ERROR:
+        verdicts |= {code: info(f"{what} See {BUFFERING}.") for code, what in missing.items()}
+    return [_finding(code, verdicts.get(code, late), site.hop) for code in CHECKS]
 
 
-async def _verdict(check: Check, site: Site) -> Verdict:
-    try:
-        return await check(site)
-    except RequestFailed as failure:
-        return error(f"A request that should succeed failed: {failure}.")
-
-
-def _finding(code: str, verdict: Verdict) -> Finding:
+def _finding(code: str, verdict: Verdict, hop: str | None) -> Finding:
     remedies: dict[str, str] = {}
     if verdict.severity in (Severity.ERROR, Severity.WARNING):
-        remedies = {ANY: verdict.advice} if verdict.advice else dict(remedies_for(code, verdict.hop))
+        remedies = {ANY: verdict.advice} if verdict.advice else dict(remedies_for(code, verdict.hop or hop))
     return Finding(code, verdict.severity, verdict.evidence, verdict.hop, remedies)
 
 

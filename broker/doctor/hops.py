@@ -14,6 +14,7 @@ from broker.doctor import wire
 
 NGINX, HAPROXY, CADDY, ENVOY, TRAEFIK = "nginx", "HAProxy", "Caddy", "Envoy", "Traefik"
 ALB, CLOUDFLARE = "ALB", "Cloudflare"
+GO = "a proxy written in Go, such as Traefik"
 PROXIES = (NGINX, HAPROXY, CADDY, ENVOY, TRAEFIK, ALB, CLOUDFLARE)
 """Those that remedies are written for."""
 
@@ -46,7 +47,7 @@ _BY_ERROR_PAGE = {
     b"Your browser sent an invalid request.": HAPROXY,
     b"<center>nginx": NGINX,
     b"<center>openresty": NGINX,
-    b"invalid header name": "a proxy written in Go, such as Traefik",
+    b"invalid header name": GO,
 }
 """By a piece of the answer to a malformed request."""
 SECONDS = 5.0
@@ -78,5 +79,6 @@ async def from_error_page(url: str, context: ssl.SSLContext | None, host: str) -
 
 
 def distinct(names: Iterable[str]) -> Sequence[str]:
-    """Each name once, in order."""
-    return tuple(dict.fromkeys(names))
+    """Each name once, in order. Caddy is written in Go, so it accounts for answers in the words of Go."""
+    found = tuple(dict.fromkeys(names))
+    return tuple(name for name in found if name != GO) if CADDY in found else found

@@ -90,6 +90,10 @@ class RequestFailed(Exception):
     """There was no response; the text says why."""
 
 
+class NothingArrived(Exception):
+    """A stream didn't bring what it must, and nothing else either; the text says what. A path that buffers explains it."""
+
+
 @dataclass(slots=True)
 class Site:
     """A target, and what is known about it.
@@ -99,7 +103,8 @@ class Site:
         token_in_query: whether the token goes in the query, because a proxy removes it from the header.
         has_broker: whether a broker has answered.
         is_admin: whether the token has the admin right.
-        first_heartbeat: seconds of silence before the broker's first heartbeat, once known; None if there was none.
+        first_heartbeat: seconds of silence before the broker's first heartbeat, once known; None if there was none before the
+            stream was cut, or in `idle_seconds`.
     """
 
     target: Target

@@ -42,17 +42,20 @@ def substituted(text: str, replacements: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Certificate:
-    """PEM files: the chain, its key, and both in one."""
+    """PEM files: the chain, its key, both in one, and the authority."""
 
     chain: Path
     key: Path
     both: Path
+    authority: Path
 
     @classmethod
     def made(cls, folder: Path) -> Certificate:
         """One for `localhost` and 127.0.0.1, signed by an unknown authority."""
-        issued = trustme.CA().issue_cert("localhost", HOST)
-        made = cls(folder / "chain.pem", folder / "key.pem", folder / "both.pem")
+        authority = trustme.CA()
+        issued = authority.issue_cert("localhost", HOST)
+        made = cls(folder / "chain.pem", folder / "key.pem", folder / "both.pem", folder / "authority.pem")
+        authority.cert_pem.write_to_path(made.authority)
         for pem in issued.cert_chain_pems:
             pem.write_to_path(made.chain, append=True)
         issued.private_key_pem.write_to_path(made.key)
@@ -72,6 +75,7 @@ class ProxyProcess(ABC):
     Attributes:
         port: where it speaks plain HTTP.
         tls_port: where it speaks HTTPS, HTTP/2 too.
+        authority: the PEM file of the authority that signed its certificate.
     """
 
     program: ClassVar[str]
@@ -104,7 +108,9 @@ class ProxyProcess(ABC):
         idle = {IDLE: f"{idle_seconds or 75}s"}
         text = substituted((DEPLOY / self.file).read_text(), {**addresses, **idle, **changes})
         self._config = folder / self.file
-        self._config.write_text(substituted(text, self._replacements(Certificate.made(folder))))
+        certificate = Certificate.made(folder)
+        self.authority = certificate.authority
+        self._config.write_text(substituted(text, self._replacements(certificate)))
 
     @abstractmethod
     def _replacements(self, certificate: Certificate) -> dict[str, str]:
@@ -122,6 +128,10 @@ class ProxyProcess(ABC):
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
+
+    @property
+    def tls_url(self) -> str:
+        return f"https://localhost:{self.tls_port}"
 
     def __enter__(self) -> Self:
         path = self.path()

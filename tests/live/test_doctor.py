@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from broker.doctor import Finding, Report, Severity, Target, examine
+from broker.doctor import Finding, Report, Severity, Target, examine, text
 from tests.live.proxies import ProxyProcess
 from tests.support.broker_process import BrokerProcess, SharedBrokers
+from tests.support.tokens import HMAC, SECRET
 
-IDLE_SECONDS = 4.0
-
-
-@pytest.fixture
-def broker(shared_brokers: SharedBrokers) -> BrokerProcess:
-    """One that sends a heartbeat after a second of silence."""
-    return shared_brokers.get(heartbeat_seconds=1)
+ORIGIN = "https://app.example.com"
+PLAIN_HTTP = {"http2": Severity.WARNING}
+"""What is true of every URL with http."""
+TOKEN = HMAC.token(["doctor.*"], ["doctor.*"], admin=True)
 
 
 def finding(report: Report, code: str) -> Finding:
@@ -25,27 +25,153 @@ def finding(report: Report, code: str) -> Finding:
     return found
 
 
-async def examined(
-    kind: type[ProxyProcess], broker: BrokerProcess, folder: Path, changes: Mapping[str, str]
-) -> Report:
-    """The report on a broker behind a proxy whose file has these changes."""
-    with kind([broker.url], folder, changes=changes) as proxy:
-        return await examine(Target(proxy.url, idle_seconds=IDLE_SECONDS))
+def faults(report: Report) -> dict[str, Severity]:
+    """Errors and warnings, by code."""
+    return {
+        one.code: one.severity
+        for one in report.findings
+        if one.severity in (Severity.ERROR, Severity.WARNING)
+    }
 
 
-async def test_buffering(
-    proxies: dict[str, type[ProxyProcess]], broker: BrokerProcess, tmp_path: Path
-) -> None:
-    report = await examined(
-        proxies["nginx"],
-        broker,
-        tmp_path,
+@dataclass(frozen=True)
+class Planted:
+    """Faults in a proxy's file.
+
+    Attributes:
+        changes: to the file.
+        found: the severity of each fault that must be found, by code; no other may be.
+        settings: of the broker.
+        seconds: how long streams are watched.
+    """
+
+    proxy: str
+    hop: str
+    changes: Mapping[str, str]
+    found: Mapping[str, Severity]
+    settings: Mapping[str, Any] = field(default_factory=lambda: {"heartbeat_seconds": 0.5})
+    target: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 2.0
+
+
+ERROR, WARNING = Severity.ERROR, Severity.WARNING
+UNASKED_BUFFERING = {"proxy_buffering off;": "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"}
+GZIP = "gzip on; gzip_types text/event-stream; gzip_min_length 0; gzip_proxied any;"
+
+PLANTED = {
+    "nginx buffers": Planted(
+        "nginx",
+        "nginx",
         {
-            "proxy_buffering off;": "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;",
+            **UNASKED_BUFFERING,
             "proxy_http_version 1.1;": "proxy_http_version 1.0;",  # with 1.1 nginx passes each chunk on
         },
-    )
-    found = finding(report, "buffering")
-    assert (found.severity, found.hop) == (Severity.ERROR, "nginx")
-    assert "proxy_buffering off;" in found.remedies["nginx"]
-    assert "It arrived when the topic ended" in found.evidence
+        {"buffering": ERROR, "chunking": WARNING, "request-buffering": WARNING},
+    ),
+    "nginx holds events to compress them": Planted(
+        "nginx", "nginx", {**UNASKED_BUFFERING, "gzip off;": GZIP}, {"compression": ERROR}
+    ),
+    "nginx compresses each event": Planted("nginx", "nginx", {"gzip off;": GZIP}, {"compression": WARNING}),
+    "nginx cuts silent streams": Planted(
+        "nginx",
+        "nginx",
+        {"proxy_read_timeout 75s;": "proxy_read_timeout 5s;"},
+        {"idle-timeout": ERROR, "heartbeats": ERROR},
+        settings={},
+        seconds=8,
+    ),
+    "nginx changes requests and answers": Planted(
+        "nginx",
+        "nginx",
+        {
+            'proxy_set_header Connection "";': 'proxy_set_header Connection ""; proxy_set_header Last-Event-ID "";',
+            "proxy_set_header Host $http_host;": "proxy_set_header Host $proxy_host;",
+            "proxy_request_buffering off;": "proxy_request_buffering on;",
+            "error_page 472 = @keyed;": "error_page 472 = @keyed; proxy_intercept_errors on; "
+            "error_page 409 410 =200 @fine; location @fine { return 200 fine; }",
+            "proxy_pass_header X-Accel-Buffering;": "proxy_hide_header Cache-Control;",
+            "log_format path": "proxy_cache_path cache keys_zone=cache:1m; log_format path",
+            "location @stream {": "location @stream { proxy_cache cache; proxy_cache_valid 200 1m; "
+            "proxy_buffering on; proxy_ignore_headers Cache-Control Vary;",
+        },
+        {
+            "last-event-id": ERROR,
+            "host": ERROR,
+            "request-buffering": WARNING,
+            "error-statuses": ERROR,
+            "stream-headers": WARNING,
+            "caching": ERROR,
+        },
+    ),
+    "nginx removes the header with the token": Planted(
+        "nginx",
+        "nginx",
+        {
+            'proxy_set_header Connection "";': 'proxy_set_header Connection ""; proxy_set_header Authorization "";'
+        },
+        {"authorization": ERROR},
+        settings={"heartbeat_seconds": 0.5, "jwt_secrets": [SECRET]},
+        target={"token": TOKEN},
+    ),
+    "nginx removes the query with the token, adds CORS headers and removes chunks": Planted(
+        "nginx",
+        "nginx",
+        {
+            "gzip off;": "gzip off; chunked_transfer_encoding off; add_header Access-Control-Allow-Origin *;",
+            "recursive_error_pages on;": 'recursive_error_pages on; if ($args ~ access_token) { set $args ""; }',
+        },
+        {"query-token": ERROR, "cors": ERROR, "chunking": WARNING},
+        settings={"heartbeat_seconds": 0.5, "jwt_secrets": [SECRET], "cors_origins": ORIGIN},
+        target={"token": TOKEN, "origin": ORIGIN},
+    ),
+    "HAProxy cuts silent streams, and rewrites 204": Planted(
+        "haproxy",
+        "HAProxy",
+        {
+            "timeout server 75s": "timeout server 5s",
+            "    # Use the results of the checks above.": "    http-response set-status 200 if { status 204 }",
+        },
+        {"idle-timeout": ERROR, "heartbeats": ERROR, "end-of-topic": ERROR},
+        settings={},
+        seconds=8,
+    ),
+    "Caddy cuts silent streams": Planted(
+        "caddy",
+        "Caddy",
+        {"read_timeout 75s": "read_timeout 5s"},
+        {"idle-timeout": ERROR, "heartbeats": ERROR},
+        settings={},
+        seconds=8,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+async def test_planted_faults_are_found_and_no_others(
+    proxies: dict[str, type[ProxyProcess]], tmp_path: Path, name: str
+) -> None:
+    planted = PLANTED[name]
+    with (
+        BrokerProcess(**planted.settings) as broker,
+        proxies[planted.proxy]([broker.url], tmp_path, changes=planted.changes) as proxy,
+    ):
+        report = await examine(Target(proxy.url, idle_seconds=planted.seconds, **planted.target))
+    assert faults(report) == {**PLAIN_HTTP, **planted.found}, text(report)
+    for code in planted.found:
+        found = finding(report, code)
+        assert found.hop == planted.hop, found
+        assert planted.hop in found.remedies, found
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_the_files_as_they_are_come_out_clean(
+    proxy: type[ProxyProcess], shared_brokers: SharedBrokers, tmp_path: Path, secure: bool
+) -> None:
+    broker = shared_brokers.get(heartbeat_seconds=0.5)
+    with proxy([broker.url], tmp_path) as running:
+        url = running.tls_url if secure else running.url
+        report = await examine(
+            Target(url, idle_seconds=4, ca_file=str(running.authority) if secure else None)
+        )
+    assert faults(report) == ({} if secure else PLAIN_HTTP), text(report)
+    assert len(report.hops) == 1

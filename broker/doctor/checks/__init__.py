@@ -1,4 +1,4 @@
-"""The checks, each in a module of its own with one `async def check(site) -> Verdict`.
+"""The checks, each in a module of its own: a coroutine function that takes the site and returns a verdict.
 
 Rules: a check uses topics of its own, leaves nothing open, and takes at most `target.idle_seconds` and some seconds more. It
 raises `RequestFailed` if a request that should succeed does not.
@@ -8,13 +8,56 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 
-from broker.doctor.checks import buffering
+from broker.doctor.checks import (
+    base_path,
+    buffering,
+    caching,
+    chunking,
+    clock,
+    compression,
+    cors,
+    cursor,
+    duration,
+    ending,
+    gap,
+    headers,
+    heartbeats,
+    host,
+    http2,
+    idle,
+    reconnect,
+    request_buffering,
+    statuses,
+    tls,
+    token,
+)
 from broker.doctor.finding import Verdict
 from broker.doctor.site import Site
 
 Check = Callable[[Site], Awaitable[Verdict]]
 
 CHECKS: Mapping[str, Check] = {
+    "tls": tls.check,
+    "http2": http2.check,
+    "base-path": base_path.check,
+    "host": host.check,
     "buffering": buffering.check,
+    "compression": compression.check,
+    "chunking": chunking.check,
+    "stream-headers": headers.check,
+    "heartbeats": heartbeats.check,
+    "idle-timeout": idle.check,
+    "stream-duration": duration.check,
+    "request-buffering": request_buffering.check,
+    "last-event-id": cursor.check,
+    "reconnect": reconnect.check,
+    "gap": gap.check,
+    "end-of-topic": ending.check,
+    "error-statuses": statuses.check,
+    "authorization": token.check_header,
+    "query-token": token.check_query,
+    "cors": cors.check,
+    "caching": caching.check,
+    "clock": clock.check,
 }
 """By code, in the order of a report."""
