@@ -32,11 +32,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from broker.client import BlockingClient as BlockingClient
     from broker.client import Client as Client
     from broker.process.app import create_app as create_app
     from broker.settings import Settings as Settings
 else:
-    _LATER = {"Client": "broker.client", "Settings": "broker.settings", "create_app": "broker.process.app"}
+    _LATER = {
+        "BlockingClient": "broker.client",
+        "Client": "broker.client",
+        "Settings": "broker.settings",
+        "create_app": "broker.process.app",
+    }
 
     def __getattr__(name: str) -> object:
         """Import public names on first use, so that a publisher doesn't load the server."""

@@ -12,12 +12,13 @@ import broker.client
 import broker.client.client
 import broker.process.app
 import broker.settings
-from broker import Client, Settings, create_app
+from broker import BlockingClient, Client, Settings, create_app
 from tests.support.waiting import WAIT_SECONDS
 
 
 def test_public_names_are_those_of_their_modules() -> None:
     assert Client is broker.client.Client is broker.client.client.Client
+    assert BlockingClient is broker.client.BlockingClient
     assert Settings is broker.settings.Settings
     assert create_app is broker.process.app.create_app
 
@@ -49,9 +50,11 @@ def test_the_client_needs_nothing_that_a_system_may_lack() -> None:
     """Windows has no uvloop and none of these modules; rich and hdrhistogram are optional everywhere."""
     missing = ("uvloop", "resource", "fcntl", "termios", "rich", "hdrh")
     hide = f"import sys; sys.modules.update(dict.fromkeys({missing}))"
-    program = f"{hide}\nfrom broker import Client; from broker.client import Stream, Subscription, publish"
+    names = "BlockingClient, Stream, Subscription, publish"
+    program = f"{hide}\nfrom broker import Client; from broker.client import {names}"
     assert "broker.client.client" in modules_of(program)
 
 
-def test_the_blocking_publish_needs_only_the_standard_library() -> None:
-    assert not {"aiohttp", "pydantic", "uvloop"} & modules_of("from broker.client import publish")
+def test_the_blocking_side_needs_only_the_standard_library() -> None:
+    loaded = modules_of("from broker import BlockingClient; from broker.client import publish")
+    assert not {"aiohttp", "asyncio", "pydantic", "uvloop"} & loaded

@@ -1,4 +1,4 @@
-"""The Python client: `Client` for asyncio, and a blocking `publish` for Django, Flask and scripts.
+"""The Python client: `Client` for asyncio; `BlockingClient` and `publish` for Django, Flask and scripts.
 
     async with Client("http://127.0.0.1:8080") as client:
         await client.publish("news", "hello")
@@ -8,7 +8,7 @@
 
     publish("http://127.0.0.1:8080", "news", "hello")  # blocking; the standard library only
 
-Rules: knows nothing of the server. `publish` must work without aiohttp. No module that exists only on Unix is needed.
+Rules: knows nothing of the server. The blocking side must work without aiohttp and asyncio. No module that exists only on Unix is needed.
 
     errors              what the client raises
     types               its values: `Gap`, `End`, `TopicState` and others
@@ -20,7 +20,8 @@ Rules: knows nothing of the server. `publish` must work without aiohttp. No modu
     reading             `History`: events that topics still have; the list of topics
     control_events      decoding of events
     subscription_state  what a subscription has received and asks for next
-    blocking            `publish`
+    sockets             options of sockets
+    blocking/           `BlockingClient` and `publish`
 
 With aiohttp:
 
@@ -37,7 +38,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from broker.client.blocking import publish as publish
+from broker.client.blocking.client import BlockingClient as BlockingClient
+from broker.client.blocking.client import publish as publish
+from broker.client.blocking.streaming import BlockingStream as BlockingStream
+from broker.client.blocking.subscription import BlockingSubscription as BlockingSubscription
 from broker.client.errors import Cancelled as Cancelled
 from broker.client.errors import ClientError as ClientError
 from broker.client.errors import PublishError as PublishError

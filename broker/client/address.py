@@ -64,6 +64,12 @@ def publish_query(
     return {name: value for name, value in given.items() if value is not None}
 
 
+def stream_query(*, retain: str | None, last_viewer: str | None) -> dict[str, str]:
+    """The query of a stream with these options."""
+    given = {"retain": retain, "last_viewer": last_viewer}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def stream_urls(base: str, topic: str, query: Mapping[str, str]) -> tuple[str, dict[str, str]]:
     """The URL that a stream's body goes to, and by reason the URLs that end its topic. Raises `PublishError`."""
     ends = {

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 import aiohttp
 
-from broker.client.address import publish_query, topic_url
+from broker.client.address import publish_query, stream_query, topic_url
 from broker.client.base_client import BaseClient
 from broker.client.errors import PublishError, json_object
 from broker.client.ndjson import encode_ndjson
@@ -132,8 +132,7 @@ class PublishMethods(BaseClient):
         Raises:
             PublishError: the topic name is invalid. `Stream` lists the other errors.
         """
-        given = {"retain": retain, "last_viewer": last_viewer}
-        query = {name: value for name, value in given.items() if value is not None}
+        query = stream_query(retain=retain, last_viewer=last_viewer)
         return Stream(self._make_requests(), self.url, topic, query, self._options.patience_seconds)
 
     async def cancel(self, topic: str) -> None:

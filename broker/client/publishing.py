@@ -1,13 +1,8 @@
-"""Publishing with retries.
-
-Rules: an event is never published twice. A request with an unknown outcome is repeated only if it carries an
-`Idempotency-Key`.
-"""
+"""Publishing with retries."""
 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterable, AsyncIterator
 from http import HTTPStatus
 
@@ -15,10 +10,8 @@ import aiohttp
 
 from broker.client.errors import UNREACHABLE, PublishError
 from broker.client.requests import Requests
-from broker.client.response import NDJSON, TEXT, Response
-from broker.client.retries import Retries
-
-KEY_BYTES = 12
+from broker.client.response import NDJSON, Response
+from broker.client.retries import KeyRoom, PublishAttempts
 
 
 class Publisher:
@@ -31,33 +24,19 @@ class Publisher:
     def __init__(self, requests: Requests, patience_seconds: float) -> None:
         self._requests = requests
         self._patience_seconds = patience_seconds
-        self._keyless_until = 0.0  # loop time; until then the broker has no room for new keys
+        self._room = KeyRoom()
 
     async def publish(self, url: str, data: bytes, key: str | None) -> Response:
-        """Publish one event and return the 201 response. Raises `PublishError`.
-
-        Without a `key` it makes one. If the broker has no room for a new key (429), it repeats the event without one,
-        unless an earlier attempt may have succeeded. A request without a key is repeated only after a failure that shows that the
-        event was not published.
-        """
+        """Publish one event and return the 201 response. Raises `PublishError`. Without a `key` it makes one."""
         loop = asyncio.get_running_loop()
-        retries = Retries(self._patience_seconds, loop.time())
-        can_drop_key = key is None and self._patience_seconds > 0 and loop.time() >= self._keyless_until
-        if can_drop_key:
-            key = secrets.token_urlsafe(KEY_BYTES)
+        room = self._room if self._patience_seconds > 0 else None
+        attempts = PublishAttempts(key, room, self._patience_seconds, loop.time())
         while True:
-            headers = TEXT if key is None else {**TEXT, "Idempotency-Key": key}
             try:
-                return await self._requests.send(url, data, headers, HTTPStatus.CREATED)
+                return await self._requests.send(url, data, attempts.headers, HTTPStatus.CREATED)
             except PublishError as error:
-                if can_drop_key and error.status == HTTPStatus.TOO_MANY_REQUESTS:
-                    self._keyless_until = loop.time() + (error.retry_after or 0)
-                    can_drop_key, key = False, None
-                    continue
-                can_drop_key = False
-                if not _is_repeatable(error, key):
-                    raise
-                await asyncio.sleep(retries.wait_seconds(error, loop.time()))
+                was_sent = not isinstance(error.__cause__, aiohttp.ClientConnectorError)
+                await asyncio.sleep(attempts.wait_seconds(error, loop.time(), was_sent=was_sent))
 
     async def cancel(self, url: str) -> None:
         """Send a cancellation, without retries. Raises `PublishError`."""
@@ -97,12 +76,3 @@ class _RequestBody:
             self.error = error
             raise
         self._limit.reschedule(asyncio.get_running_loop().time() + self._timeout_seconds)
-
-
-def _is_repeatable(error: PublishError, key: str | None) -> bool:
-    """Whether the event can be sent again without the risk of publishing it twice."""
-    if key is not None:
-        return error.passing
-    return error.status == HTTPStatus.TOO_MANY_REQUESTS or isinstance(
-        error.__cause__, aiohttp.ClientConnectorError
-    )

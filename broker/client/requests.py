@@ -7,7 +7,6 @@ exceptions reach the caller of the client.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from http import HTTPStatus
@@ -16,8 +15,7 @@ import aiohttp
 
 from broker.client.errors import MAX_RESPONSE_BYTES, UNREACHABLE, PublishError, reason
 from broker.client.response import Response
-
-UNACKNOWLEDGED_MS = 20_000
+from broker.client.sockets import limit_unacknowledged
 
 Token = str | Callable[[], Awaitable[str]]
 """A bearer token, or an async function that returns a valid one."""
@@ -89,11 +87,8 @@ class Requests:
 
 
 def make_socket(info: aiohttp.AddrInfoType) -> socket.socket:
-    """A socket that fails soon if the peer acknowledges nothing. The default takes many minutes."""
+    """A socket that fails soon if the peer acknowledges nothing."""
     family, kind, protocol, _, _ = info
     made = socket.socket(family, kind, protocol)
-    with contextlib.suppress(
-        OSError, AttributeError
-    ):  # not on every system, and not for every kind of socket
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+    limit_unacknowledged(made)
     return made

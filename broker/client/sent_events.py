@@ -28,6 +28,7 @@ class SentEvents:
         self._kept: deque[bytes] = deque()
         self._first = 1  # the number of the first kept event
         self._sent = 0  # how many kept events the present connection has taken
+        self._furthest = 1  # the number after the last event that any earlier connection has taken
 
     def add(self, line: bytes) -> None:
         """Keep one more event, a line of NDJSON."""
@@ -40,6 +41,7 @@ class SentEvents:
 
     def rewind(self) -> dict[str, str]:
         """A new connection starts with the first kept event. Returns the headers that tell the broker so."""
+        self._furthest = max(self._furthest, self._first + self._sent)
         self._sent = 0
         return {"Broker-Producer": self._producer, "Broker-Sequence": str(self._first)}
 
@@ -55,6 +57,6 @@ class SentEvents:
         return b"".join(lines)
 
     @property
-    def sent_to(self) -> int:
-        """The number after the last event that the present connection has taken."""
-        return self._first + self._sent
+    def has_progress(self) -> bool:
+        """Whether the present connection has taken events that none before it has."""
+        return self._first + self._sent > self._furthest

@@ -120,17 +120,16 @@ class Stream:
     async def _run(self) -> None:
         """Send the request, again after each lost connection, until it succeeds."""
         loop = asyncio.get_running_loop()
-        retries = Retries(self._patience_seconds, loop.time())
+        retries = Retries(self._patience_seconds)
         while True:
-            sent_before = self._events.sent_to
             headers = {**NDJSON, **self._events.rewind()}
             self._unsent_bytes = self._events.kept_bytes
             limit = asyncio.timeout(None)
             try:
                 await self._requests.send(self._url, self._body(limit), headers, HTTPStatus.OK, limit)
             except PublishError as error:
-                if self._events.sent_to > sent_before:
-                    retries.restart(loop.time())
+                if self._events.has_progress:
+                    retries.restart()
                 if not error.passing:
                     raise
                 await asyncio.sleep(retries.wait_seconds(error, loop.time()))

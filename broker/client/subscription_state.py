@@ -157,6 +157,7 @@ class SubscriptionState:
                 self._has_event = True
                 self._receive(event)
             self._read_cursor = decoder.last_event_id
+            decoder.check()
         except TooLarge as error:
             self._fail(SubscribeError(error.code, error.detail))
         except (ValueError, KeyError):

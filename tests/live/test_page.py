@@ -11,7 +11,7 @@ import pytest_asyncio
 from aiohttp import ClientSession, web
 from playwright.async_api import Browser, BrowserContext, Page, Request, expect
 
-from broker.client import blocking
+from broker.client.blocking import client as blocking
 from tests.support.broker_process import BrokerProcess
 from tests.support.tokens import HMAC
 
