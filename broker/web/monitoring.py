@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -66,6 +67,7 @@ class RequestGauges:
             "Bytes of incomplete request bodies, and of incomplete events of streamed ones.",
             self._bodies.held_bytes,
         )
+        yield GaugeMetricFamily("broker_tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
         yield GaugeMetricFamily(
             "broker_request_connections", "Open connections that are not streams.", self._timeouts.count
         )
