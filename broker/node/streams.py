@@ -177,6 +177,7 @@ class Streams:
             logs = [log for topic, log in zip(topics, logs, strict=True) if topic in where.topics]
         subscriber = self.hub.attach(transport, caller, key, logs, where.cursor, opening)
         subscriber.quiet = quiet
+        subscriber.bytes_written -= len(opening)  # so that an idle stream keeps the shared number 0
         if not where.topics:
             subscriber.topics = tuple(topics)
         describe(subscriber, client, _START_NAMES[type(start)], where.gaps[0] if where.gaps else "")
