@@ -13,9 +13,11 @@ from statistics import median
 
 from tests.bench.soak.trend import Trend, fit
 from tests.support.http import HOST, read_answer, request
+from tests.support.waiting import WAIT_SECONDS
 
 WARM_UP_SHARE = 0.3
 """Left out at the start: caches, allocators and retention fill."""
+MIN_LATENCIES = 20
 _TASKS = re.compile(rb"^broker_tasks (\S+)$", re.MULTILINE)
 
 
@@ -84,15 +86,17 @@ def growing(samples: Samples) -> Sequence[str]:
 
 
 async def measure(pid: int, port: int, latencies: list[float], until: float) -> dict[Quantity, float]:
-    """The medians from now until the loop's time `until`; `latencies`, in seconds, are filled meanwhile."""
+    """The medians from now until the loop's time `until`, and until there are some `latencies` (seconds), which readers fill."""
     loop = asyncio.get_running_loop()
     latencies.clear()
+    deadline = until + WAIT_SECONDS
     seen: dict[Quantity, list[float]] = {quantity: [] for quantity in QUANTITIES}
-    while loop.time() < until:
+    while loop.time() < until or len(latencies) < MIN_LATENCIES:
+        assert loop.time() < deadline, "the streams of the measured broker get no events"
         seen[MEMORY].append(_resident(pid) / 1e6)
         seen[DESCRIPTORS].append(len(os.listdir(f"/proc/{pid}/fd")))  # noqa: PTH208 - Path makes an object for each
         seen[TASKS].append(await _tasks(port))
-        await asyncio.sleep(min(1.0, max(0.0, until - loop.time())))
+        await asyncio.sleep(1.0)
     seen[LATENCY] = [one * 1000 for one in latencies]
     return {quantity: median(values) for quantity, values in seen.items()}
 
