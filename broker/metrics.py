@@ -7,7 +7,7 @@ read when the metrics are requested. Gauges are read from their owners then (`no
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import TypeVar
 
@@ -42,11 +42,14 @@ class Metrics:
     Attributes:
         registry: register collectors here.
         written: observed once for each pass of fan-out.
+        of_all_workers: returns the metrics of all workers of this broker as text, or raises `Unavailable`; None if this process is the
+            only one.
         loop_lag_max: the longest lag of the event loop within the last seconds.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.of_all_workers: Callable[[], Awaitable[bytes]] | None = None
         self._measures: list[Measure] = []
         self.registry.register(MeasureCollector(self._measures))
         self.registry.register(BuildInfo())
@@ -229,3 +232,4 @@ class BuildInfo:
     def collect(self) -> Iterable[Metric]:
         """Called by the registry for every scrape."""
         yield self._family
+        yield GaugeMetricFamily("broker_workers", "Processes of this broker that answered the scrape.", 1)

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Sequence
 
 from broker.errors import Unavailable
+from broker.metrics import Metrics
 from broker.process.app import create_app, metrics_app
 from broker.process.listeners import shared_sockets
 from broker.process.listening import Listening
@@ -55,6 +56,11 @@ class Instance:
         self._metrics_listening: Listening | None = None
         self._metrics_sockets: Sequence[socket.socket] = ()
         self._signals: SignalQueue | None = None
+
+    @property
+    def metrics(self) -> Metrics:
+        """Of this instance, once it has started."""
+        return self._app[SERVICES].node.metrics
 
     async def start(self) -> Endpoint:
         """Connect to the store and listen. From then on, signals are queued for `run`.

@@ -2,9 +2,8 @@
 
 The supervisor writes a `WorkerConfig` line to the worker's standard input and keeps the pipe open. When the pipe closes, the
 supervisor is dead and the worker exits at once: another supervisor may be starting, and subscribers reconnect with their cursors.
-The worker writes its endpoint or `StartError` to standard output. The pipe then stays open for the answers to pings: each byte on
-standard input is a ping, and the event loop answers with a line, so a worker that hangs doesn't. Everything else that
-the process prints goes to standard error.
+The worker writes its endpoint or `StartError` to standard output. The pipes then stay open for the messages of `supervisor_channel`.
+Everything else that the process prints goes to standard error.
 
 Rules: settings go through the pipe, because arguments and environment can show passwords to others. The supervisor imports this
 module too, so `instance` is imported only where the worker runs.
@@ -12,7 +11,6 @@ module too, so `instance` is imported only where the worker runs.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import socket
@@ -24,13 +22,11 @@ import uvloop
 
 from broker.process.collector import relax_collector
 from broker.process.setup import Endpoint, StartError, set_up_process
+from broker.process.supervisor_channel import EXIT_ORPHANED, SupervisorChannel
 from broker.settings import Settings
 
 STDIN, STDOUT, STDERR = range(3)
-EXIT_ORPHANED = 1
 EXIT_START_ERROR = 1
-MAX_PINGS = 64
-"""Pings answered at once; the supervisor sends one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,25 +80,15 @@ async def _serve(config: WorkerConfig) -> None:
     from broker.process.instance import Instance
 
     relax_collector()  # after the import, whose objects live as long as the process
-    pings = _Pings(os.dup(STDOUT))
-    asyncio.get_running_loop().add_reader(STDIN, pings.arrived)
+    channel = await SupervisorChannel.open(STDIN, os.dup(STDOUT))
     sockets = [socket.socket(fileno=descriptor) for descriptor in config.descriptors]
     instance = Instance(config.settings, sockets, is_worker=True)
-    _write_start(await instance.start())
+    endpoint = await instance.start()
+    channel.registry = instance.metrics.registry
+    instance.metrics.of_all_workers = channel.merged
+    _write_start(endpoint)
     await instance.run()
-
-
-class _Pings:
-    """Answers the supervisor's pings on the descriptor `answers`."""
-
-    def __init__(self, answers: int) -> None:
-        self._answers = answers
-
-    def arrived(self) -> None:
-        pings = os.read(STDIN, MAX_PINGS)
-        if not pings:
-            os._exit(EXIT_ORPHANED)
-        os.write(self._answers, b"\n" * len(pings))
+    await channel.send_last()
 
 
 def _write_start(result: Endpoint | StartError) -> None:

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from socket import socket
 
 from broker.process.pulse import Pulse
 from broker.process.setup import Endpoint, StartError
+from broker.process.snapshots import Snapshot, decode
+from broker.process.supervisor_channel import MERGE, MERGED, METRICS, PING
 from broker.process.worker import WorkerConfig, decode_start
 from broker.settings import Settings
 
+MAX_LINE_BYTES = 16 << 20
 START_SECONDS = 60.0
 """Limit for a start, which takes about a second; longer than the wait for an unreachable store."""
 
@@ -32,18 +36,30 @@ class WorkerProcess:
 
     Args:
         timeout_seconds: how long a ping may stay unanswered.
+        on_merge: called when the worker is asked for the metrics of all workers; `send_merged` answers.
+
+    Attributes:
+        last_metrics: the newest that it has sent.
     """
 
-    def __init__(self, process: Process, timeout_seconds: float) -> None:
+    def __init__(
+        self, process: Process, timeout_seconds: float, on_merge: Callable[[WorkerProcess], None]
+    ) -> None:
         self.pid = process.pid
+        self.last_metrics: Snapshot = ()
         self._process = process
         self._is_draining = False
         self._started_at = asyncio.get_running_loop().time()
         self._pulse = Pulse(timeout_seconds, self._started_at)
-        self._ping: asyncio.Task[bytes] | None = None
+        self._is_pinged = False  # and has not answered yet
+        self._reading: asyncio.Task[None] | None = None
+        self._awaited: asyncio.Future[None] | None = None  # this worker's metrics
+        self._on_merge = on_merge
 
     @classmethod
-    async def start(cls, settings: Settings, sockets: Sequence[socket]) -> WorkerProcess:
+    async def start(
+        cls, settings: Settings, sockets: Sequence[socket], on_merge: Callable[[WorkerProcess], None]
+    ) -> WorkerProcess:
         """Start a worker on `sockets`, then call `wait_until_listening`.
 
         The process has its own session, so that a terminal's signals (Ctrl-C, hang-up) reach only the supervisor.
@@ -63,12 +79,13 @@ class WorkerProcess:
                 pass_fds=descriptors,
                 env=_environment(),
                 start_new_session=True,
+                limit=MAX_LINE_BYTES,
             )
         except OSError as error:
             raise StartError(f"can't start a worker: {error.strerror}") from None
         assert process.stdin is not None
         process.stdin.write(WorkerConfig(settings, descriptors).encode())
-        return cls(process, settings.worker_timeout_seconds)
+        return cls(process, settings.worker_timeout_seconds, on_merge)
 
     async def wait_until_listening(self) -> Endpoint:
         """Return the endpoint once the worker listens.
@@ -86,10 +103,12 @@ class WorkerProcess:
             raise StartError(f"a worker did not start within {START_SECONDS:.0f} seconds") from None
         if line:
             try:
-                return decode_start(line)
+                endpoint = decode_start(line)
             except StartError:
                 await self.wait()
                 raise
+            self._reading = asyncio.create_task(self._read(), name=f"answers of worker {self.pid}")
+            return endpoint
         status = await self.wait()
         if status < 0:
             raise WorkerKilled(f"worker {self.pid} was killed by {describe(status)} before it listened")
@@ -101,12 +120,10 @@ class WorkerProcess:
 
     def hangs(self) -> bool:
         """Ping the worker, unless the last ping is still unanswered. Returns whether that took too long: call it periodically."""
-        is_answered = self._ping is None or self._ping.done()
+        is_answered = not self._is_pinged
         if is_answered and self._process.returncode is None:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(b"\n")
-            self._ping = asyncio.create_task(self._process.stdout.readline(), name=f"ping of {self.pid}")
+            self._is_pinged = True
+            self._send(PING)
         return self._pulse.tick(asyncio.get_running_loop().time(), is_answered=is_answered)
 
     def drain(self, number: signal.Signals) -> None:
@@ -123,9 +140,45 @@ class WorkerProcess:
     async def wait(self) -> int:
         """Return the exit status once the process has ended; -N for signal N."""
         status = await self._process.wait()
-        if self._ping is not None:
-            await self._ping  # the pipe's end has answered it
+        if self._reading is not None:
+            await self._reading  # the pipe has ended
         return status
+
+    # Messages
+
+    async def metrics(self, seconds: float) -> bool:
+        """Ask for the worker's metrics, which are `last_metrics` then. Returns whether it answered within `seconds`."""
+        if self._process.returncode is not None:
+            return False
+        if self._awaited is None:
+            self._awaited = asyncio.get_running_loop().create_future()
+            self._send(METRICS)
+        done, _ = await asyncio.wait([self._awaited], timeout=seconds)
+        return bool(done)
+
+    def send_merged(self, text: bytes) -> None:
+        """Answer the worker's request for the metrics of all workers."""
+        self._send(MERGED + b" " + json.dumps(text.decode()).encode())
+
+    def _send(self, line: bytes) -> None:
+        assert self._process.stdin is not None
+        if self._process.returncode is None:
+            self._process.stdin.write(line + b"\n")
+
+    async def _read(self) -> None:
+        """Read what the worker sends, until its end."""
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            kind, _, rest = line.rstrip(b"\n").partition(b" ")
+            if kind == PING:
+                self._is_pinged = False
+            elif kind == METRICS:
+                self.last_metrics = decode(rest)
+                awaited, self._awaited = self._awaited, None
+                if awaited is not None:
+                    awaited.set_result(None)
+            elif kind == MERGE:
+                self._on_merge(self)
 
 
 def _environment() -> dict[str, str]:

@@ -12,6 +12,7 @@ import signal
 
 from broker.backoff import RestartBackoff
 from broker.process.listeners import Listeners
+from broker.process.merged_metrics import MergedMetrics
 from broker.process.pulse import Pulse
 from broker.process.setup import Endpoint, StartError
 from broker.process.signals import SignalQueue
@@ -39,6 +40,8 @@ class WorkerPool:
         self._restart_backoffs = [RestartBackoff() for _ in slots]
         self._drain_seconds = settings.drain_notice_seconds + settings.drain_seconds + GRACE_SECONDS
         self._timeout = settings.worker_timeout_seconds
+        self._metrics = MergedMetrics()
+        self._merging: set[asyncio.Task[None]] = set()
 
     async def start(self) -> Endpoint:
         """Start all workers and return once all listen. Raises `StartError` as soon as one can't start.
@@ -102,7 +105,8 @@ class WorkerPool:
         return await self._start(slot)
 
     async def _start(self, slot: int) -> tuple[WorkerProcess, Endpoint]:
-        worker = await WorkerProcess.start(self._settings_of(slot), self._listeners.sockets(slot))
+        sockets = self._listeners.sockets(slot)
+        worker = await WorkerProcess.start(self._settings_of(slot), sockets, self._merge_for)
         self._running.add(worker)
         try:
             return worker, await worker.wait_until_listening()
@@ -132,7 +136,7 @@ class WorkerPool:
             status = await worker.wait()
             async with self._locks[slot]:
                 if self._workers[slot] is worker:  # otherwise a rolling restart has replaced it
-                    self._running.discard(worker)
+                    self._ended(worker)
                     _logger.error("worker %d ended (%s); restarting it", worker.pid, describe(status))
                     await self._restart(slot, worker.uptime_seconds)
 
@@ -167,4 +171,20 @@ class WorkerPool:
             )
             worker.send(signal.SIGKILL)
             await worker.wait()
-        self._running.discard(worker)
+        self._ended(worker)
+
+    def _ended(self, worker: WorkerProcess) -> None:
+        if worker in self._running:
+            self._running.discard(worker)
+            self._metrics.ended(worker)
+
+    # Metrics
+
+    def _merge_for(self, worker: WorkerProcess) -> None:
+        """Send the metrics of all workers to `worker`, which was asked for them."""
+        task = asyncio.create_task(self._send_merged(worker), name="metrics of all workers")
+        self._merging.add(task)
+        task.add_done_callback(self._merging.discard)
+
+    async def _send_merged(self, worker: WorkerProcess) -> None:
+        worker.send_merged(await self._metrics.text(self._running))

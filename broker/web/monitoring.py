@@ -7,13 +7,17 @@ from collections.abc import Iterable
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from broker.errors import InvalidParameter
 from broker.metrics import CONTENT_TYPE
 from broker.web.body_limits import BodyLimits
 from broker.web.connection_timeouts import ConnectionTimeouts
+from broker.web.metrics_text import text_of
 from broker.web.producers import Producers
 from broker.web.services import Services
 from broker.web.values import Answer, Request, json_answer
 
+ALL, OWN = "all", "own"
+"""The values of `?workers=`."""
 _FRESH = {"Cache-Control": "no-store"}
 
 
@@ -35,15 +39,27 @@ async def readyz(services: Services, _request: Request) -> Answer:
 
 
 async def metrics(services: Services, request: Request) -> Answer:
-    """The metrics in Prometheus' text format, for operators."""
+    """The metrics in Prometheus' text format, for operators: of all workers, or with `?workers=own` of the one that answers."""
     caller = await services.authenticator.authenticate(request)
     caller.grant.check_admin()
-    return await metrics_for_all(services, request)
+    return await _metrics(services, request, default=ALL)
 
 
-async def metrics_for_all(services: Services, _request: Request) -> Answer:
-    """The metrics without a token, on a separate port."""
-    return Answer(200, services.node.metrics.text(), {"Content-Type": CONTENT_TYPE, **_FRESH})
+async def metrics_of_worker(services: Services, request: Request) -> Answer:
+    """The metrics without a token, on a separate port: of this worker, or with `?workers=all` of all."""
+    return await _metrics(services, request, default=OWN)
+
+
+async def _metrics(services: Services, request: Request, default: str) -> Answer:
+    scope = request.query.get("workers") or default
+    if scope not in (ALL, OWN):
+        raise InvalidParameter("'workers' must be all or own.")
+    metrics = services.node.metrics
+    if scope == ALL and metrics.of_all_workers is not None:
+        text = await metrics.of_all_workers()
+    else:
+        text = await text_of(metrics.registry.collect())
+    return Answer(200, text, {"Content-Type": CONTENT_TYPE, **_FRESH})
 
 
 class RequestGauges:

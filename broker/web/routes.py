@@ -52,5 +52,5 @@ ROUTES: Sequence[Route] = (
     Route("GET", "/client/{name}", browser_client.part),
 )
 
-METRICS_ROUTES: Sequence[Route] = (*_HEALTH, Route("GET", "/metrics", monitoring.metrics_for_all))
+METRICS_ROUTES: Sequence[Route] = (*_HEALTH, Route("GET", "/metrics", monitoring.metrics_of_worker))
 """For the port of the metrics."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import select
 import signal
 import socket
 from contextlib import ExitStack
@@ -139,3 +140,91 @@ def test_each_worker_has_its_own_metrics_port_which_its_successor_takes_over(sto
         )
         good = f"Authorization: Bearer {HMAC.token(['a'])}"
         assert exchange(broker.port, request("POST", "/topics/a", good, body=b"x")).status == 201
+
+
+def _sample(text: str, name: str) -> float:
+    return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.MULTILINE)[1])  # type: ignore[index]
+
+
+def _metrics(broker: BrokerProcess, query: str = "") -> str:
+    answer = exchange(broker.port, request("GET", f"/metrics{query}"))
+    assert answer.status == 200, answer
+    return answer.body.decode()
+
+
+def test_one_scrape_answers_for_all_workers(store: str) -> None:
+    """Also for those that have ended: a sum that falls would look like a restart of everything."""
+    with BrokerProcess(workers=2, redis_url=store, **FAST_RECONNECTS) as broker, ExitStack() as stack:
+        for _ in range(20):
+            stack.enter_context(subscribe(broker))
+        for number in range(10):
+            broker.publish("news", str(number))
+        wait_for(lambda: _sample(_metrics(broker), "broker_delivered_events_total") == 200, "all are counted")
+        text = _metrics(broker)
+        assert _sample(text, "broker_subscribers") == 20
+        assert _sample(text, "broker_published_events_total") == 10
+        assert _sample(text, "broker_publish_acknowledged_seconds_count") == 10
+        assert (
+            _sample(text, 'broker_requests_total{method="POST",route="/topics/{topic}",status="201"}') == 10
+        )
+        assert _sample(text, "broker_store_connected") == 1
+        assert _sample(text, "broker_workers") == 2
+        assert _sample(text, "process_resident_memory_bytes") > 2 * (20 << 20)
+        own = _metrics(broker, "?workers=own")
+        assert _sample(own, "broker_workers") == 1
+        assert _sample(own, "broker_subscribers") < 20
+
+        os.kill(workers(broker)[0], signal.SIGKILL)
+        wait_for(lambda: _sample(_metrics(broker), "broker_workers") == 2, "the successor answers")
+        text = _metrics(broker)
+        assert _sample(text, "broker_published_events_total") == 10
+        assert _sample(text, "broker_delivered_events_total") == 200
+        broker.publish("news", "by one or the other")
+        assert _sample(_metrics(broker), "broker_published_events_total") == 11
+
+        broker.send_signal(signal.SIGHUP)
+        wait_for(lambda: "rolling restart complete" in broker.output, "the rolling restart")
+        wait_for(lambda: _sample(_metrics(broker), "broker_workers") == 2, "only the successors answer")
+        text = _metrics(broker)
+        assert _sample(text, "broker_published_events_total") == 11, (
+            "a worker sends its counts before it ends"
+        )
+        closes = sum(
+            float(value) for value in re.findall(r"^broker_closes_total\{.*\} (\S+)$", text, re.MULTILINE)
+        )
+        assert closes > 0, "those that were open at the restart"
+        assert "ERROR" not in broker.output.replace("restarting it", "").split("SIGHUP")[1]
+        assert broker.terminate() == 0
+
+
+def test_a_worker_that_does_not_answer_keeps_its_counts(store: str) -> None:
+    first = free_port(2)
+    with BrokerProcess(workers=2, redis_url=store, worker_timeout_seconds=0, metrics_port=first) as broker:
+        for number in range(10):
+            broker.publish("news", str(number))
+        assert _sample(_metrics(broker), "broker_published_events_total") == 10
+        stopped = workers(broker)[0]
+        os.kill(stopped, signal.SIGSTOP)
+        try:
+            text = _first_answer(first, first + 1)
+        finally:
+            os.kill(stopped, signal.SIGCONT)
+        assert _sample(text, "broker_published_events_total") == 10
+        assert _sample(text, "broker_workers") == 1
+        assert broker.terminate() == 0
+
+
+def _first_answer(*ports: int) -> str:
+    """The metrics of all workers from the one that answers."""
+    with ExitStack() as stack:
+        connections = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS))
+            for port in ports
+        ]
+        for connection in connections:
+            connection.sendall(request("GET", "/metrics?workers=all", "Connection: close"))
+        (answering, *_), _, _ = select.select(connections, (), (), WAIT_SECONDS)
+        data = b""
+        while more := answering.recv(1 << 16):
+            data += more
+        return data.decode()
