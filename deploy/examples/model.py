@@ -21,7 +21,7 @@ TEXTS = (
     """\
 ### Where this answer is
 
-This page isn't waiting for a response. A task on the server writes the answer into a **topic** of the broker, piece by
+This page isn't waiting for a response. A task on the server writes the answer into a **topic** of the broker, piece by \
 piece, and the page reads that topic. So the answer doesn't depend on any page:
 
 1. Press **F5** now. The page reads the topic from its beginning, then goes on as if nothing had happened.
@@ -71,7 +71,7 @@ Each visitor has topics of their own. The server signs a token that names them, 
 
 > A page without this token gets `401`. A page with another visitor's token gets `403`.
 
-The token is good for **ten minutes**. Before it expires the page asks for the next one, and the stream goes on from its
+The token is good for **ten minutes**. Before it expires the page asks for the next one, and the stream goes on from its \
 cursor: *nothing is lost, and nothing comes twice.*
 """,
 )

@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import secrets
+import shutil
 import signal
 import sys
 from asyncio.subprocess import Process
@@ -28,7 +29,7 @@ from urllib.parse import urlsplit
 import model
 from aiohttp import web
 
-EXAMPLES = {"tokens": "chat.py", "fastapi": "ask.py", "django": "manage.py"}
+EXAMPLES = {"tokens": "chat.py", "fastapi": "ask.py", "react": "server.py", "django": "manage.py"}
 """The program of each example."""
 
 HERE = Path(__file__).parent
@@ -159,6 +160,25 @@ async def local_model(tokens_per_second: float) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
+async def build(folder: Path) -> None:
+    """If the example has a package.json: install its packages, and build it."""
+    steps = (
+        []
+        if (folder / "node_modules").exists()
+        else [("npm", "install", "--no-audit", "--no-fund", "--no-package-lock")]
+    )
+    for command in (*steps, ("npm", "run", "build")) if (folder / "package.json").exists() else ():
+        if not shutil.which("npm"):
+            raise SystemExit("this example needs Node and npm")
+        process = await asyncio.create_subprocess_exec(*command, cwd=folder, start_new_session=True)
+        try:
+            status = await process.wait()
+        finally:
+            await _end(process)
+        if status:
+            raise SystemExit(f"'{' '.join(command)}' failed; see its message above")
+
+
 @contextlib.asynccontextmanager
 async def application(name: str, port: int, environment: Mapping[str, str]) -> AsyncIterator[Process]:
     """Run the program of an example until it listens; yields its process."""
@@ -206,6 +226,7 @@ async def main() -> None:
         if not os.environ.keys() & {"OPENAI_API_KEY", "OPENAI_BASE_URL"}:
             base_url = await stack.enter_async_context(local_model(args.tokens_per_second))
             environment |= {"OPENAI_BASE_URL": base_url, "OPENAI_API_KEY": "none", "OPENAI_MODEL": "local"}
+        await build(HERE / args.example)
         process = await stack.enter_async_context(application(args.example, args.port, environment))
         print(f"{args.example}: http://{HOST}:{args.port} (the broker: {url})", flush=True)
         ended = asyncio.create_task(process.wait())

@@ -10,6 +10,7 @@ from typing import Self
 
 from playwright.async_api import BrowserContext, Route
 
+import broker.web.browser_client
 from tests.live.event_source import MODULES
 from tests.support.child_process import ChildProcess
 from tests.support.ports import free_port
@@ -18,6 +19,7 @@ from tests.support.tokens import SECRET
 from tests.support.waiting import WAIT_SECONDS
 
 EXAMPLES = Path(__file__).parents[2] / "deploy" / "examples"
+CLIENT = Path(broker.web.browser_client.__file__).parent
 START_SECONDS = WAIT_SECONDS
 CDN = "https://cdn.jsdelivr.net/npm/"
 
@@ -28,6 +30,7 @@ class Example:
     Args:
         name: as the command takes it.
         flags: further arguments.
+        examples: the folder of the examples.
         variables: of its environment, besides BROKER_SECRET, which is `SECRET`.
 
     Attributes:
@@ -35,12 +38,12 @@ class Example:
         command: as it is started.
     """
 
-    def __init__(self, name: str, *flags: str, **variables: str) -> None:
+    def __init__(self, name: str, *flags: str, examples: Path = EXAMPLES, **variables: str) -> None:
         self.name = name
         self._environment = {**environment(), "BROKER_SECRET": SECRET, **variables}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self.command = [sys.executable, str(EXAMPLES / "run.py"), name, "--port", str(self.port), *flags]
+        self.command = [sys.executable, str(examples / "run.py"), name, "--port", str(self.port), *flags]
 
     def __enter__(self) -> Self:
         self._process = ChildProcess(self.command, env=self._environment)
