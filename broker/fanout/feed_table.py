@@ -98,6 +98,20 @@ class FeedTable:
         state = self._topics.get(topic)
         return 0 if state is None else state.subscribers
 
+    def topics(self) -> list[str]:
+        """The topics that have subscribers here."""
+        return list(self._topics)
+
+    def some_subscribers_of(self, topic: str, limit: int) -> list[Subscriber]:
+        """At most `limit` of the subscribers that `topic` has here."""
+        state = self._topics.get(topic)
+        found: list[Subscriber] = []
+        for group in () if state is None else state.groups:
+            found += group.subscribers[: limit - len(found)]
+            if len(found) == limit:
+                break
+        return found
+
     def subscribers_of(self, topic: str) -> Sequence[Subscriber]:
         """The subscribers that `topic` has here now."""
         state = self._topics.get(topic)

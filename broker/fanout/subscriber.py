@@ -129,6 +129,12 @@ class Subscriber:
         plain = transport.get_extra_info("sslcontext") is None
         self._socket: int = transport.get_extra_info("socket").fileno() if plain else NO_SOCKET
 
+    @property
+    def peer(self) -> str:
+        """The client's IP address, or that of its nearest proxy; "" if unknown."""
+        name = self._transport.get_extra_info("peername")
+        return self.address or (str(name[0]) if isinstance(name, tuple) and name else "")
+
     def reads(self, topic: str) -> bool:
         """Whether the subscriber still gets the events of `topic`."""
         return self.feed is not None and topic in self.feed.key.topics

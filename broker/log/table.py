@@ -86,6 +86,10 @@ class LogTable:
         if not log.named or log.last == log.cleared_at:
             log.retention = self._retention.with_retain(seconds)
 
+    def retention_of(self, topic: str) -> Retention:
+        """The retention that the rules give `topic`."""
+        return self._retention.of(topic)
+
     def retain(self, topic: str, log: Log, retention: Retention | None) -> None:
         """Set the retention that the first publisher asked for; None sets that of the rules."""
         log.retention = retention or self._retention.of(topic)

@@ -7,7 +7,8 @@ an upgrade, so a command that this version doesn't know decodes to None.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,20 +48,40 @@ class ShowStats:
     at: float
 
 
-Command = Disconnect | Revoke | Cancel | ShowStats
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Answer the question `question`, of a kind that `questions` knows, from its arguments."""
+
+    question: str
+    kind: str
+    about: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One instance's answer to a question: a JSON value."""
+
+    question: str
+    value: object
+
+
+Command = Disconnect | Revoke | Cancel | ShowStats | Ask | Answer
 
 _CLASSES: dict[str, type[Command]] = {
     "disconnect": Disconnect,
     "revoke": Revoke,
     "cancel": Cancel,
     "show-stats": ShowStats,
+    "ask": Ask,
+    "answer": Answer,
 }
 _NAMES = {command: name for name, command in _CLASSES.items()}
 
 
 def encode(command: Command) -> str:
     """One line of JSON."""
-    return json.dumps({"do": _NAMES[type(command)], **asdict(command)})
+    values = {field.name: getattr(command, field.name) for field in fields(command)}
+    return json.dumps({"do": _NAMES[type(command)], **values})
 
 
 def decode(text: str) -> Command | None:

@@ -15,7 +15,8 @@ from broker.fanout.batches import Job
 from broker.fanout.hub import Hub
 from broker.fanout.subscriber import Subscriber
 from broker.metrics import Metrics
-from broker.node.commands import Cancel, Disconnect, Revoke, ShowStats, decode, encode
+from broker.node.commands import Answer, Ask, Cancel, Disconnect, Revoke, ShowStats, decode, encode
+from broker.node.questions import Questions
 from broker.node.streams import Streams
 from broker.stores.base import Broadcast
 
@@ -35,6 +36,7 @@ class Instances:
     Attributes:
         on_cancel: called with the topic of a cancel.
         on_show_stats: called when somebody, on any instance, reads `_stats`.
+        questions: asks all instances.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Instances:
     ) -> None:
         self.on_cancel: Callable[[str], None] = _no_producers
         self.on_show_stats: Callable[[], None] = _nobody_shows
+        self.questions = Questions(broadcast)
         self._broadcast = broadcast
         self._streams = streams
         self._metrics = metrics
@@ -101,6 +104,10 @@ class Instances:
                 self._cancel(topic)
             case ShowStats():
                 self.on_show_stats()
+            case Ask() as ask:
+                self.questions.asked(ask)
+            case Answer() as answer:
+                self.questions.answered(answer)
             case _:
                 _logger.warning(
                     "ignored an unknown command from an instance of another version: %.100s", text

@@ -18,10 +18,14 @@ from broker.node.gauges import NodeGauges
 from broker.node.instances import Instances
 from broker.node.limits import RateLimits, RateLimitSettings
 from broker.node.loop_lag import LoopLag
+from broker.node.meter import TopicMeter
 from broker.node.stats import Stats
 from broker.node.streams import StreamPolicy, Streams
+from broker.node.topic_details import TopicDetails
+from broker.node.topic_ranking import TopicRanking
 from broker.reports import Reporter
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, Store, TopicState
+from broker.stores.terms import TopicTerms
 from broker.topics import STATS_TOPIC
 
 _logger = logging.getLogger("broker")
@@ -38,6 +42,7 @@ class Node:
         logs: the store's. Call `watch` before a stream begins, and `unwatch` if it doesn't.
         delivered: see `stores.base.StoreOwner`.
         reporter: writes the lines about what clients do.
+        ranking, details: of topics, over all instances.
         limits: asked before a stream begins (`enter`; an open stream leaves by itself) and before a publish.
     """
 
@@ -64,7 +69,11 @@ class Node:
         self._backpressure = self.streams.hub.feeds.backpressure
         self._sweeping: asyncio.Task[None] | None = None
         self._loop_lag = LoopLag(asyncio.get_running_loop(), metrics)
+        self._meter = TopicMeter(asyncio.get_running_loop().time)
         self._stats = self._make_stats()
+        feeds, questions = self.streams.hub.feeds, self.instances.questions
+        self.ranking = TopicRanking(store.topics, feeds, self._meter, questions)
+        self.details = TopicDetails(feeds, store.logs.timeline, questions)
         self.instances.on_show_stats = self._stats.show
         metrics.registry.register(NodeGauges(self.streams, store, metrics))
 
@@ -90,6 +99,8 @@ class Node:
         self.streams.evictions.stop()
         self._loop_lag.stop()
         await self._stats.stop()
+        await self.instances.questions.stop()
+        await self.ranking.stop()
         if self._sweeping is not None:
             self._sweeping.cancel()
             await asyncio.wait([self._sweeping])  # `_log_death` reports a defect
@@ -104,6 +115,7 @@ class Node:
             self._store.sweep()
             self.streams.evictions.sweep()
             self.reporter.sweep()
+            self._meter.turn()
 
     def checks(self) -> dict[str, str]:
         """Each check by name: `"ok"`, or the problem (contract §6, readyz)."""
@@ -143,6 +155,8 @@ class Node:
         self.metrics.acknowledged.observe(monotonic() - published_at)
         if not receipt.replayed:
             self.metrics.published.value += len(items) - receipt.known
+            if self._meter.is_on:
+                self._meter.add(items, receipt.known)
         return receipt
 
     def publish_now(
@@ -157,6 +171,8 @@ class Node:
             self.metrics.acknowledged.observe(monotonic() - published_at)
             if not receipt.replayed:
                 self.metrics.published.value += len(items) - receipt.known
+                if self._meter.is_on:
+                    self._meter.add(items, receipt.known)
         return receipt
 
     def _must_wait(self, items: Sequence[Item]) -> bool:
@@ -184,7 +200,11 @@ class Node:
     async def describe(self, topic: str) -> dict[str, object]:
         """A topic as contract §4 shows it."""
         (state,) = await self._store.topics.describe([topic])
-        return _as_json(state)
+        return topic_as_json(state)
+
+    async def terms(self, topic: str) -> TopicTerms:
+        """For how long a topic keeps its events, and itself."""
+        return await self._store.topics.terms(topic)
 
     async def list_topics(self, after: str, limit: int) -> tuple[list[dict[str, object]], str | None]:
         """A page of topics after the name `after`, and the name after which the next page begins, or None.
@@ -194,10 +214,11 @@ class Node:
         names = await self._store.topics.names(after, limit + 1)
         shown = [name for name in names[:limit] if name[0] != "_"]
         states = await self._store.topics.describe(shown)
-        return [_as_json(state) for state in states], names[limit - 1] if len(names) > limit else None
+        return [topic_as_json(state) for state in states], names[limit - 1] if len(names) > limit else None
 
 
-def _as_json(state: TopicState) -> dict[str, object]:
+def topic_as_json(state: TopicState) -> dict[str, object]:
+    """A topic as contract §4 shows it."""
     return {
         "topic": state.topic,
         "subscribers": state.subscribers,

@@ -18,6 +18,7 @@ from broker.log.log import Log
 from broker.log.start import Start
 from broker.log.timeline import Timeline
 from broker.stores.stats import StoreStats
+from broker.stores.terms import TopicTerms
 
 Item = tuple[str, bytes]
 """A topic, and an event's lines (`sse.lines`)."""
@@ -162,6 +163,12 @@ class Topics(Protocol):
     async def names(self, after: str, limit: int) -> Sequence[str]:
         """At most `limit` names after `after`, sorted: topics with a record and watched ones."""
 
+    async def count(self) -> int:
+        """About how many names there are."""
+
+    async def terms(self, topic: str) -> TopicTerms:
+        """For how long the topic keeps its events, and itself."""
+
 
 class WatchedLogs(Protocol):
     """This instance's logs of the topics that it watches."""
@@ -213,8 +220,8 @@ class WatchedLogs(Protocol):
 class Broadcast(Protocol):
     """Commands to all instances of the store."""
 
-    async def send(self, command: str, until: float | None = None) -> None:
-        """Send `command` to every instance. On return this one has it; the reachable ones get it soon.
+    async def send(self, command: str, until: float | None = None) -> int:
+        """Send `command` to every instance. On return this one has it; the reachable ones, whose number it returns, get it soon.
 
         It is kept until `until` (seconds since 1970), if given, for instances that can't be reached now or start later.
 

@@ -29,6 +29,10 @@ class Leases:
     def drop(self, topic: str) -> None:
         self._until.pop(topic, None)
 
+    def until(self, topic: str) -> float | None:
+        """When the topic's lease expires; None without one."""
+        return self._until.get(topic)
+
     def expired(self, now: float) -> Sequence[str]:
         """Drop the expired leases, and return their topics."""
         expired = [topic for topic, until in self._until.items() if until <= now]

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from broker.auth.grants import Grant
@@ -40,7 +40,7 @@ class ProducerBody:
     Attributes:
         leased: the topic closes if the producer disappears.
         last_viewer_seconds: the producer is cancelled after this time without viewers; 0 for never.
-        watched_at: when the topic last had a viewer; loop time.
+        watched_at: when the topic last had a viewer; loop time, as is `opened_at`.
         interrupt: ends the wait for the next piece.
     """
 
@@ -49,6 +49,7 @@ class ProducerBody:
     leased: bool
     last_viewer_seconds: float
     watched_at: float
+    opened_at: float
     interrupt: Interrupt = field(default_factory=Interrupt)
 
 
@@ -79,6 +80,7 @@ class Producers:
     def start(self) -> None:
         """Start the task, and receive the node's cancels."""
         self._node.instances.on_cancel = self._cancel
+        self._node.details.producers_of = self._describe
         self._task = asyncio.create_task(self._run(), name="broker producers")
 
     async def stop(self) -> None:
@@ -107,7 +109,8 @@ class Producers:
             and self._loop.time() - self._cancelled_at.get(topic, -CANCELLED_SECONDS) < CANCELLED_SECONDS
         ):
             raise Cancelled(_CANCELLED)
-        body = ProducerBody(topic, grant, leased, last_viewer_seconds, self._loop.time())
+        now = self._loop.time()
+        body = ProducerBody(topic, grant, leased, last_viewer_seconds, now, now)
         self._bodies[topic].add(body)
         self._count += 1
         try:
@@ -121,6 +124,13 @@ class Producers:
     async def take_lease(self, topic: str, *, leased: bool) -> None:
         """Take or renew the topic's lease; if not `leased`, give it up. Raises as `Node.lease` does."""
         await self._node.lease(topic, self._timeout_seconds if leased else None)
+
+    def _describe(self, topic: str) -> Sequence[Mapping[str, object]]:
+        now = self._loop.time()
+        return [
+            {"subject": body.grant.subject, "age": round(now - body.opened_at, 1), "leased": body.leased}
+            for body in self._bodies.get(topic, ())
+        ]
 
     def _cancel(self, topic: str) -> None:
         self._cancelled_at.pop(topic, None)

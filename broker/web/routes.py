@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from broker.web import admin, browser_client, history, monitoring, openapi, page, publish, topics
+from broker.web import admin, browser_client, history, monitoring, openapi, page, publish, topic_admin, topics
 from broker.web.services import Services
 from broker.web.subscribe import Subscription
 from broker.web.values import Answer, Request
@@ -41,6 +41,8 @@ ROUTES: Sequence[Route] = (
     Route("POST", "/topics", publish.publish_to_several),
     Route("GET", "/topics", topics.read_topics),
     Route("GET", "/events", history.read_events),
+    Route("GET", f"{ADMIN_PATH}topics", topic_admin.busiest),
+    Route("GET", f"{ADMIN_PATH}topics/{{topic}}", topic_admin.details),
     Route("POST", f"{ADMIN_PATH}disconnect", admin.disconnect),
     Route("POST", f"{ADMIN_PATH}revoke", admin.revoke),
     *_HEALTH,

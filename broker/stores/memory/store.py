@@ -25,8 +25,9 @@ class NoOtherInstances:
     def __init__(self, logs: MemoryLogs) -> None:
         self._logs = logs
 
-    async def send(self, command: str, until: float | None = None) -> None:
+    async def send(self, command: str, until: float | None = None) -> int:
         self._logs.owner.on_broadcast(command)
+        return 1
 
     def set_count(self, name: str, count: int) -> None:
         """Does nothing: no other instance asks for counts."""

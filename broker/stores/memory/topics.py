@@ -15,6 +15,7 @@ from broker.stores.idempotency import IdempotencyKeys
 from broker.stores.leases import Leases
 from broker.stores.memory.clock import MemoryClock
 from broker.stores.memory.logs import MemoryLogs
+from broker.stores.terms import TopicTerms
 
 
 class MemoryTopics:
@@ -238,3 +239,15 @@ class MemoryTopics:
 
     async def names(self, after: str, limit: int) -> Sequence[str]:
         return self._table.names_after(after, limit)
+
+    async def count(self) -> int:
+        return len(self._table)
+
+    async def terms(self, topic: str) -> TopicTerms:
+        log = self._table.get(topic)
+        self._clock()
+        until = self._leases.until(topic)
+        return TopicTerms(
+            self._table.retention_of(topic) if log is None else log.retention,
+            None if until is None else max(0.0, until - self._clock.steady),
+        )

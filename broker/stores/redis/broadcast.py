@@ -44,9 +44,10 @@ class RedisBroadcast:
         self._delivery = delivery
         self._kept: dict[str, float] = {}
 
-    async def send(self, command: str, until: float | None = None) -> None:
+    async def send(self, command: str, until: float | None = None) -> int:
         payload = f"{self._instance}\n{until or 0:.3f}\n{command}"
-        if not await self._call(command, until, self._channel, payload):
+        sent, reached = await self._call(command, until, self._channel, payload)
+        if not sent:
             raise RateLimited(
                 f"The limit of {MAX_KEPT} kept commands is reached; give each an earlier expiry.",
                 retry_after=RETRY_AFTER_SECONDS,
@@ -54,13 +55,19 @@ class RedisBroadcast:
         if until is not None:
             self._kept[command] = until
         self._delivery.owner.on_broadcast(command)
+        return max(1, reached)
 
-    async def _call(self, command: str, until: float | None, channel: str = "", payload: str = "") -> bool:
-        """Keep `command`, if it has an `until`, and publish it, if there is a `channel`. False: there is no room."""
+    async def _call(
+        self, command: str, until: float | None, channel: str = "", payload: str = ""
+    ) -> tuple[bool, int]:
+        """Keep `command`, if it has an `until`, and publish it, if there is a `channel`. False: there is no room.
+
+        The number is that of the instances it was published to.
+        """
         kept_until = "" if until is None else f"{until:.3f}"
         args = (channel, payload, command, kept_until, f"{self._clock():.3f}", MAX_KEPT)
         reply = await self._pipeline.call(self._script, self._keys, args)
-        return bool(reply[2])
+        return bool(reply[2]), int(reply[3])
 
     def receive(self, payload: bytes) -> None:
         """Handle a payload. Raises `ValueError` if no instance published it."""

@@ -22,7 +22,8 @@ from broker.stores.redis.link import Argument, Reply
 from broker.stores.redis.names import Names
 from broker.stores.redis.options import StoreOptions
 from broker.stores.redis.scripts import Scripts
-from broker.topics import RetentionRules
+from broker.stores.terms import TopicTerms
+from broker.topics import Retention, RetentionRules
 
 TOPICS_PER_CALL = 100
 RETRY_AT = 1  # index of publish.lua's argument for retries, among its own arguments
@@ -201,6 +202,22 @@ class Commands:
         )
         watched = {topic for topic in await self._subscribers.counted_names() if topic > after}
         return sorted(watched.union(name.decode() for name in found))[:limit]
+
+    async def count(self) -> int:
+        return int(await self._calls.command("ZCARD", self._names.key("names")))
+
+    async def terms(self, topic: str) -> TopicTerms:
+        asked, until, (seconds, microseconds) = await asyncio.gather(
+            self._calls.command("HGET", self._names.topic_keys(topic)[1], "r"),
+            self._calls.command("ZSCORE", self._leases_key, topic),
+            self._calls.command("TIME"),
+        )
+        retention = self._retention.of(topic)
+        if asked is not None:
+            ms, events, size = map(int, asked.split())
+            retention = Retention(events, size, ms / 1000)
+        now = int(seconds) + int(microseconds) / 1e6
+        return TopicTerms(retention, None if until is None else max(0.0, float(until) / 1000 - now))
 
     # Housekeeping
 

@@ -8,7 +8,8 @@
 -- ARGV[9]  the caller's time, in seconds since 1970
 -- ARGV[10] maximum number of kept commands
 --
--- Reply    last, epoch, 1; 0 if there is no room for another command, which is not published then
+-- Reply    last, epoch, 1 (0 if there is no room for another command, which is not published then), number of instances that it
+--          was published to
 --
 -- notices: a zset of commands, scored by `until`
 
@@ -18,15 +19,12 @@ local function send()
     -- Neither the caller's clock nor the server's alone, if wrong, makes all instances forget a command.
     call('ZREMRANGEBYSCORE', KEYS[2], '-inf', math.min(ARGV[9], now / 1000))
     if call('ZCARD', KEYS[2]) >= tonumber(ARGV[10]) then
-      return 0
+      return 0, 0
     end
     call('ZADD', KEYS[2], 'GT', ARGV[8], ARGV[7])
   end
-  if ARGV[5] ~= '' then
-    call('PUBLISH', ARGV[5], ARGV[6])
-  end
-  return 1
+  return 1, ARGV[5] ~= '' and call('PUBLISH', ARGV[5], ARGV[6]) or 0
 end
 
-local is_sent = send()
-return { format(last_ms, last_n), tonumber(epoch), is_sent }
+local is_sent, reached = send()
+return { format(last_ms, last_n), tonumber(epoch), is_sent, reached }

@@ -1,0 +1,180 @@
+"""The busiest topics over all instances: by subscribers, by events or by bytes a second.
+
+Rules: no sort of all topics at once, and no look at all of them in one turn of the loop (I9): a scan goes on in slices. Each
+instance picks its own busiest ones, and the asker adds them up. So of two topics that are far down on every list, the order may
+be wrong. A ranking is kept for two seconds, and for a hundred times as long as it took: whoever asks, it costs at most a
+hundredth of the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import cast
+
+from broker.errors import Overloaded
+from broker.fanout.feed_table import FeedTable
+from broker.node.meter import TopicMeter
+from broker.node.questions import RETRY_AFTER_SECONDS, Questions
+from broker.stores.base import Topics, TopicState
+
+SORTS = ("subscribers", "events", "bytes", "name")
+MAX_TOPICS = 200
+"""In a ranking."""
+SLICE = 2000
+"""Topics ranked in one turn of the loop; about 2 ms."""
+NAMES = 5000
+"""Names searched in one turn."""
+KEPT_SECONDS = 2.0
+COST_SHARE = 0.01
+MAX_KEPT = 32
+QUESTION = "busiest"
+
+
+@dataclass(frozen=True, slots=True)
+class RankedTopic:
+    """A topic with what the store holds of it, and its rates over all instances."""
+
+    state: TopicState
+    events_per_second: float
+    bytes_per_second: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Some topics in order.
+
+    Attributes:
+        total: how many topics there are.
+        matching: how many of them have the searched text in their name.
+    """
+
+    topics: Sequence[RankedTopic]
+    total: int
+    matching: int
+
+
+class TopicRanking:
+    """Ranks topics on request, and answers for this instance when another one does."""
+
+    def __init__(self, topics: Topics, feeds: FeedTable, meter: TopicMeter, questions: Questions) -> None:
+        self._topics = topics
+        self._feeds = feeds
+        self._meter = meter
+        self._questions = questions
+        self._kept: dict[
+            tuple[str, str], tuple[float, asyncio.Task[Ranking]]
+        ] = {}  # with until when it is kept
+        self._busy_seconds = 0.0
+        questions.answerers[QUESTION] = self._answer
+
+    async def rank(self, sort: str, search: str) -> Ranking:
+        """The first `MAX_TOPICS` topics by `sort`, one of `SORTS`, that have `search` in their name. Raises as `Questions.ask`."""
+        key, now = (sort, search), asyncio.get_running_loop().time()
+        kept = self._kept.get(key)
+        if kept is None or (kept[1].done() and now >= kept[0]):
+            self._make_room()
+            task = asyncio.create_task(self._rank(sort, search), name="broker ranking")
+            kept = self._kept[key] = now + KEPT_SECONDS, task
+            task.add_done_callback(lambda done: self._done(key, done))
+        return await asyncio.shield(kept[1])
+
+    def _make_room(self) -> None:
+        """Raises `Overloaded` if too many rankings are being made."""
+        for key, (_, task) in list(self._kept.items()):
+            if len(self._kept) >= MAX_KEPT and task.done():
+                del self._kept[key]
+        if len(self._kept) >= MAX_KEPT:
+            raise Overloaded("Too many searches at once.", retry_after=RETRY_AFTER_SECONDS)
+
+    def _done(self, key: tuple[str, str], task: asyncio.Task[Ranking]) -> None:
+        """Keep the ranking for as long as it has earned; a failed one not at all."""
+        if task.cancelled() or task.exception() is not None:
+            del self._kept[key]
+        else:
+            seconds = max(KEPT_SECONDS, self._busy_seconds / COST_SHARE)
+            self._kept[key] = asyncio.get_running_loop().time() + seconds, task
+
+    async def stop(self) -> None:
+        """Rank no more."""
+        tasks = [task for _, task in self._kept.values() if not task.done()]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _rank(self, sort: str, search: str) -> Ranking:
+        began_at, waited = perf_counter(), 0.0
+        names, matching = await self._search(search)
+        total = await self._topics.count() if search else matching
+        active: Mapping[str, Sequence[float]] = {}
+        if sort != "name":
+            asked_at = perf_counter()
+            active = _summed(await self._questions.ask(QUESTION, sort=sort, search=search))
+            waited = perf_counter() - asked_at
+        place = SORTS.index(sort)
+        first = (
+            heapq.nsmallest(MAX_TOPICS, active, key=lambda name: (-active[name][place], name))
+            if active
+            else []
+        )
+        rest = [name for name in names if name not in active]
+        shown = [*first, *rest][:MAX_TOPICS]
+        states = await self._topics.describe(shown)
+        nothing = (0.0, 0.0, 0.0)
+        self._busy_seconds = perf_counter() - began_at - waited
+        return Ranking(
+            [
+                RankedTopic(state, active.get(state.topic, nothing)[1], active.get(state.topic, nothing)[2])
+                for state in states
+            ],
+            total,
+            matching,
+        )
+
+    async def _search(self, text: str) -> tuple[Sequence[str], int]:
+        """The first names that have `text` in them, and how many there are."""
+        if not text:
+            names = await self._topics.names("", MAX_TOPICS)
+            return [name for name in names if name[0] != "_"], await self._topics.count()
+        found: list[str] = []
+        matching, after = 0, ""
+        while page := await self._topics.names(after, NAMES):
+            hits = [name for name in page if text in name and name[0] != "_"]
+            matching += len(hits)
+            found += hits[: MAX_TOPICS - len(found)]
+            after = page[-1]
+            await asyncio.sleep(0)
+        return found, matching
+
+    async def _answer(self, about: Mapping[str, object]) -> object:
+        """`[topic, subscribers, events a second, bytes a second]` of this instance's busiest."""
+        self._meter.keep_on()
+        sort, search = str(about.get("sort")), str(about.get("search", ""))
+        place = SORTS.index(sort) + 1 if sort in SORTS[:3] else 1
+        best: list[tuple[float, str, Sequence[object]]] = []
+        names = list(dict.fromkeys([*self._feeds.topics(), *self._meter.topics()]))
+        for at in range(0, len(names), SLICE):
+            some = [one for one in names[at : at + SLICE] if search in one and one[0] != "_"]
+            rows = [
+                [name, self._feeds.count(name), events, size]
+                for name, (events, size) in zip(some, self._meter.rates(some), strict=True)
+            ]
+            ranked = [(float(cast("float", row[place])), str(row[0]), row) for row in rows]
+            best = heapq.nlargest(MAX_TOPICS, [*best, *ranked], key=lambda one: one[:2])
+            await asyncio.sleep(0)
+        return [row for _, _, row in best]
+
+
+def _summed(answers: Sequence[object]) -> dict[str, list[float]]:
+    """The instances' figures by topic, added up."""
+    total: dict[str, list[float]] = {}
+    for answer in answers:
+        for name, *figures in cast("Sequence[Sequence[object]]", answer):
+            so_far = total.setdefault(str(name), [0.0, 0.0, 0.0])
+            for place, figure in enumerate(figures[:3]):
+                so_far[place] += float(cast("float", figure))
+    return total
