@@ -14,7 +14,7 @@ from broker.web.services import Services
 from broker.web.values import Answer, Request
 
 _HEADERS = {"Cache-Control": "no-cache", "Content-Type": "text/javascript; charset=utf-8"}
-MODULES = ("chat.js", "iterate.js", "keep.js", "pages.js", "react.js", "shared.js", "tokens.js")
+MODULES = ("chat.js", "iterate.js", "keep.js", "leader.js", "pages.js", "react.js", "shared.js", "tokens.js")
 """What `/client/` has."""
 
 

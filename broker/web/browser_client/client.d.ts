@@ -1,4 +1,5 @@
 import type { BrokerEvent, Options, Sink, State } from "./client/types.js";
+export declare const SILENCE_MS = 45000;
 /** The broker refused for good. */
 export declare class FollowError extends Error {
     status: number;

@@ -5,7 +5,7 @@
 /** @import {BrokerEvent, Item, Options, Sink, Source, State} from "./client/types.js" */
 
 const FIRST_BYTE_MS = 4000; // the broker sends bytes within 1 s; a path that brings none holds streams back
-const SILENCE_MS = 45_000; // three heartbeats
+export const SILENCE_MS = 45_000; // three heartbeats
 const LONGEST_PAUSE_MS = 30_000;
 const MAX_EVENT_CHARS = 1 << 25;
 const AGAIN = new Error("connect again");
@@ -186,10 +186,9 @@ export class Connection {
   async #attempt() {
     this.heard();
     if (this.joining.length) {
-      if (this.cursor ? this.startedAt : this.joining.some(({ since }) => since)) {
-        const { since, last } = this.options;
-        if (!this.startedAt) for (const join of this.joining) if (!join.since) Object.assign(join, last ? { last } : { since });
-        await (await import("./client/pages.js")).join(this);
+      if ((this.cursor && this.startedAt) || this.joining.some(({ since }) => since)) {
+        const pause = await (await import("./client/pages.js")).join(this);
+        if (pause) return pause;
       } else for (const { topics } of this.joining.splice(0)) for (const topic of topics) this.topics.add(topic);
     }
     if (!this.topics.size) return this.state("idle"), null;
@@ -350,12 +349,17 @@ export class Following {
 
   /** Follow further topics, from now on or from `since`. @param {string | string[]} topics @param {{ since?: string }} [options] */
   add(topics, { since } = {}) {
-    this.#source.then((source) => source.add([topics].flat(), since));
+    const names = [topics].flat();
+    this.#source.then((source) => source.add(names, this.#kept?.continues(names) ? undefined : since));
   }
 
   /** @param {string | string[]} topics */
   remove(topics) {
-    this.#source.then((source) => source.remove([topics].flat()));
+    const names = [topics].flat();
+    this.#source.then((source) => {
+      source.remove(names);
+      this.#kept?.forget(names);
+    });
   }
 
   close() {

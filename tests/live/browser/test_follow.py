@@ -231,6 +231,37 @@ async def test_a_topic_joins_before_the_first_connection(
     assert [data for data in seen if data[0] == "b"] == ["b1", "b2", "b3"]
 
 
+async def test_a_topic_that_is_new_since_the_cursor_was_kept_starts_where_it_was_asked_to(
+    tab: Page, quick_broker: BrokerProcess
+) -> None:
+    """The others go on at the cursor, also those that were added with a start of their own."""
+    quick_broker.publish("b", "b1")
+    following = await Following.open(tab, "a", keep="page")
+    await following.evaluate("following.add('b', {since: 'earliest'})")
+    await following.wait_until_live()
+    quick_broker.publish("a", "a1")
+    await following.wait_for_data("b1", "a1")
+    await tab.goto("about:blank")
+    quick_broker.publish("a", "a2")
+    quick_broker.publish("c", "c1")
+    quick_broker.publish("b", "b2")
+    await tab.goto(f"{quick_broker.url}/healthz")
+    following = await Following.open(tab, "a", keep="page")
+    for topic in "bc":
+        await following.evaluate(f"following.add('{topic}', {{since: 'earliest'}})")
+    await following.wait_until_live()
+    quick_broker.publish("c", "c2")
+    await following.wait_for("calls.some(({data}) => data == 'c2')")
+    assert sorted(await following.data()) == ["a2", "b2", "c1", "c2"]
+    await following.evaluate("following.remove('b')")
+    quick_broker.publish("a", "a3")
+    await following.wait_for("calls.some(({data}) => data == 'a3')")
+    await tab.reload()
+    following = await Following.open(tab, "a", keep="page")
+    await following.evaluate("following.add('b', {since: 'earliest'})")
+    await following.wait_for_data("b1", "b2")
+
+
 async def test_close(tab: Page, quick_broker: BrokerProcess) -> None:
     following = await Following.open(tab, "news")
     await following.wait_until_live()
@@ -366,6 +397,30 @@ async def test_refusals_that_pass(tab: Page, quick_broker: BrokerProcess) -> Non
     await following.wait_until_live()
     waits = [state["wait"] for state in await following.calls("state") if state["wait"]]
     assert len(waits) == 3 and min(waits) >= 1000
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_refused_join_waits_as_long_as_the_broker_asks(
+    tab: Page, quick_broker: BrokerProcess, shared: bool
+) -> None:
+    following = await Following.open(tab, "a", shared=shared)
+    await following.wait_until_live()
+    quick_broker.publish("b", "b1")
+    left = [503, 429, 503]
+
+    async def refuse(route: Route) -> None:
+        if "topic=b" in route.request.url and left:
+            await route.fulfill(status=left.pop(), headers={"Retry-After": "2"}, json={"detail": "later"})
+        else:
+            await route.continue_()
+
+    await tab.route("**/events?*", refuse)
+    await following.evaluate("following.add('b', {since: 'earliest'})")
+    await following.wait_for_data("b1")
+    assert left == []
+    waits = [state for state in await following.calls("state") if state["wait"]]
+    assert [state["why"] for state in waits] == ["later"] * 3
+    assert all(2000 <= state["wait"] <= 2500 for state in waits)
 
 
 async def test_below_a_base_path(page: Page) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from playwright.async_api import Browser, BrowserContext, Page
 
 from tests.live.browser.following import Following
 from tests.support.broker_process import BrokerProcess
-from tests.support.http import JSON, exchange, request
+from tests.support.http import JSON, NDJSON, exchange, request
 from tests.support.scale import SCALE
 from tests.support.waiting import WAIT_SECONDS, until
 
@@ -118,6 +119,85 @@ async def test_tabs_with_different_topics(tabs: Tabs, quick_broker: BrokerProces
     await late.wait_for("following.state.state == 'ended'")
 
 
+async def test_a_leader_that_the_browser_has_frozen_is_replaced(
+    tabs: Tabs, quick_broker: BrokerProcess
+) -> None:
+    """It keeps its lock, but answers nothing. Later it goes on as a tab like the others."""
+    for _ in range(3):
+        await tabs.add("news", silence=2000)
+    for following in tabs.open.values():
+        await following.wait_until_live()
+    frozen = tabs.open.pop(await tabs.leader())
+    session = await frozen.page.context.new_cdp_session(frozen.page)
+    await session.send("Debugger.enable")
+    await session.send("Debugger.pause")
+    quick_broker.publish("news", "while it is frozen")
+    for following in tabs.open.values():
+        await following.wait_for_data("while it is frozen")
+    await session.send("Debugger.disable")
+    quick_broker.publish("news", "after")
+    for following in (frozen, *tabs.open.values()):
+        await following.wait_for_data("while it is frozen", "after")
+    await until(lambda: quick_broker.metric("broker_subscribers") == 1, "one connection", WAIT_SECONDS)
+
+
+SLOW_LOOP = """async () => {
+    const {follow} = await import("/client.js");
+    Object.assign(window, {delivered: 0, looped: []});
+    window.following = follow("news", {shared: true, onEvent: () => delivered++});
+    const gate = new Promise(resolve => window.open_gate = resolve);
+    (async () => { for await (const {data} of following) { looped.push(data); await gate; } })();
+}"""
+
+
+async def test_a_slow_loop_lets_few_events_wait(tabs: Tabs, quick_broker: BrokerProcess) -> None:
+    """I4, in a tab that doesn't lead."""
+    first = await tabs.add("news")
+    await first.wait_until_live()
+    page = await first.page.context.new_page()
+    await page.goto(f"{quick_broker.url}/healthz")
+    await page.evaluate(SLOW_LOOP)
+    await page.wait_for_function("following.state.state == 'live'")
+    data = [f"{number}" for number in range(900)]
+    for start in range(0, len(data), 100):
+        lines = "".join(json.dumps({"data": text}) + "\n" for text in data[start : start + 100])
+        answer = exchange(quick_broker.port, request("POST", "/topics/news", NDJSON, body=lines.encode()))
+        assert answer.status == 200
+        await first.wait_for_data(*data[: start + 100])
+    assert 256 < await page.evaluate("delivered") < 600
+    await page.evaluate("open_gate()")
+    await page.wait_for_function(f"looped.length == {len(data)}")
+    assert await page.evaluate("looped") == data
+    quick_broker.publish("news", "and on")
+    await page.wait_for_function("looped.at(-1) == 'and on'")
+    assert await page.evaluate("looped") == [*data, "and on"]
+
+
+async def test_a_tab_whose_topics_do_not_fit_has_a_connection_of_its_own(
+    tabs: Tabs, quick_broker: BrokerProcess
+) -> None:
+    first = await tabs.add(*(f"a.{number}" for number in range(30)))
+    await first.wait_until_live()
+    second = await tabs.add(*(f"b.{number}" for number in range(3)))
+    await until(lambda: quick_broker.metric("broker_subscribers") == 2, "two connections", WAIT_SECONDS)
+    await second.wait_until_live()
+    third = await tabs.add("a.0", "a.1")
+    await third.wait_until_live()
+    await second.evaluate("following.add('b.3')")
+    await until(lambda: subscribers(quick_broker, "b.3") == 1, "the topic to join", WAIT_SECONDS)
+    for topic in ("a.0", "b.0", "b.3"):
+        quick_broker.publish(topic, topic)
+    await first.wait_for_data("a.0")
+    await second.wait_for_data("b.0", "b.3")
+    await third.wait_for_data("a.0")
+    assert quick_broker.metric("broker_subscribers") == 2
+    too_many = await tabs.add(*(f"c.{number}" for number in range(33)))
+    await too_many.wait_for("following.state.state == 'failed'")
+    assert "32" in await too_many.evaluate("following.state.why")
+    quick_broker.publish("a.1", "a.1")
+    await first.wait_for_data("a.0", "a.1")
+
+
 async def test_a_tab_that_leaves_takes_its_topics_along(tabs: Tabs, quick_broker: BrokerProcess) -> None:
     first = await tabs.add("a")
     await first.wait_until_live()
@@ -130,7 +210,8 @@ async def test_a_tab_that_leaves_takes_its_topics_along(tabs: Tabs, quick_broker
 
 def followed(broker: BrokerProcess) -> set[str]:
     """Which of the topics a and b have a subscriber."""
-    answers = {
-        topic: exchange(broker.port, request("GET", f"/topics/{topic}", JSON)).json() for topic in "ab"
-    }
-    return {topic for topic, answer in answers.items() if answer["subscribers"]}
+    return {topic for topic in "ab" if subscribers(broker, topic)}
+
+
+def subscribers(broker: BrokerProcess, topic: str) -> int:
+    return int(exchange(broker.port, request("GET", f"/topics/{topic}", JSON)).json()["subscribers"])

@@ -1,6 +1,9 @@
 import type { Item } from "./types.js";
 /** @import {Item} from "./types.js" */
-/** What sessionStorage keeps under a name: the cursor, and why topics ended, for a later answer says only that they did. */
+/**
+ * What sessionStorage keeps under a name: the cursor, the topics that the page has seen events of, and why topics ended, for a later
+ * answer says only that they did.
+ */
 export declare class Kept {
     #private;
     cursor: string;
@@ -8,6 +11,10 @@ export declare class Kept {
     constructor(name: string);
     /** Called after the page has seen `items`. @param {string} cursor */
     save(cursor: string): void;
+    /** Whether `topics`, added for the first time since the reload, go on at the cursor. @param {string[]} topics */
+    continues(topics: string[]): boolean;
+    /** @param {string[]} topics */
+    forget(topics: string[]): void;
     /** Called before the page sees `item`. @param {Item} item */
     complete(item: Item): void;
 }

@@ -35,8 +35,9 @@ export async function page(connection, topics, query, wait = 0) {
 }
 
 /**
- * All that `topics` keep from `query` on.
+ * All that `topics` keep from `query` on; or a number: ms until the next attempt.
  * @param {Connection} connection @param {string[]} topics @param {string[][]} query
+ * @returns {Promise<{ items: Item[], cursor: string } | number>}
  */
 export async function allPages(connection, topics, query) {
   /** @type {Item[]} */
@@ -44,7 +45,7 @@ export async function allPages(connection, topics, query) {
   for (;;) {
     const next = await page(connection, topics, query);
     if (next === 0) continue; // with a new token
-    if (typeof next === "number") throw new Error(connection.why);
+    if (typeof next === "number") return next;
     items.push(...next.items);
     if (!next.more) return { items, cursor: next.cursor };
     query = [["lastEventId", next.cursor]];
@@ -71,25 +72,47 @@ export async function poll(connection) {
 /**
  * Take further topics in. The cursor may be old, and the new topics may have had events since; so the old topics are read to their
  * end first, and the cursor with them.
- * @param {Connection} connection
+ * @param {Connection} connection @returns {Promise<number>} ms until the next attempt, if the broker refuses
  */
 export async function join(connection) {
+  if (!connection.startedAt) start(connection);
+  connection.joining = connection.joining.filter(({ topics }) => topics.length);
   const old = [...connection.topics];
-  const { items, cursor } = old.length
-    ? await allPages(connection, old, await connection.start())
-    : await allPages(connection, connection.joining[0].topics, [["since", "latest"]]);
-  connection.startedAt ||= Date.now();
-  connection.deliver(items, cursor);
+  if (old.length || connection.joining.length) {
+    const read = old.length
+      ? await allPages(connection, old, await connection.start())
+      : await allPages(connection, connection.joining[0].topics, [["since", "latest"]]);
+    if (typeof read === "number") return read;
+    connection.startedAt ||= Date.now();
+    connection.deliver(read.items, read.cursor);
+  }
   for (let joining; (joining = connection.joining[0]); connection.joining.shift()) {
     const { topics, since, last, from } = joining;
-    const start = last ? ["last", String(last)] : ["since", since];
     const isNext = (/** @type {Item} */ item) => "id" in item && isNewer(item.id, connection.cursor);
     /** @type {Item[]} */
     let kept = [];
-    if ((since || last) && topics.length) kept = (await allPages(connection, topics, [start])).items.filter((item) => !isNext(item));
+    if ((since || last) && topics.length) {
+      const read = await allPages(connection, topics, [last ? ["last", String(last)] : ["since", since]]);
+      if (typeof read === "number") return read;
+      kept = read.items.filter((item) => !isNext(item));
+    }
     for (const topic of topics) connection.topics.add(topic);
     connection.deliver(kept); // which takes out those that have ended
     if (from && isNewer(connection.cursor, from)) connection.cursor = from;
+  }
+  return 0;
+}
+
+/**
+ * Topics that were added without a start of their own begin at the cursor that was kept, or where the options say.
+ * @param {Connection} connection
+ */
+function start({ options, cursor, joining, topics }) {
+  const { since, last } = options;
+  for (const join of joining) {
+    if (join.since) continue;
+    if (!cursor) Object.assign(join, last ? { last } : { since });
+    else for (const topic of join.topics.splice(0)) topics.add(topic);
   }
 }
 

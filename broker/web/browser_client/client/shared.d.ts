@@ -21,6 +21,13 @@ export type Message = {
     tab: string;
     topics: string[];
     from: string;
+} | {
+    type: "ping";
+} | {
+    type: "pong";
+} | {
+    type: "alone";
+    tab: string;
 };
 /** A tab's share in the connection. @implements {Source} */
 export declare class SharedConnection implements Source {

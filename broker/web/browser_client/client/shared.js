@@ -4,20 +4,27 @@
 // tab leads: it holds a Web Lock, has the connection, and posts all events to a BroadcastChannel. When it closes, the browser gives
 // the lock to the next. A new leader asks what each tab wants, and goes back to the oldest of their cursors. A batch says which
 // cursor it continues; a tab that has an older one has missed a batch, and asks again. So no message needs to arrive.
+//
+// A leader that the browser has frozen keeps its lock. So tabs that hear nothing ask whether it is there, and one of them takes the
+// lock away if it doesn't answer. A tab whose loop is slow reads for itself until it has caught up, and one whose topics no longer
+// fit into the connection gets a connection of its own.
 
-import { Connection } from "../client.js";
-import { allPages, isNewer } from "./pages.js";
+import { Connection, SILENCE_MS } from "../client.js";
+import { Leader } from "./leader.js";
+import { allPages, isNewer, page } from "./pages.js";
 
 /** @import {FollowError} from "../client.js" */
 /** @import {Item, Options, Sink, Source, State} from "./types.js" */
 /**
  * @typedef {{ type: "batch", topics: string[], items: Item[], cursor: string, before: string } | { type: "lead" } |
  *   { type: "state", state: State } | { type: "fail", error: Error } | { type: "leave", tab: string } |
- *   { type: "want", tab: string, topics: string[], from: string }} Message
+ *   { type: "want", tab: string, topics: string[], from: string } | { type: "ping" } | { type: "pong" } |
+ *   { type: "alone", tab: string }} Message
  */
 
-const COALESCE_MS = 20; // wants of many tabs make one new connection
 const LONGEST_PAUSE_MS = 30_000;
+const MOST_PINGS = 4; // without an answer
+const HEIR_MS = 1000; // for all tabs to hear of a new leader
 
 /** A tab's share in the connection. @implements {Source} */
 export class SharedConnection {
@@ -29,6 +36,10 @@ export class SharedConnection {
   #closed = new AbortController();
   /** @type {Leader | null} */
   #leader = null;
+  /** @type {Connection | null} of this tab, whose topics don't fit into the shared one */
+  #own = null;
+  #isReading = false; // for itself
+  #pings = 0; // since a leader was heard
   /** @type {Promise<void>} */
   #entering = Promise.resolve();
   /** @type {State} */
@@ -44,20 +55,55 @@ export class SharedConnection {
     this.channel.onmessage = ({ data }) => this.#receive(data);
     globalThis.addEventListener?.("pageshow", ({ persisted }) => persisted && this.#want(this.cursor), { signal: this.#closed.signal });
     this.#hold(`${this.name}:${this.#tab}`, () => {});
-    this.#hold(this.name, () => {
-      this.#leader = new Leader(this);
-      this.#post({ type: "lead" });
-    });
+    this.#lead();
+    const watchdog = setInterval(() => this.#watch(), (options.silence ?? SILENCE_MS) / 8);
+    this.#closed.signal.addEventListener("abort", () => clearInterval(watchdog));
   }
 
-  /** Call `then` when this tab gets the lock, and keep it. @param {string} lock @param {() => void} then */
-  #hold(lock, then) {
+  /**
+   * Call `then` when this tab gets the lock, and keep it.
+   * @param {string} lock @param {() => void} then @param {LockOptions} how
+   * @returns {Promise<boolean>} whether another tab has taken it away
+   */
+  async #hold(lock, then, how = { signal: this.#closed.signal }) {
     const { signal } = this.#closed;
     const keep = () => {
+      if (signal.aborted) return;
       then();
       return new Promise((release) => signal.addEventListener("abort", release));
     };
-    navigator.locks.request(lock, { signal }, keep).catch((error) => signal.aborted || this.sink.fail(error));
+    try {
+      await navigator.locks.request(lock, how, keep);
+    } catch (error) {
+      if (signal.aborted) return false;
+      if (error instanceof DOMException && error.name === "AbortError") return true;
+      this.sink.fail(/** @type {Error} */ (error));
+    }
+    return false;
+  }
+
+  /** Lead while this tab has the lock. @param {LockOptions} [how] */
+  async #lead(how, then = () => {}) {
+    const begin = () => {
+      this.#leader = new Leader(this);
+      this.#post({ type: "lead" });
+      then();
+    };
+    const isTaken = await this.#hold(this.name, begin, how);
+    this.#leader?.close();
+    this.#leader = null;
+    if (isTaken && !how) this.#lead(); // one that took it has still asked for it as all do
+  }
+
+  /** Ask a silent leader whether it is there, and take its place if it isn't. */
+  #watch() {
+    if (this.#leader || this.#own || !this.#topics.size) return;
+    if (this.#pings++ < MOST_PINGS) return this.#post({ type: "ping" });
+    const takeOver = (/** @type {Lock | null} */ heir) => {
+      if (heir && this.#pings > MOST_PINGS)
+        return new Promise((resolve) => this.#lead({ steal: true }, () => setTimeout(resolve, HEIR_MS)));
+    };
+    navigator.locks.request(`${this.name}:heir`, { ifAvailable: true }, takeOver).catch((error) => this.sink.fail(error));
   }
 
   /** @param {string[]} topics @param {string} [since] */
@@ -69,7 +115,8 @@ export class SharedConnection {
   remove(topics) {
     this.#entering = this.#entering.then(() => {
       for (const topic of topics) this.#topics.delete(topic);
-      this.#want(this.cursor);
+      if (this.#own) this.#own.remove(topics);
+      else this.#want(this.cursor);
     });
   }
 
@@ -77,6 +124,7 @@ export class SharedConnection {
     this.#post({ type: "leave", tab: this.#tab });
     this.#closed.abort();
     this.#leader?.close();
+    this.#own?.close();
     this.channel.close();
   }
 
@@ -85,11 +133,15 @@ export class SharedConnection {
    * @param {string[]} topics @param {string} [since]
    */
   async #enter(topics, since) {
+    if (this.#own) {
+      for (const topic of topics) this.#topics.add(topic);
+      return this.#own.add(topics, since);
+    }
     const { since: firstSince, last } = this.#hasEntered ? {} : this.options;
     let from = this.cursor;
     if (this.#hasEntered || !from) {
       const start = last ? ["last", String(last)] : ["since", since ?? firstSince ?? "latest"];
-      const kept = await this.#read(topics, [start]);
+      const kept = await this.#read((connection) => allPages(connection, topics, [start]));
       if (!kept) return;
       from = kept.cursor;
       this.cursor ||= from;
@@ -102,26 +154,61 @@ export class SharedConnection {
     else this.#tell({ ...this.#state, state: "ended" });
   }
 
-  /** @param {string[]} topics @param {string[][]} query */
-  async #read(topics, query) {
+  /**
+   * Try until there is an answer; null if this is closed or refused for good.
+   * @template T @param {(connection: Connection) => Promise<T | number>} get @returns {Promise<T | null>}
+   */
+  async #read(get) {
     for (let tries = 0; !this.#closed.signal.aborted; tries++) {
       const connection = new Connection(this.options, { ...this.sink, state: () => {} });
+      let pause = Math.min(LONGEST_PAUSE_MS, 1000 * 2 ** tries) * (0.5 + Math.random() / 2);
+      let why = "";
       try {
-        return await allPages(connection, topics, query);
+        const answer = await get(connection);
+        if (typeof answer !== "number") return answer;
+        [pause, why] = [answer, connection.why];
       } catch (error) {
         if (error instanceof Error && "status" in error) {
           this.close();
           this.sink.fail(error);
           return null;
         }
-        const pause = Math.min(LONGEST_PAUSE_MS, 1000 * 2 ** tries) * (0.5 + Math.random() / 2);
-        this.#tell({ ...this.#state, state: "reconnecting", why: String(error), wait: Math.round(pause) });
-        await new Promise((resolve) => setTimeout(resolve, pause));
+        why = String(error);
       } finally {
         connection.close();
       }
+      this.#tell({ ...this.#state, state: "reconnecting", why, wait: Math.round(pause) });
+      await new Promise((resolve) => setTimeout(resolve, pause));
     }
     return null;
+  }
+
+  /** Read page by page, as the loop makes room, until nothing is left. @param {Promise<void> | undefined} room */
+  async #readForItself(room) {
+    this.#isReading = true;
+    for (let more = true; (more || room) && this.#topics.size; room = this.sink.room()) {
+      await room;
+      const topics = [...this.#topics];
+      const next = await this.#read((connection) => page(connection, topics, [["lastEventId", this.cursor]]));
+      if (!next) return;
+      more = next.more;
+      this.#takeBatch({ type: "batch", topics, items: next.items, cursor: next.cursor, before: this.cursor });
+    }
+    this.#isReading = false;
+    if (this.#topics.size) this.#want(this.cursor);
+  }
+
+  /** From now on, this tab has a connection of its own. */
+  #leaveShared() {
+    /** @type {Sink} */
+    const sink = {
+      ...this.sink,
+      state: (state) => this.#tell(state),
+      deliver: (items, cursor) =>
+        this.#takeBatch({ type: "batch", topics: [...this.#topics], items, cursor, before: this.cursor }),
+    };
+    this.#own = new Connection(this.options, sink, this.cursor);
+    this.#own.add([...this.#topics]);
   }
 
   /** Ask for everything after `from`. @param {string} from */
@@ -138,15 +225,26 @@ export class SharedConnection {
 
   /** @param {Message} message */
   #receive(message) {
-    if (message.type === "lead" && this.#topics.size) this.#want(this.cursor);
-    else if (message.type === "want") this.#leader?.want(message);
-    else if (message.type === "leave") this.#leader?.leave(message.tab);
-    else if (message.type === "state" && this.#topics.size) this.#tell(message.state);
-    else if (message.type === "batch" && this.#topics.size) this.#takeBatch(message);
-    else if (message.type === "fail" && this.#topics.size) {
+    if (message.type === "want") return this.#leader?.want(message);
+    if (message.type === "leave") return this.#leader?.leave(message.tab);
+    if (message.type === "ping") return this.#leader && this.#post({ type: "pong" });
+    this.#pings = 0; // the rest comes from a leader
+    if (this.#own || !this.#topics.size) return;
+    if (message.type === "lead") this.#want(this.cursor);
+    else if (message.type === "state") this.#tell(message.state);
+    else if (message.type === "batch" && !this.#isReading) this.#hear(message);
+    else if (message.type === "alone" && message.tab === this.#tab) this.#leaveShared();
+    else if (message.type === "fail") {
       this.close();
       this.sink.fail(message.error);
     }
+  }
+
+  /** @param {Message & { type: "batch" }} batch */
+  #hear(batch) {
+    this.#takeBatch(batch);
+    const room = this.sink.room();
+    if (room) this.#readForItself(room);
   }
 
   /** For the leader. @param {Message} message */
@@ -184,89 +282,5 @@ export class SharedConnection {
     });
     for (const item of taken) if (item.kind === "end") this.#topics.delete(item.topic);
     this.sink.deliver(taken, this.cursor, this.cursor);
-  }
-}
-
-/** The tab that has the connection. */
-class Leader {
-  /** @type {Map<string, Set<string>>} topics, by tab */
-  #wanted = new Map();
-  #from = ""; // the oldest cursor that is asked for
-  /** @type {State | null} */
-  #state = null;
-  #timer = 0;
-  #closed = new AbortController();
-
-  /** @param {SharedConnection} shared */
-  constructor(shared) {
-    this.shared = shared;
-    /** @type {Sink} */
-    const sink = {
-      deliver: (items, cursor, before) => this.#deliver(items, cursor, before),
-      state: (state) => this.#setState(state),
-      fail: (error) => this.#post({ type: "fail", error }),
-      room: () => undefined,
-    };
-    this.connection = new Connection(shared.options, sink);
-  }
-
-  close() {
-    clearTimeout(this.#timer);
-    this.#closed.abort();
-    this.connection.close();
-  }
-
-  /** @param {State} state */
-  #setState(state) {
-    if (["idle", "ended"].includes(state.state) || JSON.stringify(state) === JSON.stringify(this.#state)) return;
-    this.#state = state;
-    this.#post({ type: "state", state });
-  }
-
-  /** @param {Message} message */
-  #post(message) {
-    this.shared.post(message);
-  }
-
-  /** @param {{ tab: string, topics: string[], from: string }} want */
-  want({ tab, topics, from }) {
-    if (!this.#wanted.has(tab)) {
-      const { signal } = this.#closed;
-      navigator.locks.request(`${this.shared.name}:${tab}`, { signal }, () => this.leave(tab)).catch(() => {}); // aborted by `close`
-    }
-    this.#wanted.set(tab, new Set(topics));
-    if (from && (!this.#from || isNewer(this.#from, from))) this.#from = from;
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#retarget(), COALESCE_MS);
-  }
-
-  /** @param {string} tab */
-  leave(tab) {
-    if (this.#wanted.delete(tab)) this.#retarget();
-  }
-
-  #retarget() {
-    const { connection } = this;
-    const union = new Set([...this.#wanted.values()].flatMap((topics) => [...topics]));
-    const removed = [...connection.topics].filter((topic) => !union.has(topic));
-    const added = [...union].filter((topic) => !connection.topics.has(topic));
-    const from = this.#from;
-    this.#from = "";
-    if (removed.length) connection.remove(removed);
-    const isBehind = from !== "" && isNewer(connection.cursor, from);
-    if (!connection.startedAt && (isBehind || !connection.cursor)) connection.cursor = from;
-    if (added.length || isBehind) connection.add(added, undefined, from);
-    if (this.#state) this.#post({ type: "state", state: this.#state });
-  }
-
-  /** @param {Item[]} items @param {string} cursor @param {string} before */
-  #deliver(items, cursor, before) {
-    const topics = [...this.connection.topics];
-    for (const item of items)
-      if (item.kind === "end") {
-        topics.push(item.topic);
-        for (const wanted of this.#wanted.values()) wanted.delete(item.topic);
-      }
-    this.#post({ type: "batch", topics, items, cursor, before });
   }
 }
