@@ -244,10 +244,21 @@ def test_compose_file_starts_the_brokers_that_nginx_asks(compose: Any) -> None:
 
 def test_compose_file_mounts_files_that_exist_or_that_the_guide_makes(compose: Any) -> None:
     guide = (ROOT / "deploy" / "guides" / "operating.md").read_text()
-    sources = {volume.split(":")[0] for volume in compose["services"]["nginx"]["volumes"]}
-    assert "./nginx.conf" in sources
+    volumes = [volume for service in compose["services"].values() for volume in service.get("volumes", [])]
+    sources = {volume.split(":")[0] for volume in volumes} - set(compose["volumes"])
+    assert {"./nginx.conf", "./prometheus.yml", "./grafana/dashboard.json"} <= sources
     for source in sources:
         assert (ROOT / "deploy" / source).exists() or source.removeprefix("./") in guide
+
+
+def test_prometheus_of_the_compose_file_scrapes_each_broker(compose: Any) -> None:
+    prometheus = YAML(typ="safe").load(ROOT / "deploy" / "prometheus.yml")
+    (job,) = prometheus["scrape_configs"]
+    (targets,) = job["static_configs"]
+    port = brokers(compose)["broker-1"]["environment"]["BROKER_METRICS_PORT"]
+    assert targets["targets"] == [f"{name}:{port}" for name in brokers(compose)]
+    mounted = {volume.split(":")[1] for volume in compose["services"]["prometheus"]["volumes"]}
+    assert set(prometheus["rule_files"]) <= mounted
 
 
 def test_store_of_the_compose_file_keeps_what_it_took(compose: Any) -> None:
