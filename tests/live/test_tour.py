@@ -123,6 +123,9 @@ SHOWN: Mapping[str, Mapping[str, Shown]] = {
         "answers.1?end=true": Shown(r'"published": 4, "closed": true'),
         "answers.1/cancel": Shown(),
         "python answer.py": Shown(r"The answer is 42\.\n"),
+        "flask --app ask run": Shown(r"Running on http://127\.0\.0\.1:\d+", stays=True),
+        "5000/ask": Shown(r'data:  asked:\n(?s:.*)"reason":"closed"'),
+        "python chain.py": Shown("You asked: “Explain the sky to a child.”"),
     },
     "recipes.md": {
         ".venv/bin/broker serve": LISTENS,
@@ -172,7 +175,9 @@ def test_every_guide_is_linked_once_from_the_readme() -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [README, *sorted((ROOT / "deploy").rglob("*.md"))], ids=lambda page: page.name
+    "page",
+    [README, *(ROOT / "deploy").glob("*.md"), *sorted(GUIDES.glob("*.md"))],
+    ids=lambda page: page.name,
 )
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
@@ -221,7 +226,9 @@ def checkout() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:  # under a short name: it holds unix sockets
         root = Path(folder)
         for name in ("broker", "deploy"):
-            shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(
+                ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules")
+            )
         for name in ("pyproject.toml", "README.md"):
             shutil.copy(ROOT / name, root / name)
         (root / "bin").mkdir()
@@ -297,7 +304,7 @@ class Reader:
         for theirs, ours in self.ports.items():
             text = re.sub(rf"(?<=:){theirs}\b", str(ours), text)
         text = text.replace("broker serve", f"broker serve --port {self.ports['8080']}")
-        text = text.replace("--app app run", f"--app app run --port {self.ports['5000']}")
+        text = re.sub(r"--app (\w+) run", rf"--app \1 run --port {self.ports['5000']}", text)
         text = text.replace("examples/run.py", f"examples/run.py --port {self.ports['8000']}")
         return text.replace("--subscribers 1000", "--subscribers 50 --duration 1")
 
@@ -348,8 +355,8 @@ async def reading(root: Path, page: Path, chromium: Browser, **variables: str) -
     "page",
     ["protocol.md", "browser.md", "recipes.md", "token-streams.md", "operating.md", "performance.md"],
 )
-async def test_guide(page: str, checkout: Path, chromium: Browser) -> None:
-    async with reading(checkout, GUIDES / page, chromium) as reader:
+async def test_guide(page: str, checkout: Path, chromium: Browser, openai: dict[str, str]) -> None:
+    async with reading(checkout, GUIDES / page, chromium, **openai) as reader:
         await reader.read()
 
 
