@@ -1,4 +1,4 @@
-"""`broker doctor`: examines the path to a broker through its proxies, and says what is wrong and how to mend it.
+"""`broker doctor`: examines the path to a broker through its proxies, and reports faults with their remedies.
 
 Rules: `broker.doctor` examines. The report goes to standard output, the progress to standard error.
 """

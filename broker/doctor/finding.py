@@ -24,7 +24,7 @@ class Verdict:
     """The answer of one check.
 
     Attributes:
-        evidence: what was observed, with figures; one or more sentences.
+        evidence: the observation, with figures; one or more sentences.
         hop: the proxy that does it, as `hops` names it; None if it is unknown.
         advice: a remedy for exactly this, whatever the proxy; the table `remedies` has the others.
     """

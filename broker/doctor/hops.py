@@ -1,4 +1,4 @@
-"""Recognises the proxies on a path by what they leave in responses.
+"""Recognises the proxies on a path by their traces in responses.
 
 Rules: a proxy that leaves no trace isn't recognised; nothing here is guessed. The nearest proxy comes first. Most add `Server`
 or `Via`, some headers of their own. HAProxy and Traefik add nothing, but answer a malformed request by themselves, in words

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from broker.client.errors import reason
 from broker.doctor import hops, wire
 from broker.doctor.finding import Verdict, error
-from broker.doctor.site import Reply, RequestFailed, Site
+from broker.doctor.site import POSTS, Reply, RequestFailed, Site
 
 _RIGHTS = "broker token --publish 'doctor.*' --subscribe 'doctor.*' --admin"
 
@@ -32,7 +32,7 @@ async def preflight(site: Site) -> Mapping[str, Verdict]:
         return {"tls": error(f"The certificate is not valid: {failure.verify_message}.")}
     except OSError as failure:
         raise Unreachable(f"No connection to {url}: {reason(failure)}") from None
-    topic = site.topic("preflight")
+    topic = site.topic(POSTS)
     reply = await _ask(site, topic)
     if reply.status == 401 and site.target.token is not None:
         site.token_in_query = True

@@ -63,6 +63,16 @@ REMEDIES: Mapping[str, Mapping[str, str]] = {
         ALB: "Turn on the attribute `routing.http.preserve_host_header.enabled`.",
         CLOUDFLARE: "Remove Host Header Overrides from Origin Rules.",
     },
+    "forwarded": {
+        NGINX: "Set `proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;` and `proxy_set_header X-Forwarded-Proto $scheme;`.",
+        HAPROXY: "Set `option forwardfor`, and `http-request set-header X-Forwarded-Proto https if { ssl_fc }`.",
+        CADDY: "Remove `header_up -X-Forwarded-…`; Caddy sets both headers by default.",
+        ENVOY: "Set `use_remote_address: true`.",
+        TRAEFIK: "Traefik sets both headers; set `forwardedHeaders.trustedIPs` if another proxy is in front of it.",
+        ALB: "Set the attribute `routing.http.xff_header_processing.mode` to append.",
+        CLOUDFLARE: "Cloudflare sets both headers: look at the proxy behind it.",
+        BROKER: "Set --trusted-proxies, and --forwarded-header.",
+    },
     "buffering": {
         NGINX: "Set `proxy_buffering off;` in the location, and remove X-Accel-Buffering from `proxy_ignore_headers`.",
         HAPROXY: "Set `option http-no-delay`, and remove `http-response wait-for-body`.",

@@ -28,6 +28,8 @@ REQUEST_SECONDS = 10.0
 RETAIN = "60s"
 """How long the broker keeps the events of a topic that can't be deleted."""
 CLEAN_SECONDS = 5.0
+POSTS = "posts"
+"""The topic of the checks that only publish."""
 MAX_BODY_BYTES = 1 << 20
 NOTHING: Mapping[str, str] = MappingProxyType({})
 EVENT_SOURCE = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
@@ -36,7 +38,7 @@ EVENT_SOURCE = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be examined.
+    """The broker to examine, and how.
 
     Attributes:
         url: of the broker, as `broker.client.address.base_url` returns it.
@@ -91,12 +93,12 @@ class RequestFailed(Exception):
 
 
 class NothingArrived(Exception):
-    """A stream didn't bring what it must, and nothing else either; the text says what. A path that buffers explains it."""
+    """A stream brought nothing; the text names what should have come. A path that buffers explains it."""
 
 
 @dataclass(slots=True)
 class Site:
-    """A target, and what is known about it.
+    """A target, and the facts about it that checks share.
 
     Attributes:
         hops: names of the proxies that were recognised, as `hops` has them; the nearest first.
@@ -116,7 +118,7 @@ class Site:
     is_admin: bool = False
     first_heartbeat: asyncio.Future[float | None] = field(init=False)
     _name: str = field(default_factory=lambda: secrets.token_hex(6))
-    _topics: list[str] = field(default_factory=list)
+    _topics: dict[str, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.first_heartbeat = asyncio.get_running_loop().create_future()
@@ -133,9 +135,9 @@ class Site:
         return f"{parts.scheme}://{parts.netloc}"
 
     def topic(self, name: str) -> str:
-        """A topic of this examination alone."""
+        """The topic of this examination with this name. The broker remembers the name of each for days, so they are few."""
         topic = f"{self.target.prefix}.{self._name}-{name}"
-        self._topics.append(topic)
+        self._topics[topic] = None
         return topic
 
     # Requests
@@ -246,7 +248,7 @@ class Site:
 
     async def clean(self) -> tuple[int, int]:
         """Delete all topics; close those that can't be deleted. Returns how many were deleted, and how many remain."""
-        topics, self._topics = self._topics, []
+        topics, self._topics = list(self._topics), {}
         results = await asyncio.gather(*(self._remove(topic) for topic in topics))
         return sum(results), len(results) - sum(results)
 

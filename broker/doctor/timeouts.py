@@ -44,14 +44,14 @@ TOLERANCE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The proxy whose time-out it probably is, or None; and why, as a sentence."""
+    """The proxy that probably has this time-out, or None; and the reason, as a sentence."""
 
     hop: str | None
     why: str
 
 
 def owner(seconds: float, hops: Sequence[str]) -> Owner:
-    """Whose time-out cuts after `seconds` on a path with these recognised `hops`.
+    """The proxy that cuts after `seconds`, on a path with these recognised `hops`.
 
     A recognised proxy that is known for this time-out wins, then the only recognised proxy, then the only one that is known
     for it.

@@ -23,6 +23,7 @@ from broker.errors import BrokerError
 from broker.events import Event
 
 MAX_BYTES = 1 << 20
+MAX_HEAD_BYTES = 64 << 10
 CONNECT_SECONDS = 10.0
 READ_BYTES = 1 << 16
 LAST_CHUNK = "last-chunk"
@@ -62,7 +63,8 @@ class Exchange:
     ended_at: float = 0.0
     _parser: httptools.HttpResponseParser = field(init=False)
     _decoder: sse.Decoder = field(default_factory=lambda: sse.Decoder(MAX_BYTES))
-    _inflate: Callable[[bytes], bytes] | None = None
+    _inflater: zlib._Decompress | None = None
+    _received: int = 0
     _encoded: list[bytes] = field(default_factory=list)
     _chunk: bytearray = field(default_factory=bytearray)
     _is_complete: bool = False
@@ -118,6 +120,7 @@ class Exchange:
         if not data:
             self._end(CLOSED)
             return
+        self._received += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
@@ -126,7 +129,7 @@ class Exchange:
         self._take(asyncio.get_running_loop().time())
         if self._is_complete:
             self._end(LAST_CHUNK)
-        elif len(self.body) > MAX_BYTES:
+        elif self._received > (MAX_BYTES if self.has_head else MAX_HEAD_BYTES):
             self._end(TOO_LONG)
 
     def _end(self, how: str) -> None:
@@ -139,20 +142,22 @@ class Exchange:
         if not encoded:
             return
         self.arrivals.append((now, len(encoded)))
-        data = encoded
-        if self._inflate is not None:
-            try:
-                data = self._inflate(encoded)
-            except zlib.error:
-                self._end(MALFORMED)
-                return
-        before = (b"\n" + self.body).count(b"\n:")
-        self.body += data
-        self.heartbeats += [now] * ((b"\n" + self.body).count(b"\n:") - before)
         try:
+            data = self._decoded(encoded)
+            self.heartbeats += [now] * ((self.body[-1:] or b"\n") + data).count(b"\n:")
+            self.body += data
             self.events += [(now, event) for event in self._decoder.feed(data)]
-        except BrokerError:
+        except (zlib.error, BrokerError):
             self._end(MALFORMED)
+
+    def _decoded(self, encoded: bytes) -> bytes:
+        """Without compression, and never more than `MAX_BYTES` of the whole body."""
+        if self._inflater is None:
+            return encoded
+        data = self._inflater.decompress(encoded, MAX_BYTES - len(self.body) + 1)
+        if len(self.body) + len(data) > MAX_BYTES:
+            self._end(TOO_LONG)
+        return data
 
     # Called by the parser
 
@@ -164,7 +169,7 @@ class Exchange:
         self.status = self._parser.get_status_code()
         encoding = self.headers.get("Content-Encoding", "").lower()
         if encoding in ("gzip", "deflate"):
-            self._inflate = zlib.decompressobj(47 if encoding == "gzip" else zlib.MAX_WBITS).decompress
+            self._inflater = zlib.decompressobj(47 if encoding == "gzip" else zlib.MAX_WBITS)
 
     def on_body(self, data: bytes) -> None:
         self._encoded.append(data)

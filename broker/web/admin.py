@@ -1,5 +1,7 @@
 """`POST /admin/disconnect` and `POST /admin/revoke`: an operator ends streams and revokes tokens, on all instances.
 
+`GET /admin/request`: the request itself, as proxies have changed it; `broker doctor` reads it.
+
 The body is `{"sub": "…"}` or `{"topic": "…"}` to disconnect, `{"jti": "…"}` or `{"sub": "…"}` to revoke; with `exp` the
 revocation can be forgotten then (seconds since 1970, as in the token). A disconnected client may reconnect at once; with a
 revoked token it is refused.
@@ -18,10 +20,30 @@ from broker.web.ndjson import refuse_constant
 from broker.web.parameters import NO_OTHERS, check_names
 from broker.web.request_id import request_id
 from broker.web.services import Services
-from broker.web.values import Answer, Request
+from broker.web.values import Answer, Request, json_answer
 
 MAX_BODY_BYTES = 8192
 MAX_TIME = 253_402_300_800  # the year 10,000
+
+
+SHOWN_HEADERS = ("host", "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "via")
+"""Headers that proxies write, none of which carries a secret."""
+_FRESH = {"Cache-Control": "no-store"}
+
+
+async def show_request(services: Services, request: Request) -> Answer:
+    """The HTTP version, the addresses and `SHOWN_HEADERS` of this request; an address that isn't known is null."""
+    caller = await services.authenticator.authenticate(request)
+    caller.grant.check_admin()
+    headers = request.headers
+    shown = {name: ", ".join(headers.getall(name)) for name in SHOWN_HEADERS if name in headers}
+    value = {
+        "version": request.version,
+        "peer": request.peer or None,
+        "address": caller.address or None,
+        "headers": shown,
+    }
+    return json_answer(value, _FRESH)
 
 
 async def disconnect(services: Services, request: Request) -> Answer:

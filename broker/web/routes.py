@@ -43,6 +43,7 @@ ROUTES: Sequence[Route] = (
     Route("GET", "/events", history.read_events),
     Route("GET", f"{ADMIN_PATH}topics", topic_admin.busiest),
     Route("GET", f"{ADMIN_PATH}topics/{{topic}}", topic_admin.details),
+    Route("GET", f"{ADMIN_PATH}request", admin.show_request),
     Route("POST", f"{ADMIN_PATH}disconnect", admin.disconnect),
     Route("POST", f"{ADMIN_PATH}revoke", admin.revoke),
     *_HEALTH,

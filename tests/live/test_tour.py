@@ -151,6 +151,10 @@ SHOWN: Mapping[str, Mapping[str, Shown]] = {
         "--redis-url redis://": Shown(r"listening on http://\S+, store: redis", stays=True),
     },
     "operating.md": {"openssl req": Shown()},
+    "doctor.md": {
+        ".venv/bin/broker serve": LISTENS,
+        ".venv/bin/broker doctor": Shown(r"ok +buffering +The first byte came(?s:.*)0 errors, 1 warning"),
+    },
     "performance.md": {
         ".venv/bin/broker serve": LISTENS,
         ".venv/bin/broker bench": Shown(r"delivered\s+500 of 500"),
@@ -353,7 +357,15 @@ async def reading(root: Path, page: Path, chromium: Browser, **variables: str) -
 @IN_CHROMIUMS_LOOP
 @pytest.mark.parametrize(
     "page",
-    ["protocol.md", "browser.md", "recipes.md", "token-streams.md", "operating.md", "performance.md"],
+    [
+        "protocol.md",
+        "browser.md",
+        "recipes.md",
+        "token-streams.md",
+        "operating.md",
+        "doctor.md",
+        "performance.md",
+    ],
 )
 async def test_guide(page: str, checkout: Path, chromium: Browser, openai: dict[str, str]) -> None:
     async with reading(checkout, GUIDES / page, chromium, **openai) as reader:

@@ -7,7 +7,8 @@ import re
 
 import pytest
 
-from tests.support.local_broker import Server
+from tests.support.local_broker import Serve, Server
+from tests.support.tokens import HMAC, SECRET
 from tests.support.waiting import until
 
 BAD_BODIES = {
@@ -92,3 +93,35 @@ async def test_other_methods(server: Server) -> None:
     for path in ("disconnect", "revoke"):
         answer = await server.request("GET", f"/admin/{path}")
         assert (answer.status, answer.headers["allow"]) == (405, "POST")
+
+
+async def test_an_operator_sees_a_request_as_it_arrived_but_no_secret(serve: Serve) -> None:
+    server = await serve(jwt_secrets=(SECRET,), trusted_proxies=("127.0.0.1",), max_connections_per_address=9)
+    token = HMAC.token(admin=True)
+    answer = await server.request(
+        "GET",
+        "/admin/request?access_token=other",
+        authorization=f"Bearer {token}",
+        cookie="session=secret",
+        x_forwarded_for="203.0.113.7, 127.0.0.1",
+        via="1.1 edge",
+    )
+    assert answer.status == 200
+    assert answer.headers["cache-control"] == "no-store"
+    shown = answer.json()
+    assert shown == {
+        "version": "1.1",
+        "peer": "127.0.0.1",
+        "address": "203.0.113.7",
+        "headers": {
+            "host": shown["headers"]["host"],
+            "x-forwarded-for": "203.0.113.7, 127.0.0.1",
+            "via": "1.1 edge",
+        },
+    }
+
+
+async def test_without_a_limit_by_address_none_is_shown(server: Server) -> None:
+    shown = (await server.request("GET", "/admin/request", x_forwarded_for="203.0.113.7")).json()
+    assert shown["address"] is None
+    assert shown["headers"]["x-forwarded-for"] == "203.0.113.7"

@@ -65,6 +65,7 @@ ROUTES = {
     "list": Route("GET", "/topics", "admin", 200),
     "delete": Route("DELETE", "/topics/orders.1", "admin", 204),
     "metrics": Route("GET", "/metrics", "admin", 200),
+    "request": Route("GET", "/admin/request", "admin", 200),
     "disconnect": Route("POST", "/admin/disconnect", "admin", 202, b'{"topic": "orders.1"}'),
     "revoke": Route("POST", "/admin/revoke", "admin", 202, b'{"jti": "another"}'),
     "health": Route("GET", "/healthz", "", 200),

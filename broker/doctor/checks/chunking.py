@@ -1,4 +1,4 @@
-"""Whether the body of a stream still comes in chunks, and whether its end can be told from a cut."""
+"""Whether a stream arrives in chunks, so that clients can distinguish its end from a cut."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ async def check(site: Site) -> Verdict:
         if "chunked" not in coding:
             return warning(
                 f"A stream comes over HTTP/{stream.version} without chunks. Clients that read by chunk, such as Python's "
-                "requests, get events late, and nobody can tell the end of a stream from a cut.",
+                "requests, get events late, and no client can distinguish the end of a stream from a cut.",
                 site.hop,
             )
         if await _is_http_1_0(site, topic):
             return warning(
-                "A hop speaks HTTP/1.0 to the broker, where there are no chunks: a stream that is cut there looks as if it had "
-                "ended, and streams with control=none are refused.",
+                "A hop speaks HTTP/1.0 to the broker, which has no chunks: a stream that is cut there looks like one that ended, "
+                "and the broker refuses streams with control=none.",
                 site.hop,
             )
         if stream.ended == LAST_CHUNK:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from email.utils import parsedate_to_datetime
 
 from broker.doctor.finding import Verdict, info, ok, warning
-from broker.doctor.site import RequestFailed, Site
+from broker.doctor.site import POSTS, RequestFailed, Site
 from broker.events import id_seconds, parse_id
 
 TOLERANCE_SECONDS = 2.0
@@ -13,7 +13,7 @@ TOLERANCE_SECONDS = 2.0
 
 
 async def check(site: Site) -> Verdict:
-    reply = await site.publish(site.topic("clock"))
+    reply = await site.publish(site.topic(POSTS))
     event_id = parse_id(str(reply.json().get("id", "")))
     if event_id is None:
         raise RequestFailed(f"a publish was answered with {reply.status}")

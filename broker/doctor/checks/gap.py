@@ -1,4 +1,4 @@
-"""Whether a subscriber is told of events that it can't get any more."""
+"""Whether a subscriber gets `broker.gap` before the events after a gap."""
 
 from __future__ import annotations
 
@@ -37,4 +37,4 @@ async def _told(site: Site, topic: str, cursor: str, what: str) -> Verdict:
     reason = f" ({found[1]})" if found else ""
     if not told_first:
         return error(f"A reconnect with {what} got an event before its broker.gap.", site.hop)
-    return ok(f"A reconnect with {what} is told of the gap{reason} before the next event.")
+    return ok(f"A reconnect with {what} gets broker.gap{reason} before the next event.")

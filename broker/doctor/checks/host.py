@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from broker.doctor.finding import Verdict, error, info, ok
-from broker.doctor.site import Site
+from broker.doctor.site import POSTS, Site
 
 
 async def check(site: Site) -> Verdict:
-    topic = site.topic("host")
+    topic = site.topic(POSTS)
     reply = await site.publish(topic, headers={"Origin": site.origin})
     if reply.status == 201 and "Access-Control-Allow-Origin" in reply.headers:
         return info(
