@@ -21,7 +21,7 @@ from broker.fanout.close_reason import CloseReason
 from broker.fanout.feed import PIECE_BYTES
 from broker.fanout.origin import Client
 from broker.log.entry import Entry
-from broker.log.start import Since, Start
+from broker.log.start import Last, Since, Start
 from broker.node.history import Found, Gap, Page, Reading
 from broker.node.node import Node
 from broker.web.etag import tagged
@@ -147,6 +147,8 @@ def _options(request: Request, node: Node) -> HistoryOptions:
         raise InvalidParameter("'before' takes the id of an event.")
     if wait_seconds:
         raise InvalidParameter("'wait' waits for new events; leave it out with 'before'.")
+    if isinstance(start, Last):  # counted from `before`, not from the end
+        return HistoryOptions(Since(0), stop, min(limit, start.count), 0)
     return HistoryOptions(start, stop, limit, 0)
 
 

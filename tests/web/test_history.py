@@ -154,6 +154,12 @@ async def test_before_gives_the_newest_that_lie_before(server: Server) -> None:
     found = await get(server, f"/topics/news/events?before={ids[1]}&limit=2")
     assert (data(found), found["more"]) == (["1"], False)
     assert data(await get(server, f"/topics/news/events?before={ids[4]}&since={ids[1]}")) == ["3", "4"]
+    found = await get(server, f"/topics/news/events?before={ids[3]}&last=2")
+    assert (data(found), found["more"]) == (["2", "3"], True), (
+        "the newest two before it, not of the two newest"
+    )
+    found = await get(server, f"/topics/news/events?before={ids[3]}&last=50&limit=1")
+    assert (data(found), found["more"]) == (["3"], True)
     assert data(await get(server, "/topics/news/events?before=99999999999999-0")) == list("12345")
     found = await get(server, f"/topics/news/events?before={ids[0]}")
     assert (data(found), found["more"], found["cursor"]) == ([], False, ids[4])

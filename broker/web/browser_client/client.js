@@ -350,7 +350,7 @@ export class Following {
   /** Follow further topics, from now on or from `since`. @param {string | string[]} topics @param {{ since?: string }} [options] */
   add(topics, { since } = {}) {
     const names = [topics].flat();
-    this.#source.then((source) => source.add(names, this.#kept?.continues(names) ? undefined : since));
+    this.#source.then((source) => source.add(names, (since && this.#kept?.start(names)) || since));
   }
 
   /** @param {string | string[]} topics */

@@ -11,8 +11,8 @@ export declare class Kept {
     constructor(name: string);
     /** Called after the page has seen `items`. @param {string} cursor */
     save(cursor: string): void;
-    /** Whether `topics`, added for the first time since the reload, go on at the cursor. @param {string[]} topics */
-    continues(topics: string[]): boolean;
+    /** Where `topics` go on, if the page saw events of all of them before the reload and adds them for the first time since. @param {string[]} topics */
+    start(topics: string[]): string | false;
     /** @param {string[]} topics */
     forget(topics: string[]): void;
     /** Called before the page sees `item`. @param {Item} item */

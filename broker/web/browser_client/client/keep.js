@@ -14,6 +14,7 @@ export class Kept {
   #topics = new Set();
   /** @type {Set<string>} of `#topics`, those that were not added since the reload */
   #before = new Set();
+  #from = ""; // the cursor at the reload
   #key;
 
   /** @param {string} name */
@@ -23,7 +24,8 @@ export class Kept {
       const kept = sessionStorage.getItem(this.#key);
       if (kept) {
         const [cursor, ends, topics = []] = JSON.parse(kept);
-        [this.cursor, this.#ends, this.#topics, this.#before] = [cursor, ends, new Set(topics), new Set(topics)];
+        this.cursor = this.#from = cursor;
+        [this.#ends, this.#topics, this.#before] = [ends, new Set(topics), new Set(topics)];
       }
     } catch {} // storage is forbidden, or has something else: start as if nothing was kept
   }
@@ -35,9 +37,9 @@ export class Kept {
     } catch {} // storage is full or forbidden: a reload starts anew
   }
 
-  /** Whether `topics`, added for the first time since the reload, go on at the cursor. @param {string[]} topics */
-  continues(topics) {
-    return topics.filter((topic) => this.#before.delete(topic)).length === topics.length;
+  /** Where `topics` go on, if the page saw events of all of them before the reload and adds them for the first time since. @param {string[]} topics */
+  start(topics) {
+    return topics.filter((topic) => this.#before.delete(topic)).length === topics.length && this.#from;
   }
 
   /** @param {string[]} topics */
