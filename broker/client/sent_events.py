@@ -1,4 +1,4 @@
-"""The events of a stream, numbered and kept until its end, so that they can be sent again after a lost connection.
+"""The events of a stream, numbered and kept until its end, so that they can be sent again after a lost connection; and why it ends.
 
 Rules: no I/O. The broker knows the numbers and publishes nothing twice.
 """
@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import secrets
 from collections import deque
+
+from broker.client.errors import UNREACHABLE, Cancelled, PublishError
+from broker.client.types import FAILED, STOPPED
 
 MAX_KEPT_BYTES = 16 << 20
 """Of a longer stream the last events are kept. An older one is lost only if the broker never received it."""
@@ -60,3 +63,15 @@ class SentEvents:
     def has_progress(self) -> bool:
         """Whether the present connection has taken events that none before it has."""
         return self._first + self._sent > self._furthest
+
+
+def end_reason(error: BaseException, *, is_own: bool) -> str | None:
+    """Why the topic of a stream ends whose block has ended with `error`; None if there is nothing to end.
+
+    Args:
+        is_own: the stream itself raised `error`.
+    """
+    if is_own and isinstance(error, PublishError):
+        is_over = isinstance(error, Cancelled) or error.code in ("closed", UNREACHABLE)
+        return None if is_over else FAILED
+    return FAILED if isinstance(error, Exception) else STOPPED

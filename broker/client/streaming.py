@@ -14,13 +14,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from broker.client.address import stream_urls
-from broker.client.errors import Cancelled, PublishError
+from broker.client.errors import PublishError
 from broker.client.ndjson import ndjson_line
 from broker.client.requests import Requests
 from broker.client.response import NDJSON, TEXT
 from broker.client.retries import Retries
-from broker.client.sent_events import SentEvents
-from broker.client.types import FAILED, STOPPED
+from broker.client.sent_events import SentEvents, end_reason
 
 MAX_UNSENT_BYTES = 64 << 10
 _NOT_ENTERED = "use a stream within `async with`"
@@ -33,8 +32,8 @@ class Stream:
     raised at its end; the broker has closed the topic as `cancelled`. The same happens with a `PublishError` if the broker
     refuses the stream or was unreachable for too long.
 
-    If the block ends with an exception, its text is incomplete: the topic closes with the reason `failed`, or `stopped` if the
-    block's task was cancelled. Without a connection to the broker, it closes as `abandoned` after the broker's
+    If the block ends with an exception, or is refused, its text is incomplete: the topic closes with the reason `failed`, or
+    `stopped` if the block's task was cancelled. Without a connection to the broker, it closes as `abandoned` after the broker's
     `producer_timeout_seconds`.
 
     Not for concurrent use by two tasks.
@@ -76,19 +75,29 @@ class Stream:
         assert block is not None
         if self._has_broken_off:
             is_ours = block.uncancel() <= self._cancels_before
-            if error is None or (is_ours and isinstance(error, asyncio.CancelledError)):
-                self._task.result()
+            if is_ours and isinstance(error, asyncio.CancelledError):
+                error = None
         if error is None:
             self._events.is_finished = True
             self._changed.set()
-            await self._task
-            return
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, PublishError):
-            await self._task
-        if not isinstance(error, Cancelled):
-            reason = STOPPED if isinstance(error, asyncio.CancelledError) else FAILED
-            with contextlib.suppress(PublishError):  # the block's error says more
+            try:
+                await self._task  # it has failed already if it broke the block off
+            except BaseException as failure:
+                await self._end(failure)
+                raise
+        else:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, PublishError):
+                await self._task
+            await self._end(error)
+
+    async def _end(self, error: BaseException) -> None:
+        """Close the topic because of `error`, if there is something to close."""
+        assert self._task is not None
+        own = None if self._task.cancelled() or not self._task.done() else self._task.exception()
+        reason = end_reason(error, is_own=error is own)
+        if reason is not None:
+            with contextlib.suppress(PublishError):  # `error` says more
                 await self._requests.send(self._end_urls[reason], b"", TEXT, HTTPStatus.CREATED)
 
     async def send(self, data: str | bytes, event: str | None = None) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from broker.client import Cancelled, Client, End, Gap, PublishError, SubscribeError, sent_events, streaming
 from broker.settings import Settings
+from tests.client.servers import CREATED, ScriptedServer, ServerConnection
 from tests.support.local_broker import Serve, Server
 from tests.support.tcp_proxy import Cuts, CuttingProxy
 from tests.support.tokens import HMAC, SECRET
@@ -240,6 +241,58 @@ async def test_a_refused_stream_breaks_its_block_off(server: Server) -> None:
                 await stream.send("x")
                 await asyncio.wait_for(asyncio.Event().wait(), WAIT_SECONDS)
         assert caught.value.code == "closed"
+
+
+async def test_a_refused_event_ends_the_topic_as_failed(serve: Serve) -> None:
+    server = await serve(max_event_bytes=1024)
+    async with Client(server.url) as client:
+        with pytest.raises(PublishError) as caught:
+            async with client.stream("a") as stream:
+                await stream.send("x")
+                await stream.send("x" * 2000)
+                await asyncio.wait_for(asyncio.Event().wait(), WAIT_SECONDS)
+        assert caught.value.code == "too-large"
+        assert await why_ended(client) == "failed"
+        with pytest.raises(PublishError):
+            async with client.stream("b") as stream:
+                await stream.send("x" * 2000)
+        (end,) = [event async for event in client.follow("b", ends=True)]
+        assert isinstance(end, End)
+        assert end.reason == "failed"
+
+
+async def test_an_error_of_another_stream_ends_the_topic_as_failed(server: Server) -> None:
+    await server.request("POST", "/topics/b?end=true")
+    async with Client(server.url) as client:
+        with pytest.raises(PublishError, match="closed"):
+            async with client.stream("a") as stream:
+                await stream.send("x")
+                await client.publish("b", "x")
+        assert await why_ended(client) == "failed"
+
+
+async def test_a_task_that_is_cancelled_at_the_end_of_the_block_ends_the_topic_as_stopped() -> None:
+    """While the end of the body waits for its answer."""
+    ends: list[str] = []
+
+    async def swallow(connection: ServerConnection) -> None:
+        await connection.left()
+
+    async def end(connection: ServerConnection) -> None:
+        ends.append(connection.target)
+        await connection.send(CREATED)
+
+    async def produce(client: Client) -> None:
+        async with client.stream("a") as stream:
+            await stream.send("x")
+
+    async with ScriptedServer(swallow, end) as server, Client(server.url) as client:
+        task = asyncio.create_task(produce(client))
+        await until(lambda: server.accepted, "the body has begun")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert ends == ["/topics/a?end=true&reason=stopped"]
 
 
 async def test_events_beyond_the_retention_are_a_gap(serve: Serve) -> None:

@@ -18,20 +18,19 @@ from typing import Self
 from broker.client.address import stream_urls
 from broker.client.blocking.requests import BlockingRequests, unreachable
 from broker.client.blocking.streamed_body import StreamedBody
-from broker.client.errors import Cancelled, PublishError, unexpected
+from broker.client.errors import PublishError, unexpected
 from broker.client.ndjson import ndjson_line
 from broker.client.response import TEXT, Response
 from broker.client.retries import Retries
-from broker.client.sent_events import SentEvents
-from broker.client.types import FAILED, STOPPED
+from broker.client.sent_events import SentEvents, end_reason
 
 
 class BlockingStream:
     """Sends events to a topic, and closes the topic at the end. A context manager, made by `BlockingClient.stream`.
 
     If someone asks this producer to stop, the next `send` or `check` raises `Cancelled`; the broker has closed the topic as
-    `cancelled`. If the block ends with an exception, its text is incomplete: the topic closes with the reason `failed`, or
-    `stopped` after `KeyboardInterrupt`, `SystemExit` or the close of a generator.
+    `cancelled`. If the block ends with an exception, or is refused, its text is incomplete: the topic closes with the reason
+    `failed`, or `stopped` after `KeyboardInterrupt`, `SystemExit` or the close of a generator.
 
     A lost connection is noticed at the next event. If that takes longer than the broker's `producer_timeout_seconds`, the topic
     has closed as `abandoned`.
@@ -66,20 +65,28 @@ class BlockingStream:
     ) -> None:
         if self._pid != os.getpid():
             return
-        if error is None:
-            self.check()
-            self._events.is_finished = True
-            self._deliver()
+        try:
+            if error is None:
+                self.check()
+                self._events.is_finished = True
+                self._deliver()
+        except BaseException as failure:
+            error = failure
+            raise
+        finally:
             self._pid = 0
-            return
-        self._pid = 0
-        if self._body is not None:
-            self._body.cut()
-            self._body = None
-        if not isinstance(error, Cancelled):
-            why = FAILED if isinstance(error, Exception) else STOPPED
-            with contextlib.suppress(PublishError):  # the block's error says more
-                self._requests.send(self._end_urls[why], b"", TEXT, HTTPStatus.CREATED)
+            if error is not None:
+                self._end(error)
+
+    def _end(self, error: BaseException) -> None:
+        """Leave the body where it is, and close the topic because of `error`, if there is something to close."""
+        body, self._body = self._body, None
+        if body is not None:
+            body.cut()
+        reason = end_reason(error, is_own=error is self._failure)
+        if reason is not None:
+            with contextlib.suppress(PublishError):  # `error` says more
+                self._requests.send(self._end_urls[reason], b"", TEXT, HTTPStatus.CREATED)
 
     def send(self, data: str | bytes, event: str | None = None) -> None:
         """Send one event. Waits while the connection takes no more, or is lost.

@@ -16,7 +16,7 @@ import trustme
 
 from broker.client import BlockingClient, BlockingStream, Cancelled, End, PublishError, sent_events
 from tests.client.servers import ScriptedServer, ServerConnection, answer, problem
-from tests.support.broker_process import BrokerProcess
+from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.local_broker import Serve, Server
 from tests.support.tcp_proxy import CuttingProxy
 from tests.support.tokens import HMAC, SECRET
@@ -274,6 +274,25 @@ def test_a_closed_topic_is_refused(client: BlockingClient) -> None:
     with pytest.raises(PublishError) as caught, client.stream("a") as stream:
         send_until_it_raises(stream)
     assert (caught.value.status, caught.value.code) == (409, "closed")
+
+
+def test_a_refused_event_ends_the_topic_as_failed(shared_brokers: SharedBrokers) -> None:
+    broker = shared_brokers.get(max_event_bytes=1024)
+    with BlockingClient(broker.url) as client:
+        for topic, texts in (("a", ["x", "x" * 2000]), ("b", ["x" * 2000])):
+            with pytest.raises(PublishError) as caught, client.stream(topic) as stream:
+                for text in texts:
+                    stream.send(text)
+            assert caught.value.code == "too-large"
+            assert followed(client, topic) == (texts[:-1], "failed")
+
+
+def test_an_error_of_another_request_ends_the_topic_as_failed(client: BlockingClient) -> None:
+    client.end("b")
+    with pytest.raises(PublishError, match="closed"), client.stream("a") as stream:
+        stream.send("x")
+        client.publish("b", "x")
+    assert followed(client) == (["x"], "failed")
 
 
 def test_a_stream_is_used_within_its_block(client: BlockingClient) -> None:
