@@ -8,16 +8,22 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NoReturn, Protocol, cast
 
 COMMANDS = {
     "serve": "run the broker",
     "publish": "publish events to a topic",
     "subscribe": "print the events of topics as they come",
+    "topics": "list the topics of a broker",
+    "events": "print the events that topics still have",
+    "end": "close topics",
+    "cancel": "ask the producers of topics to stop",
+    "delete": "delete topics and their events",
     "token": "make and explain tokens",
     "bench": "put load on an SSE server and measure it",
     "doctor": "examine the path to a broker through its proxies",
+    "completion": "print a completion script for a shell",
 }
 INTERRUPTED = 130
 
@@ -55,20 +61,8 @@ class _Version(argparse.Action):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status. `argv` is by default the process's own."""
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = _Parser(
-        prog="broker", description="Publish events to topics; browsers follow them with EventSource."
-    )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     requested = next((word for word in words if not word.startswith("-")), None)
-    for name, summary in COMMANDS.items():
-        subparser = commands.add_parser(
-            name, help=summary, description=summary[0].upper() + summary[1:] + "."
-        )
-        if name == requested:
-            command = cast("Command", importlib.import_module(f"broker.cli.{name}"))
-            command.add_arguments(subparser)
-            subparser.set_defaults(run=command.run)
+    parser = _make_parser([name for name in COMMANDS if name == requested])
     if not words:
         parser.print_help(sys.stderr)
         return 2
@@ -77,3 +71,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         return cast("int", args.run(args))
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def full_parser() -> argparse.ArgumentParser:
+    """The parser with the arguments of all commands. Imports all of them."""
+    return _make_parser(COMMANDS)
+
+
+def _make_parser(loaded: Collection[str]) -> argparse.ArgumentParser:
+    """The parser; of the commands, those in `loaded` have their arguments."""
+    parser = _Parser(
+        prog="broker", description="Publish events to topics; browsers follow them with EventSource."
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        subparser = commands.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + "."
+        )
+        if name in loaded:
+            command = cast("Command", importlib.import_module(f"broker.cli.{name}"))
+            command.add_arguments(subparser)
+            subparser.set_defaults(run=command.run)
+    return parser

@@ -96,9 +96,8 @@ def run(args: argparse.Namespace) -> int:
         )
         print(event_id)
     except (ClientError, _BadInput) as error:
-        common.say(
-            "publish", common.client_error_text(error) if isinstance(error, ClientError) else str(error)
-        )
+        refusal = error if isinstance(error, ClientError) else None
+        common.say("publish", common.client_error_text(refusal, args.url) if refusal else str(error))
         return 1
     except BrokenPipeError:
         common.silence_stdout()
@@ -152,7 +151,7 @@ async def _publish_lines(client: Client, args: argparse.Namespace, counter: _Cou
                 args.topic, line.removesuffix(b"\r"), args.event, retain=args.retain
             )
         except ClientError as error:
-            raise _BadInput(f"line {number}: {common.client_error_text(error)}") from None
+            raise _BadInput(f"line {number}: {common.client_error_text(error, args.url)}") from None
         print(event_id, flush=True)
         counter.add(1, len(line) + 1)
 

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import contextlib
 import os
-import re
 import stat
 import sys
 from collections.abc import Callable
 
-from broker.cli import common
-from broker.client import Client, ClientError, Connection, Gap
-from broker.events import Event, id_seconds, parse_id, rfc3339
+from broker.cli import common, output
+from broker.client import Client, ClientError, Connection, End, Gap
 
 EPILOG = """\
 An event is printed as its data; with several topics, its topic and a tab come first. With --json, each event is one line:
@@ -33,8 +31,6 @@ Exit status: 0 when all topics have ended, or when the program that reads the ou
 wrong usage.
 """
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `broker subscribe`."""
@@ -43,21 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "topics", nargs="+", type=common.topic, metavar="TOPIC", help="topics to follow, up to 32"
     )
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument(
-        "--since",
-        type=common.text,
-        metavar="WHEN",
-        help="start: an id, earliest, latest, an RFC 3339 time, or an age such as 90s, 10m or 2h (default: latest)",
-    )
-    start.add_argument("--last", type=int, metavar="N", help="start with the last N events of each topic")
-    start.add_argument(
-        "--cursor",
-        type=common.cursor,
-        metavar="ID",
-        help="start after the event with this id; print a gap if events are missing",
-    )
-    parser.add_argument("--json", action="store_true", help="print each event as one line of JSON")
+    common.add_start(parser, "latest")
+    output.add_output(parser)
     common.add_broker(parser)
 
 
@@ -66,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         asyncio.run(_follow(args))
     except ClientError as error:
-        common.say("subscribe", common.client_error_text(error))
+        common.say("subscribe", common.client_error_text(error, args.url))
         return 1
     except BrokenPipeError:
         common.silence_stdout()
@@ -74,24 +57,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _follow(args: argparse.Namespace) -> None:
-    write = _write_json if args.json else _plain_writer(len(set(args.topics)) > 1)
+    print_event = output.event_printer(args.topics, as_json=args.json)
     async with Client(args.url, token=args.token) as client:
         events = client.subscribe(
             *args.topics,
             since=args.since,
             last=args.last,
             cursor=args.cursor,
+            ends=True,
             on_change=_connection_printer(args.url),
         )
         _on_output_closed(events.close)
         async for event in events:
+            if isinstance(event, End):
+                common.say("subscribe", f"{event.topic} has ended: {event.reason}")
+                continue
             if isinstance(event, Gap):
-                common.say("subscribe", f"gap in {event.topic} after {event.after}: {event.reason}")
+                output.say_gap("subscribe", event)
             elif event.type == "broker.cancel":
                 common.say("subscribe", f"the producer of {event.topic} was asked to stop")
-            write(event)
-        for topic, reason in events.ended.items():
-            common.say("subscribe", f"{topic} has ended: {reason}")
+            print_event(event)
 
 
 def _connection_printer(url: str) -> Callable[[Connection], None]:
@@ -106,37 +91,6 @@ def _connection_printer(url: str) -> Callable[[Connection], None]:
     return print_change
 
 
-def _write_json(event: Event) -> None:
-    gap = isinstance(event, Gap)
-    event_id = parse_id(event.id)
-    value = {
-        "topic": event.topic,
-        "id": None if gap else event.id,
-        "event": event.type,
-        "time": None if gap or event_id is None else rfc3339(id_seconds(event_id)),
-        "data": event.data,
-    }
-    _write(json.dumps(value, ensure_ascii=False))
-
-
-def _plain_writer(with_topic: bool) -> Callable[[Event], None]:
-    """Prints an event's data, without control characters if it goes to a terminal."""
-    terminal = sys.stdout.isatty()
-
-    def write(event: Event) -> None:
-        if (event.type or "").startswith("broker."):
-            return
-        text = _CONTROLS.sub("\ufffd", event.data) if terminal else event.data
-        _write(f"{event.topic}\t{text}" if with_topic else text)
-
-    return write
-
-
-def _write(line: str) -> None:
-    sys.stdout.buffer.write(line.encode("utf-8", "replace") + b"\n")
-    sys.stdout.buffer.flush()
-
-
 def _on_output_closed(callback: Callable[[], None]) -> None:
     """Call `callback` when the program that reads our output through a pipe exits, even without events to write."""
     out = sys.stdout.fileno()
@@ -148,6 +102,6 @@ def _on_output_closed(callback: Callable[[], None]) -> None:
         loop.remove_reader(out)
         callback()
 
-    loop.add_reader(
-        out, closed
-    )  # the writing end of a pipe becomes readable only when the reading end is closed
+    with contextlib.suppress(NotImplementedError):  # Windows' loops watch no pipes
+        # the writing end of a pipe becomes readable only when the reading end is closed
+        loop.add_reader(out, closed)

@@ -129,6 +129,11 @@ class Command:
         self.process.stdin.write(data)
         self.process.stdin.flush()
 
+    def type_line(self, text: str) -> None:
+        """Type a line into the terminal that is its standard input."""
+        assert self._terminal is not None
+        os.write(self._terminal.fileno(), text.encode() + b"\n")
+
     def end_input(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()

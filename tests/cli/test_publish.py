@@ -159,12 +159,12 @@ def test_arguments_that_are_not_utf8_are_refused(broker: BrokerProcess) -> None:
         assert re.fullmatch(rb"broker publish: [^\n]+\n", done.stderr)
 
 
-def test_the_error_for_an_unreachable_broker_names_its_url_and_how_to_change_it() -> None:
+def test_the_error_for_an_unreachable_broker_names_its_url_and_the_source() -> None:
     done = run("http://127.0.0.1:1", "publish", "a", "x")
     assert done.returncode == 1
     assert done.stderr.decode() == (
         "broker publish: No answer from http://127.0.0.1:1: Connection refused. (unreachable); "
-        "is this the broker's URL? Set it with --url or BROKER_URL\n"
+        "the URL http://127.0.0.1:1 comes from BROKER_URL\n"
     )
 
 

@@ -334,19 +334,21 @@ def test_many_threads_follow_one_topic(client: BlockingClient) -> None:
 
 def test_history_topics_and_delete(client: BlockingClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(address, "TOPICS_PAGE", 2)
-    ids = [client.publish("a", text) for text in "123"]
+    ids = [client.publish("list.a", text) for text in "123"]
     for topic in "bcde":
-        client.publish(topic, "x", end=topic == "c")
-    history = client.history("a", last=2)
+        client.publish(f"list.{topic}", "x", end=topic == "c")
+    history = client.history("list.a", last=2)
     assert [one.id for one in history.events] == ids[1:]
     assert (history.cursor, history.closed) == (ids[2], False)
-    assert client.history("c").closed
-    assert [(state.topic, state.closed) for state in client.topics()] == [
-        (topic, topic == "c") for topic in "abcde"
-    ]
-    client.delete("c")
-    assert client.history("c").events == []
-    client.publish("c", "open again")
+    assert client.history("list.c").closed
+    assert [
+        (state.topic, state.events, state.closed)
+        for state in client.topics()
+        if state.topic.startswith("list.")
+    ] == [(f"list.{topic}", 3 if topic == "a" else 1, topic == "c") for topic in "abcde"]
+    client.delete("list.c")
+    assert client.history("list.c").events == []
+    client.publish("list.c", "open again")
 
 
 async def test_refusals_of_requests(serve: Serve) -> None:
