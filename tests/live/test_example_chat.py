@@ -256,6 +256,8 @@ async def test_a_token_reads_one_users_topics_for_ten_minutes(talk: Talk) -> Non
 
 OTHER_SITES = {
     "rebound": {"Host": "evil.example"},
+    "no host at all": {"Host": "["},
+    "no URL": {"Origin": "http://["},
     "rebound, with its own origin": {"Host": "evil.example", "Origin": "http://evil.example"},
     "other origin": {"Origin": "http://evil.example"},
     "other port": {"Origin": "http://127.0.0.1:1"},
@@ -351,7 +353,12 @@ async def test_no_more_answers_than_the_bounds_are_written_at_once(
     assert await talk.stop(topic) == 202
     await talk.said(topic)
     model.thinks, model.first = False, chunk("two") + END
-    assert await talk.said(await talk.ask()) == ["two"]
+    async with asyncio.timeout(WITHIN_SECONDS):
+        while True:  # the task of the first answer ends a moment after its topic
+            async with talk.session.post(f"{talk.url}/ask", json={"question": "Why?"}) as answer:
+                if answer.status == 202:
+                    break
+    assert await talk.said((await answer.json())["answer"]) == ["two"]
 
 
 async def test_a_broker_that_is_gone_is_told_to_the_page_and_takes_no_place(

@@ -1,4 +1,4 @@
-"""The notification bell of Django in Chromium: each user hears what is saved for them, at once, and nothing of others."""
+"""The notification bell of Django in Chromium: a saved notification reaches its user at once, and no other."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Bell(Example):
         )
 
     def notify_ada(self, text: str) -> str:
-        """Save a notification; returns what is logged meanwhile."""
+        """Save a notification; returns the log."""
         done = self.run(f"Notification.objects.create(user=User.objects.get(username='ada'), text={text!r})")
         assert done.returncode == 0, done.stderr
         return done.stderr
@@ -121,7 +121,7 @@ async def test_it_rings_in_each_window_of_its_user(chromium: Browser, bell: Bell
 async def test_history_comes_from_the_database_and_the_rest_from_the_topic(
     chromium: Browser, bell: Bell
 ) -> None:
-    """What is saved while the page is being loaded is shown once."""
+    """A notification that is saved while the page loads is shown once."""
     page = await log_in(chromium, bell, "ada")
     await notify(page, "ada", "one")
     await expect(page.locator("#bell li")).to_have_text(["ada: one"])

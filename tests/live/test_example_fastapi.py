@@ -87,6 +87,13 @@ async def test_a_model_that_fails(chromium: Browser, tmp_path: Path) -> None:
             await page.reload()
 
 
+@pytest.mark.parametrize("topic", ["**", "answers.*", "answers.**", "news", f"answers.{'x' * 15}*"])
+async def test_a_token_is_for_one_answer(example: Example, chromium: Browser, topic: str) -> None:
+    context = await chromium.new_context()
+    assert (await context.request.get(f"{example.url}/token/{topic}")).status == 422
+    assert (await context.request.post(f"{example.url}/stop/{topic}")).status == 422
+
+
 @pytest.mark.parametrize(
     ("headers", "status"),
     [

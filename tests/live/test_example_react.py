@@ -119,9 +119,10 @@ async def test_a_chat_is_read_only_by_its_id(page: Page, example: Example) -> No
     chat = page.url.partition("#")[2]
     for path, status in (
         (f"/api/chat/{chat}", 200),
-        (f"/api/chat/{'x' * 36}", 204),
+        (f"/api/chat/{'0' * 36}", 204),
         ("/api/chat/**", 422),
-        ("/api/chat/a.b/token", 422),
+        ("/api/chat/**/token", 422),
+        (f"/api/chat/{'0' * 36}.x/token", 422),
     ):
         assert (await page.request.get(f"{example.url}{path}")).status == status, path
     rebound = await page.request.get(f"{example.url}/api/chat/{chat}", headers={"Host": "evil.example"})
@@ -129,7 +130,7 @@ async def test_a_chat_is_read_only_by_its_id(page: Page, example: Example) -> No
 
 
 async def test_its_packages_are_those_that_the_tests_install() -> None:
-    """So that what is tested is what a reader gets."""
+    """So that the tests run with the reader's packages."""
     asked, tested = (
         json.loads(file.read_text())["dependencies"]
         for file in (EXAMPLES / "react" / "package.json", Path(__file__).with_name("package.json"))

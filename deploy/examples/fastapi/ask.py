@@ -17,7 +17,8 @@ from typing import Annotated
 
 import jwt
 import uvicorn
-from fastapi import Body, FastAPI
+from fastapi import Body, FastAPI, HTTPException
+from fastapi import Path as PathParameter
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import HTMLResponse
 from openai import AsyncOpenAI
@@ -26,6 +27,8 @@ from broker.client import Cancelled, Client
 
 BROKER_URL, SECRET = os.environ["BROKER_URL"], os.environ["BROKER_SECRET"]
 MODEL = os.environ.get("OPENAI_MODEL", "gpt-5-mini")
+MAX_ANSWERS = 100  # at a time
+Topic = Annotated[str, PathParameter(pattern=r"^answers\.[A-Za-z0-9_-]{16}$")]  # no pattern such as answers.*
 PAGE = Path(__file__).with_name("page.html").read_text().replace("{{broker}}", BROKER_URL)
 
 openai = AsyncOpenAI()
@@ -50,6 +53,8 @@ def page() -> str:
 
 @app.post("/ask", status_code=202)
 async def ask(question: Annotated[str, Body(embed=True, min_length=1, max_length=10_000)]) -> str:
+    if len(tasks) >= MAX_ANSWERS:
+        raise HTTPException(503, "Too many answers are being written; try again in a moment.")
     topic = f"answers.{secrets.token_urlsafe(12)}"
     task = asyncio.create_task(write(topic, question))
     tasks.add(task)  # asyncio itself keeps no reference
@@ -68,12 +73,12 @@ async def write(topic: str, question: str) -> None:
 
 
 @app.get("/token/{topic}")
-async def token(topic: str) -> str:
+async def token(topic: Topic) -> str:
     return jwt.encode({"broker": {"subscribe": [topic]}, "exp": time.time() + 600}, SECRET)
 
 
 @app.post("/stop/{topic}", status_code=202)
-async def stop(topic: str) -> None:
+async def stop(topic: Topic) -> None:
     await broker.cancel(topic)
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 import jwt
 import uvicorn
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, HTTPException, Response
 from fastapi import Path as PathParameter
 from fastapi.middleware.trustedhost import TrustedHostMiddleware
 from fastapi.responses import FileResponse, HTMLResponse
@@ -30,8 +30,10 @@ from broker.client import Cancelled, Client
 BROKER_URL, SECRET = os.environ["BROKER_URL"], os.environ["BROKER_SECRET"]
 MODEL = os.environ.get("OPENAI_MODEL", "gpt-5-mini")
 HERE = Path(__file__).parent
-ID = r"^[\w-]{20,64}$"
-ChatId = Annotated[str, PathParameter(pattern=ID)]
+MAX_ANSWERS = 100  # at a time
+ID = "[0-9a-f-]{36}"
+ChatId = Annotated[str, PathParameter(pattern=f"^{ID}$")]  # no pattern such as *
+Topic = Annotated[str, PathParameter(pattern=rf"^chats\.{ID}\.[A-Za-z0-9_-]{{8}}$")]
 
 RIGHTS = {"publish": ["chats.**"], "subscribe": ["chats.**"]}
 openai = AsyncOpenAI()
@@ -55,7 +57,7 @@ class Message(BaseModel):
 class Question(BaseModel):
     """What useChat sends: all messages of the chat, the question last."""
 
-    id: str = Field(pattern=ID)
+    id: str = Field(pattern=f"^{ID}$")
     messages: list[Message] = Field(min_length=1, max_length=200)
 
 
@@ -81,6 +83,8 @@ def script() -> FileResponse:
 
 @app.post("/api/chat")
 async def ask(question: Question) -> dict[str, str]:
+    if len(tasks) >= MAX_ANSWERS:
+        raise HTTPException(503, "Too many answers are being written; try again in a moment.")
     topic = f"chats.{question.id}.{secrets.token_urlsafe(6)}"
     messages = [message.model_dump() for message in question.messages]
     chat = json.dumps({"topic": topic, "messages": messages})
@@ -124,7 +128,7 @@ async def token(chat_id: ChatId) -> str:
 
 
 @app.post("/api/stop/{topic}", status_code=202)
-async def stop(topic: str) -> None:
+async def stop(topic: Topic) -> None:
     await broker.cancel(topic)
 
 

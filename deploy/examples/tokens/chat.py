@@ -15,6 +15,7 @@ import html
 import json
 import logging
 import os
+import re
 import secrets
 import time
 from collections import Counter
@@ -82,10 +83,9 @@ USER = web.RequestKey("user", str)
 async def for_own_pages(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Refuse pages of other sites, also if they point their own name at this server. Make a visitor a user: your login goes here."""
     headers = request.headers
-    host = urlsplit(f"//{request.host}").hostname
-    if host not in request.app[HOSTS]:
+    if re.sub(r":\d+$", "", request.host.lower()) not in request.app[HOSTS]:
         raise web.HTTPForbidden(text="This server has another name; set it in ALLOWED_HOSTS.")
-    is_foreign = urlsplit(headers.get("Origin", f"//{request.host}")).netloc != request.host
+    is_foreign = headers.get("Origin", f"//{request.host}").partition("//")[2] != request.host
     if request.method == "POST" and (is_foreign or headers.get("Sec-Fetch-Site") == "cross-site"):
         raise web.HTTPForbidden(text="Only this server's own page may do this.")
     known = known_user(request)
@@ -93,8 +93,9 @@ async def for_own_pages(request: web.Request, handler: Handler) -> web.StreamRes
         raise web.HTTPUnauthorized(text="Load the page first.")
     user = request[USER] = known or secrets.token_hex(8)
     response = await handler(request)
-    if known is None and request.path == "/":
-        cookie = jwt.encode({"sub": user, "aud": COOKIE}, request.app[SECRET])
+    if request.path == "/":
+        claims = {"sub": user, "aud": COOKIE, "exp": time.time() + COOKIE_SECONDS}
+        cookie = jwt.encode(claims, request.app[SECRET])
         response.set_cookie(COOKIE, cookie, httponly=True, samesite="Lax", max_age=COOKIE_SECONDS)
     return response
 
@@ -254,7 +255,7 @@ def create_app(
     """The chat as an application; `allowed_hosts` are names of its own besides loopback's."""
     app = web.Application(middlewares=[for_own_pages])
     app[BROKER_URL], app[SECRET] = broker_url, secret
-    app[HOSTS] = frozenset({"localhost", "127.0.0.1", "::1", *allowed_hosts})
+    app[HOSTS] = frozenset({"localhost", "127.0.0.1", "[::1]", *allowed_hosts})
     app.on_response_prepare.append(secure)
     app.router.add_get("/", page)
     app.router.add_static("/page", PAGE)

@@ -29,4 +29,5 @@ def send(notification: Notification) -> None:
         json.dumps({"id": notification.pk, "text": notification.text}),
         token=make_token("bell", publish=[topic]),
         idempotency_key=f"notification-{notification.pk}",
+        timeout=2,  # the user waits
     )
