@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import select
 import signal
 import socket
 from contextlib import ExitStack
@@ -16,6 +15,7 @@ import trustme
 
 from broker.sse import Decoder
 from tests.process.followers import following
+from tests.process.scraping import first_answer
 from tests.process.streams import FAST_RECONNECTS, subscribe
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import exchange, request
@@ -206,25 +206,9 @@ def test_a_worker_that_does_not_answer_keeps_its_counts(store: str) -> None:
         stopped = workers(broker)[0]
         os.kill(stopped, signal.SIGSTOP)
         try:
-            text = _first_answer(first, first + 1)
+            text = first_answer(first, first + 1)
         finally:
             os.kill(stopped, signal.SIGCONT)
         assert _sample(text, "broker_published_events_total") == 10
         assert _sample(text, "broker_workers") == 1
         assert broker.terminate() == 0
-
-
-def _first_answer(*ports: int) -> str:
-    """The metrics of all workers from the one that answers."""
-    with ExitStack() as stack:
-        connections = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=WAIT_SECONDS))
-            for port in ports
-        ]
-        for connection in connections:
-            connection.sendall(request("GET", "/metrics?workers=all", "Connection: close"))
-        (answering, *_), _, _ = select.select(connections, (), (), WAIT_SECONDS)
-        data = b""
-        while more := answering.recv(1 << 16):
-            data += more
-        return data.decode()
