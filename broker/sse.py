@@ -20,6 +20,7 @@ from broker.events import SEQUENCE_BITS, SEQUENCE_MASK, Event, EventId, id_secon
 HEARTBEAT: bytes = b":\n"
 _DATA = b"data: "
 _TYPE = b"event: "
+_TRACE = b":traceparent="
 _BOM = b"\xef\xbb\xbf"
 _ONE_EVENT = re.compile(rb"(?:event: ([^\r\n]+)\n)?data: [^\r\n]*\n\n")
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -38,6 +39,18 @@ def lines(data: bytes, event_type: str | None = None) -> bytes:
     if event_type is None:
         return b"data: %b\n" % data
     return b"event: %b\ndata: %b\n" % (event_type.encode(), data)
+
+
+def traced(event_lines: bytes, traceparent: str) -> bytes:
+    """The lines of an event with the trace that it belongs to, as a comment: readers of the plain form ignore it."""
+    return b"%b%b\n%b" % (_TRACE, traceparent.encode(), event_lines)
+
+
+def trace_of(event_frame: bytes) -> str | None:
+    """The `traceparent` in an event's lines or frame, or None."""
+    if not event_frame.startswith(_TRACE):
+        return None
+    return event_frame[len(_TRACE) : event_frame.index(b"\n")].decode()
 
 
 def frame(event_lines: bytes, event_id: EventId) -> bytes:
@@ -75,7 +88,9 @@ def envelope(topic: str, event_frame: bytes, event_id: EventId, seconds: float |
     event = split(event_frame)
     event_type = "null" if event.type is None else _json_string(event.type)
     time = rfc3339(id_seconds(event_id) if seconds is None else seconds)
-    fields = f'"event":{event_type},"time":"{time}","data":{_json_string(event.data)}'
+    trace = trace_of(event_frame)
+    shown = "" if trace is None else f'"traceparent":"{trace}",'
+    fields = f'"event":{event_type},"time":"{time}",{shown}"data":{_json_string(event.data)}'
     return f'data: {{"topic":"{topic}","id":"{event.id}",{fields}}}\nid: {event.id}\n\n'.encode()
 
 
@@ -88,6 +103,8 @@ def split(event_frame: bytes) -> Event:
     """The event in a frame that this module made. The cost doesn't depend on the number of its lines."""
     event_lines, _, event_id = event_frame[:-2].rpartition(b"id: ")
     event_type = None
+    if event_lines.startswith(_TRACE):
+        event_lines = event_lines[event_lines.index(b"\n") + 1 :]
     if event_lines.startswith(_TYPE):
         first, _, event_lines = event_lines.partition(b"\n")
         event_type = first.removeprefix(_TYPE).decode()

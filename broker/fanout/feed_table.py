@@ -20,6 +20,7 @@ from broker.fanout.feed import Feed, FeedKey
 from broker.fanout.owner import LogSource
 from broker.fanout.subscriber import Subscriber
 from broker.log.log import Log
+from broker.sse import trace_of
 
 
 @dataclass(slots=True, eq=False)
@@ -121,6 +122,28 @@ class FeedTable:
         """The part of `backlog` that is the topic's."""
         state = self._topics.get(topic)
         return 0 if state is None else state.bytes_to_mark + state.bytes_after_mark
+
+    # Traces
+
+    def newest_traces(self, topic: str, size: int) -> tuple[EventId, Sequence[str]]:
+        """The topic's last id here, and the traces of its newest events, of `size` bytes in all."""
+        state = self._topics.get(topic)
+        if state is None:
+            return 0, ()
+        found: dict[str, None] = {}
+        for entry in state.log.between(0, state.log.last + 1):
+            size -= len(entry.frame)
+            trace = trace_of(entry.frame)
+            if trace is not None:
+                found[trace] = None
+            if size <= 0:
+                break
+        return state.log.last, tuple(found)
+
+    def has_written(self, topic: str, event_id: EventId) -> bool:
+        """Whether all subscribers of `topic` that don't lag have everything up to `event_id`."""
+        state = self._topics.get(topic)
+        return state is None or all(group.written >= event_id for group in state.groups)
 
     # Subscribers
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from time import time
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
@@ -18,6 +19,7 @@ from broker.node.limits import RateLimitSettings
 from broker.node.node import Node
 from broker.node.streams import StreamPolicy
 from broker.process.stores import check_store, make_store
+from broker.process.traced import NoTracer, Traced
 from broker.reports import Reporter
 from broker.settings import BadSetting, Settings
 from broker.web.aiohttp_adapter import SERVICES, TIMEOUTS, application
@@ -38,6 +40,9 @@ from broker.web.refusals import Refusals
 from broker.web.request_measures import RequestMeasures
 from broker.web.routes import METRICS_ROUTES, ROUTES
 from broker.web.services import Services
+
+if TYPE_CHECKING:
+    from broker.process.tracing import SdkTracer
 
 
 def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.Application:
@@ -63,11 +68,16 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         is_https=settings.tls_cert is not None and settings.unix_socket is None,
     )
     response_headers = ResponseHeaders(origins)
-    app = application(ROUTES, guard, response_headers, base_path=BasePath(settings.base_path))
+    tracer = _tracer(settings)
+    traced = None
+    if tracer is not None or settings.trace_events:
+        traced = Traced(tracer or NoTracer(), carries=settings.trace_events)
+    routes = ROUTES if traced is None else traced.routes(ROUTES)
+    app = application(routes, guard, response_headers, base_path=BasePath(settings.base_path))
 
     async def run(app: web.Application) -> AsyncIterator[None]:
         metrics = Metrics()
-        node = make_node(settings, metrics, clock)
+        node = make_node(settings, metrics, clock, traced)
         fetcher = _key_fetcher(settings, verifier, node)
         app[TIMEOUTS] = timeouts = _timeouts(settings, node)
         limits = _body_limits(settings, timeouts, metrics)
@@ -89,6 +99,8 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
         metrics.registry.register(RequestGauges(timeouts, services.producers, limits))
         await node.start()
         async with AsyncExitStack() as stack:  # if a part fails to stop, the others stop all the same
+            if tracer is not None:
+                stack.push_async_callback(asyncio.to_thread, tracer.stop)
             stack.push_async_callback(node.stop)
             timeouts.start()
             stack.callback(timeouts.stop)
@@ -114,17 +126,31 @@ def metrics_app(app: web.Application) -> web.Application:
     return made
 
 
-def make_node(settings: Settings, metrics: Metrics, clock: Clock) -> Node:
+def make_node(settings: Settings, metrics: Metrics, clock: Clock, traced: Traced | None = None) -> Node:
     """The node for these settings, with its store. It is not started."""
     store = make_store(settings, clock)
+    if traced is not None:
+        store = traced.store(store)
     reporter = Reporter(settings.log_lines_per_second)
-    return Node(store, _stream_policy(settings), metrics, clock, _rate_limits(settings), reporter)
+    node = Node(store, _stream_policy(settings), metrics, clock, _rate_limits(settings), reporter)
+    if traced is not None:
+        traced.observe(node)
+    return node
 
 
 async def _stop_waiting(app: web.Application) -> None:
     """Release handlers that wait for bodies or subscribers; aiohttp waits for the handlers next."""
     app[SERVICES].bodies.stop()
     app[SERVICES].node.streams.cut()
+
+
+def _tracer(settings: Settings) -> SdkTracer | None:
+    """What records spans; None without a place for them."""
+    if settings.trace_url is None:
+        return None
+    from broker.process.tracing import exporting_tracer
+
+    return exporting_tracer(settings.trace_url, settings.trace_share)
 
 
 def _verifier(settings: Settings) -> Verifier | None:

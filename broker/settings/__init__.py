@@ -12,6 +12,7 @@ Rules: creating `Settings` checks everything, except that the store checks `redi
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from typing import Self
 
 from pydantic import SecretStr, model_validator
@@ -56,6 +57,7 @@ class Settings(SettingsTable):
         self._check_listening()
         self._check_store()
         self._check_access()
+        self._check_traces()
         return self
 
     def _check_listening(self) -> None:
@@ -85,6 +87,10 @@ class Settings(SettingsTable):
                 raise ValueError(
                     f"{name}: without keys no token is verified; set jwt_secrets, jwt_public_keys or jwks_url"
                 )
+
+    def _check_traces(self) -> None:
+        if self.trace_url is not None and not _is_installed("opentelemetry.exporter.otlp.proto.http"):
+            raise ValueError("trace_url needs the extra `otel`: pip install 'sse-broker[otel]'")
 
     def metrics_hosts(self) -> Sequence[str]:
         """What `metrics_port` listens on."""
@@ -160,6 +166,13 @@ class Settings(SettingsTable):
             self.retain_events, min(self.retain_bytes, self.log_memory_bytes), self.retain_max_seconds
         )
         return RetentionRules(default, overrides, retain)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even its parent
+        return False
 
 
 def _masked(value: object) -> object:

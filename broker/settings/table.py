@@ -248,7 +248,7 @@ class SettingsTable(ListeningTable):
         description="Time without subscribers before a producer is asked to stop, in seconds; 0: never.",
     )
 
-    # Shutdown and logs
+    # Shutdown
 
     drain_notice_seconds: SecondsOrZero = Field(
         0, description="At SIGTERM, time from failing readiness to closing streams, in seconds."
@@ -256,6 +256,9 @@ class SettingsTable(ListeningTable):
     drain_seconds: SecondsOrZero = Field(
         10, description="At SIGTERM, time over which streams are closed, in seconds."
     )
+
+    # Logs and traces
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Lowest level that is logged: debug, info, warning or error."
     )
@@ -266,6 +269,21 @@ class SettingsTable(ListeningTable):
         20,
         ge=0,
         description="Maximum log lines per second of each kind that clients cause, such as closed streams; the rest is counted. 0: no limit.",
+    )
+    trace_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^\s/]",
+        description="OTLP/HTTP endpoint that spans of publishes are sent to, such as http://collector:4318/v1/traces. Needs the extra `otel`.",
+    )
+    trace_share: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="Share of the publishes without a traceparent that are traced, from 0 to 1. The others follow the sampled flag of theirs.",
+    )
+    trace_events: bool = Field(
+        False,
+        description="true has events carry the traceparent of their publish: as a member of the envelope, and as a comment in the plain form. The flag needs no value for true.",
     )
     access_log: bool = Field(
         False, description="true logs a line for each request. The flag needs no value for true."
@@ -279,6 +297,7 @@ GROUPS = {
     "Limits": "max_connections",
     "Retention": "retention_events",
     "Streams and producers": "heartbeat_seconds",
-    "Shutdown and logs": "drain_notice_seconds",
+    "Shutdown": "drain_notice_seconds",
+    "Logs and traces": "log_level",
 }
 """The titles of the help, each with the first setting below it."""

@@ -1,0 +1,293 @@
+"""Puts traces around a broker's publishes: the request, the store's call and the fan-out, each a span.
+
+Rules: wraps handlers, the store and the node from outside, only when the settings ask for traces; without them, nothing here runs,
+and the parts know nothing of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from http import HTTPStatus
+from types import coroutine as generator_based
+from typing import Any, cast
+
+from broker import sse
+from broker.errors import BrokerError
+from broker.events import EventId
+from broker.node.node import Node
+from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, Store, Topics
+from broker.traces import Current, Span, TraceContext, Tracer, parse_traceparent
+from broker.web.publish import publish, publish_to_several
+from broker.web.routes import Handler, Result, Route
+from broker.web.services import Services
+from broker.web.values import Answer, BodySource, Request
+
+MAX_FANOUTS = 256
+"""Fan-outs that are traced at the same time."""
+FANOUT_SECONDS = 30.0
+CHECK_SECONDS = 0.001
+_PUBLISHING: Sequence[Handler] = (publish, publish_to_several)
+_Attributes = dict[str, str | int]
+
+
+class NoTracer:
+    """Records nothing; contexts are passed on all the same. Implements `Tracer`."""
+
+    def start(self, _name: str, _kind: str, _parent: TraceContext | None, _attributes: object) -> Span | None:
+        return None
+
+
+class Traced:
+    """The traces of one application.
+
+    Args:
+        carries: whether events carry the `traceparent` of their publish.
+    """
+
+    def __init__(self, tracer: Tracer, *, carries: bool) -> None:
+        self._tracer = tracer
+        self._carries = carries
+        self._current = Current()
+
+    def routes(self, routes: Sequence[Route]) -> Sequence[Route]:
+        """`routes` with a span for each publish."""
+        return [
+            replace(route, handler=partial(self._serve, route.handler))
+            if route.handler in _PUBLISHING
+            else route
+            for route in routes
+        ]
+
+    def store(self, store: Store) -> Store:
+        """`store` with a span for each publish."""
+        topics = TracedTopics(store.topics, store.name, self._tracer, self._current, carries=self._carries)
+        return cast("Store", _TracedStore(store, topics))
+
+    def observe(self, node: Node) -> None:
+        """Have the fan-outs of `node`, which has not started, become spans."""
+        node.delivered = _TracedFanOut(node, self._tracer, self._current).delivered
+
+    def _serve(self, handler: Handler, services: Services, request: Request) -> Any:
+        parent = parse_traceparent(request.headers.get("traceparent"))
+        attributes: _Attributes = {
+            "messaging.system": "sse-broker",
+            "messaging.operation.name": "publish",
+            "messaging.destination.name": request.path_values.get("topic", ""),
+        }
+        span = self._tracer.start("publish", "server", parent, attributes)
+        context = parent if span is None else span.context
+        if context is None:
+            return handler(services, request)
+        request.body = _TracedBody(request.body, self._current, context)
+        self._current.context = context
+        try:
+            result = handler(services, request)
+        except BaseException as error:
+            _end(span, error)
+            raise
+        finally:
+            self._current.context = None
+        if isinstance(result, Coroutine):
+            return self._later(result, context, span)
+        _end_with(span, result)
+        return result
+
+    async def _later(
+        self, running: Coroutine[Any, Any, Result], context: TraceContext, span: Span | None
+    ) -> Result:
+        try:
+            result = await self._steps(running, context)
+        except BaseException as error:
+            _end(span, error)
+            raise
+        _end_with(span, result)
+        return result
+
+    @generator_based
+    def _steps(
+        self, running: Coroutine[Any, Any, Result], context: TraceContext
+    ) -> Generator[Any, Any, Result]:
+        """Run a handler; `context` is the current one during each of its steps, and at no other time."""
+        step = partial(running.send, None)
+        while True:
+            self._current.context = context
+            try:
+                waited = step()
+            except StopIteration as returned:
+                return cast("Result", returned.value)
+            finally:
+                self._current.context = None
+            try:
+                sent = yield waited
+            except BaseException as error:  # above all the task's cancellation
+                step = partial(running.throw, error)
+            else:
+                step = partial(running.send, sent)
+
+
+def _end(span: Span | None, error: BaseException) -> None:
+    if span is not None:
+        span.end(error.code if isinstance(error, BrokerError) else type(error).__name__)
+
+
+def _end_with(span: Span | None, result: object) -> None:
+    if span is not None:
+        is_refused = isinstance(result, Answer) and result.status >= HTTPStatus.BAD_REQUEST
+        span.end(str(cast("Answer", result).status) if is_refused else "")
+
+
+class _TracedBody:
+    """A body whose pieces are used within a trace: a streamed one is published as it arrives, by its listener."""
+
+    def __init__(self, inner: BodySource, current: Current, context: TraceContext) -> None:
+        self._inner = inner
+        self._current = current
+        self._context = context
+        self.arrived = inner.arrived
+        self.take = inner.take
+
+    @property
+    def length(self) -> int | None:
+        return self._inner.length
+
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        self._inner.listen(None if listener is None else partial(self._notify, listener))
+
+    def _notify(self, listener: Callable[[], None]) -> None:
+        outer, self._current.context = self._current.context, self._context
+        try:
+            listener()
+        finally:
+            self._current.context = outer
+
+
+class _TracedStore:
+    """`inner` with other topics."""
+
+    def __init__(self, inner: Store, topics: TracedTopics) -> None:
+        self._inner = inner
+        self.topics = topics
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class TracedTopics:
+    """Implements `stores.base.Topics`: a span for each publish within the current trace, which its events may carry."""
+
+    def __init__(self, inner: Topics, store: str, tracer: Tracer, current: Current, *, carries: bool) -> None:
+        self._inner = inner
+        self._store = store
+        self._tracer = tracer
+        self._current = current
+        self._carries = carries
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def publish(
+        self,
+        items: Sequence[Item],
+        key: str | None = None,
+        options: PublishOptions = NO_OPTIONS,
+        published_at: float = 0.0,
+    ) -> Receipt:
+        items, span = self._begin(items)
+        try:
+            receipt = await self._inner.publish(items, key, options, published_at)
+        except BaseException as error:
+            _end(span, error)
+            raise
+        _end_with(span, receipt)
+        return receipt
+
+    def publish_now(
+        self,
+        items: Sequence[Item],
+        key: str | None = None,
+        options: PublishOptions = NO_OPTIONS,
+        published_at: float = 0.0,
+    ) -> Receipt | None:
+        traced, span = self._begin(items)
+        try:
+            receipt = self._inner.publish_now(traced, key, options, published_at)
+        except BaseException as error:
+            _end(span, error)
+            raise
+        if receipt is not None:  # else the caller goes on with `publish`, and this span is never sent
+            _end_with(span, receipt)
+        return receipt
+
+    def _begin(self, items: Sequence[Item]) -> tuple[Sequence[Item], Span | None]:
+        context = self._current.context
+        if context is None:
+            return items, None
+        attributes: _Attributes = {"messaging.batch.message_count": len(items), "store": self._store}
+        span = self._tracer.start("store", "client", context, attributes)
+        if self._carries:
+            items = [(topic, sse.traced(lines, str(context))) for topic, lines in items]
+        return items, span
+
+
+@dataclass(frozen=True, slots=True)
+class _FanOutSpan:
+    """A fan-out until all subscribers that don't lag have `event_id`."""
+
+    span: Span
+    topic: str
+    event_id: EventId
+    deadline: float
+
+
+class _TracedFanOut:
+    """Spans from the delivery of events until they were written."""
+
+    def __init__(self, node: Node, tracer: Tracer, current: Current) -> None:
+        self._delivered = node.delivered
+        self._feeds = node.streams.hub.feeds
+        self._tracer = tracer
+        self._current = current
+        self._loop = asyncio.get_running_loop()
+        self._open: deque[_FanOutSpan] = deque()
+
+    def delivered(self, topic: str, size: int, published_at: float = 0.0) -> bool:
+        """See `stores.base.StoreOwner.delivered`."""
+        goes_on = self._delivered(topic, size, published_at)
+        if size:
+            self._begin(topic, size)
+        return goes_on
+
+    def _begin(self, topic: str, size: int) -> None:
+        event_id, traces = self._feeds.newest_traces(topic, size)
+        parents = [parse_traceparent(trace) for trace in traces] or [self._current.context]
+        attributes: _Attributes = {
+            "messaging.destination.name": topic,
+            "subscribers": self._feeds.count(topic),
+        }
+        for parent in parents:
+            if not event_id or parent is None or len(self._open) >= MAX_FANOUTS:
+                continue
+            span = self._tracer.start("fan-out", "producer", parent, attributes)
+            if span is None:
+                continue
+            if not self._open:
+                self._loop.call_soon(self._check)
+            self._open.append(_FanOutSpan(span, topic, event_id, self._loop.time() + FANOUT_SECONDS))
+
+    def _check(self) -> None:
+        """End the spans whose events were written."""
+        now = self._loop.time()
+        for _ in range(len(self._open)):
+            one = self._open.popleft()
+            if self._feeds.has_written(one.topic, one.event_id):
+                one.span.end()
+            elif now > one.deadline:
+                one.span.end("timeout")
+            else:
+                self._open.append(one)
+        if self._open:
+            self._loop.call_later(CHECK_SECONDS, self._check)

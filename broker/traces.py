@@ -1,0 +1,83 @@
+"""Traces: what the broker needs of them, without a tracing library.
+
+A publish is one span; the store's call and the fan-out are its children. A publisher's `traceparent` (W3C Trace Context) makes
+them part of its own trace.
+
+Rules: without tracing nothing of this is called, on no way that an event takes. `process.tracing` has the library.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Protocol
+
+_TRACEPARENT = re.compile(
+    r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?"
+)
+MAX_TRACEPARENT_CHARS = 128
+
+
+class TraceContext:
+    """A valid `traceparent` (W3C Trace Context §3.2).
+
+    Attributes:
+        trace_id, span_id: of the sender's span; 32 and 16 hexadecimal digits.
+        flags: the trace flags; bit 0 says whether the sender records it.
+    """
+
+    __slots__ = ("flags", "span_id", "trace_id")
+
+    def __init__(self, trace_id: str, span_id: str, flags: int) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.flags = flags
+
+    @property
+    def is_sampled(self) -> bool:
+        return bool(self.flags & 1)
+
+    def __str__(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
+
+
+def parse_traceparent(text: str | None) -> TraceContext | None:
+    """The context in a `traceparent` header; None if it is malformed. A later version than 00 may have further fields."""
+    if text is None or len(text) > MAX_TRACEPARENT_CHARS:
+        return None
+    found = _TRACEPARENT.fullmatch(text.strip())
+    if found is None or (found[5] is not None and found[1] == "00"):
+        return None
+    return TraceContext(found[2], found[3], int(found[4], 16) & 0x03)
+
+
+class Span(Protocol):
+    """A span that is recorded."""
+
+    @property
+    def context(self) -> TraceContext:
+        """What its children, and those who get the event, refer to."""
+
+    def end(self, error: str = "") -> None:
+        """End it now; `error` is the code of what went wrong. Further calls change nothing."""
+
+
+class Tracer(Protocol):
+    """Records spans, or only passes contexts on."""
+
+    def start(
+        self, name: str, kind: str, parent: TraceContext | None, attributes: Mapping[str, str | int]
+    ) -> Span | None:
+        """Start a span; None if this trace isn't recorded. `kind` is `server`, `client` or `producer`."""
+
+
+class Current:
+    """The context of the publish that runs right now; None at any other time.
+
+    Not a context variable: the front runs a handler in several of Python's contexts, and no two steps of handlers interleave.
+    """
+
+    __slots__ = ("context",)
+
+    def __init__(self) -> None:
+        self.context: TraceContext | None = None

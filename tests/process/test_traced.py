@@ -1,0 +1,284 @@
+"""Traces of publishes: in this process with the SDK's exporter in memory, and from real processes with an OTLP receiver."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as SentSpan
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from broker.process import tracing
+from broker.settings import Settings
+from tests.support.broker_process import BrokerProcess
+from tests.support.event_stream import Stream
+from tests.support.http import exchange, request
+from tests.support.local_broker import Clock, Server
+from tests.support.redis_servers import Server as StoreServer
+from tests.support.redis_servers import valkey
+from tests.support.waiting import until, wait_for
+
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+SAMPLED = f"00-{TRACE}-{PARENT}-01"
+UNSAMPLED = f"00-{TRACE}-{PARENT}-00"
+Start = Callable[..., Awaitable[Server]]
+
+
+@pytest.fixture
+def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """Gets the spans of the brokers that `start` starts."""
+    made = InMemorySpanExporter()
+    monkeypatch.setattr(
+        tracing,
+        "exporting_tracer",
+        lambda _url, share: tracing.SdkTracer(SimpleSpanProcessor(made), share),
+    )
+    return made
+
+
+@pytest.fixture(params=["front", "aiohttp"])
+async def start(
+    request: pytest.FixtureRequest, clock: Clock, exporter: InMemorySpanExporter
+) -> AsyncIterator[Start]:
+    """Starts a broker that is traced, served in either way."""
+    started: list[Server] = []
+
+    async def make(**settings: object) -> Server:
+        made = Settings.model_validate({"trace_url": "http://collector/v1/traces", **settings})
+        server = Server(made, clock, by_aiohttp=request.param == "aiohttp")
+        await server.start()
+        started.append(server)
+        return server
+
+    yield make
+    for server in started:
+        await server.stop()
+
+
+def spans(exporter: InMemorySpanExporter, name: str) -> Sequence[ReadableSpan]:
+    return [span for span in exporter.get_finished_spans() if span.name == name]
+
+
+def parent_id(span: ReadableSpan) -> str:
+    return "" if span.parent is None else f"{span.parent.span_id:016x}"
+
+
+def own_id(span: ReadableSpan) -> str:
+    assert span.context is not None
+    return f"{span.context.span_id:016x}"
+
+
+async def test_a_publish_is_a_part_of_its_senders_trace(start: Start, exporter: InMemorySpanExporter) -> None:
+    server = await start()
+    stream = await server.subscribe("/topics/news")
+    await server.publish("news", "x", traceparent=SAMPLED)
+    await stream.data(1)
+    await until(lambda: spans(exporter, "fan-out"), "the span of the fan-out")
+    (publish,), (store,), (fan_out,) = (spans(exporter, name) for name in ("publish", "store", "fan-out"))
+    assert {span.context.trace_id for span in (publish, store, fan_out) if span.context} == {int(TRACE, 16)}
+    assert parent_id(publish) == PARENT
+    assert parent_id(store) == parent_id(fan_out) == own_id(publish)
+    assert publish.attributes
+    assert publish.attributes["messaging.destination.name"] == "news"
+    assert fan_out.attributes
+    assert fan_out.attributes["subscribers"] == 1
+    assert publish.start_time
+    assert store.start_time
+    assert store.end_time
+    assert publish.end_time
+    assert publish.start_time <= store.start_time <= store.end_time <= publish.end_time
+
+
+@pytest.mark.parametrize("headers", [{}, {"traceparent": UNSAMPLED}, {"traceparent": "00-bad"}])
+async def test_what_the_sender_does_not_record_is_not_recorded(
+    start: Start, exporter: InMemorySpanExporter, headers: Mapping[str, str]
+) -> None:
+    server = await start()
+    await server.subscribe("/topics/news")
+    await server.publish("news", "x", **headers)
+    await server.publish("news", "y", traceparent=SAMPLED)
+    await until(lambda: spans(exporter, "fan-out"), "the span of the other publish")
+    assert len(exporter.get_finished_spans()) == 3
+
+
+async def test_a_share_of_the_others_is_recorded(start: Start, exporter: InMemorySpanExporter) -> None:
+    server = await start(trace_share=1)
+    await server.publish("news", "x")
+    (publish,) = spans(exporter, "publish")
+    assert publish.parent is None
+    await server.publish("news", "x", traceparent=UNSAMPLED)
+    assert len(spans(exporter, "publish")) == 1, "its sender has decided"
+
+
+async def test_a_refusal_is_an_error(start: Start, exporter: InMemorySpanExporter) -> None:
+    server = await start()
+    await server.request("POST", "/topics/news?end=true", b"", traceparent=SAMPLED)
+    answer = await server.request("POST", "/topics/news", b"x", traceparent=SAMPLED)
+    assert answer.status == 409
+    _, refused = spans(exporter, "publish")
+    assert refused.attributes
+    assert refused.attributes["error.type"] == "closed"
+    assert not refused.status.is_ok
+
+
+async def test_a_streamed_body_is_one_publish_with_its_calls(
+    start: Start, exporter: InMemorySpanExporter
+) -> None:
+    """Its handler waits in between: what others publish meanwhile is not a part of its trace."""
+    server = await start()
+    _reader, writer = await server.send(
+        f"POST /topics/news HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n"
+        f"traceparent: {SAMPLED}\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    )
+    stream = await server.subscribe("/topics/news")
+    for number in range(3):
+        line = json.dumps({"data": f"mine {number}"}).encode() + b"\n"
+        writer.write(b"%x\r\n%b\r\n" % (len(line), line))
+        await stream.data(2 * number + 1)
+        await server.publish("news", "another's")
+        await stream.data(2 * number + 2)
+    assert spans(exporter, "publish") == []
+    writer.write(b"0\r\n\r\n")
+    await until(lambda: spans(exporter, "publish"), "the end of the publish")
+    (publish,) = spans(exporter, "publish")
+    calls = spans(exporter, "store")
+    assert [parent_id(call) for call in calls] == [own_id(publish)] * 3
+
+
+async def test_events_carry_their_trace_if_asked(start: Start, exporter: InMemorySpanExporter) -> None:
+    server = await start(trace_events=True)
+    enveloped = await server.subscribe("/topics/news?envelope=json")
+    plain = await server.subscribe("/topics/news")
+    await server.publish("news", "two\nlines", "?event=kind", traceparent=SAMPLED)
+    await server.publish("news", "untraced")
+    (publish,) = spans(exporter, "publish")
+    expected = f"00-{TRACE}-{own_id(publish)}-01"
+    first, second = map(json.loads, await enveloped.data(2))
+    assert (first["traceparent"], first["event"], first["data"]) == (expected, "kind", "two\nlines")
+    assert "traceparent" not in second
+    assert await plain.data(2) == ["two\nlines", "untraced"]
+    assert f"\n:traceparent={expected}\nevent: kind\n".encode() in plain.body
+    page = (await server.request("GET", "/topics/news/events")).json()
+    assert [event.get("traceparent") for event in page["events"]] == [expected, None]
+
+
+@pytest.mark.parametrize("by_aiohttp", [False, True])
+async def test_events_carry_it_without_a_place_for_spans(clock: Clock, by_aiohttp: bool) -> None:
+    server = Server(Settings(trace_events=True), clock, by_aiohttp=by_aiohttp)
+    await server.start()
+    try:
+        stream = await server.subscribe("/topics/news?envelope=json")
+        for sent in (SAMPLED, UNSAMPLED):
+            await server.publish("news", "x", traceparent=sent)
+        assert [json.loads(data)["traceparent"] for data in await stream.data(2)] == [SAMPLED, UNSAMPLED]
+    finally:
+        await server.stop()
+
+
+async def test_without_it_no_byte_is_different(start: Start) -> None:
+    server = await start()
+    stream = await server.subscribe("/topics/news")
+    enveloped = await server.subscribe("/topics/news?envelope=json")
+    await server.publish("news", "x", traceparent=SAMPLED)
+    await stream.data(1)
+    (data,) = await enveloped.data(1)
+    assert b"traceparent" not in stream.body
+    assert list(json.loads(data)) == ["topic", "id", "event", "time", "data"]
+
+
+def test_without_traces_the_library_is_not_imported() -> None:
+    program = (
+        "import sys; from broker.process.app import create_app; from broker.settings import Settings; "
+        "create_app(Settings(trace_events=True)); sys.exit(any('opentelemetry' in name for name in sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+class Receiver:
+    """A collector: takes spans by OTLP over HTTP.
+
+    Attributes:
+        spans: those received, with the name of their service.
+    """
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, SentSpan]] = []
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_post("/v1/traces", self._take)
+        return app
+
+    async def _take(self, request: web.Request) -> web.Response:
+        sent = ExportTraceServiceRequest.FromString(await request.read())
+        for resource in sent.resource_spans:
+            names = {one.key: one.value.string_value for one in resource.resource.attributes}
+            for scope in resource.scope_spans:
+                self.spans += [(names["service.name"], span) for span in scope.spans]
+        return web.Response(content_type="application/x-protobuf")
+
+    def named(self, name: str) -> list[SentSpan]:
+        return [span for _, span in self.spans if span.name == name]
+
+
+async def test_two_processes_send_one_trace(tmp_path: Path) -> None:
+    """Published on one broker, fanned out on the other, which learns of the trace from the event."""
+    program = valkey()
+    assert program is not None
+    receiver = Receiver()
+    async with TestServer(receiver.app()) as collector:
+        settings = {
+            "trace_url": str(collector.make_url("/v1/traces")),
+            "trace_events": True,
+            "environment": {"OTEL_BSP_SCHEDULE_DELAY": "100", "OTEL_SERVICE_NAME": "events"},
+        }
+
+        def publish_and_read() -> None:
+            with (
+                StoreServer(tmp_path / "store", program) as store,
+                BrokerProcess(redis_url=store.url, **settings) as one,
+                BrokerProcess(redis_url=store.url, **settings) as other,
+                Stream(other.port, "/topics/news").opened() as stream,
+            ):
+                answer = exchange(
+                    one.port, request("POST", "/topics/news", f"traceparent: {SAMPLED}", body=b"x")
+                )
+                assert answer.status == 201
+                stream.wait_for_events(2)
+                wait_for(lambda: receiver.named("fan-out"), "the spans")
+                assert (one.terminate(), other.terminate()) == (0, 0)
+
+        await asyncio.to_thread(publish_and_read)
+    (publish,), (store,) = receiver.named("publish"), receiver.named("store")
+    (fan_out,) = receiver.named("fan-out")
+    assert {span.trace_id.hex() for _, span in receiver.spans} == {TRACE}
+    assert {name for name, _ in receiver.spans} == {"events"}
+    assert publish.parent_span_id.hex() == PARENT
+    assert store.parent_span_id == fan_out.parent_span_id == publish.span_id
+
+
+async def test_the_last_spans_are_sent_at_the_end_and_a_missing_collector_does_no_harm(
+    tmp_path: Path,
+) -> None:
+    receiver = Receiver()
+    async with TestServer(receiver.app()) as collector:
+
+        def publish(url: str) -> None:
+            with BrokerProcess(trace_url=url, trace_share=1) as broker:
+                broker.publish("news", "x")
+                assert broker.terminate() == 0
+
+        await asyncio.to_thread(publish, str(collector.make_url("/v1/traces")))
+        assert len(receiver.named("publish")) == 1
+        await asyncio.to_thread(publish, "http://127.0.0.1:9/v1/traces")
