@@ -108,15 +108,10 @@ class SettingsTable(ListeningTable):
         description="Redis or Valkey server that all instances share: redis://, rediss://, unix:// or redis+sentinel://. Without redis_url and data, events are in memory.",
     )
     redis_prefix: str = Field(
-        "broker:",
-        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
-        description="Prefix of all Redis keys and channels.",
+        "broker:", pattern=r"^[A-Za-z0-9._:-]{1,64}$", description="Prefix of all Redis keys and channels."
     )
     redis_wait_replicas: int = Field(
-        0,
-        ge=0,
-        le=100,
-        description="Redis replicas that must have an event before the publish is answered.",
+        0, ge=0, le=100, description="Redis replicas that must have an event before the publish is answered."
     )
     failover_margin_ms: int = Field(
         10_000,
@@ -133,9 +128,7 @@ class SettingsTable(ListeningTable):
         description="Maximum open streams. By default, 90 % of what the file descriptor limit allows.",
     )
     max_connections_per_address: int = Field(
-        0,
-        ge=0,
-        description="Maximum open streams per client address, over all instances; 0: no limit.",
+        0, ge=0, description="Maximum open streams per client address, over all instances; 0: no limit."
     )
     max_connections_per_subject: int = Field(
         0,
@@ -143,9 +136,7 @@ class SettingsTable(ListeningTable):
         description="Maximum open streams per token subject (`sub`), over all instances; 0: no limit.",
     )
     max_connects_per_second: float = Field(
-        0,
-        ge=0,
-        description="Maximum new streams per second on each instance; 0: no limit.",
+        0, ge=0, description="Maximum new streams per second on each instance; 0: no limit."
     )
     max_connects_per_second_per_address: float = Field(
         0,
@@ -194,8 +185,7 @@ class SettingsTable(ListeningTable):
         description='Retention by topic pattern; the first match applies. JSON: {"orders.**": {"events": 10, "bytes": 4096, "seconds": 60}}.',
     )
     retain_max_seconds: Seconds = Field(
-        86_400,
-        description="Longest time that publishers may request with ?retain=, in seconds.",
+        86_400, description="Longest time that publishers may request with ?retain=, in seconds."
     )
     retain_events: int = Field(100_000, ge=1, description="Maximum events that a topic with ?retain= keeps.")
     retain_bytes: int = Field(
@@ -244,8 +234,7 @@ class SettingsTable(ListeningTable):
         description="With ?end=on-disconnect, how long a topic stays open after its producer disconnects, in seconds.",
     )
     last_viewer_seconds: SecondsOrZero = Field(
-        0,
-        description="Time without subscribers before a producer is asked to stop, in seconds; 0: never.",
+        0, description="Time without subscribers before a producer is asked to stop, in seconds; 0: never."
     )
 
     # Shutdown
