@@ -230,7 +230,7 @@ async def test_a_key_of_the_caller_is_never_dropped() -> None:
 
 
 async def test_without_a_key_a_refused_connection_is_retried(broker: BrokerProcess) -> None:
-    async with Client(broker.url) as client:
+    async with Client(broker.url, patience_seconds=WAIT_SECONDS) as client:
         client._get_publisher()._room._full_until = float("inf")
         await asyncio.to_thread(broker.kill)
         publishing = asyncio.create_task(client.publish("a", "x"))

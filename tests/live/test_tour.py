@@ -127,6 +127,20 @@ SHOWN: Mapping[str, Mapping[str, Shown]] = {
         "5000/ask": Shown(r'data:  asked:\n(?s:.*)"reason":"closed"'),
         "python chain.py": Shown("You asked: “Explain the sky to a child.”"),
     },
+    "python.md": {
+        ".venv/bin/broker serve": LISTENS,
+        "export BROKER_URL": Shown(),
+        "python publish.py": Shown(
+            r"\d+-\d+\n\{'orders\.7': '\d+-\d+', 'shop': '\d+-\d+'\}\nstatus paid\nNone shipped\nbroker\.end \{"
+        ),
+        "python watch.py": Shown(
+            r"orders\.7: shipped\norders\.7: ended as done\njobs\.1: all done\njobs\.1: ended as finished\n"
+        ),
+        "python answer_blocking.py": Shown(r"The answer is 42\.\n"),
+        "broker events news": Shown(
+            r'\d+-\d+\n\{"topic": "news", (?s:.*)"data": "hello"\}\n +EVENTS(?s:.*)  answers\.3\n'
+        ),
+    },
     "recipes.md": {
         ".venv/bin/broker serve": LISTENS,
         "export BROKER_URL": Shown(),
@@ -362,6 +376,7 @@ async def reading(root: Path, page: Path, chromium: Browser, **variables: str) -
         "browser.md",
         "recipes.md",
         "token-streams.md",
+        "python.md",
         "operating.md",
         "doctor.md",
         "performance.md",
