@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Answer:
     """One instance's answer to a question: a JSON value."""
 
     question: str
-    value: object
+    value: Any  # mypyc makes no field of `object`
 
 
 Command = Disconnect | Revoke | Cancel | ShowStats | Ask | Answer
