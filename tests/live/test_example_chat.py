@@ -45,7 +45,6 @@ class Thinker:
     first: bytes
     thinks: bool = False
     status: int = 200
-    asked: asyncio.Event = field(default_factory=asyncio.Event)
     left: asyncio.Event = field(default_factory=asyncio.Event)
     messages: list[dict[str, str]] = field(default_factory=list)
 
@@ -54,7 +53,6 @@ class Thinker:
         response = web.StreamResponse(status=self.status, headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
         await response.write(self.first)
-        self.asked.set()
         try:
             if self.thinks:
                 await asyncio.Event().wait()
@@ -78,6 +76,15 @@ class Talk:
     async def stop(self, topic: str) -> int:
         async with self.session.post(f"{self.url}/stop", json={"answer": topic}) as answer:
             return answer.status
+
+    async def begun(self, topic: str) -> str:
+        """Wait until the topic has its first event; returns the topic. From now on a stop meets its producer."""
+        async with (
+            asyncio.timeout(WITHIN_SECONDS),
+            self.client.subscribe(topic, since="earliest") as events,
+        ):
+            await anext(aiter(events))
+        return topic
 
     async def said(self, topic: str) -> list[str]:
         """All of the topic, once it has ended. Raises `SubscribeError` with the code `failed` if it ended as such."""
@@ -159,9 +166,8 @@ async def test_stop_ends_the_answer_and_the_request_of_a_model_that_is_silent(
     talk: Talk, model: Thinker
 ) -> None:
     model.first, model.thinks = chunk("one"), True
-    topic = await talk.ask()
+    topic = await talk.begun(await talk.ask())
     async with asyncio.timeout(WITHIN_SECONDS):
-        await model.asked.wait()
         assert await talk.stop(topic) == 202
         await model.left.wait()
     assert await talk.ends_as(topic) == "cancelled"
@@ -210,7 +216,7 @@ async def test_a_failure_does_not_name_the_models_address(
 
 async def test_a_user_stops_only_their_own_answers(talk: Talk, broker: BrokerProcess, model: Thinker) -> None:
     model.first, model.thinks = chunk("one"), True
-    topic = await talk.ask()
+    topic = await talk.begun(await talk.ask())
     async with ClientSession(cookie_jar=CookieJar(unsafe=True)) as stranger:
         async with stranger.post(f"{talk.url}/stop", json={"answer": topic}) as answer:
             assert answer.status == 401
@@ -269,7 +275,7 @@ OTHER_SITES = {
 @pytest.mark.parametrize("name", OTHER_SITES)
 async def test_a_page_of_another_site_may_neither_ask_nor_stop(talk: Talk, model: Thinker, name: str) -> None:
     model.first, model.thinks = chunk("one"), True
-    topic = await talk.ask()
+    topic = await talk.begun(await talk.ask())
     cookie = {
         key: value.value for key, value in talk.session.cookie_jar.filter_cookies(URL(talk.url)).items()
     }
@@ -347,7 +353,7 @@ async def test_no_more_answers_than_the_bounds_are_written_at_once(
 ) -> None:
     monkeypatch.setattr(chat, bound, 1)
     model.first, model.thinks = chunk("one"), True
-    topic = await talk.ask()
+    topic = await talk.begun(await talk.ask())
     async with talk.session.post(f"{talk.url}/ask", json={"question": "Why?"}) as answer:
         assert answer.status == 429
     assert await talk.stop(topic) == 202
@@ -357,8 +363,9 @@ async def test_no_more_answers_than_the_bounds_are_written_at_once(
         while True:  # the task of the first answer ends a moment after its topic
             async with talk.session.post(f"{talk.url}/ask", json={"question": "Why?"}) as answer:
                 if answer.status == 202:
+                    topic = (await answer.json())["answer"]
                     break
-    assert await talk.said((await answer.json())["answer"]) == ["two"]
+    assert await talk.said(topic) == ["two"]
 
 
 async def test_a_broker_that_is_gone_is_told_to_the_page_and_takes_no_place(
