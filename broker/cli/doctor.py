@@ -11,6 +11,7 @@ import contextlib
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from broker.cli import common
@@ -33,6 +34,7 @@ If access is on, give it a token that may publish and subscribe to its topics, a
 examples:
   broker doctor https://events.example.com
   broker doctor https://example.com/events --origin https://app.example.com --long
+  broker doctor https://events.example.com --only buffering --only last-event-id
   broker doctor https://events.example.com --json | jq '.findings[] | select(.severity == "error")'
 
 Exit status: 0; 1 if there is an error; 2 for wrong usage, or if no broker can be examined at this URL.
@@ -44,6 +46,8 @@ TERMINATED = 128 + signal.SIGTERM
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `broker doctor`."""
+    from broker.doctor.checks import CHECKS
+
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
@@ -66,6 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--origin",
         type=_origin,
         help="origin of your pages if they are on another host, such as https://app.example.com",
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=list(CHECKS),
+        metavar="CODE",
+        help="run only the check with this code, such as buffering; repeatable",
     )
     parser.add_argument(
         "--long", action="store_true", help="watch silent streams for 6 minutes instead of 45 s"
@@ -106,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     target = Target(args.url, args.token, args.topic, args.origin, seconds, args.ca_file)
     try:
         with _progress() as progress:
-            report = asyncio.run(_examine(target, progress))
+            report = asyncio.run(_examine(target, progress, args.only))
     except Unreachable as failure:
         common.say("doctor", str(failure))
         return 2
@@ -119,8 +130,9 @@ def run(args: argparse.Namespace) -> int:
     return report.exit_status
 
 
-async def _examine(target: Target, progress: Progress) -> Report:
+async def _examine(target: Target, progress: Progress, only: Sequence[str] | None) -> Report:
     from broker.doctor import examine
+    from broker.doctor.checks import CHECKS
 
     task = asyncio.current_task()
     assert task is not None
@@ -136,7 +148,7 @@ async def _examine(target: Target, progress: Progress) -> Report:
         elif running:
             progress.update(done, f"running: {', '.join(running[:3])}{' …' if len(running) > 3 else ''}")
 
-    return await examine(target, show)
+    return await examine(target, show, only or CHECKS.keys())
 
 
 def _progress() -> Progress:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 
 import aiohttp
 
-from broker.doctor.checks import CHECKS, Check
+from broker.doctor.checks import CHECKS, NEED_SHARED_STORE, Check
+from broker.doctor.checks.heartbeats import USUAL_SECONDS
 from broker.doctor.finding import Finding, Severity, Verdict, error, info
 from broker.doctor.preflight import Unreachable as Unreachable
 from broker.doctor.preflight import preflight
@@ -20,10 +21,12 @@ from broker.doctor.report import Report
 from broker.doctor.site import CLEAN_SECONDS, NothingArrived, RequestFailed, Site, Target
 from broker.doctor.trust import trust
 
-BUFFERING = "buffering"
-"""The code of the check that explains why nothing arrives elsewhere."""
+SHARED_STORE, BUFFERING = "shared-store", "buffering"
+"""The codes of checks that explain why others fail."""
+HEARTBEATS = "heartbeats"
+"""The code of the check that `Site.first_heartbeat` waits for."""
 MARGIN_SECONDS = 10.0
-"""How much longer than `idle_seconds` all checks together may take."""
+"""How much longer than `idle_seconds` the preflight and all checks together may take."""
 
 Notify = Callable[[int, list[str]], None]
 """Called with the number of finished checks, and the codes of those that still run."""
@@ -33,8 +36,8 @@ def silent(done: int, running: list[str]) -> None:
     """Show no progress."""
 
 
-async def examine(target: Target, notify: Notify = silent) -> Report:
-    """Examine the path to the broker at `target`.
+async def examine(target: Target, notify: Notify = silent, only: Collection[str] = CHECKS.keys()) -> Report:
+    """Examine the path to the broker at `target`, with the checks of these codes.
 
     Raises:
         Unreachable: no broker could be examined, and why.
@@ -46,7 +49,9 @@ async def examine(target: Target, notify: Notify = silent) -> Report:
             verdicts = await preflight(site)
             findings = [_finding(code, verdict, site.hop) for code, verdict in verdicts.items()]
             if all(verdict.severity is not Severity.ERROR for verdict in verdicts.values()):
-                findings += await _run(site, notify)
+                findings += await _run(
+                    site, notify, began_at, {code: CHECKS[code] for code in CHECKS if code in only}
+                )
         finally:
             removed = await _to_the_end(asyncio.create_task(_clean(site)))
         if site.has_broker:
@@ -63,9 +68,9 @@ async def _site(target: Target) -> AsyncIterator[Site]:
         yield Site(target, session, context)
 
 
-async def _run(site: Site, notify: Notify) -> list[Finding]:
+async def _run(site: Site, notify: Notify, began_at: float, checks: Mapping[str, Check]) -> list[Finding]:
     verdicts: dict[str, Verdict] = {}
-    missing: dict[str, str] = {}
+    missing: list[str] = []
     late = info("It took too long and was stopped.")
 
     async def run(code: str, check: Check) -> None:
@@ -74,18 +79,30 @@ async def _run(site: Site, notify: Notify) -> list[Finding]:
         except RequestFailed as failure:
             verdicts[code] = error(f"A request that should succeed failed: {failure}.")
         except NothingArrived as failure:
-            missing[code] = str(failure)
+            missing.append(code)
             verdicts[code] = error(str(failure), site.hop)
-        notify(len(verdicts), [other for other in CHECKS if other not in verdicts])
+        notify(len(verdicts), [other for other in checks if other not in verdicts])
 
-    notify(0, list(CHECKS))
+    if HEARTBEATS not in checks:
+        site.first_heartbeat.set_result(USUAL_SECONDS)
+    deadline = began_at + site.target.idle_seconds + MARGIN_SECONDS
+    notify(0, list(checks))
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(site.target.idle_seconds + MARGIN_SECONDS), asyncio.TaskGroup() as group:
-            for code, check in CHECKS.items():
+        async with asyncio.timeout_at(deadline), asyncio.TaskGroup() as group:
+            for code, check in checks.items():
                 group.create_task(run(code, check))
-    if verdicts.get(BUFFERING, late).severity is Severity.ERROR:
-        verdicts |= {code: info(f"{what} See {BUFFERING}.") for code, what in missing.items()}
-    return [_finding(code, verdicts.get(code, late), site.hop) for code in CHECKS]
+    if verdicts.get(SHARED_STORE, late).severity is Severity.ERROR:
+        verdicts |= {
+            code: _explained(verdicts[code], SHARED_STORE) for code in NEED_SHARED_STORE & verdicts.keys()
+        }
+    elif verdicts.get(BUFFERING, late).severity is Severity.ERROR:
+        verdicts |= {code: _explained(verdicts[code], BUFFERING) for code in missing}
+    return [_finding(code, verdicts.get(code, late), site.hop) for code in checks]
+
+
+def _explained(verdict: Verdict, code: str) -> Verdict:
+    """`verdict`, if it isn't ok, as a consequence of the finding with this code."""
+    return verdict if verdict.severity is Severity.OK else info(f"{verdict.evidence} See {code}.")
 
 
 def _finding(code: str, verdict: Verdict, hop: str | None) -> Finding:

@@ -39,6 +39,9 @@ async def preflight(site: Site) -> Mapping[str, Verdict]:
         again = await _ask(site, topic)
         site.token_in_query = again.status == 201
         reply = again if again.status == 201 else reply
+    if reply.code == "invalid-parameter" and "'retain'" in reply.detail:
+        site.may_retain = False
+        reply = await _ask(site, topic)
     site.hops = hops.distinct(
         [
             *await _error_page(site),
@@ -46,6 +49,7 @@ async def preflight(site: Site) -> Mapping[str, Verdict]:
         ]
     )
     if reply.status == 201 and reply.json().get("topic") == topic:
+        await _check_subscribe(site, topic)
         site.has_broker = True
         site.is_admin = (
             await site.request("GET", "/topics", {"limit": "1"}, {"Accept": "application/json"})
@@ -68,6 +72,21 @@ async def _ask(site: Site, topic: str) -> Reply:
         raise Unreachable(f"No answer from {site.target.url}: {failure}") from None
 
 
+async def _check_subscribe(site: Site, topic: str) -> None:
+    """Raises `Unreachable` if the token allows publishing only."""
+    reply = await site.request("GET", f"/topics/{topic}", headers={"Accept": "application/json"})
+    if reply.code in ("unauthorized", "forbidden"):
+        raise Unreachable(_refusal(site, reply))
+
+
+def _refusal(site: Site, reply: Reply) -> str:
+    prefix = site.target.prefix
+    return (
+        f"The broker refuses: {reply.detail} The doctor publishes and subscribes to {prefix}.*; make a token with: "
+        f"{_RIGHTS.replace('doctor', prefix)}"
+    )
+
+
 def _refused(site: Site, reply: Reply) -> Mapping[str, Verdict]:
     """What a refusal means. Raises `Unreachable` if it is none of the path."""
     url = site.target.url
@@ -88,10 +107,7 @@ def _refused(site: Site, reply: Reply) -> Mapping[str, Verdict]:
             )
         }
     if reply.code in ("unauthorized", "forbidden"):
-        raise Unreachable(
-            f"The broker refuses: {reply.detail} The doctor publishes and subscribes to {site.target.prefix}.*; make a token "
-            f"with: {_RIGHTS.replace('doctor', site.target.prefix)}"
-        )
+        raise Unreachable(_refusal(site, reply))
     if 300 <= reply.status < 400:
         where = reply.headers.get("Location", "another address")
         raise Unreachable(f"{url} redirects to {where}; name that URL instead")

@@ -73,6 +73,9 @@ REMEDIES: Mapping[str, Mapping[str, str]] = {
         CLOUDFLARE: "Cloudflare sets both headers: look at the proxy behind it.",
         BROKER: "Set --trusted-proxies, and --forwarded-header.",
     },
+    "shared-store": {
+        ANY: "Give all brokers one Redis or Valkey server (`--redis-url`), or run one broker with `--workers` and `--data`.",
+    },
     "buffering": {
         NGINX: "Set `proxy_buffering off;` in the location, and remove X-Accel-Buffering from `proxy_ignore_headers`.",
         HAPROXY: "Set `option http-no-delay`, and remove `http-response wait-for-body`.",

@@ -14,6 +14,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -27,6 +28,8 @@ from broker.doctor import wire
 REQUEST_SECONDS = 10.0
 RETAIN = "60s"
 """How long the broker keeps the events of a topic that can't be deleted."""
+ATTEMPTS = 3
+MAX_WAIT_SECONDS = 3.0
 CLEAN_SECONDS = 5.0
 POSTS = "posts"
 """The topic of the checks that only publish."""
@@ -105,6 +108,7 @@ class Site:
         token_in_query: whether the token goes in the query, because a proxy removes it from the header.
         has_broker: whether a broker has answered.
         is_admin: whether the token has the admin right.
+        may_retain: whether the broker's settings allow `RETAIN`.
         first_heartbeat: seconds of silence before the broker's first heartbeat, once known; None if there was none before the
             stream was cut, or in `idle_seconds`.
     """
@@ -116,6 +120,7 @@ class Site:
     token_in_query: bool = False
     has_broker: bool = False
     is_admin: bool = False
+    may_retain: bool = True
     first_heartbeat: asyncio.Future[float | None] = field(init=False)
     _name: str = field(default_factory=lambda: secrets.token_hex(6))
     _topics: dict[str, None] = field(default_factory=dict)
@@ -154,6 +159,7 @@ class Site:
     ) -> Reply:
         """Send a request for `path` below the target's URL. Raises `RequestFailed`."""
         target, sent = self._addressed(path, query, headers, with_token=with_token)
+        sent.setdefault("Accept-Encoding", "identity")
         loop_time = asyncio.get_running_loop().time
         started, sent_at = loop_time(), time.time()
         try:
@@ -180,10 +186,14 @@ class Site:
         query: Mapping[str, str] = NOTHING,
         headers: Mapping[str, str] = NOTHING,
     ) -> Reply:
-        """Publish one event. Raises `RequestFailed`."""
-        return await self.request(
-            "POST", f"/topics/{topic}", {"retain": RETAIN, **query}, headers, data.encode()
-        )
+        """Publish one event; if a rate limit refuses it, again as soon as the broker allows. Raises `RequestFailed`."""
+        query = {**({"retain": RETAIN} if self.may_retain else {}), **query}
+        for _ in range(ATTEMPTS):
+            reply = await self.request("POST", f"/topics/{topic}", query, headers, data.encode())
+            if reply.status != HTTPStatus.TOO_MANY_REQUESTS:
+                break
+            await asyncio.sleep(min(_seconds(reply.headers.get("Retry-After", "")), MAX_WAIT_SECONDS))
+        return reply
 
     async def publish_id(self, topic: str, data: str = "x", query: Mapping[str, str] = NOTHING) -> str:
         """Publish one event and return its id. Raises `RequestFailed`, also for a refusal."""
@@ -258,3 +268,8 @@ class Site:
                 return True
             await self.publish(topic, "", {"end": "true"})
         return False
+
+
+def _seconds(text: str) -> float:
+    """The seconds of a `Retry-After`; 1 for anything else."""
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 5 else 1.0

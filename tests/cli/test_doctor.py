@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from broker.doctor.checks import CHECKS
 from tests.cli.commands import Command, run, without
 from tests.live.proxied import Swallower
 from tests.support.broker_process import BrokerProcess, SharedBrokers
@@ -39,7 +40,7 @@ def test_the_report_is_on_standard_output_and_the_progress_is_not(broker: Broker
     first, *_, last = done.stdout.decode().splitlines()
     assert first == f"{broker.url}, through no proxy that could be recognised"
     assert last.startswith("0 errors, 1 warning, ")
-    assert done.stderr.decode().splitlines() == [f"examining {broker.url}", "checks (23)"]
+    assert done.stderr.decode().splitlines() == [f"examining {broker.url}", f"checks ({len(CHECKS)})"]
     assert topics(broker) == []
 
 
@@ -65,6 +66,13 @@ def test_an_error_is_exit_status_1(broker: BrokerProcess) -> None:
     assert (finding["code"], finding["severity"]) == ("base-path", "error")
     assert "--base-path" in finding["remedies"]["any"]
     assert "/events/topics/" in finding["evidence"]
+
+
+def test_single_checks(broker: BrokerProcess) -> None:
+    done = run(broker.url, "doctor", "--only=gap", "--only=host", "--json")
+    assert done.returncode == 0
+    assert [finding["code"] for finding in json.loads(done.stdout)["findings"]] == ["host", "gap", "topics"]
+    assert b"invalid choice: 'gaps'" in run(broker.url, "doctor", "--only=gaps").stderr
 
 
 def fails(*words: str) -> str:

@@ -87,6 +87,7 @@ PLANTED = {
             'proxy_set_header Connection "";': 'proxy_set_header Connection ""; proxy_set_header Last-Event-ID "";',
             "proxy_set_header Host $http_host;": "proxy_set_header Host $proxy_host;",
             "proxy_request_buffering off;": "proxy_request_buffering on;",
+            "proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;": 'proxy_set_header X-Forwarded-For "";',
             "error_page 472 = @keyed;": "error_page 472 = @keyed; proxy_intercept_errors on; "
             "error_page 409 410 =200 @fine; location @fine { return 200 fine; }",
             "proxy_pass_header X-Accel-Buffering;": "proxy_hide_header Cache-Control;",
@@ -97,6 +98,7 @@ PLANTED = {
         {
             "last-event-id": ERROR,
             "host": ERROR,
+            "forwarded": WARNING,
             "request-buffering": WARNING,
             "error-statuses": ERROR,
             "stream-headers": WARNING,
@@ -124,14 +126,15 @@ PLANTED = {
         settings={"heartbeat_seconds": 0.5, "jwt_secrets": [SECRET], "cors_origins": ORIGIN},
         target={"token": TOKEN, "origin": ORIGIN},
     ),
-    "HAProxy cuts silent streams, and rewrites 204": Planted(
+    "HAProxy cuts silent streams, and rewrites 204 and Date": Planted(
         "haproxy",
         "HAProxy",
         {
             "timeout server 75s": "timeout server 5s",
+            "    option httpchk": '    http-response set-header Date "Mon, 30 Nov 2020 00:00:00 GMT"\n    option httpchk',
             "    # Use the results of the checks above.": "    http-response set-status 200 if { status 204 }",
         },
-        {"idle-timeout": ERROR, "heartbeats": ERROR, "end-of-topic": ERROR},
+        {"idle-timeout": ERROR, "heartbeats": ERROR, "end-of-topic": ERROR, "clock": WARNING},
         settings={},
         seconds=8,
     ),
@@ -160,7 +163,7 @@ async def test_planted_faults_are_found_and_no_others(
     for code in planted.found:
         found = finding(report, code)
         assert found.hop == planted.hop, found
-        assert planted.hop in found.remedies, found
+        assert {planted.hop, "any"} & found.remedies.keys(), found
 
 
 @pytest.mark.parametrize("secure", [False, True])
@@ -175,3 +178,27 @@ async def test_the_files_as_they_are_come_out_clean(
         )
     assert faults(report) == ({} if secure else PLAIN_HTTP), text(report)
     assert len(report.hops) == 1
+
+
+async def test_a_proxy_that_hides_https(
+    proxies: dict[str, type[ProxyProcess]], shared_brokers: SharedBrokers, tmp_path: Path
+) -> None:
+    broker = shared_brokers.get(heartbeat_seconds=0.5)
+    changes = {"proxy_set_header X-Forwarded-Proto $scheme;": ""}
+    with proxies["nginx"]([broker.url], tmp_path, changes=changes) as proxy:
+        report = await examine(
+            Target(proxy.tls_url, ca_file=str(proxy.authority)), only=["forwarded", "host"]
+        )
+    assert faults(report) == {"forwarded": WARNING}
+    assert "$scheme" in finding(report, "forwarded").remedies["nginx"]
+
+
+async def test_brokers_that_share_no_store(proxies: dict[str, type[ProxyProcess]], tmp_path: Path) -> None:
+    with (
+        BrokerProcess(heartbeat_seconds=0.5) as one,
+        BrokerProcess(heartbeat_seconds=0.5) as other,
+        proxies["nginx"]([one.url, other.url], tmp_path) as proxy,
+    ):
+        report = await examine(Target(proxy.url, idle_seconds=1))
+    assert faults(report) == {**PLAIN_HTTP, "shared-store": ERROR}, text(report)
+    assert "--redis-url" in finding(report, "shared-store").remedies["any"]

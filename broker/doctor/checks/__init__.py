@@ -29,6 +29,7 @@ from broker.doctor.checks import (
     reconnect,
     request_buffering,
     statuses,
+    store,
     tls,
     token,
 )
@@ -43,6 +44,7 @@ CHECKS: Mapping[str, Check] = {
     "base-path": base_path.check,
     "host": host.check,
     "forwarded": forwarded.check,
+    "shared-store": store.check,
     "buffering": buffering.check,
     "compression": compression.check,
     "chunking": chunking.check,
@@ -63,3 +65,20 @@ CHECKS: Mapping[str, Check] = {
     "clock": clock.check,
 }
 """By code, in the order of a report."""
+
+NEED_SHARED_STORE = frozenset(
+    {
+        "buffering",
+        "compression",
+        "chunking",
+        "request-buffering",
+        "last-event-id",
+        "reconnect",
+        "gap",
+        "end-of-topic",
+        "error-statuses",
+        "query-token",
+        "caching",
+    }
+)
+"""The checks whose later requests rely on what an earlier one has published."""
