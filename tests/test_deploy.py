@@ -33,6 +33,34 @@ async def test_the_guide_lists_every_metric_with_its_type_and_labels(server: Ser
     assert listed == exported
 
 
+async def test_each_metric_has_a_test(server: Server) -> None:
+    """One that brings its occasion about, or reads the number that it stands for."""
+    tests = Path(__file__).parent
+    texts = "\n".join(path.read_text() for path in tests.rglob("test_*.py") if path != Path(__file__))
+    ours = [family for family in server.node.metrics.registry.collect() if family.name.startswith("broker_")]
+    for family in ours:
+        assert re.search(rf"\b{family.name}(_total|_count|_bucket|_sum)?\b", texts), family.name
+
+
+LEFT_OUT = {
+    "process_virtual_memory_bytes": "address space, of which most is never used",
+    "broker_lagging_bytes": "how much lagging streams lack; looked at when they are many",
+    "broker_lagging_max_bytes": "the same of one stream",
+    "broker_lagging_max_seconds": "the same in time",
+    "broker_body_bytes": "bounded, and its refusals are shown",
+    "broker_tasks": "for the soak",
+}
+"""Metrics that neither a dashboard nor an alert needs, and why."""
+
+
+async def test_each_metric_is_shown_or_alerted_on_or_left_out_on_purpose(server: Server) -> None:
+    texts = (DEPLOY / "alerts.yml").read_text() + (DEPLOY / "grafana" / "dashboard.json").read_text()
+    families = {family.name for family in server.node.metrics.registry.collect()}
+    used = {name for name in families if re.search(rf"\b{name}(_total|_bucket|_sum|_count)?\b", texts)}
+    assert used | set(LEFT_OUT) == families
+    assert not used & set(LEFT_OUT), "used after all"
+
+
 async def test_alerts_name_metrics_that_there_are(server: Server) -> None:
     families = list(server.node.metrics.registry.collect())
     names = {sample.name for family in families for sample in family.samples}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
+from http import HTTPStatus
 from time import monotonic
 
 from aiohttp import HttpVersion11, hdrs, web
@@ -17,7 +18,7 @@ from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.guard import EXEMPT, Guard
 from broker.web.headers import ResponseHeaders
 from broker.web.history import LongPoll
-from broker.web.request_measures import CLIENT_LEFT
+from broker.web.request_measures import CLIENT_LEFT, RouteMeasure
 from broker.web.router import Router, not_allowed
 from broker.web.routes import Route
 from broker.web.services import Services
@@ -30,6 +31,22 @@ ROUTER = web.AppKey("router", Router)
 
 _NO_QUERY = Query("")
 _PLAIN = web.RequestKey("plain", Request)
+
+
+class _Measured:
+    """Counts the answer to one request, once."""
+
+    def __init__(self, measure: RouteMeasure) -> None:
+        self._measure: RouteMeasure | None = measure
+        self._began_at = monotonic()
+
+    def answered(self, status: int) -> None:
+        if self._measure is not None:
+            self._measure.answered(status, monotonic() - self._began_at)
+            self._measure = None
+
+
+_MEASURED = web.RequestKey("measured", _Measured)
 
 
 def application(
@@ -91,6 +108,8 @@ def _endpoint(app: web.Application, handler: routes.Handler, base_path: BasePath
         result = handler(services, plain)
         if isinstance(result, Coroutine):
             result = await result
+        if isinstance(result, Subscription | LongPoll):
+            request[_MEASURED].answered(HTTPStatus.OK)  # now, not at its end
         if isinstance(result, Subscription):
             return await response_stream.serve(request, result, services.client(plain.headers, plain.peer))
         if isinstance(result, LongPoll):
@@ -108,9 +127,10 @@ def _answer_errors(app: web.Application) -> Middleware:
     @web.middleware
     async def answered(request: web.Request, handler: Handler) -> web.StreamResponse:
         response: web.StreamResponse
-        raw_path, began_at = request.rel_url.raw_path, monotonic()
+        raw_path = request.rel_url.raw_path
         services = app[SERVICES]
         measure = services.measures.of(request.method, _template(request, router.base_path))
+        measured = request[_MEASURED] = _Measured(measure)
         try:
             answer = router.check(request.method, raw_path, request.rel_url.raw_query_string, request.headers)
             response = await handler(request) if answer is None else response_to(answer)
@@ -133,7 +153,7 @@ def _answer_errors(app: web.Application) -> Middleware:
         body = request.content
         if not body.is_eof() or body.exception() is not None or services.node.streams.is_draining:
             response.force_close()  # the rest of the body follows, or this instance is about to stop
-        measure.answered(response.status, monotonic() - began_at)
+        measured.answered(response.status)
         services.node.metrics.answer_bytes.value += response.content_length or 0
         return response
 

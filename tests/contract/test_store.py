@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -38,6 +39,32 @@ async def test_watched_log_grows_and_is_delivered(store: StoreHarness, owner: Re
     assert [entry.frame for entry in log.after(ids[0] - 1)] == frames
     assert [call for call in owner.deliveries if call[1]] == [("a", sum(map(len, frames)))]
     assert store.store.logs.complete_to >= ids[-1]
+
+
+@pytest.mark.parametrize("ago", [0.0, 5.0])
+async def test_the_moment_of_publishing_is_delivered_with_the_events(
+    store: StoreHarness, owner: RecordingOwner, ago: float
+) -> None:
+    """A step of the clock that ids come from doesn't change it; what isn't a publish has none."""
+    await store.store.logs.watch(["a"], Latest())
+    for step in (0, 7200, -3600):
+        store.advance(step)
+        before = time.monotonic()
+        await store.store.topics.publish([item("a", "1"), item("a", "2")], published_at=before - ago)
+        await store.settle()
+        delivered = [at for (_, size), at in zip(owner.deliveries, owner.published_at, strict=True) if size]
+        assert abs(delivered[-1] - (before - ago)) < 0.01
+    await store.store.topics.delete("a")
+    await store.settle()
+    assert owner.published_at[-1] == 0
+
+
+async def test_without_a_moment_of_publishing_it_is_now(store: StoreHarness, owner: RecordingOwner) -> None:
+    await store.store.logs.watch(["a"], Latest())
+    before = time.monotonic()
+    await store.store.topics.publish([item("a", "1")])
+    await store.settle()
+    assert before - 0.01 <= max(owner.published_at) <= time.monotonic()
 
 
 async def test_a_publish_at_once_does_all_of_it_or_nothing(store: StoreHarness) -> None:
