@@ -69,6 +69,10 @@ class LogTable:
         """The first `limit` names after `topic`, sorted. Paging is stable while other topics come and go."""
         return list(islice(self._logs.irange(topic, inclusive=(False, True)), limit))
 
+    def names_with(self, first: str) -> list[str]:
+        """The names that begin with the character `first`, sorted."""
+        return list(self._logs.irange(first, chr(ord(first) + 1), inclusive=(True, False)))
+
     def unknown_last(self, now: float) -> EventId:
         """The `last` of a topic without a record: it may have had an event at or before this id."""
         return max(self.floor, min(self.newest, self.timeline.first_id(now - self._topic_memory_seconds)))

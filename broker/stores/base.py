@@ -164,7 +164,7 @@ class Topics(Protocol):
         """At most `limit` names after `after`, sorted: topics with a record and watched ones."""
 
     async def count(self) -> int:
-        """About how many names there are."""
+        """About how many topics have a record, without the broker's own."""
 
     async def terms(self, topic: str) -> TopicTerms:
         """For how long the topic keeps its events, and itself."""

@@ -204,7 +204,11 @@ class Commands:
         return sorted(watched.union(name.decode() for name in found))[:limit]
 
     async def count(self) -> int:
-        return int(await self._calls.command("ZCARD", self._names.key("names")))
+        key = self._names.key("names")
+        all_of_them, own = await asyncio.gather(
+            self._calls.command("ZCARD", key), self._calls.command("ZLEXCOUNT", key, "[_", "(`")
+        )
+        return int(all_of_them) - int(own)
 
     async def terms(self, topic: str) -> TopicTerms:
         asked, until, (seconds, microseconds) = await asyncio.gather(

@@ -1,16 +1,19 @@
 // The dashboard: what all instances of the broker do, now and over the last 15 minutes. They publish it to the topic `_stats`.
 //
 // This file starts the page and follows `_stats`. The others have one concern each: figures (what arrives), charts, instances
-// (tiles, reasons, table); dom, format and token are shared with the page for topics.
+// (tiles, reasons, table), busiest (the table of topics), topic_view (one topic); dom, format and token are shared with the page
+// for topics.
 
 import { follow } from "../client.js";
 import { root } from "./address.js";
+import { listenToTopics, refreshTopics } from "./busiest.js";
 import { makeCharts, showCharts } from "./charts.js";
 import { $ } from "./dom.js";
 import { heardAt, series, takeNow, takePast } from "./figures.js";
 import { parsed } from "./format.js";
 import { showInstances, showReasons, showTiles } from "./instances.js";
 import { askForToken, currentToken, takeToken } from "./token.js";
+import { listenToTopic, refreshTopic, shownTopic } from "./topic_view.js";
 
 const SINCE = "45s"; // by then each instance has told its last 15 minutes anew
 const SILENT_MS = 5000;
@@ -28,6 +31,9 @@ function start() {
     takeToken();
     connect();
   });
+  listenToTopics();
+  listenToTopic(arrange);
+  document.addEventListener("visibilitychange", () => document.hidden || refresh());
   makeCharts().then(() => setInterval(tick, 1000));
   connect();
 }
@@ -84,11 +90,25 @@ function paint() {
   painting = 0;
   if (!heardAt()) return;
   say("");
-  for (const id of ["now", "past", "reasons", "instances"]) $(id).hidden = false;
+  if ($("topics").hidden === !shownTopic()) arrange();
   showTiles();
   showCharts(series());
   showReasons();
   showInstances();
+}
+
+// Either all of it, or one topic.
+function arrange() {
+  const one = shownTopic();
+  for (const id of ["now", "past", "reasons", "instances", "topics"]) $(id).hidden = one || !heardAt();
+  $("topic").hidden = !one;
+  refresh();
+  if (location.hash === "#topics") $("topics").scrollIntoView();
+}
+
+function refresh() {
+  refreshTopics();
+  refreshTopic();
 }
 
 start();

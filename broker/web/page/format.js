@@ -48,6 +48,8 @@ export function short(value) {
   return value >= 1 ? value.toFixed(1) : value.toFixed(2);
 }
 
+export const plural = (n, one, many = `${one}s`) => `${new Intl.NumberFormat("en").format(n)} ${n === 1 ? one : many}`;
+
 // Milliseconds.
 export const ms = (value) => (value >= 1000 ? `${(value / 1000).toFixed(1)} s` : value >= 10 ? `${whole.format(value)} ms` : `${value.toFixed(1)} ms`);
 
