@@ -6,7 +6,7 @@ import { bytes, plural, refusal, short } from "./format.js";
 import { authorized } from "./token.js";
 
 const REFRESH_MS = 3000;
-const FIRST = 25;
+const FIRST = matchMedia("(max-width: 48rem)").matches ? 10 : 25;
 const MOST = 200;
 
 const rows = new Map(); // name -> its row, reused, so that a refresh keeps the focus

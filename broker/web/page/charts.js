@@ -56,12 +56,12 @@ function draw(chart) {
   chart.plot?.destroy();
   const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui, sans-serif" };
   chart.plot = new uPlot({
-    width: width(chart), height: HEIGHT,
+    width: width(chart), height: HEIGHT, padding: [8, 20, 0, 0],
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, sync: { key: "dashboard" }, points: { size: 7 } },
     scales: { x: { time: true }, y: { range: (_, __, most) => [0, nice(most)] } },
     axes: [
-      { ...axis, size: 26, space: 70, values: (_, times) => times.map(minutesAgo) },
+      { ...axis, size: 26, splits: () => [900, 600, 300, 0].map((ago) => newest - ago), values: (_, times) => times.map(minutesAgo) },
       { ...axis, size: 52, space: 36, values: (_, values) => values.map((value) => chart.format(value)) },
     ],
     series: [{}, ...chart.series.map(([, , hue], index) => ({

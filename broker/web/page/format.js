@@ -53,17 +53,18 @@ export const plural = (n, one, many = `${one}s`) => `${new Intl.NumberFormat("en
 // Milliseconds.
 export const ms = (value) => (value >= 1000 ? `${(value / 1000).toFixed(1)} s` : value >= 10 ? `${whole.format(value)} ms` : `${value.toFixed(1)} ms`);
 
-// Seconds as the two largest units: 3 d 4 h, 5 min 6 s.
+// Seconds as the two largest units: 3 d 4 h, 5 min 6 s, 1 h.
 export function duration(seconds) {
-  const parts = [["d", 86_400], ["h", 3600], ["min", 60], ["s", 1]];
-  const first = Math.max(0, parts.findIndex(([, size]) => seconds >= size));
-  const shown = [];
+  const units = [["d", 86_400], ["h", 3600], ["min", 60], ["s", 1]];
+  const first = units.findIndex(([, size]) => seconds >= size);
+  if (first < 0) return "0 s";
   let rest = Math.floor(seconds);
-  for (const [unit, size] of parts.slice(seconds < 1 ? 3 : first, (seconds < 1 ? 3 : first) + 2)) {
-    shown.push(`${Math.floor(rest / size)} ${unit}`);
-    rest %= size;
-  }
-  return shown.join(" ");
+  const parts = units.slice(first, first + 2).map(([unit, size]) => {
+    const count = Math.floor(rest / size);
+    rest -= count * size;
+    return count ? `${count} ${unit}` : "";
+  });
+  return parts.filter(Boolean).join(" ");
 }
 
 const UNITS = ["B", "KB", "MB", "GB", "TB"];
