@@ -229,6 +229,7 @@ async def test_limits_and_state(serve: Serve) -> None:
     assert value(server, "broker_log_limit_bytes") == 1 << 24
     assert value(server, "broker_draining") == 0
     assert value(server, "broker_workers") == 1
+    assert value(server, "broker_tasks") >= 1, "the one that serves this test"
     assert 0 < value(server, "process_open_fds") <= value(server, "process_max_fds")
     assert value(server, "process_resident_memory_bytes") > 1 << 20
     text = server.node.metrics.text().decode()
