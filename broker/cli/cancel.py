@@ -8,13 +8,13 @@ from broker.cli import common
 from broker.client import BlockingClient
 
 EPILOG = """\
-A producer that streams into the topic is stopped at once, and the topic closes if the stream was to close it. Other producers
-see the event broker.cancel if they subscribe.
+A producer that streams into the topic is stopped at once, and the topic closes if the stream would have closed it. Subscribers
+get the event broker.cancel.
 
 example:
   broker cancel answers.7
 
-Exit status: 0 if the broker passes it on, also if nobody is producing; 1 if it refuses or is unreachable; 2 for wrong usage.
+Exit status: 0 if the broker passes it on, even without a producer; 1 if it refuses or is unreachable; 2 for wrong usage.
 """
 
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `broker cancel`."""
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    common.add_topics(parser, "topics whose producers are to stop")
+    common.add_topics(parser, "topics of the producers")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ examples:
   broker delete answers.7
   broker topics --json | jq -r 'select(.closed) | .topic' | xargs broker delete --yes
 
-Exit status: 0; 1 if the answer is no, or the broker refuses or is unreachable; 2 for wrong usage.
+Exit status: 0; 1 if you answer no, or the broker refuses or is unreachable; 2 for wrong usage.
 """
 
 

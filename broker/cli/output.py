@@ -26,7 +26,7 @@ def event_printer(topics: Sequence[str], *, as_json: bool) -> Callable[[Event], 
 
 
 def say_gap(command: str, gap: Gap) -> None:
-    """Tell of a gap on standard error."""
+    """Report a gap on standard error."""
     common.say(command, f"gap in {gap.topic} after {gap.after}: {gap.reason}")
 
 

@@ -19,7 +19,7 @@ Rules: knows nothing of the server. The blocking side must work without aiohttp 
     sent_events         the events of a stream, kept to be sent again
     reading             `History`: events that topics still have; the list of topics
     control_events      decoding of events
-    subscription_state  what a subscription has received and asks for next
+    subscription_state  the events that a subscription has received, and its next request
     sockets             options of sockets
     blocking/           `BlockingClient` and `publish`
 

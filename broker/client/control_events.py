@@ -16,7 +16,7 @@ def decode(event: Event, topic: str | None) -> Event | None:
     """What `event` says to the subscriber, such as a `Gap` or an `End`; None if nothing.
 
     Args:
-        topic: the topic of the stream; None if it has several, whose events are in envelopes that name their topics.
+        topic: the topic of the stream; None if it has several; then each event is in an envelope that names its topic.
 
     Raises:
         ValueError, KeyError: a broker does not send such an event.

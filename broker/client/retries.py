@@ -68,7 +68,7 @@ class PublishAttempts:
 
     Args:
         key: the caller's idempotency key.
-        room: makes a key if the caller has none; None makes no key.
+        room: makes a key unless the caller gives one; None never makes a key.
         now: the time at which the patience starts.
 
     Attributes:

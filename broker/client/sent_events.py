@@ -21,7 +21,7 @@ class SentEvents:
 
     Attributes:
         kept_bytes: the size of the kept events.
-        is_finished: there are no further events.
+        is_finished: no further events will be added.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ class SentEvents:
             self._sent -= 1
 
     def rewind(self) -> dict[str, str]:
-        """A new connection starts with the first kept event. Returns the headers that tell the broker so."""
+        """A new connection starts with the first kept event. Returns the headers for the broker."""
         self._furthest = max(self._furthest, self._first + self._sent)
         self._sent = 0
         return {"Broker-Producer": self._producer, "Broker-Sequence": str(self._first)}
@@ -66,7 +66,7 @@ class SentEvents:
 
 
 def end_reason(error: BaseException, *, is_own: bool) -> str | None:
-    """Why the topic of a stream ends whose block has ended with `error`; None if there is nothing to end.
+    """The reason of a topic's end after the block of its stream has raised `error`; None if the topic must not be ended.
 
     Args:
         is_own: the stream itself raised `error`.

@@ -1,4 +1,4 @@
-"""What a subscription has received, and what it asks for next, whatever way its bytes come.
+"""The state of a subscription: the events that it has received, and its next request. Independent of how bytes arrive.
 
 Rules: no I/O and no clock; a driver connects, reads and waits: `subscription` with asyncio, `blocking.subscription` without.
 Between two calls the state is consistent, so a driver may be interrupted anywhere between them.
@@ -34,11 +34,11 @@ class SubscriptionState:
 
     Attributes:
         ended: the topics that have ended, as far as they were read, and the reasons.
-        is_over: there is nothing more to connect for. Events may still be pending.
+        is_over: it will not connect again. Events may still be pending.
 
     Raises:
         SubscribeError: a topic name is invalid.
-        ValueError: there is no topic.
+        ValueError: `topics` is empty.
     """
 
     def __init__(

@@ -31,16 +31,16 @@ def lines_of(broker: BrokerProcess, *words: str) -> list[str]:
 
 
 def test_topics_are_listed_with_their_figures(broker: BrokerProcess) -> None:
-    last_id = broker.publish("list.b", "12345")
-    broker.publish("list.a", "x", end="true")
+    last_id = broker.publish("shown.b", "12345")
+    broker.publish("shown.a", "x", end="true")
     head, *lines = lines_of(broker, "topics")
-    first, second = (line for line in lines if "  list." in line)  # others may have been deleted
+    first, second = (line for line in lines if "  shown." in line)  # others may have been deleted
     assert head.split() == ["EVENTS", "BYTES", "SUBSCRIBERS", "STATE", "LAST", "EVENT", "TOPIC"]
-    assert re.fullmatch(r" +1 +\d+ +0  closed  \d{4}-\d\d-\d\dT[\d:.]+Z  list\.a", first)
-    assert second.endswith("  list.b")
+    assert re.fullmatch(r" +1 +\d+ +0  closed  \d{4}-\d\d-\d\dT[\d:.]+Z  shown\.a", first)
+    assert second.endswith("  shown.b")
     assert " open " in second
     states = {state["topic"]: state for state in map(json.loads, lines_of(broker, "topics", "--json"))}
-    second_state = states["list.b"]
+    second_state = states["shown.b"]
     assert (second_state["last_id"], second_state["events"], second_state["closed"]) == (last_id, 1, False)
 
 

@@ -4,7 +4,7 @@ Rules: the standard library only, and none of its modules that a system may lack
 
     connections    connections that are kept for the next request
     requests       one request
-    streamed_body  one request with a body that is sent bit by bit
+    streamed_body  one request with a body that is sent in parts
     streaming      `BlockingStream`: events into one topic
     subscription   `BlockingSubscription`
     client         `BlockingClient`, and `publish`

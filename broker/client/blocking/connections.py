@@ -1,8 +1,8 @@
 """Connections to brokers, kept for the next request.
 
-Rules: safe with threads; a connection belongs to one thread at a time. A forked process shares the sockets of its parent: used
-by both, requests and answers would mix, and one that the parent closes would stay open. So a child closes its copies of all
-of them, including those in use, before anything else runs in it.
+Rules: safe with threads; a connection belongs to one thread at a time. A forked process shares the sockets of its parent: if
+both used them, requests and responses would mix, and a connection that the parent closes would stay open. So a child closes
+its copies of all sockets, including those in use, before anything else runs in it.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
@@ -44,6 +45,32 @@ class Origin:
         return cls(parts.scheme, parts.hostname, parts.port)
 
 
+class _OnePiece(http.client.HTTPConnection):
+    """Sends a request in one piece. In two, its head and its body, it costs the broker a fifth more."""
+
+    _pieces: list[bytes] | None = None
+
+    def send(self, data: Any) -> None:
+        if self._pieces is None:
+            super().send(data)
+        else:
+            self._pieces.append(data)
+
+    def send_request(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> None:
+        """The same as `request`."""
+        pieces: list[bytes] = []
+        self._pieces = pieces
+        try:
+            self.request(method, target, body, dict(headers))
+        finally:
+            self._pieces = None
+        super().send(b"".join(pieces))
+
+
+class _OnePieceTls(http.client.HTTPSConnection, _OnePiece):
+    """The same over TLS."""
+
+
 class PooledConnection:
     """One open connection.
 
@@ -55,15 +82,15 @@ class PooledConnection:
         self.origin = origin
         self.is_reused = False
         self.idle_since = 0.0
-        self.http = (
-            http.client.HTTPSConnection(
+        self.http: _OnePiece = (
+            _OnePieceTls(
                 origin.host,
                 origin.port,
                 timeout=timeout_seconds,
                 context=tls or ssl.create_default_context(),
             )
             if origin.scheme == "https"
-            else http.client.HTTPConnection(origin.host, origin.port, timeout=timeout_seconds)
+            else _OnePiece(origin.host, origin.port, timeout=timeout_seconds)
         )
         try:
             self.http.connect()
@@ -75,7 +102,7 @@ class PooledConnection:
         limit_unacknowledged(self.sock)
 
     def receive_now(self) -> bytes | None:
-        """What has arrived, without waiting: None if nothing has, `b""` after the peer's end. Raises `OSError`."""
+        """Read without waiting. None if nothing has arrived; `b""` after the peer's end. Raises `OSError`."""
         timeout = self.sock.gettimeout()
         self.sock.settimeout(0)
         try:
@@ -87,7 +114,7 @@ class PooledConnection:
 
     @property
     def is_stale(self) -> bool:
-        """Whether an idle connection is of no more use. Anything that arrives on it is its end, or nothing that was asked for."""
+        """Whether an idle connection is useless: it has ended, or bytes have arrived that answer no request."""
         try:
             return self.receive_now() is not None
         except OSError:
@@ -168,23 +195,20 @@ class ConnectionPool:
         """Keep `connection` for the next request; the response to the last one has been read."""
         now = time.monotonic()
         connection.idle_since = now
-        if self._is_closed:
-            connection.close()
-            return
         with self._lock:
             self._idle.append(connection)
             old = [one for one in self._idle if now - one.idle_since > MAX_IDLE_SECONDS]
-            old += [one for one in self._idle if one not in old][:-MAX_IDLE]
-            for one in old:
-                self._idle.remove(one)
+            kept = [one for one in self._idle if one not in old]
+            self._idle = [] if self._is_closed else kept[-MAX_IDLE:]
+            old += [one for one in kept if one not in self._idle]
         for one in old:
             one.close()
 
     def close(self) -> None:
         """Close the idle connections, and from now on each connection that comes back."""
         self._check_process()
-        self._is_closed = True
         with self._lock:
+            self._is_closed = True
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()

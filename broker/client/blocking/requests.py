@@ -96,7 +96,7 @@ class BlockingRequests:
             cause = error.__cause__ or error
             raise SubscribeError(UNREACHABLE, f"no answer: {reason(cause)}") from cause
         try:
-            connection.http.request("GET", _target(url), headers=headers)
+            connection.http.send_request("GET", _target(url), None, headers)
             response = connection.read_head()
             if response.status == HTTPStatus.OK:
                 if response.headers.get_content_type() == "text/event-stream":
@@ -146,7 +146,7 @@ class BlockingRequests:
     ) -> Response:
         try:
             with contextlib.suppress(ConnectionError):  # the broker may have answered before it closed
-                connection.http.request(method, _target(url), body, dict(headers))
+                connection.http.send_request(method, _target(url), body, headers)
             answer = connection.read_head()
             data = answer.read(most)
             if answer.length and len(data) < most:

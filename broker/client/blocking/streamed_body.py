@@ -1,4 +1,4 @@
-"""One request with a body that is sent bit by bit, while an early answer is looked for.
+"""One request with a body that is sent in parts, while an early answer is looked for.
 
 Rules: never waits for the broker to read without also looking for its answer: a producer that is asked to stop is answered in
 the middle of its body (contract §2).
@@ -28,7 +28,7 @@ _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)  # sele
 
 
 class StreamedBody:
-    """A POST whose head is sent. Raises `OSError` or `HTTPException` if the connection is lost.
+    """A POST request after its head was sent. Raises `OSError` or `HTTPException` if the connection is lost.
 
     Args:
         headers: without those of the transfer.
@@ -97,7 +97,7 @@ class StreamedBody:
             answer.close()
 
     def cut(self) -> None:
-        """Leave without the end of the body. Returns when the broker has read what was sent, or after `LEAVE_SECONDS`."""
+        """Leave without the end of the body. Returns when the broker has read all that was sent, or after `LEAVE_SECONDS`."""
         deadline = time.monotonic() + LEAVE_SECONDS
         sock = self._connection.sock
         with contextlib.suppress(OSError):

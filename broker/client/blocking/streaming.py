@@ -1,7 +1,7 @@
 """A stream of events into one topic, without asyncio.
 
-Rules: has no thread of its own. While the block does something else, nobody looks at the connection: an end of it, and a cancel,
-are noticed at the next event. What is sent survives a lost connection as in `broker.client.streaming`.
+Rules: has no thread of its own. A lost connection and a cancel are noticed only at the next event. Events survive a lost
+connection as in `broker.client.streaming`.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class BlockingStream:
         return self._body
 
     def _lost(self, error: PublishError) -> None:
-        """The connection is of no more use. Raises `error` if another one would not help."""
+        """Give up the connection. Raises `error` if another one would not help."""
         self._disconnect()
         if self._events.has_progress:
             self._retries.restart()

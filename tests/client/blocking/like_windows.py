@@ -1,4 +1,4 @@
-"""Runs the blocking side in a Python that lacks what only Unix has, as on Windows."""
+"""Runs the blocking side and its commands in a Python that lacks what only Unix has, as on Windows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Refuse(importlib.abc.MetaPathFinder):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         if fullname.partition(".")[0] in UNIX_MODULES | UNNEEDED_MODULES:
-            raise ModuleNotFoundError(f"there is no {fullname} here")
+            raise ModuleNotFoundError(f"{fullname} is hidden")
         return None
 
 
@@ -44,6 +44,7 @@ def hide() -> None:
 
 def main(url: str) -> None:
     hide()
+    from broker import cli
     from broker.client import BlockingClient, Cancelled, End, publish
 
     publish(url, "a", "by the function")
@@ -68,6 +69,13 @@ def main(url: str) -> None:
         client.end("a", "done")
         assert len(client.history("a").events) == 2
         assert {"a", "b"} <= {state.topic for state in client.topics() if state.closed}
+    for words in (
+        ["events", "a.b"],
+        ["end", "a.b"],
+        ["topics"],
+        ["delete", "a.b", "--yes"],
+    ):
+        assert cli.main([*words, "--url", url]) == 0
     assert not {name.partition(".")[0] for name in sys.modules} & (UNIX_MODULES | UNNEEDED_MODULES)
 
 

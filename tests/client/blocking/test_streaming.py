@@ -243,7 +243,7 @@ def test_an_error_ends_the_topic_after_all_that_was_sent(
 
 
 def test_a_generator_that_is_closed_ends_the_topic_as_stopped(client: BlockingClient) -> None:
-    """Such as the body of a response whose client has gone."""
+    """Such as the body of a response after its client has gone."""
 
     def produce() -> Iterator[str]:
         with client.stream("a") as stream:
