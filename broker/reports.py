@@ -38,11 +38,15 @@ class Reporter:
 
         `reason` must be one of a few words, as each has a rate limit of its own.
         """
-        if not _logger.isEnabledFor(level):
-            return
-        if self._per_second and not self._admit(message, reason):
-            return
-        self.write(level, message, reason, **fields)
+        if self.admits(level, message, reason):
+            self.write(level, message, reason, **fields)
+
+    def admits(self, level: int, message: str, reason: str) -> bool:
+        """Whether such a line is to be written now: `write` must follow then. What is left out is counted.
+
+        For a caller whose fields cost something to make; the others call `report`.
+        """
+        return _logger.isEnabledFor(level) and (not self._per_second or self._admit(message, reason))
 
     @staticmethod
     def write(level: int, message: str, reason: str, /, **fields: object) -> None:

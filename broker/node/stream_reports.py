@@ -17,6 +17,7 @@ from broker.reports import Reporter
 
 _WARNINGS = frozenset({CloseReason.SLOW, CloseReason.FLOOD, CloseReason.GAP})
 """An operator or the owner of the client should look at these."""
+_CLOSED = "stream closed"
 _origin = lru_cache(maxsize=64)(Origin)
 
 
@@ -35,10 +36,13 @@ def describe(subscriber: Subscriber, client: Client, start: str, gap: str) -> No
 
 def report_closed(reporter: Reporter, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
     """The line of a stream that has closed after `age` seconds."""
+    level = logging.WARNING if reason in _WARNINGS else logging.INFO
+    if not reporter.admits(level, _CLOSED, reason.value):
+        return
     origin = subscriber.origin
-    reporter.report(
-        logging.WARNING if reason in _WARNINGS else logging.INFO,
-        "stream closed",
+    reporter.write(
+        level,
+        _CLOSED,
         reason.value,
         topics=subscriber.topics,
         subject=subscriber.caller.grant.subject,
