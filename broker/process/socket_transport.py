@@ -50,7 +50,7 @@ class SocketPolling:
         self._transports[descriptor] = transport
         self._count += 1
         try:
-            protocol.connection_made(transport)
+            protocol.connection_made(cast("asyncio.Transport", transport))
             transport.watch()
         except Exception as error:  # a defect must not keep others from connecting (I9)
             self._failed(transport, error)
@@ -85,7 +85,8 @@ class SocketPolling:
 
     def receive(self, connection: socket.socket) -> bytes:
         """The bytes that have arrived, at most `READ_BYTES`; b"" at the end. Raises `OSError`."""
-        return bytes(self._buffer[: connection.recv_into(self._buffer)])
+        count = connection.recv_into(self._buffer)  # mypyc would evaluate it twice within the slice
+        return bytes(self._buffer[:count])
 
     def watch(self, connection: socket.socket, former: int, events: int) -> None:
         """Watch for `events` instead of the `former` ones; 0 for none, not even errors."""
@@ -104,9 +105,13 @@ class SocketPolling:
         self._release_if_empty()
 
 
-class SocketTransport(asyncio.Transport):
-    """A connected socket; see `asyncio.Transport`. Made by `SocketPolling.connect`."""
+class SocketTransport:
+    """A connected socket. Made by `SocketPolling.connect`.
 
+    It has the methods of an `asyncio.Transport`, but doesn't inherit them: mypyc makes a native class only without such a base.
+    """
+
+    __deletable__ = ("_protocol",)  # mypyc asks
     __slots__ = (
         "_buffer",
         "_events",
@@ -122,7 +127,6 @@ class SocketTransport(asyncio.Transport):
     def __init__(
         self, polling: SocketPolling, connection: socket.socket, protocol: asyncio.BaseProtocol
     ) -> None:
-        # `asyncio.BaseTransport` would make a dictionary for each.
         self._polling = polling
         self._socket = connection
         self._protocol = cast("asyncio.Protocol", protocol)
