@@ -70,8 +70,11 @@ class Poll(Subscriber):
                 self._hub.answered(self)
 
     def finish(self, reason: CloseReason, last: bytes, now: float) -> None:
-        """Send the answer, if it wasn't sent, and close. `last` is for streams."""
-        if not self._has_answered and reason is not CloseReason.CLIENT:
+        """Send the answer, if it wasn't sent, and close. `last` is for streams.
+
+        A client that shuts down its sending side may have left, or may still want its answer.
+        """
+        if not self._has_answered:
             answer = self._respond(reason)
             assert answer is not None
             self._send(answer, now)

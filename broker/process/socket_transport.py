@@ -22,10 +22,8 @@ EVENTS_PER_TURN = 64
 
 class _Phase(enum.Enum):
     OPEN = enum.auto()
-    CLOSING = enum.auto()
-    """It closes when its buffer is empty."""
-    CLOSED = enum.auto()
-    """`connection_lost` was called, or will be in the next turn."""
+    CLOSING = enum.auto()  # it closes when its buffer is empty
+    CLOSED = enum.auto()  # `connection_lost` was called, or will be in the next turn
 
 
 class SocketPolling:
@@ -43,9 +41,7 @@ class SocketPolling:
     def connect(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
         """Make `protocol` that of `connection`, a non-blocking socket, which the transport closes."""
         descriptor = connection.fileno()
-        missing = descriptor + 1 - len(self._transports)
-        if missing > 0:
-            self._transports.extend([None] * missing)
+        self._transports += [None] * (descriptor + 1 - len(self._transports))
         transport = SocketTransport(self, connection, protocol)
         self._transports[descriptor] = transport
         self._count += 1
@@ -76,9 +72,8 @@ class SocketPolling:
                 self._failed(transport, error)
 
     def _failed(self, transport: SocketTransport, error: Exception) -> None:
-        self.loop.call_exception_handler(
-            {"message": "a protocol failed", "exception": error, "transport": transport}
-        )
+        context = {"message": "a protocol failed", "exception": error, "transport": transport}
+        self.loop.call_exception_handler(context)
         transport.abort()
 
     # For transports
@@ -124,12 +119,10 @@ class SocketTransport:
         "_socket",
     )
 
-    def __init__(
-        self, polling: SocketPolling, connection: socket.socket, protocol: asyncio.BaseProtocol
-    ) -> None:
+    def __init__(self, polling: SocketPolling, connection: socket.socket, protocol: asyncio.Protocol) -> None:
         self._polling = polling
         self._socket = connection
-        self._protocol = cast("asyncio.Protocol", protocol)
+        self._protocol = protocol
         self._phase = _Phase.OPEN
         self._events = 0  # what the epoll watches for
         self._is_paused = False
@@ -157,7 +150,7 @@ class SocketTransport:
     def is_closing(self) -> bool:
         return self._phase is not _Phase.OPEN
 
-    # Reading
+    # Reading and writing
 
     def is_reading(self) -> bool:
         return self._has_input and not self._is_paused and self._phase is _Phase.OPEN
@@ -169,8 +162,6 @@ class SocketTransport:
     def resume_reading(self) -> None:
         self._is_paused = False
         self.watch()
-
-    # Writing
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Accepts only limits of 0, which it has."""
@@ -247,6 +238,8 @@ class SocketTransport:
         events = select.EPOLLIN if self.is_reading() else 0
         if self._buffer is not None:
             events |= select.EPOLLOUT
+        if not events and not self._has_input and self._phase is not _Phase.CLOSED:
+            events = select.EPOLLET  # errors only, and each only once
         if events != self._events:
             self._polling.watch(self._socket, self._events, events)
             self._events = events
@@ -257,6 +250,8 @@ class SocketTransport:
             self._flush()
         if self.is_reading() and events & ~select.EPOLLOUT:
             self._read()
+        elif not self._has_input and events & select.EPOLLERR:  # the peer has reset the connection
+            self._lose(OSError(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), "reset"))
 
     def _read(self) -> None:
         try:

@@ -15,12 +15,15 @@ from broker.auth.grants import Caller
 from broker.errors import InvalidParameter
 from broker.web.request_headers import Headers
 
+MAX_PARAMETERS = 400
+"""Of one query; to parse so many takes about 0.3 ms."""
+
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 JSON: Mapping[str, str] = MappingProxyType({"Content-Type": "application/json"})
 
 
 class Query:
-    """The query of a request, parsed when first used.
+    """The query of a request, parsed when first used: that raises `InvalidParameter` for more than `MAX_PARAMETERS`.
 
     Attributes:
         raw: the text after `?`, percent-encoded.
@@ -52,6 +55,8 @@ class Query:
 
     def _parsed(self) -> Mapping[str, list[str]]:
         if self._values is None:
+            if self.raw.count("&") >= MAX_PARAMETERS:
+                raise InvalidParameter(f"A query may have at most {MAX_PARAMETERS} parameters.")
             self._values = {}
             for key, value in parse_qsl(self.raw, keep_blank_values=True):
                 self._values.setdefault(key, []).append(value)

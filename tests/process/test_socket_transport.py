@@ -173,6 +173,28 @@ async def test_a_reset_is_an_error(wiring: Wiring) -> None:
     assert isinstance(near.error, ConnectionResetError)
 
 
+@pytest.mark.parametrize("has_ended", [False, True])
+async def test_a_reset_after_the_peers_end_is_noticed(wiring: Wiring, has_ended: bool) -> None:
+    """The peer has left without reading what the kernel still holds for it."""
+    near, other = Recorder(keeps_open=True), Recorder()
+    far, other_far = wiring.connect(near, tcp=True), wiring.connect(other)
+    near.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    near.transport.write(b"x" * (1 << 20))
+    assert near.transport.get_write_buffer_size() == 0, "all of it is the kernel's"
+    far.shutdown(socket.SHUT_WR)
+    await until(lambda: "eof" in near.calls, "the end has arrived")
+    if has_ended:
+        near.transport.write_eof()
+    for number in range(1, 4):
+        other_far.send(b"b")
+        await until(lambda number=number: len(other.received) == number, "the other one is read")  # type: ignore[misc]
+    assert wiring.polling._epoll.poll(0) == [], "ends wake nobody twice"
+    assert not near.is_lost
+    far.close()
+    await until(lambda: near.is_lost, "it is lost")
+    assert isinstance(near.error, BrokenPipeError if not has_ended else ConnectionResetError)
+
+
 async def test_a_reset_while_nothing_is_awaited_wakes_nobody(wiring: Wiring) -> None:
     """The kernel reports it for as long as the epoll knows the socket."""
     near, other = Recorder(), Recorder()

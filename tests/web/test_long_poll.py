@@ -15,7 +15,7 @@ from tests.support.http import read_answer, request
 from tests.support.local_broker import Clock, Serve, Server
 from tests.support.tokens import HMAC
 from tests.support.waiting import until
-from tests.web.history import data, follow, get, poll, polls, publish, reasons
+from tests.web.history import Waiting, data, follow, get, poll, polls, publish, reasons
 from tests.web.streamed_body import close_topic
 
 WAIT = "/topics/a/events?wait=50s"
@@ -177,6 +177,24 @@ async def test_a_client_that_leaves_gives_its_place_back(
         await until(lambda: polls(server) == 0, "it has left")
     assert not server.node.limits._connections
     assert not server.subscribers_of("a")
+
+
+async def test_a_client_that_sends_no_more_is_answered_at_once(
+    serve: Serve, request: pytest.FixtureRequest
+) -> None:
+    """It may have left, or may not: it doesn't keep its place, and gets its answer."""
+    if "aiohttp" in request.node.name:
+        return  # which takes it for gone
+    server = await serve()
+    (last,) = await publish(server, "other", "x")
+    nothing = {"events": [], "cursor": last, "more": False, "gap": None, "closed": False}
+    waiting = await poll(server, WAIT)
+    waiting.writer.write_eof()
+    assert await waiting.json() == nothing
+    reader, writer = await server.send(f"GET {WAIT} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    writer.write_eof()
+    assert await Waiting(reader, writer).json() == nothing
+    await until(lambda: polls(server) == 0, "nothing is left of them")
 
 
 async def test_a_drain_answers_polls(server: Server) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.errors import InvalidParameter
-from broker.web.values import Query
+from broker.web.values import MAX_PARAMETERS, Query
 
 
 def test_query_values() -> None:
@@ -23,6 +23,16 @@ def test_no_query() -> None:
     query = Query("")
     assert query.get("x") is None
     assert "x" not in query
+
+
+def test_i9_parameters_are_bounded() -> None:
+    """Each is decoded, so a head full of them would keep everybody waiting."""
+    raw = "&".join(["topic=a"] * MAX_PARAMETERS)
+    assert len(Query(raw).getall("topic")) == MAX_PARAMETERS
+    query = Query(f"{raw}&")
+    for _ in range(2):
+        with pytest.raises(InvalidParameter):
+            query.getall("topic")
 
 
 @pytest.mark.parametrize("raw", ["x=%ff", "%C3=1", "x=%ed%a0%80"])
