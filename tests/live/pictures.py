@@ -17,7 +17,7 @@ from tests.live.examples import Example, serve_libraries
 from tests.support.waiting import WAIT_SECONDS
 
 PICTURE = Path(__file__).parents[2] / "deploy" / "guides" / "chat.png"
-SIZE = ViewportSize(width=880, height=800)
+SIZE = ViewportSize(width=880, height=720)
 
 
 async def take(example: Example) -> None:
@@ -31,10 +31,11 @@ async def take(example: Example) -> None:
         await page.goto(example.url)
         await page.fill("#question", "What happens to this answer if I press F5?")
         await page.click("#ask button")
-        row = page.locator(".answer tr", has_text="the broker is killed")
-        await expect(row).to_contain_text("after the restart")
+        row = page.locator(".answer tr", has_text="the network is gone")
+        await expect(row).to_contain_text("catches up")
         await page.reload()
-        await expect(row).to_contain_text("after the restart")
+        await expect(row).to_contain_text("catches up")
+        assert await page.locator(".stop").is_visible(), "the answer has ended too soon"
         await page.screenshot(path=PICTURE, animations="disabled")
         await browser.close()
 
@@ -43,6 +44,6 @@ if __name__ == "__main__":
     expect.set_options(timeout=1000 * WAIT_SECONDS)
     with (
         tempfile.TemporaryDirectory() as data,
-        Example("tokens", "--broker-port", "0", "--data", data, "--tokens-per-second", "8") as example,
+        Example("tokens", "--broker-port", "0", "--data", data, "--tokens-per-second", "5") as example,
     ):
         asyncio.run(take(example))
