@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime
 
 import pytest
 import pytest_asyncio
@@ -14,6 +15,7 @@ from playwright.async_api import Browser, BrowserContext, Page, Request, expect
 from broker.client.blocking import client as blocking
 from tests.support.broker_process import BrokerProcess
 from tests.support.tokens import HMAC
+from tests.support.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 WITHIN_MS = 10_000
@@ -139,7 +141,7 @@ async def test_two_topics_share_one_connection(page: Page, broker_url: str) -> N
     streams: list[str] = []
 
     def note_stream(request: Request) -> None:
-        if request.resource_type == "eventsource":
+        if "/topics?topic=" in request.url:
             streams.append(request.url)
 
     page.on("request", note_stream)
@@ -177,6 +179,158 @@ async def test_gap_is_a_row_that_says_what_was_lost(page: Page, broker_url: str)
     await expect(page.locator("#rows .gap .words")).to_contain_text("no such id!")
     await expect(page.locator("#gaps")).to_have_text("1 gap")
     await expect(page.locator("#rows .event .data")).to_have_text("kept")
+
+
+async def test_the_newest_kept_events_are_there_at_once_and_older_ones_at_a_click(
+    page: Page, broker_url: str
+) -> None:
+    lines = "".join(json.dumps({"data": f"n{n}"}) + "\n" for n in range(120))
+    await publish(page, f"{broker_url}/topics/news", lines, "application/x-ndjson")
+    await open_live(page, f"{broker_url}/topics/news")
+    rows, older = page.locator("#rows .event .data"), page.locator("#older")
+    await expect(rows).to_have_text([f"n{n}" for n in reversed(range(70, 120))])
+    await older.click()
+    await expect(rows).to_have_count(100)
+    await publish(page, f"{broker_url}/topics/news", "n120")
+    await expect(rows).to_have_count(101)
+    await older.click()
+    await expect(rows).to_have_text([f"n{n}" for n in reversed(range(121))])
+    await expect(older).to_be_hidden()
+    await expect(page.locator("#received")).to_have_text("121 events")
+    await expect(page.locator("#rows .gap")).to_have_count(0)
+
+
+async def test_older_events_are_loaded_up_to_a_bound(page: Page) -> None:
+    with BrokerProcess(retention_events=10_000, retention_bytes=10_000_000) as broker:
+        lines = "".join(json.dumps({"data": f"n{n}"}) + "\n" for n in range(6000))
+        await publish(page, f"{broker.url}/topics/news", lines, "application/x-ndjson")
+        await open_live(page, f"{broker.url}/topics/news")
+        await page.evaluate("""async () => {
+            const older = document.getElementById("older");
+            while (!older.hidden) {
+                if (!older.disabled) older.click();
+                await new Promise(requestAnimationFrame);
+            }
+        }""")
+        await expect(page.locator("#rows > li")).to_have_count(5000)
+        await page.goto("about:blank")
+
+
+async def test_a_closed_topic_is_shown_from_its_start_with_how_it_ended(page: Page, broker_url: str) -> None:
+    lines = "".join(json.dumps({"data": f"n{n}"}) + "\n" for n in range(80))
+    await publish(page, f"{broker_url}/topics/answer", lines, "application/x-ndjson")
+    await publish(page, f"{broker_url}/topics/answer?end=true&reason=failed", "last")
+    await page.goto(f"{broker_url}/topics/answer")
+    await expect_state(page, "ended")
+    await expect(page.locator("#rows .event .data")).to_have_text(
+        ["last", *(f"n{n}" for n in reversed(range(80)))]
+    )
+    await expect(page.locator("#rows .end")).to_contain_text("Its publisher failed")
+    await expect(page.locator("#watched .ended")).to_have_text("failed")
+    await expect(page.locator("#older")).to_be_hidden()
+
+
+async def test_types_have_colours_and_can_be_chosen(page: Page, broker_url: str) -> None:
+    await open_live(page, f"{broker_url}/topics/news")
+    for kind in ("paid", "created", "paid"):
+        await publish(page, f"{broker_url}/topics/news?event={kind}", kind)
+    await publish(page, f"{broker_url}/topics/news?end=true", "")
+    choice = page.locator("#types button", has_text="paid")
+    await expect(choice).to_have_text(re.compile(r"paid\s+2"))
+    await choice.click()
+    await expect(page.locator("#rows .event:visible .data")).to_have_text(["paid", "paid"])
+    await expect(page.locator("#rows .end")).to_be_visible()
+    colours = await page.locator("#rows .type").evaluate_all(
+        "slots => slots.map(slot => getComputedStyle(slot).color)"
+    )
+    assert colours[0] == colours[2] != colours[1]
+    await choice.click()
+    await expect(page.locator("#rows .event:visible")).to_have_count(3)
+
+
+async def test_escaped_letters_are_shown_as_letters_and_nothing_else_is(page: Page, broker_url: str) -> None:
+    sent = r'{"a":"\u00fc \ud83c\udf88 \\u00fc","b":"\u202e\u0000\u0022\ud83c"}'
+    shown = r'{"a":"ü 🎈 \\u00fc","b":"\u202e\u0000\u0022\ud83c"}'
+    await publish(page, f"{broker_url}/topics/news", sent)
+    await publish(page, f"{broker_url}/topics/news", r"no JSON: \u00fc")
+    await open_live(page, f"{broker_url}/topics/news")
+    rows = page.locator("#rows .event")
+    await expect(rows.locator(".data")).to_have_text([r"no JSON: \u00fc", shown])
+    await rows.nth(1).locator("summary").click()
+    await expect(rows.nth(1).locator("pre")).to_contain_text(r'"a": "ü 🎈 \\u00fc"')
+    await rows.nth(1).get_by_role("button", name="As sent").click()
+    assert await rows.nth(1).locator("pre").text_content() == sent
+
+
+async def test_a_gap_has_the_time_of_the_broker_and_a_link(page: Page, broker_url: str) -> None:
+    await page.clock.set_fixed_time("2001-01-01T00:00:00Z")  # the clock of this computer is wrong
+    await publish(page, f"{broker_url}/topics/news", "kept")
+    await page.goto(f"{broker_url}/topics/news#lastEventId=no+such+id!")
+    gap = page.locator("#rows .gap")
+    stamp = await gap.locator("time").get_attribute("datetime")
+    assert stamp and abs(datetime.fromisoformat(stamp).timestamp() - time.time()) < WAIT_SECONDS
+    link = await gap.locator("a").get_attribute("href")
+    await page.goto("about:blank")
+    await page.goto(f"{broker_url}{link}")
+    await expect(gap.locator(".words")).to_contain_text("no such id!")
+
+
+async def test_a_lost_broker_is_counted_up_and_comes_back_once(page: Page, complaints: list[str]) -> None:
+    with BrokerProcess(retry_min_ms=100, retry_max_ms=200) as broker:
+        await open_live(page, f"{broker.url}/topics/news")
+        broker.kill()
+        await expect_state(page, "reconnecting")
+        detail = page.locator("#state-detail")
+        await expect(detail).to_have_text(re.compile(r"for \d+ s, [3-9] attempts failed, "))
+        await expect(page.locator("#problem-text")).to_contain_text("The broker can't be reached")
+        await expect(page.locator("#rows .title")).to_have_count(0)
+        broker.start()
+        await expect_state(page, "live")
+        await expect(page.locator("#rows .title")).to_have_text(["Gap in news", "Reconnected"])
+        await page.goto("about:blank")
+    complaints.clear()
+
+
+async def test_while_it_is_refused_it_never_says_that_it_is_connected(
+    context: BrowserContext, page: Page, complaints: list[str]
+) -> None:
+    with BrokerProcess(max_connections=1) as broker:
+        other = await context.new_page()
+        await open_live(other, f"{broker.url}/topics/news")
+        await page.goto(f"{broker.url}/topics/news")
+        await expect(page.locator("#state-detail")).to_have_text(re.compile("1 attempt failed, next in "))
+        await expect_state(page, "reconnecting")
+        await expect(page.locator("#rows > li")).to_have_count(0)
+        await other.close()
+        await page.goto("about:blank")
+    complaints.clear()
+
+
+async def test_the_list_of_topics_is_searched_and_sorted_and_has_its_real_total(
+    page: Page, broker_url: str
+) -> None:
+    for number in range(205):
+        await publish(page, f"{broker_url}/topics/sensor.{number:03}", "x")
+    await publish(page, f"{broker_url}/topics/news", "x")
+    await page.goto(f"{broker_url}/topics")
+    await page.select_option("#topics-sort", "name")
+    await expect(page.locator("#topics .topic").first).to_have_text("news")
+    await expect(page.locator("#topics-count")).to_have_text("206")
+    await expect(page.locator("#topics .topic")).to_have_count(200)
+    await expect(page.locator("#topics-hint")).to_have_text("The first 200 of 206.")
+    await page.fill("#topics-search", "sensor.20")
+    await expect(page.locator("#topics .topic")).to_have_text([f"sensor.20{n}" for n in range(5)])
+    await expect(page.locator("#topics-count")).to_have_text("206")
+    await page.fill("#topics-search", "none such")
+    await expect(page.locator("#topics-hint")).to_have_text("No topic has this in its name.")
+
+
+async def test_on_a_phone_the_first_event_is_near_the_top(page: Page, broker_url: str) -> None:
+    await page.set_viewport_size({"width": 390, "height": 844})
+    await publish(page, f"{broker_url}/topics/news?event=kind", "x")
+    await open_live(page, f"{broker_url}/topics/news")
+    box = await page.locator("#rows .event").bounding_box()
+    assert box and box["y"] < 300
 
 
 async def test_start_from_earliest_shows_the_kept_events(page: Page, broker_url: str) -> None:
@@ -333,7 +487,11 @@ async def test_a_token_that_is_asked_for_lets_in_and_is_in_no_address(
     with BrokerProcess(jwt_secrets=[HMAC.material]) as broker:
         await page.goto(f"{broker.url}/topics/news")
         await expect_state(page, "failed")
-        await expect(page.locator("#token-hint")).to_have_text("The broker asks for a token.")
+        await expect(page.locator("#token-hint")).to_have_text(
+            "This broker is not open to everybody: it asks for a token."
+        )
+        await expect(page.locator("#token-how")).to_contain_text("broker token --subscribe 'news'")
+        await expect(page.locator("#problem-text")).to_be_empty()
         complaints.clear()
         await page.fill("#token", token)
         await page.click("#token-form button")

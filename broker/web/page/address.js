@@ -10,14 +10,15 @@ export const MAX_TOPICS = 32; // the broker's limit for one request
 
 // By kind: the query parameter, the label of its value, a first value.
 export const STARTS = {
-  live: {},
+  recent: { fixed: ["last", "50"] },
+  live: { fixed: ["since", "latest"] },
   earliest: { fixed: ["since", "earliest"] },
   last: { param: "last", label: "N", value: () => "20" },
   since: { param: "since", label: "Age or time", value: () => "10m" },
   id: { param: "lastEventId", label: "Id", value: () => watch.cursor },
 };
 
-export const watch = { topics: [], start: { kind: "live", value: "" }, cursor: "", ended: new Map() };
+export const watch = { topics: [], start: { kind: "recent", value: "" }, cursor: "", ended: new Map() };
 
 export function startParams({ kind, value } = watch.start) {
   const { fixed, param } = STARTS[kind];
@@ -26,10 +27,11 @@ export function startParams({ kind, value } = watch.start) {
 
 function startFrom(params) {
   if (params.has("lastEventId")) return { kind: "id", value: params.get("lastEventId") };
+  if (params.get("since") === "latest") return { kind: "live", value: "" };
   if (params.get("since") === "earliest") return { kind: "earliest", value: "" };
   if (params.has("since")) return { kind: "since", value: params.get("since") };
   if (params.has("last")) return { kind: "last", value: params.get("last") };
-  return { kind: "live", value: "" };
+  return { kind: "recent", value: "" };
 }
 
 function pathTopic() {
@@ -52,10 +54,16 @@ export function readAddress() {
 
 export function writeAddress() {
   const [first, ...others] = watch.topics;
-  const state = new URLSearchParams([...others.map((name) => ["topic", name]), ...startParams()]).toString();
+  const start = watch.start.kind === "recent" ? [] : startParams();
+  const state = new URLSearchParams([...others.map((name) => ["topic", name]), ...start]).toString();
   history.replaceState(null, "", base + (first ? `topics/${first}` : "topics") + (state && `#${state}`));
   document.title = first ? `${watch.topics.join(", ")} · sse-broker` : "sse-broker";
 }
+
+// A link to what follows an id.
+export const linkAfter = (topic, id) => `${base}topics/${encodeURIComponent(topic)}#${new URLSearchParams({ lastEventId: id })}`;
+
+export const historyUrl = (query) => `${root}/events?${new URLSearchParams([...watch.topics.map((name) => ["topic", name]), ...query])}`;
 
 export function streamUrl(start) {
   const query = [...watch.topics.map((name) => ["topic", name]), ...start, ["envelope", "json"]];

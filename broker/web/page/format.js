@@ -18,6 +18,18 @@ export function parsed(json) {
   }
 }
 
+const ESCAPE = /\\u([dD][89abAB][\da-fA-F]{2})\\u([dD][c-fC-F][\da-fA-F]{2})|\\u([\da-fA-F]{4})|\\./g;
+const UNPRINTABLE = /[\p{C}\p{Z}"\\]/u;
+
+// JSON with letters in place of the escapes that a serializer for ASCII writes: `\u00fc` is ü. Anything else as it is.
+export function readable(json) {
+  if (!/^\s*[[{"]/.test(json)) return json;
+  return json.replace(ESCAPE, (escape, high, low, code) => {
+    const char = high ? String.fromCharCode(parseInt(high, 16), parseInt(low, 16)) : code ? String.fromCharCode(parseInt(code, 16)) : "\\";
+    return UNPRINTABLE.test(char) ? escape : char;
+  });
+}
+
 const JSON_TOKEN = /"[^"\\]*(?:\\.[^"\\]*)*"|\{\s*\}|\[\s*\]|[{}[\]:,]|[^\s{}[\]:,"]+/g;
 
 // Changes only the white space between tokens: JSON.stringify(JSON.parse()) would round long numbers and drop repeated keys.

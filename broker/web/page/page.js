@@ -1,4 +1,4 @@
-// The broker's web page: publish to topics, and watch topics live over one EventSource.
+// The page for topics: what they keep and what follows, over one connection of the browser client; and publishing to them.
 //
 // Rules: the content of an event is only ever set as textContent. A topic's name is checked before it goes into a URL.
 // The cursor is the last event's id. Every change of the watched topics reopens the one connection with the cursor.
@@ -7,24 +7,14 @@
 // watched, topics, publish, token; dom and format are used by all.
 
 import { readAddress, root, watch, writeAddress } from "./address.js";
-import { connect, connectSoon, onSource, showDetail, stream } from "./connection.js";
+import { connect, loadOlder, onItems, showDetail } from "./connection.js";
 import { $, copy } from "./dom.js";
-import { addListeners } from "./events.js";
+import { handlers } from "./events.js";
 import { copySnippet, publish, showSnippets } from "./publish.js";
-import { actOnRow, clearRows, filterRows, paintSoon, togglePause, toggleRow } from "./rows.js";
+import { actOnRow, chooseType, clearRows, filterRows, paintSoon, togglePause, toggleRow } from "./rows.js";
 import { takeToken } from "./token.js";
 import { refreshTopics } from "./topics.js";
 import { add, labelWatchButton, showStart, showWatched, submitWatch } from "./watched.js";
-
-const STALE_MS = 60_000;
-
-let hiddenAt = 0;
-
-function shownOrHidden() {
-  if (document.hidden) hiddenAt = Date.now();
-  else if (stream.state === "live" && Date.now() - hiddenAt > STALE_MS) connect(); // a sleeping computer loses connections unnoticed
-  refreshTopics();
-}
 
 function on(id, type, handle) {
   $(id).addEventListener(type, (event) => {
@@ -57,9 +47,11 @@ function listen() {
   on("filter", "input", filterRows);
   on("rows", "click", ({ target }) => target.dataset.act && actOnRow(target));
   $("rows").addEventListener("toggle", ({ target }) => toggleRow(target), true); // toggle doesn't bubble
-  document.addEventListener("visibilitychange", shownOrHidden);
-  addEventListener("online", () => stream.lost && connectSoon());
-  addEventListener("pageshow", (event) => event.persisted && connect());
+  on("older", "click", loadOlder);
+  on("types", "click", ({ target }) => target.closest("button") && chooseType(target.closest("button")));
+  for (const id of ["topics-search", "topics-sort"]) on(id, "input", refreshTopics);
+  on("topics-panel", "toggle", refreshTopics);
+  document.addEventListener("visibilitychange", refreshTopics);
   addEventListener("hashchange", () => location.reload());
 }
 
@@ -71,13 +63,14 @@ function start() {
   writeAddress();
   $("publish-topic").value = watch.topics[0] ?? "";
   const wide = matchMedia("(min-width: 60rem)").matches;
-  for (const panel of ["publish-panel", "topics-panel"]) $(panel).open = wide;
+  $("publish-panel").open = wide;
+  $("topics-panel").open = $("watch-panel").open = wide || !watch.topics.length;
   showStart(watch.start);
   showWatched();
   listen();
   setInterval(showDetail, 1000);
   paintSoon();
-  onSource(addListeners);
+  onItems(handlers);
   connect();
   refreshTopics();
 }

@@ -1,5 +1,6 @@
 // The token for a broker that needs one. Only this tab keeps it, and no address that is shown contains it.
 
+import { watch } from "./address.js";
 import { $ } from "./dom.js";
 
 const KEY = "broker token";
@@ -8,14 +9,11 @@ export const currentToken = () => sessionStorage.getItem(KEY) ?? "";
 
 export const authorized = (headers) => (currentToken() ? { ...headers, Authorization: `Bearer ${currentToken()}` } : headers);
 
-// An EventSource can't send a header.
-export function withToken(url) {
-  return currentToken() ? `${url}&${new URLSearchParams({ access_token: currentToken() })}` : url;
-}
-
 export function askForToken(why) {
   $("token-form").hidden = false;
   $("token-hint").textContent = why;
+  const topics = $("token-topics"); // of the page for topics
+  if (topics) topics.textContent = watch.topics.map((name) => `'${name}'`).join(" --subscribe ");
 }
 
 export function takeToken() {
@@ -24,6 +22,10 @@ export function takeToken() {
   $("token-form").hidden = true;
 }
 
-export const refusedToken = (answer) => {
-  if (answer.status === 401) askForToken(currentToken() ? "The broker does not accept this token, or no longer accepts it." : "The broker asks for a token.");
-};
+// Asks for a token if an answer's status is about one. `isOver`: it was good until now.
+export function refusedToken({ status }, isOver = false) {
+  if (isOver) askForToken("With a new token the stream continues from your cursor.");
+  else if (status === 401 && currentToken()) askForToken("The broker does not accept this token, or no longer accepts it.");
+  else if (status === 401) askForToken("This broker is not open to everybody: it asks for a token.");
+  else if (status === 403 && currentToken()) askForToken("This token is good, but doesn't allow that. Another one may.");
+}
