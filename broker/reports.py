@@ -1,8 +1,8 @@
 """Log lines about what clients do: streams that close, requests that are refused, gaps, administrators' orders.
 
 Rules: the standard library's logging, with the facts as fields of the record (`extra`), so that each program decides on the form.
-Never a payload, never a token. A client decides how often these happen, so each kind of line has a rate limit; what is left out
-is counted and reported.
+Never a payload, never a token. A client decides how often these happen, so each kind of line has a rate limit. Lines
+beyond it are left out, counted and reported.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ class Reporter:
 
     def __init__(self, per_second: float = 0, clock: Callable[[], float] = monotonic) -> None:
         self._per_second = per_second
+        self._most = max(1.0, per_second * BURST_SECONDS)
         self._clock = clock
         self._buckets: dict[tuple[str, str], _Bucket] = {}
 
@@ -42,9 +43,9 @@ class Reporter:
             self.write(level, message, reason, **fields)
 
     def admits(self, level: int, message: str, reason: str) -> bool:
-        """Whether such a line is to be written now: `write` must follow then. What is left out is counted.
+        """Whether such a line is to be written now: `write` must follow then. A line that is left out is counted.
 
-        For a caller whose fields cost something to make; the others call `report`.
+        For fields that cost something to make; else call `report`.
         """
         return _logger.isEnabledFor(level) and (not self._per_second or self._admit(message, reason))
 
@@ -55,14 +56,14 @@ class Reporter:
         _logger.log(level, message, extra={"reason": reason, **given})
 
     def sweep(self) -> None:
-        """Report what was left out; to be called about once a second."""
+        """Report the lines that were left out; to be called about once a second."""
         now = self._clock()
         for kind, bucket in self._buckets.items():
             if bucket.left_out and now - bucket.since >= SUMMARY_SECONDS:
                 self._summarize(kind, bucket, now)
 
     def close(self) -> None:
-        """Report what was left out until now."""
+        """Report the lines that were left out until now."""
         now = self._clock()
         for kind, bucket in self._buckets.items():
             if bucket.left_out:
@@ -75,10 +76,8 @@ class Reporter:
         if bucket is None:
             if len(self._buckets) >= MAX_KINDS:
                 kind = message, "other"
-            bucket = self._buckets.setdefault(kind, _Bucket(self._per_second * BURST_SECONDS, now))
-        bucket.tokens = min(
-            self._per_second * BURST_SECONDS, bucket.tokens + (now - bucket.at) * self._per_second
-        )
+            bucket = self._buckets.setdefault(kind, _Bucket(self._most, now))
+        bucket.tokens = min(self._most, bucket.tokens + (now - bucket.at) * self._per_second)
         bucket.at = now
         if bucket.tokens >= 1:
             bucket.tokens -= 1
@@ -102,7 +101,7 @@ class Reporter:
 
 
 class _Bucket:
-    """What a kind may still write.
+    """The rate of one kind.
 
     Attributes:
         at: when `tokens` was reckoned.
@@ -112,7 +111,7 @@ class _Bucket:
     __slots__ = ("at", "left_out", "since", "tokens")
 
     def __init__(self, tokens: float, now: float) -> None:
-        self.tokens = max(1.0, tokens)
+        self.tokens = tokens
         self.at = now
         self.left_out = 0
         self.since = now

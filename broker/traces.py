@@ -1,4 +1,4 @@
-"""Traces: what the broker needs of them, without a tracing library.
+"""Traces: the part of them that the broker needs, without a tracing library.
 
 A publish is one span; the store's call and the fan-out are its children. A publisher's `traceparent` (W3C Trace Context) makes
 them part of its own trace.
@@ -56,7 +56,7 @@ class Span(Protocol):
 
     @property
     def context(self) -> TraceContext:
-        """What its children, and those who get the event, refer to."""
+        """The context that its children refer to, and that its events carry."""
 
     def end(self, error: str = "") -> None:
         """End it now; `error` is the code of what went wrong. Further calls change nothing."""

@@ -40,6 +40,15 @@ def test_each_kind_has_a_limit_of_its_own(caplog: pytest.LogCaptureFixture) -> N
     assert len(caplog.records) == 6, "as many as the seconds allow"
 
 
+def test_a_low_rate_is_one_line_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock(1000.0)
+    reporter = Reporter(0.1, clock)
+    for _ in range(25):
+        reporter.report(logging.INFO, "gap", "lost")
+        clock.now += 1
+    assert len(caplog.records) == 3
+
+
 def test_what_was_left_out_is_counted(caplog: pytest.LogCaptureFixture) -> None:
     clock = Clock(1000.0)
     reporter = Reporter(1, clock)

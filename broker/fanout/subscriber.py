@@ -65,8 +65,8 @@ class Subscriber:
         wrote_at: when bytes were last written; loop time in seconds, as is `opened_at`.
         feed: the feed it reads; None once its stream is ending.
         topics: those that it reads at its beginning.
-        origin, address, request_id: how it began, and for whom (`origin`).
-        events, bytes_written: what was written to it so far, behind the opening.
+        origin, address, request_id: how it began, and its client (`origin`).
+        events, bytes_written: written to it so far, behind the opening.
         hub_index, feed_index: its indexes in the hub's and the feed's list, which set them; -1 if it is in none.
     """
 

@@ -1,6 +1,6 @@
 """The form of log lines: text, or a JSON object a line.
 
-Rules: one form for all that this process logs, whoever logs it: libraries too. The fields of a record (`extra`) are members of
+Rules: one form for all lines of this process, those of libraries included. The fields of a record (`extra`) are members of
 the object, and `name=value` behind the message in text.
 """
 
@@ -18,7 +18,7 @@ from structlog.stdlib import ExtraAdder, ProcessorFormatter
 from broker.reports import escape
 
 SELF_CONTAINED = "broker.access"
-"""A logger whose messages have all their fields, in a form of their own (the combined log format)."""
+"""The access log: its messages have all their fields already, in the combined log format."""
 
 _Event = MutableMapping[str, Any]
 

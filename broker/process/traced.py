@@ -141,7 +141,7 @@ def _end_with(span: Span | None, result: object) -> None:
 
 
 class _TracedBody:
-    """A body whose pieces are used within a trace: a streamed one is published as it arrives, by its listener."""
+    """A body within a trace: a streamed one is published as it arrives, by its listener."""
 
     def __init__(self, inner: BodySource, current: Current, context: TraceContext) -> None:
         self._inner = inner
@@ -279,7 +279,7 @@ class _TracedFanOut:
             self._open.append(_FanOutSpan(span, topic, event_id, self._loop.time() + FANOUT_SECONDS))
 
     def _check(self) -> None:
-        """End the spans whose events were written."""
+        """End the spans of events that are written."""
         now = self._loop.time()
         for _ in range(len(self._open)):
             one = self._open.popleft()

@@ -74,7 +74,7 @@ class SdkTracer:
         return RecordedSpan(span) if span.is_recording() else None
 
     def stop(self) -> None:
-        """Send what is recorded. Blocks until then, for some seconds at most."""
+        """Send the recorded spans. Blocks meanwhile, for some seconds at most."""
         self._provider.shutdown()
 
 

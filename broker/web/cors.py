@@ -22,7 +22,7 @@ REQUEST_HEADERS = (
 )
 """Headers that a page may send; those in the second line are added by tracing and HTTP libraries (W3C Trace Context, Sentry).
 `*` would not include Authorization (Fetch §4.9)."""
-EXPOSED_HEADERS = "Allow, ETag, Idempotency-Replayed, Retry-After, WWW-Authenticate"
+EXPOSED_HEADERS = "Allow, ETag, Idempotency-Replayed, Retry-After, WWW-Authenticate, X-Request-ID"
 """Headers of an answer that a page may read besides the usual ones."""
 PREFLIGHT_SECONDS = 7200
 """How long a browser may cache a preflight; Chromium's maximum."""
