@@ -178,7 +178,7 @@ async def test_i2_dropped_connections_lose_nothing_and_double_nothing(
     async with (
         TcpProxy(quick_broker.port) as proxy,
         Client(quick_broker.url) as direct,
-        Client(proxy.url) as client,
+        Client(proxy.url, max_delay_seconds=0.2) as client,
         client.subscribe(*topics) as events,
     ):
         received = asyncio.create_task(take(events, 2000))

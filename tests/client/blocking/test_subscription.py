@@ -147,7 +147,7 @@ async def test_i2_dropped_connections_lose_nothing_and_double_nothing(serve: Ser
     """The connection is cut thirty times, at any byte, while 600 events are published."""
     server = await serve(retry_min_ms=0, retry_max_ms=10)
     async with TcpProxy(server.port) as proxy:
-        with BlockingClient(proxy.url) as client:
+        with BlockingClient(proxy.url, max_delay_seconds=0.2) as client:
             events = client.subscribe("a", since="earliest")
             received = asyncio.create_task(asyncio.to_thread(take, events, 600))
             for batch in range(30):
