@@ -32,7 +32,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def example(data: Path) -> Iterator[Example]:
-    with Example("fastapi", "--broker-port", str(free_port()), "--data", str(data)) as example:
+    with Example(
+        "fastapi", "--broker-port", str(free_port()), "--data", str(data), "--tokens-per-second", "12"
+    ) as example:
         yield example
 
 

@@ -50,7 +50,8 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def example(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
-    flags = ("--broker-port", str(free_port()), "--data", str(tmp_path_factory.mktemp("react") / "data"))
+    data = str(tmp_path_factory.mktemp("react") / "data")
+    flags = ("--broker-port", str(free_port()), "--data", data, "--tokens-per-second", "12")
     with Example("react", *flags, examples=examples) as example:
         yield example
 

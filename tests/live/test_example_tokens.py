@@ -45,6 +45,7 @@ def answer_to(*questions: str) -> str:
 
 TEXT = answer_to(QUESTION)
 ADMIN = HMAC.token(admin=True)
+SLOWLY = ("--tokens-per-second", "12")  # for tests that do something in mid-answer
 
 
 @contextmanager
@@ -112,7 +113,7 @@ async def is_complete(*pages: Page, questions: tuple[str, ...] = (QUESTION,)) ->
 
 
 async def test_reload_in_mid_answer(context: BrowserContext, tmp_path: Path) -> None:
-    with chatting(tmp_path) as (example, _):
+    with chatting(tmp_path, *SLOWLY) as (example, _):
         page = await asked(context, example)
         for count in (40, 80):
             await page.reload()
@@ -145,7 +146,7 @@ async def test_two_tabs_show_the_same_answer_on_one_connection(
 
 
 async def test_stop(context: BrowserContext, tmp_path: Path) -> None:
-    with chatting(tmp_path) as (example, broker):
+    with chatting(tmp_path, *SLOWLY) as (example, broker):
         page = await asked(context, example)
         tab = await open_chat(context, example)
         await has_tokens(tab, 20)
@@ -171,7 +172,7 @@ async def test_network_off_and_on(context: BrowserContext) -> None:
             retry_min_ms=50, retry_max_ms=100, cors_origins="*", jwt_secrets=[HMAC.material]
         ) as broker,
         CuttingProxy(broker.port) as line,
-        Example("tokens", "--broker", line.url) as example,
+        Example("tokens", "--broker", line.url, *SLOWLY) as example,
     ):
         page = await asked(context, example)
         devtools = await context.new_cdp_session(page)
@@ -194,7 +195,7 @@ async def test_network_off_and_on(context: BrowserContext) -> None:
 
 @pytest.mark.parametrize("how", ["restarted", "killed"])
 async def test_broker_restarted_in_between(context: BrowserContext, tmp_path: Path, how: str) -> None:
-    with chatting(tmp_path, persists=True) as (example, broker):
+    with chatting(tmp_path, *SLOWLY, persists=True) as (example, broker):
         page = await asked(context, example)
         tab = await open_chat(context, example)
         await has_tokens(tab, 20)
