@@ -94,9 +94,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _origin(text: str) -> str:
     scheme, separator, host = text.partition("://")
-    if scheme not in ("http", "https") or not separator or not host or "/" in host:
+    is_plain = text.isascii() and text.isprintable() and not {"/", " ", "@"} & {*host}
+    if scheme not in ("http", "https") or not separator or not host or not is_plain:
         raise argparse.ArgumentTypeError(f"{text!r} is not an origin; write https://host without a path")
-    return common.text(text)
+    return text
 
 
 def _seconds(text: str) -> float:

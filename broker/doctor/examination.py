@@ -25,6 +25,7 @@ SHARED_STORE, BUFFERING = "shared-store", "buffering"
 """The codes of checks that explain why others fail."""
 HEARTBEATS = "heartbeats"
 """The code of the check that `Site.first_heartbeat` waits for."""
+MAX_EVIDENCE_CHARS = 1000
 MARGIN_SECONDS = 10.0
 """How much longer than `idle_seconds` the preflight and all checks together may take."""
 
@@ -64,7 +65,8 @@ async def examine(target: Target, notify: Notify = silent, only: Collection[str]
 async def _site(target: Target) -> AsyncIterator[Site]:
     context = trust(target)
     connector = aiohttp.TCPConnector(limit=0, ssl=True if context is None else context)
-    async with aiohttp.ClientSession(connector=connector, auto_decompress=False) as session:
+    jar = aiohttp.DummyCookieJar()  # a cookie could bind all requests to one broker
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=jar, auto_decompress=False) as session:
         yield Site(target, session, context)
 
 
@@ -109,7 +111,12 @@ def _finding(code: str, verdict: Verdict, hop: str | None) -> Finding:
     remedies: dict[str, str] = {}
     if verdict.severity in (Severity.ERROR, Severity.WARNING):
         remedies = {ANY: verdict.advice} if verdict.advice else dict(remedies_for(code, verdict.hop or hop))
-    return Finding(code, verdict.severity, verdict.evidence, verdict.hop, remedies)
+    return Finding(code, verdict.severity, _shown(verdict.evidence), verdict.hop, remedies)
+
+
+def _shown(evidence: str) -> str:
+    """`evidence` without control characters, which a server may have put in, and not endless."""
+    return "".join(char if char.isprintable() else "?" for char in evidence)[:MAX_EVIDENCE_CHARS]
 
 
 async def _to_the_end(task: asyncio.Task[Verdict]) -> Verdict:

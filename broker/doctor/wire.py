@@ -123,7 +123,7 @@ class Exchange:
         self._received += len(data)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._end(MALFORMED)
             return
         self._take(asyncio.get_running_loop().time())
@@ -165,8 +165,12 @@ class Exchange:
         self.headers.add(name.decode("latin-1"), value.decode("latin-1"))
 
     def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < HTTPStatus.OK:  # an interim answer: the real one follows
+            self.headers.clear()
+            return
         self.version = self._parser.get_http_version()
-        self.status = self._parser.get_status_code()
+        self.status = status
         encoding = self.headers.get("Content-Encoding", "").lower()
         if encoding in ("gzip", "deflate"):
             self._inflater = zlib.decompressobj(47 if encoding == "gzip" else zlib.MAX_WBITS)
@@ -181,7 +185,7 @@ class Exchange:
             self._chunk.clear()
 
     def on_message_complete(self) -> None:
-        self._is_complete = self.status != HTTPStatus.CONTINUE
+        self._is_complete = self.has_head
 
 
 async def connect(

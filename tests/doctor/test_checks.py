@@ -120,6 +120,13 @@ async def test_changed_responses(
     assert finding.remedies
 
 
+async def test_control_characters_of_a_server_do_not_reach_the_terminal(server: Server) -> None:
+    async with Meddler(server.port, {b"text/event-stream": b"text/\x80[31mstream!!!"[:17]}) as hop:
+        finding = await found(hop.url, "stream-headers")
+    assert finding.severity is Severity.ERROR
+    assert "text/?[31m" in finding.evidence
+
+
 async def test_a_path_that_is_not_passed_on(server: Server) -> None:
     script = b" 200 OK\r\nCache-Control: no-cache\r\nContent-Type: text/javascript"
     async with Meddler(server.port, {script: script.replace(b"200", b"404")}) as hop:

@@ -57,6 +57,17 @@ async def test_a_stream() -> None:
     assert made.retry_ms == 9
 
 
+async def test_interim_answers_are_passed_over() -> None:
+    made = await whole(
+        b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        CHUNKED,
+        chunked(EVENT),
+    )
+    assert (made.status, made.ended, len(made.events)) == (200, wire.LAST_CHUNK, 1)
+    assert "Link" not in made.headers
+
+
 @pytest.mark.parametrize("at", range(1, len(EVENT)))
 async def test_pieces_of_any_size(at: int) -> None:
     made = await whole(CHUNKED, chunked(EVENT[:at], end=b""), chunked(EVENT[at:]))
@@ -81,6 +92,7 @@ async def test_compressed_bodies_are_read(encoding: str, bits: int) -> None:
         ((CHUNKED,), True, wire.RESET),
         ((b"SSH-2.0-OpenSSH\r\n\r\n",), False, wire.MALFORMED),
         ((CHUNKED, b"zz\r\n"), False, wire.MALFORMED),
+        ((b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nx",), False, wire.MALFORMED),
         ((b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n", b"no gzip"), False, wire.MALFORMED),
         ((), False, wire.CLOSED),
     ],

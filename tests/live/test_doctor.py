@@ -16,7 +16,7 @@ from tests.support.tokens import HMAC, SECRET
 
 ORIGIN = "https://app.example.com"
 PLAIN_HTTP = {"http2": Severity.WARNING}
-"""What is true of every URL with http."""
+"""The warning that every URL with http gets."""
 TOKEN = HMAC.token(["doctor.*"], ["doctor.*"], admin=True)
 
 

@@ -81,4 +81,4 @@ NEED_SHARED_STORE = frozenset(
         "caching",
     }
 )
-"""The checks whose later requests rely on what an earlier one has published."""
+"""The checks that rely, in a later request, on an event of an earlier one."""

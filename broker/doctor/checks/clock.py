@@ -49,7 +49,7 @@ async def check(site: Site) -> Verdict:
 def _date_seconds(text: str) -> float | None:
     try:
         return parsedate_to_datetime(text).timestamp() + 0.5
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

@@ -42,7 +42,9 @@ async def _verdict(site: Site, stream: Exchange) -> Verdict:
             "time-outs."
         )
     if stream.ended is None:
-        return ok(f"A stream that was silent for {site.target.idle_seconds:g} s stayed open.")
+        return ok(
+            f"A stream that was silent for {site.target.idle_seconds:g} s stayed open. To find longer time-outs, watch for longer (--long)."
+        )
     if stream.ended == wire.LAST_CHUNK and stream.body.count(b"retry:") > 1:
         return info("The broker ended the stream itself: it restarts, or the stream reached its maximum age.")
     last = stream.arrivals[-1][0] if stream.arrivals else stream.sent_at
