@@ -41,7 +41,7 @@ class Reconnecting:
     Attributes:
         own_delay: s after which it reconnects if the broker names no delay; None if it always needs one, or never waits less.
         cuts: where in an event the connection may be cut without a loss.
-        defects: what it makes of two events, whose data are {0} and {1}, if the first is cut at this byte.
+        defects: by the byte at which the first of two events is cut, the data that it returns: {0} and {1} are theirs.
         persists: it reconnects until the server is back.
     """
 

@@ -487,9 +487,7 @@ async def test_a_token_that_is_asked_for_lets_in_and_is_in_no_address(
     with BrokerProcess(jwt_secrets=[HMAC.material]) as broker:
         await page.goto(f"{broker.url}/topics/news")
         await expect_state(page, "failed")
-        await expect(page.locator("#token-hint")).to_have_text(
-            "This broker is not open to everybody: it asks for a token."
-        )
+        await expect(page.locator("#token-hint")).to_have_text("You need a token to read from this broker.")
         await expect(page.locator("#token-how")).to_contain_text("broker token --subscribe 'news'")
         await expect(page.locator("#problem-text")).to_be_empty()
         complaints.clear()

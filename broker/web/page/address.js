@@ -60,7 +60,7 @@ export function writeAddress() {
   document.title = first ? `${watch.topics.join(", ")} · sse-broker` : "sse-broker";
 }
 
-// A link to what follows an id.
+// A link to the events after an id.
 export const linkAfter = (topic, id) => `${base}topics/${encodeURIComponent(topic)}#${new URLSearchParams({ lastEventId: id })}`;
 
 export const historyUrl = (query) => `${root}/events?${new URLSearchParams([...watch.topics.map((name) => ["topic", name]), ...query])}`;

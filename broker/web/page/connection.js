@@ -1,4 +1,4 @@
-// The page's one connection: what the topics keep, at once, then what follows, by the browser client. If it fails, the page says why.
+// The page's one connection: first the kept events, then new ones by the browser client. If it fails, the page says why.
 //
 // Knows nothing of what events mean: `onItems` sets the functions that do.
 
@@ -116,7 +116,7 @@ function opened() {
   setState("live");
 }
 
-// What is missing is said beside the field for a token.
+// For a 401, the form for a token has the words.
 const refusalWords = (status, message) => (status === 401 ? "" : `Refused (${status}). ${message}`);
 
 const TOKEN_WORDS = { expired: "Your token has expired.", revoked: "Your token was revoked." };

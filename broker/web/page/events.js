@@ -33,7 +33,7 @@ const END_WORDS = {
 };
 
 function onEnd({ topic, reason, id }) {
-  if (reason === null && watch.ended.has(topic)) return; // told already
+  if (reason === null && watch.ended.has(topic)) return; // shown already
   const words = Object.hasOwn(END_WORDS, reason) ? END_WORDS[reason] : `It ended${reason ? `: ${text(reason)}` : ""}. No more events will follow.`;
   if (watch.ended.get(topic) !== reason) note(`End of ${text(topic)}`, words, "end", id);
   if (reason === "deleted") {

@@ -1,4 +1,4 @@
-// The page for topics: what they keep and what follows, over one connection of the browser client; and publishing to them.
+// The page for topics: shows their kept and new events over one connection of the browser client, and publishes to them.
 //
 // Rules: the content of an event is only ever set as textContent. A topic's name is checked before it goes into a URL.
 // The cursor is the last event's id. Every change of the watched topics reopens the one connection with the cursor.

@@ -229,7 +229,7 @@ function toggleRaw(button, data) {
   button.closest(".body").querySelector("pre").textContent = raw ? data : readable(indented(data));
 }
 
-// `id`: of what it is about, which has its time.
+// `id`: gives the time, if there is one.
 export function note(title, words, kind = "note", id = "") {
   const ms = parseInt(id, 10);
   keep({ kind, time: ms > 0 && ms < 8e15 ? new Date(ms).toISOString() : now(), title, data: words });

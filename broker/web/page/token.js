@@ -26,6 +26,6 @@ export function takeToken() {
 export function refusedToken({ status }, isOver = false) {
   if (isOver) askForToken("With a new token the stream continues from your cursor.");
   else if (status === 401 && currentToken()) askForToken("The broker does not accept this token, or no longer accepts it.");
-  else if (status === 401) askForToken("This broker is not open to everybody: it asks for a token.");
+  else if (status === 401) askForToken("You need a token to read from this broker.");
   else if (status === 403 && currentToken()) askForToken("This token is good, but doesn't allow that. Another one may.");
 }

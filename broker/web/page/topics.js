@@ -1,4 +1,4 @@
-// The list of existing topics, for who may see it: refreshed while the page is visible and the list is open.
+// The list of existing topics. Needs the right `admin`. Refreshed while the page is visible and the list is open.
 
 import { root } from "./address.js";
 import { $, clone, counted, number, text } from "./dom.js";

@@ -6,8 +6,8 @@
 // cursor it continues; a tab that has an older one has missed a batch, and asks again. So no message needs to arrive.
 //
 // A leader that the browser has frozen keeps its lock. So tabs that hear nothing ask whether it is there, and one of them takes the
-// lock away if it doesn't answer. A tab whose loop is slow reads for itself until it has caught up, and one whose topics no longer
-// fit into the connection gets a connection of its own.
+// lock away if it doesn't answer. A tab with a slow loop reads for itself until it has caught up. A tab with too many topics for the
+// shared connection gets its own.
 
 import { Connection, SILENCE_MS } from "../client.js";
 import { Leader } from "./leader.js";
@@ -36,7 +36,7 @@ export class SharedConnection {
   #closed = new AbortController();
   /** @type {Leader | null} */
   #leader = null;
-  /** @type {Connection | null} of this tab, whose topics don't fit into the shared one */
+  /** @type {Connection | null} of this tab, if its topics don't fit into the shared one */
   #own = null;
   #isReading = false; // for itself
   #pings = 0; // since a leader was heard
