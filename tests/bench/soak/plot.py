@@ -16,6 +16,7 @@ from tests.bench.soak.samples import QUANTITIES, Samples
 def draw(samples: Samples, path: Path) -> None:
     """Write the plot to `path`, as SVG."""
     mpl.rcParams["svg.hashsalt"] = "soak"  # the same run gives the same file
+    mpl.rcParams["svg.fonttype"] = "none"  # texts, not their outlines
     figure, axes = pyplot.subplots(
         len(QUANTITIES), 1, sharex=True, figsize=(9, 2.1 * len(QUANTITIES)), layout="constrained"
     )
