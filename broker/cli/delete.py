@@ -15,7 +15,7 @@ If access is on, this needs a token with the right admin: broker token --admin
 
 examples:
   broker delete answers.7
-  broker topics --json | jq -r 'select(.closed) | .topic' | xargs broker delete --yes
+  broker topics --json | jq -r 'select(.closed) | .topic' | xargs -r broker delete --yes
 
 Exit status: 0; 1 if you answer no, or the broker refuses or is unreachable; 2 for wrong usage.
 """

@@ -8,10 +8,10 @@ import sys
 from tests.support.waiting import WAIT_SECONDS
 
 
-def run_program(name: str, url: str) -> None:
+def run_program(name: str, url: str, python: str = sys.executable) -> None:
     """Run a program of this folder in a process of its own, which may fork."""
     done = subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", "-m", f"tests.client.blocking.{name}", url],
+        [python, "-X", "dev", "-W", "error", "-m", f"tests.client.blocking.{name}", url],
         capture_output=True,
         text=True,
         timeout=WAIT_SECONDS,
