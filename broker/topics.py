@@ -144,7 +144,7 @@ class Retention:
 
 
 STATS_TOPIC = "_stats"
-"""Where the broker publishes its own figures, while somebody reads them."""
+"""The topic of the broker's own figures (`node.stats`)."""
 STATS_RETENTION = Retention(events=20_000, bytes=8 << 20, seconds=60)
 """A new reader goes back to the newest summary of each instance, which is at most half of this old (`node.stats`)."""
 

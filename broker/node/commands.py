@@ -44,7 +44,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class ShowStats:
-    """Publish your figures for a while: somebody reads them. `at` (seconds since 1970) distinguishes two such commands."""
+    """Publish figures for a while, because `_stats` has a subscriber. `at` (seconds since 1970) distinguishes two such commands."""
 
     at: float
 

@@ -1,6 +1,6 @@
 """Reads the figures of one node, for `stats`.
 
-Rules: counts nothing; every figure is somebody else's (`metrics`, the hub, the store).
+Rules: counts nothing; every figure belongs to `metrics`, the hub or the store.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class NodeFigures:
         )
 
     def _refusals(self) -> Iterator[tuple[str, int]]:
-        """Refused requests, by what was refused and why."""
+        """Refused requests by kind and reason."""
         metrics = self._metrics
         for reason, count in _nonzero(metrics.refused_connects).items():
             yield f"stream: {reason}", count
@@ -105,7 +105,7 @@ class NodeFigures:
 
 
 class Window:
-    """Quantiles of what was observed since the last question."""
+    """Quantiles of the observations since the last call."""
 
     def __init__(self, distribution: Distribution) -> None:
         self._distribution = distribution

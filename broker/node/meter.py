@@ -1,4 +1,4 @@
-"""What is published to each topic here, while somebody wants to know.
+"""Counts the publishes to each topic on this instance, on demand.
 
 Rules: off, it costs a publish one look at `is_on`. On, it has a bounded number of topics; those that come when it is full are
 counted after the next turn of the window.
@@ -34,7 +34,7 @@ class TopicMeter:
         self._since = self._before_since = 0.0
 
     def keep_on(self) -> None:
-        """Somebody wants to know: count for a while."""
+        """Count from now on, for `ON_SECONDS`."""
         now = self._now()
         if not self.is_on:
             self.is_on = True

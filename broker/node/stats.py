@@ -1,8 +1,8 @@
-"""The figures of this instance, which it publishes to the topic `_stats` while somebody, on any instance, reads them.
+"""Publishes the figures of this instance to the topic `_stats` while that topic has a subscriber on any instance.
 
-Rules: an instance with a reader asks all instances, every few seconds, to publish; nobody publishes otherwise. There are two
-types of events, each with one instance's figures as JSON: `now`, every second, and `past`, the last 15 minutes, from time to
-time. Counts are totals since the instance started, so a reader that misses events still gets the right rates.
+Rules: an instance with a subscriber of `_stats` asks all instances, every few seconds, to publish. Otherwise no instance does.
+There are two types of events, each with one instance's figures as JSON: `now`, every second, and `past`, the last 15 minutes,
+every 30 seconds. Counts are totals since the instance started, so a reader that misses events still gets the right rates.
 
 A reader that begins 45 seconds ago has the `past` of every instance (`topics.STATS_RETENTION`), or gets it within two seconds.
 """
@@ -65,7 +65,7 @@ class Figures(Protocol):
         """What charts show; called every `STEP_SECONDS`."""
 
     def all(self) -> Mapping[str, object]:
-        """Everything, as a JSON object with `instance`; called once a second while somebody reads."""
+        """Everything, as a JSON object with `instance`; called once a second while `_stats` has a subscriber."""
 
 
 class Stats:
@@ -111,11 +111,11 @@ class Stats:
 
     @property
     def is_shown(self) -> bool:
-        """Whether somebody reads the figures, or did a moment ago."""
+        """Whether `_stats` has a subscriber, or had one a moment ago."""
         return self._loop.time() < self._show_until
 
     def show(self) -> None:
-        """Somebody reads `_stats`: publish for a while, beginning now."""
+        """Publish for a while, beginning now."""
         was_shown = self.is_shown
         self._show_until = self._loop.time() + SHOW_SECONDS
         if not was_shown:
@@ -134,7 +134,7 @@ class Stats:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            with contextlib.suppress(Unavailable):  # then nobody could read them; readiness tells why
+            with contextlib.suppress(Unavailable):  # no subscriber could get them; readiness says why
                 await self._publish()
 
     async def _publish(self) -> None:

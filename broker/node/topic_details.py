@@ -1,4 +1,4 @@
-"""Who reads a topic and who streams to it, over all instances.
+"""The subscribers and producers of a topic, over all instances.
 
 Rules: an instance answers with a bounded number of them, and with how many there are.
 """
@@ -24,7 +24,7 @@ Figures = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True)
 class TopicUse:
-    """Who uses a topic.
+    """The subscribers and producers of a topic.
 
     Attributes:
         subscribers, producers: how many there are.
@@ -38,7 +38,7 @@ class TopicUse:
 
 
 class TopicDetails:
-    """Finds out who uses a topic, and answers for this instance when another one does.
+    """Asks all instances for the subscribers and producers of a topic, and answers for this one.
 
     Attributes:
         producers_of: the open streamed bodies of a topic here; JSON objects.
@@ -52,7 +52,7 @@ class TopicDetails:
         questions.answerers[QUESTION] = self._answer
 
     async def use_of(self, topic: str) -> TopicUse:
-        """Who uses `topic`. Raises as `Questions.ask`."""
+        """The subscribers and producers of `topic`. Raises as `Questions.ask`."""
         answers = cast("Sequence[Mapping[str, object]]", await self._questions.ask(QUESTION, topic=topic))
         total = {"subscribers": 0, "producers": 0}
         shown: dict[str, list[Figures]] = {"subscribers": [], "producers": []}
@@ -80,7 +80,7 @@ class TopicDetails:
         }
 
     def _figures(self, subscriber: Subscriber, now: float) -> Figures:
-        """What is known of a subscriber; `age` and `behind` are in seconds."""
+        """A subscriber as JSON; `age` and `behind` are in seconds."""
         return {
             "address": subscriber.peer,
             "subject": subscriber.caller.grant.subject,

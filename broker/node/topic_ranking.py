@@ -2,8 +2,8 @@
 
 Rules: no sort of all topics at once, and no look at all of them in one turn of the loop (I9): a scan goes on in slices. Each
 instance picks its own busiest ones, and the asker adds them up. So of two topics that are far down on every list, the order may
-be wrong. A ranking is kept for two seconds, and for a hundred times as long as it took: whoever asks, it costs at most a
-hundredth of the time.
+be wrong. A ranking is kept for two seconds, and for a hundred times as long as it took. So rankings cost at most a hundredth of
+the time, however many clients ask.
 """
 
 from __future__ import annotations

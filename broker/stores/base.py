@@ -221,7 +221,7 @@ class Broadcast(Protocol):
     """Commands to all instances of the store."""
 
     async def send(self, command: str, until: float | None = None) -> int:
-        """Send `command` to every instance. On return this one has it; the reachable ones, whose number it returns, get it soon.
+        """Send `command` to every instance. Returns the number of reachable ones. This one has it on return, the others get it soon.
 
         It is kept until `until` (seconds since 1970), if given, for instances that can't be reached now or start later.
 

@@ -1,4 +1,4 @@
-"""`GET /admin/topics` and `GET /admin/topics/{topic}`: the busiest topics, and who uses one, over all instances. For operators."""
+"""`GET /admin/topics` and `GET /admin/topics/{topic}`: the busiest topics, and the subscribers of one, over all instances. For operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dashboard in a real Chromium: figures, charts, topics and what is done to them; a restart, a token, a broker without charts."""
+"""The dashboard in a real Chromium: figures, charts, topics and the buttons for them; a restart, a token, a broker without charts."""
 
 from __future__ import annotations
 
@@ -219,9 +219,12 @@ async def test_one_subject_is_disconnected(page: Page) -> None:
             Stream(
                 broker.port,
                 "/topics/news",
-                {"Accept": "text/event-stream", "Authorization": f"Bearer {HMAC.token((), ['**'], sub=who)}"},
+                {
+                    "Accept": "text/event-stream",
+                    "Authorization": f"Bearer {HMAC.token((), ['**'], sub=subject)}",
+                },
             ).opened()
-            for who in ("ann", "bob")
+            for subject in ("ann", "bob")
         ]
         token = HMAC.token(["**"], ["**"], admin=True)
         await page.add_init_script(
@@ -263,6 +266,8 @@ async def test_it_meets_wcag_aa(
         await open_dashboard(page, broker.url)
         await page.add_script_tag(path=node_modules / "axe-core" / "axe.min.js")
         await expect(page.locator("#topic-rows a", has_text="news")).to_be_visible()
+        await check_accessibility(page)
+        await page.set_viewport_size({"width": 390, "height": 844})
         await check_accessibility(page)
         await open_topic(page, "news")
         await expect(page.locator("#topic-events .data")).to_have_count(1)

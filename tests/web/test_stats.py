@@ -1,4 +1,4 @@
-"""The broker's own topic `_stats`: who may read it, what it says, and that it costs nothing while nobody reads."""
+"""The broker's own topic `_stats`: its rights and content; without a subscriber nothing is published."""
 
 from __future__ import annotations
 

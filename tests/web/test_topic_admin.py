@@ -1,4 +1,4 @@
-"""The busiest topics, and who uses one: over all instances, in bounded answers."""
+"""The busiest topics, and the subscribers of one: over all instances, in bounded answers."""
 
 from __future__ import annotations
 

@@ -67,7 +67,7 @@ async def asset(services: Services, request: Request) -> Answer:
 
 @cache
 def _files() -> Mapping[str, Traversable]:
-    """The pages and what they load, by name. The build adds those in `uplot`; without them there are no charts."""
+    """The files of the pages, by name. The build adds those in `uplot`, which draw the charts."""
     here = files(__name__)
     folders = [here, uplot] if (uplot := here / "uplot").is_dir() else [here]
     return {file.name: file for folder in folders for file in folder.iterdir() if file.is_file()}

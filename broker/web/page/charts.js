@@ -1,4 +1,4 @@
-// The charts of the last 15 minutes, drawn by uPlot, which the build puts beside this file. Without it the page has none.
+// The charts of the last 15 minutes, drawn by uPlot. The build adds it to the package; if it is missing, the page shows figures only.
 
 import { clone, $ } from "./dom.js";
 import { STEP, STEPS } from "./figures.js";
@@ -91,7 +91,7 @@ export function showCharts({ times, columns }) {
   }
 }
 
-// Beside each key the value under the pointer, or the newest one.
+// Shows in each legend the value under the pointer, or the newest one.
 function showValues(chart, index) {
   const values = chart.figure.querySelectorAll(".key b");
   chart.series.forEach((_, at) => {
@@ -101,7 +101,7 @@ function showValues(chart, index) {
   });
 }
 
-// What the picture shows, in words, for those who can't see it.
+// The chart in words, for screen readers.
 function describe(chart) {
   const words = chart.series.map(([, label], at) => {
     const values = chart.plot.data[at + 1].filter((value) => value !== null);

@@ -15,8 +15,9 @@ import { showInstances, showReasons, showTiles } from "./instances.js";
 import { askForToken, currentToken, takeToken } from "./token.js";
 import { listenToTopic, refreshTopic, shownTopic } from "./topic_view.js";
 
-const SINCE = "45s"; // by then each instance has told its last 15 minutes anew
+const SINCE = "45s"; // each instance publishes its last 15 minutes more often than that
 const SILENT_MS = 5000;
+const PAINT_MS = 200; // many instances send many events, and a picture shows all of them
 const STATES = { connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", failed: "Failed", ended: "Ended", closed: "Closed", idle: "Idle" };
 
 let following = null;
@@ -51,7 +52,7 @@ function onEvent({ event, time, data }) {
   heard = Date.now();
   if (event === "past") takePast(at, value);
   if (event === "now") takeNow(at, value);
-  painting ||= requestAnimationFrame(paint);
+  painting ||= setTimeout(() => requestAnimationFrame(paint), PAINT_MS);
 }
 
 function onState({ state, why }) {

@@ -1,4 +1,4 @@
-// The figures of all instances, from the events of `_stats`: what is now, and steps of five seconds over fifteen minutes.
+// The figures of all instances, from the events of `_stats`: the newest ones, and steps of five seconds over fifteen minutes.
 //
 // Counts arrive as totals since the instance's start, so a missed event costs nothing. An instance is known by a name that a
 // restart changes.

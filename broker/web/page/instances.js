@@ -23,7 +23,7 @@ export function showTiles() {
     labelSlot.textContent = label;
     valueSlot.textContent = value;
     moreSlot.textContent = more;
-    list.children[at].classList.toggle("bad", Boolean(isBad));
+    list.children[at].classList.toggle("alert", Boolean(isBad));
   });
 }
 

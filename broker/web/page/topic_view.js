@@ -1,4 +1,4 @@
-// One topic: what it keeps, who reads it, its last events; and the buttons that end, delete or disconnect, which ask first.
+// One topic: its retention, subscribers and last events, and the buttons that end, delete or disconnect it after a question.
 
 import { root } from "./address.js";
 import { $, clock, clone, number, text } from "./dom.js";
@@ -65,10 +65,10 @@ export async function refreshTopic() {
 
 function showFacts({ subscribers, producers, bodies, events, bytes: size, retention, lease_seconds, closed, last_id }) {
   const leased = lease_seconds === null ? "none" : `closes in ${duration(lease_seconds)} unless its producer is heard of`;
-  const who = bodies.map(({ subject, age }) => `${subject ?? "without a token"}, for ${duration(age)}`).slice(0, 5);
+  const names = bodies.map(({ subject, age }) => `${subject ?? "without a token"}, for ${duration(age)}`).slice(0, 5);
   const facts = [
     ["Subscribers", number.format(subscribers)],
-    ["Producers", producers ? `${number.format(producers)}: ${who.join("; ")}` : "none streams to it now"],
+    ["Producers", producers ? `${number.format(producers)}: ${names.join("; ")}` : "none streams to it now"],
     ["Keeps", `${plural(events, "event")}, ${bytes(size)}`],
     ["Retention", `${plural(retention.events, "event")}, ${bytes(retention.bytes)}, ${duration(retention.seconds)}`],
     ["Lease", leased],
@@ -135,12 +135,12 @@ function ask(title, words, button, act) {
 }
 
 function askToEnd() {
-  const words = "No event can follow. Its subscribers are told, and their streams end. Its events stay as long as its retention says.";
+  const words = "No event can follow, and its subscribers' streams end. Its events stay as long as its retention says.";
   ask(`End ${topic}?`, words, "End", () => act("POST", `topics/${topic}?end=true`, `${topic} has ended.`));
 }
 
 function askToDelete() {
-  const words = "All its events are removed for good, and its subscribers are told. The name can be used again.";
+  const words = "All its events are removed for good, and its subscribers' streams end. The name can be used again.";
   ask(`Delete ${topic}?`, words, "Delete", () => act("DELETE", `topics/${topic}`, `${topic} was deleted.`));
 }
 
