@@ -54,9 +54,9 @@ async def examine(target: Target, notify: Notify = silent, only: Collection[str]
                     site, notify, began_at, {code: CHECKS[code] for code in CHECKS if code in only}
                 )
         finally:
-            removed = await _to_the_end(asyncio.create_task(_clean(site)))
-        if site.has_broker:
-            findings.append(_finding("topics", removed, None))
+            if site.has_broker:
+                removed = await _to_the_end(asyncio.create_task(_clean(site)))
+                findings.append(_finding("topics", removed, None))
         seconds = asyncio.get_running_loop().time() - began_at
         return Report(target.url, findings, site.hops, seconds)
 

@@ -49,8 +49,8 @@ async def preflight(site: Site) -> Mapping[str, Verdict]:
         ]
     )
     if reply.status == 201 and reply.json().get("topic") == topic:
-        await _check_subscribe(site, topic)
         site.has_broker = True
+        await _check_subscribe(site, topic)
         site.is_admin = (
             await site.request("GET", "/topics", {"limit": "1"}, {"Accept": "application/json"})
         ).status == 200

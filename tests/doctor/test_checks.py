@@ -184,7 +184,11 @@ async def test_whether_the_proxy_is_trusted(serve: Serve, trusted: Sequence[str]
 async def test_a_token_that_may_not_subscribe(serve: Serve) -> None:
     server = await serve(jwt_secrets=(SECRET,))
     with pytest.raises(Unreachable, match="subscribe to doctor"):
-        await found(server.url, "gap", token=HMAC.token(["doctor.*"]))
+        await found(server.url, "gap", token=HMAC.token(["doctor.*"], admin=True))
+    states = await server.request(
+        "GET", "/topics", accept="application/json", authorization=f"Bearer {HMAC.token(admin=True)}"
+    )
+    assert [topic["events"] for topic in states.json()["topics"]] == [0], "what it had published is deleted"
 
 
 async def test_a_broker_that_keeps_nothing_for_a_minute(serve: Serve) -> None:

@@ -202,3 +202,16 @@ async def test_brokers_that_share_no_store(proxies: dict[str, type[ProxyProcess]
         report = await examine(Target(proxy.url, idle_seconds=1))
     assert faults(report) == {**PLAIN_HTTP, "shared-store": ERROR}, text(report)
     assert "--redis-url" in finding(report, "shared-store").remedies["any"]
+
+
+@pytest.mark.slow
+async def test_a_default_of_a_minute_is_named_and_does_no_harm(
+    proxies: dict[str, type[ProxyProcess]], tmp_path: Path
+) -> None:
+    changes = {"proxy_read_timeout 75s;": ""}
+    with BrokerProcess() as broker, proxies["nginx"]([broker.url], tmp_path, changes=changes) as proxy:
+        report = await examine(Target(proxy.url, idle_seconds=70), only=["heartbeats", "idle-timeout"])
+    assert faults(report) == {}
+    found = finding(report, "idle-timeout")
+    assert "cut after 60." in found.evidence
+    assert "60 s is the default `proxy_read_timeout` in nginx." in found.evidence
