@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 
 import pytest
@@ -315,3 +316,38 @@ def test_a_misspelt_variable_is_warned_of(variable: str, meant: str | None) -> N
         assert warning.startswith(variable)
         assert f"did you mean {meant}?" in warning
         assert "secret" not in warning.removeprefix(variable).replace("SECRETS", "")
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("redis://:secret@host/0", "redis://…@host/0"),
+        ("rediss://user:se%40cret@host", "rediss://…@host"),
+        ("redis://user:se@cr/et@host", "redis://…@host"),
+        ("unix://:secret@/run/valkey.sock?db=1", "unix://…@/run/valkey.sock?…"),
+        ("redis+sentinel://a:1,b:2/main?sentinel_password=secret", "redis+sentinel://a:1,b:2/main?…"),
+    ],
+)
+def test_what_is_logged_of_the_settings_has_no_secret(url: str, shown: str) -> None:
+    settings = Settings.model_validate(
+        {
+            "redis_url": url,
+            "jwks_url": "https://me:secret@keys.example/jwks?key=secret",
+            "trace_url": "https://me:secret@collector.example/v1/traces",
+            "jwt_secrets": ["a secret of more than thirty-two bytes", "and another secret, which is as long"],
+            "retention_overrides": {"a.**": {"events": 5}},
+            "workers": 2,
+        }
+    )
+    changed = settings.changed()
+    assert "secret" not in json.dumps(changed, default=str).replace("jwt_secrets", "")
+    assert changed["redis_url"] == shown
+    assert changed["jwks_url"] == "https://…@keys.example/jwks?…"
+    assert changed["jwt_secrets"] == ["…", "…"]
+    assert changed["workers"] == 2
+    assert "host" not in changed
+
+
+def test_the_defaults_are_not_logged() -> None:
+    assert Settings().changed() == {}
