@@ -324,6 +324,14 @@ async def test_a_missing_model_is_shown_on_the_page(context: BrowserContext, fla
             await page.reload()
 
 
+async def test_its_public_names_come_from_the_environment(chromium: Browser, flags: list[str]) -> None:
+    context = await chromium.new_context()
+    with Example("tokens", *flags, ALLOWED_HOSTS="chat.example, other.example") as example:
+        for host, status in (("chat.example", 200), ("other.example:8000", 200), ("evil.example", 403)):
+            answer = await context.request.get(example.url, headers={"Host": host})
+            assert answer.status == status, host
+
+
 async def test_ctrl_c_in_mid_answer_ends_all_of_it(context: BrowserContext, flags: list[str]) -> None:
     with Example("tokens", *flags) as example:
         await asked(context, example)

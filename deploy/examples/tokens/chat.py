@@ -283,7 +283,7 @@ def main() -> None:
     """Serve the chat, with what the environment says."""
     logging.basicConfig(level=logging.WARNING, format="%(name)s: %(message)s")
     given = os.environ
-    names = given.get("ALLOWED_HOSTS", "").lower().split(",")
+    names = [name.strip().lower() for name in given.get("ALLOWED_HOSTS", "").split(",") if name.strip()]
     model = given.get("OPENAI_MODEL", "gpt-5-mini")
     app = create_app(given["BROKER_URL"], given["BROKER_SECRET"], AsyncOpenAI(), model, names)
     web.run_app(app, host="127.0.0.1", port=int(given.get("PORT", "8000")), print=None, access_log=None)
