@@ -157,11 +157,17 @@ def say(command: str, message: str) -> None:
 
 def client_error_text(error: ClientError, url: str) -> str:
     """The message for an error of the client. If `url` may be the wrong one, it says where the URL comes from."""
-    if error.code not in _BY_A_WRONG_URL or not isinstance(url, BrokerUrl):
-        return str(error)
-    change = "; set another with --url or BROKER_URL" if url.source == DEFAULT else ""
-    origin = "is the default" if url.source == DEFAULT else f"comes from {url.source}"
-    return f"{error}; the URL {url} {origin}{change}"
+    origin = url_origin(url) if error.code in _BY_A_WRONG_URL else ""
+    return f"{error}; {origin}" if origin else str(error)
+
+
+def url_origin(url: str) -> str:
+    """Where `url` comes from, for a message; empty if that is unknown."""
+    if not isinstance(url, BrokerUrl):
+        return ""
+    if url.source == DEFAULT:
+        return f"the URL {url} is the default; set another with --url or BROKER_URL"
+    return f"the URL {url} comes from {url.source}"
 
 
 def setting_error_text(error: ValidationError) -> str:

@@ -80,13 +80,19 @@ async def _follow(args: argparse.Namespace) -> None:
 
 
 def _connection_printer(url: str) -> Callable[[Connection], None]:
+    has_connected = has_failed = False
+
     def print_change(connection: Connection) -> None:
+        nonlocal has_connected, has_failed
         if connection.up:
+            has_connected = True
             common.say("subscribe", f"connected to {url}")
-        else:
-            common.say(
-                "subscribe", f"{url}: {connection.why}; next attempt in {connection.retry_seconds:.1f} s"
-            )
+            return
+        seconds = f"{connection.retry_seconds:.1f} s"
+        common.say("subscribe", f"{url}: {connection.why}; next attempt in {seconds}")
+        if not (has_connected or has_failed):
+            common.say("subscribe", common.url_origin(url))
+        has_failed = True
 
     return print_change
 

@@ -105,6 +105,7 @@ def test_it_waits_until_the_broker_has_started(broker: BrokerProcess) -> None:
     broker.kill()
     with Command(broker.url, "subscribe", "a") as command:
         command.says(f"{broker.url}: no answer: Connection refused; next attempt in 3.0 s")
+        command.says(f"the URL {broker.url} comes from BROKER_URL")
         broker.start()
         command.says("connected to")
         broker.publish("a", "x")
