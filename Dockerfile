@@ -6,11 +6,13 @@
 # Every setting is an environment variable (BROKER_REDIS_URL) or a flag after the image's name (serve --redis-url=…). It
 # doesn't start without access control: set BROKER_JWT_SECRETS or other keys, or open it with BROKER_ANONYMOUS as above.
 
-# The version that the tests use.
+# The version that the tests use. An image by its digest is the same tomorrow: --build-arg IMAGE=python@sha256:…
 ARG PYTHON=3.11
+ARG IMAGE=python:${PYTHON}-bookworm
+ARG SLIM_IMAGE=python:${PYTHON}-slim-bookworm
 
 # This image has compilers. They compile the broker's core; docker build --build-arg BROKER_COMPILED=0 leaves it pure Python.
-FROM python:${PYTHON}-bookworm AS build
+FROM ${IMAGE} AS build
 ARG BROKER_COMPILED=1
 WORKDIR /src
 COPY pyproject.toml README.md ./
@@ -18,7 +20,7 @@ COPY deploy/hatch_build.py deploy/
 COPY broker broker
 RUN pip wheel --no-cache-dir --wheel-dir /wheels .
 
-FROM python:${PYTHON}-slim-bookworm
+FROM ${SLIM_IMAGE}
 # A mount leaves no wheels in the image's layers. pip compiles all modules, so nothing is written at run time.
 RUN --mount=type=bind,from=build,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --find-links=/wheels sse-broker

@@ -8,6 +8,8 @@ stands behind all three.
 
 from __future__ import annotations
 
+import copy
+import json
 import os
 import shutil
 import signal
@@ -17,8 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import ClassVar, Self
+from urllib.request import urlopen
 
 import trustme
+from ruamel.yaml import YAML
 
 from tests.support.child_process import ChildProcess
 from tests.support.http import HOST, exchange, request
@@ -80,11 +84,17 @@ class ProxyProcess(ABC):
 
     program: ClassVar[str]
     file: ClassVar[str]
+    address: ClassVar[str] = "{}:{}"
+    """How the file writes a broker's."""
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
     answers_early: ClassVar[bool] = True
     """Whether a publisher hears of an answer while it still sends its body."""
     asks_past_refusal: ClassVar[bool] = True
     """Whether a stream that a broker refuses is asked of another."""
+    comes_back: ClassVar[bool] = True
+    """Whether it answers an EventSource with `retry:` while no broker is there."""
+    cuts_silent_streams: ClassVar[bool] = True
+    """Whether it has a time-out for silence."""
     resends_bodies: ClassVar[bool] = True
     """Whether a request with a body that met a dead broker is tried on another, if that can't publish twice."""
 
@@ -101,20 +111,24 @@ class ProxyProcess(ABC):
         self.port = free_port()
         self.tls_port = free_port()
         self._folder = folder
-        addresses = {
-            f"{name}:8080": brokers[index % len(brokers)].removeprefix("http://")
-            for index, name in enumerate(NAMES)
-        }
-        idle = {IDLE: f"{idle_seconds or 75}s"}
+        addresses = {}
+        for index, name in enumerate(NAMES):
+            host, port = brokers[index % len(brokers)].removeprefix("http://").split(":")
+            addresses[self.address.format(name, 8080)] = self.address.format(host, port)
+        idle = {IDLE: f"{idle_seconds or 75}s"} if self.cuts_silent_streams else {}
         text = substituted((DEPLOY / self.file).read_text(), {**addresses, **idle, **changes})
-        self._config = folder / self.file
+        self._config = folder / Path(self.file).name
         certificate = Certificate.made(folder)
         self.authority = certificate.authority
-        self._config.write_text(substituted(text, self._replacements(certificate)))
+        self._config.write_text(self._completed(substituted(text, self._replacements(certificate))))
 
     @abstractmethod
     def _replacements(self, certificate: Certificate) -> dict[str, str]:
         """What else differs on this machine."""
+
+    def _completed(self, text: str) -> str:
+        """What replacements can't do."""
+        return text
 
     @abstractmethod
     def _arguments(self) -> list[str]:
@@ -223,4 +237,84 @@ class Caddy(ProxyProcess):
         return ["run", "--config", str(self._config), "--adapter", "caddyfile"]
 
 
-PROXIES: dict[str, type[ProxyProcess]] = {kind.program: kind for kind in (Nginx, HAProxy, Caddy)}
+class Envoy(ProxyProcess):
+    program = "envoy"
+    file = "envoy.yaml"
+    address = "{{address: {}, port_value: {}}}"
+
+    def _replacements(self, certificate: Certificate) -> dict[str, str]:
+        return {
+            '{address: "::", port_value: 443, ipv4_compat: true}': f"{{address: {HOST}, port_value: {self.tls_port}}}",
+            "/etc/ssl/events.example.com.pem": str(certificate.chain),
+            "/etc/ssl/events.example.com.key": str(certificate.key),
+        }
+
+    def _completed(self, text: str) -> str:
+        config = YAML(typ="safe").load(text)
+        listeners = config["static_resources"]["listeners"]
+        plain = copy.deepcopy(listeners[0])
+        plain["name"] = "plain"
+        plain["address"]["socket_address"]["port_value"] = self.port
+        del plain["filter_chains"][0]["transport_socket"]
+        listeners.append(plain)
+        self._admin_port = free_port()
+        config["admin"] = {"address": {"socket_address": {"address": HOST, "port_value": self._admin_port}}}
+        return json.dumps(config)
+
+    def _answers(self) -> bool:
+        """It begins with the first broker that is ready; the others follow within a second."""
+        if not super()._answers():
+            return False
+        with urlopen(f"http://{HOST}:{self._admin_port}/clusters", timeout=WAIT_SECONDS) as answer:
+            hosts = answer.read()
+        return bool(hosts.count(b"health_flags::healthy") == len(NAMES))
+
+    def _arguments(self) -> list[str]:
+        return [
+            "--disable-hot-restart",
+            "--concurrency",
+            "2",
+            "--log-level",
+            "warning",
+            "-c",
+            str(self._config),
+        ]
+
+
+class Traefik(ProxyProcess):
+    program = "traefik"
+    file = "traefik/dynamic.yml"
+    answers_early = False  # Go's server, as Caddy's
+    resends_bodies = False
+    asks_past_refusal = False  # it retries failed requests, not answered ones
+    comes_back = False
+    cuts_silent_streams = False
+
+    def _replacements(self, certificate: Certificate) -> dict[str, str]:
+        return {
+            "/etc/ssl/events.example.com.pem": str(certificate.chain),
+            "/etc/ssl/events.example.com.key": str(certificate.key),
+        }
+
+    def _completed(self, text: str) -> str:
+        config = YAML(typ="safe").load(text)
+        routers = config["http"]["routers"]
+        for name in list(routers):
+            plain = routers[name] | {"entryPoints": ["plain"]}
+            del plain["tls"]
+            routers[f"plain-{name}"] = plain
+        settings = YAML(typ="safe").load(DEPLOY / "traefik" / "traefik.yml")
+        points = settings["entryPoints"]
+        points["plain"] = points["events"] | {"address": f"{HOST}:{self.port}"}
+        points["events"]["address"] = f"{HOST}:{self.tls_port}"
+        settings["providers"]["file"]["filename"] = str(self._config)
+        (self._folder / "settings.json").write_text(json.dumps(settings))
+        return json.dumps(config)
+
+    def _arguments(self) -> list[str]:
+        return [f"--configFile={self._folder / 'settings.json'}"]
+
+
+PROXIES: dict[str, type[ProxyProcess]] = {
+    kind.program: kind for kind in (Nginx, HAProxy, Caddy, Envoy, Traefik)
+}

@@ -94,9 +94,11 @@ def test_heartbeats_keep_a_silent_stream_open(behind: Behind) -> None:
 
 def test_without_them_it_is_cut(behind: Behind) -> None:
     """Else the test above would say nothing."""
-    with Stream(behind(idle_seconds=3).port, "/topics/a") as stream:
+    front = behind(idle_seconds=3)
+    with Stream(front.port, "/topics/a") as stream:
         stream.opened()
-        assert not stream.read()
+        if front.proxy.cuts_silent_streams:
+            assert not stream.read()
 
 
 BELOW: dict[str, dict[str, str]] = {
@@ -109,6 +111,8 @@ BELOW: dict[str, dict[str, str]] = {
         "method POST": "expression {method} == 'POST' && path('/events/*')",
         "handle {": "handle /events/* {",
     },
+    "envoy": {'prefix: "/"': 'prefix: "/events/"'},
+    "traefik": {"PathPrefix(`/`)": "PathPrefix(`/events/`)"},
 }
 """What the guide says to change for a host that has other paths too."""
 
@@ -301,8 +305,11 @@ def test_eventsource_comes_back_while_no_broker_is_there(behind: Behind) -> None
     with ThreadPoolExecutor() as pool:  # Caddy tries each for 5 s
         answers = pool.map(partial(exchange, front.port), others)
         status, content_type, body = asks_for_stream(front)
-        assert (status, content_type) == (200, "text/event-stream")
-        assert re.fullmatch(rb"retry: \d{5}\n", body)
+        if front.proxy.comes_back:
+            assert (status, content_type) == (200, "text/event-stream")
+            assert re.fullmatch(rb"retry: \d{5}\n", body)
+        else:
+            assert status in (502, 503)
         assert all(answer.status in (502, 503) for answer in answers)
 
 
@@ -337,7 +344,9 @@ def test_new_streams_go_to_others_while_a_broker_drains_and_open_ones_stay(three
             return streams
 
         early = six()
-        assert all(broker.metric("broker_subscribers") for broker in three.brokers)
+        while not all(broker.metric("broker_subscribers") for broker in three.brokers):
+            assert len(early) < 60, "one broker gets no streams"
+            early += six()
         drain(three.broker)
         wait_for(lambda: all(stream.events for stream in six()), "all new streams to be real ones")
         assert publish(three.port, b"x").status == 201
@@ -408,7 +417,8 @@ def test_event_with_a_key_is_sent_to_another_broker_if_one_dies_of_it(
 def test_event_without_a_key_is_not_sent_twice(swallowing: tuple[Swallower, Front]) -> None:
     swallower, front = swallowing
     *others, last = statuses_until_one_is_swallowed(swallower, front)
-    assert (set(others) - {201}, last, swallower.swallowed) == (set(), 502, 1)
+    assert (set(others) - {201}, swallower.swallowed) == (set(), 1)
+    assert last in (502, 503)
     assert front.broker.metric("broker_published_events_total") == len(others)
 
 
@@ -418,7 +428,7 @@ def test_event_without_a_key_is_not_sent_twice(swallowing: tuple[Swallower, Fron
 def test_files_name_the_same_three_brokers() -> None:
     for kind in PROXIES.values():
         text = (DEPLOY / kind.file).read_text()
-        assert {name for name in NAMES if f"{name}:8080" in text} == set(NAMES)
+        assert {name for name in NAMES if kind.address.format(name, 8080) in text} == set(NAMES)
 
 
 def test_replacement_of_text_that_is_not_there_fails() -> None:

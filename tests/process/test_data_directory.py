@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from broker.process import data_directory
 from broker.process.data_directory import DataDirectory
 from tests.support.broker_process import BrokerProcess, refused_start
+from tests.support.event_stream import ACCEPT, Stream
 from tests.support.process_tree import data_server
 from tests.support.redis_servers import valkey
 
@@ -26,6 +28,27 @@ def test_a_second_broker_on_the_same_directory_is_refused(data: Path) -> None:
         assert "another broker uses" in line
         assert str(data) in line
         assert broker.publish("news", "x")
+
+
+def test_a_restored_copy_tells_who_has_seen_more(data: Path, tmp_path: Path) -> None:
+    """As the guide says to back up and restore."""
+    copy = tmp_path / "copy"
+    with BrokerProcess(data=data) as broker:
+        first, *_ = [broker.publish("a", text) for text in ("1", "2", "3")]
+    shutil.copytree(data, copy)
+    with BrokerProcess(data=data) as broker:
+        newest = [broker.publish("a", text) for text in ("4", "5")][-1]
+    shutil.rmtree(data)
+    shutil.copytree(copy, data)
+    with BrokerProcess(data=data) as broker:
+        broker.publish("a", "6")
+
+        def resumed(cursor: str, count: int) -> list[str]:
+            with Stream(broker.port, "/topics/a", ACCEPT | {"Last-Event-ID": cursor}) as stream:
+                return [event.type or event.data for event in stream.wait_for_events(count)]
+
+        assert resumed(first, 3) == ["2", "3", "6"]
+        assert resumed(newest, 2) == ["broker.gap", "6"]
 
 
 def test_no_other_user_can_read_it(data: Path) -> None:
