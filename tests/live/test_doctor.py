@@ -51,7 +51,7 @@ class Planted:
     found: Mapping[str, Severity]
     settings: Mapping[str, Any] = field(default_factory=lambda: {"heartbeat_seconds": 0.5})
     target: Mapping[str, Any] = field(default_factory=dict)
-    seconds: float = 2.0
+    seconds: float = 6.0
 
 
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
@@ -199,7 +199,7 @@ async def test_brokers_that_share_no_store(proxies: dict[str, type[ProxyProcess]
         BrokerProcess(heartbeat_seconds=0.5) as other,
         proxies["nginx"]([one.url, other.url], tmp_path) as proxy,
     ):
-        report = await examine(Target(proxy.url, idle_seconds=1))
+        report = await examine(Target(proxy.url, idle_seconds=6))
     assert faults(report) == {**PLAIN_HTTP, "shared-store": ERROR}, text(report)
     assert "--redis-url" in finding(report, "shared-store").remedies["any"]
 

@@ -13,7 +13,7 @@ from broker.doctor.finding import Verdict, error, ok, warning
 from broker.doctor.site import RequestFailed, Site
 from broker.doctor.wire import Exchange
 
-OPEN_SECONDS = 5.0
+OPEN_SECONDS = 3.0
 EVENT_SECONDS = 3.0
 """An event that takes longer is held back; the broker writes it within milliseconds."""
 SINGLE_EVENTS = 3

@@ -6,7 +6,7 @@ from broker.doctor.finding import Verdict, error, ok, warning
 from broker.doctor.site import NothingArrived, Site
 from broker.doctor.wire import LAST_CHUNK
 
-SECONDS = 5.0
+SECONDS = 3.0
 
 
 async def check(site: Site) -> Verdict:
