@@ -66,19 +66,23 @@ class Distribution:
         sum: of all that was observed.
     """
 
-    __slots__ = ("bounds", "counts", "help_text", "name", "sum")
+    __slots__ = ("_first", "bounds", "counts", "help_text", "name", "sum")
 
     def __init__(self, name: str, help_text: str, bounds: Sequence[float] = LATENCY_SECONDS) -> None:
         self.name = name
         self.help_text = help_text
         self.bounds = tuple(bounds)
         self.counts = [0] * (len(self.bounds) + 1)
+        self._first = self.bounds[0]
         self.sum = 0.0
 
     def observe(self, quantity: float) -> None:
         """Count one more."""
-        self.counts[bisect_left(self.bounds, quantity)] += 1
         self.sum += quantity
+        if quantity <= self._first:  # most are
+            self.counts[0] += 1
+        else:
+            self.counts[bisect_left(self.bounds, quantity)] += 1
 
     @property
     def count(self) -> int:

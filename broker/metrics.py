@@ -108,14 +108,15 @@ class Metrics:
         self.written = self._distribution(
             "broker_publish_written_seconds",
             "Seconds from publishing an event until it was written to all subscribers that keep up; "
-            "observed once per fan-out pass, for its oldest event.",
+            "observed once per fan-out pass, for its oldest event; less than a millisecond may count as 0.",
         )
 
     def _make_publish_measures(self) -> None:
         self.published = self._count("broker_published_events", "Events accepted from publishers.")
         self.acknowledged = self._distribution(
             "broker_publish_acknowledged_seconds",
-            "Seconds from a publish until the store has acknowledged it, with the wait for slow fan-out.",
+            "Seconds from a publish until the store has acknowledged it, with the wait for slow fan-out; "
+            "0 if the store needs no wait.",
         )
         self.publish_errors = self._counts(
             "broker_publish_errors", "Publish requests refused, by the error's code.", "code"

@@ -19,11 +19,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from time import monotonic
 
 from broker.events import EventId
 from broker.fanout.backpressure import MAX_BYTES
 from broker.fanout.close_reason import CloseReason
-from broker.fanout.feed import PIECE_BYTES, Batch, Feed, FeedKey, Piece
+from broker.fanout.cuts import Cuts
+from broker.fanout.feed import PIECE_BYTES, Batch, Feed, FeedKey
 from broker.fanout.feed_table import FeedGroup, FeedTable
 from broker.fanout.lag import Lag
 from broker.fanout.owner import HubOwner, LogSource, Scheduler
@@ -32,6 +34,7 @@ from broker.log.log import Log
 
 WRITES_PER_TURN = 200  # about 2 ms
 MOVE_WRITES = 4  # to move a subscriber to another feed costs as much as so many writes
+TIMED_WRITES = 50  # fewer in a turn take less than a millisecond, and the turn's own time will do
 BATCHES_PER_TURN = 5  # to subscribers that are behind; about 1 ms
 
 
@@ -55,13 +58,14 @@ class FanOut:
         self._loop = loop
         self._queue: deque[FeedGroup] = deque()
         self._behind: deque[Subscriber] = deque()
-        self._last_batch: tuple[Feed, EventId, Batch] | None = None
-        self._last_piece: tuple[Feed, EventId, EventId, Piece | None] | None = None
+        self._cuts = Cuts()
+        self._written = owner.written
+        self._at_once, self._least = owner.written.counts, owner.written.bounds[0]
         self._is_scheduled = False
 
     def delivered(self, topic: str, size: int, published_at: float = 0.0) -> bool:
         """See `stores.base.StoreOwner.delivered`."""
-        self._last_batch = self._last_piece = None
+        self._cuts.last_batch = self._cuts.last_piece = None
         for group in self._feeds.delivered(topic, size):
             group.is_due = True
             group.bytes_delivered += size
@@ -69,7 +73,9 @@ class FanOut:
             if not group.is_queued:
                 group.is_queued = True
                 self._queue.append(group)
-        self._schedule()
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_soon(self._turn)
         if self._feeds.backlog <= MAX_BYTES:
             return True
         self._feeds.is_paused = True
@@ -92,7 +98,7 @@ class FanOut:
         if subscriber.cursor >= feed.end() and not key.floors:
             subscriber.write_first(opening, now)  # it lacks nothing, as most new ones
             return
-        batch = self._batch_after(feed, subscriber.cursor)
+        batch = self._cuts.batch_after(feed, subscriber.cursor)
         subscriber.write_first(opening if batch is None else opening + batch.chunk, now)
         if batch is not None:
             self._wrote(subscriber, batch, now)
@@ -161,7 +167,10 @@ class FanOut:
         if not group.unvisited:
             self._feeds.end_pass(group)
             if group.pass_published_at:
-                self._owner.pass_written(group.pass_published_at)
+                if len(some) < TIMED_WRITES and now - group.pass_published_at <= self._least:
+                    self._at_once[0] += 1  # most: it costs no call
+                else:
+                    self._written.observe(monotonic() - group.pass_published_at)
         return len(some) * pieces + moved * MOVE_WRITES or 1
 
     def _write_to(
@@ -179,22 +188,16 @@ class FanOut:
                     break
             else:
                 return 0
-            piece = self._piece_after(feed, cursor, target)
+            piece = self._cuts.piece_after(feed, cursor, target)
             chunk, end, events, ended, gaps, _ = piece or (b"", target, 0, (), (), False)
             if ended:
                 here = [one for one in subscribers if one.lag is None and one.cursor == cursor]
                 return self._write_ends(feed, here[: max(1, budget // MOVE_WRITES)], cursor, now)
             written = write_each(subscribers, cursor, chunk, events, end, now)
-            self._count(feed, written, chunk, events, gaps)
-
-    def _piece_after(self, feed: Feed, cursor: EventId, target: EventId) -> Piece | None:
-        """The next piece. The last one is kept: a pass takes several turns."""
-        last = self._last_piece
-        if last is not None and last[0] is feed and last[1] == cursor and last[2] == target:
-            return last[3]
-        piece = feed.piece_after(cursor, target)
-        self._last_piece = feed, cursor, target, piece
-        return piece
+            self.delivered_events += written * events
+            self.sent_bytes += written * len(chunk)
+            if gaps:
+                self._gaps_sent(feed, gaps, written)
 
     def _write_ends(self, feed: Feed, subscribers: Sequence[Subscriber], cursor: EventId, now: float) -> int:
         """Bring `subscribers`, all at `cursor`, to the present end, and off topics that end on the way.
@@ -205,9 +208,9 @@ class FanOut:
         ended: tuple[str, ...] = ()
         reason = CloseReason.ENDED
         reading = subscribers
-        while reading and (batch := self._batch_after(feed, cursor)) is not None:
+        while reading and (batch := self._cuts.batch_after(feed, cursor)) is not None:
             written = write_each(reading, cursor, batch.chunk, batch.events, batch.end, now)
-            self._count(feed, written, batch.chunk, batch.events, batch.gaps)
+            self._count(feed, batch, written)
             cursor, feed, ended = batch.end, batch.rest, ended + batch.ended
             if batch.is_cut:
                 reason = CloseReason.GAP
@@ -231,11 +234,14 @@ class FanOut:
             subscriber.finish(reason, b"", now)
         self._logs.unwatch(ended)
 
-    def _count(self, feed: Feed, subscribers: int, chunk: bytes, events: int, gaps: Sequence[str]) -> None:
-        """So many `subscribers` of `feed` were written `chunk`, with so many `events` and these `gaps`."""
-        self.delivered_events += subscribers * events
-        self.sent_bytes += subscribers * len(chunk)
-        for reason in gaps:
+    def _count(self, feed: Feed, batch: Batch, subscribers: int) -> None:
+        """So many `subscribers` of `feed` were written `batch`."""
+        self.delivered_events += subscribers * batch.events
+        self.sent_bytes += subscribers * len(batch.chunk)
+        self._gaps_sent(feed, batch.gaps, subscribers)
+
+    def _gaps_sent(self, feed: Feed, reasons: Sequence[str], subscribers: int) -> None:
+        for reason in reasons:
             self._owner.gap_sent(feed.key.topics, reason, subscribers)
 
     # Subscribers that are behind
@@ -251,7 +257,7 @@ class FanOut:
                 self.release(subscriber)
                 subscriber.finish(CloseReason.SLOW, b"", now)
                 continue
-            batch = self._batch_after(feed, subscriber.cursor)
+            batch = self._cuts.batch_after(feed, subscriber.cursor)
             subscriber.lag = None
             control_event, lag.control_event = lag.control_event, b""
             chunk = control_event if batch is None else control_event + batch.chunk
@@ -269,7 +275,7 @@ class FanOut:
         subscriber.cursor = batch.end
         subscriber.events += batch.events
         if subscriber.feed is not None:
-            self._count(subscriber.feed, 1, batch.chunk, batch.events, batch.gaps)
+            self._count(subscriber.feed, batch, 1)
         if batch.ended:
             reason = CloseReason.GAP if batch.is_cut else CloseReason.ENDED
             self._move(subscriber, batch.rest, batch.ended, reason, now)
@@ -289,12 +295,3 @@ class FanOut:
             self._owner.replayed(now - lag.replay_from)
         if feed.key.floors:  # the cursor is past them
             self._feeds.move(subscriber, feed.key._replace(floors=()), feed.logs)
-
-    def _batch_after(self, feed: Feed, cursor: EventId) -> Batch | None:
-        """The next batch. The last one is kept: many subscribers reconnect with the same cursor, or meet the same ends."""
-        if self._last_batch is not None and self._last_batch[0] is feed and self._last_batch[1] == cursor:
-            return self._last_batch[2]
-        batch = feed.batch_after(cursor)
-        if batch is not None:
-            self._last_batch = feed, cursor, batch
-        return batch

@@ -12,6 +12,7 @@ from typing import Protocol
 from broker.events import EventId
 from broker.fanout.close_reason import CloseReason
 from broker.fanout.subscriber import Subscriber
+from broker.measures import Distribution
 
 
 class LogSource(Protocol):
@@ -36,16 +37,19 @@ class Scheduler(Protocol):
 
 
 class HubOwner(Protocol):
-    """Learns when the hub's streams close, age or get a gap."""
+    """Learns when the hub's streams close, age or get a gap.
+
+    Attributes:
+        written: for each pass of fan-out it gets the seconds from publishing its oldest event until the end of the pass.
+    """
+
+    written: Distribution
 
     def closed(self, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
         """A connection is gone, after `age` seconds. Called once for each."""
 
     def gap_sent(self, topics: Sequence[str], reason: str, subscribers: int) -> None:
         """A gap within one of the logs of `topics` was written to `subscribers` of them."""
-
-    def pass_written(self, published_at: float) -> None:
-        """A pass of fan-out has ended, whose oldest event was published at `published_at`; see `stores.base.StoreOwner`."""
 
     def replayed(self, seconds: float) -> None:
         """A stream that began with kept events has them all, after `seconds`."""

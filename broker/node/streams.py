@@ -11,7 +11,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
-from time import monotonic
 
 from broker import sse
 from broker.auth.grants import Caller
@@ -77,6 +76,7 @@ class Streams:
     Attributes:
         is_draining: whether this instance shuts down; then it takes no new streams.
         max_connections: how many there may be.
+        written: see `HubOwner`.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Streams:
         loop = asyncio.get_running_loop()
         self.is_draining = False
         self.max_connections = policy.max_connections
+        self.written = metrics.written
         self.hub = Hub(
             self,
             logs,
@@ -288,9 +289,6 @@ class Streams:
     def gap_sent(self, topics: Sequence[str], reason: str, subscribers: int) -> None:
         self._metrics.gaps.add(reason, subscribers)
         report_gap(self._reporter, topics, reason, subscribers)
-
-    def pass_written(self, published_at: float) -> None:
-        self._metrics.written.observe(monotonic() - published_at)
 
     def replayed(self, seconds: float) -> None:
         self._metrics.replay.observe(seconds)

@@ -58,7 +58,8 @@ class RouteMeasure:
 
     Attributes:
         statuses: how many answers had each status.
-        seconds: from a request's head to its answer, or to the beginning of its stream.
+        seconds: from a request's head to its answer, or to the beginning of its stream; only of those that had to wait for something.
+            All others were answered at once, and `collect` counts them as such.
     """
 
     __slots__ = ("is_publish", "seconds", "statuses")
@@ -69,13 +70,18 @@ class RouteMeasure:
         self.seconds = Distribution("", "", SECONDS)
         self.is_publish = method == "POST" and path in PUBLISHING
 
-    def answered(self, status: int, seconds: float) -> None:
-        """Called for each request: it is written for speed."""
-        if status in self.statuses:
-            self.statuses[status] += 1
-        else:
-            self.statuses[status] = 1
-        self.seconds.observe(seconds)
+    def answered(self, status: int, seconds: float | None) -> None:
+        """Count an answer, which had to wait for so many `seconds`; None if for nothing."""
+        self.statuses[status] = self.statuses.get(status, 0) + 1
+        if seconds is not None:
+            self.seconds.observe(seconds)
+
+    def all_seconds(self) -> Distribution:
+        """`seconds` of all answers."""
+        every = Distribution("", "", SECONDS)
+        every.counts[:], every.sum = self.seconds.counts, self.seconds.sum
+        every.counts[0] += sum(self.statuses.values()) - self.seconds.count
+        return every
 
 
 class RequestMeasures:
@@ -118,13 +124,14 @@ class RequestMeasures:
         )
         seconds = HistogramMetricFamily(
             "broker_request_seconds",
-            "Seconds from a request's head to its answer, or to the beginning of its stream, by route.",
+            "Seconds from a request's head to its answer, or to the beginning of its stream, by route; 0 if it had to wait for nothing.",
             labels=("method", "route"),
         )
         for (method, path), measure in self._routes.items():
             for status, count in measure.statuses.items():
                 answers.add_metric((method, path, str(status)), count)
-            seconds.add_metric((method, path), buckets(measure.seconds), measure.seconds.sum)
+            every = measure.all_seconds()
+            seconds.add_metric((method, path), buckets(every), every.sum)
         yield answers
         yield seconds
 

@@ -15,6 +15,7 @@ from broker.fanout.hub import Hub
 from broker.fanout.owner import StreamTimes
 from broker.fanout.subscriber import Subscriber
 from broker.log.log import Log
+from broker.measures import Distribution
 from broker.sse import Decoder
 from broker.topics import Retention
 from tests.support.http import ChunkDecoder
@@ -40,7 +41,7 @@ class HubHarness:
         self.scheduled: list[Callable[[], object]] = []
         self.closes: list[CloseReason] = []
         self.gaps: list[str] = []
-        self.passes: list[float] = []
+        self.written = Distribution("written", "")
         self.replays: list[float] = []
         self.released: list[str] = []
         self.far: dict[Subscriber, socket.socket] = {}
@@ -77,9 +78,6 @@ class HubHarness:
 
     def gap_sent(self, _topics: Sequence[str], reason: str, subscribers: int) -> None:
         self.gaps.extend([reason] * subscribers)
-
-    def pass_written(self, published_at: float) -> None:
-        self.passes.append(published_at)
 
     def replayed(self, seconds: float) -> None:
         self.replays.append(seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from time import monotonic
 
 from broker.events import EventId
 from broker.log.log import Log
@@ -12,6 +13,9 @@ from broker.log.timeline import Timeline
 from broker.stores.base import NO_OWNER, StoreOwner
 from broker.stores.memory.clock import MemoryClock
 
+NOW = -1.0
+"""A moment of publishing that is only read from the clock if somebody watches the topic."""
+
 
 class MemoryLogs:
     """Implements `WatchedLogs`. The logs are the store itself, so they are always complete.
@@ -19,7 +23,7 @@ class MemoryLogs:
     Attributes:
         last_id: the newest id; `MemoryTopics` raises it.
         owner: deliveries go to it.
-        published_at: of the publish in progress, 0 during any other change; `MemoryTopics` sets it.
+        published_at: of the publish in progress, or `NOW`; 0 during any other change. `MemoryTopics` sets it.
     """
 
     def __init__(self, table: LogTable, clock: MemoryClock) -> None:
@@ -69,4 +73,5 @@ class MemoryLogs:
         if log is not None:
             self._table.appended(topic, log, now)
         if topic in self._watched:
-            self.owner.delivered(topic, size, self.published_at)
+            published_at = monotonic() if self.published_at == NOW else self.published_at
+            self.owner.delivered(topic, size, published_at)

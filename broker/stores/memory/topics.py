@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from time import monotonic
 
 from broker import sse
 from broker.errors import Closed
@@ -14,7 +13,7 @@ from broker.stores.base import CLOSED, NO_OPTIONS, Item, PublishOptions, Receipt
 from broker.stores.idempotency import IdempotencyKeys
 from broker.stores.leases import Leases
 from broker.stores.memory.clock import MemoryClock
-from broker.stores.memory.logs import MemoryLogs
+from broker.stores.memory.logs import NOW, MemoryLogs
 from broker.stores.terms import TopicTerms
 
 
@@ -51,7 +50,7 @@ class MemoryTopics:
         options: PublishOptions = NO_OPTIONS,
         published_at: float = 0.0,
     ) -> Receipt:
-        self._logs.published_at = published_at or monotonic()
+        self._logs.published_at = published_at or NOW
         if key is None and options is NO_OPTIONS:
             if self._has_ends:
                 self._check_open({topic for topic, _ in items})

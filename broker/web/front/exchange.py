@@ -43,7 +43,7 @@ class Exchange:
         peer: the client's address, if the front needs it.
         is_complete: whether the whole body has arrived.
         is_queued: whether the connection has queued it to be served.
-        began_at: when it was first served; `time.monotonic`.
+        began_at: when its handler began to wait, by `time.monotonic`; 0 if it never did.
         started_at: when the head was complete; seconds since 1970, 0 without an access log.
     """
 

@@ -131,7 +131,6 @@ class Front:
             exchange.peer = connection.peer
         if self.access_log is not None:
             exchange.started_at = time()
-        exchange.began_at = monotonic()
         head = exchange.head
         if head.refusal is not None:
             self._send(connection, exchange, head.refusal)
@@ -162,6 +161,7 @@ class Front:
                 return
             if isinstance(result, Coroutine):
                 waited = result.send(None)
+                exchange.began_at = monotonic()
                 running = self._finish(connection, exchange, request, result, waited)
                 self._own(self._loop.create_task(running))
                 return
@@ -267,7 +267,12 @@ class Front:
         return self._measures.unrouted if head.route is None else head.route.measure
 
     def _log(self, exchange: Exchange, status: int, size: int) -> None:
-        self._measure_of(exchange.head).answered(status, monotonic() - exchange.began_at)
+        route = exchange.head.route
+        if route is not None and not exchange.began_at and status in route.statuses:
+            route.statuses[status] += 1  # at once, as most: it costs no call
+        else:
+            waited = monotonic() - exchange.began_at if exchange.began_at else None
+            self._measure_of(exchange.head).answered(status, waited)
         if self.access_log is not None:
             self.access_log.write(exchange, status, size)
 

@@ -117,12 +117,12 @@ class Routed:
     Attributes:
         handler: or the answer, if it needs no handler.
         path: below the base path.
-        measure: of the route.
+        measure, statuses: of the route.
         path_values, memo: see `values.Request`.
         needs_peer: whether the handler logs who asked.
     """
 
-    __slots__ = ("handler", "measure", "memo", "needs_peer", "path", "path_values", "query")
+    __slots__ = ("handler", "measure", "memo", "needs_peer", "path", "path_values", "query", "statuses")
 
     def __init__(
         self,
@@ -136,6 +136,7 @@ class Routed:
     ) -> None:
         self.handler = handler
         self.measure = measure
+        self.statuses = measure.statuses
         self.path = path
         self.query = query
         self.path_values = path_values
