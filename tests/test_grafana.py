@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from tests.alerts.promtool import needs_promtool
 from tests.support.local_broker import Server
+from tests.support.waiting import WAIT_SECONDS
 
 FOLDER = Path(__file__).parents[1] / "deploy" / "grafana"
 DASHBOARD = json.loads((FOLDER / "dashboard.json").read_text())
@@ -31,6 +34,21 @@ async def test_queries_name_metrics_and_labels_that_there_are(server: Server) ->
         known = set.union(*[labels[metric] for metric in metrics])
         for names in re.findall(r"by \(([^)]*)\)", query):
             assert set(names.split(", ")) <= known, query
+
+
+@needs_promtool
+def test_queries_are_promql(tmp_path: Path) -> None:
+    variables = {"$__rate_interval": "1m", "$job": ".*", "$instance": ".*"}
+    rules = []
+    for number, query in enumerate(QUERIES):
+        for name, value in variables.items():
+            query = query.replace(name, value)
+        rules.append({"record": f"query_{number}", "expr": query})
+    file = tmp_path / "rules.yml"
+    file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    command = ["promtool", "check", "rules", "--lint=none", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_SECONDS, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_queries_ask_only_for_the_instances_that_are_chosen() -> None:
