@@ -258,7 +258,7 @@ class FanOut:
                 subscriber.finish(CloseReason.SLOW, b"", now)
                 continue
             batch = self._cuts.batch_after(feed, subscriber.cursor)
-            subscriber.lag = None
+            subscriber.end_lag()
             control_event, lag.control_event = lag.control_event, b""
             chunk = control_event if batch is None else control_event + batch.chunk
             if chunk:

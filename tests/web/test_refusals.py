@@ -182,6 +182,7 @@ async def test_no_line_has_a_token_or_a_payload(start: Start, caplog: pytest.Log
             assert PAYLOAD not in str(vars(record))
 
 
+@pytest.mark.uncompiled
 async def test_a_defect_is_logged_without_its_token(
     start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
