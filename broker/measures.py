@@ -1,4 +1,4 @@
-"""What is measured, as plain numbers that cost next to nothing to change: counts and distributions.
+"""Measurements, as plain numbers that cost next to nothing to change: counts and distributions.
 
 Rules: no metrics library; `metrics` exports them. The labels' values are declared before anything is counted, so that each
 series exists from the start: `rate()` in Prometheus doesn't see the first burst of a series that begins with it. So a label has
@@ -91,7 +91,7 @@ class Distribution:
     def quantile(self, share: float, since: Sequence[int] = ()) -> float | None:
         """About the quantity below which that share of the observations lies, as Prometheus reckons it; None without any.
 
-        With `since`, earlier `counts`, only what was observed after them counts.
+        With `since`, earlier `counts`, only later observations count.
         """
         counts = (
             [now - before for now, before in zip(self.counts, since, strict=True)] if since else self.counts

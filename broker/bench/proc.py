@@ -37,9 +37,9 @@ class Sample:
 
 
 def sample(pid: int) -> Sample:
-    """Measure process `pid`, its descendants and the kernel's sockets. Raises BenchError if there is no such process."""
+    """Measure process `pid`, its descendants and the kernel's sockets. Raises BenchError if it doesn't exist."""
     if not (PROC / str(pid)).exists():
-        raise BenchError(f"--server-pid {pid}: there is no such process")
+        raise BenchError(f"--server-pid {pid}: this process doesn't exist")
     family = descendants(pid)
     return Sample(sum(map(cpu_ns, family)), sum(map(resident, family)), tcp_bytes(), slab_bytes())
 

@@ -41,10 +41,10 @@ def count(chunk: bytearray, length: int) -> int:
 
 
 def draw(chunk: bytearray, length: int, chance: float) -> int:
-    """The stamp of a random event in `chunk[:length]`, in ns; 0 if it has none.
+    """The stamp of a random event in `chunk[:length]`, in ns; 0 if the chunk has no event.
 
     `chance` is uniform in [0, 1). The event is the first one after a uniformly chosen byte, or the first of the chunk if
-    there is none: events of the same size are equally likely.
+    none follows: events of the same size are equally likely.
     """
     at = chunk.find(MARK, int(chance * length), length)
     if at < 0:

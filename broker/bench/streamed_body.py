@@ -68,7 +68,7 @@ async def exchange(load: Load, target: Target, seconds: float) -> tuple[int, byt
 
 
 def published_count(response: bytes, default: int) -> int:
-    """`published` in the JSON of a response, or `default` if it has none."""
+    """`published` from the JSON of a response; `default` if it is missing."""
     try:
         body = json.loads(response.partition(b"\r\n\r\n")[2])
     except ValueError:

@@ -142,7 +142,7 @@ async def _instance(settings: Settings, inherited: Sequence[socket]) -> None:
 
 
 def _print_start(endpoint: Endpoint, settings: Settings, more: str = "") -> None:
-    """Print the line that says that the broker listens, and log what it runs with.
+    """Print the line that says that the broker listens, and log its versions and settings.
 
     Raises `StartError` if standard output can't be written to.
     """

@@ -73,7 +73,7 @@ class TopicState:
         events: how many events it keeps.
         bytes: their size.
         first_id: the id of the first kept event, or None.
-        last_id: the id of the last event, even if it is no longer kept, or None.
+        last_id: the id of the last event, even if the broker has dropped that event; else None.
         closed: whether the topic has ended.
     """
 

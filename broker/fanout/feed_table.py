@@ -274,7 +274,7 @@ class FeedTable:
                 state.groups_behind += 1
 
     def _written(self, size: int) -> None:
-        """`size` bytes are no longer on their way."""
+        """`size` bytes have left: subtract them from the backlog."""
         self.backlog -= size
         if self.backpressure.queue:
             self.backpressure.admit()

@@ -8,7 +8,7 @@ class Lag:
 
     Attributes:
         since: when it began to lag.
-        replay_from: when a stream began that still replays what it began with; else 0.
+        replay_from: when the stream began, if it still replays kept events; else 0.
         pending: bytes that the peer has yet to acknowledge.
         moved_at: when `pending` last changed.
         unanswered: it lags only because the peer hasn't acknowledged earlier bytes in a heartbeat's time.

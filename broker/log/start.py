@@ -193,8 +193,8 @@ def position(start: Start, topics: Sequence[str], logs: Sequence[Log], store: St
 def _ends_again(ends: Sequence[Entry], cursor: EventId, store: StoreState, *, is_all: bool) -> bytes:
     """The ends of topics that a cursor has passed, after a gap: the store went back, so the topics may have been open since.
 
-    An end's own id would move the cursor back, and other topics would repeat events. So the ends have none; but if no other
-    topic is left, the last one has an id after the loss: a client that comes back with it gets 204.
+    An end's own id would move the cursor back, and other topics would repeat events. So the ends carry no id; but if no other
+    topic is left, the last end has an id after the loss: a client that comes back with it gets 204.
     """
     frames = [sse.with_id(end.frame, None) for end in ends]
     if is_all and store.received_to > cursor:

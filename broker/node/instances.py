@@ -35,7 +35,7 @@ class Instances:
 
     Attributes:
         on_cancel: called with the topic of a cancel.
-        on_show_stats: called when somebody, on any instance, reads `_stats`.
+        on_show_stats: called when a client of any instance reads `_stats`.
         questions: asks all instances.
     """
 

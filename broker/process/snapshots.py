@@ -1,7 +1,7 @@
 """The metrics of one worker as plain values, and those of several merged.
 
 Rules: no pipes, no processes. Counters and histograms of all workers are added up, also of workers that have ended: a sum that
-fell would look like a restart of everything to Prometheus. Gauges are added up too, but for those in `LARGEST` and `SMALLEST`.
+fell would look like a restart of everything to Prometheus. Gauges are added up too, except those in `LARGEST` and `SMALLEST`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Merger:
         self._ended: dict[tuple[str, str, Labels], float] = {}
 
     def retire(self, snapshot: Snapshot) -> None:
-        """Keep the counts of a worker that has ended, whose last snapshot this was."""
+        """Keep the counts of a worker that has ended; `snapshot` is its last one."""
         for family in snapshot:
             if family.kind in _GROWING:
                 for sample, labels, value in family.samples:

@@ -9,7 +9,7 @@ Each message is a line. From the supervisor:
 The worker sends `merge` when it is asked for the metrics of all workers, and `metrics` once more before it ends. When the pipe
 closes, the supervisor is dead and the worker exits at once.
 
-Rules: the event loop answers, so a worker that hangs doesn't. What is written never blocks it.
+Rules: the event loop answers, so a worker that hangs doesn't. A write never blocks the loop.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def main() -> int:
 async def _serve(config: WorkerConfig) -> None:
     from broker.process.instance import Instance
 
-    relax_collector()  # after the import, whose objects live as long as the process
+    relax_collector()  # after the import: its objects live as long as the process
     channel = await SupervisorChannel.open(STDIN, os.dup(STDOUT))
     sockets = [socket.socket(fileno=descriptor) for descriptor in config.descriptors]
     instance = Instance(config.settings, sockets, is_worker=True)

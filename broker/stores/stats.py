@@ -14,7 +14,7 @@ class CallMeasures:
     """The calls of a shared store. The store in memory makes none.
 
     Attributes:
-        seconds: from a call to its answer, by what it is for.
+        seconds: from a call to its answer, by the call's purpose.
         retries: calls that were sent again, because the connection was lost or the server asked for time.
         failures: calls that failed: no answer in time, or an error.
     """

@@ -30,7 +30,7 @@ class Guard:
         allowed_hosts: hosts allowed without a token, as the setting has them: `name`, `name:port`, `*.name` or `*`.
         origins: those that may send POST and DELETE.
         is_https: whether every request comes by HTTPS.
-        answers_preflights: whether pages of other origins may ask what they may do.
+        answers_preflights: whether pages of other origins get answers to preflight requests.
     """
 
     def __init__(

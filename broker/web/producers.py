@@ -26,7 +26,7 @@ MAX_CANCELLED = 10_000
 UNWATCHED_SECONDS = 2.0
 """How often the bodies without viewers are counted."""
 MAX_ASKED = 1000
-"""Topics for whose viewers the store is asked at once; of more, so many at random stand for all."""
+"""How many topics the store is asked about at once. If there are more, a random sample of this size stands for all."""
 
 _CANCELLED = "This topic's producer was asked to stop: stop, and end the topic with ?end=true unless it is closed already."
 

@@ -268,7 +268,7 @@ class _StreamedPublish:
             await self._node.instances.cancel_written(self._topic)
             await self._node.close(self._topic, CANCELLED)
         except Unavailable as error:
-            _logger.warning("can't close a topic whose producer was cancelled: %s", error.detail)
+            _logger.warning("can't close the topic of a cancelled producer: %s", error.detail)
         else:
             self.is_closed = True
 

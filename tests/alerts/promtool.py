@@ -36,7 +36,7 @@ def alerts() -> Sequence[Mapping[str, Any]]:
 def firing(series: Series, *minutes: int) -> Sequence[set[str]]:
     """The alerts that fire on `series` at each of `minutes`.
 
-    promtool compares with what it expects, so it is asked to expect an alert that there isn't, and says what it got.
+    promtool only compares. So the test expects an alert that doesn't exist, and promtool prints those it got instead.
     """
     queries = [
         {

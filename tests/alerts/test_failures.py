@@ -1,4 +1,4 @@
-"""Failures that are produced for real: a broker is broken, scraped, and promtool evaluates the alerts on what was scraped.
+"""Real failures: a broker is broken and scraped, and promtool evaluates the alerts on its metrics.
 
 A scrape stands for the minutes that the broker would go on like this; `promtool.over_time` repeats it.
 """
@@ -53,7 +53,7 @@ def scrape(port: int, path: str = "/metrics") -> Scrape:
 def fired(healthy: Scrape, *failing: Scrape, also: str = "") -> set[str]:
     """The alerts that fire at some moment after the failure; before it none does.
 
-    What also tells that the machine of the tests is busy is left out, but for the metric `also`.
+    Metrics that also rise on a busy machine are left out, except `also`.
     """
     minutes = [HEALTHY_MINUTES, *[1] * (len(failing) - 1), FAILING_MINUTES]
     series = over_time([without_machine(one, also) for one in (healthy, *failing)], minutes)
@@ -71,7 +71,7 @@ def without_machine(one: Scrape, also: str = "") -> Scrape:
 
 
 def open_stream(port: int, topic: str, *headers: str, receive_buffer: int = 0) -> socket.socket:
-    """A stream whose head has arrived; nobody reads on."""
+    """A stream; its head has arrived, and its body is not read."""
     connection = socket.socket()
     if receive_buffer:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -150,7 +150,7 @@ def test_reconnect_storm() -> None:
 
 
 def test_gaps() -> None:
-    """The broker has restarted, and thousands of clients come back at once; each is told `lost`, and then all is well again."""
+    """The broker has restarted, and thousands of clients come back at once. Each gets `lost`; then all is well again."""
     count = max(100, round(5000 * SCALE))
     with BrokerProcess() as broker:
         cursor = broker.publish("news", "x")

@@ -1,4 +1,4 @@
-"""No alert fires under healthy load, in what was scraped from a broker that works."""
+"""No alert fires on the metrics of a broker under healthy load."""
 
 from __future__ import annotations
 

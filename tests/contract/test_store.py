@@ -45,7 +45,7 @@ async def test_watched_log_grows_and_is_delivered(store: StoreHarness, owner: Re
 async def test_the_moment_of_publishing_is_delivered_with_the_events(
     store: StoreHarness, owner: RecordingOwner, ago: float
 ) -> None:
-    """A step of the clock that ids come from doesn't change it; what isn't a publish has none."""
+    """A step of the clock that ids come from doesn't change it. Only a publish has one."""
     await store.store.logs.watch(["a"], Latest())
     for step in (0, 7200, -3600):
         store.advance(step)

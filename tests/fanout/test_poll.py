@@ -14,7 +14,7 @@ from tests.support.hub_harness import HubHarness, tcp_pair
 
 
 class Waiting:
-    """A poll of a harness, and what it was asked for.
+    """A poll of a harness, and the requests to it.
 
     Attributes:
         gives: the answer to a wake; None while there is nothing to give.

@@ -1,4 +1,4 @@
-"""The web page in a real Chromium: what it shows to a person who publishes and watches, and what must never happen."""
+"""The web page in a real Chromium: publishing, watching, and what must never happen."""
 
 import json
 import re

@@ -58,7 +58,7 @@ def closed_as_slow(broker: BrokerProcess) -> int:
 
 
 def resident_bound(streams: int, lagging: int) -> int:
-    """I4: the memory that the broker may take in addition to what it took without clients."""
+    """I4: the memory that the broker may take in addition to its memory without clients."""
     log = RETENTION_BYTES + RETENTION_EVENTS * ENTRY_OVERHEAD_BYTES
     batch = BATCH_EVENTS * (EVENT_BYTES + ENTRY_OVERHEAD_BYTES + 100)
     on_its_way = MAX_TOPIC_BYTES + batch

@@ -86,7 +86,7 @@ class Store:
             getattr(self, name)(topic)
 
     def among(self, topics: list[str]) -> list[tuple[str, EventId]]:
-        """What is kept of these topics, oldest first."""
+        """The kept events of these topics, oldest first."""
         return [one for one in self.kept if one[0] in topics]
 
 

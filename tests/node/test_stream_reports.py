@@ -91,7 +91,7 @@ async def test_a_stream_that_lags_counts_each_byte_once(
     reader, _ = await server.send(b"GET /topics/a HTTP/1.1\r\nHost: localhost\r\n\r\n")
     await until(lambda: server.subscribers_of("a"), "the stream")
     text, events = "x" * 200_000, 0
-    while not server.node.streams.hub.lagging:  # its buffers fill, as nobody reads
+    while not server.node.streams.hub.lagging:  # the client doesn't read, so its buffers fill
         await server.publish("a", text)
         events += 1
     await server.publish("a?end=true", text)

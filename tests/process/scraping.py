@@ -1,4 +1,4 @@
-"""The metrics of a broker whose workers may not all answer."""
+"""Scrape a broker although some of its workers may not answer."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ async def test_a_reset_after_the_peers_end_is_noticed(wiring: Wiring, has_ended:
     for number in range(1, 4):
         other_far.send(b"b")
         await until(lambda number=number: len(other.received) == number, "the other one is read")  # type: ignore[misc]
-    assert wiring.polling._epoll.poll(0) == [], "ends wake nobody twice"
+    assert wiring.polling._epoll.poll(0) == [], "an end wakes the loop only once"
     assert not near.is_lost
     far.close()
     await until(lambda: near.is_lost, "it is lost")

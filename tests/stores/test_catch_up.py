@@ -120,7 +120,7 @@ async def test_topics_are_extended_by_one_call(harness: Harness) -> None:
 
 
 async def test_i4_few_readings_go_on_without_waiters(harness: Harness) -> None:
-    """All others stop, and keep what they have read."""
+    """All others stop, and keep the events that they have read."""
     topics = [f"t{number}" for number in range(2 * MAX_UNAWAITED)]
     short = [harness.state.replicas.open(topic) for topic in topics]
     for replica in short:

@@ -10,7 +10,7 @@ from broker.node.node import Node
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, Store, TopicState
 
 Travel = Callable[[], Awaitable[object]]
-"""Awaited before each call of a store; what it raises is what the call raises."""
+"""Awaited before each call of a store; the call raises its exceptions."""
 
 
 def keep_at_a_distance(node: Node, travel: Travel) -> None:

@@ -20,7 +20,7 @@ class RawClient:
         trusting: for TLS; None for a plain connection.
 
     Attributes:
-        has_notice: whether the server ended TLS with a notice, so that nobody can have cut the connection.
+        has_notice: whether the server ended TLS with a notice: without one, an attacker may have cut the connection.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A folder that all processes of one test run share, for what is expensive to make. Also a plugin that makes and removes it."""
+"""A folder that all processes of one test run share, for expensive files. Also a plugin that makes and removes it."""
 
 from __future__ import annotations
 

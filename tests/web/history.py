@@ -69,7 +69,7 @@ def waiting_polls(server: Server) -> int:
 
 
 def polls(server: Server) -> int:
-    """How many streams and polls are open, also those that have ended and whose client doesn't have everything yet."""
+    """How many streams and polls are open, also those that have ended but still have data to send."""
     return len(server.node.streams.hub)
 
 

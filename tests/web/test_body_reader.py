@@ -27,7 +27,7 @@ class Silent(Body):
 
 
 class Arriving(Body):
-    """A body whose pieces arrive one by one; b"" is its end.
+    """A body that arrives piece by piece; b"" is its end.
 
     Attributes:
         listener: is called for each.

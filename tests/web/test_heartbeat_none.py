@@ -1,4 +1,4 @@
-"""Streams without heartbeats: `?heartbeat=none`, for operators who look for time-outs on a path."""
+"""Streams without heartbeats: `?heartbeat=none`, for finding time-outs on a path."""
 
 from __future__ import annotations
 

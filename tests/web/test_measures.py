@@ -192,7 +192,7 @@ async def test_streamed_bodies_by_how_they_end(server: Server) -> None:
     _, cut = await server.send(head % b"c" + chunked(lines, end=b""))
     _, cancelled = await server.send(head % b"d" + chunked(lines, end=b""))
     await until(lambda: value(server, "broker_streamed_bodies") == 2, "both are open")
-    await until(lambda: value(server, "broker_unwatched_bodies") == 2, "nobody watches")
+    await until(lambda: value(server, "broker_unwatched_bodies") == 2, "neither is watched")
     viewer = await server.subscribe("/topics/d")
     await until(lambda: value(server, "broker_unwatched_bodies") == 1, "one is watched")
     cut.transport.abort()

@@ -1,4 +1,4 @@
-"""The lines about requests: what was refused and why, what an administrator did, and never a token or a payload."""
+"""The lines about requests: refusals with their reason, administrators' actions, and never a token or a payload."""
 
 from __future__ import annotations
 

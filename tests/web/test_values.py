@@ -26,7 +26,7 @@ def test_no_query() -> None:
 
 
 def test_i9_parameters_are_bounded() -> None:
-    """Each is decoded, so a head full of them would keep everybody waiting."""
+    """Each is decoded, so a head full of them would keep all other clients waiting."""
     raw = "&".join(["topic=a"] * MAX_PARAMETERS)
     assert len(Query(raw).getall("topic")) == MAX_PARAMETERS
     query = Query(f"{raw}&")

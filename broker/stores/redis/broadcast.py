@@ -60,7 +60,7 @@ class RedisBroadcast:
     async def _call(
         self, command: str, until: float | None, channel: str = "", payload: str = ""
     ) -> tuple[bool, int]:
-        """Keep `command`, if it has an `until`, and publish it, if there is a `channel`. False: there is no room.
+        """Keep `command`, if it has an `until`, and publish it, if there is a `channel`. False: too many are kept.
 
         The number is that of the instances it was published to.
         """

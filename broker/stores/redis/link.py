@@ -41,7 +41,7 @@ class LinkLost(Exception):
     """The connection is gone or couldn't be made, by a fault of the server or the network.
 
     Attributes:
-        public: the text without addresses, for answers to anybody.
+        public: the text without addresses, for answers to clients.
     """
 
     def __init__(self, text: str, public: str = "") -> None:

@@ -22,7 +22,7 @@ from broker.stores.redis.watermark import Watermark
 from broker.topics import Retention
 
 MAX_AGE_SECONDS = 600.0
-"""An event that seems to be published longer ago comes from an instance whose clock is wrong."""
+"""An event that seems older comes from an instance with a wrong clock."""
 
 _logger = logging.getLogger("broker")
 

@@ -22,7 +22,7 @@ class ServerMemory:
 
     Attributes:
         used: 0 before the first.
-        limit: its `maxmemory`; 0 if it has none.
+        limit: its `maxmemory`; 0 without a limit.
     """
 
     def __init__(self, calls: ScriptPipeline) -> None:

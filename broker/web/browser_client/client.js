@@ -205,7 +205,7 @@ export class Connection {
       if (typeof answer === "number") return answer;
       if (answer.status === 204) return this.over();
       if (!answer.headers.get("Content-Type")?.startsWith("text/event-stream") || !answer.body)
-        return this.#backOff("The answer is no event stream.");
+        return this.#backOff("The answer is not an event stream.");
       const reader = answer.body.getReader();
       return await this.#read(reader, first).finally(() => reader.cancel().catch(() => {}));
     } finally {
@@ -288,7 +288,7 @@ export class Connection {
   }
 
   // Have the next attempt get a new token.
-  async #renew(reason, why = "The token is no longer good.") {
+  async #renew(reason, why = "The token has become invalid.") {
     if (!this.#tokens) throw new FollowError(why, 401, reason);
     (await this.#tokens).renew(reason);
     return 0;

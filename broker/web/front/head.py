@@ -119,7 +119,7 @@ class Routed:
         path: below the base path.
         measure, statuses: of the route.
         path_values, memo: see `values.Request`.
-        needs_peer: whether the handler logs who asked.
+        needs_peer: whether the handler logs the client's address.
     """
 
     __slots__ = ("handler", "measure", "memo", "needs_peer", "path", "path_values", "query", "statuses")
@@ -174,7 +174,7 @@ def head_size(headers: RequestHeaders) -> int:
 def refusal(method: str, target: bytes, version: str, headers: RequestHeaders) -> Answer | None:
     """The answer to a request that no handler must see, after which the connection closes; else None."""
     if method == "CONNECT":
-        return problem("invalid-parameter", "This is no proxy.")
+        return problem("invalid-parameter", "The broker is not a proxy.")
     if target[:1] != b"/" and not _OTHER_TARGET.match(target):
         return problem("invalid-parameter", "The request's target is malformed.")
     if version not in ("1.1", "1.0"):

@@ -209,7 +209,7 @@ class Starlette(Plain):
 
 
 class OnPath:
-    """A server whose program must be on the PATH; without it the peer is left out."""
+    """A server with a program on the PATH; without that program the peer is left out."""
 
     name: str
     can = frozenset(("topics",))

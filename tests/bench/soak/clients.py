@@ -39,7 +39,7 @@ class Load:
     Attributes:
         measured, other: the ports of the two brokers.
         latencies: from sending an event until a reader has it, in seconds; of the measured broker.
-        counts: what was done, by kind.
+        counts: requests and events, by kind.
     """
 
     measured: int

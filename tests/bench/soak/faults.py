@@ -62,7 +62,7 @@ class Faults:
         self._server.resume()
 
     async def _kill(self) -> None:
-        """It comes back with what it had written to its file."""
+        """Kill the server and start it again with the content of its file."""
         await asyncio.to_thread(self._server.kill)
         await asyncio.to_thread(self._server.start)
 

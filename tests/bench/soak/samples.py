@@ -23,7 +23,7 @@ _TASKS = re.compile(rb"^broker_tasks (\S+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """What is measured.
+    """A measured quantity.
 
     Attributes:
         allowed_share, allowed: by how much it may grow during a run: a share of its level, and so much besides.

@@ -26,7 +26,7 @@ SETTINGS = {
     "body_seconds": 2,
     "retry_max_ms": 2000,
 }
-"""So that what is kept for a long time anyway reaches its limit soon."""
+"""Small limits, so that even state with a long life reaches them soon."""
 WORKERS = 8
 STATUS_LINE = re.compile(rb"^HTTP/1\.[01] (\d\d\d) ", re.MULTILINE)
 ERRORS = ("Traceback", " ERROR ", "Exception in callback", "exception was never retrieved")

@@ -53,7 +53,7 @@ class Stage:
     Attributes:
         directory: for the servers' files.
         program: the server's program.
-        ledger: what was published, lost and deleted.
+        ledger: the published, lost and deleted events.
         chance: decides when, where and for how long a fault occurs.
     """
 

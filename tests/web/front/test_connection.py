@@ -349,7 +349,7 @@ async def test_a_body_that_becomes_malformed(server: Server, content_type: str) 
 
 
 async def test_a_large_body_that_its_handler_leaves_does_not_hold_up_the_next_request(server: Server) -> None:
-    """All of it has arrived before the answer, in chunks that take much memory: nobody reads it, and nobody may wait for that."""
+    """All of it has arrived before the answer, in chunks that take much memory. It stays unread, and the next request doesn't wait."""
     body = b"1\r\nx\r\n" * 2000 + b"0\r\n\r\n"
     head = b"POST /nowhere HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\n"
     reader, writer = await server.send(head + body)

@@ -223,7 +223,7 @@ async def test_a_token_is_checked_with_each_request(serve: Serve, clock: Clock) 
 
 
 async def test_equal_heads_get_streams_of_their_own(serve: Serve, clock: Clock) -> None:
-    """As of a crowd after a deploy. What has changed since the first of them counts for each."""
+    """As of a crowd after a deploy. Changes since the first head apply to each."""
     server = await serve(max_connections_per_address=4)
     first = await server.publish("a", "1")
     by_cursor, by_age, live = (

@@ -8,7 +8,7 @@
 -- ARGV[9]  the caller's time, in seconds since 1970
 -- ARGV[10] maximum number of kept commands
 --
--- Reply    last, epoch, 1 (0 if there is no room for another command, which is not published then), number of instances that it
+-- Reply    last, epoch, 1 (0 if too many commands are kept: then this one is not published), number of instances that it
 --          was published to
 --
 -- notices: a zset of commands, scored by `until`

@@ -5,7 +5,7 @@
 -- ARGV[6]  duration in ms; "" drops the lease
 -- ARGV[7]  maximum number of leases
 --
--- Reply    last, epoch, 1; 0 if there is no room for another lease
+-- Reply    last, epoch, 1; 0 if too many leases exist
 
 local topic, leases = ARGV[5], KEYS[2]
 

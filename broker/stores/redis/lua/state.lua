@@ -186,7 +186,7 @@ local function renew(seen_ms, seen_n)
   end
 
   -- The caller has seen ids from before the server went back, and is the first to say so. Subscribers may have crossed the loss
-  -- without a gap, so it moves to a new id. Callers have seen that id then: should the server lose what is written here, they
+  -- without a gap, so it moves to a new id. Callers have seen that id then: should the server lose this write, they
   -- show that it did. Comes after `rewind`: the new id must lie after all that were given out, even those lost just now.
   local function raise(rewinds)
     for index, rewind in ipairs(rewinds) do
