@@ -20,9 +20,9 @@ class MergedMetrics:
         self._merging: asyncio.Task[bytes] | None = None
 
     async def text(self, workers: Collection[WorkerProcess]) -> bytes:
-        """The metrics of `workers` now. Concurrent callers share one answer."""
+        """The metrics of `workers` now, from which those are missing of which `ended` was called. Concurrent callers share one answer."""
         if self._merging is None:
-            self._merging = asyncio.create_task(self._merged(list(workers)), name="metrics of all workers")
+            self._merging = asyncio.create_task(self._merged(workers), name="metrics of all workers")
             self._merging.add_done_callback(self._forget)
         return await asyncio.shield(self._merging)
 
@@ -30,11 +30,13 @@ class MergedMetrics:
         self._merging = None
 
     async def _merged(self, workers: Collection[WorkerProcess]) -> bytes:
-        answers = await asyncio.gather(*(worker.metrics(ANSWER_SECONDS) for worker in workers))
+        asked = list(workers)
+        answers = await asyncio.gather(*(worker.metrics(ANSWER_SECONDS) for worker in asked))
         current: list[Snapshot] = []
         stale: list[Snapshot] = []
-        for worker, answered in zip(workers, answers, strict=True):
-            (current if answered else stale).append(worker.last_metrics)
+        for worker, answered in zip(asked, answers, strict=True):
+            if worker in workers:  # else it has ended meanwhile, and the merger has its counts
+                (current if answered else stale).append(worker.last_metrics)
         return await text_of(self._merger.merge(current, stale))
 
     def ended(self, worker: WorkerProcess) -> None:

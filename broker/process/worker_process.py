@@ -147,8 +147,11 @@ class WorkerProcess:
     # Messages
 
     async def metrics(self, seconds: float) -> bool:
-        """Ask for the worker's metrics, which are `last_metrics` then. Returns whether it answered within `seconds`."""
-        if self._process.returncode is not None:
+        """Ask for the worker's metrics, which are `last_metrics` then. Returns whether it answered within `seconds`.
+
+        A worker that doesn't listen yet isn't asked: its standard streams are for its settings and its endpoint.
+        """
+        if self._reading is None or self._process.returncode is not None:
             return False
         if self._awaited is None:
             self._awaited = asyncio.get_running_loop().create_future()

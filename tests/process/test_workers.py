@@ -212,3 +212,22 @@ def test_a_worker_that_does_not_answer_keeps_its_counts(store: str) -> None:
         assert _sample(text, "broker_published_events_total") == 10
         assert _sample(text, "broker_workers") == 1
         assert broker.terminate() == 0
+
+
+def test_a_scrape_during_the_start_of_a_worker_disturbs_nothing(store: str) -> None:
+    """A starting worker reads its settings first, and a line before its endpoint would pass for a failed start."""
+    with BrokerProcess(workers=2, redis_url=store, **FAST_RECONNECTS) as broker:
+        former = set(workers(broker))
+        broker.send_signal(signal.SIGHUP)
+        wait_for(lambda: set(workers(broker)) - former, "a successor")
+        (successor,) = set(workers(broker)) - former
+        os.kill(successor, signal.SIGSTOP)
+        try:
+            text = _metrics(broker)
+        finally:
+            os.kill(successor, signal.SIGCONT)
+        assert _sample(text, "broker_workers") == 2, "those that listen"
+        wait_for(lambda: "rolling restart complete" in broker.output, "the rolling restart")
+        assert _sample(_metrics(broker), "broker_workers") == 2, "the successors"
+        assert "ERROR" not in broker.output
+        assert broker.terminate() == 0
