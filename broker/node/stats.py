@@ -163,7 +163,8 @@ class Stats:
         return {"instance": self._figures.instance, "age": ages, **columns}
 
 
-def _short(value: float | None) -> float | None:
+def _short(value: object) -> object:
+    """A number, without most of its fraction. Compiled, a parameter annotated as a float would refuse integers here."""
     return round(value, 3) if isinstance(value, float) else value
 
 

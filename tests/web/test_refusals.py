@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from broker.settings import Settings
+from tests.support.distant_store import keep_at_a_distance
 from tests.support.local_broker import Clock, Server
 from tests.support.log_lines import fields, lines
 from tests.support.tokens import HMAC, SECRET
@@ -182,16 +183,13 @@ async def test_no_line_has_a_token_or_a_payload(start: Start, caplog: pytest.Log
             assert PAYLOAD not in str(vars(record))
 
 
-@pytest.mark.uncompiled
-async def test_a_defect_is_logged_without_its_token(
-    start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_defect_is_logged_without_its_token(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     server = await start()
 
-    async def broken(topic: str) -> None:
-        raise RuntimeError(topic)
+    async def broken() -> None:
+        raise RuntimeError("a")
 
-    monkeypatch.setattr(server.node, "describe", broken)
+    keep_at_a_distance(server.node, broken)
     answer = await server.request(
         "GET", f"/topics/a?access_token={TOKEN}", accept="application/json", x_request_id="mine"
     )
