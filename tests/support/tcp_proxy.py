@@ -66,11 +66,12 @@ class Proxy(Listening):
         self.connections += 1
         carry = self._carrier()
         writers = {writer}
+        self._open.add(writer)  # `cut` also cuts a connection that has not reached the server yet
         tasks: list[asyncio.Task[None]] = []
         try:
             far_reader, far_writer = await self._connect()
             writers.add(far_writer)
-            self._open |= writers
+            self._open.add(far_writer)
             tasks = [
                 asyncio.create_task(carry(reader, far_writer, "up")),
                 asyncio.create_task(carry(far_reader, writer, "down")),
