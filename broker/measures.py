@@ -26,7 +26,7 @@ class Count:
     def __init__(self, name: str, help_text: str) -> None:
         self.name = name
         self.help_text = help_text
-        self.value: float = 0
+        self.value = 0.0
 
 
 class Counts:
@@ -51,8 +51,8 @@ class Counts:
             self.values.setdefault(str(value), 0)
 
     def add(self, value: str, number: int = 1) -> None:
-        """Count `number` more. `KeyError` if `value` was not declared."""
-        self.values[value] += number
+        """Count `number` more. If `value` was not declared, its series begins now."""
+        self.values[value] = self.values.get(value, 0) + number
 
 
 class Distribution:

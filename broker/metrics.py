@@ -6,12 +6,16 @@ read when the metrics are requested. Gauges are read from their owners then (`no
 
 from __future__ import annotations
 
+import os
 import platform
+import resource
+import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import accumulate
+from pathlib import Path
 from typing import TypeVar
 
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -53,7 +57,7 @@ class Metrics:
         self._measures: list[Measure] = []
         self.registry.register(MeasureCollector(self._measures))
         self.registry.register(BuildInfo())
-        ProcessCollector(registry=self.registry)
+        self.registry.register(ProcessFigures())
         self._make_stream_measures()
         self._make_publish_measures()
         self._make_request_measures()
@@ -234,3 +238,50 @@ class BuildInfo:
         """Called by the registry for every scrape."""
         yield self._family
         yield GaugeMetricFamily("broker_workers", "Processes of this broker that answered the scrape.", 1)
+
+
+class ProcessFigures:
+    """Exports the figures of this process, on Linux, under the names that Prometheus' clients use.
+
+    Prometheus' own collector lists all descriptors to count them: 50 ms for ten thousand streams, in which nothing is delivered.
+    """
+
+    def __init__(self) -> None:
+        self._is_linux = sys.platform == "linux"
+        self._started_at = 0.0
+        if self._is_linux:
+            ticks = os.sysconf("SC_CLK_TCK")
+            lines = Path("/proc/stat").read_text().splitlines()
+            boot = next(float(line.split()[1]) for line in lines if line.startswith("btime "))
+            self._started_at = boot + int(self._fields()[19]) / ticks
+
+    @staticmethod
+    def _fields() -> Sequence[str]:
+        """The fields of proc_pid_stat(5) from the third on."""
+        return Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+
+    def collect(self) -> Iterable[Metric]:
+        """Called by the registry for every scrape."""
+        if not self._is_linux:
+            return
+        fields, usage = self._fields(), resource.getrusage(resource.RUSAGE_SELF)
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        yield GaugeMetricFamily("process_virtual_memory_bytes", "Address space in bytes.", int(fields[20]))
+        yield GaugeMetricFamily(
+            "process_resident_memory_bytes",
+            "Resident memory in bytes.",
+            int(fields[21]) * os.sysconf("SC_PAGE_SIZE"),
+        )
+        yield GaugeMetricFamily(
+            "process_start_time_seconds", "When the process started, in seconds since 1970.", self._started_at
+        )
+        yield CounterMetricFamily(
+            "process_cpu_seconds", "CPU time in seconds.", usage.ru_utime + usage.ru_stime
+        )
+        yield GaugeMetricFamily("process_open_fds", "Open file descriptors.", _open_descriptors())
+        yield GaugeMetricFamily("process_max_fds", "How many file descriptors may be open.", limit)
+
+
+def _open_descriptors() -> int:
+    """Since Linux 6.2 their directory's size is their number."""
+    return Path("/proc/self/fd").stat().st_size or len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - no objects
