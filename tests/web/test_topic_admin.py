@@ -110,6 +110,34 @@ async def test_requests_share_a_ranking(server: Server) -> None:
     assert len(asked) == 1
 
 
+@pytest.mark.uncompiled
+async def test_what_an_instance_answers_is_kept_for_longer_the_more_it_cost(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many other instances ask."""
+    monkeypatch.setattr(topic_ranking, "COST_SHARE", 1e-9)
+    answer = server.node.instances.questions.answerers[topic_ranking.QUESTION]
+    about = {"sort": "subscribers", "search": ""}
+    await server.subscribe("/topics/a")
+    first = await answer(about)
+    await server.subscribe("/topics/b")
+    assert await answer(about) == first
+    assert await answer({**about, "search": "b"}) != first
+
+
+@pytest.mark.uncompiled
+async def test_a_ranking_that_took_long_is_not_kept_for_ever(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slow store, or a busy loop, makes every ranking take long."""
+    monkeypatch.setattr(topic_ranking, "COST_SHARE", 1e-9)
+    monkeypatch.setattr(topic_ranking, "MAX_KEPT_SECONDS", 0.2, raising=False)
+    await server.publish("a", "1")
+    assert names(await ranking(server)) == ["a"]
+    await server.publish("b", "1")
+    await until(lambda: ranking(server), lambda answer: set(names(answer)) == {"a", "b"})
+
+
 async def test_too_many_searches_at_once_are_refused(server: Server) -> None:
     held = asyncio.Event()
 
