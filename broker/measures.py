@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 LATENCY_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Bounds for what should take milliseconds."""
+"""Bounds in seconds, for work that should take milliseconds."""
 
 
 class Count:
@@ -56,10 +56,10 @@ class Counts:
 
 
 class Distribution:
-    """How often a quantity fell between which bounds: a histogram.
+    """A histogram: how often a quantity fell between two neighbouring bounds.
 
     Args:
-        bounds: ascending upper bounds, each inclusive; more than the last one falls into one more bucket.
+        bounds: ascending upper bounds, each inclusive; larger quantities fall into one more bucket.
 
     Attributes:
         counts: by bucket, not cumulative; one more than there are bounds.
@@ -89,7 +89,7 @@ class Distribution:
         return sum(self.counts)
 
     def quantile(self, share: float, since: Sequence[int] = ()) -> float | None:
-        """About the quantity below which that share of the observations lies, as Prometheus reckons it; None without any.
+        """Approximate quantile: the quantity below which `share` of the observations lies, as Prometheus computes it; None without any.
 
         With `since`, earlier `counts`, only later observations count.
         """

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from time import monotonic
 
 BURST_SECONDS = 5
-"""A kind may have the lines of so many seconds at once."""
+"""A burst of one kind may have the lines of this many seconds."""
 SUMMARY_SECONDS = 10.0
-"""After so long, the lines that were left out are reported."""
+"""Seconds between reports of the lines that were left out."""
 MAX_KINDS = 500
 
 _logger = logging.getLogger("broker")
@@ -45,13 +45,13 @@ class Reporter:
     def admits(self, level: int, message: str, reason: str) -> bool:
         """Whether such a line is to be written now: `write` must follow then. A line that is left out is counted.
 
-        For fields that cost something to make; else call `report`.
+        For fields that are expensive to make; otherwise call `report`.
         """
         return _logger.isEnabledFor(level) and (not self._per_second or self._admit(message, reason))
 
     @staticmethod
     def write(level: int, message: str, reason: str, /, **fields: object) -> None:
-        """The same in any case."""
+        """As `report`, without the check of the rate limit."""
         given = {name: value for name, value in fields.items() if value is not None and value not in ("", ())}
         _logger.log(level, message, extra={"reason": reason, **given})
 
@@ -118,7 +118,7 @@ class _Bucket:
 
 
 def escape(text: str) -> str:
-    """`text` on one line and without control characters: a client must not forge lines, nor talk to a terminal."""
+    """`text` on one line and without control characters: a client must not forge lines or send control sequences to a terminal."""
     if text.isprintable():
         return text
     return "".join(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "the default"
 _BY_A_WRONG_URL = frozenset({UNREACHABLE, UNEXPECTED, "not-found", "unauthorized"})
-"""Codes of errors that another URL may mend."""
+"""Codes of errors that a wrong URL can cause."""
 
 _Str = TypeVar("_Str", bound=str)
 

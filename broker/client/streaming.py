@@ -28,7 +28,7 @@ _NOT_ENTERED = "use a stream within `async with`"
 class Stream:
     """Sends events to a topic, and closes the topic at the end. An async context manager, made by `Client.stream`.
 
-    If someone asks this producer to stop, the block is broken off where it waits, as by `asyncio.timeout`, and `Cancelled` is
+    If someone asks this producer to stop, the block is interrupted where it waits, as by `asyncio.timeout`, and `Cancelled` is
     raised at its end; the broker has closed the topic as `cancelled`. The same happens with a `PublishError` if the broker
     refuses the stream or was unreachable for too long.
 

@@ -1,4 +1,4 @@
-"""The values of an examination: what a check found, and what a person reads of it."""
+"""The values of an examination: the answer of a check, and its finding in the report."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Verdict:
 
     Attributes:
         evidence: the observation, with figures; one or more sentences.
-        hop: the proxy that does it, as `hops` names it; None if it is unknown.
-        advice: a remedy for exactly this, whatever the proxy; the table `remedies` has the others.
+        hop: the proxy that causes it, as `hops` names it; None if unknown.
+        advice: a remedy for this observation with any proxy; the table `remedies` has the others.
     """
 
     severity: Severity

@@ -1,8 +1,8 @@
 """Recognises the proxies on a path by their traces in responses.
 
 Rules: a proxy that leaves no trace isn't recognised; nothing here is guessed. The nearest proxy comes first. Most add `Server`
-or `Via`, some headers of their own. HAProxy and Traefik add nothing, but answer a malformed request by themselves, in words
-of their own.
+or `Via`, some headers of their own. HAProxy and Traefik add nothing, but their own answer to a malformed request has a known
+text.
 """
 
 from __future__ import annotations
@@ -79,6 +79,6 @@ async def from_error_page(url: str, context: ssl.SSLContext | None, host: str) -
 
 
 def distinct(names: Iterable[str]) -> Sequence[str]:
-    """Each name once, in order. Caddy is written in Go, so it accounts for answers in the words of Go."""
+    """Each name once, in order. If Caddy is among them, "a proxy written in Go" is left out: Caddy is one."""
     found = tuple(dict.fromkeys(names))
     return tuple(name for name in found if name != GO) if CADDY in found else found

@@ -88,7 +88,7 @@ def _refusal(site: Site, reply: Reply) -> str:
 
 
 def _refused(site: Site, reply: Reply) -> Mapping[str, Verdict]:
-    """What a refusal means. Raises `Unreachable` if it is none of the path."""
+    """What a refusal means. Raises `Unreachable` if the path isn't the cause."""
     url = site.target.url
     if reply.code == "not-found" and "topics are at" in reply.detail:
         base = reply.detail.partition("topics are at ")[2].partition("topics/")[0]
@@ -113,5 +113,5 @@ def _refused(site: Site, reply: Reply) -> Mapping[str, Verdict]:
         raise Unreachable(f"{url} redirects to {where}; name that URL instead")
     raise Unreachable(
         f"{url} answered a publish with {reply.status}"
-        + (f": {reply.detail}" if reply.code else ", and not in the words of a broker; is this its URL?")
+        + (f": {reply.detail}" if reply.code else ", which is not an answer of a broker; is this its URL?")
     )

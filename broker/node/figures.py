@@ -19,7 +19,7 @@ from broker.stores.base import Store
 from broker.version import installed_version
 
 ACCESS_CODES = ("unauthorized", "forbidden")
-"""Publishes refused with these are among the denied requests."""
+"""Codes of refused publishes that `denied_requests` counts already."""
 
 
 class StreamState(Protocol):
@@ -56,11 +56,11 @@ class NodeFigures:
         self._step, self._second = Window(metrics.written), Window(metrics.written)
 
     def sample(self) -> Sample:
-        """What charts show, since the last call of `sample`."""
+        """The figures for charts, since the last call of `sample`."""
         return self._sample(self._step)
 
     def all(self) -> Mapping[str, object]:
-        """Everything that is known of this instance, since the last call of `all`; a JSON object."""
+        """All figures of this instance, since the last call of `all`; a JSON object."""
         store, stats = self._store, self._store.stats
         problems = [f"{name}: {why}" for name, why in store.checks().items() if why != "ok"]
         return {

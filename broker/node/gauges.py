@@ -57,16 +57,16 @@ class NodeGauges:
             "broker_lagging_subscribers", "Streams that lag or replay events.", lagging.number
         )
         yield GaugeMetricFamily(
-            "broker_lagging_bytes", "About how many bytes all lagging streams lack.", lagging.bytes
+            "broker_lagging_bytes", "Approximate bytes that all lagging streams lack.", lagging.bytes
         )
         yield GaugeMetricFamily(
             "broker_lagging_max_bytes",
-            "About how many bytes the lagging stream lacks that lacks most.",
+            "Approximate bytes that the most lagging stream lacks.",
             lagging.max_bytes,
         )
         yield GaugeMetricFamily(
             "broker_lagging_max_seconds",
-            "Seconds for which the stream has lagged that has lagged longest.",
+            "Longest time that an open stream has lagged, in seconds.",
             lagging.max_seconds,
         )
 

@@ -1,4 +1,4 @@
-"""Questions to all instances, this one included, for what no store holds: their subscribers, their producers, their rates.
+"""Questions to all instances, this one included, for facts that no store holds: subscribers, producers and rates.
 
 Rules: a question and its answers travel as broadcasts (`commands`). An answer is a JSON value of bounded size. An instance that
 doesn't answer in time is left out. At most `MAX_OPEN` questions are open, and as many are answered, at the same time.

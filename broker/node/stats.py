@@ -23,7 +23,7 @@ from broker.topics import STATS_TOPIC
 
 PERIOD_SECONDS = 1.0
 STEP_SECONDS = 5
-"""Between two samples of the past."""
+"""Seconds between two samples of the past."""
 STEPS = 15 * 60 // STEP_SECONDS
 ASK_SECONDS = 5.0
 SHOW_SECONDS = 3 * ASK_SECONDS
@@ -38,7 +38,7 @@ class Sample(NamedTuple):
         at: loop time in seconds.
         gaps, closes, refusals: by reason; only reasons that have occurred.
         p50_ms, p99_ms: from publishing to the last subscriber's write, of the events since the sample before; None without any.
-        lag_ms: by how much the event loop was late at most, within the last two seconds.
+        lag_ms: the longest lag of the event loop within the last two seconds.
     """
 
     at: float
@@ -62,10 +62,10 @@ class Figures(Protocol):
         """A name that no other instance has."""
 
     def sample(self) -> Sample:
-        """What charts show; called every `STEP_SECONDS`."""
+        """The figures for charts; called every `STEP_SECONDS`."""
 
     def all(self) -> Mapping[str, object]:
-        """Everything, as a JSON object with `instance`; called once a second while `_stats` has a subscriber."""
+        """All figures, as a JSON object with `instance`; called once a second while `_stats` has a subscriber."""
 
 
 class Stats:

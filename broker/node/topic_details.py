@@ -1,6 +1,6 @@
 """The subscribers and producers of a topic, over all instances.
 
-Rules: an instance answers with a bounded number of them, and with how many there are.
+Rules: an instance answers with a bounded number of each, and with their total.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from broker.log.timeline import Timeline
 from broker.node.questions import Questions
 
 MAX_SHOWN = 100
-"""Of the subscribers, and of the producers."""
+"""Maximum number of subscribers that are shown, and of producers."""
 QUESTION = "readers"
 
 Figures = Mapping[str, object]

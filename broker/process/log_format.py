@@ -1,4 +1,4 @@
-"""The form of log lines: text, or a JSON object a line.
+"""The format of log lines: text, or one JSON object per line.
 
 Rules: one form for all lines of this process, those of libraries included. The fields of a record (`extra`) are members of
 the object, and `name=value` behind the message in text.
@@ -86,7 +86,7 @@ def _pairs(fields: Mapping[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value that is read back unambiguously: quoted unless it is one plain word."""
+    """The value in an unambiguous form: quoted unless it is one plain word."""
     if isinstance(value, list | tuple):
         value = ",".join(map(str, value))
     text = str(value)

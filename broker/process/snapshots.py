@@ -27,7 +27,7 @@ LARGEST = frozenset(
         "broker_topics",
     }
 )
-"""Gauges of which the largest value counts: the worst one, or what all workers see alike."""
+"""Gauges of which the largest value counts: the worst one, or a value that all workers share."""
 SMALLEST = frozenset({"broker_store_connected", "process_start_time_seconds"})
 _GROWING = frozenset({"counter", "histogram"})
 

@@ -1,4 +1,4 @@
-"""Puts traces around a broker's publishes: the request, the store's call and the fan-out, each a span.
+"""Traces publishes: the request, the store's call and the fan-out are a span each.
 
 Rules: wraps handlers, the store and the node from outside, only when the settings ask for traces; without them, nothing here runs,
 and the parts know nothing of it.
@@ -68,7 +68,7 @@ class Traced:
         return cast("Store", _TracedStore(store, topics))
 
     def observe(self, node: Node) -> None:
-        """Have the fan-outs of `node`, which has not started, become spans."""
+        """Record a span for each fan-out of `node`. Call it before `node` starts."""
         node.delivered = _TracedFanOut(node, self._tracer, self._current).delivered
 
     def _serve(self, handler: Handler, services: Services, request: Request) -> Any:

@@ -37,8 +37,8 @@ class SdkTracer:
 
     Args:
         processor: gets the ended spans.
-        share: how many of the publishes without a `traceparent` are recorded, from 0 to 1. Of the others, those that their
-            sender records.
+        share: of the publishes without a `traceparent`, the share that is recorded, from 0 to 1. Of the others, those with the
+            sampled flag are recorded.
     """
 
     def __init__(self, processor: SpanProcessor, share: float) -> None:
@@ -74,7 +74,7 @@ class SdkTracer:
         return RecordedSpan(span) if span.is_recording() else None
 
     def stop(self) -> None:
-        """Send the recorded spans. Blocks meanwhile, for some seconds at most."""
+        """Send the recorded spans. Blocks for some seconds at most."""
         self._provider.shutdown()
 
 

@@ -252,7 +252,7 @@ class SettingsTable(ListeningTable):
         "info", description="Lowest level that is logged: debug, info, warning or error."
     )
     log_format: Literal["text", "json"] = Field(
-        "text", description="Format of the log on standard error: text, or json for a JSON object a line."
+        "text", description="Format of the log on standard error: text, or json for one JSON object per line."
     )
     log_lines_per_second: float = Field(
         20,
@@ -268,11 +268,11 @@ class SettingsTable(ListeningTable):
         0,
         ge=0,
         le=1,
-        description="Share of the publishes without a traceparent that are traced, from 0 to 1. The others follow the sampled flag of theirs.",
+        description="Share of the publishes without a traceparent that are traced, from 0 to 1. Publishes with a traceparent follow its sampled flag.",
     )
     trace_events: bool = Field(
         False,
-        description="true has events carry the traceparent of their publish: as a member of the envelope, and as a comment in the plain form. The flag needs no value for true.",
+        description="true adds the traceparent of the publish to each event: as a member of the envelope, and as a comment in the plain form. The flag needs no value for true.",
     )
     access_log: bool = Field(
         False, description="true logs a line for each request. The flag needs no value for true."

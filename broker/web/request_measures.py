@@ -71,7 +71,7 @@ class RouteMeasure:
         self.is_publish = method == "POST" and path in PUBLISHING
 
     def answered(self, status: int, seconds: float | None) -> None:
-        """Count an answer, which had to wait for so many `seconds`; None if for nothing."""
+        """Count an answer that had to wait for `seconds`; None if it was given at once."""
         self.statuses[status] = self.statuses.get(status, 0) + 1
         if seconds is not None:
             self.seconds.observe(seconds)
@@ -124,7 +124,7 @@ class RequestMeasures:
         )
         seconds = HistogramMetricFamily(
             "broker_request_seconds",
-            "Seconds from a request's head to its answer, or to the beginning of its stream, by route; 0 if it had to wait for nothing.",
+            "Seconds from a request's head to its answer, or to the beginning of its stream, by route; 0 if it was answered at once.",
             labels=("method", "route"),
         )
         for (method, path), measure in self._routes.items():

@@ -25,7 +25,7 @@ from broker.client.sockets import limit_unacknowledged
 MAX_IDLE = 10
 """Kept connections of one pool."""
 MAX_IDLE_SECONDS = 60.0
-"""Less than a broker keeps an idle connection (`keepalive_seconds`)."""
+"""Seconds; shorter than a broker's `keepalive_seconds`."""
 READ_BYTES = 64 << 10
 
 
@@ -214,7 +214,7 @@ class ConnectionPool:
             connection.close()
 
     def _check_process(self) -> None:
-        """For a fork that Python did not see."""
+        """Start anew if the process was forked without Python's hooks."""
         if self._pid != os.getpid():
             self.forget()
 

@@ -1,6 +1,6 @@
 """One request on a kept connection.
 
-Rules: no retries, but one: if a connection that was kept turns out to be closed, the request goes once more, on a new one.
+Rules: no retries, with one exception: if a connection that was kept turns out to be closed, the request goes once more, on a new one.
 This needs a request that may arrive twice.
 """
 

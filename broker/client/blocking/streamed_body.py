@@ -1,4 +1,4 @@
-"""One request with a body that is sent in parts, while an early answer is looked for.
+"""One request whose body is sent in parts, with checks for an early answer in between.
 
 Rules: never waits for the broker to read without also looking for its answer: a producer that is asked to stop is answered in
 the middle of its body (contract §2).

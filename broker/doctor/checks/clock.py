@@ -26,7 +26,7 @@ async def check(site: Site) -> Verdict:
         if ids_agree:
             return ok(f"The ids' time is {_offset(ids)} this machine's.")
         return info(
-            f"The ids' time is {_offset(ids)} this machine's. Without a Date, which one is wrong can't be seen."
+            f"The ids' time is {_offset(ids)} this machine's. Without a Date the doctor can't know which one is wrong."
         )
     dates = date - here
     if abs(ids - dates) <= tolerance:

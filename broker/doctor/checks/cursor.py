@@ -17,9 +17,9 @@ async def check(site: Site) -> Verdict:
         return ok("A reconnect with Last-Event-ID gets every later event.")
     by_query = await _replayed(site, topic, {"lastEventId": cursor}) == ["b", "c"]
     rest = (
-        "In the query (lastEventId) it works, so a hop removes or changes the header."
+        "In the query (lastEventId) the cursor works, so a hop removes or changes the header."
         if by_query
-        else "In the query (lastEventId) it doesn't work either."
+        else "In the query (lastEventId) the cursor doesn't work either."
     )
     return error(
         f"A reconnect with Last-Event-ID did not get the later events: browsers lose events. {rest}", site.hop

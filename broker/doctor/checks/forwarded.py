@@ -12,14 +12,12 @@ from broker.doctor.site import POSTS, Site
 async def check(site: Site) -> Verdict:
     if not await _scheme_arrives(site):
         return warning(
-            "The broker takes a page by plain HTTP for its own: it does not learn that this URL is https.",
+            "The broker takes a plain-HTTP page for its own: no hop says that this URL is https.",
             site.hop,
         )
     reply = await site.request("GET", "/admin/request")
     if reply.status != 200:
-        return info(
-            f"The forwarded headers can be seen only with a token with admin ({reply.status} {reply.code})."
-        )
+        return info(f"Checking the forwarded headers needs a token with admin ({reply.status} {reply.code}).")
     seen = reply.json()
     headers = seen.get("headers")
     return _address(site, seen, headers if isinstance(headers, dict) else {})

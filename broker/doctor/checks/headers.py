@@ -1,4 +1,4 @@
-"""Whether the headers of a stream arrive that browsers and further proxies act on."""
+"""Whether the headers arrive that control how browsers and further proxies treat a stream."""
 
 from __future__ import annotations
 

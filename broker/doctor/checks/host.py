@@ -11,7 +11,7 @@ async def check(site: Site) -> Verdict:
     reply = await site.publish(topic, headers={"Origin": site.origin})
     if reply.status == 201 and "Access-Control-Allow-Origin" in reply.headers:
         return info(
-            f"The broker allows {site.origin} by --cors-origins, so whether Host arrives unchanged can't be seen."
+            f"The broker allows {site.origin} by --cors-origins, so the doctor can't check whether Host arrives unchanged."
         )
     if reply.status == 201:
         return ok("A page of this URL may publish: Host arrives unchanged.")

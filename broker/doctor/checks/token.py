@@ -7,7 +7,7 @@ from broker.doctor.site import NothingArrived, Site
 
 SECONDS = 5.0
 _LOGS = (
-    "Whether a proxy writes it to its log can't be seen from here: look into the log, or use a cookie. "
+    "The doctor can't see whether a proxy logs it: look into the log, or use a cookie. "
     "The files of deploy/ log only the path."
 )
 
@@ -21,7 +21,7 @@ async def check_header(site: Site) -> Verdict:
             site.hop,
         )
     if not await _is_needed(site):
-        return info("The broker lets everyone in, so whether the token arrives can't be seen.")
+        return info("The broker needs no token, so the doctor can't see whether the token arrives.")
     return ok("The token arrives in Authorization.")
 
 
