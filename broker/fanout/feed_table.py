@@ -140,10 +140,10 @@ class FeedTable:
                 break
         return state.log.last, tuple(found)
 
-    def has_written(self, topic: str, event_id: EventId) -> bool:
-        """Whether all subscribers of `topic` that don't lag have everything up to `event_id`."""
+    def written_to(self, topic: str) -> EventId | None:
+        """The id up to which all subscribers of `topic` that don't lag have everything; None without subscribers. Visits its feeds."""
         state = self._topics.get(topic)
-        return state is None or all(group.written >= event_id for group in state.groups)
+        return None if state is None else min(group.written for group in state.groups)
 
     # Subscribers
 

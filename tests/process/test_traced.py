@@ -18,6 +18,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from broker import sse
+from broker.events import EventId
+from broker.fanout.feed_table import FeedTable
 from broker.process import tracing
 from broker.settings import Settings
 from tests.support.broker_process import BrokerProcess
@@ -153,6 +156,28 @@ async def test_a_streamed_body_is_one_publish_with_its_calls(
     (publish,) = spans(exporter, "publish")
     calls = spans(exporter, "store")
     assert [parent_id(call) for call in calls] == [own_id(publish)] * 3
+
+
+@pytest.mark.uncompiled
+async def test_open_fanouts_of_a_topic_are_checked_together(
+    start: Start, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A topic may have as many feeds as subscribers: to visit them for each span would hold up the fan-out itself."""
+    server = await start()
+    for other in range(5):
+        await server.subscribe(f"/topics?topic=news&topic=other.{other}")
+    checks: list[str] = []
+    written_to = FeedTable.written_to
+
+    def counted(feeds: FeedTable, topic: str) -> EventId | None:
+        checks.append(topic)
+        return written_to(feeds, topic)
+
+    monkeypatch.setattr(FeedTable, "written_to", counted)
+    traces = [f"00-{TRACE}-{number:016x}-01" for number in range(1, 101)]
+    server.node.publish_now([("news", sse.traced(sse.lines(b"x"), trace)) for trace in traces])
+    await until(lambda: len(spans(exporter, "fan-out")) == 100, "the ends of the fan-outs")
+    assert len(checks) < 50
 
 
 async def test_events_carry_their_trace_if_asked(start: Start, exporter: InMemorySpanExporter) -> None:
