@@ -6,20 +6,17 @@ and the parts know nothing of it.
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
-from time import perf_counter
 from types import coroutine as generator_based
 from typing import Any, cast
 
 from broker import sse
 from broker.errors import BrokerError
-from broker.events import EventId
 from broker.node.node import Node
+from broker.process.traced_fanout import TracedFanOut
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, Store, Topics
 from broker.traces import Current, Span, TraceContext, Tracer, parse_traceparent
 from broker.web.publish import publish, publish_to_several
@@ -27,12 +24,6 @@ from broker.web.routes import Handler, Result, Route
 from broker.web.services import Services
 from broker.web.values import Answer, BodySource, Request
 
-MAX_FANOUTS = 256
-"""Fan-outs that are traced at the same time."""
-FANOUT_SECONDS = 30.0
-CHECK_SECONDS = 0.001
-CHECK_SHARE = 0.05
-"""Of the time, for checks whether fan-outs are complete; then fewer of them."""
 _PUBLISHING: Sequence[Handler] = (publish, publish_to_several)
 _Attributes = dict[str, str | int]
 
@@ -72,7 +63,7 @@ class Traced:
 
     def observe(self, node: Node) -> None:
         """Record a span for each fan-out of `node`. Call it before `node` starts."""
-        node.delivered = _TracedFanOut(node, self._tracer, self._current).delivered
+        node.delivered = TracedFanOut(node, self._tracer, self._current).delivered
 
     def _serve(self, handler: Handler, services: Services, request: Request) -> Any:
         parent = parse_traceparent(request.headers.get("traceparent"))
@@ -234,71 +225,3 @@ class TracedTopics:
         if self._carries:
             items = [(topic, sse.traced(lines, str(context))) for topic, lines in items]
         return items, span
-
-
-@dataclass(frozen=True, slots=True)
-class _FanOutSpan:
-    """A fan-out until all subscribers that don't lag have `event_id`."""
-
-    span: Span
-    topic: str
-    event_id: EventId
-    deadline: float
-
-
-class _TracedFanOut:
-    """Spans from the delivery of events until they were written."""
-
-    def __init__(self, node: Node, tracer: Tracer, current: Current) -> None:
-        self._delivered = node.delivered
-        self._feeds = node.streams.hub.feeds
-        self._tracer = tracer
-        self._current = current
-        self._loop = asyncio.get_running_loop()
-        self._open: deque[_FanOutSpan] = deque()
-
-    def delivered(self, topic: str, size: int, published_at: float = 0.0) -> bool:
-        """See `stores.base.StoreOwner.delivered`."""
-        goes_on = self._delivered(topic, size, published_at)
-        if size:
-            self._begin(topic, size)
-        return goes_on
-
-    def _begin(self, topic: str, size: int) -> None:
-        event_id, traces = self._feeds.newest_traces(topic, size)
-        parents = [parse_traceparent(trace) for trace in traces] or [self._current.context]
-        attributes: _Attributes = {
-            "messaging.destination.name": topic,
-            "subscribers": self._feeds.count(topic),
-        }
-        for parent in parents:
-            if not event_id or parent is None or len(self._open) >= MAX_FANOUTS:
-                continue
-            span = self._tracer.start("fan-out", "producer", parent, attributes)
-            if span is None:
-                continue
-            if not self._open:
-                self._loop.call_soon(self._check)
-            self._open.append(_FanOutSpan(span, topic, event_id, self._loop.time() + FANOUT_SECONDS))
-
-    def _check(self) -> None:
-        """End the spans of events that are written.
-
-        A topic may have as many feeds as subscribers, so they are visited once for all its spans.
-        """
-        now, began_at = self._loop.time(), perf_counter()
-        written: dict[str, EventId | None] = {}
-        for _ in range(len(self._open)):
-            one = self._open.popleft()
-            if one.topic not in written:
-                written[one.topic] = self._feeds.written_to(one.topic)
-            written_to = written[one.topic]
-            if written_to is None or written_to >= one.event_id:
-                one.span.end()
-            elif now > one.deadline:
-                one.span.end("timeout")
-            else:
-                self._open.append(one)
-        if self._open:
-            took = perf_counter() - began_at
-            self._loop.call_later(max(CHECK_SECONDS, took / CHECK_SHARE), self._check)
