@@ -23,13 +23,17 @@ from broker.fanout.subscriber import Subscriber
 from broker.fanout.sweeper import Sweeper
 from broker.log.log import Log
 
+MAX_MEASURED = 200
+"""Of the lagging subscribers, in one turn of the loop: with 32 topics one takes 50 µs, and after a failure thousands lag."""
+
 
 class LaggingFigures(NamedTuple):
     """Of the subscribers that lag or replay.
 
     Attributes:
         number: how many they are.
-        bytes, max_bytes: about how much they lack, all together and the one that lacks most.
+        bytes, max_bytes: about how much they lack, all together and the one that lacks most. Of more than `MAX_MEASURED`, so many
+            and the one that has lagged longest stand for all.
         max_seconds: for how long one of them has lagged.
     """
 
@@ -63,19 +67,24 @@ class Hub:
     def lagging(self) -> LaggingFigures:
         """Visits every subscriber."""
         now = self._loop.time()
-        count = total = most = 0
-        since = now
+        behind: list[Subscriber] = []
+        unanswered, since, longest = 0, now, None
         for subscriber in self._subscribers:
             lag = subscriber.lag
-            if lag is None or lag.unanswered:  # the latter lacks nothing
-                count += lag is not None
+            if lag is None:
                 continue
-            count += 1
-            size = subscriber.unwritten_bytes()
-            total += size
-            most = max(most, size)
-            since = min(since, lag.since)
-        return LaggingFigures(count, total, most, now - since)
+            if lag.unanswered:  # it lacks nothing
+                unanswered += 1
+                continue
+            behind.append(subscriber)
+            if lag.since < since or longest is None:
+                since, longest = lag.since, subscriber
+        if longest is None:
+            return LaggingFigures(unanswered, 0, 0, 0.0)
+        sizes = [one.unwritten_bytes() for one in behind[:: -(-len(behind) // MAX_MEASURED)]]
+        total = sum(sizes) * len(behind) // len(sizes)
+        most = max(*sizes, longest.unwritten_bytes())
+        return LaggingFigures(unanswered + len(behind), total, most, now - since)
 
     @property
     def failure(self) -> Exception | None:

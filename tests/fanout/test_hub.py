@@ -8,6 +8,7 @@ import pytest
 
 from broker import sse
 from broker.fanout.close_reason import CloseReason
+from broker.fanout.subscriber import Subscriber
 from tests.support.hub_harness import HubHarness
 from tests.support.waiting import WAIT_SECONDS
 
@@ -67,3 +68,35 @@ async def test_nothing_stays_of_a_subscriber_that_has_left(harness: HubHarness) 
     assert len(harness.hub.feeds) == 0
     assert harness.log("a").trim_barrier is None
     assert sorted(harness.released) == ["a"] * 15 + ["b"] * 15
+
+
+@pytest.mark.uncompiled
+async def test_the_figures_of_many_lagging_subscribers_need_few_of_them(
+    harness: HubHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failure thousands lag, each in several topics: a scrape must not hold up what they wait for."""
+    first = await harness.subscribe("a")
+    harness.publish("a", b"x" * 100_000)
+    harness.run()
+    harness.now += 5
+    for _ in range(299):
+        await harness.subscribe("b")
+    harness.publish("b", b"x" * 200_000)
+    harness.run()
+    assert all(one.lag for one in harness.hub.subscribers)
+    measured: list[Subscriber] = []
+    unwritten_bytes = Subscriber.unwritten_bytes
+
+    def counted(subscriber: Subscriber) -> int:
+        measured.append(subscriber)
+        return unwritten_bytes(subscriber)
+
+    exact = [one.unwritten_bytes() for one in harness.hub.subscribers]
+    monkeypatch.setattr(Subscriber, "unwritten_bytes", counted)
+    figures = harness.hub.lagging
+    assert figures.number == 300
+    assert figures.max_seconds == 5
+    assert figures.max_bytes == max(exact)
+    assert figures.bytes == pytest.approx(sum(exact), rel=0.05)
+    assert first in measured
+    assert len(measured) <= 201
