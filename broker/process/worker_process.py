@@ -171,7 +171,7 @@ class WorkerProcess:
     async def _read(self) -> None:
         """Read what the worker sends, until its end."""
         assert self._process.stdout is not None
-        while line := await self._process.stdout.readline():
+        while (line := await self._process.stdout.readline()).endswith(b"\n"):  # else it ended in mid-line
             kind, _, rest = line.rstrip(b"\n").partition(b" ")
             if kind == PING:
                 self._is_pinged = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 
@@ -55,3 +56,26 @@ async def test_a_worker_that_ends_during_a_scrape_is_counted_once() -> None:
             if process.returncode is None:
                 process.kill()
         await asyncio.gather(staying.wait(), ending.wait())
+
+
+CUT_WORKER = """
+import os, sys
+start, answer = sys.argv[1:]
+print(start, flush=True)
+sys.stdin.readline()
+print(answer, end="", flush=True)
+os.kill(os.getpid(), 9)
+"""
+"""Is killed in the middle of its answer, which is longer than a pipe's buffer in a real one."""
+
+
+async def test_a_worker_that_is_killed_in_mid_answer_has_ended_like_any_other() -> None:
+    answer = METRICS + b" " + encode(COUNTS)[:-9]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", CUT_WORKER, START, answer, stdin=PIPE, stdout=PIPE
+    )
+    worker, metrics = WorkerProcess(process, 0, lambda _: None), MergedMetrics()
+    await worker.wait_until_listening()
+    scrape = asyncio.create_task(metrics.text({worker}))
+    assert await worker.wait() == -signal.SIGKILL
+    assert b"broker_connects_total" not in await scrape
