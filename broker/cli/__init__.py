@@ -68,9 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     args = parser.parse_args(words)
     try:
-        return cast("int", args.run(args))
+        status = cast("int", args.run(args))
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        from broker.cli.common import silence_stdout
+
+        silence_stdout()
+        return 0
 
 
 def full_parser() -> argparse.ArgumentParser:

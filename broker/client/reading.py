@@ -6,7 +6,8 @@ Rules: values in, values out; a client sends the requests.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Any
 
 from broker.client.address import topic_url
 from broker.client.errors import ClientError, json_object, unexpected
@@ -18,7 +19,6 @@ HISTORY_BYTES = 16 << 20
 """The largest answer: 1 MiB of events, or one larger event."""
 TOPICS_BYTES = 1 << 20
 """The largest answer to a page of topics: each has a name of at most 200 characters."""
-_STATE = [field.name for field in fields(TopicState)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,10 @@ def decode_history(response: Response) -> History:
         value = json_object(response.body)
         gap = value["gap"]
         return History(
-            [Event(one["data"], one["event"], one["id"], one["topic"]) for one in value["events"]],
+            [_event(one) for one in value["events"]],
             str(value["cursor"]),
             bool(value["more"]),
-            None if gap is None else Gap("", "broker.gap", "", gap["topic"], gap["after"], gap["reason"]),
+            None if gap is None else _gap(gap),
             bool(value["closed"]),
         )
     except (ValueError, KeyError, TypeError):
@@ -79,7 +79,39 @@ def decode_topics(response: Response) -> tuple[Sequence[TopicState], str | None]
     try:
         value = json_object(response.body)
         following = value["next"]
-        states = [TopicState(**{name: one[name] for name in _STATE}) for one in value["topics"]]
+        states = [_state(one) for one in value["topics"]]
         return states, None if following is None else str(following)
     except (ValueError, KeyError, TypeError):
         raise unexpected(ClientError, "The response is not a list of topics", response.status) from None
+
+
+def _event(value: dict[str, Any]) -> Event:
+    event_type = None if value["event"] is None else _text(value["event"])
+    return Event(_text(value["data"]), event_type, _text(value["id"]), _text(value["topic"]))
+
+
+def _gap(value: dict[str, Any]) -> Gap:
+    topic, after, reason = (_text(value[name]) for name in ("topic", "after", "reason"))
+    return Gap("", "broker.gap", "", topic, after, reason)
+
+
+def _state(value: dict[str, Any]) -> TopicState:
+    subscribers, events, size = (_count(value[name]) for name in ("subscribers", "events", "bytes"))
+    first_id, last_id = (
+        None if value[name] is None else _text(value[name]) for name in ("first_id", "last_id")
+    )
+    return TopicState(
+        _text(value["topic"]), subscribers, events, size, first_id, last_id, closed=bool(value["closed"])
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a string")
+    return value
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{value!r} is not a whole number")
+    return value

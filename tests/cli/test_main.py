@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -10,6 +11,7 @@ import pytest
 
 from broker.cli import COMMANDS
 from tests.cli.commands import run
+from tests.support.waiting import WAIT_SECONDS
 
 
 def test_the_version_is_printed() -> None:
@@ -30,6 +32,21 @@ def test_without_a_command_the_help_is_printed_and_the_status_is_2() -> None:
     assert done.stderr == run("", "--help").stdout
     for command in COMMANDS:
         assert command.encode() in done.stderr
+
+
+@pytest.mark.parametrize("words", [["completion", "bash"], ["token", "--new-secret"]])
+def test_output_into_a_program_that_exits(words: list[str]) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "wb") as out:
+        done = subprocess.run(
+            [sys.executable, "-m", "broker", *words],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            timeout=WAIT_SECONDS,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 @pytest.mark.parametrize("words", [["no-such-command"], ["--no-such-option"]])

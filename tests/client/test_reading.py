@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from broker.client import Client, ClientError, PublishError, TopicState, address
+from broker.client import Client, ClientError, Gap, PublishError, TopicState, address
 from broker.client.reading import decode_history, decode_topics
 from broker.client.response import Response
+from broker.events import Event
 from tests.support.local_broker import Serve, Server
 from tests.support.tokens import HMAC, SECRET
+
+STATE = (
+    b'{"next": null, "topics": [{"topic": "a", "subscribers": 1, "events": 2, "bytes": 3, '
+    b'"first_id": "4-0", "last_id": "5-0", "closed": true}]}'
+)
+HISTORY = (
+    b'{"events": [{"data": "a", "event": "b", "id": "1-0", "topic": "t"}], "cursor": "", "more": false, '
+    b'"gap": {"topic": "c", "after": "2-0", "reason": "lost"}, "closed": false}'
+)
+"""Responses of a broker."""
 
 
 async def test_history_then_a_subscription_from_its_cursor(server: Server) -> None:
@@ -93,8 +104,24 @@ async def test_the_list_of_topics_needs_a_grant(serve: Serve) -> None:
         assert caught.value.code == "forbidden"
 
 
+def test_what_a_broker_sends() -> None:
+    states, following = decode_topics(Response(200, None, STATE))
+    assert (states, following) == ([TopicState("a", 1, 2, 3, "4-0", "5-0", closed=True)], None)
+    history = decode_history(Response(200, None, HISTORY))
+    assert history.events == [Event("a", "b", "1-0", "t")]
+    assert history.gap == Gap("", "broker.gap", "", "c", "2-0", "lost")
+
+
 @pytest.mark.parametrize(
-    "body", [b"", b"{}", b'{"topics": [{}], "next": null}', b'{"topics": 1, "next": ""}']
+    "body",
+    [
+        b"",
+        b"{}",
+        b'{"topics": [{}], "next": null}',
+        b'{"topics": 1, "next": ""}',
+        STATE.replace(b"3", b"1e999"),
+        *(STATE.replace(part, b"[]") for part in (b'"a"', b"1", b"2", b"3", b'"4-0"', b'"5-0"')),
+    ],
 )
 def test_what_no_broker_sends_as_a_list(body: bytes) -> None:
     with pytest.raises(ClientError) as caught:
@@ -102,7 +129,18 @@ def test_what_no_broker_sends_as_a_list(body: bytes) -> None:
     assert caught.value.code == "unexpected"
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"events": [1]}', b'{"events": 1, "gap": null}'])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"events": [1]}',
+        b'{"events": 1, "gap": null}',
+        *(HISTORY.replace(part, b"5") for part in (b'"a"', b'"b"', b'"1-0"', b'"t"')),
+        *(HISTORY.replace(part, b"5") for part in (b'"c"', b'"2-0"', b'"lost"')),
+    ],
+)
 def test_what_no_broker_sends(body: bytes) -> None:
     with pytest.raises(ClientError) as caught:
         decode_history(Response(200, None, body))

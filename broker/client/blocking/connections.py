@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Self
 from urllib.parse import urlsplit
 from weakref import WeakSet
@@ -26,6 +27,7 @@ MAX_IDLE = 10
 """Kept connections of one pool."""
 MAX_IDLE_SECONDS = 60.0
 """Seconds; shorter than a broker's `keepalive_seconds`."""
+MAX_INTERIM = 100
 READ_BYTES = 64 << 10
 
 
@@ -45,9 +47,25 @@ class Origin:
         return cls(parts.scheme, parts.hostname, parts.port)
 
 
+class FinalResponse(http.client.HTTPResponse):
+    """Passes over all interim responses (RFC 9110 §15.2); `http.client` passes over 100 only."""
+
+    def begin(self) -> None:
+        super().begin()
+        for _ in range(MAX_INTERIM):
+            if not HTTPStatus.CONTINUE <= self.status < HTTPStatus.OK or (
+                self.status == HTTPStatus.SWITCHING_PROTOCOLS
+            ):
+                return
+            self.headers = self.msg = None  # type: ignore[assignment]
+            super().begin()
+        raise http.client.HTTPException("too many interim responses")
+
+
 class _OnePiece(http.client.HTTPConnection):
     """Sends a request in one piece. In two, its head and its body, it costs the broker a fifth more."""
 
+    response_class = FinalResponse
     _pieces: list[bytes] | None = None
 
     def send(self, data: Any) -> None:

@@ -155,7 +155,7 @@ class BlockingRequests:
         except BaseException:
             connection.close()
             raise
-        if answer.isclosed() and not answer.will_close:
+        if answer.isclosed() and not answer.will_close and answer.status >= HTTPStatus.OK:
             self._pool.give_back(connection)
         else:
             connection.close()

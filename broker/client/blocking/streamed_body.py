@@ -7,8 +7,8 @@ the middle of its body (contract §2).
 from __future__ import annotations
 
 import contextlib
-import http.client
 import io
+import re
 import selectors
 import socket
 import ssl
@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
-from broker.client.blocking.connections import READ_BYTES, PooledConnection
+from broker.client.blocking.connections import READ_BYTES, FinalResponse, PooledConnection
 from broker.client.errors import MAX_RESPONSE_BYTES
 from broker.client.response import Response
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 LEAVE_SECONDS = 2.0
+_INTERIM = re.compile(rb"\A(?:HTTP/1\.[01] 1(?!01)\d\d[ \r].*?\r\n\r\n)+", re.DOTALL)
+"""Complete interim responses, such as the 100 of a proxy. They are no answer."""
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)  # select has no room above 1,024
 
 
@@ -49,7 +51,10 @@ class StreamedBody:
     def answer_now(self) -> Response | None:
         """The broker's answer, if it has begun; does not wait for its beginning."""
         begun = self._connection.receive_now()
-        return None if begun is None else self._read_answer(begun)
+        if not begun:
+            return None if begun is None else self._read_answer(begun)
+        begun = _INTERIM.sub(b"", begun)
+        return self._read_answer(begun) if begun else None
 
     def write(self, data: bytes) -> Response | None:
         """Send a part of the body. Returns the broker's answer if it comes first; the part may then be lost."""
@@ -88,7 +93,7 @@ class StreamedBody:
     def _read_answer(self, begun: bytes | None) -> Response:
         """The answer, of which `begun` has arrived; None is the peer's end."""
         replayed = cast("socket.socket", _Replayed(begun or b"", self._connection.sock))
-        answer = http.client.HTTPResponse(replayed, method="POST")
+        answer = FinalResponse(replayed, method="POST")
         try:
             answer.begin()
             data = answer.read(MAX_RESPONSE_BYTES)

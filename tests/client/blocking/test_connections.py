@@ -145,6 +145,28 @@ def test_after_close_no_connection_is_kept() -> None:
         assert far[1].recv(1) == b""
 
 
+INTERIM = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"
+
+
+def test_an_interim_response_of_a_proxy_is_not_the_answer() -> None:
+    """If it were taken for one, the next request would get the answer to this one."""
+    answers = [KEPT.replace(b"5-0", b"%d-0" % number) for number in range(3)]
+    with (
+        ThreadedServer(*(INTERIM * count + answers[count] for count in range(3))) as server,
+        BlockingClient(server.url, patience_seconds=0) as client,
+    ):
+        assert [client.publish("a", "x") for _ in range(3)] == ["0-0", "1-0", "2-0"]
+        assert server.connections == 1
+
+
+@pytest.mark.parametrize("answer", [INTERIM * 1000, b"HTTP/1.1 101 Switching Protocols\r\n\r\n"])
+def test_a_connection_without_an_answer_is_not_kept(answer: bytes) -> None:
+    with ThreadedServer(answer) as server, BlockingClient(server.url, patience_seconds=0) as client:
+        with pytest.raises(PublishError):
+            client.publish("a", "x")
+        assert client._pool._idle == []
+
+
 # Stale connections
 
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import selectors
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -345,6 +346,30 @@ async def test_what_no_broker_answers_in_mid_stream(response: bytes) -> None:
         with pytest.raises(PublishError) as caught:
             await asyncio.to_thread(produce, server.url)
     assert caught.value.code == ("unreachable" if response == b"junk" else "unexpected")
+
+
+async def test_an_interim_response_of_a_proxy_is_not_the_answer() -> None:
+    bodies: list[bytes] = []
+    received = threading.Event()
+
+    async def respond(connection: ServerConnection) -> None:
+        await connection.send(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 102 Processing\r\nA: b\r\n\r\n")
+        bodies.append(await connection.reader.readuntil(b'one"}\n\r\n'))
+        received.set()
+        bodies.append(await connection.reader.readuntil(b"\r\n0\r\n\r\n"))
+        await connection.send(answer("200 OK", b'{"topic": "a", "published": 2}'))
+
+    def produce(url: str) -> None:
+        with BlockingClient(url, patience_seconds=0) as client, client.stream("a") as stream:
+            stream.send("one")
+            assert received.wait(WAIT_SECONDS)
+            stream.check()
+            stream.send("two")
+
+    async with ScriptedServer(respond) as server:
+        await asyncio.to_thread(produce, server.url)
+        assert len(server.accepted) == 1
+    assert b"two" in bodies[1]
 
 
 def test_streams_over_tls(tmp_path: Path) -> None:
