@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self
-from weakref import WeakSet
+from weakref import WeakValueDictionary
 
 from broker.client.address import base_url, publish_query, stream_query, topic_url, topics_url
 from broker.client.blocking.connections import ConnectionPool
@@ -71,7 +71,8 @@ class BlockingClient:
         self._pool = ConnectionPool(tls)
         self._requests = BlockingRequests(self._pool, token, timeout_seconds)
         self._room = KeyRoom()
-        self._subscriptions: WeakSet[BlockingSubscription] = WeakSet()
+        # a WeakSet can't be iterated while other threads add to it
+        self._subscriptions: WeakValueDictionary[int, BlockingSubscription] = WeakValueDictionary()
 
     def __enter__(self) -> Self:
         return self
@@ -83,8 +84,10 @@ class BlockingClient:
 
     def close(self) -> None:
         """End all subscriptions and close the kept connections."""
-        for subscription in tuple(self._subscriptions):
-            subscription.close()
+        for reference in self._subscriptions.valuerefs():
+            subscription = reference()
+            if subscription is not None:
+                subscription.close()
         self._pool.close()
 
     # Publish
@@ -212,7 +215,7 @@ class BlockingClient:
             now=time.monotonic(),
         )
         subscription = BlockingSubscription(self._requests, state, options=self._options, on_change=on_change)
-        self._subscriptions.add(subscription)
+        self._subscriptions[id(subscription)] = subscription
         return subscription
 
 

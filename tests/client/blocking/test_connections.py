@@ -269,6 +269,31 @@ def test_threads_share_a_client(broker: BrokerProcess) -> None:
     assert [by_id[event_id] for event_id in ids] == [str(number) for number in range(400)]
 
 
+def test_a_client_is_closed_while_threads_subscribe() -> None:
+    client = BlockingClient("http://127.0.0.1:1")
+    stop = threading.Event()
+
+    def subscribe() -> None:
+        while not stop.is_set():
+            kept = [client.subscribe("a") for _ in range(200)]
+            del kept
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(3) as threads:
+            subscribing = [threads.submit(subscribe) for _ in range(3)]
+            try:
+                for _ in range(300):
+                    client.close()
+            finally:
+                stop.set()
+            for one in subscribing:
+                one.result(WAIT_SECONDS)
+    finally:
+        sys.setswitchinterval(interval)
+
+
 forks = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no fork")
 
 
