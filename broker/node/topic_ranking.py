@@ -82,13 +82,18 @@ class TopicRanking:
 
     async def _rank(self, sort: str, search: str) -> tuple[object, float]:
         began_at, waited = perf_counter(), 0.0
-        names, matching = await self._search(search)
-        total = await self._topics.count() if search else matching
         active: Mapping[str, Sequence[float]] = {}
         if sort != "name":
             asked_at = perf_counter()
             active = _summed(await self._questions.ask(QUESTION, sort=sort, search=search))
             waited = perf_counter() - asked_at
+        total = await self._topics.count()
+        names: Sequence[str] = ()
+        matching = total
+        if search:
+            names, matching = await self._search(search)
+        elif len(active) < MAX_TOPICS:
+            names = [name for name in await self._topics.names("", MAX_TOPICS) if name[0] != "_"]
         place = SORTS.index(sort)
         first = (
             heapq.nsmallest(MAX_TOPICS, active, key=lambda name: (-active[name][place], name))
@@ -107,9 +112,6 @@ class TopicRanking:
 
     async def _search(self, text: str) -> tuple[Sequence[str], int]:
         """The first names that have `text` in them, and how many there are."""
-        if not text:
-            names = await self._topics.names("", MAX_TOPICS)
-            return [name for name in names if name[0] != "_"], await self._topics.count()
         found: list[str] = []
         matching, after = 0, ""
         while page := await self._topics.names(after, NAMES):

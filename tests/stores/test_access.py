@@ -97,8 +97,8 @@ async def work(one: Broker, other: Broker, proxy: RedisProxy) -> None:
     for topic in "cdefgh":
         await one.publish(topic, "x")
     await asyncio.sleep(1.5)  # counts are written twice a second
-    for name in ("", "/a"):
-        assert (await one.request("GET", f"/topics{name}", Accept="application/json")).status == 200
+    for path in ("/topics", "/topics/a", "/admin/topics", "/admin/topics/a"):
+        assert (await one.request("GET", path, Accept="application/json")).status == 200
     await one.node._store.broadcast.send(encode(Disconnect(0, topic="nobody")), time() + 1)
     await replay.close()
     await until(lambda: not other.subscribers_of("b"), "it has left")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -65,7 +66,7 @@ async def test_counts_are_summed_over_instances(pair: tuple[RedisCounters, Redis
     other.set_count("b", 1)
     await until_counts(one, ["a", "b", "c"], [5, 1, 0])
     assert await one.counts_elsewhere(["a", "b"]) == [3, 1]
-    assert await one.counted_names() == {"a", "b"}
+    assert await one.names_after("", 10) == ["a", "b"]
     other.set_count("a", 0)
     await until_counts(one, ["a", "b"], [2, 1])
     await others.stop()
@@ -161,3 +162,23 @@ async def test_names_that_were_never_written_are_forgotten(start_pipeline: Start
     assert len(lonely._changed) == 0
     with pytest.raises(Unavailable):
         await lonely._pipeline.command("PING", seconds=0.01)
+
+
+async def test_many_names_are_read_once_for_all_pages(pair: tuple[RedisCounters, RedisCounters]) -> None:
+    one, other = pair
+    tasks = TaskOwner()
+    tasks.spawn(other.run())
+    names = [f"t{number:05}" for number in range(5000)]
+    for name in reversed(names):
+        other.set_count(name, 1)
+    one.set_count(names[0], 1)
+    one.set_count("u", 1)
+    await until_counts(one, [names[0], names[-1]], [2, 1])
+    await other._pipeline.command("CONFIG", "RESETSTAT")
+    pages = await asyncio.gather(*(one.names_after(after, 1000) for after in ("", "t00999", "t04899")))
+    assert pages == [names[:1000], names[1000:2000], [*names[4900:], "u"]]
+    one.set_count("u", 0)
+    assert await one.names_after("t04998", 10) == ["t04999"], "its own are the present ones"
+    statistics = (await other._pipeline.command("INFO", "commandstats")).decode()
+    assert re.findall(r"cmdstat_hkeys:calls=(\d+)", statistics) == ["1"]
+    await tasks.stop()

@@ -200,15 +200,15 @@ class Commands:
         found = await self._calls.command(
             "ZRANGEBYLEX", self._names.key("names"), start, "+", "LIMIT", 0, limit
         )
-        watched = {topic for topic in await self._subscribers.counted_names() if topic > after}
-        return sorted(watched.union(name.decode() for name in found))[:limit]
+        watched = await self._subscribers.names_after(after, limit)
+        return sorted({*watched, *(name.decode() for name in found)})[:limit]
 
     async def count(self) -> int:
         key = self._names.key("names")
         all_of_them, own = await asyncio.gather(
-            self._calls.command("ZCARD", key), self._calls.command("ZLEXCOUNT", key, "[_", "(`")
+            self._calls.command("ZCARD", key), self._calls.command("ZRANGEBYLEX", key, "[_", "(`")
         )
-        return int(all_of_them) - int(own)
+        return int(all_of_them) - len(own)
 
     async def terms(self, topic: str) -> TopicTerms:
         asked, until, (seconds, microseconds) = await asyncio.gather(

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import heapq
 import math
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
+
+from sortedcontainers import SortedDict
 
 from broker.errors import Unavailable
 from broker.stores.redis.link import Argument
@@ -22,6 +27,9 @@ PERIOD_SECONDS = 0.5
 LIFE_MS = 1500  # with a reader's period, the counts of a killed instance are gone after 2 s
 INSTANCES_LIFE_MS = 60_000
 NAMES_PER_COMMAND = 500
+NAMES_AT_ONCE = 2000
+"""That are decoded, or sorted, in one turn of the loop."""
+NAMES_SECONDS = 1.0
 LEAVE_SECONDS = 0.5
 
 _WRITE = """
@@ -56,7 +64,10 @@ class RedisCounters:
         self._others: Sequence[str] = ()
         self._others_read_at = -math.inf
         self._others_task: asyncio.Task[None] | None = None
-        self._counts: dict[str, int] = {}
+        self._others_names: Sequence[str] = ()
+        self._names_read_at = -math.inf
+        self._names_task: asyncio.Task[None] | None = None
+        self._counts: SortedDict[str, int] = SortedDict()  # by name, so that a page of names costs little
         self._changed: set[str] = set()  # names to write or delete
         self._written: set[str] = set()  # names that the server has
         self._connection = 0
@@ -157,13 +168,32 @@ class RedisCounters:
         for name, count in zip(names, found, strict=True):
             total[name] += int(count or 0)
 
-    async def counted_names(self) -> set[str]:
-        """The names that have a count on some instance."""
-        found = set(self._counts)
-        for instance in await self._read_others():
-            keys = await self._pipeline.command("HKEYS", self._names.key(self._kind, instance))
-            found.update(name.decode() for name in keys)
-        return found
+    async def names_after(self, after: str, limit: int) -> Sequence[str]:
+        """The first `limit` names after `after` that have a count on some instance, sorted; those of others at most two seconds old.
+
+        Others' names are kept for a second: there may be a hundred thousand, and a search pages through all of them.
+        """
+        if asyncio.get_running_loop().time() - self._names_read_at > NAMES_SECONDS:
+            if self._names_task is None:
+                self._names_task = asyncio.create_task(self._store_names())
+                self._names_task.add_done_callback(mark_retrieved)
+            await asyncio.shield(self._names_task)
+        begin = bisect_right(self._others_names, after)
+        own = islice(self._counts.irange(after, inclusive=(False, True)), limit)
+        return sorted({*own, *self._others_names[begin : begin + limit]})[:limit]
+
+    async def _store_names(self) -> None:
+        try:
+            found: list[str] = []
+            for instance in await self._read_others():
+                names = await self._pipeline.command("HKEYS", self._names.key(self._kind, instance))
+                for at in range(0, len(names), NAMES_AT_ONCE):
+                    found += map(bytes.decode, names[at : at + NAMES_AT_ONCE])
+                    await asyncio.sleep(0)
+            self._others_names = await _sorted(found)
+            self._names_read_at = asyncio.get_running_loop().time()
+        finally:
+            self._names_task = None
 
     async def _read_others(self) -> Sequence[str]:
         """The other instances that have counts; those with an expired hash are removed from the set."""
@@ -176,3 +206,18 @@ class RedisCounters:
             else:
                 await self._pipeline.command("SREM", self._instances, instance)
         return alive
+
+
+async def _sorted(names: Sequence[str]) -> Sequence[str]:
+    """Each of `names` once, sorted. Other tasks run in between."""
+    runs = []
+    for at in range(0, len(names), NAMES_AT_ONCE):
+        runs.append(sorted(names[at : at + NAMES_AT_ONCE]))
+        await asyncio.sleep(0)
+    merged: list[str] = []
+    for index, name in enumerate(heapq.merge(*runs), 1):
+        if not merged or merged[-1] != name:
+            merged.append(name)
+        if not index % NAMES_AT_ONCE:
+            await asyncio.sleep(0)
+    return merged
