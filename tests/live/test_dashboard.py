@@ -11,6 +11,7 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Page, expect
 
+from broker.client import BlockingClient
 from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.event_stream import Stream
 from tests.support.scale import scaled
@@ -213,6 +214,28 @@ async def test_a_topic_is_disconnected_ended_and_deleted_only_after_a_question(
     await agree(page, "Delete")
     await expect(page.locator("#topic-events")).to_have_text("It keeps no events.")
     await expect(page.locator("#topic-end")).to_be_enabled()
+
+
+@pytest.mark.parametrize("button", ["#topic-end", "#topic-delete"])
+async def test_a_question_is_about_the_topic_that_it_names(
+    page: Page, broker: BrokerProcess, button: str
+) -> None:
+    """Back, while it is open, shows another topic behind it."""
+    for topic in ("a", "b"):
+        broker.publish(topic, "1")
+    await open_dashboard(page, broker.url)
+    await open_topic(page, "b")
+    await page.goto(f"{broker.url}/#topic=a")
+    await expect(page.locator("#topic-title")).to_have_text("a")
+    await page.click(button)
+    await page.go_back()
+    await expect(page.locator("#topic-title")).to_have_text("b")
+    await expect(page.locator("#confirm")).to_be_hidden()
+    await page.evaluate("document.getElementById('confirm-yes').click()")
+    await expect(page.locator("#topic-result")).not_to_have_text("")
+    with BlockingClient(broker.url) as client:
+        history = await asyncio.to_thread(client.history, "b")
+    assert ([event.data for event in history.events], history.closed) == (["1"], False)
 
 
 async def test_one_subject_is_disconnected(page: Page) -> None:

@@ -19,6 +19,7 @@ export function listenToTopic(onChange) {
   const named = () => new URLSearchParams(location.hash.slice(1)).get("topic") ?? "";
   const change = () => {
     topic = isTopic(named()) ? named() : "";
+    $("confirm").close(); // its question is about another topic
     onChange();
     if (topic) open();
   };
@@ -134,14 +135,18 @@ function ask(title, words, button, act) {
   $("confirm").showModal();
 }
 
+// The topic in a question stays the one that it names, whatever is shown by the time of the answer.
+
 function askToEnd() {
+  const name = topic;
   const words = "No event can follow, and its subscribers' streams end. Its events stay as long as its retention says.";
-  ask(`End ${topic}?`, words, "End", () => act("POST", `topics/${topic}?end=true`, `${topic} has ended.`));
+  ask(`End ${name}?`, words, "End", () => act("POST", `topics/${name}?end=true`, `${name} has ended.`));
 }
 
 function askToDelete() {
+  const name = topic;
   const words = "All its events are removed for good, and its subscribers' streams end. The name can be used again.";
-  ask(`Delete ${topic}?`, words, "Delete", () => act("DELETE", `topics/${topic}`, `${topic} was deleted.`));
+  ask(`Delete ${name}?`, words, "Delete", () => act("DELETE", `topics/${name}`, `${name} was deleted.`));
 }
 
 function askToDisconnect(order, whom) {
