@@ -94,6 +94,10 @@ class PublishAttempts:
         """The headers of the next attempt."""
         return dict(TEXT) if self.key is None else {**TEXT, "Idempotency-Key": self.key}
 
+    def keep_key(self) -> None:
+        """An attempt may have succeeded: no later one goes without the key."""
+        self._can_drop_key = False
+
     def wait_seconds(self, error: PublishError, now: float, *, was_sent: bool) -> float:
         """The seconds until the next attempt after `error`. Raises `error` if there is none.
 

@@ -277,7 +277,12 @@ def _publish(
     while True:
         try:
             return requests.send(
-                url, body, attempts.headers, HTTPStatus.CREATED, repeatable=attempts.key is not None
+                url,
+                body,
+                attempts.headers,
+                HTTPStatus.CREATED,
+                repeatable=attempts.key is not None,
+                on_repeat=attempts.keep_key,
             )
         except PublishError as error:
             was_sent = not isinstance(error, NotSentError)

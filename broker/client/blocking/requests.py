@@ -56,12 +56,14 @@ class BlockingRequests:
         method: str = "POST",
         most: int = MAX_RESPONSE_BYTES,
         repeatable: bool = True,
+        on_repeat: Callable[[], None] | None = None,
     ) -> Response:
         """Send a request and return its response, which has the status `expected`.
 
         Args:
             most: the largest response in bytes.
             repeatable: the request may arrive twice.
+            on_repeat: called before it is sent once more.
 
         Raises:
             NotSentError: there was no connection.
@@ -75,6 +77,8 @@ class BlockingRequests:
             except ConnectionError:
                 if not (connection.is_reused and repeatable):
                     raise
+                if on_repeat is not None:
+                    on_repeat()
                 connection = self._connect(url, self._pool.connect)
                 response = self._exchange(connection, method, url, body, headers, most)
         except (OSError, http.client.HTTPException) as error:

@@ -216,6 +216,22 @@ def test_without_a_key_a_kept_connection_that_breaks_is_an_error() -> None:
         assert [b"Idempotency-Key" in request for request in server.requests] == [True, False, False]
 
 
+@pytest.mark.parametrize("patience_seconds", [0, WAIT_SECONDS])
+def test_a_refused_repetition_is_never_sent_without_its_key(patience_seconds: float) -> None:
+    """The first request may have published the event. A rate limit refuses the second one before the broker knows the key."""
+    full = problem("429 Too Many Requests", "rate-limited")
+    with (
+        ThreadedServer(KEPT, None, full, KEPT) as server,
+        BlockingClient(server.url, patience_seconds=patience_seconds) as client,
+    ):
+        client.publish("a", "x")
+        with contextlib.nullcontext() if patience_seconds else pytest.raises(PublishError):
+            client.publish("a", "x")
+        _, *requests = server.requests
+        assert len(requests) == (3 if patience_seconds else 2)
+        assert len({key_of(request) for request in requests}) == 1
+
+
 async def test_a_lost_response_publishes_once(server: Server) -> None:
     """The event is published, and then the kept connection breaks before the response has arrived."""
     async with TcpProxy(server.port) as proxy:
