@@ -42,9 +42,11 @@ def broker() -> Iterator[BrokerProcess]:
 PATHS = json.loads((files("broker.web.openapi") / "openapi.json").read_bytes())["paths"]
 OPERATIONS = [(path, method) for path, item in PATHS.items() for method in item]
 VIOLABLE = [
-    (path, method) for path, method in OPERATIONS if path.startswith(("/topics", "/events", "/admin"))
+    (path, method)
+    for path, method in OPERATIONS
+    if path.startswith(("/topics", "/events", "/admin")) and path != "/admin/request"
 ]
-"""Those that a request can violate."""
+"""Those that a request can violate: they have parameters or a body."""
 CHECKS = [
     schemathesis.checks.not_a_server_error,
     checks.status_code_conformance,

@@ -17,6 +17,7 @@ from broker.events import EventId
 from tests.live.churn import Follower, Published, all_of, judge, number
 from tests.live.conftest import Behind, BehindEach
 from tests.live.proxied import Front
+from tests.live.proxies import PROXIES
 from tests.live.rolling import Viewer
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import exchange, request
@@ -120,7 +121,7 @@ async def roll(front: Front) -> Outcome:
 async def test_three_brokers_restart_in_turn_and_no_client_notices(
     behind_each: BehindEach, store_arguments: dict[str, Any]
 ) -> None:
-    """Behind all three proxies at the same time."""
+    """Behind all proxies at the same time."""
     fronts = behind_each(3, **SETTINGS | {"drain_notice_seconds": NOTICE_SECONDS}, **store_arguments)
     for name, outcome in zip(fronts, await asyncio.gather(*map(roll, fronts.values())), strict=True):
         assert outcome.gaps(exact=True) == 0, name
@@ -131,6 +132,7 @@ async def test_three_brokers_restart_in_turn_and_no_client_notices(
         )
 
 
+@pytest.mark.parametrize("proxy", [name for name, kind in PROXIES.items() if kind.comes_back], indirect=True)
 async def test_one_broker_restarts_and_the_loss_of_its_memory_is_a_gap(behind: Behind) -> None:
     outcome = await roll(behind(**SETTINGS))
     assert outcome.gaps(exact=False) >= len(outcome.viewers)
