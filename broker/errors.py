@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from typing import Self
 
 
 class BrokerError(Exception):
@@ -19,6 +20,12 @@ class BrokerError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.extra = extra
+
+    def __copy__(self) -> Self:
+        """The same error without its traceback. By default a copy calls the constructor, which takes other arguments here."""
+        copied = self.__class__.__new__(self.__class__, *self.args)
+        copied.__dict__.update(self.__dict__)
+        return copied
 
 
 class InvalidTopic(BrokerError):
