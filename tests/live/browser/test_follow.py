@@ -238,7 +238,7 @@ async def test_a_topic_that_is_new_since_the_cursor_was_kept_starts_where_it_was
     quick_broker.publish("b", "b1")
     following = await Following.open(tab, "a", keep="page")
     await following.evaluate("following.add('b', {since: 'earliest'})")
-    await following.wait_until_live()
+    await following.wait_for_data("b1")
     quick_broker.publish("a", "a1")
     await following.wait_for_data("b1", "a1")
     await tab.goto("about:blank")
