@@ -155,7 +155,7 @@ async def test_topics_are_sorted_and_searched(page: Page, shared_brokers: Shared
 
 
 async def open_topic(page: Page, topic: str) -> None:
-    await page.locator("#topic-rows a", has_text=topic).click()
+    await page.locator("#topic-rows").get_by_role("link", name=topic, exact=True).click()
     await expect(page.locator("#topic-title")).to_have_text(topic)
 
 
