@@ -157,6 +157,12 @@ class Metrics:
             "broker_denied_requests", "Requests answered with 401 or 403, by reason.", "status", "reason"
         )
         self.answer_bytes = self._count("broker_answer_bytes", "Bytes of answers sent, without streams.")
+        self.shortened_answers = self._counts(
+            "broker_shortened_answers",
+            "Pages of history that got fewer events because too many large answers were on their way, by limit: all, or one address.",
+            "limit",
+            values=("all", "address"),
+        )
         self.cut_requests = self._counts(
             "broker_cut_requests", "Request connections closed by a time-out, by reason.", "reason"
         )

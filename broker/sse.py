@@ -224,6 +224,8 @@ class Decoder:
                     self._failure = InvalidBody, "A line of the stream is not valid UTF-8."
                     return events
                 continue
+            if not self._size:
+                continue  # one blank line of many costs as little as can be
             event = self._dispatch()
             if event is not None:
                 events.append(event)

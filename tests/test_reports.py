@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.reports import BURST_SECONDS, MAX_KINDS, SUMMARY_SECONDS, Reporter, escape
+from broker import reports
+from broker.reports import BURST_SECONDS, MAX_ESCAPES, MAX_KINDS, SUMMARY_SECONDS, Reporter, escape
 from tests.support.local_broker import Clock
 from tests.support.log_lines import fields
+from tests.support.work import bytecodes
 
 
 @pytest.fixture(autouse=True)
@@ -113,3 +115,16 @@ def test_escape(text: str, escaped: str) -> None:
 @given(st.text())
 def test_escaped_text_is_printable(text: str) -> None:
     assert escape(text).isprintable()
+
+
+def test_i9_long_text_of_control_characters_is_escaped_at_once() -> None:
+    """A header of 8 KB took 2 ms."""
+    text = "\x80\x81\u0e01" * 3000
+    assert escape(text) == "\\x80\\x81\u0e01" * 3000
+    assert bytecodes(lambda: escape(text)) < 200
+
+
+def test_i4_few_characters_are_remembered() -> None:
+    for code in range(0x20000, 0x20000 + 2 * MAX_ESCAPES):
+        assert escape(f"\n{chr(code)}") == f"\\n{chr(code)}"
+    assert len(reports._escapes) <= MAX_ESCAPES

@@ -90,7 +90,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
             BodyReader(timeouts, limits),
             Producers(node, settings.producer_timeout_seconds),
             response_headers,
-            LargeAnswers(timeouts),
+            LargeAnswers(timeouts, metrics),
             Refusals(node.reporter, log_addresses, measures),
             log_addresses,
             measures,

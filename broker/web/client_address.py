@@ -20,6 +20,10 @@ FORWARDED = "Forwarded"
 """RFC 7239."""
 IPV6_PREFIX = 64
 """The least that one customer gets (RFC 6177), with a new address for each request if they like."""
+MAX_HOPS = 32
+"""So many entries of a header are read, from the right; the address is then the last trusted one among them."""
+MAX_PAIRS = 8
+"""Likewise of the parameters of an entry."""
 
 Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
@@ -59,7 +63,7 @@ class ClientAddresses:
 
     def _client(self, headers: Headers, peer: Address) -> Address:
         found = [
-            self._nearest(",".join(headers.getall(name)).split(","), peer)
+            self._nearest(",".join(headers.getall(name)).rsplit(",", MAX_HOPS)[-MAX_HOPS:], peer)
             for name in self._headers
             if name in headers
         ]
@@ -83,7 +87,7 @@ def _node(hop: str) -> str:
 
     Proxies write no comma in quotes, and a client's own elements don't count, so no full parser is needed.
     """
-    for pair in hop.split(";"):
+    for pair in hop.split(";", MAX_PAIRS)[:MAX_PAIRS]:
         name, equals, value = pair.strip().partition("=")
         if equals and name.lower() == "for":
             return value

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import enum
 import math
-from collections.abc import Sized
-from typing import Protocol
+from collections.abc import Sequence, Sized
+from typing import Any, Protocol
 
 from broker.metrics import Metrics
 
@@ -47,6 +47,16 @@ class Waiting(Protocol):
 
     def time_out(self, reason: TimeoutReason) -> None:
         """A connection closes, at once or after an answer, then calls `ConnectionTimeouts.closed`. A handler's wait ends."""
+
+
+class Reader(Waiting, Protocol):
+    """A connection that sends an answer.
+
+    Attributes:
+        reader: the address of the client that gets a large answer; "" if there is none, or it isn't known.
+    """
+
+    reader: str
 
 
 class ConnectionTimeouts:
@@ -89,10 +99,10 @@ class ConnectionTimeouts:
         self._max_descriptors = max_descriptors
         self._heads: dict[Waiting, float] = {}
         self._idle: dict[Waiting, float] = {}
-        self._answers: dict[Waiting, float] = {}
+        self._answers: dict[Reader, float] = {}
         self._bodies: dict[Waiting, float] = {}
         self._pauses: dict[Waiting, float] = {}
-        self._kinds = (
+        self._kinds: Sequence[tuple[TimeoutReason, dict[Any, float], float]] = (
             (TimeoutReason.HEAD, self._heads, head_seconds),
             (TimeoutReason.IDLE, self._idle, idle_seconds),
             (TimeoutReason.ANSWER, self._answers, answer_seconds),
@@ -122,6 +132,10 @@ class ConnectionTimeouts:
         """How many connections have an answer that their client is slow to read."""
         return len(self._answers)
 
+    def unread_by(self, address: str) -> int:
+        """How many of them are large and for `address`. Looks at each of `unread_answers`."""
+        return sum(connection.reader == address for connection in self._answers)
+
     # What a connection reports
 
     def opened(self, connection: Waiting) -> None:
@@ -142,11 +156,11 @@ class ConnectionTimeouts:
         self._idle.pop(connection, None)
         self._heads.pop(connection, None)
 
-    def answer_started(self, connection: Waiting) -> None:
+    def answer_started(self, connection: Reader) -> None:
         """The answer is ready to be sent."""
         self._answers[connection] = self._now()
 
-    def answer_sent(self, connection: Waiting) -> None:
+    def answer_sent(self, connection: Reader) -> None:
         """The answer has left; the next request may come."""
         if self._heads:
             self._heads.pop(connection, None)
@@ -155,17 +169,17 @@ class ConnectionTimeouts:
         self._idle.pop(connection, None)  # so that it goes to the end
         self._idle[connection] = self._loop.time() - self._stalled_seconds
 
-    def replaced(self, connection: Waiting, successor: Waiting, *, is_sent: bool) -> None:
+    def replaced(self, connection: Reader, successor: Reader, *, is_sent: bool) -> None:
         """`successor` is in charge until the client has read the last answer; `is_sent` if it has left."""
         self._forget_connection(connection)
         (self._idle if is_sent else self._answers)[successor] = self._now()
 
-    def closed(self, connection: Waiting) -> None:
+    def closed(self, connection: Any) -> None:
         """`connection` has ended, or has become a stream."""
         self._forget_connection(connection)
         self.count -= 1
 
-    def _forget_connection(self, connection: Waiting) -> None:
+    def _forget_connection(self, connection: Any) -> None:
         self._heads.pop(connection, None)
         self._idle.pop(connection, None)
         self._answers.pop(connection, None)
@@ -186,7 +200,9 @@ class ConnectionTimeouts:
     # Expiry
 
     def _make_room(self) -> None:
-        tables = [table for table in (self._heads, self._idle, self._answers, self._bodies) if table]
+        tables: list[dict[Any, float]] = [
+            table for table in (self._heads, self._idle, self._answers, self._bodies) if table
+        ]
         if tables:
             table = min(tables, key=lambda table: next(iter(table.values())))
             self._expire(table, next(iter(table)), TimeoutReason.ROOM)
@@ -225,7 +241,7 @@ class ConnectionTimeouts:
                 left -= 1
         return left > 0
 
-    def _expire(self, table: dict[Waiting, float], connection: Waiting, reason: TimeoutReason) -> None:
+    def _expire(self, table: dict[Any, float], connection: Waiting, reason: TimeoutReason) -> None:
         del table[connection]
         self._metrics.cut_requests.add(reason)
         connection.time_out(reason)

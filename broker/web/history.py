@@ -30,7 +30,7 @@ from broker.web.services import Services
 from broker.web.start_options import requested_start
 from broker.web.subscribe import check_topics, reserve
 from broker.web.topics import requested_limit
-from broker.web.values import Answer, Request
+from broker.web.values import Answer, LargeAnswer, Request
 
 MAX_WAIT_SECONDS = 50
 SLICE_EVENTS = 128
@@ -122,14 +122,15 @@ async def _read(services: Services, request: Request, topics: Sequence[str]) -> 
         logs = await node.logs.watch(topics, options.start, current=True)
         reading = Reading(topics, logs, options.start, node.logs)
         release = partial(node.logs.unwatch, topics)
-    with services.large_answers.room() as max_bytes:
+    address = services.addresses.of(request)
+    with services.large_answers.room(address) as max_bytes:
         try:
             node.streams.evictions.check(caller.grant)
             page = _page(reading, options, max_bytes)
         finally:
             release()
         page, events = await _encoded(page, max_bytes)
-        return _answer(page, events, none_match)
+        return LargeAnswer(_answer(page, events, none_match), address)
 
 
 def _options(request: Request, node: Node) -> HistoryOptions:

@@ -26,6 +26,8 @@ LINES_PER_PAUSE = 128
 LINE_FACTOR = 6  # a character of data may be written as \u00XX
 LINE_SLACK_BYTES = 4096  # for the rest of a line's JSON
 ESCAPE_BYTES = 6  # of \u00XX
+MAX_MEMBERS = 100
+"""Of a line's object. The broker reads three; to pass over 26,000 others took 35 ms."""
 
 
 class NdjsonBody:
@@ -157,11 +159,12 @@ _decoder = json.JSONDecoder(parse_constant=refuse_constant, parse_int=_number, p
 _scan = json.scanner.make_scanner(cast("Any", _decoder))
 _json_string = json.encoder.encode_basestring
 
-_WHITE_SPACE = re.compile(r"[ \t\n\r]*")
+_WHITE_SPACE = re.compile(r"[ \t\n\r]*+")
 _ANY_WHITE_SPACE = re.compile(r"[ \t\n\r]")
-_STRING = r'"[^"\\]*(?:\\.[^"\\]*)*"'
+_STRING = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+"""These take what they find for good: to remember where else they could have stopped takes four times as long."""
 _STRINGS = re.compile(rf"({_STRING})")
-_WITHOUT_WHITE_SPACE = re.compile(rf"(?:[^ \t\n\r\"]|{_STRING})+")
+_AFTER_WHITE_SPACE = re.compile(rf"[ \t\n\r]*+((?:[^ \t\n\r\"]++|{_STRING})++)")
 
 
 def _object(line: bytes) -> tuple[str, dict[str, Any]]:
@@ -177,6 +180,8 @@ def _object(line: bytes) -> tuple[str, dict[str, Any]]:
         raise InvalidBody("The line is not JSON.") from None
     if end != len(text) or not isinstance(value, dict):
         raise InvalidBody('The line is not one JSON object; send {"data": …} on each line.')
+    if len(value) > MAX_MEMBERS:
+        _fail_too_many_members()
     return text, value
 
 
@@ -192,7 +197,11 @@ def _member(text: str, name: str) -> str:
     """The text of the last member `name` of the JSON object `text`, which has one and is valid."""
     found = ""
     at = _after_white_space(text, 1)
+    left = MAX_MEMBERS  # names may be repeated
     while text[at] != "}":
+        left -= 1
+        if left < 0:
+            _fail_too_many_members()
         key, at = _scan(text, _after_white_space(text, at))
         start = _after_white_space(text, _after_white_space(text, at) + 1)
         _, end = _scan(text, start)
@@ -201,6 +210,10 @@ def _member(text: str, name: str) -> str:
         at = _after_white_space(text, end)
         at += text[at] == ","
     return found
+
+
+def _fail_too_many_members() -> NoReturn:
+    raise InvalidBody(f"The line's object has more than {MAX_MEMBERS} members; put them into 'data'.")
 
 
 def _after_white_space(text: str, at: int) -> int:
@@ -212,7 +225,7 @@ def _after_white_space(text: str, at: int) -> int:
 def _compact(text: str) -> str:
     """A valid JSON value without white space between its tokens, and without needless escapes in its strings."""
     if _ANY_WHITE_SPACE.search(text):
-        text = "".join(_WITHOUT_WHITE_SPACE.findall(text))
+        text = "".join(_AFTER_WHITE_SPACE.findall(text))
     return _unescaped(text) if "\\" in text else text
 
 

@@ -30,6 +30,7 @@ class Router:
         self._fixed: dict[str, _Methods] = {}
         self._last: dict[str, tuple[str, _Methods]] = {}  # by the path before a placeholder at the end
         self._patterns: dict[tuple[str, ...], _Methods] = {}
+        self._max_segments = max(route.path.count("/") + 1 for route in routes)
         for route in routes:
             methods = self._patterns.setdefault(tuple(route.path.split("/")), {})
             methods[route.method] = route
@@ -59,7 +60,7 @@ class Router:
         """
         values = NO_VALUES
         if "%" in path:
-            found = self._match([unquote(segment) for segment in path.split("/")])
+            found = self._match(path, is_encoded=True)
         else:
             methods = self._fixed.get(path)
             prefix, _, value = path.rpartition("/")
@@ -69,7 +70,7 @@ class Router:
                 name, methods = self._last[prefix]
                 found = methods, {name: value}
             else:
-                found = self._match(path.split("/"))
+                found = self._match(path)
         if found is None:
             return self.base_path.not_found(), NO_VALUES
         methods, values = found
@@ -78,7 +79,12 @@ class Router:
             return not_allowed(methods), NO_VALUES
         return route, values
 
-    def _match(self, segments: Sequence[str]) -> tuple[_Methods, Mapping[str, str]] | None:
+    def _match(self, path: str, *, is_encoded: bool = False) -> tuple[_Methods, Mapping[str, str]] | None:
+        segments = path.split("/", self._max_segments)
+        if len(segments) > self._max_segments:
+            return None
+        if is_encoded:
+            segments = [unquote(segment) for segment in segments]
         for pattern, methods in self._patterns.items():
             if len(pattern) != len(segments):
                 continue

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+
 from broker.errors import InvalidParameter
 from broker.topics import check_publishable, check_topic
 from broker.web import page
@@ -15,6 +19,8 @@ from broker.web.values import Answer, Request, json_answer
 
 DEFAULT_PAGE = 100
 MAX_PAGE = 1000
+SLICE_TOPICS = 128
+"""Encoded in one turn of the loop; about 0.2 ms."""
 _FRESH = {"Cache-Control": "no-store", "Vary": "Accept"}
 
 
@@ -49,7 +55,17 @@ async def read_topics(services: Services, request: Request) -> Answer | Subscrip
     caller.grant.check_admin()
     limit = requested_limit(query.get("limit"))
     topics, following = await services.node.list_topics(query.get("after") or "", limit)
-    return json_answer({"topics": topics, "next": following}, _FRESH)
+    return await _list(topics, following)
+
+
+async def _list(topics: Sequence[Mapping[str, object]], following: str | None) -> Answer:
+    """A page of the list of topics; other requests run while it is made."""
+    parts = []
+    for first in range(0, len(topics), SLICE_TOPICS):
+        parts.append(json.dumps(topics[first : first + SLICE_TOPICS])[1:-1])
+        await asyncio.sleep(0)
+    body = f'{{"topics": [{", ".join(parts)}], "next": {json.dumps(following)}}}'
+    return Answer(200, body.encode(), {**_FRESH, "Content-Type": "application/json; charset=utf-8"})
 
 
 async def delete_topic(services: Services, request: Request) -> Answer:

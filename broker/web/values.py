@@ -15,8 +15,8 @@ from broker.auth.grants import Caller
 from broker.errors import InvalidParameter
 from broker.web.request_headers import Headers
 
-MAX_PARAMETERS = 400
-"""Of one query; to parse so many takes about 0.3 ms."""
+MAX_PARAMETERS = 128
+"""Of one query; to parse so many takes 0.1 ms, and 0.5 ms if all of them is percent-encoded."""
 
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 JSON: Mapping[str, str] = MappingProxyType({"Content-Type": "application/json"})
@@ -180,6 +180,20 @@ class Answer:
         self.headers = headers
         self.closes = closes
         self.is_stream = is_stream
+
+
+class LargeAnswer(Answer):
+    """An answer that may be too large for the kernel's buffer of a connection.
+
+    Attributes:
+        reader: the client's address, under which it counts (`large_answers`).
+    """
+
+    __slots__ = ("reader",)
+
+    def __init__(self, answer: Answer, reader: str) -> None:
+        super().__init__(answer.status, answer.body, answer.headers)
+        self.reader = reader
 
 
 def json_answer(value: object, headers: Mapping[str, str], status: int = 200) -> Answer:

@@ -46,6 +46,8 @@ class Timer:
 class Connection:
     """A connection, and the reason for which it timed out."""
 
+    reader = ""
+
     def __init__(self) -> None:
         self.reason: TimeoutReason | None = None
 

@@ -12,6 +12,7 @@ from types import TracebackType
 
 import pytest
 
+from broker import sse
 from broker.auth.grants import FULL_ACCESS
 from broker.errors import (
     BrokerError,
@@ -24,6 +25,7 @@ from broker.errors import (
 from broker.metrics import Metrics
 from broker.process.app import make_node
 from broker.settings import Settings
+from broker.stores.base import NO_OPTIONS
 from broker.web import publish as publishing
 from broker.web.body_reader import BodyReader
 from broker.web.client_address import ClientAddresses
@@ -38,7 +40,7 @@ from broker.web.refusals import Refusals
 from broker.web.request_measures import RequestMeasures
 from broker.web.services import Services
 from broker.web.subscribe import Subscription, subscribe
-from broker.web.topics import delete_topic, read_topic, read_topics
+from broker.web.topics import SLICE_TOPICS, delete_topic, read_topic, read_topics
 from broker.web.values import Answer, Request
 from tests.web.body_timeouts import body_limits, timeouts
 from tests.web.requests import Body, plain_request
@@ -69,7 +71,7 @@ async def services() -> AsyncIterator[Services]:
         BodyReader(timeouts(metrics), body_limits(metrics)),
         Producers(node, 10),
         ResponseHeaders(origins),
-        LargeAnswers(timeouts(metrics)),
+        LargeAnswers(timeouts(metrics), metrics),
         Refusals(node.reporter, addresses, measures),
         addresses,
         measures,
@@ -103,6 +105,22 @@ async def describe(services: Services, topic: str) -> Answer:
     answer = await read_topic(services, request)
     assert isinstance(answer, Answer)
     return answer
+
+
+async def test_i9_a_long_list_is_made_in_slices(services: Services) -> None:
+    """1,000 topics took 4 ms in one step."""
+    for number in range(1000):
+        await services.node.publish([(f"t{number:03}", sse.lines(b""))], None, NO_OPTIONS)
+    request = plain_request("GET", "/topics?limit=1000", ("Accept", "application/json"))
+    making, steps = read_topics(services, request), 0
+    try:
+        while making.send(None) is None:  # it lets others run
+            steps += 1
+    except StopIteration as returned:
+        answer = returned.value
+    assert steps >= 1000 // SLICE_TOPICS
+    names = [topic["topic"] for topic in value_of(answer)["topics"]]  # type: ignore[attr-defined]
+    assert names == [f"t{number:03}" for number in range(1000)]
 
 
 async def test_a_repeated_key_gets_the_first_answer(services: Services) -> None:

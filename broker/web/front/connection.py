@@ -49,6 +49,7 @@ class HttpConnection:
     """A connection until it ends or becomes a stream; an `asyncio.Protocol` as `Subscriber` is.
 
     Attributes:
+        reader: see `connection_timeouts.Reader`.
         is_half_closed: whether the client sends no more; it is still to be answered.
         told_peer: the client's address from a proxy; if empty, the transport's counts.
     """
@@ -66,6 +67,7 @@ class HttpConnection:
         "_rest",
         "_transport",
         "is_half_closed",
+        "reader",
         "told_peer",
     )
 
@@ -80,6 +82,7 @@ class HttpConnection:
         self._is_reading = True
         self._is_writable = True
         self.is_half_closed = False
+        self.reader = ""
         self._is_head_timed = False
         self._has_answered = False  # since the last `_settle`
         self._has_ended = False  # what arrives is ignored
@@ -186,7 +189,7 @@ class HttpConnection:
             transport.close()
             return
         is_complete = exchange.is_complete and not (self._rest or self._parser.ready)
-        lingering = Lingering(transport, self._owner, is_complete=is_complete)
+        lingering = Lingering(transport, self._owner, self.reader, is_complete=is_complete)
         self._owner.timeouts.replaced(self, lingering, is_sent=not transport.get_write_buffer_size())
         self._leave_transport(transport)
 

@@ -31,7 +31,7 @@ from broker.web.request_measures import CLIENT_LEFT, RouteMeasure
 from broker.web.router import Router
 from broker.web.routes import ADMIN_PATH, Handler, Result
 from broker.web.services import Services
-from broker.web.values import NO_VALUES, Answer, Query, Request
+from broker.web.values import NO_VALUES, Answer, LargeAnswer, Query, Request
 
 _NO_QUERY = Query("")
 
@@ -191,7 +191,7 @@ class Front:
             Query(query) if query else _NO_QUERY,
             values,
             measure,
-            needs_peer=head.method == "DELETE" or path.startswith(ADMIN_PATH),
+            needs_peer=head.method == "DELETE" or path.startswith(ADMIN_PATH) or path.endswith("/events"),
         )
         head.route = routed
         return routed
@@ -217,6 +217,8 @@ class Front:
 
     def _complete(self, connection: HttpConnection, exchange: Exchange, result: Result) -> None:
         if isinstance(result, Answer):
+            if isinstance(result, LargeAnswer):
+                connection.reader = result.reader
             self._send(connection, exchange, result)
             return
         client = self._client(connection, exchange.head)

@@ -36,12 +36,16 @@ class Lingering(asyncio.Protocol):
     """The protocol of `transport`, on which the last answer was written, until it ends.
 
     Args:
+        reader: see `connection_timeouts.Reader`.
         is_complete: whether all that was read of the connection was also served.
     """
 
-    __slots__ = ("_left_bytes", "_left_waits", "_owner", "_timer", "_transport")
+    __slots__ = ("_left_bytes", "_left_waits", "_owner", "_timer", "_transport", "reader")
 
-    def __init__(self, transport: asyncio.Transport, owner: LingeringOwner, *, is_complete: bool) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, owner: LingeringOwner, reader: str = "", *, is_complete: bool
+    ) -> None:
+        self.reader = reader
         self._transport = transport
         self._owner = owner
         self._left_waits = MAX_WAITS
