@@ -100,7 +100,8 @@ async def test_the_counts_of_a_killed_instance_are_soon_gone(
     """Contract §4: counts are at most 2 s old. The server keeps nothing of an instance that is gone."""
     _, other, tasks = counting
     with empty_server.client() as client:
-        assert 0 < client.pttl("test:{b}:held:one") + 1000 * READ_SECONDS <= 2000
+        assert client.pttl("test:{b}:held:one") + 1000 * READ_SECONDS <= 2000
+        assert client.ttl("test:{b}:held:one") != -1
         assert 0 < client.pttl(INSTANCES) <= 60_000
     await tasks.stop()
     await until_counts(other, ["a"], [0])
@@ -164,7 +165,11 @@ async def test_names_that_were_never_written_are_forgotten(start_pipeline: Start
         await lonely._pipeline.command("PING", seconds=0.01)
 
 
-async def test_many_names_are_read_once_for_all_pages(pair: tuple[RedisCounters, RedisCounters]) -> None:
+async def test_many_names_are_read_once_for_all_pages(
+    pair: tuple[RedisCounters, RedisCounters], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(counters, "NAMES_SECONDS", WAIT_SECONDS)  # on a busy machine a page may take a second
+    monkeypatch.setattr(counters, "LIFE_MS", 1000 * WAIT_SECONDS)
     one, other = pair
     tasks = TaskOwner()
     tasks.spawn(other.run())
@@ -173,7 +178,8 @@ async def test_many_names_are_read_once_for_all_pages(pair: tuple[RedisCounters,
         other.set_count(name, 1)
     one.set_count(names[0], 1)
     one.set_count("u", 1)
-    await until_counts(one, [names[0], names[-1]], [2, 1])
+    # The server has them once all are written, 500 at a time, in any order.
+    await until_counts(one, [*names, "u"], [2, *[1] * 4999, 1])
     await other._pipeline.command("CONFIG", "RESETSTAT")
     pages = await asyncio.gather(*(one.names_after(after, 1000) for after in ("", "t00999", "t04899")))
     assert pages == [names[:1000], names[1000:2000], [*names[4900:], "u"]]
