@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 
 from tests.live.clients import CLIENTS
 from tests.live.control_client import STREAMS, ControlClient
@@ -24,7 +24,7 @@ from tests.live.proxied import Front
 from tests.live.proxies import PROXIES, ProxyProcess
 from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.redis_servers import Server, redis
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",  # as root there is none
@@ -35,6 +35,7 @@ CHROMIUM_FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+expect.set_options(timeout=1000 * WAIT_SECONDS)
 
 
 def leave_out(what: str, how: str) -> None:
@@ -154,7 +155,7 @@ def topic(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def proxies() -> dict[str, type[ProxyProcess]]:
-    """All three, none missing."""
+    """All of them, none missing."""
     for name, kind in PROXIES.items():
         if kind.path() is None:
             leave_out(name, f"apt-get install {name}")

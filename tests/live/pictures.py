@@ -14,7 +14,6 @@ from playwright.async_api import ViewportSize, async_playwright, expect
 
 from tests.live.conftest import CHROMIUM_FLAGS
 from tests.live.examples import Example, serve_libraries
-from tests.support.waiting import WAIT_SECONDS
 
 PICTURE = Path(__file__).parents[2] / "deploy" / "guides" / "chat.png"
 SIZE = ViewportSize(width=880, height=720)
@@ -41,7 +40,6 @@ async def take(example: Example) -> None:
 
 
 if __name__ == "__main__":
-    expect.set_options(timeout=1000 * WAIT_SECONDS)
     with (
         tempfile.TemporaryDirectory() as data,
         Example("tokens", "--broker-port", "0", "--data", data, "--tokens-per-second", "5") as example,

@@ -31,8 +31,6 @@ SOURCE = Path(__file__).with_name("chat_app.jsx")
 PAGE = "<!doctype html><title>chat</title><body><script type=module src=/app.js></script>"
 TOKENS = ["Grüße", " from\n", "a  *model*", " 🎈", "\u2028", ".", ""]
 
-expect.set_options(timeout=1000 * WAIT_SECONDS)
-
 
 @pytest.fixture(scope="session")
 def app_script(tmp_path_factory: pytest.TempPathFactory) -> bytes:

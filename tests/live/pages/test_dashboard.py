@@ -4,53 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, expect
+from playwright.async_api import Browser, Page, expect
 
 from broker.client import BlockingClient
+from tests.live.pages.conftest import StartBroker
 from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.event_stream import Stream
 from tests.support.scale import scaled
 from tests.support.silent_streams import make_topics, silent_streams
 from tests.support.tokens import HMAC
-from tests.support.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
-PICTURES = Path(__file__).parents[2] / ".cache" / "pictures"
+PICTURES = Path(__file__).parents[3] / ".cache" / "pictures"
 BEYOND = """[...document.querySelectorAll('body *')]
     .filter((one) => one.checkVisibility() && one.getBoundingClientRect().right > innerWidth + 1).map((one) => one.outerHTML.slice(0, 200))"""
 SCROLLS_BY_ITSELF = """[...document.querySelectorAll('body *')]
     .filter((one) => one.scrollHeight > one.clientHeight + 1 && /auto|scroll/.test(getComputedStyle(one).overflowY)).map((one) => one.outerHTML.slice(0, 200))"""
-
-
-@pytest.fixture
-def complaints() -> list[str]:
-    """What the browser's console has to say: script errors, refused loads, violations of the CSP."""
-    return []
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def context(chromium: Browser) -> BrowserContext:
-    expect.set_options(timeout=WAIT_SECONDS * 1000)
-    context = await chromium.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(WAIT_SECONDS * 1000)
-    return context
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def page(context: BrowserContext, complaints: list[str]) -> AsyncIterator[Page]:
-    """A tab of which the console must stay silent; a test that provokes a refusal clears `complaints` itself."""
-    page = await context.new_page()
-    page.on(
-        "console", lambda said: complaints.append(said.text) if said.type in {"error", "warning"} else None
-    )
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    yield page
-    assert complaints == []
 
 
 def tile(page: Page, label: str) -> str:
@@ -98,38 +70,42 @@ async def test_without_the_charts_library_it_says_so_and_shows_figures(
     complaints.clear()
 
 
-async def test_it_survives_a_restart_of_the_broker(page: Page, complaints: list[str]) -> None:
-    with BrokerProcess(retry_min_ms=50, retry_max_ms=50) as broker:
-        await open_dashboard(page, broker.url)
-        with Stream(broker.port, "/topics/news"):
-            await expect(page.locator(tile(page, "Streams"))).to_have_text("2")
-        before = await page.locator("#instance-rows th").text_content()
-        broker.kill()
-        await expect(page.locator('#state[data-state="reconnecting"]')).to_be_visible()
-        broker.start()
-        await expect(page.locator('#state[data-state="live"]')).to_be_visible()
-        await expect(page.locator("#instance-rows")).not_to_contain_text(before or "")
-        await expect(page.locator("#instance-rows tr")).to_have_count(1)
-        await expect(page.locator("#problem")).to_be_hidden()
-        await page.goto("about:blank")  # so that its stream ends first
+async def test_it_survives_a_restart_of_the_broker(
+    page: Page, complaints: list[str], start_broker: StartBroker
+) -> None:
+    broker = start_broker(retry_min_ms=50, retry_max_ms=50)
+    await open_dashboard(page, broker.url)
+    with Stream(broker.port, "/topics/news"):
+        await expect(page.locator(tile(page, "Streams"))).to_have_text("2")
+    before = await page.locator("#instance-rows th").text_content()
+    broker.kill()
+    await expect(page.locator('#state[data-state="reconnecting"]')).to_be_visible()
+    broker.start()
+    await expect(page.locator('#state[data-state="live"]')).to_be_visible()
+    await expect(page.locator("#instance-rows")).not_to_contain_text(before or "")
+    await expect(page.locator("#instance-rows tr")).to_have_count(1)
+    await expect(page.locator("#problem")).to_be_hidden()
+    await page.close()
     complaints.clear()  # about the broker that was away
 
 
-async def test_a_token_without_the_right_is_refused_in_plain_words(page: Page, complaints: list[str]) -> None:
-    with BrokerProcess(jwt_secrets=[HMAC.material]) as broker:
-        await page.goto(f"{broker.url}/")
-        form = page.locator("#token-form")
-        await expect(form).to_be_visible()
-        await expect(form).to_contain_text("needs the right admin")
-        await page.fill("#token", HMAC.token(["**"], ["**"]))
-        await page.press("#token", "Enter")
-        await expect(page.locator("#token-hint")).to_contain_text("does not have that right")
-        await page.fill("#token", HMAC.token((), (), admin=True))
-        await page.press("#token", "Enter")
-        await expect(form).to_be_hidden()
-        await expect(page.locator(tile(page, "Streams"))).to_have_text("1")
-        assert "access_token" not in page.url
-        await page.goto("about:blank")
+async def test_a_token_without_the_right_is_refused_in_plain_words(
+    page: Page, complaints: list[str], start_broker: StartBroker
+) -> None:
+    broker = start_broker(jwt_secrets=[HMAC.material])
+    await page.goto(f"{broker.url}/")
+    form = page.locator("#token-form")
+    await expect(form).to_be_visible()
+    await expect(form).to_contain_text("needs the right admin")
+    await page.fill("#token", HMAC.token(["**"], ["**"]))
+    await page.press("#token", "Enter")
+    await expect(page.locator("#token-hint")).to_contain_text("does not have that right")
+    await page.fill("#token", HMAC.token((), (), admin=True))
+    await page.press("#token", "Enter")
+    await expect(form).to_be_hidden()
+    await expect(page.locator(tile(page, "Streams"))).to_have_text("1")
+    assert "access_token" not in page.url
+    await page.close()
     complaints.clear()  # about the refusals
 
 
@@ -238,31 +214,30 @@ async def test_a_question_is_about_the_topic_that_it_names(
     assert ([event.data for event in history.events], history.closed) == (["1"], False)
 
 
-async def test_one_subject_is_disconnected(page: Page) -> None:
-    with BrokerProcess(jwt_secrets=[HMAC.material]) as broker:
-        streams = [
-            Stream(
-                broker.port,
-                "/topics/news",
-                {
-                    "Accept": "text/event-stream",
-                    "Authorization": f"Bearer {HMAC.token((), ['**'], sub=subject)}",
-                },
-            ).opened()
-            for subject in ("ann", "bob")
-        ]
-        token = HMAC.token(["**"], ["**"], admin=True)
-        await page.add_init_script(
-            f"location.protocol === 'http:' && sessionStorage.setItem('broker token', '{token}')"
-        )
-        await page.goto(f"{broker.url}/#topic=news")
-        await page.get_by_role("button", name="Disconnect ann").click()
-        await expect(page.locator("#confirm-title")).to_have_text("Disconnect all streams of ann?")
-        await agree(page, "Disconnect")
-        await expect(page.locator("#subscriber-rows td:nth-child(2)")).to_have_text(["bob"])
-        await page.goto("about:blank")
-        for stream in streams:
-            stream.socket.close()
+async def test_one_subject_is_disconnected(page: Page, start_broker: StartBroker) -> None:
+    broker = start_broker(jwt_secrets=[HMAC.material])
+    streams = [
+        Stream(
+            broker.port,
+            "/topics/news",
+            {
+                "Accept": "text/event-stream",
+                "Authorization": f"Bearer {HMAC.token((), ['**'], sub=subject)}",
+            },
+        ).opened()
+        for subject in ("ann", "bob")
+    ]
+    token = HMAC.token(["**"], ["**"], admin=True)
+    await page.add_init_script(
+        f"location.protocol === 'http:' && sessionStorage.setItem('broker token', '{token}')"
+    )
+    await page.goto(f"{broker.url}/#topic=news")
+    await page.get_by_role("button", name="Disconnect ann").click()
+    await expect(page.locator("#confirm-title")).to_have_text("Disconnect all streams of ann?")
+    await agree(page, "Disconnect")
+    await expect(page.locator("#subscriber-rows td:nth-child(2)")).to_have_text(["bob"])
+    for stream in streams:
+        stream.socket.close()
 
 
 async def test_keyboard_reaches_everything_in_order(page: Page, broker: BrokerProcess) -> None:
@@ -348,22 +323,21 @@ async def take_picture(page: Page, name: str) -> None:
     assert await page.evaluate(SCROLLS_BY_ITSELF) == []
 
 
-async def test_behind_a_large_broker_it_stays_quick(page: Page) -> None:
+async def test_behind_a_large_broker_it_stays_quick(page: Page, start_broker: StartBroker) -> None:
     """10,000 streams and 100,000 topics with TEST_SCALE=1."""
     topics = [f"topic.{number}" for number in range(scaled(100_000))]
     streams = [topics[number % 100] for number in range(scaled(10_000))]
-    with BrokerProcess(max_topics=200_000, log_memory_bytes=1 << 30) as broker:
-        make_topics(broker, topics)
-        with silent_streams(broker, streams):
-            await open_dashboard(page, broker.url)
-            await expect(page.locator(tile(page, "Streams"))).to_have_text(f"{len(streams) + 1:,}")
-            await expect(page.locator("#topics-count")).to_have_text(f"{len(topics):,}")
-            await expect(page.locator("#topic-rows tr")).to_have_count(25)
-            await page.fill("#search", f".{len(topics) - 1}")
-            await expect(page.locator("#topic-rows a")).to_have_text([topics[-1]])
-            await page.fill("#search", "")
-            await open_topic(page, "topic.0")
-            await expect(page.locator("#subscribers-more")).to_be_attached()
-            await page.go_back()
-            await take_picture(page, "dashboard-large")
-            await page.goto("about:blank")
+    broker = start_broker(max_topics=200_000, log_memory_bytes=1 << 30)
+    make_topics(broker, topics)
+    with silent_streams(broker, streams):
+        await open_dashboard(page, broker.url)
+        await expect(page.locator(tile(page, "Streams"))).to_have_text(f"{len(streams) + 1:,}")
+        await expect(page.locator("#topics-count")).to_have_text(f"{len(topics):,}")
+        await expect(page.locator("#topic-rows tr")).to_have_count(25)
+        await page.fill("#search", f".{len(topics) - 1}")
+        await expect(page.locator("#topic-rows a")).to_have_text([topics[-1]])
+        await page.fill("#search", "")
+        await open_topic(page, "topic.0")
+        await expect(page.locator("#subscribers-more")).to_be_attached()
+        await page.go_back()
+        await take_picture(page, "dashboard-large")

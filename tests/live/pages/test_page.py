@@ -4,48 +4,20 @@ import json
 import re
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import datetime
 
 import pytest
-import pytest_asyncio
 from aiohttp import ClientSession, web
-from playwright.async_api import Browser, BrowserContext, Page, Request, expect
+from playwright.async_api import BrowserContext, Page, Request, expect
 
 from broker.client.blocking import client as blocking
-from tests.support.broker_process import BrokerProcess
+from tests.live.pages.conftest import StartBroker
 from tests.support.tokens import HMAC
 from tests.support.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
-WITHIN_MS = 10_000
 HOSTILE = '<img src="/page/ran" onerror="window.ran = true"><script>window.ran = true</script>'
-
-
-@pytest.fixture
-def complaints() -> list[str]:
-    """What the browser's console has to say: script errors, refused loads, violations of the CSP."""
-    return []
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def context(chromium: Browser) -> BrowserContext:
-    expect.set_options(timeout=WITHIN_MS)
-    context = await chromium.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(WITHIN_MS)
-    return context
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def page(context: BrowserContext, complaints: list[str]) -> AsyncIterator[Page]:
-    """A tab of which the console must stay silent; a test that provokes a refusal clears `complaints` itself."""
-    page = await context.new_page()
-    page.on(
-        "console", lambda said: complaints.append(said.text) if said.type in {"error", "warning"} else None
-    )
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    yield page
-    assert complaints == []
 
 
 async def publish(page: Page, url: str, data: str, content_type: str = "text/plain") -> None:
@@ -200,20 +172,20 @@ async def test_the_newest_kept_events_are_there_at_once_and_older_ones_at_a_clic
     await expect(page.locator("#rows .gap")).to_have_count(0)
 
 
-async def test_older_events_are_loaded_up_to_a_bound(page: Page) -> None:
-    with BrokerProcess(retention_events=10_000, retention_bytes=10_000_000) as broker:
-        lines = "".join(json.dumps({"data": f"n{n}"}) + "\n" for n in range(6000))
-        await publish(page, f"{broker.url}/topics/news", lines, "application/x-ndjson")
-        await open_live(page, f"{broker.url}/topics/news")
-        await page.evaluate("""async () => {
-            const older = document.getElementById("older");
-            while (!older.hidden) {
-                if (!older.disabled) older.click();
-                await new Promise(requestAnimationFrame);
-            }
-        }""")
-        await expect(page.locator("#rows > li")).to_have_count(5000)
-        await page.goto("about:blank")
+async def test_older_events_are_loaded_up_to_a_bound(page: Page, start_broker: StartBroker) -> None:
+    broker = start_broker(retention_events=10_000, retention_bytes=10_000_000)
+    lines = "".join(json.dumps({"data": f"n{n}"}) + "\n" for n in range(6000))
+    await publish(page, f"{broker.url}/topics/news", lines, "application/x-ndjson")
+    await open_live(page, f"{broker.url}/topics/news")
+    await expect(page.locator("#older")).to_be_visible()
+    await page.evaluate("""async () => {
+        const older = document.getElementById("older");
+        while (!older.hidden) {
+            if (!older.disabled) older.click();
+            await new Promise(requestAnimationFrame);
+        }
+    }""")
+    await expect(page.locator("#rows > li")).to_have_count(5000)
 
 
 async def test_a_closed_topic_is_shown_from_its_start_with_how_it_ended(page: Page, broker_url: str) -> None:
@@ -275,54 +247,57 @@ async def test_a_gap_has_the_time_of_the_broker_and_a_link(page: Page, broker_ur
     await expect(gap.locator(".words")).to_contain_text("no such id!")
 
 
-async def test_a_lost_broker_is_counted_up_and_comes_back_once(page: Page, complaints: list[str]) -> None:
-    with BrokerProcess(retry_min_ms=100, retry_max_ms=200) as broker:
-        await open_live(page, f"{broker.url}/topics/news")
-        broker.kill()
-        await expect_state(page, "reconnecting")
-        detail = page.locator("#state-detail")
-        await expect(detail).to_have_text(re.compile(r"for \d+ s, [3-9] attempts failed, "))
-        await expect(page.locator("#problem-text")).to_contain_text("The broker can't be reached")
-        await expect(page.locator("#rows .title")).to_have_count(0)
-        broker.start()
-        await expect_state(page, "live")
-        await expect(page.locator("#rows .title")).to_have_text(["Gap in news", "Reconnected"])
-        await page.goto("about:blank")
+async def test_a_lost_broker_is_counted_up_and_comes_back_once(
+    page: Page, complaints: list[str], start_broker: StartBroker
+) -> None:
+    broker = start_broker(retry_min_ms=100, retry_max_ms=200)
+    await open_live(page, f"{broker.url}/topics/news")
+    broker.kill()
+    await expect_state(page, "reconnecting")
+    detail = page.locator("#state-detail")
+    await expect(detail).to_have_text(re.compile(r"for \d+ s, [3-9] attempts failed, "))
+    await expect(page.locator("#problem-text")).to_contain_text("The broker can't be reached")
+    await expect(page.locator("#rows .title")).to_have_count(0)
+    broker.start()
+    await expect_state(page, "live")
+    await expect(page.locator("#rows .title")).to_have_text(["Gap in news", "Reconnected"])
+    await page.close()
     complaints.clear()
 
 
 async def test_while_it_is_refused_it_never_says_that_it_is_connected(
-    context: BrowserContext, page: Page, complaints: list[str]
+    context: BrowserContext, page: Page, complaints: list[str], start_broker: StartBroker
 ) -> None:
-    with BrokerProcess(max_connections=1) as broker:
-        other = await context.new_page()
-        await open_live(other, f"{broker.url}/topics/news")
-        await page.goto(f"{broker.url}/topics/news")
-        await expect(page.locator("#state-detail")).to_have_text(re.compile("1 attempt failed, next in "))
-        await expect_state(page, "reconnecting")
-        await expect(page.locator("#rows > li")).to_have_count(0)
-        await other.close()
-        await page.goto("about:blank")
+    broker = start_broker(max_connections=1)
+    other = await context.new_page()
+    await open_live(other, f"{broker.url}/topics/news")
+    await page.goto(f"{broker.url}/topics/news")
+    await expect(page.locator("#state-detail")).to_have_text(re.compile("1 attempt failed, next in "))
+    await expect_state(page, "reconnecting")
+    await expect(page.locator("#rows > li")).to_have_count(0)
+    await other.close()
+    await page.close()
     complaints.clear()
 
 
-async def test_the_list_of_topics_is_searched_and_sorted_and_has_its_real_total(page: Page) -> None:
-    with BrokerProcess() as broker:
-        for number in range(205):
-            await publish(page, f"{broker.url}/topics/sensor.{number:03}", "x")
-        await publish(page, f"{broker.url}/topics/news", "x")
-        await page.goto(f"{broker.url}/topics")
-        await page.select_option("#topics-sort", "name")
-        await expect(page.locator("#topics .topic").first).to_have_text("news")
-        await expect(page.locator("#topics-count")).to_have_text("206")
-        await expect(page.locator("#topics .topic")).to_have_count(200)
-        await expect(page.locator("#topics-hint")).to_have_text("The first 200 of 206.")
-        await page.fill("#topics-search", "sensor.20")
-        await expect(page.locator("#topics .topic")).to_have_text([f"sensor.20{n}" for n in range(5)])
-        await expect(page.locator("#topics-count")).to_have_text("206")
-        await page.fill("#topics-search", "none such")
-        await expect(page.locator("#topics-hint")).to_have_text("No topic has this in its name.")
-        await page.goto("about:blank")
+async def test_the_list_of_topics_is_searched_and_sorted_and_has_its_real_total(
+    page: Page, start_broker: StartBroker
+) -> None:
+    broker = start_broker()
+    for number in range(205):
+        await publish(page, f"{broker.url}/topics/sensor.{number:03}", "x")
+    await publish(page, f"{broker.url}/topics/news", "x")
+    await page.goto(f"{broker.url}/topics")
+    await page.select_option("#topics-sort", "name")
+    await expect(page.locator("#topics .topic").first).to_have_text("news")
+    await expect(page.locator("#topics-count")).to_have_text("206")
+    await expect(page.locator("#topics .topic")).to_have_count(200)
+    await expect(page.locator("#topics-hint")).to_have_text("The first 200 of 206.")
+    await page.fill("#topics-search", "sensor.20")
+    await expect(page.locator("#topics .topic")).to_have_text([f"sensor.20{n}" for n in range(5)])
+    await expect(page.locator("#topics-count")).to_have_text("206")
+    await page.fill("#topics-search", "none such")
+    await expect(page.locator("#topics-hint")).to_have_text("No topic has this in its name.")
 
 
 async def test_on_a_phone_the_first_event_is_near_the_top(page: Page, broker_url: str) -> None:
@@ -481,53 +456,52 @@ async def test_narrow_window_never_scrolls_sideways(page: Page, broker_url: str,
 
 
 async def test_a_token_that_is_asked_for_lets_in_and_is_in_no_address(
-    context: BrowserContext, page: Page, complaints: list[str]
+    context: BrowserContext, page: Page, complaints: list[str], start_broker: StartBroker
 ) -> None:
     token = HMAC.token(["**"], ["**"], admin=True)
-    with BrokerProcess(jwt_secrets=[HMAC.material]) as broker:
-        await page.goto(f"{broker.url}/topics/news")
-        await expect_state(page, "failed")
-        await expect(page.locator("#token-hint")).to_have_text("You need a token to read from this broker.")
-        await expect(page.locator("#token-how")).to_contain_text("broker token --subscribe 'news'")
-        await expect(page.locator("#problem-text")).to_be_empty()
-        complaints.clear()
-        await page.fill("#token", token)
-        await page.click("#token-form button")
-        await expect_state(page, "live")
-        await expect(page.locator("#token-form")).to_be_hidden()
-        await expect(page.locator("#topics-panel")).to_be_visible()
-        await page.fill("#publish-data", "hello")
-        await page.click("#publish-button")
-        await expect(page.locator("#rows .event .data")).to_have_text("hello")
-        await page.click("#code-panel summary")
-        assert token not in await page.content()
-        assert token not in page.url
-        await page.reload()
-        await expect_state(page, "live")
-        other = await context.new_page()
-        await other.goto(f"{broker.url}/topics/news")
-        await expect_state(other, "failed")
-        await other.close()
-        await page.goto("about:blank")  # so that its stream ends first
+    broker = start_broker(jwt_secrets=[HMAC.material])
+    await page.goto(f"{broker.url}/topics/news")
+    await expect_state(page, "failed")
+    await expect(page.locator("#token-hint")).to_have_text("You need a token to read from this broker.")
+    await expect(page.locator("#token-how")).to_contain_text("broker token --subscribe 'news'")
+    await expect(page.locator("#problem-text")).to_be_empty()
+    complaints.clear()
+    await page.fill("#token", token)
+    await page.click("#token-form button")
+    await expect_state(page, "live")
+    await expect(page.locator("#token-form")).to_be_hidden()
+    await expect(page.locator("#topics-panel")).to_be_visible()
+    await page.fill("#publish-data", "hello")
+    await page.click("#publish-button")
+    await expect(page.locator("#rows .event .data")).to_have_text("hello")
+    await page.click("#code-panel summary")
+    assert token not in await page.content()
+    assert token not in page.url
+    await page.reload()
+    await expect_state(page, "live")
+    other = await context.new_page()
+    await other.goto(f"{broker.url}/topics/news")
+    await expect_state(other, "failed")
+    await other.close()
 
 
 async def test_a_token_that_expires_is_asked_for_anew_and_nothing_is_missed(
-    page: Page, complaints: list[str]
+    page: Page, complaints: list[str], start_broker: StartBroker
 ) -> None:
-    with BrokerProcess(jwt_secrets=[HMAC.material]) as broker:
-        await page.goto(f"{broker.url}/topics/news")
-        complaints.clear()
-        await page.fill("#token", HMAC.token(subscribe=["news"], exp=time.time() + 3))
-        await page.click("#token-form button")
-        await expect_state(page, "live")
-        await expect(page.locator("#problem-text")).to_have_text("Your token has expired.")
-        blocking.publish(broker.url, "news", "meanwhile", token=HMAC.token(["news"]))
-        complaints.clear()
-        await page.fill("#token", HMAC.token(subscribe=["news"]))
-        await page.click("#token-form button")
-        await expect(page.locator("#rows .event .data")).to_have_text("meanwhile")
-        await page.goto("about:blank")  # so that its stream ends first
-        complaints.clear()
+    broker = start_broker(jwt_secrets=[HMAC.material])
+    await page.goto(f"{broker.url}/topics/news")
+    complaints.clear()
+    await page.fill("#token", HMAC.token(subscribe=["news"], exp=time.time() + 3))
+    await page.click("#token-form button")
+    await expect_state(page, "live")
+    await expect(page.locator("#problem-text")).to_have_text("Your token has expired.")
+    blocking.publish(broker.url, "news", "meanwhile", token=HMAC.token(["news"]))
+    complaints.clear()
+    await page.fill("#token", HMAC.token(subscribe=["news"]))
+    await page.click("#token-form button")
+    await expect(page.locator("#rows .event .data")).to_have_text("meanwhile")
+    await page.close()
+    complaints.clear()
 
 
 @asynccontextmanager
@@ -560,20 +534,11 @@ async def stripping_proxy(target: str) -> AsyncIterator[str]:
         await runner.cleanup()
 
 
-@asynccontextmanager
-async def broker_below_a_path(*, strips: bool) -> AsyncIterator[str]:
-    with BrokerProcess(base_path="" if strips else "/events") as broker:
-        if not strips:
-            yield broker.url
-            return
-        async with stripping_proxy(broker.url) as url:
-            yield url
-
-
 @pytest.mark.parametrize("strips", [False, True])
-async def test_the_page_works_below_a_path(page: Page, strips: bool) -> None:
+async def test_the_page_works_below_a_path(page: Page, start_broker: StartBroker, strips: bool) -> None:
     """Whether the broker knows the path, or a proxy takes it off."""
-    async with broker_below_a_path(strips=strips) as url:
+    broker = start_broker(base_path="" if strips else "/events")
+    async with stripping_proxy(broker.url) if strips else nullcontext(broker.url) as url:
         await open_live(page, f"{url}/topics/news")
         await page.fill("#publish-data", "below a path")
         await page.click("#publish-button")
@@ -589,4 +554,4 @@ async def test_the_page_works_below_a_path(page: Page, strips: bool) -> None:
         await page.click("#watch-button")
         await expect_state(page, "live")
         assert page.url == f"{url}/topics/other"
-        await page.goto("about:blank")  # so that its stream ends first
+        await page.close()  # so that its stream ends before the proxy

@@ -1,0 +1,1 @@
+"""The broker's own pages in Chromium: topics and the dashboard."""
