@@ -31,6 +31,7 @@ class Example:
         name: as the command takes it.
         flags: further arguments.
         examples: the folder of the examples.
+        model: the base URL of another model than the local one.
         variables: of its environment, besides BROKER_SECRET, which is `SECRET`.
 
     Attributes:
@@ -38,8 +39,12 @@ class Example:
         command: as it is started.
     """
 
-    def __init__(self, name: str, *flags: str, examples: Path = EXAMPLES, **variables: str) -> None:
+    def __init__(
+        self, name: str, *flags: str, examples: Path = EXAMPLES, model: str = "", **variables: str
+    ) -> None:
         self.name = name
+        if model:
+            variables |= {"OPENAI_BASE_URL": model, "OPENAI_API_KEY": "none"}
         self._environment = {**environment(), "BROKER_SECRET": SECRET, **variables}
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -55,10 +60,9 @@ class Example:
         """Everything it has printed so far."""
         return self._process.output
 
-    def broker_pid(self) -> int:
-        """The process of the broker that it started."""
-        (pid,) = (pid for pid in self.process_ids() if b"\0broker\0serve\0" in _command_line(pid))
-        return pid
+    def broker_pids(self) -> list[int]:
+        """The processes of the broker that it started."""
+        return [pid for pid in self.process_ids() if b"\0broker\0serve\0" in _command_line(pid)]
 
     def process_ids(self) -> list[int]:
         """The processes that it started."""

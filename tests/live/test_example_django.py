@@ -21,8 +21,6 @@ from tests.support.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 
-expect.set_options(timeout=1000 * WAIT_SECONDS)
-
 
 class Bell(Example):
     """The example, with its database in `data`."""

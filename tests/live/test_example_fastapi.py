@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,8 @@ import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
 from tests.live.examples import EXAMPLES, Example
+from tests.live.held_model import HeldModel
 from tests.support.ports import free_port
-from tests.support.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 QUESTION = "Why “this”, & why now?"
@@ -22,25 +22,29 @@ import model  # noqa: E402
 
 TEXT = "".join(model.answer_to([{"role": "user", "content": QUESTION}]))
 
-expect.set_options(timeout=1000 * WAIT_SECONDS)
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("example") / "data"
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def held_model() -> AsyncIterator[HeldModel]:
+    async with HeldModel() as held_model:
+        yield held_model
+
+
 @pytest.fixture(scope="module")
-def example(data: Path) -> Iterator[Example]:
-    with Example(
-        "fastapi", "--broker-port", str(free_port()), "--data", str(data), "--tokens-per-second", "12"
-    ) as example:
+def example(data: Path, held_model: HeldModel) -> Iterator[Example]:
+    flags = ("--broker-port", str(free_port()), "--data", str(data))
+    with Example("fastapi", *flags, model=held_model.url) as example:
         yield example
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def page(chromium: Browser, example: Example) -> Page:
+async def page(chromium: Browser, example: Example, held_model: HeldModel) -> Page:
     """A page that has asked, and shows the beginning of the answer."""
+    held_model.hold()
     page = await (await chromium.new_context()).new_page()
     await page.goto(example.url)
     await page.fill("#question", QUESTION)
@@ -54,10 +58,13 @@ async def is_complete(page: Page) -> None:
     assert await page.locator("#answer").text_content() == TEXT
 
 
-async def test_an_answer_outlives_a_reload_and_shows_in_a_second_tab(page: Page) -> None:
+async def test_an_answer_outlives_a_reload_and_shows_in_a_second_tab(
+    page: Page, held_model: HeldModel
+) -> None:
     await page.reload()
     tab = await page.context.new_page()
     await tab.goto(page.url)
+    held_model.allow()
     await is_complete(page)
     await is_complete(tab)
     await page.reload()
@@ -79,7 +86,7 @@ async def test_stop(page: Page) -> None:
 async def test_a_model_that_fails(chromium: Browser, tmp_path: Path) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}/v1"
     flags = ("--broker-port", str(free_port()), "--data", str(tmp_path / "data"))
-    with Example("fastapi", *flags, OPENAI_BASE_URL=nowhere, OPENAI_API_KEY="none") as example:
+    with Example("fastapi", *flags, model=nowhere) as example:
         page = await chromium.new_page()
         await page.goto(example.url)
         await page.fill("#question", QUESTION)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,8 @@ from playwright.async_api import Browser, Page, expect
 from tests.live.conftest import leave_out
 from tests.live.event_source import MODULES
 from tests.live.examples import CLIENT, EXAMPLES, Example
+from tests.live.held_model import HeldModel
 from tests.support.ports import free_port
-from tests.support.waiting import WAIT_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 QUESTION = "Why “this”, & why now?"
@@ -27,9 +27,6 @@ import model  # noqa: E402
 
 def answer_to(*questions: str) -> str:
     return "".join(model.answer_to([{"role": "user", "content": question} for question in questions]))
-
-
-expect.set_options(timeout=1000 * WAIT_SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -48,17 +45,25 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def held_model() -> AsyncIterator[HeldModel]:
+    async with HeldModel() as held_model:
+        yield held_model
+
+
 @pytest.fixture(scope="module")
-def example(examples: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Example]:
-    data = str(tmp_path_factory.mktemp("react") / "data")
-    flags = ("--broker-port", str(free_port()), "--data", data, "--tokens-per-second", "12")
-    with Example("react", *flags, examples=examples) as example:
+def example(
+    examples: Path, held_model: HeldModel, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Example]:
+    flags = ("--broker-port", str(free_port()), "--data", str(tmp_path_factory.mktemp("react") / "data"))
+    with Example("react", *flags, examples=examples, model=held_model.url) as example:
         yield example
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def page(chromium: Browser, example: Example) -> Page:
+async def page(chromium: Browser, example: Example, held_model: HeldModel) -> Page:
     """A page that has asked, and shows the beginning of the answer."""
+    held_model.hold()
     page = await (await chromium.new_context()).new_page()
     await page.goto(example.url)
     await ask(page, QUESTION)
@@ -80,11 +85,12 @@ async def is_complete(page: Page, *questions: str) -> None:
     assert await page.locator(".assistant").all_text_contents() == expected
 
 
-async def test_reload_in_mid_answer_and_a_second_tab(page: Page) -> None:
+async def test_reload_in_mid_answer_and_a_second_tab(page: Page, held_model: HeldModel) -> None:
     await page.reload()
     await expect(page.locator(".assistant")).to_contain_text("Where this answer is")
     tab = await page.context.new_page()
     await tab.goto(page.url)
+    held_model.allow()
     for shown in (page, tab):
         await is_complete(shown, QUESTION)
     await ask(tab, "And then?")
@@ -107,8 +113,7 @@ async def test_stop(page: Page) -> None:
 async def test_a_model_that_fails(chromium: Browser, examples: Path, tmp_path: Path) -> None:
     nowhere = f"http://127.0.0.1:{free_port()}/v1"
     flags = ("--broker-port", str(free_port()), "--data", str(tmp_path / "data"))
-    variables = {"OPENAI_BASE_URL": nowhere, "OPENAI_API_KEY": "none"}
-    with Example("react", *flags, examples=examples, **variables) as example:
+    with Example("react", *flags, examples=examples, model=nowhere) as example:
         page = await chromium.new_page()
         await page.goto(example.url)
         await ask(page, QUESTION)
