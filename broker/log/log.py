@@ -285,7 +285,8 @@ class Log:
     @property
     def footprint(self) -> int:
         """Estimated memory of the entries in bytes, without the end."""
-        return self.bytes + self.envelope_bytes + (self._stop - self._start) * ENTRY_OVERHEAD_BYTES
+        entries = len(self._entries) - self._start - (self.end is not None)
+        return self.bytes + self.envelope_bytes + entries * ENTRY_OVERHEAD_BYTES
 
     @property
     def _stop(self) -> int:

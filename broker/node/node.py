@@ -56,6 +56,7 @@ class Node:
         reporter: Reporter | None = None,
     ) -> None:
         self.metrics = metrics
+        self._published = metrics.published
         self._acknowledged = metrics.acknowledged
         self._acknowledged_at_once = metrics.acknowledged.counts
         self.reporter = reporter or Reporter()
@@ -156,7 +157,7 @@ class Node:
             receipt = await self._store.topics.publish(items, key, options, published_at)
         self._acknowledged.observe(monotonic() - published_at)
         if not receipt.replayed:
-            self.metrics.published.value += len(items) - receipt.known
+            self._published.value += len(items) - receipt.known
             if self._meter.is_on:
                 self._meter.add(items, receipt.known)
         return receipt
@@ -171,7 +172,7 @@ class Node:
         if receipt is not None:
             self._acknowledged_at_once[0] += 1  # so it isn't timed
             if not receipt.replayed:
-                self.metrics.published.value += len(items) - receipt.known
+                self._published.value += len(items) - receipt.known
                 if self._meter.is_on:
                     self._meter.add(items, receipt.known)
         return receipt

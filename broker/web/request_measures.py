@@ -5,6 +5,7 @@ Rules: a route is its template, never the path of a request. HEAD counts as GET.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
@@ -66,13 +67,13 @@ class RouteMeasure:
 
     def __init__(self, method: str, path: str) -> None:
         expected = (*_SUCCESSES.get(method, ()), *_REFUSALS)
-        self.statuses = dict.fromkeys(expected, 0)
+        self.statuses: defaultdict[int, int] = defaultdict(int, dict.fromkeys(expected, 0))
         self.seconds = Distribution("", "", SECONDS)
         self.is_publish = method == "POST" and path in PUBLISHING
 
     def answered(self, status: int, seconds: float | None) -> None:
         """Count an answer that had to wait for `seconds`; None if it was given at once."""
-        self.statuses[status] = self.statuses.get(status, 0) + 1
+        self.statuses[status] += 1
         if seconds is not None:
             self.seconds.observe(seconds)
 

@@ -13,9 +13,6 @@ from broker.log.timeline import Timeline
 from broker.stores.base import NO_OWNER, StoreOwner
 from broker.stores.memory.clock import MemoryClock
 
-NOW = -1.0
-"""A moment of publishing that is only read from the clock if somebody watches the topic."""
-
 
 class MemoryLogs:
     """Implements `WatchedLogs`. The logs are the store itself, so they are always complete.
@@ -23,14 +20,12 @@ class MemoryLogs:
     Attributes:
         last_id: the newest id; `MemoryTopics` raises it.
         owner: deliveries go to it.
-        published_at: of the publish in progress, or `NOW`; 0 during any other change. `MemoryTopics` sets it.
     """
 
     def __init__(self, table: LogTable, clock: MemoryClock) -> None:
         self.born = self.last_id = table.born
         self.timeline: Timeline = table.timeline
         self.owner: StoreOwner = NO_OWNER
-        self.published_at = 0.0
         self._table = table
         self._clock = clock
         self._watched: set[str] = set()
@@ -63,15 +58,20 @@ class MemoryLogs:
     def resume(self) -> None:
         """Does nothing: the node makes the publishers wait."""
 
-    def grown(self, sizes: Mapping[str, int], now: float) -> None:
-        """Apply the limits to logs that grew, then deliver. `sizes`: bytes of frames by topic."""
-        for topic, size in sizes.items():
-            self.log_grown(topic, self._table.get(topic), size, now)
+    def grown(self, sizes: Mapping[str, int], now: float, published_at: float | None = None) -> None:
+        """Apply the limits to logs that grew, then deliver. `sizes`: bytes of frames by topic.
 
-    def log_grown(self, topic: str, log: Log | None, size: int, now: float) -> None:
+        `published_at`, by `time.monotonic`; 0 for this moment, which is read from the clock if somebody watches the topic, and None
+        if nothing was published.
+        """
+        for topic, size in sizes.items():
+            self.log_grown(topic, self._table.get(topic), size, now, published_at)
+
+    def log_grown(
+        self, topic: str, log: Log | None, size: int, now: float, published_at: float | None
+    ) -> None:
         """The same for one log; None if it was given up to make room for another of them."""
         if log is not None:
             self._table.appended(topic, log, now)
         if topic in self._watched:
-            published_at = monotonic() if self.published_at == NOW else self.published_at
-            self.owner.delivered(topic, size, published_at)
+            self.owner.delivered(topic, size, 0.0 if published_at is None else published_at or monotonic())

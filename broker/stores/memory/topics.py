@@ -14,7 +14,7 @@ from broker.stores.base import CLOSED, NO_OPTIONS, Item, PublishOptions, Receipt
 from broker.stores.idempotency import IdempotencyKeys
 from broker.stores.leases import Leases
 from broker.stores.memory.clock import MemoryClock
-from broker.stores.memory.logs import NOW, MemoryLogs
+from broker.stores.memory.logs import MemoryLogs
 from broker.stores.terms import TopicTerms
 
 SLICE_TOPICS = 256
@@ -54,14 +54,18 @@ class MemoryTopics:
         options: PublishOptions = NO_OPTIONS,
         published_at: float = 0.0,
     ) -> Receipt:
-        self._logs.published_at = published_at or NOW
         if key is None and options is NO_OPTIONS:
             if self._has_ends:
                 self._check_open({topic for topic, _ in items})
-            return Receipt([self._append_one(*items[0])] if len(items) == 1 else self._append(items))
-        return self._publish_with(items, key, options)
+            if len(items) == 1:
+                topic, lines = items[0]
+                return Receipt([self._append_one(topic, lines, published_at)])
+            return Receipt(self._append(items, published_at))
+        return self._publish_with(items, key, options, published_at)
 
-    def _publish_with(self, items: Sequence[Item], key: str | None, options: PublishOptions) -> Receipt:
+    def _publish_with(
+        self, items: Sequence[Item], key: str | None, options: PublishOptions, published_at: float
+    ) -> Receipt:
         now = self._clock()
         replayed = self._replayed(items, key, self._clock.steady)
         fresh = [item for item in items if item[0] not in replayed]
@@ -72,7 +76,7 @@ class MemoryTopics:
         if key is not None:
             self._keys.check_room(topics, key)
         ends = [topic for topic in options.ends if topic not in replayed and not self._is_closed(topic)]
-        ids = self._append(fresh, ends, options.reason, options.retain_seconds)
+        ids = self._append(fresh, published_at, ends, options.reason, options.retain_seconds)
         if options.producer is not None and len(items) > known:
             self._advance_producer(*options.producer, items)
         if not items:
@@ -129,7 +133,7 @@ class MemoryTopics:
         log = self._table.get(topic)
         return log is not None and log.end is not None
 
-    def _append_one(self, topic: str, lines: bytes) -> EventId:
+    def _append_one(self, topic: str, lines: bytes, published_at: float) -> EventId:
         """`_append` for one event without options: most publishes, at half the cost."""
         now = self._clock()
         event_id = self._logs.last_id = self._clock.next_id(now, self._logs.last_id)
@@ -138,12 +142,13 @@ class MemoryTopics:
         if log is None:
             log = self._table.open(topic, now)
         log.append(event_id, frame)
-        self._logs.log_grown(topic, log, len(frame), now)
+        self._logs.log_grown(topic, log, len(frame), now, published_at)
         return event_id
 
     def _append(
         self,
         items: Sequence[Item],
+        published_at: float,
         ends: Sequence[str] = (),
         reason: str = CLOSED,
         retain_seconds: float | None = None,
@@ -169,7 +174,7 @@ class MemoryTopics:
             event_id += 1
         if sizes:
             self._logs.last_id = event_id - 1
-            self._logs.grown(sizes, now)
+            self._logs.grown(sizes, now, published_at)
         return ids
 
     def _append_end(self, topic: str, reason: str, event_id: EventId, now: float) -> int:
@@ -191,7 +196,6 @@ class MemoryTopics:
             return None
         now = self._clock()
         end_id = self._logs.last_id = self._clock.next_id(now, self._logs.last_id)
-        self._logs.published_at = 0.0
         self._logs.grown({topic: self._append_end(topic, reason, end_id, now)}, now)
         return end_id
 
@@ -218,7 +222,6 @@ class MemoryTopics:
         frame = sse.end(topic, "deleted", end_id)
         log.clear(end_id, frame)
         self._table.retain(topic, log, None)
-        self._logs.published_at = 0.0
         self._logs.grown({topic: len(frame)}, now)
 
     async def describe(self, topics: Sequence[str]) -> Sequence[TopicState]:

@@ -270,6 +270,9 @@ class HttpConnection:
                 timeouts.head_started(self)
             elif self._has_answered and not self._parser.is_head_begun:
                 timeouts.answer_sent(self)
+            if self._is_reading and not (self._rest or self._holds_body):
+                self._has_answered = False
+                return  # it reads on, as after most requests
         self._has_answered = False
         self._regulate()
 

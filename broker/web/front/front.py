@@ -255,7 +255,11 @@ class Front:
         data = encode(answer, common_headers, head.method, head.version, closes=closes)
         connection.answered(exchange, data, closes=closes)
         self._answer_bytes.value += len(data)
-        self._log(exchange, answer.status, len(answer.body))
+        route = head.route
+        if route is None or exchange.began_at or self.access_log is not None:
+            self._log(exchange, answer.status, len(answer.body))
+        else:
+            route.statuses[answer.status] += 1  # at once, as most: it costs no call
 
     def _encode_last(self, origin: str | None, answer: Answer) -> bytes:
         """The answer to a long poll; the connection closes after it."""
@@ -269,12 +273,8 @@ class Front:
         return self._measures.unrouted if head.route is None else head.route.measure
 
     def _log(self, exchange: Exchange, status: int, size: int) -> None:
-        route = exchange.head.route
-        if route is not None and not exchange.began_at and status in route.statuses:
-            route.statuses[status] += 1  # at once, as most: it costs no call
-        else:
-            waited = monotonic() - exchange.began_at if exchange.began_at else None
-            self._measure_of(exchange.head).answered(status, waited)
+        waited = monotonic() - exchange.began_at if exchange.began_at else None
+        self._measure_of(exchange.head).answered(status, waited)
         if self.access_log is not None:
             self.access_log.write(exchange, status, size)
 
