@@ -29,7 +29,7 @@ class Terminal:
 
     Attributes:
         output: everything that the terminal has shown. A command that fails adds a line that matches `FAILED`.
-        busy: whether the last paste is still running, as far as the caller waited for it.
+        busy: whether a command of the last paste may still be running.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
@@ -54,19 +54,19 @@ class Terminal:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ctrl-C, then exit; what still runs after that is killed."""
+        """Ctrl-C if a command runs, then exit; what still runs after that is killed."""
         try:
-            self._type("\x03")
+            self.interrupt(EXIT_SECONDS)
             self._type("exit\n")
             self._process.wait(EXIT_SECONDS)
-        except subprocess.TimeoutExpired:
+        except (AssertionError, subprocess.TimeoutExpired):
             os.killpg(os.tcgetpgrp(self._terminal), signal.SIGKILL)
             self._process.kill()
             self._process.wait(EXIT_SECONDS)
         self._reader.join(EXIT_SECONDS)
         os.close(self._terminal)
 
-    def paste(self, text: str, until: str = "") -> str:
+    def paste(self, text: str, until: str = "", seconds: float = PASTE_SECONDS) -> str:
         """Paste lines and return the output from then on.
 
         Args:
@@ -77,27 +77,29 @@ class Terminal:
         start = len(self.output)
         self._pastes += 1
         mark = f"@done {self._pastes}@"
+        self.busy = True
         self._type(text)
-        if until:
-            self.busy = True
-        else:
+        if not until:
             self._type(f"printf '@done %s@\\n' {self._pastes}\n")  # the mark itself isn't in this text
         wait_for(
             partial(self.shows, until or re.escape(mark), start),
             f"{until or mark!r} after {text!r}, in: {self.output[start:]}",
-            PASTE_SECONDS,
+            seconds,
         )
+        self.busy = bool(until)
         return self.output[start:]
 
     def shows(self, pattern: str, start: int = 0) -> bool:
         """Whether the output from offset `start` on matches a regular expression."""
         return re.search(pattern, self.output[start:]) is not None
 
-    def interrupt(self) -> None:
-        """Press Ctrl-C, and wait until the command has ended."""
+    def interrupt(self, seconds: float = PASTE_SECONDS) -> None:
+        """If a command runs, press Ctrl-C, and wait until it has ended. At the prompt, bash might discard what is typed next."""
+        if not self.busy:
+            return
         self._type("\x03")
         self.busy = False
-        self.paste("\n")
+        self.paste("\n", seconds=seconds)
 
     def _type(self, text: str) -> None:
         os.write(self._terminal, text.encode())
