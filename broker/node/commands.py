@@ -68,6 +68,8 @@ class Answer:
 
 Command = Disconnect | Revoke | Cancel | ShowStats | Ask | Answer
 
+MAX_KIND_CHARS = 40
+
 _CLASSES: dict[str, type[Command]] = {
     "disconnect": Disconnect,
     "revoke": Revoke,
@@ -83,6 +85,14 @@ def encode(command: Command) -> str:
     """One line of JSON."""
     values = {field.name: getattr(command, field.name) for field in fields(command)}
     return json.dumps({"do": _NAMES[type(command)], **values})
+
+
+def kind_of(text: str) -> str:
+    """The kind of a command, perhaps of another version: a short text; empty if it has none."""
+    try:
+        return str(json.loads(text)["do"])[:MAX_KIND_CHARS]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
 
 
 def decode(text: str) -> Command | None:

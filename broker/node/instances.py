@@ -15,13 +15,16 @@ from broker.fanout.batches import Job
 from broker.fanout.hub import Hub
 from broker.fanout.subscriber import Subscriber
 from broker.metrics import Metrics
-from broker.node.commands import Answer, Ask, Cancel, Disconnect, Revoke, ShowStats, decode, encode
+from broker.node.commands import Answer, Ask, Cancel, Disconnect, Revoke, ShowStats, decode, encode, kind_of
 from broker.node.questions import Questions
 from broker.node.streams import Streams
+from broker.reports import escape
 from broker.stores.base import Broadcast
 
 CANCEL_SECONDS = 10.0
 """How long a cancel is kept for instances that can't be reached."""
+MAX_UNKNOWN_KINDS = 32
+"""Unknown kinds of commands that are reported."""
 
 _logger = logging.getLogger("broker")
 
@@ -55,6 +58,7 @@ class Instances:
         self._metrics = metrics
         self._clock = clock
         self._revocation_seconds = revocation_seconds
+        self._unknown_kinds: set[str] = set()  # that were reported
         self._cancelling: dict[str, asyncio.Event] = {}  # by topic with a `_SendCancel` under way: it is done
 
     async def disconnect(self, *, subject: str | None = None, topic: str | None = None) -> None:
@@ -109,9 +113,17 @@ class Instances:
             case Answer() as answer:
                 self.questions.answered(answer)
             case _:
-                _logger.warning(
-                    "ignored an unknown command from an instance of another version: %.100s", text
-                )
+                self._report_unknown(text)
+
+    def _report_unknown(self, text: str) -> None:
+        """Warn of the first command of its kind: a newer instance may send it every few seconds."""
+        kind = kind_of(text)
+        if kind not in self._unknown_kinds and len(self._unknown_kinds) < MAX_UNKNOWN_KINDS:
+            self._unknown_kinds.add(kind)
+            _logger.warning(
+                "ignored an unknown command from an instance of another version, as all others of its kind: %.100s",
+                escape(text),
+            )
 
     def _cancel(self, topic: str) -> None:
         """Stop the producer, and write `broker.cancel` to the subscribers; another cancel meanwhile writes nothing (I4)."""

@@ -7,6 +7,7 @@ import pytest
 from broker.auth.grants import ALL_TOPICS, Caller, Grant
 from broker.errors import Unauthorized
 from broker.fanout import batches
+from broker.node.instances import MAX_UNKNOWN_KINDS
 from broker.node.node import Node
 from tests.node.conftest import OpenStream
 
@@ -48,3 +49,25 @@ async def test_i4_while_subscribers_are_written_a_cancel_another_adds_nothing(
 async def test_an_unknown_command_is_ignored(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     node.on_broadcast('{"do": "fly"}')
     assert "ignored an unknown command" in caplog.text
+
+
+async def test_each_kind_of_unknown_command_is_reported_once(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A newer instance may send some of them every few seconds, for as long as the upgrade takes."""
+    for number in range(3):
+        for name in ("fly", "swim"):
+            node.on_broadcast(f'{{"do": "{name}", "at": {number}}}')
+        node.on_broadcast(f'{{"do": "disconnect", "new field": {number}}}')
+        node.on_broadcast(f"no JSON {number}")
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 4, lines
+    assert ["fly" in lines[0], "swim" in lines[1], "disconnect" in lines[2]] == [True] * 3
+
+
+async def test_i4_unknown_commands_that_are_remembered_have_a_bound(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(10 * MAX_UNKNOWN_KINDS):
+        node.on_broadcast(f'{{"do": "kind {number}"}}')
+    assert len(caplog.records) == MAX_UNKNOWN_KINDS
