@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedList
 
 from broker.events import EventId
 from broker.log.entry import ENTRY_OVERHEAD_BYTES
@@ -52,7 +52,11 @@ class LogTable:
         self.max_bytes = max_bytes
         self._max_topics = max_topics
         self._topic_memory_seconds = topic_memory_seconds
-        self._logs: SortedDict[str, Log] = SortedDict()  # by name, so that a page of names costs little
+        self._logs: dict[str, Log] = {}
+        self._names: SortedList[str] = (
+            SortedList()
+        )  # of all but `_unlisted`; sorted, so that a page costs little
+        self._unlisted: set[str] = set()  # deleted, and neither pinned nor used since
         self.get = self._logs.get  # called for each event: it costs no call of ours
         self._pins: dict[str, int] = {}
         self._unpinned: OrderedDict[str, Log] = OrderedDict()  # least recently used first
@@ -66,12 +70,16 @@ class LogTable:
         return len(self._logs)
 
     def names_after(self, topic: str, limit: int) -> list[str]:
-        """The first `limit` names after `topic`, sorted. Paging is stable while other topics come and go."""
-        return list(islice(self._logs.irange(topic, inclusive=(False, True)), limit))
+        """The first `limit` names after `topic`, sorted, without those of deleted topics that are neither pinned nor used since.
 
-    def names_with(self, first: str) -> list[str]:
-        """The names that begin with the character `first`, sorted."""
-        return list(self._logs.irange(first, chr(ord(first) + 1), inclusive=(True, False)))
+        Paging is stable while other topics come and go.
+        """
+        return list(islice(self._names.irange(topic, inclusive=(False, True)), limit))
+
+    def count_names(self, without: str) -> int:
+        """How many names `names_after` has in all, without those that begin with the character `without`."""
+        begin, stop = self._names.bisect_left(without), self._names.bisect_left(chr(ord(without) + 1))
+        return len(self._names) - (stop - begin)
 
     def unknown_last(self, now: float) -> EventId:
         """The `last` of a topic without a record: it may have had an event at or before this id."""
@@ -83,6 +91,7 @@ class LogTable:
         if log is None:
             log = self._logs[topic] = Log(self.unknown_last(now), self._retention.of(topic), self.timeline)
             self._unpinned[topic] = log
+            self._names.add(topic)
         return log
 
     def open_with_retention(self, log: Log, seconds: float) -> None:
@@ -103,6 +112,7 @@ class LogTable:
         log = self.open(topic, now)
         self._pins[topic] = self._pins.get(topic, 0) + 1
         self._unpinned.pop(topic, None)
+        self._list(topic, log)
         if topic in self._filled:
             self._filled.move_to_end(topic)
         self.trim(topic, log, now)
@@ -119,9 +129,10 @@ class LogTable:
             self._pins[topic] = pins
         elif self._logs[topic].named:
             self._unpinned[topic] = self._logs[topic]
+            self._list(topic, self._logs[topic])
             self._forget_surplus()
         else:
-            del self._logs[topic]
+            self._remove(topic)
         return not pins
 
     def appended(self, topic: str, log: Log, now: float) -> None:
@@ -134,6 +145,8 @@ class LogTable:
         self._filled.move_to_end(topic)
         if topic in self._unpinned:
             self._unpinned.move_to_end(topic)
+        if log.cleared_at:
+            self._list(topic, log)
         if log.trim_barrier is None:
             log.trim(now)
         else:
@@ -159,8 +172,7 @@ class LogTable:
 
     def discard(self, topic: str) -> None:
         """Forget the log of a topic without subscribers; its store still has the events."""
-        log = self._logs.pop(topic)
-        self.bytes -= log.accounted
+        self.bytes -= self._remove(topic).accounted
         self._pins.pop(topic, None)
         self._filled.pop(topic, None)
         self._unpinned.pop(topic, None)
@@ -208,7 +220,24 @@ class LogTable:
         self.bytes -= log.accounted
         self._filled.pop(topic, None)
         self._untrimmed.pop(topic, None)
-        del self._logs[topic]
+        self._remove(topic)
+
+    def _remove(self, topic: str) -> Log:
+        if topic in self._unlisted:
+            self._unlisted.remove(topic)
+        else:
+            self._names.remove(topic)
+        return self._logs.pop(topic)
+
+    def _list(self, topic: str, log: Log) -> None:
+        """List the name of `topic`, unless it was deleted, and is neither pinned nor used since."""
+        is_listed = not 0 < log.cleared_at == log.last or topic in self._pins
+        if is_listed and topic in self._unlisted:
+            self._unlisted.remove(topic)
+            self._names.add(topic)
+        elif not is_listed and topic not in self._unlisted:
+            self._names.remove(topic)
+            self._unlisted.add(topic)
 
     def correct(self, corrections: Sequence[Correction]) -> None:
         """Take over the store's corrections. Envelopes made before, which say when, are made again if needed."""

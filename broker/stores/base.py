@@ -161,10 +161,10 @@ class Topics(Protocol):
         """The state of each of `topics`, at most 2 s old; also of unknown ones."""
 
     async def names(self, after: str, limit: int) -> Sequence[str]:
-        """At most `limit` names after `after`, sorted: topics with a record and watched ones."""
+        """At most `limit` names after `after`, sorted: watched topics, and those with a record that were used since they were deleted."""
 
     async def count(self) -> int:
-        """About how many topics have a record, without the broker's own."""
+        """About how many names there are, without the broker's own."""
 
     async def terms(self, topic: str) -> TopicTerms:
         """For how long the topic keeps its events, and itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 
 import pytest
 
@@ -157,6 +158,43 @@ async def test_names_of_topics(store: StoreHarness) -> None:
     assert await store.store.topics.names("a", 2) == ["b", "c"]
     store.store.logs.unwatch(["d"])
     assert await store.store.topics.names("c", 10) == []
+
+
+async def test_a_deleted_topic_is_listed_again_once_it_is_used(store: StoreHarness) -> None:
+    async def listed() -> Sequence[str]:
+        names = await store.store.topics.names("", 10)
+        assert await store.store.topics.count() == len(names)
+        return names
+
+    for name in ("a", "b", "_stats"):
+        await store.store.topics.publish([item(name, "1")])
+    await store.store.topics.delete("_stats")
+    assert await listed() == ["a", "b"]
+    await store.store.topics.delete("a")
+    await store.store.topics.delete("a")
+    assert await listed() == ["b"]
+    await store.store.topics.publish([item("a", "2")])
+    assert await listed() == ["a", "b"]
+    await store.store.topics.delete("a")
+    await store.store.topics.close("a", "closed")
+    assert await listed() == ["a", "b"]
+    await store.store.topics.delete("a")
+    await store.sweep()
+    assert await listed() == ["b"]
+
+
+async def test_a_deleted_topic_is_listed_while_it_is_watched(store: StoreHarness) -> None:
+    await store.store.topics.publish([item("a", "1")])
+    await store.store.logs.watch(["a"], Latest())
+    await store.store.topics.delete("a")
+    await store.settle()
+    assert await store.store.topics.names("", 10) == ["a"]
+    store.store.logs.unwatch(["a"])
+    assert await store.store.topics.names("", 10) == []
+    await store.store.logs.watch(["a"], Latest())
+    assert await store.store.topics.names("", 10) == ["a"]
+    store.store.logs.unwatch(["a"])
+    assert await store.store.topics.names("", 10) == []
 
 
 async def test_topics_that_come_and_go_between_pages_of_names_move_no_other(store: StoreHarness) -> None:

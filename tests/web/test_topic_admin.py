@@ -88,6 +88,17 @@ async def test_search_finds_quiet_topics_too_and_counts_them(server: Server) -> 
     assert await ranking(server, search="nothing") == {"topics": [], "matching": 0, "total": 31}
 
 
+async def test_deleted_topics_are_neither_listed_nor_counted(server: Server) -> None:
+    for number in range(3):
+        await server.publish(f"orders.{number}", "1")
+    assert (await server.request("DELETE", "/topics/orders.1")).status == 204
+    answer = await ranking(server, search="orders.")
+    assert names(answer) == ["orders.0", "orders.2"]
+    assert (answer["matching"], answer["total"]) == (2, 2)
+    listed = (await server.request("GET", "/topics", accept="application/json")).json()
+    assert names(listed) == ["orders.0", "orders.2"]
+
+
 async def test_an_answer_is_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(topic_ranking.MAX_TOPICS + 50):
         await server.publish(f"t{number}", "1")

@@ -252,7 +252,7 @@ class MemoryTopics:
         return self._table.names_after(after, limit)
 
     async def count(self) -> int:
-        return len(self._table) - len(self._table.names_with("_"))
+        return self._table.count_names(without="_")
 
     async def terms(self, topic: str) -> TopicTerms:
         log = self._table.get(topic)

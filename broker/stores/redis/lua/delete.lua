@@ -41,6 +41,7 @@ local function delete()
   if seen ~= known[3] then
     call('HSET', rec, 'cb', seen)
   end
+  call('ZREM', KEYS[2], ARGV[5]) -- publish.lua and ends.lua add it again
   local used = math.max(now, ms - settled)
   call('ZADD', KEYS[3], used, ARGV[5])
   call('PEXPIREAT', rec, used + memory + SLACK_MS)

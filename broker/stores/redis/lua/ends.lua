@@ -10,11 +10,11 @@ local function end_topic(topic, channel, leases, log, rec, is_new, prev, ms, n, 
   local id = format(ms, n)
   if is_new then -- anything under its keys is left from a lost store
     call('DEL', log, rec)
-    call('ZADD', KEYS[2], 0, topic)
     call('HSET', rec, 'z', 0, 'a', ms, 'b', 0, 't', 0)
   end
   call('HSET', rec, 'ms', ms, 'n', n, 'e', id .. ' ' .. prev .. ' ' .. reason)
   local used = math.max(now, ms - settled)
+  call('ZADD', KEYS[2], 0, topic) -- a deleted topic isn't there
   call('ZADD', KEYS[3], used, topic)
   call('PEXPIREAT', rec, used + memory + SLACK_MS)
   call('ZREM', leases, topic)

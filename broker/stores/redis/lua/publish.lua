@@ -19,7 +19,7 @@
 --           closed. 4: earlier entries of the producer are missing; the number that it must send follows. known: how many
 --           leading entries the producer had published before. closed: 1 if all topics to close are closed.
 --
--- names, used   zsets of topics: scores 0; ms of the topic's last entry (late by up to TOUCH_MS)
+-- names, used   zsets of topics: scores 0, without deleted ones; ms of the topic's last entry (late by up to TOUCH_MS)
 -- log           a stream of p "<id of the topic's entry before> <nonce>", z bytes of all entries up to this one, l lines
 -- rec           a hash that outlives the log: ms, n (the topic's last id), z (of the last entry), ca, cb (delete.lua);
 --               a, b (ms of the oldest entry, and z before it, at the last check: neither is too high); t (ms at which
@@ -166,7 +166,6 @@ local function append(topic, entries, offsets, said, ms, first_n, record)
   local prev, z, oldest_ms, before, touched, retention = unpack(record, 1, 6)
   if not touched then -- new: anything under its keys is left from a lost store
     call('DEL', log, rec)
-    call('ZADD', KEYS[2], 0, ARGV[at])
   end
   if has_more and (touched or 0) == 0 and ARGV[asked_at + 2] ~= '' then
     retention = ARGV[asked_at + 2]
@@ -207,6 +206,7 @@ local function append(topic, entries, offsets, said, ms, first_n, record)
   if not touched or math.abs(now - touched) >= TOUCH_MS or touched < memory_since then
     local used = math.max(now, ms - settled)
     call('HSET', rec, 't', now)
+    call('ZADD', KEYS[2], 0, ARGV[at]) -- also after a DELETE, and if an older version has published since
     call('ZADD', KEYS[3], used, ARGV[at])
     call('PEXPIREAT', log, used + math.min(max_age, memory) + SLACK_MS)
     call('PEXPIREAT', rec, used + memory + SLACK_MS)
