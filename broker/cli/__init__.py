@@ -62,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status. `argv` is by default the process's own."""
     words = list(sys.argv[1:] if argv is None else argv)
     requested = next((word for word in words if not word.startswith("-")), None)
-    parser = _make_parser([name for name in COMMANDS if name == requested])
-    if not words:
-        parser.print_help(sys.stderr)
-        return 2
-    args = parser.parse_args(words)
     try:
+        parser = _make_parser([name for name in COMMANDS if name == requested])  # imports take a while
+        if not words:
+            parser.print_help(sys.stderr)
+            return 2
+        args = parser.parse_args(words)
         status = cast("int", args.run(args))
         if sys.stdout is not None:
             sys.stdout.flush()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 
 from broker.cli import common, output
-from broker.client import BlockingClient
+from broker.client import BlockingClient, ClientError, History
+from broker.client.errors import unexpected
+from broker.events import parse_id
 
 PAGE = 1000
 
@@ -66,5 +68,13 @@ def _print(client: BlockingClient, args: argparse.Namespace) -> None:
             print_event(event)
         if not page.more or args.before is not None:
             return
+        _check_progress(page, cursor)
         since, last, cursor = None, None, page.cursor
         left = None if left is None else left - len(page.events)
+
+
+def _check_progress(page: History, cursor: str | None) -> None:
+    """Raise `ClientError` if the page after `page` would be no later one: it would be asked for again and again."""
+    reached, before = parse_id(page.cursor), parse_id(cursor or "")
+    if not page.events or reached is None or (before is not None and reached <= before):
+        raise unexpected(ClientError, "The response says that there is more, but not where")

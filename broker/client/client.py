@@ -119,7 +119,7 @@ class Client(PublishMethods):
             response = await self._make_requests().send(
                 url, None, JSON, HTTPStatus.OK, method="GET", most=TOPICS_BYTES
             )
-            page, after = decode_topics(response)
+            page, after = decode_topics(response, after)
             for state in page:
                 yield state
             if after is None:

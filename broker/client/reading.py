@@ -5,6 +5,7 @@ Rules: values in, values out; a client sends the requests.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,13 +75,18 @@ def decode_history(response: Response) -> History:
         raise unexpected(ClientError, "The response is not a history", response.status) from None
 
 
-def decode_topics(response: Response) -> tuple[Sequence[TopicState], str | None]:
-    """The topics in a response, and the `next` page. Raises `ClientError` if a broker doesn't send such a response."""
+def decode_topics(response: Response, after: str | None = None) -> tuple[Sequence[TopicState], str | None]:
+    """The topics in the response to a request for those `after`, and the `next` page.
+
+    Raises `ClientError` if a broker doesn't send such a response: each page begins after the one before.
+    """
     try:
         value = json_object(response.body)
         following = value["next"]
         states = [_state(one) for one in value["topics"]]
-        return states, None if following is None else str(following)
+        if following is not None and _text(following) <= (after or ""):
+            raise ValueError("the next page is not behind this one")
+        return states, following
     except (ValueError, KeyError, TypeError):
         raise unexpected(ClientError, "The response is not a list of topics", response.status) from None
 
@@ -92,7 +98,8 @@ def _event(value: dict[str, Any]) -> Event:
 
 def _gap(value: dict[str, Any]) -> Gap:
     topic, after, reason = (_text(value[name]) for name in ("topic", "after", "reason"))
-    return Gap("", "broker.gap", "", topic, after, reason)
+    data = json.dumps({"topic": topic, "after": after, "reason": reason}, separators=(",", ":"))
+    return Gap(data, "broker.gap", after, topic, after, reason)  # as a stream has it
 
 
 def _state(value: dict[str, Any]) -> TopicState:

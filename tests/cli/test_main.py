@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 import pytest
 
-from broker.cli import COMMANDS
+from broker.cli import COMMANDS, INTERRUPTED
 from tests.cli.commands import run
 from tests.support.waiting import WAIT_SECONDS
 
@@ -47,6 +47,27 @@ def test_output_into_a_program_that_exits(words: list[str]) -> None:
             check=False,
         )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+INTERRUPTED_IMPORT = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "broker.cli.subscribe":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+from broker.cli import main
+sys.exit(main(["subscribe", "news"]))
+"""
+
+
+def test_an_interrupt_while_a_command_is_imported() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_IMPORT], capture_output=True, timeout=WAIT_SECONDS, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, b"", b"")
 
 
 @pytest.mark.parametrize("words", [["no-such-command"], ["--no-such-option"]])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,54 @@ def test_all_events_are_printed_page_by_page(broker: BrokerProcess) -> None:
     assert lines_of(broker, "events", "a", "--limit", "1200") == [str(number) for number in range(1200)]
 
 
+TOPIC_PAGE = {
+    "topics": [
+        {
+            "topic": "a",
+            "subscribers": 0,
+            "events": 1,
+            "bytes": 1,
+            "first_id": "1-0",
+            "last_id": "1-0",
+            "closed": False,
+        }
+    ],
+    "next": "a",
+}
+EVENTS_PAGE = {
+    "events": [{"topic": "a", "id": "1-0", "event": None, "time": "", "data": "x"}],
+    "cursor": "1-0", "more": True, "gap": None, "closed": False,
+}  # fmt: skip
+
+
+class SamePages(BaseHTTPRequestHandler):
+    """Answers every request for a page with the same one, after which there is always more."""
+
+    def do_GET(self) -> None:
+        page = EVENTS_PAGE if "/events" in self.path else TOPIC_PAGE
+        body = json.dumps(page).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it."""
+
+
+@pytest.mark.parametrize("words", [["events", "a"], ["topics"]])
+def test_a_server_whose_pages_never_end_is_left(words: list[str]) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), SamePages) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            done = run(f"http://127.0.0.1:{server.server_port}", *words)
+        finally:
+            server.shutdown()
+    assert done.returncode == 1
+    assert b"(unexpected)" in done.stderr
+    assert len(done.stdout.splitlines()) <= 2 + 1  # the head of the list
+
+
 def test_a_gap_is_told(shared_brokers: SharedBrokers) -> None:
     broker = shared_brokers.get(retention_events=1)
     ids = [broker.publish("a", text) for text in "123"]
@@ -105,6 +155,7 @@ def test_a_gap_is_told(shared_brokers: SharedBrokers) -> None:
     assert done.stderr.decode() == f"broker events: gap in a after {ids[0]}: trimmed\n"
     gap, event = (json.loads(line) for line in done.stdout.splitlines())
     assert (gap["event"], gap["id"], event["data"]) == ("broker.gap", None, "3")
+    assert json.loads(gap["data"]) == {"topic": "a", "after": ids[0], "reason": "trimmed"}
 
 
 # end, cancel, delete

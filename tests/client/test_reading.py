@@ -57,6 +57,8 @@ async def test_parts_of_a_history(serve: Serve) -> None:
         lost = await client.history("a", cursor=ids[0])
         assert lost.gap is not None
         assert (lost.gap.topic, lost.gap.after, lost.gap.reason) == ("a", ids[0], "trimmed")
+        async with client.subscribe("a", cursor=ids[0]) as events:
+            assert lost.gap == await anext(events), "a stream has the same gap"
 
 
 async def test_all_topics_page_by_page(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +111,17 @@ def test_what_a_broker_sends() -> None:
     assert (states, following) == ([TopicState("a", 1, 2, 3, "4-0", "5-0", closed=True)], None)
     history = decode_history(Response(200, None, HISTORY))
     assert history.events == [Event("a", "b", "1-0", "t")]
-    assert history.gap == Gap("", "broker.gap", "", "c", "2-0", "lost")
+    data = '{"topic":"c","after":"2-0","reason":"lost"}'
+    assert history.gap == Gap(data, "broker.gap", "2-0", "c", "2-0", "lost")
+
+
+@pytest.mark.parametrize("following", [b'""', b'"a"', b'"b"'])
+def test_a_page_of_topics_that_is_not_behind_the_one_before_is_refused(following: bytes) -> None:
+    with pytest.raises(ClientError) as caught:
+        decode_topics(Response(200, None, STATE.replace(b"null", following)), "b")
+    assert caught.value.code == "unexpected"
+    states, after = decode_topics(Response(200, None, STATE.replace(b"null", b'"ba"', 1)), "b")
+    assert (len(states), after) == (1, "ba")
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ class BlockingClient:
         while True:
             url = topics_url(self.url, after)
             response = self._requests.send(url, None, JSON, HTTPStatus.OK, method="GET", most=TOPICS_BYTES)
-            page, after = decode_topics(response)
+            page, after = decode_topics(response, after)
             yield from page
             if after is None:
                 return
