@@ -37,6 +37,7 @@ class FeedGroup:
         behind: the topics with a mark that it has yet to reach.
         published_at: when the oldest event that was delivered since the last pass began was published; 0 if that is unknown.
         pass_published_at: the same for the present pass.
+        writes: a write to the most expensive of its subscribers costs as much as so many (`Subscriber.WRITES`).
         is_due: whether something was delivered since the last pass began.
         is_queued: whether it waits for its turn.
     """
@@ -51,6 +52,7 @@ class FeedGroup:
     behind: dict[_Topic, None] = field(default_factory=dict)
     published_at: float = 0.0
     pass_published_at: float = 0.0
+    writes: int = 1
     is_due: bool = False
     is_queued: bool = False
 
@@ -153,6 +155,7 @@ class FeedTable:
         subscriber.feed = group.feed
         subscriber.feed_index = len(group.subscribers)
         group.subscribers.append(subscriber)
+        group.writes = max(group.writes, subscriber.WRITES)
         for topic in key.topics:
             self._topics[topic].subscribers += 1
         return group.feed

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from broker.auth.grants import Caller
 from broker.events import EventId
@@ -40,6 +40,9 @@ class Poll(Subscriber):
     Attributes:
         timer: ends the wait.
     """
+
+    WRITES: ClassVar[int] = 8
+    """It makes an answer, and ends in the same turn."""
 
     __slots__ = ("_descriptor", "_has_answered", "_hub", "_respond", "timer")
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Sequence
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 from broker.auth.grants import Caller
 from broker.events import EventId
@@ -70,6 +70,7 @@ class Subscriber:
         hub_index, feed_index: its indexes in the hub's and the feed's list, which set them; -1 if it is in none.
     """
 
+    WRITES: ClassVar[int] = 1  # a write costs as much as so many to a stream
     __slots__ = (
         "_heard_bytes",
         "_owner",
@@ -244,8 +245,7 @@ class Subscriber:
         self._abort(reason)
 
     def _abort(self, reason: CloseReason) -> None:
-        if self._reason is None:
-            self._reason = reason
+        self._reason = self._reason or reason
         self._transport.abort()
 
     def pause_writing(self) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from broker.auth.grants import UNRESTRICTED_CALLER
 from broker.fanout.close_reason import CloseReason
+from broker.fanout.fanout import WRITES_PER_TURN
 from broker.fanout.feed import FeedKey
 from broker.fanout.poll import Poll
 from tests.support.hub_harness import HubHarness, tcp_pair
@@ -67,6 +68,18 @@ async def test_a_poll_shares_the_feed_of_streams(harness: HubHarness) -> None:
     harness.publish("a", b"x")
     harness.run()
     assert harness.read(stream).startswith(b"data: x\n")
+
+
+async def test_i9_many_polls_are_answered_in_turns_that_cost_no_more_than_those_of_streams(
+    harness: HubHarness,
+) -> None:
+    each_turn = WRITES_PER_TURN // Poll.WRITES
+    waiting = [await Waiting().attach(harness, "a") for _ in range(2 * each_turn + 1)]
+    harness.publish("a", b"x")
+    answered = []
+    while harness.turn():
+        answered.append(sum(len(one.asked) for one in waiting))
+    assert answered[:3] == [each_turn, 2 * each_turn, len(waiting)]
 
 
 async def test_an_event_and_the_end_in_one_turn(harness: HubHarness) -> None:
