@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from broker.doctor.hops import ALB, CADDY, CLOUDFLARE, ENVOY, HAPROXY, NGINX, TRAEFIK
+from broker.doctor.hops import ALB, CADDY, CLOUDFLARE, ENVOY, GO, HAPROXY, NGINX, TRAEFIK
 
 ANY = "any"
 BROKER = "broker"
@@ -80,7 +80,7 @@ REMEDIES: Mapping[str, Mapping[str, str]] = {
         NGINX: "Set `proxy_buffering off;` in the location, and remove X-Accel-Buffering from `proxy_ignore_headers`.",
         HAPROXY: "Set `option http-no-delay`, and remove `http-response wait-for-body`.",
         CADDY: "Remove `response_buffers` (`buffer_responses`) from `reverse_proxy`.",
-        ENVOY: "Remove the `buffer` and `file_system_buffer` filters for this route.",
+        ENVOY: "Remove the `file_system_buffer` filter for this route, and Lua filters that ask for the `body()` of an answer.",
         TRAEFIK: "Remove the `buffering` middleware from this router, and set `responseForwarding.flushInterval: -1`.",
         ALB: "An ALB passes events on at once, except from a Lambda target: use an instance or IP target.",
         CLOUDFLARE: "Turn off response buffering for this host. Quick tunnels (trycloudflare.com) buffer: use a named tunnel.",
@@ -98,7 +98,7 @@ REMEDIES: Mapping[str, Mapping[str, str]] = {
         NGINX: "Set `proxy_http_version 1.1;`, and don't set `chunked_transfer_encoding off;`.",
         HAPROXY: "HAProxy passes chunks on: look at the proxy behind it.",
         CADDY: "Remove `versions` from `transport http`, and any handler that sets Content-Length.",
-        ENVOY: "Remove the `buffer` filter for this route.",
+        ENVOY: "Remove the `file_system_buffer` filter for this route.",
         TRAEFIK: "Remove the `buffering` middleware.",
         ALB: _NO_CHANGE_AT_ALB,
         CLOUDFLARE: "Look at the proxy behind it, and at Workers that read the whole body.",
@@ -127,10 +127,19 @@ REMEDIES: Mapping[str, Mapping[str, str]] = {
         NGINX: "Set `proxy_request_buffering off;` and `proxy_http_version 1.1;`.",
         HAPROXY: "Remove `option http-buffer-request` and `http-request wait-for-body`.",
         CADDY: "Remove `request_buffers` (`buffer_requests`) from `reverse_proxy`.",
-        ENVOY: "Remove the `buffer` filter for this route.",
+        ENVOY: "Remove the `buffer` filter for this route, and the `request` of a `file_system_buffer` filter.",
         TRAEFIK: "Remove the `buffering` middleware.",
         ALB: "An ALB passes bodies on as they arrive, except to a Lambda target.",
         CLOUDFLARE: "Turn off request buffering for this host, or publish past Cloudflare.",
+    },
+    "body-duration": {
+        NGINX: "Check `worker_shutdown_timeout` and how often nginx is reloaded; `client_body_timeout` only limits silence.",
+        HAPROXY: "Remove `option http-buffer-request` and `http-request wait-for-body`; `timeout http-request` then ends with the head.",
+        CADDY: "Remove the `read_body` time-out of `servers`.",
+        ENVOY: "Set `timeout: 0s` on the route, and remove `request_timeout` and `max_stream_duration`.",
+        TRAEFIK: "Set `respondingTimeouts.readTimeout: 0` (by default 60 s) and `writeTimeout: 0` on the entry point.",
+        ALB: "An ALB has no such limit: look at the proxy behind it.",
+        CLOUDFLARE: "Look at Workers, or publish past Cloudflare.",
     },
     "last-event-id": {
         NGINX: 'Remove `proxy_set_header Last-Event-ID "";`, and `proxy_pass_request_headers off;`.',
@@ -153,7 +162,7 @@ REMEDIES: Mapping[str, Mapping[str, str]] = {
         NGINX: "Remove `error_page 204` and rewrites of the status; nginx passes 204 on.",
         HAPROXY: "Remove `http-response set-status` for 204.",
         CADDY: "Remove `handle_response` for 204.",
-        ENVOY: "Remove `local_reply_config` mappers and Lua filters that change 204.",
+        ENVOY: "Remove Lua filters and custom response policies that change 204.",
         TRAEFIK: "Remove 204 from the `errors` middleware.",
         ALB: _NO_CHANGE_AT_ALB,
         CLOUDFLARE: "Check Workers and Snippets that change the status.",
@@ -162,7 +171,7 @@ REMEDIES: Mapping[str, Mapping[str, str]] = {
         NGINX: "Remove `proxy_intercept_errors on;`, or the `error_page` for 4xx.",
         HAPROXY: "Remove `http-response return` and `set-status` for 4xx.",
         CADDY: "Remove `handle_response` for 4xx.",
-        ENVOY: "Remove the mappers of `local_reply_config` and custom response policies for 4xx.",
+        ENVOY: "Remove custom response policies (`local_response_policy`) and Lua filters for 4xx.",
         TRAEFIK: "Remove 4xx from `status` of the `errors` middleware.",
         ALB: _NO_CHANGE_AT_ALB,
         CLOUDFLARE: "Remove Custom Errors for 4xx.",
@@ -211,9 +220,13 @@ REMEDIES: Mapping[str, Mapping[str, str]] = {
 """By code, then by proxy."""
 
 
+_WRITTEN_IN_GO = frozenset({CADDY, TRAEFIK})
+
+
 def remedies_for(code: str, hop: str | None) -> Mapping[str, str]:
     """What to change for a finding: at `hop` if the table knows it, else at whichever proxy it may be."""
     table = REMEDIES.get(code, {})
-    if hop not in table:
+    names = _WRITTEN_IN_GO if hop == GO else {hop}
+    if not names & table.keys():
         return table
-    return {name: text for name, text in table.items() if name in (hop, ANY, BROKER)}
+    return {name: text for name, text in table.items() if name in (*names, ANY, BROKER)}

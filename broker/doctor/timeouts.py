@@ -61,7 +61,7 @@ def owner(seconds: float, hops: Sequence[str]) -> Owner:
         if known.hop in hops:
             return Owner(known.hop, f"{known.seconds:g} s is {known.name} in {known.hop}.")
     if len(hops) == 1:
-        return Owner(hops[0], f"{hops[0]} is the only proxy that was recognised on this path.")
+        return Owner(hops[0], f"The only proxy that was recognised on this path is {hops[0]}.")
     if len(hops) > 1:
         return Owner(None, f"It is set by one of: {', '.join(hops)}.")
     if len(near) == 1:

@@ -90,6 +90,29 @@ async def test_a_stream_that_is_cut_though_events_arrive(server: Server) -> None
     assert "cut after 1." in finding.evidence
 
 
+async def test_a_body_that_is_cut_though_lines_arrive(server: Server) -> None:
+    async with Meddler(server.port, cut_seconds=1.5) as hop:
+        finding = await found(hop.url, "body-duration")
+    assert finding.severity is Severity.ERROR
+    assert "A streamed body was cut after 1." in finding.evidence
+
+
+async def test_a_body_that_the_broker_ends_itself(server: Server) -> None:
+    server.services.bodies.stop()
+    finding = await found(server.url, "body-duration")
+    assert finding.severity is Severity.INFO
+    assert "The broker ended the streamed body itself" in finding.evidence
+
+
+async def test_a_body_that_the_broker_refuses(serve: Serve) -> None:
+    server = await serve(max_bodies_per_address=1)
+    chunked = b"Transfer-Encoding: chunked\r\nContent-Type: application/x-ndjson\r\n"
+    await server.send(b"POST /topics/a HTTP/1.1\r\nHost: localhost\r\n%b\r\n" % chunked)
+    finding = await found(server.url, "body-duration")
+    assert finding.severity is Severity.ERROR
+    assert "429" in finding.evidence
+
+
 async def test_a_silent_stream_that_is_cut_where_no_proxy_shows(server: Server) -> None:
     async with Meddler(server.port, cut_seconds=1.5) as hop:
         finding = await found(hop.url, "idle-timeout")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker.doctor.checks import CHECKS
-from broker.doctor.hops import PROXIES
+from broker.doctor.hops import GO, PROXIES
 from broker.doctor.remedies import ANY, BROKER, REMEDIES, remedies_for
 
 GUIDE = Path(__file__).parents[2] / "deploy" / "guides" / "doctor.md"
@@ -36,6 +36,11 @@ def test_a_known_hop_gets_its_own_remedy(code: str) -> None:
     shown = remedies_for(code, "nginx")
     assert ANY in shown or "nginx" in shown
     assert "Caddy" not in shown
+
+
+def test_a_proxy_written_in_go_is_traefik_or_a_caddy_that_hides() -> None:
+    assert remedies_for("body-duration", GO).keys() == {"Traefik", "Caddy"}
+    assert remedies_for("idle-timeout", GO).keys() == {"Traefik", "Caddy", BROKER}
 
 
 @pytest.mark.parametrize("hop", [None, "Varnish"])

@@ -1,9 +1,9 @@
-"""nginx, HAProxy and Caddy, each started with the very file of `deploy/` that users get.
+"""nginx, HAProxy, Caddy, Envoy and Traefik, each started with the very file of `deploy/` that users get.
 
 Only addresses, ports, paths and limits of this machine are put in, by plain replacement of text that the file must have:
 so a file that has changed beyond that fails here. Each listens twice on loopback, with TLS as users do, and without, for
 clients that look at bytes. The names `broker-1:8080` to `broker-3:8080` are dealt to the brokers there are: one broker
-stands behind all three.
+stands behind all three names.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 from urllib.request import urlopen
 
 import trustme
@@ -289,6 +289,22 @@ class Traefik(ProxyProcess):
     asks_past_refusal = False  # it retries failed requests, not answered ones
     comes_back = False
     cuts_silent_streams = False
+    _SETTINGS = DEPLOY / "traefik" / "traefik.yml"
+
+    def __init__(
+        self,
+        brokers: Sequence[str],
+        folder: Path,
+        *,
+        changes: Mapping[str, str] = MappingProxyType({}),
+        **options: Any,
+    ) -> None:
+        """As the others; what only the second file has is changed there."""
+        settings = self._SETTINGS.read_text()
+        in_settings = {old: new for old, new in changes.items() if old in settings}
+        self._settings = substituted(settings, in_settings)
+        others = {old: new for old, new in changes.items() if old not in in_settings}
+        super().__init__(brokers, folder, changes=others, **options)
 
     def _replacements(self, certificate: Certificate) -> dict[str, str]:
         return {
@@ -303,7 +319,7 @@ class Traefik(ProxyProcess):
             plain = routers[name] | {"entryPoints": ["plain"]}
             del plain["tls"]
             routers[f"plain-{name}"] = plain
-        settings = YAML(typ="safe").load(DEPLOY / "traefik" / "traefik.yml")
+        settings = YAML(typ="safe").load(self._settings)
         points = settings["entryPoints"]
         points["plain"] = points["events"] | {"address": f"{HOST}:{self.port}"}
         points["events"]["address"] = f"{HOST}:{self.tls_port}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from broker.doctor import Finding, Report, Severity, Target, examine, text
+from broker.doctor.hops import GO
 from tests.live.proxies import ProxyProcess
 from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.tokens import HMAC, SECRET
@@ -57,6 +59,75 @@ class Planted:
 ERROR, WARNING = Severity.ERROR, Severity.WARNING
 UNASKED_BUFFERING = {"proxy_buffering off;": "proxy_buffering on; proxy_ignore_headers X-Accel-Buffering;"}
 GZIP = "gzip on; gzip_types text/event-stream; gzip_min_length 0; gzip_proxied any;"
+ENVOY_TYPE = "type.googleapis.com/envoy."
+
+
+def envoy_filter(name: str, kind: str, **options: object) -> Mapping[str, str]:
+    """An HTTP filter of Envoy before those of the file."""
+    config = {"@type": f"{ENVOY_TYPE}extensions.filters.http.{kind}", **options}
+    added = json.dumps({"name": f"envoy.filters.http.{name}", "typed_config": config})
+    return {"http_filters:\n": f"http_filters:\n                  - {added}\n"}
+
+
+ENVOY_BUFFER = envoy_filter("buffer", "buffer.v3.Buffer", max_request_bytes=1_000_000)
+ENVOY_FILE_BUFFER = envoy_filter(
+    "file_system_buffer",
+    "file_system_buffer.v3.FileSystemBufferFilterConfig",
+    manager_config={"thread_pool": {"thread_count": 1}},
+    response={"behavior": {"fully_buffer": {}}},
+)
+ENVOY_COMPRESSOR = envoy_filter(
+    "compressor",
+    "compressor.v3.Compressor",
+    response_direction_config={"common_config": {"content_type": ["text/event-stream"]}},
+    compressor_library={
+        "name": "gzip",
+        "typed_config": {"@type": f"{ENVOY_TYPE}extensions.compression.gzip.compressor.v3.Gzip"},
+    },
+)
+ENVOY_409_BECOMES_200 = envoy_filter(
+    "custom_response",
+    "custom_response.v3.CustomResponse",
+    custom_response_matcher={
+        "matcher_list": {
+            "matchers": [
+                {
+                    "predicate": {
+                        "single_predicate": {
+                            "input": {
+                                "name": "status",
+                                "typed_config": {
+                                    "@type": f"{ENVOY_TYPE}type.matcher.v3.HttpResponseStatusCodeMatchInput"
+                                },
+                            },
+                            "value_match": {"exact": "409"},
+                        }
+                    },
+                    "on_match": {
+                        "action": {
+                            "name": "fine",
+                            "typed_config": {
+                                "@type": f"{ENVOY_TYPE}extensions.http.custom_response.local_response_policy.v3.LocalResponsePolicy",
+                                "status_code": 200,
+                                "body": {"inline_string": "fine"},
+                            },
+                        }
+                    },
+                }
+            ]
+        }
+    },
+)
+
+
+def traefik_middleware(config: str) -> Mapping[str, str]:
+    """A middleware of Traefik on all requests."""
+    return {
+        "middlewares: [again]": "middlewares: [again, added]",
+        "    # A request without a body": "      middlewares: [added]\n    # A request without a body",
+        "    again:\n": f"    added: {{{config}}}\n    again:\n",
+    }
+
 
 PLANTED = {
     "nginx buffers": Planted(
@@ -146,7 +217,66 @@ PLANTED = {
         settings={},
         seconds=8,
     ),
+    "Envoy cuts silent streams": Planted(
+        "envoy",
+        "Envoy",
+        {"stream_idle_timeout: 75s": "stream_idle_timeout: 5s"},
+        {"idle-timeout": ERROR, "heartbeats": ERROR},
+        settings={},
+        seconds=8,
+    ),
+    "Envoy cuts every stream": Planted(
+        "envoy", "Envoy", {"timeout: 0s # by default": "timeout: 4s # by default"}, {"stream-duration": ERROR}
+    ),
+    "Envoy buffers requests": Planted("envoy", "Envoy", ENVOY_BUFFER, {"request-buffering": WARNING}),
+    "Envoy buffers answers": Planted("envoy", "Envoy", ENVOY_FILE_BUFFER, {"buffering": ERROR}),
+    "Envoy removes Cache-Control, and so compresses": Planted(
+        "envoy",
+        "Envoy",
+        {
+            **ENVOY_COMPRESSOR,
+            "request_headers_to_add:": "response_headers_to_remove: [cache-control]\n"
+            "                          request_headers_to_add:",
+        },
+        {"compression": WARNING, "stream-headers": WARNING},
+    ),
+    "Envoy rewrites statuses": Planted(
+        "envoy",
+        "Envoy",
+        {
+            **ENVOY_409_BECOMES_200,
+            'if refusals[headers:get(":status")] then': 'if headers:get(":status") == "204" then headers:replace(":status", "200") end\n'
+            '                                    if refusals[headers:get(":status")] then',
+        },
+        {"error-statuses": ERROR, "end-of-topic": ERROR},
+    ),
+    "Traefik buffers": Planted(
+        "traefik",
+        GO,
+        traefik_middleware("buffering: {maxRequestBodyBytes: 10000000}"),
+        {"buffering": ERROR, "chunking": ERROR, "request-buffering": WARNING},
+    ),
+    "Traefik compresses": Planted(
+        "traefik", GO, traefik_middleware("compress: {}"), {"compression": WARNING}
+    ),
+    "Traefik replaces error answers": Planted(
+        "traefik",
+        GO,
+        traefik_middleware("errors: {status: [409-410], service: brokers, query: /healthz}"),
+        {"error-statuses": WARNING},
+    ),
+    "Traefik cuts every answer": Planted(
+        "traefik",
+        GO,
+        {"readTimeout: 0": "readTimeout: 0\n        writeTimeout: 4s"},
+        {"stream-duration": ERROR, "body-duration": ERROR},
+    ),
+    "Traefik cuts every body": Planted(
+        "traefik", GO, {"readTimeout: 0": "readTimeout: 4s"}, {"body-duration": ERROR}
+    ),
 }
+TABLE = {GO: "Traefik"}
+"""The proxy whose remedy a finding must have, if that isn't the hop itself."""
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -163,7 +293,8 @@ async def test_planted_faults_are_found_and_no_others(
     for code in planted.found:
         found = finding(report, code)
         assert found.hop == planted.hop, found
-        assert {planted.hop, "any"} & found.remedies.keys(), found
+        assert {TABLE.get(planted.hop, planted.hop), "any"} & found.remedies.keys(), found
+        assert "nginx" not in found.remedies or planted.hop == "nginx", found
 
 
 @pytest.mark.parametrize("secure", [False, True])

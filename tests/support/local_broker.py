@@ -17,6 +17,7 @@ from broker.settings import Settings
 from broker.web.aiohttp_adapter import SERVICES
 from broker.web.front.front import Front
 from broker.web.runner import Runner
+from broker.web.services import Services
 from tests.support.event_stream import AsyncStream
 from tests.support.http import HOST, Answer, close, read_answer
 
@@ -79,8 +80,12 @@ class Server:
             self._socket.close()
 
     @property
+    def services(self) -> Services:
+        return self._runner.app[SERVICES]
+
+    @property
     def node(self) -> Node:
-        return self._runner.app[SERVICES].node
+        return self.services.node
 
     def subscribers_of(self, topic: str) -> int:
         """How many are subscribed to a topic here."""

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from broker.doctor.checks import (
     base_path,
+    body_duration,
     buffering,
     caching,
     chunking,
@@ -53,6 +54,7 @@ CHECKS: Mapping[str, Check] = {
     "idle-timeout": idle.check,
     "stream-duration": duration.check,
     "request-buffering": request_buffering.check,
+    "body-duration": body_duration.check,
     "last-event-id": cursor.check,
     "reconnect": reconnect.check,
     "gap": gap.check,
