@@ -21,6 +21,8 @@ HEARTBEAT: bytes = b":\n"
 _DATA = b"data: "
 _TYPE = b"event: "
 _TRACE = b":traceparent="
+_TRACE_STATE = b":tracestate="
+_TRACED = re.compile(rb"%b(.*)\n(?:%b(.*)\n)?" % (_TRACE, _TRACE_STATE))
 _BOM = b"\xef\xbb\xbf"
 _ONE_EVENT = re.compile(rb"(?:event: ([^\r\n]+)\n)?data: [^\r\n]*\n\n")
 _compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -41,16 +43,25 @@ def lines(data: bytes, event_type: str | None = None) -> bytes:
     return b"event: %b\ndata: %b\n" % (event_type.encode(), data)
 
 
-def traced(event_lines: bytes, traceparent: str) -> bytes:
-    """The lines of an event with the trace that it belongs to, as a comment: readers of the plain form ignore it."""
-    return b"%b%b\n%b" % (_TRACE, traceparent.encode(), event_lines)
+def traced(event_lines: bytes, traceparent: str, tracestate: str = "") -> bytes:
+    """The lines of an event with the trace that it belongs to, as comments: readers of the plain form ignore them."""
+    state = b"%b%b\n" % (_TRACE_STATE, tracestate.encode()) if tracestate else b""
+    return b"%b%b\n%b%b" % (_TRACE, traceparent.encode(), state, event_lines)
 
 
 def trace_of(event_frame: bytes) -> str | None:
     """The `traceparent` in an event's lines or frame, or None."""
-    if not event_frame.startswith(_TRACE):
-        return None
-    return event_frame[len(_TRACE) : event_frame.index(b"\n")].decode()
+    found = _TRACED.match(event_frame)
+    return None if found is None else found[1].decode()
+
+
+def _trace_members(event_frame: bytes) -> str:
+    """The trace of an event, as members of its envelope, each with a comma behind it."""
+    found = _TRACED.match(event_frame)
+    if found is None:
+        return ""
+    trace = f'"traceparent":"{found[1].decode()}",'
+    return trace if found[2] is None else f'{trace}"tracestate":{_json_string(found[2].decode())},'
 
 
 def frame(event_lines: bytes, event_id: EventId) -> bytes:
@@ -88,9 +99,8 @@ def envelope(topic: str, event_frame: bytes, event_id: EventId, seconds: float |
     event = split(event_frame)
     event_type = "null" if event.type is None else _json_string(event.type)
     time = rfc3339(id_seconds(event_id) if seconds is None else seconds)
-    trace = trace_of(event_frame)
-    shown = "" if trace is None else f'"traceparent":"{trace}",'
-    fields = f'"event":{event_type},"time":"{time}",{shown}"data":{_json_string(event.data)}'
+    trace, data = _trace_members(event_frame), _json_string(event.data)
+    fields = f'"event":{event_type},"time":"{time}",{trace}"data":{data}'
     return f'data: {{"topic":"{topic}","id":"{event.id}",{fields}}}\nid: {event.id}\n\n'.encode()
 
 
@@ -103,8 +113,8 @@ def split(event_frame: bytes) -> Event:
     """The event in a frame that this module made. The cost doesn't depend on the number of its lines."""
     event_lines, _, event_id = event_frame[:-2].rpartition(b"id: ")
     event_type = None
-    if event_lines.startswith(_TRACE):
-        event_lines = event_lines[event_lines.index(b"\n") + 1 :]
+    if trace := _TRACED.match(event_lines):
+        event_lines = event_lines[trace.end() :]
     if event_lines.startswith(_TYPE):
         first, _, event_lines = event_lines.partition(b"\n")
         event_type = first.removeprefix(_TYPE).decode()

@@ -334,16 +334,17 @@ def test_the_work_for_an_envelope_does_not_grow_with_its_lines() -> None:
     assert bytecodes(lambda: sse.envelope("a", many, 7)) <= bound
 
 
-@given(st.text(), st.none() | st.just("kind"))
-def test_a_traced_event_is_the_same_event(data: str, event_type: str | None) -> None:
+@given(st.text(), st.none() | st.just("kind"), st.sampled_from(["", 'a=1,b="2\\"']))
+def test_a_traced_event_is_the_same_event(data: str, event_type: str | None, state: str) -> None:
     """In the plain form its trace is a comment; in the envelope a member."""
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     plain = sse.lines(data.encode("utf-8", "replace"), event_type)
-    made = sse.frame(sse.traced(plain, trace), 7 << 64 | 1)
+    made = sse.frame(sse.traced(plain, trace, state), 7 << 64 | 1)
     untraced = sse.frame(plain, 7 << 64 | 1)
     assert (sse.trace_of(made), sse.trace_of(untraced)) == (trace, None)
     assert sse.split(made) == sse.split(untraced)
     assert sse.Decoder().feed(made) == sse.Decoder().feed(untraced)
     value = json.loads(sse.envelope_value(sse.envelope("a", made, 7 << 64 | 1)))
     assert value.pop("traceparent") == trace
+    assert value.pop("tracestate", "") == state
     assert value == json.loads(sse.envelope_value(sse.envelope("a", untraced, 7 << 64 | 1)))

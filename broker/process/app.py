@@ -18,8 +18,9 @@ from broker.metrics import Metrics
 from broker.node.limits import RateLimitSettings
 from broker.node.node import Node
 from broker.node.streams import StreamPolicy
+from broker.process.span_limit import SpanLimit
 from broker.process.stores import check_store, make_store
-from broker.process.traced import NoTracer, Traced
+from broker.process.traced import Traced
 from broker.reports import Reporter
 from broker.settings import BadSetting, Settings
 from broker.web.aiohttp_adapter import SERVICES, TIMEOUTS, application
@@ -71,7 +72,8 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
     tracer = _tracer(settings)
     traced = None
     if tracer is not None or settings.trace_events:
-        traced = Traced(tracer or NoTracer(), carries=settings.trace_events)
+        limit = SpanLimit(settings.trace_forced_per_second)
+        traced = Traced(tracer, limit, carries=settings.trace_events)
     routes = ROUTES if traced is None else traced.routes(ROUTES)
     app = application(routes, guard, response_headers, base_path=BasePath(settings.base_path))
 

@@ -31,7 +31,7 @@ def set_up_process(log_level: str, log_format: str = "text", *, log_pid: bool = 
     """Log to standard error, and raise the limit of file descriptors as far as allowed.
 
     Args:
-        log_format: "text", or "json" for a JSON object a line.
+        log_format: "text", or "json" for one JSON object per line.
         log_pid: add the process id to lines of text, to distinguish workers.
     """
     handler = logging.StreamHandler()

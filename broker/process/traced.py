@@ -16,7 +16,8 @@ from typing import Any, cast
 from broker import sse
 from broker.errors import BrokerError
 from broker.node.node import Node
-from broker.process.traced_fanout import TracedFanOut
+from broker.process.span_limit import SpanLimit
+from broker.process.traced_fanout import Admit, TracedFanOut
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, Store, Topics
 from broker.traces import Current, Span, TraceContext, Tracer, parse_traceparent
 from broker.web.publish import publish, publish_to_several
@@ -39,11 +40,15 @@ class Traced:
     """The traces of one application.
 
     Args:
-        carries: whether events carry the `traceparent` of their publish.
+        tracer: None to record nothing.
+        limit: of the spans that publishers ask for.
+        carries: whether events carry the `traceparent` of their publish, and its `tracestate`.
     """
 
-    def __init__(self, tracer: Tracer, *, carries: bool) -> None:
-        self._tracer = tracer
+    def __init__(self, tracer: Tracer | None, limit: SpanLimit, *, carries: bool) -> None:
+        self._records = tracer is not None
+        self._tracer = tracer or NoTracer()
+        self._admit = limit.admit if self._records else _as_it_is
         self._carries = carries
         self._current = Current()
 
@@ -58,15 +63,22 @@ class Traced:
 
     def store(self, store: Store) -> Store:
         """`store` with a span for each publish."""
-        topics = TracedTopics(store.topics, store.name, self._tracer, self._current, carries=self._carries)
+        topics = TracedTopics(
+            store.topics, store.name, self._tracer, self._admit, self._current, carries=self._carries
+        )
         return cast("Store", _TracedStore(store, topics))
 
     def observe(self, node: Node) -> None:
-        """Record a span for each fan-out of `node`. Call it before `node` starts."""
-        node.delivered = TracedFanOut(node, self._tracer, self._current).delivered
+        """Record a span for each fan-out of `node`, if spans are recorded. Call it before `node` starts."""
+        if self._records:
+            node.delivered = TracedFanOut(node, self._tracer, self._admit, self._current).delivered
 
     def _serve(self, handler: Handler, services: Services, request: Request) -> Any:
-        parent = parse_traceparent(request.headers.get("traceparent"))
+        headers = request.headers
+        state = ",".join(headers.getall("tracestate")) if "tracestate" in headers else ""
+        parent = parse_traceparent(headers.get("traceparent"), state)
+        if parent is not None:
+            parent = self._admit(parent)
         attributes: _Attributes = {
             "messaging.system": "sse-broker",
             "messaging.operation.name": "publish",
@@ -123,6 +135,10 @@ class Traced:
                 step = partial(running.send, sent)
 
 
+def _as_it_is(context: TraceContext) -> TraceContext:
+    return context
+
+
 def _end(span: Span | None, error: BaseException) -> None:
     if span is not None:
         span.end(error.code if isinstance(error, BrokerError) else type(error).__name__)
@@ -173,10 +189,13 @@ class _TracedStore:
 class TracedTopics:
     """Implements `stores.base.Topics`: a span for each publish within the current trace, which its events may carry."""
 
-    def __init__(self, inner: Topics, store: str, tracer: Tracer, current: Current, *, carries: bool) -> None:
+    def __init__(
+        self, inner: Topics, store: str, tracer: Tracer, admit: Admit, current: Current, *, carries: bool
+    ) -> None:
         self._inner = inner
         self._store = store
         self._tracer = tracer
+        self._admit = admit
         self._current = current
         self._carries = carries
 
@@ -220,8 +239,9 @@ class TracedTopics:
         context = self._current.context
         if context is None:
             return items, None
+        context = self._admit(context)
         attributes: _Attributes = {"messaging.batch.message_count": len(items), "store": self._store}
         span = self._tracer.start("store", "client", context, attributes)
         if self._carries:
-            items = [(topic, sse.traced(lines, str(context))) for topic, lines in items]
+            items = [(topic, sse.traced(lines, str(context), context.state)) for topic, lines in items]
         return items, span

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
 from broker.events import EventId
 from broker.node.node import Node
-from broker.traces import Current, Span, Tracer, parse_traceparent
+from broker.traces import Current, Span, TraceContext, Tracer, parse_traceparent
 
 MAX_FANOUTS = 256
 """Fan-outs that are traced at the same time."""
@@ -21,6 +22,8 @@ CHECK_SECONDS = 0.001
 CHECK_SHARE = 0.05
 """Of the time, for checks whether fan-outs are complete; then fewer of them."""
 _Attributes = dict[str, str | int]
+Admit = Callable[[TraceContext], TraceContext]
+"""Takes the sampled flag off a context if there are too many; see `SpanLimit`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +39,11 @@ class _FanOutSpan:
 class TracedFanOut:
     """Spans from the delivery of events until they were written."""
 
-    def __init__(self, node: Node, tracer: Tracer, current: Current) -> None:
+    def __init__(self, node: Node, tracer: Tracer, admit: Admit, current: Current) -> None:
         self._delivered = node.delivered
         self._feeds = node.streams.hub.feeds
         self._tracer = tracer
+        self._admit = admit
         self._current = current
         self._loop = asyncio.get_running_loop()
         self._open: deque[_FanOutSpan] = deque()
@@ -53,7 +57,8 @@ class TracedFanOut:
 
     def _begin(self, topic: str, size: int) -> None:
         event_id, traces = self._feeds.newest_traces(topic, size)
-        parents = [parse_traceparent(trace) for trace in traces] or [self._current.context]
+        current = self._current.context
+        parents = [self._parent(trace, current) for trace in traces] or [current]
         attributes: _Attributes = {
             "messaging.destination.name": topic,
             "subscribers": self._feeds.count(topic),
@@ -61,12 +66,16 @@ class TracedFanOut:
         for parent in parents:
             if not event_id or parent is None or len(self._open) >= MAX_FANOUTS:
                 continue
-            span = self._tracer.start("fan-out", "producer", parent, attributes)
+            span = self._tracer.start("fan-out", "producer", self._admit(parent), attributes)
             if span is None:
                 continue
             if not self._open:
                 self._loop.call_soon(self._check)
             self._open.append(_FanOutSpan(span, topic, event_id, self._loop.time() + FANOUT_SECONDS))
+
+    def _parent(self, trace: str, current: TraceContext | None) -> TraceContext | None:
+        """The context that an event carries; that of the publish itself if it runs right now."""
+        return current if current is not None and str(current) == trace else parse_traceparent(trace)
 
     def _check(self) -> None:
         """End the spans of events that are written.

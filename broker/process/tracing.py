@@ -22,6 +22,7 @@ from opentelemetry.trace import (
     Status,
     StatusCode,
     TraceFlags,
+    TraceState,
     set_span_in_context,
 )
 from opentelemetry.trace import Span as SdkSpan
@@ -68,10 +69,13 @@ class SdkTracer:
                 int(parent.span_id, 16),
                 is_remote=True,
                 trace_flags=TraceFlags(parent.flags),
+                trace_state=TraceState.from_header([parent.state]),
             )
             context = set_span_in_context(NonRecordingSpan(remote))
         span = self._tracer.start_span(name, context, _KINDS[kind], dict(attributes))
-        return RecordedSpan(span) if span.is_recording() else None
+        if not span.is_recording():
+            return None
+        return RecordedSpan(span, is_foreign=parent is not None and parent.is_foreign)
 
     def stop(self) -> None:
         """Send the recorded spans. Blocks for some seconds at most."""
@@ -81,15 +85,22 @@ class SdkTracer:
 class RecordedSpan:
     """Implements `traces.Span`."""
 
-    __slots__ = ("_span",)
+    __slots__ = ("_is_foreign", "_span")
 
-    def __init__(self, span: SdkSpan) -> None:
+    def __init__(self, span: SdkSpan, *, is_foreign: bool) -> None:
         self._span = span
+        self._is_foreign = is_foreign
 
     @property
     def context(self) -> TraceContext:
         context = self._span.get_span_context()
-        return TraceContext(f"{context.trace_id:032x}", f"{context.span_id:016x}", int(context.trace_flags))
+        return TraceContext(
+            f"{context.trace_id:032x}",
+            f"{context.span_id:016x}",
+            int(context.trace_flags),
+            context.trace_state.to_header(),
+            is_foreign=self._is_foreign,
+        )
 
     def end(self, error: str = "") -> None:
         if not self._span.is_recording():

@@ -270,9 +270,14 @@ class SettingsTable(ListeningTable):
         le=1,
         description="Share of the publishes without a traceparent that are traced, from 0 to 1. Publishes with a traceparent follow its sampled flag.",
     )
+    trace_forced_per_second: float = Field(
+        100,
+        ge=0,
+        description="Maximum spans per second that publishers cause by the sampled flag of their traceparent; further ones are not recorded. 0: the flag is ignored.",
+    )
     trace_events: bool = Field(
         False,
-        description="true adds the traceparent of the publish to each event: as a member of the envelope, and as a comment in the plain form. The flag needs no value for true.",
+        description="true adds the traceparent of the publish, and its tracestate, to each event: as members of the envelope, and as comments in the plain form. The flag needs no value for true.",
     )
     access_log: bool = Field(
         False, description="true logs a line for each request. The flag needs no value for true."

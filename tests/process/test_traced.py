@@ -34,6 +34,7 @@ from tests.support.waiting import until, wait_for
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED = f"00-{TRACE}-{PARENT}-01"
 UNSAMPLED = f"00-{TRACE}-{PARENT}-00"
+STATE = 'vendor=value,tenant@system=a "quoted" one'
 Start = Callable[..., Awaitable[Server]]
 
 
@@ -195,6 +196,88 @@ async def test_events_carry_their_trace_if_asked(start: Start, exporter: InMemor
     assert f"\n:traceparent={expected}\nevent: kind\n".encode() in plain.body
     page = (await server.request("GET", "/topics/news/events")).json()
     assert [event.get("traceparent") for event in page["events"]] == [expected, None]
+
+
+async def test_events_carry_the_tracestate_too(start: Start, exporter: InMemorySpanExporter) -> None:
+    server = await start(trace_events=True)
+    enveloped = await server.subscribe("/topics/news?envelope=json")
+    plain = await server.subscribe("/topics/news")
+    await server.publish("news", "x", "?event=kind", traceparent=SAMPLED, tracestate=STATE)
+    await server.publish("news", "y", traceparent=SAMPLED, tracestate="not valid")
+    await server.publish("news", "z", tracestate=STATE)
+    first, second, third = map(json.loads, await enveloped.data(3))
+    assert first["tracestate"] == STATE
+    assert (first["event"], first["data"]) == ("kind", "x")
+    assert "traceparent" in second
+    assert "tracestate" not in second
+    assert not {"traceparent", "tracestate"} & third.keys(), "alone it means nothing"
+    assert await plain.data(3) == ["x", "y", "z"]
+    assert f"\n:tracestate={STATE}\nevent: kind\n".encode() in plain.body
+    publish, _ = spans(exporter, "publish")
+    assert publish.context
+    assert publish.context.trace_state.to_header() == STATE
+
+
+async def publish_streamed(server: Server, lines: int) -> None:
+    body = b'{"data": "x"}\n' * lines
+    answer = await server.request(
+        "POST", "/topics/news", body, content_type="application/x-ndjson", traceparent=SAMPLED
+    )
+    assert answer.json()["published"] == lines
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_publishers_cannot_make_it_trace_everything(
+    start: Start, exporter: InMemorySpanExporter, streamed: bool
+) -> None:
+    """A span each of the publish, the store and the fan-out; a streamed body is many calls of the store."""
+    server = await start(trace_events=True, trace_forced_per_second=10)
+    stream = await server.subscribe("/topics/news?envelope=json")
+    if streamed:
+        for _ in range(50):
+            await publish_streamed(server, 2)
+    else:
+        for _ in range(100):
+            await server.publish("news", "x", traceparent=SAMPLED)
+    data = await stream.data(100)
+    traces = [json.loads(one)["traceparent"] for one in data]
+    assert 0 < sum(trace.endswith("-01") for trace in traces) < 30
+    assert traces[-1] == UNSAMPLED, "others don't record it either"
+    await server.publish("news", "x", traceparent=UNSAMPLED)
+    assert 10 <= len(exporter.get_finished_spans()) < 30
+
+
+async def test_the_limit_is_for_publishers_alone(start: Start, exporter: InMemorySpanExporter) -> None:
+    server = await start(trace_share=1, trace_events=True, trace_forced_per_second=0)
+    await server.subscribe("/topics/news")
+    await server.publish("news", "x", traceparent=SAMPLED)
+    assert spans(exporter, "publish") == []
+    for _ in range(50):
+        await server.publish("news", "x")
+    assert len(spans(exporter, "publish")) == len(spans(exporter, "store")) == 50
+    await until(lambda: len(spans(exporter, "fan-out")) == 50, "the ends of the fan-outs")
+
+
+@pytest.mark.uncompiled
+async def test_without_a_place_for_spans_no_fan_out_is_looked_at(
+    clock: Clock, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[str] = []
+    newest_traces = FeedTable.newest_traces
+
+    def counted(feeds: FeedTable, topic: str, size: int) -> tuple[EventId, Sequence[str]]:
+        looked_at.append(topic)
+        return newest_traces(feeds, topic, size)
+
+    monkeypatch.setattr(FeedTable, "newest_traces", counted)
+    for url in (None, "http://collector/v1/traces"):
+        server = Server(Settings(trace_events=True, trace_url=url), clock)
+        await server.start()
+        stream = await server.subscribe("/topics/news")
+        await server.publish("news", "x", traceparent=UNSAMPLED)
+        await stream.data(1)
+        await server.stop()
+    assert len(looked_at) == 1, "the second one, which records spans"
 
 
 @pytest.mark.parametrize("by_aiohttp", [False, True])
