@@ -82,6 +82,7 @@ class Metrics:
             values=(
                 "overloaded",
                 "unavailable",
+                "draining",
                 "max_connections_per_address",
                 "max_connections_per_subject",
                 "max_connects_per_second",
@@ -243,7 +244,6 @@ class BuildInfo:
     def collect(self) -> Iterable[Metric]:
         """Called by the registry for every scrape."""
         yield self._family
-        yield GaugeMetricFamily("broker_workers", "Processes of this broker that answered the scrape.", 1)
 
 
 class ProcessFigures:

@@ -54,6 +54,11 @@ class NodeGauges:
             "broker_draining", "1 while this instance shuts down, else 0.", streams.is_draining
         )
         yield GaugeMetricFamily(
+            "broker_workers",
+            "Processes of this broker that answered the scrape and don't shut down.",
+            not streams.is_draining,
+        )
+        yield GaugeMetricFamily(
             "broker_lagging_subscribers", "Streams that lag or replay events.", lagging.number
         )
         yield GaugeMetricFamily(

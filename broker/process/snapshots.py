@@ -1,7 +1,8 @@
 """The metrics of one worker as plain values, and those of several merged.
 
 Rules: no pipes, no processes. Counters and histograms of all workers are added up, also of workers that have ended: a sum that
-fell would look like a restart of everything to Prometheus. Gauges are added up too, except those in `LARGEST` and `SMALLEST`.
+fell would look like a restart of everything to Prometheus. Gauges are added up too, except those in `LARGEST` and `SMALLEST`, and
+`EARLIEST`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ LARGEST = frozenset(
     }
 )
 """Gauges of which the largest value counts: the worst one, or a value that all workers share."""
-SMALLEST = frozenset({"broker_store_connected", "process_start_time_seconds"})
+SMALLEST = frozenset({"broker_store_connected"})
+EARLIEST = "process_start_time_seconds"
+"""A gauge of which the smallest value counts that any worker ever had: a broker that replaces its workers has not restarted."""
 _GROWING = frozenset({"counter", "histogram"})
 
 Labels = tuple[tuple[str, str], ...]
@@ -78,6 +81,7 @@ class Merger:
 
     def __init__(self) -> None:
         self._ended: dict[tuple[str, str, Labels], float] = {}
+        self._earliest: dict[tuple[str, str, Labels], float] = {}
 
     def retire(self, snapshot: Snapshot) -> None:
         """Keep the counts of a worker that has ended; `snapshot` is its last one."""
@@ -102,6 +106,9 @@ class Merger:
         for key, value in self._ended.items():
             if key[0] in metrics:
                 values[key] = values.get(key, 0.0) + value
+        for key in [key for key in values if key[0] == EARLIEST]:
+            self._earliest[key] = min(values[key], self._earliest.get(key, values[key]))
+            values[key] = self._earliest[key]
         for (name, sample, labels), value in values.items():
             metrics[name].add_sample(sample, dict(labels), value)
         return metrics.values()
@@ -110,4 +117,4 @@ class Merger:
 def _combined(name: str, one: float, other: float) -> float:
     if name in LARGEST:
         return max(one, other)
-    return min(one, other) if name in SMALLEST else one + other
+    return min(one, other) if name in SMALLEST or name == EARLIEST else one + other

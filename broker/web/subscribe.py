@@ -181,6 +181,8 @@ async def reserve(node: Node, caller: Caller, topics: Sequence[str], start: Star
             raise
     except (Unavailable, RateLimited) as error:
         reason = str(error.extra.get("limit", error.code))
+        if isinstance(error, Unavailable) and node.streams.is_draining:
+            reason = "draining"
         node.metrics.refused_connects.add(reason)
         node.reporter.report(
             logging.WARNING if isinstance(error, Unavailable) else logging.INFO,

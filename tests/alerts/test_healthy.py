@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 
-from tests.alerts.promtool import firing, needs_promtool, over_time
+import pytest
+
+from tests.alerts.healthy import SCRAPE_SECONDS, run
+from tests.alerts.prometheus import Prometheus, needs_prometheus
+from tests.alerts.promtool import alerts, firing, needs_promtool, over_time
 from tests.alerts.test_failures import open_stream, scrape, without_machine
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import exchange, request
+from tests.support.waiting import wait_for
 
-pytestmark = needs_promtool
+pytestmark = [needs_promtool, needs_prometheus]
 
 MINUTES = 20
 STREAMS = 120
+RUN_SECONDS = 150
+FROM_THE_MACHINE = {"BrokerLoopLags", "BrokerSlowDelivery", "BrokerStoreLags", "BrokerManyLagging"}
+"""May be pending on a busy machine."""
+WHILE_RESTARTED = {"BrokerDown"}
+"""May be pending: a scrape fails."""
 
 
 def test_no_alert_fires_under_healthy_load() -> None:
@@ -40,3 +51,28 @@ def test_no_alert_fires_under_healthy_load() -> None:
             scrapes.append(without_machine(scrape(broker.port)))
         fires = firing(over_time(scrapes, [1] * MINUTES), *range(MINUTES))
         assert fires == [set()] * MINUTES
+
+
+@pytest.mark.slow
+async def test_nothing_is_even_pending_under_load_with_restarts() -> None:
+    """Alerts that wait have no time to fire here; `python -m tests.alerts.healthy` gives them ten minutes."""
+    found = await run(RUN_SECONDS)
+    assert len(found.scrapes) == 2
+    assert min(found.scrapes.values()) > 0.8 * RUN_SECONDS / SCRAPE_SECONDS
+    assert found.unhealthy_rules == []
+    assert found.load["streams that came back"] > 200, "the restarts ended all streams"
+    for kind in ("publishes", "bursts", "token streams", "polls", "streams that came and went"):
+        assert found.load[kind], kind
+    assert set(found.firing) == set()
+    assert set(found.pending) <= FROM_THE_MACHINE | WHILE_RESTARTED
+
+
+@pytest.mark.slow
+def test_prometheus_evaluates_every_alert(tmp_path: Path) -> None:
+    """With the files of deploy/: a broker that is gone is noticed."""
+    with BrokerProcess() as broker, Prometheus([broker.port], tmp_path) as prometheus:
+        broker.kill()
+        wait_for(lambda: "BrokerDown" in prometheus.evaluations("pending", 60), "it is pending")
+        rules = prometheus.rules()
+    assert {rule["name"] for rule in rules} == {rule["alert"] for rule in alerts()}
+    assert {rule["health"] for rule in rules} == {"ok"}

@@ -23,6 +23,7 @@ HEALTHY: Series = {
     'up{job="sse-broker",instance="a"}': "1x90",
     'process_start_time_seconds{job="sse-broker",instance="a"}': "1000x90",
     'broker_workers{instance="a"}': "4x90",
+    'broker_draining{instance="a"}': "0x90",
     'broker_subscribers{instance="a"}': "1000+5x90",
     'broker_max_subscribers{instance="a"}': "10000x90",
     'broker_connects_total{kind="resume"}': "0+600x90",
@@ -104,6 +105,16 @@ def test_an_alert_fires_on_its_failure_alone(alert: str) -> None:
     assert before == set()
     assert {alert} in after, after
     assert set().union(*after) == {alert}
+
+
+def test_nothing_fires_while_a_broker_drains_for_minutes() -> None:
+    """It refuses streams, and its workers no longer count."""
+    drain: Series = {
+        'broker_workers{instance="a"}': "4x30 0x5 4x55",
+        'broker_draining{instance="a"}': "0x30 1x5 0x55",
+        'broker_refused_connects_total{reason="draining"}': "0x30 500x60",
+    }
+    assert firing({**HEALTHY, **drain}, *range(28, 45)) == [set()] * 17
 
 
 def test_each_alert_has_a_failure_a_severity_and_advice() -> None:

@@ -52,6 +52,7 @@ async def test_each_metric_has_the_number_of_its_name(harness: HubHarness) -> No
         "broker_stream_bytes_total": 4 * sent,
         "broker_backlog_bytes": on_its_way,
         "broker_draining": 1,
+        "broker_workers": 0,
         "broker_max_subscribers": 17,
         "broker_log_limit_bytes": 18,
         "broker_store_retries_total": 19,

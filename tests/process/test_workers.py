@@ -170,6 +170,7 @@ def test_one_scrape_answers_for_all_workers(store: str) -> None:
         assert _sample(text, "broker_store_connected") == 1
         assert _sample(text, "broker_workers") == 2
         assert _sample(text, "process_resident_memory_bytes") > 2 * (20 << 20)
+        started_at = _sample(text, "process_start_time_seconds")
         own = _metrics(broker, "?workers=own")
         assert _sample(own, "broker_workers") == 1
         assert _sample(own, "broker_subscribers") < 20
@@ -184,8 +185,10 @@ def test_one_scrape_answers_for_all_workers(store: str) -> None:
 
         broker.send_signal(signal.SIGHUP)
         wait_for(lambda: "rolling restart complete" in broker.output, "the rolling restart")
-        wait_for(lambda: _sample(_metrics(broker), "broker_workers") == 2, "only the successors answer")
+        wait_for(lambda: len(workers(broker)) == 2, "only the successors run")
         text = _metrics(broker)
+        assert _sample(text, "broker_workers") == 2
+        assert _sample(text, "process_start_time_seconds") == started_at, "replacing workers is no restart"
         assert _sample(text, "broker_published_events_total") == 11, (
             "a worker sends its counts before it ends"
         )

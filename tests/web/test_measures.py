@@ -246,6 +246,7 @@ async def test_limits_and_state(serve: Serve) -> None:
     )
     server.node.streams.is_draining = True
     assert value(server, "broker_draining") == 1
+    assert value(server, "broker_workers") == 0, "it goes"
 
 
 @pytest.mark.parametrize("workers", ["own", "all", ""])

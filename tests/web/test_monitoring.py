@@ -25,6 +25,9 @@ async def test_readiness_fails_while_draining_and_browsers_reconnect_elsewhere(s
     assert re.fullmatch(rb"retry: \d+\n", await browser.end())
     other = await server.request("GET", "/topics/news", accept="*/*")
     assert (other.status, other.json()["code"]) == (503, "unavailable")
+    refused = server.node.metrics.registry.get_sample_value
+    assert refused("broker_refused_connects_total", {"reason": "draining"}) == 2
+    assert refused("broker_refused_connects_total", {"reason": "unavailable"}) == 0, "the store is well"
     kept = await server.request("POST", "/topics/news", b"x", connection="keep-alive")
     assert (kept.status, kept.headers.get("connection")) == (201, "close"), "the next request would be lost"
     draining.cancel()

@@ -28,6 +28,8 @@ READ_BYTES = 1 << 16
 ANSWER_SECONDS = 20.0
 PADDING = "x" * 150
 LATENCIES = 20_000
+FATES = ("ends", "ends", "ends", "cut", "cancelled")
+"""How a token stream may end."""
 _DATA = re.compile(rb"^data: (\d+\.\d+) ", re.MULTILINE)
 _ID = re.compile(rb"^id: (\S+)$", re.MULTILINE)
 
@@ -150,14 +152,14 @@ async def bursting(load: Load, events: int) -> None:
         )
 
 
-async def tokens(load: Load, numbers: count[int]) -> None:
-    """Token streams, each with a viewer; some are cut, and some are cancelled."""
+async def tokens(load: Load, numbers: count[int], fates: Sequence[str] = FATES) -> None:
+    """Token streams, each with a viewer. How one ends is drawn from `fates`."""
     while True:
         topic = f"tokens.{next(numbers) % TOKEN_TOPICS}"
         await _asked(load, load.measured, "DELETE", f"/topics/{topic}", "deletes")
         viewer = asyncio.ensure_future(_viewed(load, topic))
         try:
-            await _stream_tokens(load, topic)
+            await _stream_tokens(load, topic, load.chance.choice(fates))
         except OSError:
             load.counts["token streams that failed"] += 1
         finally:
@@ -170,8 +172,7 @@ async def _viewed(load: Load, topic: str) -> None:
         await stream(load, load.measured, f"/topics/{topic}?since=earliest", 60)
 
 
-async def _stream_tokens(load: Load, topic: str) -> None:
-    fate = load.chance.choice(("ends", "ends", "ends", "cut", "cancelled"))
+async def _stream_tokens(load: Load, topic: str, fate: str) -> None:
     reader, writer = await asyncio.open_connection(HOST, load.measured)
     try:
         writer.write(
