@@ -35,7 +35,7 @@ EXPOSE 8080
 
 # healthz and not readyz: a restart doesn't help while Redis is unreachable. It asks at BROKER_HOST and BROKER_PORT, by HTTP or
 # HTTPS: set these two as variables, not as flags.
-HEALTHCHECK --interval=10s --timeout=5s CMD ["python", "-m", "broker.process.health"]
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s CMD ["python", "-m", "broker.process.health"]
 
 # As lists: a shell in between wouldn't pass on SIGTERM, which starts the drain.
 ENTRYPOINT ["broker"]

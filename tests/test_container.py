@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import pickle
 import re
@@ -83,9 +84,9 @@ class Container:
         """Everything it has printed so far."""
         return self._process.output
 
-    def is_healthy(self) -> bool:
-        """Whether the HEALTHCHECK succeeds."""
-        with self._started(self._image.health) as check:
+    def is_healthy(self, *arguments: str) -> bool:
+        """Whether the HEALTHCHECK succeeds, with further arguments."""
+        with self._started([*self._image.health, *arguments]) as check:
             return check.wait() == 0
 
     def stop(self) -> int:
@@ -144,6 +145,15 @@ def test_image_is_healthy_while_it_serves_and_its_signal_drains(image: Stage) ->
         assert container.stop() == 0
         wait_for(lambda: "draining" in container.output, "the line in the output")
         assert not container.is_healthy()
+
+
+def test_image_can_say_whether_it_is_ready(image: Stage) -> None:
+    """Without its store it is healthy, since a restart wouldn't help; but it takes no events."""
+    with running(image, BROKER_REDIS_URL="redis://127.0.0.1:1") as container:
+        assert container.is_healthy()
+        assert not container.is_healthy("ready")
+    with running(image) as container:
+        assert container.is_healthy("ready")
 
 
 @pytest.mark.parametrize("by", ["variables", "flags"])
@@ -234,6 +244,23 @@ def seconds(text: str) -> int:
     found = re.fullmatch(r"(\d+)s", text)
     assert found
     return int(found[1])
+
+
+def test_compose_file_waits_for_readiness(compose: Any) -> None:
+    """A new version that can't use its store must not replace the next broker."""
+    dockerfile = instructions((ROOT / "Dockerfile").read_text())
+    health_check = next(one.value for one in dockerfile if one.word == "HEALTHCHECK")
+    for broker in brokers(compose).values():
+        command = broker["healthcheck"]["test"]
+        assert command[0] == "CMD"
+        assert command[1:] == [*json.loads(health_check.removeprefix("CMD ")), "ready"]
+    assert "|| break; done" in COMPOSE.read_text(), "a failure stops the loop of the file's head"
+
+
+def test_brokers_of_the_compose_file_trust_nginx(compose: Any) -> None:
+    network = compose["networks"]["inside"]["ipam"]["config"][0]["subnet"]
+    for broker in brokers(compose).values():
+        assert broker["environment"]["BROKER_TRUSTED_PROXIES"] == network
 
 
 def test_compose_file_starts_the_brokers_that_nginx_asks(compose: Any) -> None:

@@ -1,5 +1,7 @@
 """The health check of the image: `python -m broker.process.health` exits 0 if the broker of this container answers `/healthz`.
 
+With the argument `ready` it asks `/readyz`: a broker that drains or lacks its store isn't ready.
+
 Rules: the standard library only, since it runs every few seconds. It reads the variables that place the broker, not its flags.
 TLS may be set by a flag, so it asks by HTTP, then by HTTPS. The certificate isn't verified: it is for another name, and the
 connection stays in the container.
@@ -41,9 +43,9 @@ def address(variables: Mapping[str, str]) -> tuple[str, int]:
     return _LOOPBACK.get(host, host), int(port) if is_number else DEFAULT_PORT
 
 
-def is_healthy(variables: Mapping[str, str]) -> bool:
-    """Whether the broker of this environment answers."""
-    return any(map(_answers, connections(variables)))
+def is_healthy(variables: Mapping[str, str], path: str = "/healthz") -> bool:
+    """Whether the broker of this environment answers 200 at `path`."""
+    return any(_answers(connection, path) for connection in connections(variables))
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -57,9 +59,9 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def _answers(connection: http.client.HTTPConnection) -> bool:
+def _answers(connection: http.client.HTTPConnection, path: str) -> bool:
     try:
-        connection.request("GET", "/healthz")
+        connection.request("GET", path)
         return connection.getresponse().status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False
@@ -68,4 +70,4 @@ def _answers(connection: http.client.HTTPConnection) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(not is_healthy(os.environ))
+    sys.exit(not is_healthy(os.environ, "/readyz" if sys.argv[1:] == ["ready"] else "/healthz"))
