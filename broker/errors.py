@@ -21,6 +21,11 @@ class BrokerError(Exception):
         self.detail = detail
         self.extra = extra
 
+    @property
+    def counted_as(self) -> str:
+        """The metrics' label for it."""
+        return self.code
+
     def __copy__(self) -> Self:
         """The same error without its traceback. By default a copy calls the constructor, which takes other arguments here."""
         copied = self.__class__.__new__(self.__class__, *self.args)
@@ -154,13 +159,21 @@ class RateLimited(BrokerError):
 
 
 class Unavailable(BrokerError):
-    """The broker's fault: the store is unreachable, or this instance drains. Retry after `retry_after` seconds."""
+    """The broker's fault: its store or its supervisor can't be reached. Retry after `retry_after` seconds."""
 
     code = "unavailable"
 
     def __init__(self, detail: str, retry_after: int = 1, **extra: object) -> None:
         super().__init__(detail, **extra)
         self.retry_after = retry_after
+
+
+class Draining(Unavailable):
+    """Not a fault: this instance shuts down."""
+
+    @property
+    def counted_as(self) -> str:
+        return "draining"
 
 
 class Overloaded(Unavailable):

@@ -14,7 +14,7 @@ from itertools import repeat
 
 from broker import sse
 from broker.auth.grants import Caller
-from broker.errors import Overloaded, Unavailable
+from broker.errors import Draining, Overloaded
 from broker.events import Clock
 from broker.fanout.batches import BatchRunner
 from broker.fanout.chunks import as_chunk
@@ -115,9 +115,9 @@ class Streams:
     # Beginning
 
     def check_room(self) -> None:
-        """Raises `Overloaded` or `Unavailable` if no further stream is taken."""
+        """Raises `Overloaded` or `Draining` if no further stream is taken."""
         if self.is_draining:
-            raise Unavailable("This instance is shutting down; come back in a moment.", retry_after=2)
+            raise Draining("This instance is shutting down; come back in a moment.", retry_after=2)
         if len(self.hub) >= self.max_connections:
             raise Overloaded("All connections are taken; come back later.", retry_after=random.randint(5, 15))
 

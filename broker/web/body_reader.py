@@ -15,7 +15,7 @@ from copy import copy
 from typing import Any
 
 from broker.auth.grants import Caller
-from broker.errors import BrokerError, InvalidBody, Overloaded, TooLarge, Unavailable
+from broker.errors import BrokerError, Draining, InvalidBody, Overloaded, TooLarge
 from broker.web.body_limits import RETRY_SECONDS, BodyLimits
 from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
 from broker.web.driving import begin
@@ -88,7 +88,8 @@ class BodyReader:
         Raises:
             InvalidBody: its transfer coding is malformed, or it did not arrive in time.
             TooLarge: it is larger than `max_bytes`.
-            Unavailable: `stop` was called, or other bodies need the room.
+            Draining: `stop` was called.
+            Overloaded: other bodies need the room.
             RateLimited, Overloaded: there are too many bodies, or too many bytes of them.
         """
         if (body.length or 0) > max_bytes:
@@ -139,7 +140,7 @@ class BodyReader:
         await arriving.finish()
 
     async def pause(self, seconds: float, interrupt: Interrupt) -> None:
-        """Read nothing for `seconds`. Raises `Unavailable` if `stop` is called meanwhile, or the error of `interrupt`."""
+        """Read nothing for `seconds`. Raises `Draining` if `stop` is called meanwhile, or the error of `interrupt`."""
         self._check(interrupt)
         loop = asyncio.get_running_loop()
         interrupt.waiter = loop.create_future()
@@ -172,7 +173,7 @@ class BodyReader:
     def _check(self, interrupt: Interrupt) -> None:
         interrupt.check()
         if self._is_stopped:
-            raise Unavailable(
+            raise Draining(
                 "This instance is shutting down and reads no more of the body; send the rest again in a moment.",
                 retry_after=RETRY_SECONDS,
             )

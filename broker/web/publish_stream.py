@@ -99,7 +99,7 @@ async def publish_stream(
         ended = "cut"
         raise
     except BrokerError as error:
-        ended = error.code
+        ended = error.counted_as
         if isinstance(error, Cancelled):
             await publication.end_cancelled()
         error.extra = {**body_format.location(), **publication.result(), **error.extra}

@@ -39,6 +39,7 @@ PUBLISH_CODES = (
     "rate-limited",
     "internal",
     "unavailable",
+    "draining",
     "overloaded",
 )
 _UNAUTHORIZED_REASONS = (
@@ -112,7 +113,9 @@ class RequestMeasures:
     def failed(self, measure: RouteMeasure, error: Exception) -> None:
         """A handler, or a check before it, has raised `error`; `answered` is called besides."""
         if measure.is_publish:
-            self._metrics.publish_errors.add(error.code if isinstance(error, BrokerError) else "internal")
+            self._metrics.publish_errors.add(
+                error.counted_as if isinstance(error, BrokerError) else "internal"
+            )
         if isinstance(error, Unauthorized | Forbidden):
             self._metrics.denied.add(_denial(error.reason))
 

@@ -180,9 +180,7 @@ async def reserve(node: Node, caller: Caller, topics: Sequence[str], start: Star
             node.limits.undo_enter(caller)
             raise
     except (Unavailable, RateLimited) as error:
-        reason = str(error.extra.get("limit", error.code))
-        if isinstance(error, Unavailable) and node.streams.is_draining:
-            reason = "draining"
+        reason = str(error.extra.get("limit", error.counted_as))
         node.metrics.refused_connects.add(reason)
         node.reporter.report(
             logging.WARNING if isinstance(error, Unavailable) else logging.INFO,

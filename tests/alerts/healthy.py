@@ -23,6 +23,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from broker.client import Client
 from tests.alerts.prometheus import Prometheus
 from tests.bench.soak.clients import TOPICS, Load, bursting, passing, polling, publishing, staying, tokens
 from tests.live.proxies import Nginx
@@ -34,6 +35,7 @@ from tests.support.waiting import wait_for
 
 STREAMS = 200
 """That stay. Some alerts hold only above a hundred."""
+LONG_STREAMS, LONG_TOKENS, LONG_TOKEN_SECONDS = 8, 100, 0.4
 SETTINGS: dict[str, object] = {"drain_notice_seconds": 3, "drain_seconds": 10, "log_format": "json"}
 WORKERS = (1, 2)
 SCRAPE_SECONDS, EVALUATION_SECONDS = 5, 15
@@ -59,7 +61,18 @@ class Run:
     load: Counter[str]
 
 
-def clients(load: Load) -> list[Coroutine[Any, Any, None]]:
+async def long_tokens(load: Load, url: str, number: int) -> None:
+    """Token streams that a drain can't wait for: the client continues each on another broker."""
+    async with Client(url) as client:
+        for answer in count():
+            async with client.stream(f"long.{number}.{answer}") as stream:
+                for token in range(LONG_TOKENS):
+                    await stream.send(f"token {token}")
+                    await asyncio.sleep(LONG_TOKEN_SECONDS)
+            load.counts["long token streams"] += 1
+
+
+def clients(load: Load, url: str) -> list[Coroutine[Any, Any, None]]:
     """Those of a service that is well. Each `polling` and `passing` client makes some requests a second."""
     numbers = count()
     return [
@@ -72,6 +85,7 @@ def clients(load: Load) -> list[Coroutine[Any, Any, None]]:
         *(publishing(load, 5) for _ in range(2)),
         bursting(load, 100),
         *(tokens(load, numbers, ["ends"]) for _ in range(3)),
+        *(long_tokens(load, url, number) for number in range(LONG_STREAMS)),
     ]
 
 
@@ -95,7 +109,7 @@ async def run(seconds: float) -> Run:
         load = Load(nginx.port, nginx.port, random.Random(1))
         began_at = loop.time()
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(client) for client in clients(load)]
+            tasks = [group.create_task(client) for client in clients(load, nginx.url)]
             one, with_workers = brokers
             restarts = [
                 partial(restart, one),

@@ -61,7 +61,14 @@ async def test_nothing_is_even_pending_under_load_with_restarts() -> None:
     assert min(found.scrapes.values()) > 0.8 * RUN_SECONDS / SCRAPE_SECONDS
     assert found.unhealthy_rules == []
     assert found.load["streams that came back"] > 200, "the restarts ended all streams"
-    for kind in ("publishes", "bursts", "token streams", "polls", "streams that came and went"):
+    for kind in (
+        "publishes",
+        "bursts",
+        "token streams",
+        "long token streams",
+        "polls",
+        "streams that came and went",
+    ):
         assert found.load[kind], kind
     assert set(found.firing) == set()
     assert set(found.pending) <= FROM_THE_MACHINE | WHILE_RESTARTED

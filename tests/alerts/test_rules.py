@@ -108,11 +108,13 @@ def test_an_alert_fires_on_its_failure_alone(alert: str) -> None:
 
 
 def test_nothing_fires_while_a_broker_drains_for_minutes() -> None:
-    """It refuses streams, and its workers no longer count."""
+    """It refuses streams and ends streamed bodies, and its workers no longer count."""
     drain: Series = {
         'broker_workers{instance="a"}': "4x30 0x5 4x55",
         'broker_draining{instance="a"}': "0x30 1x5 0x55",
         'broker_refused_connects_total{reason="draining"}': "0x30 500x60",
+        'broker_publish_errors_total{code="draining"}': "0x30 500x60",
+        'broker_streamed_bodies_ended_total{reason="draining"}': "0x30 500x60",
     }
     assert firing({**HEALTHY, **drain}, *range(28, 45)) == [set()] * 17
 

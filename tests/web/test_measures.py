@@ -9,7 +9,7 @@ import pytest
 
 from broker import sse
 from broker.errors import DenialReason
-from tests.support.http import chunked
+from tests.support.http import chunked, read_answer
 from tests.support.local_broker import Clock, Serve, Server
 from tests.support.tokens import HMAC, SECRET
 from tests.support.waiting import until
@@ -101,6 +101,20 @@ async def test_a_client_that_leaves_before_its_answer(server: Server) -> None:
     writer.transport.abort()
     series = 'broker_requests_total{method="POST",route="/topics/{topic}",status="499"}'
     await until(lambda: value(server, series) == 1, "it is counted")
+
+
+@pytest.mark.parametrize("kind", ["application/x-ndjson", "text/plain"])
+async def test_a_body_that_a_drain_ends_is_no_error(server: Server, kind: str) -> None:
+    head = "POST /topics/a HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n"
+    reader, _ = await server.send(f"{head}Content-Type: {kind}\r\n\r\n".encode())
+    await until(lambda: value(server, "broker_bodies") == 1, "its body is awaited")
+    server.services.bodies.stop()
+    answer = await read_answer(reader)
+    assert (answer.status, answer.json()["code"]) == (503, "unavailable")
+    assert value(server, 'broker_publish_errors_total{code="draining"}') == 1
+    assert value(server, 'broker_publish_errors_total{code="unavailable"}') == 0, "the store is well"
+    is_streamed = kind != "text/plain"
+    assert value(server, 'broker_streamed_bodies_ended_total{reason="draining"}') == is_streamed
 
 
 async def test_publishes_refused_by_code(server: Server) -> None:
