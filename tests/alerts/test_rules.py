@@ -119,6 +119,16 @@ def test_nothing_fires_while_a_broker_drains_for_minutes() -> None:
     assert firing({**HEALTHY, **drain}, *range(28, 45)) == [set()] * 17
 
 
+def test_nothing_fires_when_thousands_come_back_after_a_drain() -> None:
+    """Half of all streams end within a minute, and are open again soon after."""
+    drain: Series = {
+        'broker_subscribers{instance="a"}': "6000x30 2500 6000x59",
+        'broker_connects_total{kind="resume"}': "0+60x30 4860 6360+60x58",
+        'broker_closes_total{reason="draining"}': "0x30 4500x60",
+    }
+    assert firing({**HEALTHY, **drain}, *range(28, 45)) == [set()] * 17
+
+
 def test_each_alert_has_a_failure_a_severity_and_advice() -> None:
     assert {rule["alert"] for rule in alerts()} == set(FAILURES)
     for rule in alerts():
