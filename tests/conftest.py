@@ -13,10 +13,9 @@ import pytest
 import uvloop
 
 from broker.fanout.close_reason import CloseReason
-from broker.settings import Settings
 from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.hub_harness import HubHarness
-from tests.support.local_broker import Clock, Serve, Server
+from tests.support.local_broker import Clock, Serve, Server, serving
 from tests.support.waiting import WAIT_SECONDS
 
 pytest_plugins = ("tests.support.run_folder",)
@@ -57,17 +56,8 @@ def clock() -> Clock:
 @pytest.fixture
 async def serve(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
     """Starts brokers with the settings given; they share the test's clock."""
-    servers: list[Server] = []
-
-    async def start(**settings: object) -> Server:
-        server = Server(Settings.model_validate(settings), clock)
-        await server.start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        await server.stop()
+    async with serving(clock) as start:
+        yield start
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from playwright.async_api import Browser, Page, async_playwright, expect
 from tests.live.clients import CLIENTS
 from tests.live.control_client import STREAMS, ControlClient
 from tests.live.event_source import MODULES
+from tests.live.held_model import HeldModel
 from tests.live.proxied import Front
 from tests.live.proxies import PROXIES, ProxyProcess
 from tests.support.broker_process import BrokerProcess, SharedBrokers
@@ -99,6 +100,20 @@ def runs_in(client: str, request: pytest.FixtureRequest) -> Page | str | None:
     """What the test's `client` runs in: a page, or the path of Node."""
     needs = CLIENTS[client].needs
     return request.getfixturevalue(needs) if needs else None
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def modules_model() -> AsyncIterator[HeldModel]:
+    """A model for the example that a module's tests share."""
+    async with HeldModel() as held_model:
+        yield held_model
+
+
+@pytest.fixture
+def held_model(modules_model: HeldModel) -> HeldModel:
+    """The same. Until the test lets them go on, answers stop after their beginning."""
+    modules_model.hold()
+    return modules_model
 
 
 @pytest.fixture

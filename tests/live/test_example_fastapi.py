@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,23 +28,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("example") / "data"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def held_model() -> AsyncIterator[HeldModel]:
-    async with HeldModel() as held_model:
-        yield held_model
-
-
 @pytest.fixture(scope="module")
-def example(data: Path, held_model: HeldModel) -> Iterator[Example]:
+def example(data: Path, modules_model: HeldModel) -> Iterator[Example]:
     flags = ("--broker-port", str(free_port()), "--data", str(data))
-    with Example("fastapi", *flags, model=held_model.url) as example:
+    with Example("fastapi", *flags, model=modules_model.url) as example:
         yield example
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(chromium: Browser, example: Example, held_model: HeldModel) -> Page:
     """A page that has asked, and shows the beginning of the answer."""
-    held_model.hold()
     page = await (await chromium.new_context()).new_page()
     await page.goto(example.url)
     await page.fill("#question", QUESTION)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,25 +45,18 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def held_model() -> AsyncIterator[HeldModel]:
-    async with HeldModel() as held_model:
-        yield held_model
-
-
 @pytest.fixture(scope="module")
 def example(
-    examples: Path, held_model: HeldModel, tmp_path_factory: pytest.TempPathFactory
+    examples: Path, modules_model: HeldModel, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Example]:
     flags = ("--broker-port", str(free_port()), "--data", str(tmp_path_factory.mktemp("react") / "data"))
-    with Example("react", *flags, examples=examples, model=held_model.url) as example:
+    with Example("react", *flags, examples=examples, model=modules_model.url) as example:
         yield example
 
 
 @pytest_asyncio.fixture(loop_scope="session")
 async def page(chromium: Browser, example: Example, held_model: HeldModel) -> Page:
     """A page that has asked, and shows the beginning of the answer."""
-    held_model.hold()
     page = await (await chromium.new_context()).new_page()
     await page.goto(example.url)
     await ask(page, QUESTION)

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,13 +67,6 @@ def chatting(
         example.command += ["--broker", broker.url]
         with example:
             yield example, broker
-
-
-@pytest_asyncio.fixture(loop_scope="session")
-async def held_model() -> AsyncIterator[HeldModel]:
-    """For tests that do something in mid-answer."""
-    async with HeldModel() as held_model:
-        yield held_model
 
 
 @pytest_asyncio.fixture(loop_scope="session")

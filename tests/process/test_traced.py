@@ -6,7 +6,8 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from broker.settings import Settings
 from tests.support.broker_process import BrokerProcess
 from tests.support.event_stream import Stream
 from tests.support.http import exchange, request
-from tests.support.local_broker import Clock, Server
+from tests.support.local_broker import Clock, Serve, Server, serving
 from tests.support.redis_servers import Server as StoreServer
 from tests.support.redis_servers import valkey
 from tests.support.waiting import until, wait_for
@@ -35,7 +36,6 @@ TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED = f"00-{TRACE}-{PARENT}-01"
 UNSAMPLED = f"00-{TRACE}-{PARENT}-00"
 STATE = 'vendor=value,tenant@system=a "quoted" one'
-Start = Callable[..., Awaitable[Server]]
 
 
 @pytest.fixture
@@ -53,20 +53,10 @@ def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
 @pytest.fixture(params=["front", "aiohttp"])
 async def start(
     request: pytest.FixtureRequest, clock: Clock, exporter: InMemorySpanExporter
-) -> AsyncIterator[Start]:
+) -> AsyncIterator[Serve]:
     """Starts a broker that is traced, served in either way."""
-    started: list[Server] = []
-
-    async def make(**settings: object) -> Server:
-        made = Settings.model_validate({"trace_url": "http://collector/v1/traces", **settings})
-        server = Server(made, clock, by_aiohttp=request.param == "aiohttp")
-        await server.start()
-        started.append(server)
-        return server
-
-    yield make
-    for server in started:
-        await server.stop()
+    async with serving(clock, by_aiohttp=request.param == "aiohttp") as start:
+        yield partial(start, trace_url="http://collector/v1/traces")
 
 
 def spans(exporter: InMemorySpanExporter, name: str) -> Sequence[ReadableSpan]:
@@ -82,7 +72,7 @@ def own_id(span: ReadableSpan) -> str:
     return f"{span.context.span_id:016x}"
 
 
-async def test_a_publish_is_a_part_of_its_senders_trace(start: Start, exporter: InMemorySpanExporter) -> None:
+async def test_a_publish_is_a_part_of_its_senders_trace(start: Serve, exporter: InMemorySpanExporter) -> None:
     server = await start()
     stream = await server.subscribe("/topics/news")
     await server.publish("news", "x", traceparent=SAMPLED)
@@ -105,7 +95,7 @@ async def test_a_publish_is_a_part_of_its_senders_trace(start: Start, exporter: 
 
 @pytest.mark.parametrize("headers", [{}, {"traceparent": UNSAMPLED}, {"traceparent": "00-bad"}])
 async def test_what_the_sender_does_not_record_is_not_recorded(
-    start: Start, exporter: InMemorySpanExporter, headers: Mapping[str, str]
+    start: Serve, exporter: InMemorySpanExporter, headers: Mapping[str, str]
 ) -> None:
     server = await start()
     await server.subscribe("/topics/news")
@@ -115,7 +105,7 @@ async def test_what_the_sender_does_not_record_is_not_recorded(
     assert len(exporter.get_finished_spans()) == 3
 
 
-async def test_a_share_of_the_others_is_recorded(start: Start, exporter: InMemorySpanExporter) -> None:
+async def test_a_share_of_the_others_is_recorded(start: Serve, exporter: InMemorySpanExporter) -> None:
     server = await start(trace_share=1)
     await server.publish("news", "x")
     (publish,) = spans(exporter, "publish")
@@ -124,7 +114,7 @@ async def test_a_share_of_the_others_is_recorded(start: Start, exporter: InMemor
     assert len(spans(exporter, "publish")) == 1, "its sender has decided"
 
 
-async def test_a_refusal_is_an_error(start: Start, exporter: InMemorySpanExporter) -> None:
+async def test_a_refusal_is_an_error(start: Serve, exporter: InMemorySpanExporter) -> None:
     server = await start()
     await server.request("POST", "/topics/news?end=true", b"", traceparent=SAMPLED)
     answer = await server.request("POST", "/topics/news", b"x", traceparent=SAMPLED)
@@ -136,7 +126,7 @@ async def test_a_refusal_is_an_error(start: Start, exporter: InMemorySpanExporte
 
 
 async def test_a_streamed_body_is_one_publish_with_its_calls(
-    start: Start, exporter: InMemorySpanExporter
+    start: Serve, exporter: InMemorySpanExporter
 ) -> None:
     """Its handler waits in between: what others publish meanwhile is not a part of its trace."""
     server = await start()
@@ -161,7 +151,7 @@ async def test_a_streamed_body_is_one_publish_with_its_calls(
 
 @pytest.mark.uncompiled
 async def test_open_fanouts_of_a_topic_are_checked_together(
-    start: Start, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+    start: Serve, exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A topic may have as many feeds as subscribers: to visit them for each span would hold up the fan-out itself."""
     server = await start()
@@ -181,7 +171,7 @@ async def test_open_fanouts_of_a_topic_are_checked_together(
     assert len(checks) < 50
 
 
-async def test_events_carry_their_trace_if_asked(start: Start, exporter: InMemorySpanExporter) -> None:
+async def test_events_carry_their_trace_if_asked(start: Serve, exporter: InMemorySpanExporter) -> None:
     server = await start(trace_events=True)
     enveloped = await server.subscribe("/topics/news?envelope=json")
     plain = await server.subscribe("/topics/news")
@@ -198,7 +188,7 @@ async def test_events_carry_their_trace_if_asked(start: Start, exporter: InMemor
     assert [event.get("traceparent") for event in page["events"]] == [expected, None]
 
 
-async def test_events_carry_the_tracestate_too(start: Start, exporter: InMemorySpanExporter) -> None:
+async def test_events_carry_the_tracestate_too(start: Serve, exporter: InMemorySpanExporter) -> None:
     server = await start(trace_events=True)
     enveloped = await server.subscribe("/topics/news?envelope=json")
     plain = await server.subscribe("/topics/news")
@@ -228,7 +218,7 @@ async def publish_streamed(server: Server, lines: int) -> None:
 
 @pytest.mark.parametrize("streamed", [False, True])
 async def test_publishers_cannot_make_it_trace_everything(
-    start: Start, exporter: InMemorySpanExporter, streamed: bool
+    start: Serve, exporter: InMemorySpanExporter, streamed: bool
 ) -> None:
     """A span each of the publish, the store and the fan-out; a streamed body is many calls of the store."""
     server = await start(trace_events=True, trace_forced_per_second=10)
@@ -247,7 +237,7 @@ async def test_publishers_cannot_make_it_trace_everything(
     assert 10 <= len(exporter.get_finished_spans()) < 30
 
 
-async def test_the_limit_is_for_publishers_alone(start: Start, exporter: InMemorySpanExporter) -> None:
+async def test_the_limit_is_for_publishers_alone(start: Serve, exporter: InMemorySpanExporter) -> None:
     server = await start(trace_share=1, trace_events=True, trace_forced_per_second=0)
     await server.subscribe("/topics/news")
     await server.publish("news", "x", traceparent=SAMPLED)
@@ -282,18 +272,15 @@ async def test_without_a_place_for_spans_no_fan_out_is_looked_at(
 
 @pytest.mark.parametrize("by_aiohttp", [False, True])
 async def test_events_carry_it_without_a_place_for_spans(clock: Clock, by_aiohttp: bool) -> None:
-    server = Server(Settings(trace_events=True), clock, by_aiohttp=by_aiohttp)
-    await server.start()
-    try:
+    async with serving(clock, by_aiohttp=by_aiohttp) as start:
+        server = await start(trace_events=True)
         stream = await server.subscribe("/topics/news?envelope=json")
         for sent in (SAMPLED, UNSAMPLED):
             await server.publish("news", "x", traceparent=sent)
         assert [json.loads(data)["traceparent"] for data in await stream.data(2)] == [SAMPLED, UNSAMPLED]
-    finally:
-        await server.stop()
 
 
-async def test_without_it_no_byte_is_different(start: Start) -> None:
+async def test_without_it_no_byte_is_different(start: Serve) -> None:
     server = await start()
     stream = await server.subscribe("/topics/news")
     enveloped = await server.subscribe("/topics/news?envelope=json")

@@ -63,6 +63,15 @@ async def alone_and_both(broker: Server) -> tuple[AsyncStream, AsyncStream]:
     return await broker.subscribe("/topics/a"), await broker.subscribe(BOTH)
 
 
+async def both_with_one(publisher: Server, broker: Server) -> tuple[AsyncStream, AsyncStream]:
+    """The same of `broker`; both have got the event "1" of topic `a`."""
+    streams = await alone_and_both(broker)
+    await publisher.publish("a", "1")
+    for stream in streams:
+        assert await stream.data(1) == ["1"]
+    return streams
+
+
 def numbers(stream: EventStream) -> list[int]:
     return [int(event.data) for event in stream.published()]
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from broker.events import format_id, parse_id
-from tests.stores.brokers import Older, Publisher, StartBroker, StartPair, alone_and_both, until_ready
+from tests.stores.brokers import Older, Publisher, StartBroker, StartPair, both_with_one, until_ready
 from tests.stores.conftest import StartServer
 from tests.support.event_stream import AsyncStream
 from tests.support.local_broker import Server
@@ -165,10 +165,7 @@ async def test_closed_while_an_instance_was_disconnected(
     server = start_server()
     async with RedisProxy(server) as proxy:
         one, other = await start_pair(server.url, proxy.url)
-        alone, both = await alone_and_both(other)
-        await one.publish("a", "1")
-        for stream in (alone, both):
-            assert await stream.data(1) == ["1"]
+        alone, both = await both_with_one(one, other)
         proxy.close()
         await one.publish("a", "2")
         cursor = await end(one, "a", "3")

@@ -13,6 +13,7 @@ from tests.stores.brokers import (
     StartBroker,
     StartPair,
     alone_and_both,
+    both_with_one,
     expect_all_taken,
     numbers,
     until_ready,
@@ -277,10 +278,7 @@ async def test_deleted_while_all_instances_were_disconnected(
     server = start_server()
     async with RedisProxy(server) as proxy:
         one, other = await start_pair(server.url, proxy.url)
-        alone, both = await alone_and_both(other)
-        await one.publish("a", "1")
-        for stream in (alone, both):
-            assert await stream.data(1) == ["1"]
+        alone, both = await both_with_one(one, other)
         cursor = alone.published()[0].id
         proxy.close()
         await one.request("DELETE", "/topics/a")

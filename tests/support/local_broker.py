@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from time import time
 
 from aiohttp import web
@@ -146,3 +147,21 @@ class Server:
 
 Serve = Callable[..., Awaitable[Server]]
 """Starts a broker with the settings given."""
+
+
+@asynccontextmanager
+async def serving(
+    clock: Callable[[], float], access_log: logging.Logger | None = None, *, by_aiohttp: bool = False
+) -> AsyncIterator[Serve]:
+    """Starts brokers with the settings given, as `Server` takes the rest; all have ended afterwards."""
+    servers: list[Server] = []
+
+    async def start(**settings: object) -> Server:
+        server = Server(Settings.model_validate(settings), clock, access_log, by_aiohttp=by_aiohttp)
+        await server.start()
+        servers.append(server)
+        return server
+
+    yield start
+    for server in servers:
+        await server.stop()

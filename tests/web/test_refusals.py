@@ -4,46 +4,31 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
-from broker.settings import Settings
 from tests.support.distant_store import keep_at_a_distance
-from tests.support.local_broker import Clock, Server
+from tests.support.local_broker import Clock, Serve, serving
 from tests.support.log_lines import fields, lines
 from tests.support.tokens import HMAC, SECRET
 from tests.support.waiting import until
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
-Start = Callable[..., Awaitable[Server]]
 
 
 @pytest.fixture(params=["front", "aiohttp"])
 async def start(
     request: pytest.FixtureRequest, clock: Clock, caplog: pytest.LogCaptureFixture
-) -> AsyncIterator[Start]:
+) -> AsyncIterator[Serve]:
     """Starts a broker with the settings given, served in either way."""
     caplog.set_level(logging.DEBUG)
-    started: list[Server] = []
-
-    async def make(**settings: object) -> Server:
-        server = Server(
-            Settings.model_validate(settings),
-            clock,
-            logging.getLogger("broker.access"),
-            by_aiohttp=request.param == "aiohttp",
-        )
-        await server.start()
-        started.append(server)
-        return server
-
-    yield make
-    for server in started:
-        await server.stop()
+    access_log = logging.getLogger("broker.access")
+    async with serving(clock, access_log, by_aiohttp=request.param == "aiohttp") as start:
+        yield start
 
 
-async def test_a_refused_publish(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refused_publish(start: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = await start(max_event_bytes=10)
     answer = await server.request("POST", "/topics/news", b"secret payload\nin lines")
     assert answer.status == 413
@@ -58,7 +43,7 @@ async def test_a_refused_publish(start: Start, caplog: pytest.LogCaptureFixture)
     }
 
 
-async def test_the_id_of_a_request_is_the_senders(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_id_of_a_request_is_the_senders(start: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = await start()
     parent = f"00-{TRACE}-b7ad6b7169203331-01"
     for headers, expected in (({"traceparent": parent}, TRACE), ({"x_request_id": "mine"}, "mine")):
@@ -68,13 +53,13 @@ async def test_the_id_of_a_request_is_the_senders(start: Start, caplog: pytest.L
     assert lines(caplog, "publish refused")[0]["parameter"] == "evnt"
 
 
-async def test_an_answer_that_succeeds_has_no_id(start: Start) -> None:
+async def test_an_answer_that_succeeds_has_no_id(start: Serve) -> None:
     server = await start()
     answer = await server.request("POST", "/topics/a", b"x", x_request_id="mine")
     assert (answer.status, "x-request-id" in answer.headers) == (201, False)
 
 
-async def test_access_denied(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_access_denied(start: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """Without a token, with a bad one, and with one that doesn't allow it."""
     server = await start(jwt_secrets=[SECRET])
     allowed = HMAC.token(sub="ann", publish=["a"])
@@ -92,14 +77,14 @@ async def test_access_denied(start: Start, caplog: pytest.LogCaptureFixture) -> 
     assert lines(caplog, "publish refused") == []
 
 
-async def test_another_sites_page_is_denied(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_another_sites_page_is_denied(start: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = await start()
     answer = await server.request("POST", "/topics/b", b"x", origin="https://evil.example")
     assert answer.status == 403
     assert [line["reason"] for line in lines(caplog, "access denied")] == ["origin"]
 
 
-async def test_admin_actions(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_admin_actions(start: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = await start(jwt_secrets=[SECRET], log_lines_per_second=0.1)
     bearer = {"authorization": f"Bearer {HMAC.token(sub='root', admin=True)}", "x_request_id": "r1"}
     for _ in range(3):
@@ -114,14 +99,14 @@ async def test_admin_actions(start: Start, caplog: pytest.LogCaptureFixture) -> 
     ]
 
 
-async def test_a_refused_order(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refused_order(start: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = await start()
     assert (await server.request("POST", "/admin/revoke", b"{}")).status == 400
     assert [line["reason"] for line in lines(caplog, "request refused")] == ["invalid-body"]
     assert lines(caplog, "admin action") == []
 
 
-async def test_a_refused_stream(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_refused_stream(start: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = await start(max_connections=1)
     await server.subscribe("/topics/a")
     assert (await server.request("GET", "/topics/b")).status == 503
@@ -133,7 +118,7 @@ async def test_a_refused_stream(start: Start, caplog: pytest.LogCaptureFixture) 
 
 
 async def test_behind_a_trusted_proxy_the_address_is_the_clients(
-    start: Start, caplog: pytest.LogCaptureFixture
+    start: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = await start(trusted_proxies="127.0.0.1")
     stream = await server.subscribe("/topics/a", x_forwarded_for="198.51.100.7, 203.0.113.9")
@@ -148,7 +133,7 @@ async def test_behind_a_trusted_proxy_the_address_is_the_clients(
 TOKEN, PAYLOAD = "s3cret-t0ken", "payl0ad"
 
 
-async def test_no_line_has_a_token_or_a_payload(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_line_has_a_token_or_a_payload(start: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """A bad token and a payload in every place where a client can send one, however the request ends."""
     server = await start(jwt_secrets=[SECRET], max_event_bytes=40, anonymous="publish,subscribe")
     body = f"{PAYLOAD}\n{PAYLOAD} ERROR broker: forged\n".encode()
@@ -183,7 +168,7 @@ async def test_no_line_has_a_token_or_a_payload(start: Start, caplog: pytest.Log
             assert PAYLOAD not in str(vars(record))
 
 
-async def test_a_defect_is_logged_without_its_token(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_defect_is_logged_without_its_token(start: Serve, caplog: pytest.LogCaptureFixture) -> None:
     server = await start()
 
     async def broken() -> None:
@@ -200,7 +185,7 @@ async def test_a_defect_is_logged_without_its_token(start: Start, caplog: pytest
     assert TOKEN not in str(vars(record))
 
 
-async def test_each_refusal_has_an_id_of_its_own(start: Start) -> None:
+async def test_each_refusal_has_an_id_of_its_own(start: Serve) -> None:
     server = await start()
     made = set()
     for _ in range(3):
