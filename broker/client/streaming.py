@@ -147,6 +147,7 @@ class Stream:
 
     async def _body(self, limit: asyncio.Timeout) -> AsyncIterator[bytes]:
         """The events as they come. At the end, `limit` starts to run for the response."""
+        yield b""  # aiohttp keeps the head until the body begins, and a cancel would not reach a producer without events
         while True:
             while self._events.has_unsent:
                 chunk = self._events.take()

@@ -123,6 +123,13 @@ async def is_out(server: Server) -> None:
     await until(lambda: server.node.metrics.published.value == 1, "the first event is out")
 
 
+async def until_open(server: Server) -> None:
+    """Return when the broker has a streamed body."""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while b"\nbroker_streamed_bodies 1.0" not in (await server.request("GET", "/metrics")).body:
+            await asyncio.sleep(0.01)
+
+
 async def why_ended(client: Client) -> str:
     subscription = client.subscribe("a", since="earliest")
     async for _ in subscription:
@@ -149,6 +156,17 @@ async def test_cancel_breaks_a_block_off_where_it_waits(server: Server) -> None:
         assert task is not None
         assert task.cancelling() == 0, "the task itself is not cancelled"
         await asyncio.sleep(0)
+        assert await why_ended(client) == "cancelled"
+
+
+async def test_cancel_breaks_a_block_off_before_its_first_event(server: Server) -> None:
+    """A model may think for long: until its first token, the stream must be known to the broker too."""
+    async with Client(server.url) as client:
+        with pytest.raises(Cancelled):
+            async with client.stream("a"):
+                await until_open(server)
+                await client.cancel("a")
+                await asyncio.wait_for(asyncio.Event().wait(), WAIT_SECONDS)
         assert await why_ended(client) == "cancelled"
 
 
