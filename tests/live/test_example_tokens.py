@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, expect
+from playwright.async_api import Browser, BrowserContext, Page, Route, expect
 
 from tests.live.examples import (
     EXAMPLES,
@@ -167,6 +167,21 @@ async def test_stop(context: BrowserContext, held_model: HeldModel, tmp_path: Pa
         assert len(texts[0]) < len(TEXT)
         await until(lambda: broker.metric("broker_streamed_bodies", ADMIN) == 0, "the body to have ended")
         assert "Traceback" not in example.output
+
+
+async def test_a_stop_that_meets_no_producer_yet_is_repeated(context: BrowserContext, tmp_path: Path) -> None:
+    with chatting(tmp_path, *SLOWLY) as (example, _):
+        page = await asked(context, example)
+        stops: list[str] = []
+
+        async def meet_nobody_at_first(route: Route) -> None:
+            stops.append(route.request.url)
+            await (route.fulfill(status=202) if len(stops) == 1 else route.continue_())
+
+        await page.route("**/stop", meet_nobody_at_first)
+        await page.click(".stop")
+        await expect(page.locator("article[data-state=cancelled] .end")).to_have_text("Stopped.")
+        assert len(stops) > 1
 
 
 async def test_network_off_and_on(context: BrowserContext, held_model: HeldModel) -> None:

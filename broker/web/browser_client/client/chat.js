@@ -30,6 +30,8 @@ export class AnswerError extends Error {
   }
 }
 
+const CANCEL_AGAIN_MS = [1000, 3000, 10_000];
+
 /** @type {Record<string, string>} */
 const FAILURES = {
   failed: "The answer failed.",
@@ -51,8 +53,13 @@ export class BrokerChatTransport {
   /** @param {Parameters<ChatTransport<M>["sendMessages"]>[0]} request */
   async sendMessages({ chatId, messages, trigger, messageId, abortSignal, headers, body }) {
     const all = { ...body, id: chatId, messages, trigger, messageId };
-    const start = this.options.start ?? ((all, signal) => this.#start(all, signal, headers));
-    return this.#follow(await start(all, abortSignal), abortSignal);
+    const start = this.options.start ?? ((all) => this.#start(all, headers));
+    const started = start(all, abortSignal);
+    const topic = await Promise.race([started, whenAborted(abortSignal)]).catch((error) => {
+      if (abortSignal?.aborted) started.then((topic) => this.#stop(topic, false)).catch(() => {}); // nothing was started
+      throw error;
+    });
+    return this.#follow(topic, abortSignal);
   }
 
   /** @param {Parameters<ChatTransport<M>["reconnectToStream"]>[0]} request */
@@ -62,9 +69,12 @@ export class BrokerChatTransport {
     return topic ? this.#follow(topic, abortSignal) : null;
   }
 
-  /** @param {object} body @param {AbortSignal | undefined} signal @param {unknown} headers */
-  async #start(body, signal, headers) {
-    const topic = await this.#ask("", { method: "POST", body: JSON.stringify(body), signal }, headers);
+  /**
+   * A stop doesn't abort this request: only its answer names the topic to stop.
+   * @param {object} body @param {unknown} headers
+   */
+  async #start(body, headers) {
+    const topic = await this.#ask("", { method: "POST", body: JSON.stringify(body) }, headers);
     if (!topic) throw new Error("The server named no topic for the answer.");
     return topic;
   }
@@ -78,6 +88,19 @@ export class BrokerChatTransport {
     const answer = await fetch(this.api + path, { ...init, headers: all, credentials: this.options.credentials ?? "same-origin" });
     if (!answer.ok) throw new Error((await answer.text()) || `The server answered ${answer.status}.`);
     return answer.status === 204 ? null : (await answer.json()).topic;
+  }
+
+  /**
+   * Asks the producer to stop; more than once if it may not have begun, since a cancel finds no producer then.
+   * @param {string} topic @param {boolean} hasBegun
+   */
+  async #stop(topic, hasBegun) {
+    const { cancel = (topic) => this.#cancel(topic) } = this.options;
+    await cancel(topic);
+    for (const ms of hasBegun ? [] : CANCEL_AGAIN_MS) {
+      await new Promise((resolve) => setTimeout(resolve, ms));
+      await cancel(topic);
+    }
   }
 
   /** @param {string} topic */
@@ -117,13 +140,14 @@ export class BrokerChatTransport {
    * @returns {AsyncGenerator<UIMessageChunk, void>}
    */
   async *#chunks(topic, abortSignal, over) {
-    const { url, token, credentials, cancel = (topic) => this.#cancel(topic) } = this.options;
+    const { url, token, credentials } = this.options;
     /** @type {Error | undefined} */
     let failure;
+    let hasBegun = false;
     const stop = () => {
       failure = errorFor("cancelled");
       over.abort();
-      cancel(topic).catch(reportError);
+      this.#stop(topic, hasBegun).catch(reportError);
     };
     abortSignal?.addEventListener("abort", stop, { signal: over.signal });
     if (abortSignal?.aborted) stop();
@@ -140,11 +164,21 @@ export class BrokerChatTransport {
       },
     });
     for await (const { data } of events) {
+      hasBegun = true;
       if (data === "[DONE]") return;
       yield JSON.parse(data);
     }
     if (failure) throw failure;
   }
+}
+
+/** @param {AbortSignal | undefined} signal @returns {Promise<never>} which rejects once the user has stopped the answer */
+function whenAborted(signal) {
+  return new Promise((_, reject) => {
+    const stop = () => reject(errorFor("cancelled"));
+    if (signal?.aborted) stop();
+    signal?.addEventListener("abort", stop, { once: true });
+  });
 }
 
 /** @param {End["reason"]} reason @returns {Error | undefined} what `useChat` gets at the end of an answer, if it isn't a good one */

@@ -47,8 +47,12 @@ class Turn {
   }
 
   async stop() {
-    const answer = await post("/stop", { answer: this.topic }).catch(() => null);
-    if (!answer?.ok) this.find(".end").textContent = "Stopping failed. Try again."; // the button stays
+    for (let tries = 0; this.state === "writing" && tries < 5; tries += 1) {
+      const answer = await post("/stop", { answer: this.topic }).catch(() => null);
+      if (!answer?.ok) break;
+      await new Promise((resolve) => setTimeout(resolve, 1000)); // a producer that has not begun yet hears nothing
+    }
+    if (this.state === "writing") this.find(".end").textContent = "Stopping failed. Try again."; // the button stays
   }
 }
 
