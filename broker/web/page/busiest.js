@@ -42,7 +42,8 @@ export async function refreshTopics() {
   const query = new URLSearchParams(shown);
   const answer = await fetch(`${root}/admin/topics?${query}`, { headers: authorized({}), cache: "no-store" }).catch(() => null);
   if (mine !== asked || !answer) return; // a later question is under way, or the broker is away, which the state says
-  $("topics-error").textContent = answer.ok ? "" : await refusal(answer);
+  const problem = answer.ok ? "" : await refusal(answer);
+  if ($("topics-error").textContent !== problem) $("topics-error").textContent = problem;
   if (answer.ok) show(await answer.json());
 }
 

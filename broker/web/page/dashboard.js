@@ -11,14 +11,15 @@ import { makeCharts, showCharts } from "./charts.js";
 import { $ } from "./dom.js";
 import { heardAt, series, takeNow, takePast } from "./figures.js";
 import { parsed } from "./format.js";
-import { showInstances, showReasons, showTiles } from "./instances.js";
+import { showInstances, showReasons, showTiles, showUnknown } from "./instances.js";
 import { askForToken, currentToken, takeToken } from "./token.js";
 import { listenToTopic, refreshTopic, shownTopic } from "./topic_view.js";
 
 const SINCE = "45s"; // each instance publishes its last 15 minutes more often than that
 const SILENT_MS = 5000;
+const TOKEN_WORDS = { expired: "Your token has expired.", revoked: "Your token was revoked." };
 const PAINT_MS = 200; // many instances send many events, and a picture shows all of them
-const STATES = { connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", failed: "Failed", ended: "Ended", closed: "Closed", idle: "Idle" };
+const STATES = { connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", ended: "Ended", closed: "Closed", idle: "Idle" };
 
 let following = null;
 let live = false;
@@ -39,10 +40,15 @@ function start() {
   connect();
 }
 
-function connect() {
+async function connect() {
   following?.close();
   heard = Date.now();
-  following = follow("_stats", { url: root, since: SINCE, token: currentToken() || undefined, onEvent, onState });
+  const mine = (following = follow("_stats", { url: root, since: SINCE, token: currentToken() || undefined, onEvent, onState }));
+  try {
+    for await (const _ of mine); // events come by onEvent; this tells why the broker refused
+  } catch (error) {
+    if (mine === following) failed(error);
+  }
 }
 
 function onEvent({ event, time, data }) {
@@ -58,18 +64,16 @@ function onEvent({ event, time, data }) {
 function onState({ state, why }) {
   live = state === "live";
   $("state").dataset.state = state;
-  $("state-name").textContent = STATES[state];
-  if (state === "failed") failed(why);
-  else if (state === "reconnecting") say(why);
+  $("state-name").textContent = STATES[state] ?? $("state-name").textContent; // `failed` has the words for its state
+  if (state === "reconnecting") say(why);
 }
 
-// The client says why, but not with which status; ask once more.
-async function failed(why) {
-  const headers = { Accept: "application/json", ...(currentToken() && { Authorization: `Bearer ${currentToken()}` }) };
-  const answer = await fetch(`${root}/topics/_stats`, { headers, cache: "no-store" }).catch(() => null);
-  if (answer?.status === 401) askForToken(currentToken() ? "The broker does not accept this token, or no longer accepts it." : "");
-  else if (answer?.status === 403) askForToken("This token does not have that right.");
-  else say(why);
+function failed({ message, status, code }) {
+  const isAboutToken = status === 401 || status === 403;
+  $("state-name").textContent = isAboutToken ? "Token needed" : "Failed";
+  say(isAboutToken ? "" : message);
+  if (status === 403) askForToken("This token does not have that right.");
+  else if (isAboutToken) askForToken(TOKEN_WORDS[code] ?? (currentToken() ? "The broker does not accept this token, or no longer accepts it." : ""));
 }
 
 function say(words) {
@@ -77,20 +81,25 @@ function say(words) {
   if ($("problem-text").textContent !== words) $("problem-text").textContent = words;
 }
 
-// Where no figures come although the stream is open, readiness says why.
+// Without figures for a while, those on the page are old. If the stream is open nevertheless, readiness says why.
 async function tick() {
-  if (document.hidden || !live || Date.now() - heard < SILENT_MS) return;
+  if (document.hidden || Date.now() - heard < SILENT_MS) return;
+  $("dashboard").dataset.old = "";
+  showUnknown();
+  if (!live) return;
   const answer = await fetch(`${root}/readyz`, { cache: "no-store" }).catch(() => null);
   const { checks = {} } = (await answer?.json().catch(() => null)) ?? {};
   const problems = Object.entries(checks).filter(([, state]) => state !== "ok").map(([name, state]) => `${name}: ${state}`);
   const seconds = Math.round((Date.now() - heard) / 1000);
-  if (Date.now() - heard >= SILENT_MS) say(`No figures for ${seconds} s. ${problems.join("; ") || (answer ? "" : "The broker can't be reached.")}`);
+  const why = problems.join("; ") || (answer ? "" : "The broker can't be reached.");
+  if (live && Date.now() - heard >= SILENT_MS) say(`No figures for ${seconds} s${heardAt() ? ", so those below are old" : ""}. ${why}`);
 }
 
 function paint() {
   painting = 0;
   if (!heardAt()) return;
   say("");
+  delete $("dashboard").dataset.old;
   if ($("topics").hidden === !shownTopic()) arrange();
   showTiles();
   showCharts(series());

@@ -59,6 +59,11 @@ export function showInstances() {
   all.forEach((known, at) => showInstance(body.children[at], known));
 }
 
+// No figures come any more, so no state is known.
+export function showUnknown() {
+  for (const { children } of $("instance-rows").children) Object.assign(children[1], { textContent: "unknown", className: "warn" });
+}
+
 function showInstance(row, known) {
   const { now } = known;
   const problems = now.store.problems;

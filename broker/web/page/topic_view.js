@@ -39,7 +39,7 @@ function open() {
   $("topic-title").textContent = topic;
   $("topic-watch").href = new URL(`topics/${topic}`, `${root}/`).href;
   for (const id of ["topic-facts", "subscriber-rows", "topic-events"]) $(id).replaceChildren();
-  $("subscribers-more").textContent = "";
+  $("subscribers-more").textContent = $("topic-problem").textContent = "";
   tell("");
   refreshTopic();
   $("topic-title").focus();
@@ -59,7 +59,9 @@ export async function refreshTopic() {
   if (found) {
     showFacts(found);
     showSubscribers(found);
-  } else if (details) tell(await refusal(details), true);
+  }
+  const problem = details && !found ? await refusal(details) : "";
+  if ($("topic-problem").textContent !== problem) $("topic-problem").textContent = problem;
   if (page) showEvents(page.events);
   else if (events) $("topic-events").replaceChildren(item(await refusal(events)));
 }
