@@ -1,6 +1,6 @@
 """A stream of events into one topic, without asyncio.
 
-Rules: has no thread of its own. A lost connection and a cancel are noticed only at the next event. Events survive a lost
+Rules: has no thread of its own. A lost connection and a cancel are noticed only by the next call. Events survive a lost
 connection as in `broker.client.streaming`.
 """
 
@@ -32,8 +32,8 @@ class BlockingStream:
     `cancelled`. If the block ends with an exception, or is refused, its text is incomplete: the topic closes with the reason
     `failed`, or `stopped` after `KeyboardInterrupt`, `SystemExit` or the close of a generator.
 
-    A lost connection is noticed at the next event. If that takes longer than the broker's `producer_timeout_seconds`, the topic
-    has closed as `abandoned`.
+    A lost connection is noticed, and made again, by the next `send` or `check`. If that takes longer than the broker's
+    `producer_timeout_seconds`, the topic has closed as `abandoned`.
 
     Not for concurrent use by two threads, nor by a process forked within the block.
     """
@@ -102,7 +102,10 @@ class BlockingStream:
         self._deliver()
 
     def check(self) -> None:
-        """Raise what `send` would raise, without sending or waiting. For a block that is busy between two events."""
+        """Raise what `send` would raise, without an event. For a block that is busy between two events.
+
+        It waits only if the connection is lost: then it makes one attempt to connect, unless the last one was just now.
+        """
         if self._pid != os.getpid():
             raise RuntimeError("use a stream within `with`, and in the process that entered it")
         if self._failure is not None:
@@ -113,25 +116,34 @@ class BlockingStream:
                     _check_early(self._body.answer_now())
             except PublishError as error:
                 self._lost(error)
+        elif time.monotonic() >= self._not_before:
+            self._try_to_deliver()
 
     def _deliver(self) -> None:
         """Send all events and, if the stream is finished, its end. Connects as often as needed."""
         while True:
-            try:
-                body = self._body or self._connect()
-                with self._connection_errors():
-                    if self._events.has_unsent:
-                        _check_early(body.write(self._events.take()))
-                    if not self._events.is_finished:
-                        return
-                    body.finish().expect(HTTPStatus.OK)
-                self._disconnect()
+            if self._body is None:
+                time.sleep(max(0, self._not_before - time.monotonic()))
+            if self._try_to_deliver():
                 return
-            except PublishError as error:
-                self._lost(error)
+
+    def _try_to_deliver(self) -> bool:
+        """The same on one connection. Returns whether it was not lost."""
+        try:
+            body = self._body or self._connect()
+            with self._connection_errors():
+                if self._events.has_unsent:
+                    _check_early(body.write(self._events.take()))
+                if not self._events.is_finished:
+                    return True
+                body.finish().expect(HTTPStatus.OK)
+            self._disconnect()
+        except PublishError as error:
+            self._lost(error)
+            return False
+        return True
 
     def _connect(self) -> StreamedBody:
-        time.sleep(max(0, self._not_before - time.monotonic()))
         self._body = self._requests.open_body(self._url, self._events.rewind())
         return self._body
 

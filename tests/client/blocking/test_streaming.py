@@ -1,4 +1,4 @@
-"""Streams without asyncio: complete in spite of cuts; cancels are noticed at the next event; ends say why."""
+"""Streams without asyncio: complete in spite of cuts; cancels are noticed at the next call; ends say why."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from broker.client import BlockingClient, BlockingStream, Cancelled, End, Publis
 from tests.client.servers import ScriptedServer, ServerConnection, answer, problem
 from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.local_broker import Serve, Server
-from tests.support.tcp_proxy import CuttingProxy
+from tests.support.tcp_proxy import CuttingProxy, TcpProxy
 from tests.support.tokens import HMAC, SECRET
 from tests.support.waiting import WAIT_SECONDS, wait_for
 
@@ -97,6 +97,30 @@ async def test_a_stream_continues_after_connections_are_cut(
         assert way.connections > len(cuts)
     with BlockingClient(server.url) as client:
         assert await asyncio.to_thread(followed, client) == (TOKENS, "closed")
+
+
+async def test_check_connects_again_between_two_events(server: Server) -> None:
+    """Else the topic of a producer that is busy for long would close as abandoned."""
+    loop = asyncio.get_running_loop()
+
+    def produce(way: TcpProxy) -> None:
+        with BlockingClient(way.url) as client, client.stream("a") as stream:
+            stream.send("1")
+            is_out(client)
+            loop.call_soon_threadsafe(way.cut)
+            connections = way.connections
+
+            def is_back() -> bool:
+                stream.check()
+                return way.connections > connections
+
+            wait_for(is_back, "check has connected")
+            stream.send("2")
+
+    async with TcpProxy(server.port) as way:
+        await asyncio.to_thread(produce, way)
+    with BlockingClient(server.url) as client:
+        assert await asyncio.to_thread(followed, client) == (["1", "2"], "closed")
 
 
 async def test_the_kept_events_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
