@@ -5,7 +5,7 @@
 import { follow } from "../client.js";
 import { historyUrl, root, startParams, watch } from "./address.js";
 import { $, counted } from "./dom.js";
-import { refusal } from "./format.js";
+import { plainly, refusal } from "./format.js";
 import { eventRecord, gapRecord, keepOlder, note, paintSoon, setClock, view } from "./rows.js";
 import { authorized, currentToken, refusedToken } from "./token.js";
 
@@ -34,9 +34,8 @@ export function setState(name, why = "", wait = 0) {
   $("problem").dataset.state = name;
   $("problem-text").textContent = why;
   $("again").hidden = !why || name === "live" || name === "ended";
-  $("empty").textContent = watch.topics.length
-    ? "No events yet."
-    : "You are not watching a topic. Enter a name, or choose one from the list.";
+  const none = name === "failed" ? "" : "No events yet."; // without an answer, nobody knows
+  $("empty").textContent = watch.topics.length ? none : "You are not watching a topic. Enter a name, or choose one from the list.";
   showDetail();
 }
 
@@ -75,7 +74,7 @@ export function connectSoon(ms = 100) {
 
 async function open(signal) {
   if (!watch.cursor && !(await showKept(signal))) return;
-  if (watch.topics.every((name) => watch.ended.has(name))) return setState("ended", "All these topics are closed.");
+  if (watch.topics.every((name) => watch.ended.has(name))) return ended();
   const changed = (handle) => (item) => {
     handle(item);
     queueMicrotask(() => signal.aborted || keepCursor(following.cursor));
@@ -106,8 +105,12 @@ function showState({ state, why, wait, transport }) {
   else if (state === "reconnecting") {
     if (stream.state === "live") stream.lost = true;
     if (wait) stream.tries += 1;
-    setState("reconnecting", why || $("problem-text").textContent, wait);
-  } else if (state === "ended") setState("ended", "All these topics are closed.");
+    setState("reconnecting", plainly(why) || $("problem-text").textContent, wait);
+  } else if (state === "ended") ended();
+}
+
+function ended() {
+  setState("ended", watch.topics.length > 1 ? "All these topics are closed." : "This topic is closed.");
 }
 
 function opened() {

@@ -10,7 +10,7 @@ import { listenToTopics, refreshTopics } from "./busiest.js";
 import { makeCharts, showCharts } from "./charts.js";
 import { $ } from "./dom.js";
 import { heardAt, series, takeNow, takePast } from "./figures.js";
-import { parsed } from "./format.js";
+import { parsed, plainly } from "./format.js";
 import { showInstances, showReasons, showTiles, showUnknown } from "./instances.js";
 import { askForToken, currentToken, takeToken } from "./token.js";
 import { listenToTopic, refreshTopic, shownTopic } from "./topic_view.js";
@@ -63,9 +63,13 @@ function onEvent({ event, time, data }) {
 
 function onState({ state, why }) {
   live = state === "live";
+  showState(state, STATES[state] ?? $("state-name").textContent); // `failed` has the words for its state
+  if (state === "reconnecting") say(plainly(why));
+}
+
+function showState(state, name) {
   $("state").dataset.state = state;
-  $("state-name").textContent = STATES[state] ?? $("state-name").textContent; // `failed` has the words for its state
-  if (state === "reconnecting") say(why);
+  if ($("state-name").textContent !== name) $("state-name").textContent = name; // a screen reader says what is set
 }
 
 function failed({ message, status, code }) {
@@ -87,9 +91,11 @@ async function tick() {
   $("dashboard").dataset.old = "";
   showUnknown();
   if (!live) return;
+  showState("silent", "No figures");
   const answer = await fetch(`${root}/readyz`, { cache: "no-store" }).catch(() => null);
   const { checks = {} } = (await answer?.json().catch(() => null)) ?? {};
   const problems = Object.entries(checks).filter(([, state]) => state !== "ok").map(([name, state]) => `${name}: ${state}`);
+  if (checks.store && checks.store !== "ok") problems.splice(0, Infinity, `The store: ${checks.store}.`); // the others follow from it
   const seconds = Math.round((Date.now() - heard) / 1000);
   const why = problems.join("; ") || (answer ? "" : "The broker can't be reached.");
   if (live && Date.now() - heard >= SILENT_MS) say(`No figures for ${seconds} s${heardAt() ? ", so those below are old" : ""}. ${why}`);
@@ -99,6 +105,7 @@ function paint() {
   painting = 0;
   if (!heardAt()) return;
   say("");
+  if (live) showState("live", STATES.live);
   delete $("dashboard").dataset.old;
   if ($("topics").hidden === !shownTopic()) arrange();
   showTiles();

@@ -2,7 +2,7 @@
 
 import { root } from "./address.js";
 import { $, clock, clone, number, text } from "./dom.js";
-import { bytes, duration, isTopic, plural, refusal } from "./format.js";
+import { bytes, duration, isTopic, plural, readable, refusal } from "./format.js";
 import { authorized } from "./token.js";
 
 const REFRESH_MS = 3000;
@@ -60,6 +60,7 @@ export async function refreshTopic() {
     showFacts(found);
     showSubscribers(found);
   }
+  if (!found && !$("topic-facts").children.length) $("subscribers-more").textContent = "Unknown now.";
   const problem = details && !found ? await refusal(details) : "";
   if ($("topic-problem").textContent !== problem) $("topic-problem").textContent = problem;
   if (page) showEvents(page.events);
@@ -71,7 +72,7 @@ function showFacts({ subscribers, producers, bodies, events, bytes: size, retent
   const names = bodies.map(({ subject, age }) => `${subject ?? "without a token"}, for ${duration(age)}`).slice(0, 5);
   const facts = [
     ["Subscribers", number.format(subscribers)],
-    ["Producers", producers ? `${number.format(producers)}: ${names.join("; ")}` : "none streams to it now"],
+    ["Producers", producers ? `${number.format(producers)}: ${names.join("; ")}` : "none"],
     ["Keeps", `${plural(events, "event")}, ${bytes(size)}`],
     ["Retention", `${plural(retention.events, "event")}, ${bytes(retention.bytes)}, ${duration(retention.seconds)}`],
     ["Lease", leased],
@@ -119,7 +120,7 @@ function showEvents(events) {
     when.textContent = clock.format(new Date(time));
     when.dateTime = time;
     type.textContent = text(event);
-    words.textContent = data.slice(0, PREVIEW_CHARS);
+    words.textContent = readable(data.slice(0, PREVIEW_CHARS));
     return made;
   });
   $("topic-events").replaceChildren(...(items.length ? items : [item("It keeps no events.")]));
