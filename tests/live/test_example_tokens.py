@@ -169,9 +169,11 @@ async def test_stop(context: BrowserContext, held_model: HeldModel, tmp_path: Pa
         assert "Traceback" not in example.output
 
 
-async def test_a_stop_that_meets_no_producer_yet_is_repeated(context: BrowserContext, tmp_path: Path) -> None:
-    with chatting(tmp_path, "--tokens-per-second", "2") as (example, _):
-        page = await asked(context, example, until_tokens=1)
+async def test_a_stop_that_meets_no_producer_yet_is_repeated(
+    context: BrowserContext, held_model: HeldModel, tmp_path: Path
+) -> None:
+    with chatting(tmp_path, model=held_model.url) as (example, _):
+        page = await asked(context, example)
         stops: list[str] = []
 
         async def meet_nobody_at_first(route: Route) -> None:

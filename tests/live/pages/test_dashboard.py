@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Page, expect
 
 from broker.client import BlockingClient
+from tests.live.conftest import leave_out
 from tests.live.pages.conftest import StartBroker
-from tests.support.broker_process import BrokerProcess, SharedBrokers
+from tests.support.broker_process import BrokerProcess
 from tests.support.event_stream import Stream
+from tests.support.redis_servers import Server, redis
 from tests.support.scale import scaled
 from tests.support.silent_streams import make_topics, silent_streams
 from tests.support.tokens import HMAC
@@ -23,6 +26,16 @@ BEYOND = """[...document.querySelectorAll('body *')]
     .filter((one) => one.checkVisibility() && one.getBoundingClientRect().right > innerWidth + 1).map((one) => one.outerHTML.slice(0, 200))"""
 SCROLLS_BY_ITSELF = """[...document.querySelectorAll('body *')]
     .filter((one) => one.scrollHeight > one.clientHeight + 1 && /auto|scroll/.test(getComputedStyle(one).overflowY)).map((one) => one.outerHTML.slice(0, 200))"""
+
+
+@pytest.fixture
+def data_server(tmp_path: Path) -> Iterator[Server]:
+    """A store of which a restart loses nothing."""
+    program = redis()
+    if program is None:
+        leave_out("redis-server", "apt-get install redis-server")
+    with Server(tmp_path / "redis", str(program), "appendonly yes") as server:
+        yield server
 
 
 def tile(page: Page, label: str) -> str:
@@ -80,6 +93,8 @@ async def test_it_survives_a_restart_of_the_broker(
     before = await page.locator("#instance-rows th").text_content()
     broker.kill()
     await expect(page.locator('#state[data-state="reconnecting"]')).to_be_visible()
+    await expect(page.locator("#problem-text")).to_have_text("The broker can't be reached.")
+    await expect(page.locator("#instance-rows td").first).to_have_text("unknown")
     broker.start()
     await expect(page.locator('#state[data-state="live"]')).to_be_visible()
     await expect(page.locator("#instance-rows")).not_to_contain_text(before or "")
@@ -87,6 +102,52 @@ async def test_it_survives_a_restart_of_the_broker(
     await expect(page.locator("#problem")).to_be_hidden()
     await page.close()
     complaints.clear()  # about the broker that was away
+
+
+async def test_while_the_store_is_down_it_says_so_and_its_buttons_claim_nothing(
+    data_server: Server, page: Page, complaints: list[str], start_broker: StartBroker
+) -> None:
+    broker = start_broker(redis_url=data_server.url)
+    broker.publish("news", "1")
+    await open_dashboard(page, broker.url)
+    state = page.locator("#instance-rows td").first
+    await expect(state).to_have_text("ready")
+    await expect(page.locator("#topic-rows a")).to_have_text(["news"])
+
+    data_server.stop()
+    problem = page.locator("#problem-text")
+    await expect(problem).to_contain_text(
+        re.compile(r"^No figures for \d+ s, so those below are old\. The store: ")
+    )
+    await expect(state).to_have_text("unknown")
+    await expect(page.locator("#state-name")).to_have_text("No figures")
+    await expect(page.locator("#topics-error")).to_contain_text("Refused (503).")
+    await take_picture(page, "dashboard-without-store")
+    await open_topic(page, "news")
+    await expect(page.locator("#topic-problem")).to_contain_text("Refused (503).")
+    for button, title in (
+        ("#topic-end", "End"),
+        ("#topic-delete", "Delete"),
+        ("#topic-disconnect", "Disconnect"),
+    ):
+        await page.click(button)
+        await agree(page, title)
+        await expect(page.locator("#topic-result.error")).to_contain_text("Refused (503).")
+        await page.evaluate("document.getElementById('topic-result').textContent = ''")
+    await take_picture(page, "topic-without-store")
+
+    data_server.start()
+    await expect(page.locator("#topic-problem")).to_be_empty()
+    await expect(page.locator("#topic-events .data")).to_have_text(["1"])
+    await expect(page.locator("#topic-facts")).to_contain_text("open")
+    await page.get_by_role("link", name="All topics").click()
+    await expect(page.locator("#problem")).to_be_hidden()
+    await expect(page.locator("#state-name")).to_have_text("Live")
+    await expect(state).to_have_text("ready")
+    await expect(page.locator("#topics-error")).to_be_empty()
+    await page.close()
+    assert [said for said in complaints if "503" not in said] == []
+    complaints.clear()
 
 
 async def test_a_token_without_the_right_is_refused_in_plain_words(
@@ -97,22 +158,22 @@ async def test_a_token_without_the_right_is_refused_in_plain_words(
     form = page.locator("#token-form")
     await expect(form).to_be_visible()
     await expect(form).to_contain_text("needs the right admin")
+    await expect(page.locator("#state-name")).to_have_text("Token needed")
     await page.fill("#token", HMAC.token(["**"], ["**"]))
     await page.press("#token", "Enter")
     await expect(page.locator("#token-hint")).to_contain_text("does not have that right")
+    await expect(page.locator("#state-name")).to_have_text("Token needed")
     await page.fill("#token", HMAC.token((), (), admin=True))
     await page.press("#token", "Enter")
     await expect(form).to_be_hidden()
+    await expect(page.locator("#state-name")).to_have_text("Live")
     await expect(page.locator(tile(page, "Streams"))).to_have_text("1")
     assert "access_token" not in page.url
     await page.close()
     complaints.clear()  # about the refusals
 
 
-async def test_topics_are_sorted_and_searched(page: Page, shared_brokers: SharedBrokers) -> None:
-    broker = shared_brokers.get(
-        retention_events=999
-    )  # of this test's own: a deleted topic's name stays for a while
+async def test_topics_are_sorted_and_searched(page: Page, broker: BrokerProcess) -> None:
     for topic in ("news", "orders.eu", "orders.us"):
         broker.publish(topic, "1")
     with Stream(broker.port, "/topics/orders.us"):
@@ -323,11 +384,13 @@ async def take_picture(page: Page, name: str) -> None:
     assert await page.evaluate(SCROLLS_BY_ITSELF) == []
 
 
-async def test_behind_a_large_broker_it_stays_quick(page: Page, start_broker: StartBroker) -> None:
+async def test_behind_a_large_broker_it_stays_quick_and_survives_its_restart(
+    page: Page, complaints: list[str], start_broker: StartBroker
+) -> None:
     """10,000 streams and 100,000 topics with TEST_SCALE=1."""
     topics = [f"topic.{number}" for number in range(scaled(100_000))]
     streams = [topics[number % 100] for number in range(scaled(10_000))]
-    broker = start_broker(max_topics=200_000, log_memory_bytes=1 << 30)
+    broker = start_broker(max_topics=200_000, log_memory_bytes=1 << 30, retry_min_ms=50, retry_max_ms=50)
     make_topics(broker, topics)
     with silent_streams(broker, streams):
         await open_dashboard(page, broker.url)
@@ -341,3 +404,11 @@ async def test_behind_a_large_broker_it_stays_quick(page: Page, start_broker: St
         await expect(page.locator("#subscribers-more")).to_be_attached()
         await page.go_back()
         await take_picture(page, "dashboard-large")
+        broker.kill()
+        await expect(page.locator('#state[data-state="reconnecting"]')).to_be_visible()
+        broker.start()
+        await expect(page.locator('#state[data-state="live"]')).to_be_visible()
+        await expect(page.locator(tile(page, "Streams"))).to_have_text("1")
+        await expect(page.locator("#topics-none")).to_be_visible()
+        await page.close()
+    complaints.clear()  # about the broker that was away

@@ -256,7 +256,7 @@ async def test_a_lost_broker_is_counted_up_and_comes_back_once(
     await expect_state(page, "reconnecting")
     detail = page.locator("#state-detail")
     await expect(detail).to_have_text(re.compile(r"for \d+ s, [3-9] attempts failed, "))
-    await expect(page.locator("#problem-text")).to_contain_text("The broker can't be reached")
+    await expect(page.locator("#problem-text")).to_have_text("The broker can't be reached.")
     await expect(page.locator("#rows .title")).to_have_count(0)
     broker.start()
     await expect_state(page, "live")
