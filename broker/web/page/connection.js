@@ -34,7 +34,7 @@ export function setState(name, why = "", wait = 0) {
   $("problem").dataset.state = name;
   $("problem-text").textContent = why;
   $("again").hidden = !why || name === "live" || name === "ended";
-  const none = name === "failed" ? "" : "No events yet."; // without an answer, nobody knows
+  const none = name === "failed" ? "" : "No events yet."; // without an answer, the page cannot know
   $("empty").textContent = watch.topics.length ? none : "You are not watching a topic. Enter a name, or choose one from the list.";
   showDetail();
 }

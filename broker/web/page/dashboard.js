@@ -69,7 +69,7 @@ function onState({ state, why }) {
 
 function showState(state, name) {
   $("state").dataset.state = state;
-  if ($("state-name").textContent !== name) $("state-name").textContent = name; // a screen reader says what is set
+  if ($("state-name").textContent !== name) $("state-name").textContent = name; // a screen reader reads each change aloud
 }
 
 function failed({ message, status, code }) {

@@ -77,10 +77,10 @@ export const heardAt = () => newest;
 
 const rate = (sample, before, name) => Math.max(0, total(sample[name] ?? 0) - total(before[name] ?? 0)) / (sample.at - before.at);
 
-// Of one instance over the last seconds; 0 before there are two samples.
+// Of one instance over the last seconds; 0 before there are samples of two moments.
 export function rateNow({ recent }, name) {
   const [first, last] = [recent[0], recent.at(-1)];
-  return first === last ? 0 : rate(last, first, name);
+  return first.at === last.at ? 0 : rate(last, first, name);
 }
 
 export function summaryNow() {

@@ -10,7 +10,7 @@ export async function refusal(answer) {
   return `Refused (${answer.status}). ${text(problem?.detail) || answer.statusText}`;
 }
 
-// Why there is no connection, without the browser's own words ("Failed to fetch"), which differ and say nothing more.
+// Why the connection failed, without the browser's own words ("Failed to fetch"), which differ and say nothing more.
 export const plainly = (why) => why.replace(/^(The broker can't be reached): .*(fetch|network|load|module).*$/is, "$1.");
 
 export function parsed(json) {
