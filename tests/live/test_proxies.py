@@ -217,6 +217,19 @@ def test_lines_are_published_while_the_body_still_comes(front: Front) -> None:
         assert publisher.answer().json()["published"] == 3
 
 
+def test_streamed_body_may_take_longer_than_a_hop_may_be_silent(behind: Behind) -> None:
+    front = behind(idle_seconds=3)
+    with Connection(front.port) as publisher:
+        publisher.send(request("POST", "/topics/a", NDJSON, "Transfer-Encoding: chunked"))
+        for number in range(6):
+            publisher.send(chunked(b'{"data": "%d"}\n' % number, end=b""))
+            time.sleep(1)
+        publisher.send(chunked())
+        answer = publisher.answer()
+        assert answer.status == 200
+        assert answer.json()["published"] == 6
+
+
 @pytest.mark.parametrize("headers", [(), ("Idempotency-Key: k",)], ids=["without a key", "with a key"])
 def test_largest_event_passes_and_a_larger_one_is_refused_by_the_broker(
     headers: tuple[str, ...], front: Front
