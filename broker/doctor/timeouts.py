@@ -5,10 +5,21 @@ Sources: the proxies' own documentation of their defaults, and the files of `dep
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from broker.doctor.hops import ALB, CADDY, CLOUDFLARE, ENVOY, HAPROXY, NGINX
+from broker.doctor.hops import ALB, CADDY, CLOUDFLARE, ENVOY, GO, HAPROXY, NGINX
+
+
+class Limits(enum.Flag):
+    """What a time-out limits."""
+
+    SILENCE = enum.auto()
+    ANSWER = enum.auto()
+    """The whole answer, however much of it arrives."""
+    BODY = enum.auto()
+    """The whole body of a request."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,16 +29,23 @@ class KnownTimeout:
     seconds: float
     hop: str
     name: str
+    limits: Limits = Limits.SILENCE
 
 
 KNOWN: Sequence[KnownTimeout] = (
-    KnownTimeout(15, ENVOY, "the default `timeout` of a route"),
+    KnownTimeout(15, ENVOY, "the default `timeout` of a route", Limits.SILENCE | Limits.ANSWER | Limits.BODY),
     KnownTimeout(30, HAPROXY, "`timeout server` or `timeout client` in many examples"),
     KnownTimeout(30, "CloudFront", "the default origin response timeout"),
-    KnownTimeout(30, "Google's load balancer", "the default backend service timeout"),
+    KnownTimeout(
+        30,
+        "Google's load balancer",
+        "the default backend service timeout",
+        Limits.SILENCE | Limits.ANSWER | Limits.BODY,
+    ),
     KnownTimeout(55, "Heroku's router", "its fixed idle timeout"),
     KnownTimeout(60, NGINX, "the default `proxy_read_timeout`"),
     KnownTimeout(60, ALB, "the default idle timeout"),
+    KnownTimeout(60, GO, "the default `readTimeout` of Traefik", Limits.BODY),
     KnownTimeout(60, HAPROXY, "`timeout server` or `timeout client` in many examples"),
     KnownTimeout(75, NGINX, "`proxy_read_timeout` in this project's nginx.conf"),
     KnownTimeout(75, HAPROXY, "`timeout server` and `timeout client` in this project's haproxy.cfg"),
@@ -50,13 +68,17 @@ class Owner:
     why: str
 
 
-def owner(seconds: float, hops: Sequence[str]) -> Owner:
-    """The proxy that cuts after `seconds`, on a path with these recognised `hops`.
+def owner(seconds: float, hops: Sequence[str], limits: Limits = Limits.SILENCE) -> Owner:
+    """The proxy that cuts what `limits` names after `seconds`, on a path with these recognised `hops`.
 
     A recognised proxy that is known for this time-out wins, then the only recognised proxy, then the only one that is known
     for it.
     """
-    near = [known for known in KNOWN if abs(known.seconds - seconds) <= _tolerance(known.seconds)]
+    near = [
+        known
+        for known in KNOWN
+        if limits in known.limits and abs(known.seconds - seconds) <= _tolerance(known.seconds)
+    ]
     for known in near:
         if known.hop in hops:
             return Owner(known.hop, f"{known.seconds:g} s is {known.name} in {known.hop}.")

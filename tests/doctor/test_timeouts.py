@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from broker.doctor.timeouts import KNOWN, owner
+from broker.doctor.hops import GO
+from broker.doctor.timeouts import KNOWN, Limits, owner
 
 
 @pytest.mark.parametrize(
@@ -35,9 +36,28 @@ def test_owner(seconds: float, hops: Sequence[str], hop: str | None) -> None:
 
 def test_all_that_may_have_it_are_named() -> None:
     why = owner(60, ()).why
-    for hop in {known.hop for known in KNOWN if known.seconds == 60}:
+    for hop in {known.hop for known in KNOWN if known.seconds == 60 and Limits.SILENCE in known.limits}:
         assert hop in why
     assert "Cloudflare, nginx" in owner(5, ("Cloudflare", "nginx")).why
+
+
+@pytest.mark.parametrize(
+    ("seconds", "limits", "hop"),
+    [
+        (60.0, Limits.BODY, GO),
+        (60.0, Limits.ANSWER, None),
+        (15.0, Limits.ANSWER, "Envoy"),
+        (15.0, Limits.BODY, "Envoy"),
+        (300.0, Limits.ANSWER, None),
+    ],
+)
+def test_a_time_out_for_silence_cuts_nothing_that_goes_on(
+    seconds: float, limits: Limits, hop: str | None
+) -> None:
+    assert owner(seconds, (), limits).hop == hop
+    found = owner(seconds, ("nginx", "Envoy", GO), limits)
+    assert found.hop == hop
+    assert "proxy_read_timeout" not in found.why
 
 
 def test_every_time_out_of_the_plan_is_known() -> None:

@@ -6,7 +6,7 @@ import asyncio
 
 from broker.doctor.finding import Verdict, error, info, ok
 from broker.doctor.site import RETAIN, RequestFailed, Site
-from broker.doctor.timeouts import owner
+from broker.doctor.timeouts import Limits, owner
 from broker.doctor.wire import Exchange
 
 LINE = b'{"data": "x"}\n'
@@ -42,7 +42,7 @@ def _verdict(site: Site, body: Exchange, seconds: float) -> Verdict:
         raise RequestFailed(
             f"a streamed body was answered with {body.status} {body.body.decode(errors='replace')}"
         )
-    found = owner(seconds, site.hops)
+    found = owner(seconds, site.hops, Limits.BODY)
     how = f"answered with {body.status}" if body.status else "cut"
     return error(
         f"A streamed body was {how} after {seconds:.1f} s, although it had a line each second. {found.why}",

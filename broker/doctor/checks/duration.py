@@ -6,7 +6,7 @@ import asyncio
 
 from broker.doctor.finding import Verdict, error, info, ok
 from broker.doctor.site import Site
-from broker.doctor.timeouts import owner
+from broker.doctor.timeouts import Limits, owner
 from broker.doctor.wire import LAST_CHUNK, Exchange
 
 EVERY_SECONDS = 1.0
@@ -30,7 +30,7 @@ def _verdict(site: Site, stream: Exchange) -> Verdict:
     seconds = stream.ended_at - stream.sent_at
     if stream.ended == LAST_CHUNK and stream.body.count(b"retry:") > 1:
         return info("The broker ended the stream itself: it restarts, or the stream reached its maximum age.")
-    found = owner(seconds, site.hops)
+    found = owner(seconds, site.hops, Limits.ANSWER)
     return error(
         f"A stream was cut after {seconds:.1f} s, although it got an event each second. {found.why}",
         found.hop,
