@@ -66,6 +66,14 @@ class Listeners:
         former, self._sockets[worker] = self._sockets[worker], self._bind()
         _close(former)
 
+    def release(self) -> None:
+        """Close the workers' own sockets here, when no worker will be started any more.
+
+        Only the workers have them then: when one ends, its sockets are gone at once, and no connection waits in them in vain.
+        """
+        for sockets in self._sockets:
+            _close(sockets)
+
     def close(self) -> None:
         """Close all sockets, and remove the unix socket."""
         for sockets in self._sockets:

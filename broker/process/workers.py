@@ -80,6 +80,7 @@ class WorkerPool:
 
     async def drain(self, signals: SignalQueue) -> None:
         """Drain all workers together. The next SIGTERM or SIGINT ends that at once."""
+        self._listeners.release()
         for worker in self._running:
             worker.drain(signal.SIGTERM)
         all_ended = asyncio.ensure_future(self._wait_for_all())

@@ -7,10 +7,13 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.process.streams import read_event, read_to_end, subscribe
 from tests.support.broker_process import BrokerProcess, refused_start, run_serve
+from tests.support.http import exchange, request
+from tests.support.ports import free_port
 from tests.support.process_tree import descendants, is_running, workers
 from tests.support.waiting import wait_for
 
@@ -43,6 +46,31 @@ def test_sigterm_drains_all_workers_and_exits_0(store: str) -> None:
             body = read_to_end(stream)
             assert re.search(rb"retry: \d+\n$", body), body
         assert not any(map(is_running, pids))
+
+
+def test_a_worker_that_has_drained_leaves_no_connection_waiting(store: str) -> None:
+    """Its sockets are closed, so that the kernel gives new connections to those that still drain."""
+    first = free_port(2)
+    with (
+        BrokerProcess(workers=2, redis_url=store, drain_seconds=100, metrics_port=first) as broker,
+        ExitStack() as stack,
+    ):
+
+        def streams_of(worker: int) -> int:
+            answer = exchange(first + worker, request("GET", "/metrics"))
+            return int(re.findall(rb"^broker_subscribers (\d+)", answer.body, re.MULTILINE)[0])
+
+        while streams_of(1) < 4:  # the last of them ends after a minute
+            with ExitStack() as opened:
+                opened.enter_context(subscribe(broker))
+                if not streams_of(0):
+                    stack.push(opened.pop_all())
+            wait_for(lambda: not streams_of(0), "the first worker has no stream")
+        broker.send_signal(signal.SIGTERM)
+        wait_for(lambda: len(workers(broker)) == 1, "the worker without streams ends")
+        for number in range(30):
+            broker.publish("news", str(number))
+        assert broker.terminate() == 0
 
 
 def test_a_second_sigterm_ends_all_workers_at_once(store: str) -> None:
