@@ -40,6 +40,8 @@ class TimeoutReason(enum.StrEnum):
     """No further request came; the usual end of a kept connection."""
     ROOM = "room"
     """All descriptors were in use, and this connection had waited longest."""
+    MEMORY = "memory"
+    """Connections held too many bytes that were not served yet, and this one had held some for longest."""
 
 
 class Waiting(Protocol):

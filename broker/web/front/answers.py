@@ -10,6 +10,7 @@ from broker.web.headers import head_lines
 from broker.web.values import JSON, Answer
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+HEAD_TOO_SLOW = "The request's head did not arrive in time; send it at once."
 LENGTHLESS = frozenset({204, 304})
 """The statuses of answers with neither a body nor its length (RFC 9110 §8.6)."""
 

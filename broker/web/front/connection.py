@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol, cast
+from typing import cast
 
-from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
+from broker.web.connection_timeouts import TimeoutReason
 from broker.web.errors import problem
-from broker.web.front.answers import CONTINUE
+from broker.web.front.answers import CONTINUE, HEAD_TOO_SLOW
 from broker.web.front.exchange import Exchange
-from broker.web.front.known_heads import KnownHeads
 from broker.web.front.lingering import Lingering
+from broker.web.front.owner import ConnectionOwner
 from broker.web.front.parser import RequestParser
 
 SLICE_BYTES = 16 << 10
@@ -27,22 +27,6 @@ REQUESTS_PER_TURN = 16
 """Of one connection in one turn of the loop; an expensive one takes about a millisecond."""
 
 _logger = logging.getLogger("broker")
-
-
-class ConnectionOwner(Protocol):
-    """The front."""
-
-    timeouts: ConnectionTimeouts
-    max_head_bytes: int
-    known_heads: KnownHeads
-    connections: set[HttpConnection]
-    lingering: set[Lingering]
-
-    def serve(self, connection: HttpConnection, exchange: Exchange) -> None:
-        """Have the request's handler run. `answered`, `take_transport` or `leave` follows, now or later."""
-
-    def closed(self, connection: HttpConnection | Lingering) -> None:
-        """The connection is gone, or has another protocol."""
 
 
 class HttpConnection:
@@ -60,6 +44,7 @@ class HttpConnection:
         "_has_ended",
         "_holds_body",
         "_is_head_timed",
+        "_is_holding",
         "_is_reading",
         "_is_writable",
         "_owner",
@@ -71,19 +56,18 @@ class HttpConnection:
         "told_peer",
     )
 
-    def __init__(self, owner: ConnectionOwner, peer: str = "") -> None:
+    def __init__(self, owner: ConnectionOwner[HttpConnection], peer: str = "") -> None:
         self.told_peer = peer
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._parser: RequestParser  # from `connection_made` on
         self._current: Exchange | None = None  # the request in progress
         self._rest = b""  # read, and not parsed yet
-        self._holds_body = False
-        self._is_reading = True
-        self._is_writable = True
+        self._holds_body = self._is_head_timed = False
+        self._is_holding = False  # whether what it has received is counted as unserved
+        self._is_reading = self._is_writable = True
         self.is_half_closed = False
         self.reader = ""
-        self._is_head_timed = False
         self._has_answered = False  # since the last `_settle`
         self._has_ended = False  # what arrives is ignored
 
@@ -115,11 +99,15 @@ class HttpConnection:
             return
         if self._rest:
             self._rest += data
+            self._report_held()
             return
         if len(data) <= SLICE_BYTES:
             self._parser.feed(data)
             if self._parser.body is self._current is not None:
-                return  # a piece of its body changes nothing here
+                if self._current.held_bytes:  # else a piece of its body changes nothing here
+                    self._current.is_noticed = True
+                    self._report_held()
+                return
         else:
             self._rest = data
         self.resume()
@@ -144,6 +132,8 @@ class HttpConnection:
         if self._transport is not None and not self._has_ended:
             self._owner.timeouts.answer_sent(self)
             self.resume()
+            if self._is_holding:
+                self._report_held()
 
     def time_out(self, reason: TimeoutReason) -> None:
         """Close the connection, with an answer if part of a head has arrived."""
@@ -152,11 +142,10 @@ class HttpConnection:
             return
         _logger.debug("closing a connection from %s: time-out %s", self.peer, reason)
         if reason is TimeoutReason.HEAD and self._parser.is_head_begun and self._is_writable:
-            detail = "The request's head did not arrive in time; send it at once."
-            self._parser.refuse(problem("invalid-parameter", detail))
+            self._parser.refuse(problem("invalid-parameter", HEAD_TOO_SLOW))
             self.resume()
         else:
-            self._has_ended = True
+            self._has_ended, self._rest = True, b""
             transport.abort()
 
     # For the request in progress
@@ -166,6 +155,7 @@ class HttpConnection:
         if self._rest and not held:
             asyncio.get_running_loop().call_soon(self.resume)
         self._regulate()
+        self._report_held()
 
     def send_continue(self) -> None:
         if self._transport is not None:
@@ -265,10 +255,12 @@ class HttpConnection:
             self._end()
             self._transport.close()
         elif self._is_writable:  # else `pause_writing` has set the limit
-            if self._parser.is_head_begun and not self._is_head_timed:
-                self._is_head_timed = True
-                timeouts.head_started(self)
-            elif self._has_answered and not self._parser.is_head_begun:
+            if self._parser.is_head_begun:
+                self._report_held()
+                if not self._is_head_timed:
+                    self._is_head_timed = True
+                    timeouts.head_started(self)
+            elif self._has_answered:
                 timeouts.answer_sent(self)
             if self._is_reading and not (self._rest or self._holds_body):
                 self._has_answered = False
@@ -284,6 +276,15 @@ class HttpConnection:
         if transport is not None and is_reading != self._is_reading:
             self._is_reading = is_reading
             (transport.resume_reading if is_reading else transport.pause_reading)()
+        elif is_full or not self._is_holding:
+            return
+        self._report_held()
+
+    def _report_held(self) -> None:
+        """Have what was received and not served counted; not for each request, which would cost more than it tells."""
+        size = len(self._rest) + self._parser.memory() + (self._current.held_bytes if self._current else 0)
+        self._is_holding = size > 0
+        self._owner.unserved.hold(self, size)
 
     def _end(self) -> None:
         """Ignore what arrives from now on."""
@@ -297,4 +298,6 @@ class HttpConnection:
         self._current = self._transport = None
         self._rest = b""
         self._parser.close()
+        if self._is_holding:
+            self._owner.unserved.hold(self, 0)
         self._owner.closed(self)

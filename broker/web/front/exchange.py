@@ -17,6 +17,9 @@ HIGH_WATER_BYTES = 64 << 10
 """A connection stops reading while a handler leaves so many bytes of its request's body."""
 PIECE_BYTES = 48
 """What each piece takes besides: chunks of one byte count with the memory that they take."""
+REQUEST_BYTES = 600
+HEADER_BYTES = 150
+"""What a request takes that is parsed, and each of its headers."""
 
 
 class BodyFlow(Protocol):
@@ -43,6 +46,8 @@ class Exchange:
         peer: the client's address, if the front needs it.
         is_complete: whether the whole body has arrived.
         is_queued: whether the connection has queued it to be served.
+        held_bytes: of its body, which the handler has not taken.
+        is_noticed: whether the connection is to know when it takes them.
         began_at: when its handler began to wait, by `time.monotonic`; 0 if it never did.
         started_at: when the head was complete; seconds since 1970, 0 without an access log.
     """
@@ -53,10 +58,11 @@ class Exchange:
         "_flow",
         "_listener",
         "_pieces",
-        "_size",
         "began_at",
         "head",
+        "held_bytes",
         "is_complete",
+        "is_noticed",
         "is_queued",
         "peer",
         "started_at",
@@ -71,7 +77,8 @@ class Exchange:
         self._expects_continue = "expect" in head.headers and head.version == "1.1"
         self._flow = flow
         self._pieces = [body] if body else []
-        self._size = 0
+        self.held_bytes = 0
+        self.is_noticed = False
         self._fault: Fault | None = None
         self._listener: Callable[[], None] | None = None
 
@@ -80,8 +87,9 @@ class Exchange:
     def feed(self, data: bytes) -> None:
         """More of the body has arrived."""
         self._pieces.append(data)
-        self._size += len(data) + PIECE_BYTES
-        if self._size > HIGH_WATER_BYTES:
+        self.held_bytes += len(data) + PIECE_BYTES
+        if self.held_bytes > HIGH_WATER_BYTES:
+            self.is_noticed = True
             self._flow.hold_body(held=True)
 
     def end(self) -> None:
@@ -96,6 +104,11 @@ class Exchange:
         """Call the handler's listener: one of the above was called, perhaps several times."""
         if self._listener is not None:
             self._listener()
+
+    def memory(self) -> int:
+        """About how many bytes it takes until it is served."""
+        body = self.head.length or 0 if self.is_complete else 0
+        return REQUEST_BYTES + HEADER_BYTES * len(self.head.headers) + max(self.held_bytes, body)
 
     # For the handler
 
@@ -130,9 +143,10 @@ class Exchange:
         if not pieces:
             return b""
         self._pieces = []
-        if self._size > HIGH_WATER_BYTES:
+        self.held_bytes = 0
+        if self.is_noticed:
+            self.is_noticed = False
             self._flow.hold_body(held=False)
-        self._size = 0
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _fail(self) -> None:

@@ -26,6 +26,7 @@ from broker.web.front.handshake import Handshake
 from broker.web.front.head import Head, Routed, split_target
 from broker.web.front.known_heads import KnownHeads
 from broker.web.front.lingering import Lingering
+from broker.web.front.unserved import UnservedBytes
 from broker.web.history import LongPoll
 from broker.web.request_measures import CLIENT_LEFT, RouteMeasure
 from broker.web.router import Router
@@ -46,6 +47,7 @@ class Front:
     Attributes:
         connections: those that are not streams.
         known_heads: those that need no parsing.
+        unserved: what the connections hold.
         lingering: those that have sent their last answer.
     """
 
@@ -63,6 +65,7 @@ class Front:
         self.timeouts = timeouts
         self.max_head_bytes = max_head_bytes
         self.known_heads = KnownHeads()
+        self.unserved = UnservedBytes(services.node.metrics)
         self.access_log = access_log
         self._services = services
         self._streams = services.node.streams

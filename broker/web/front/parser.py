@@ -86,6 +86,11 @@ class RequestParser:
         self._is_replaying = False  # a new llhttp gets the framing of a request that is known
         self._llhttp: httptools.HttpRequestParser | None = None  # made for the first head that isn't known
 
+    def memory(self) -> int:
+        """About how many bytes it takes: an incomplete head, and the requests that wait to be served."""
+        head_bytes = self._head_bytes if self.is_head_begun else 0
+        return head_bytes + sum(exchange.memory() for exchange in self.ready)
+
     def close(self) -> None:
         """The connection has ended: so has the body that was arriving."""
         self._is_broken = True

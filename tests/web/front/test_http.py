@@ -344,8 +344,10 @@ async def test_a_body_is_read_no_faster_than_it_is_published(server: Server) -> 
     (connection,) = front.connections
     assert connection._current is not None
     assert not connection._is_reading
-    assert connection._current._size < HIGH_WATER_BYTES + 2 * SLICE_BYTES, "not all of one read is parsed"
-    assert connection._current._size + len(connection._rest) < 1 << 20
+    assert connection._current.held_bytes < HIGH_WATER_BYTES + 2 * SLICE_BYTES, (
+        "not all of one read is parsed"
+    )
+    assert connection._current.held_bytes + len(connection._rest) < 1 << 20
     published.set()
     await sending
     answer = await read_answer(reader)

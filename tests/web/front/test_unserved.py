@@ -1,0 +1,128 @@
+"""What connections have received and no handler has taken: bounded in all, and counted exactly."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+
+from broker.metrics import Metrics
+from broker.web.connection_timeouts import TimeoutReason
+from broker.web.front.unserved import UnservedBytes
+from tests.support.distant_store import keep_at_a_distance
+from tests.support.http import HOST, NDJSON, chunked, request
+from tests.support.local_broker import Server
+from tests.support.waiting import until
+
+
+class Holder:
+    """A connection that counts how often it had to make room."""
+
+    def __init__(self) -> None:
+        self.cuts = 0
+
+    def time_out(self, reason: TimeoutReason) -> None:
+        assert reason is TimeoutReason.MEMORY
+        self.cuts += 1
+
+
+def test_the_one_without_progress_for_longest_makes_room() -> None:
+    metrics = Metrics()
+    unserved = UnservedBytes(metrics, max_bytes=100)
+    first, second, third = Holder(), Holder(), Holder()
+    unserved.hold(first, 40)
+    unserved.hold(second, 30)
+    unserved.hold(third, 30)
+    unserved.hold(first, 39)  # it was served a little
+    assert (unserved.bytes, len(unserved)) == (99, 3)
+    unserved.hold(third, 50)
+    assert (first.cuts, second.cuts, third.cuts) == (0, 1, 0)
+    assert (unserved.bytes, len(unserved)) == (89, 2)
+    unserved.hold(second, 0)  # it has ended
+    unserved.hold(first, 0)
+    unserved.hold(third, 0)
+    assert (unserved.bytes, len(unserved)) == (0, 0)
+    assert metrics.cut_requests.values["memory"] == 1
+
+
+def test_one_alone_may_not_hold_more_than_the_limit_either() -> None:
+    unserved, one = UnservedBytes(Metrics(), max_bytes=100), Holder()
+    unserved.hold(one, 101)
+    assert (one.cuts, unserved.bytes) == (1, 0)
+
+
+PIPELINED = b"".join(request("GET", f"/{number}") for number in range(1000))
+UNREAD = request("GET", "/client.js") * 8 + PIPELINED
+"""More than the kernel's buffers take of answers, and requests behind them."""
+
+
+def client(server: Server, data: bytes) -> socket.socket:
+    """A client that sends as much of `data` as is taken, and reads nothing."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect((HOST, server.port))
+    sock.setblocking(False)
+    sock.send(data)
+    return sock
+
+
+async def test_i4_pipelines_that_are_not_read_are_bounded_in_all(server: Server) -> None:
+    """Each held 390 KB: 64 KiB of requests, of which some were parsed. There was no limit but that of descriptors."""
+    unserved = server.front.unserved
+    clients = [client(server, UNREAD)]
+    await until(lambda: unserved.bytes > len(PIPELINED), "the first is held")
+    one = unserved.bytes
+    unserved.max_bytes = 4 * one
+    for _ in range(12):
+        clients.append(client(server, UNREAD))
+        await until(lambda: server.front.timeouts.count >= min(len(clients), 4), "it is there")
+        assert unserved.bytes <= unserved.max_bytes
+    cut = server.node.metrics.cut_requests.values
+    await until(lambda: cut["memory"] >= 8, "the oldest are cut")
+    assert (await server.request("GET", "/healthz")).status == 200
+    for sock in clients:
+        sock.close()
+    await until(lambda: not unserved.bytes and not len(unserved), "nothing is counted any more")
+
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: "
+STREAMED = request("POST", "/topics/a", NDJSON, "Transfer-Encoding: chunked") + chunked(
+    b'{"data": 1}\n', end=b""
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "more", "last"),
+    [
+        (HEAD, b"y" * 6000, b"\r\n\r\n"),
+        (STREAMED, chunked(b" " * 9000, end=b""), b"0\r\n\r\n"),
+        (STREAMED, chunked(b" " * 90_000, end=b""), b"0\r\n\r\n"),
+        (request("POST", "/topics/a", body=b"x"), PIPELINED, b""),
+    ],
+    ids=["a head", "a body", "a long body", "requests behind one"],
+)
+@pytest.mark.parametrize("is_served", [True, False])
+async def test_what_a_connection_holds_is_counted_until_it_is_served(
+    server: Server, first: bytes, more: bytes, last: bytes, is_served: bool
+) -> None:
+    unserved, calls, may_go_on = server.front.unserved, 0, asyncio.Event()
+
+    async def travel() -> None:
+        nonlocal calls
+        calls += 1
+        await may_go_on.wait()
+
+    keep_at_a_distance(server.node, travel)
+    reader, writer = await server.send(first)
+    await until(lambda: calls or unserved.bytes, "it has arrived")
+    writer.write(more)
+    await until(lambda: unserved.bytes >= 6000, "it is counted")
+    if is_served:
+        may_go_on.set()
+        writer.write(last)
+        await reader.readuntil(b"\r\n\r\n")
+    else:
+        writer.close()
+        may_go_on.set()
+    await until(lambda: not unserved.bytes and not len(unserved), "nothing is counted any more")
