@@ -172,9 +172,15 @@ class ConnectionTimeouts:
         self._idle[connection] = self._loop.time() - self._stalled_seconds
 
     def replaced(self, connection: Reader, successor: Reader, *, is_sent: bool) -> None:
-        """`successor` is in charge until the client has read the last answer; `is_sent` if it has left."""
+        """`successor` is in charge until the client has read the last answer; `is_sent` if it has left.
+
+        If there are too many connections it ends now: the answer may be that to a body that had to make room.
+        """
         self._forget_connection(connection)
-        (self._idle if is_sent else self._answers)[successor] = self._now()
+        table: dict[Any, float] = self._idle if is_sent else self._answers
+        table[successor] = self._now()
+        if self.count > self.room():
+            self._expire(table, successor, TimeoutReason.ROOM)
 
     def closed(self, connection: Any) -> None:
         """`connection` has ended, or has become a stream."""

@@ -209,6 +209,24 @@ def test_many_connections_time_out_in_slices() -> None:
     assert bench.timer.delays[-1] > 0
 
 
+def test_a_last_answer_is_not_waited_for_when_there_is_no_room() -> None:
+    """A body that makes room is answered; if its connection stayed, descriptors would run out."""
+    bench = Bench(max_descriptors=1)
+    connection, body = bench.open(), Connection()
+    bench.timeouts.head_complete(connection)
+    bench.timeouts.body_awaited(body, TimeoutReason.BODY)
+    bench.timer.now += 1
+    other = bench.open()
+    assert (body.reason, other.reason) == (TimeoutReason.ROOM, None)
+    last = Connection()
+    bench.timeouts.replaced(connection, last, is_sent=True)
+    assert last.reason is TimeoutReason.ROOM
+    bench.timeouts.closed(last)
+    last = Connection()
+    bench.timeouts.replaced(other, last, is_sent=True)
+    assert last.reason is None, "now there is room"
+
+
 def test_nothing_is_kept_of_a_closed_connection() -> None:
     bench = Bench()
     timeouts = bench.timeouts

@@ -16,6 +16,7 @@ from typing import cast
 from broker.web.connection_timeouts import TimeoutReason
 from broker.web.errors import problem
 from broker.web.front.answers import CONTINUE, HEAD_TOO_SLOW
+from broker.web.front.buffers import PIECE_BYTES, is_secure, limit_buffers, write_in_pieces
 from broker.web.front.exchange import Exchange
 from broker.web.front.lingering import Lingering
 from broker.web.front.owner import ConnectionOwner
@@ -83,8 +84,7 @@ class HttpConnection:
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's aren't in name
-        if transport.get_extra_info("sslcontext") is None:
-            transport.set_write_buffer_limits(high=0)  # each write is tried at once
+        limit_buffers(transport)
         self._parser = RequestParser(self, self._owner.max_head_bytes, self._owner.known_heads)
         self._owner.connections.add(self)
         self._owner.timeouts.opened(self)
@@ -115,7 +115,7 @@ class HttpConnection:
     def eof_received(self) -> bool:
         """Returns whether to stay open, to answer complete requests; an incomplete body is given up."""
         transport = self._transport
-        if transport is None or self._has_ended or transport.get_extra_info("sslcontext") is not None:
+        if transport is None or self._has_ended or is_secure(transport):
             return False
         if self._parser.body is not None or not (self._current or self._parser.ready or self._rest):
             return False
@@ -168,7 +168,7 @@ class HttpConnection:
         transport = self._transport
         if transport is None:
             return
-        transport.write(data)
+        transport.write(data) if len(data) <= PIECE_BYTES else write_in_pieces(transport, data)
         if not closes:
             if self._holds_body:
                 exchange.take()  # what its handler left unread; else nothing would be read any more
@@ -190,7 +190,7 @@ class HttpConnection:
             return None
         self._owner.timeouts.closed(self)
         self._leave_transport(transport)
-        if transport.get_extra_info("sslcontext") is not None:
+        if is_secure(transport):
             transport.set_write_buffer_limits(high=0)  # else a small rest is never reported as sent
         return transport
 

@@ -15,9 +15,6 @@ from typing import Any, cast
 from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
 from broker.web.driving import rest_of
 
-MAX_UNREAD_BYTES = 16 << 10
-"""Before decryption; TLS would keep 256 KiB of a connection that nobody reads. A record has at most this much."""
-
 _logger = logging.getLogger("broker")
 
 
@@ -98,9 +95,8 @@ class _Early(asyncio.Protocol):
         self._has_ended = True
         return False
 
-    def hand_over(self, transport: Any, connection: asyncio.Protocol) -> None:
-        """Make `connection` the protocol of `transport`, which then keeps little while nothing is read."""
-        transport.set_read_buffer_limits(high=MAX_UNREAD_BYTES)
+    def hand_over(self, transport: asyncio.Transport, connection: asyncio.Protocol) -> None:
+        """Make `connection` the protocol of `transport`."""
         transport.set_protocol(connection)
         connection.connection_made(transport)
         if self._data:

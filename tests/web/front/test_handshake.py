@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import pytest
 import uvloop
 
+from broker import sse
 from broker.process.app import create_app
 from broker.settings import Settings
+from broker.stores.base import NO_OPTIONS
 from broker.web.aiohttp_adapter import SERVICES
 from broker.web.runner import Runner
 from tests.support.http import HOST, chunked, close, read_answer
@@ -158,3 +161,31 @@ def test_i4_what_comes_before_the_handshake_is_over_is_bounded(
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(attack())
+
+
+async def test_i4_an_answer_that_is_not_read_is_noticed_under_tls(runner: Runner) -> None:
+    """TLS took 1 MB at once and reported nothing left: no limit on unread answers counted it, nor did a time-out end it."""
+    listening, port = await listen_securely(runner, CONTEXT)
+    listening.sockets[0].setsockopt(
+        socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 10
+    )  # as `broker serve` has it, or less
+    services = runner.app[SERVICES]
+    for _ in range(4):
+        await services.node.publish([("big", sse.lines(b"x" * 200_000))], None, NO_OPTIONS)
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.connect((HOST, port))
+    reader, writer = await asyncio.open_connection(
+        sock=sock, ssl=TRUSTING, server_hostname="localhost", limit=1000
+    )
+    writer.write(b"GET /topics/big/events HTTP/1.1\r\nHost: localhost\r\n\r\n" + GET)
+    assert runner.front is not None
+    timeouts = runner.front.timeouts
+    await until(lambda: timeouts.unread_answers == 1, "it is noticed")
+    assert timeouts.unread_by(HOST) == 1
+    answer = await read_answer(reader)
+    assert len(answer.json()["events"]) == 4
+    assert (await read_answer(reader)).status == 200
+    await until(lambda: timeouts.unread_answers == 0, "it has been read")
+    await close(writer)
+    listening.close()
