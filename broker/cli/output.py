@@ -40,7 +40,8 @@ def _print_json(event: Event) -> None:
         "time": None if gap or event_id is None else rfc3339(id_seconds(event_id)),
         "data": event.data,
     }
-    print_line(json.dumps(value, ensure_ascii=False))
+    line = json.dumps(value, ensure_ascii=False)
+    print_line(_CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", line))
 
 
 def _plain_printer(with_topic: bool) -> Callable[[Event], None]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from broker.doctor.finding import Finding, Severity
+from broker.reports import escape
 
 _ORDER = (Severity.ERROR, Severity.WARNING, Severity.INFO, Severity.OK)
 _WIDTH = 118
@@ -76,7 +77,11 @@ def _lines(finding: Finding) -> list[str]:
 
 def _wrapped(start: str, sentence: str) -> list[str]:
     return textwrap.wrap(
-        sentence, _WIDTH, initial_indent=start, subsequent_indent=" " * len(start), break_on_hyphens=False
+        escape(sentence),
+        _WIDTH,
+        initial_indent=start,
+        subsequent_indent=" " * len(start),
+        break_on_hyphens=False,
     )
 
 
