@@ -154,8 +154,9 @@ class HttpConnection:
         self._holds_body = held
         if self._rest and not held:
             asyncio.get_running_loop().call_soon(self.resume)
-        self._regulate()
-        self._report_held()
+        if self._transport is not None:
+            self._regulate()
+            self._report_held()
 
     def send_continue(self) -> None:
         if self._transport is not None:
@@ -173,7 +174,7 @@ class HttpConnection:
             if self._holds_body:
                 exchange.take()  # what its handler left unread; else nothing would be read any more
             return
-        if self.is_half_closed:  # nothing follows
+        if self.is_half_closed or transport.is_closing():  # nothing follows
             self._owner.timeouts.answer_started(self)
             self._end()
             transport.close()
@@ -213,7 +214,6 @@ class HttpConnection:
             self._transport.close()
 
     def abort(self) -> None:
-        """Close at once."""
         if self._transport is not None:
             self._transport.abort()
 

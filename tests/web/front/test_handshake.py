@@ -18,6 +18,7 @@ from broker.settings import Settings
 from broker.stores.base import NO_OPTIONS
 from broker.web.aiohttp_adapter import SERVICES
 from broker.web.runner import Runner
+from tests.support.distant_store import keep_at_a_distance
 from tests.support.http import HOST, chunked, close, read_answer
 from tests.support.raw_client import RawClient
 from tests.support.tls import listen_securely, tls_contexts
@@ -189,3 +190,34 @@ async def test_i4_an_answer_that_is_not_read_is_noticed_under_tls(runner: Runner
     await until(lambda: timeouts.unread_answers == 0, "it has been read")
     await close(writer)
     listening.close()
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_a_connection_that_is_lost_while_its_last_answer_is_made_is_gone(
+    runner: Runner, port: int, turns: int
+) -> None:
+    """The loss was told to the connection; the protocol that takes its place for the last answer waited for it for ever, and was counted."""
+    calls, may_go_on = 0, asyncio.Event()
+
+    async def travel() -> None:
+        nonlocal calls
+        calls += 1
+        await may_go_on.wait()
+
+    assert runner.front is not None
+    front = runner.front
+    keep_at_a_distance(runner.app[SERVICES].node, travel)
+    _, writer = await asyncio.open_connection("localhost", port, ssl=TRUSTING)
+    writer.write(
+        b"POST /topics/a HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx"
+    )
+    await until(lambda: calls, "it is published")
+    (connection,) = front.connections
+    assert connection._transport is not None
+    connection._transport.abort()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    may_go_on.set()
+    await until(lambda: not front.connections and not front.lingering, "it is gone")
+    assert front.timeouts.count == 0
+    await close(writer)
