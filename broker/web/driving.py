@@ -22,15 +22,19 @@ def begin(running: Coroutine[Any, Any, T]) -> Awaitable[T] | None:
 @generator_based
 def rest_of(running: Coroutine[Any, Any, T], waited: object) -> Generator[Any, Any, T]:
     """The rest of a coroutine that waits for `waited`, which its `send(None)` returned; for a task."""
-    while True:
-        try:
-            sent = yield waited
-        except BaseException as error:  # above all the task's cancellation
-            step = partial(running.throw, error)
-        else:
-            step = partial(running.send, sent)
-        try:
-            waited = step()
-        except StopIteration as returned:
-            result: T = returned.value
-            return result
+    step: partial[object] | None = None
+    try:
+        while True:
+            try:
+                sent = yield waited
+            except BaseException as error:  # above all the task's cancellation
+                step = partial(running.throw, error)
+            else:
+                step = partial(running.send, sent)
+            try:
+                waited = step()
+            except StopIteration as returned:
+                result: T = returned.value
+                return result
+    finally:
+        waited = step = None  # an error that came this way refers to this frame

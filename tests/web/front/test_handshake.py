@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,7 @@ from broker.process.app import create_app
 from broker.settings import Settings
 from broker.stores.base import NO_OPTIONS
 from broker.web.aiohttp_adapter import SERVICES
+from broker.web.front.handshake import Handshake
 from broker.web.runner import Runner
 from tests.support.distant_store import keep_at_a_distance
 from tests.support.http import HOST, chunked, close, read_answer
@@ -77,6 +79,27 @@ async def test_a_handshake_that_fails_leaves_nothing(runner: Runner, port: int, 
     await until(lambda: value(runner, "broker_request_connections") == 0, "it is gone")
     assert runner.front is not None
     await until(lambda: runner.front is None or not runner.front._tasks, "its task has ended")
+
+
+@pytest.mark.parametrize("sent", [b"\x16\x03\x01", GET, b"\xff" * 100])
+async def test_i4_a_handshake_that_fails_leaves_no_reference_cycle(
+    runner: Runner, port: int, sent: bytes
+) -> None:
+    """Each left 50 KB to the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        reader, writer = await asyncio.open_connection(HOST, port)
+        writer.write(sent)
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        await close(writer)
+        assert runner.front is not None
+        front = runner.front
+        await until(lambda: not front.timeouts.count and not front._tasks, "it is gone")
+        assert [thing for thing in gc.get_objects() if isinstance(thing, Handshake)] == []
+    finally:
+        gc.enable()
 
 
 async def test_requests_may_come_with_the_end_of_the_handshake(runner: Runner, port: int) -> None:
