@@ -65,10 +65,9 @@ class HttpConnection:
         self._current: Exchange | None = None  # the request in progress
         self._rest = b""  # read, and not parsed yet
         self._holds_body = self._is_head_timed = False
-        self._is_holding = False  # whether what it has received is counted as unserved
+        self._is_holding = False  # counted as one with unserved bytes
         self._is_reading = self._is_writable = True
-        self.is_half_closed = False
-        self.reader = ""
+        self.is_half_closed, self.reader = False, ""
         self._has_answered = False  # since the last `_settle`
         self._has_ended = False  # what arrives is ignored
 
@@ -154,8 +153,8 @@ class HttpConnection:
         self._holds_body = held
         if self._rest and not held:
             asyncio.get_running_loop().call_soon(self.resume)
+        self._regulate()
         if self._transport is not None:
-            self._regulate()
             self._report_held()
 
     def send_continue(self) -> None:
@@ -262,7 +261,7 @@ class HttpConnection:
                     timeouts.head_started(self)
             elif self._has_answered:
                 timeouts.answer_sent(self)
-            if self._is_reading and not (self._rest or self._holds_body):
+            if self._is_reading and not (self._rest or self._holds_body or self._is_holding):
                 self._has_answered = False
                 return  # it reads on, as after most requests
         self._has_answered = False
@@ -288,15 +287,13 @@ class HttpConnection:
 
     def _end(self) -> None:
         """Ignore what arrives from now on."""
-        self._has_ended = True
-        self._rest = b""
+        self._has_ended, self._rest = True, b""
         self._regulate()
 
     def _forget(self) -> None:
         """The connection serves no further requests."""
-        self._has_ended = True
+        self._has_ended, self._rest = True, b""
         self._current = self._transport = None
-        self._rest = b""
         self._parser.close()
         if self._is_holding:
             self._owner.unserved.hold(self, 0)
