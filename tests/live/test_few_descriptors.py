@@ -1,7 +1,7 @@
 """Every attack with more connections than there are descriptors: others are served, and memory is bounded.
 
 A broker with 512 descriptors meets 600 connections of one kind, plain and with TLS, all held open for as long as it allows. Meanwhile
-an open stream gets its events, and new clients can publish and ask. What each kind holds is bounded for all together.
+an open stream gets its events, and new clients can publish and ask. The memory of all 600 together is bounded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EVENT_STREAM = "Content-Type: text/event-stream"
 CHUNKED = "Transfer-Encoding: chunked"
 TALK_BYTES = 64 << 10
 MOST_BYTES = {"plain": 160 << 20, "tls": 320 << 20}
-"""Of memory that the attack may take: bodies have a limit of 64 MiB, so has what is not served, and so have large pages. TLS needs up
+"""Of memory that the attack may take: the limits are 64 MiB each for bodies, for unserved bytes and for large pages. TLS needs up
 to 0.3 MB a connection besides."""
 
 LARGE_BODY = b"data:\xe2\x82\xac\n" * 20_000
@@ -125,7 +125,7 @@ def talks(server: Server) -> socket.socket:
 
 
 def _send(sock: socket.socket, data: bytes) -> None:
-    """Send what is taken within a moment: the broker may stop reading, or end the connection."""
+    """Send as much as the broker takes at once: it may stop reading, or end the connection."""
     sock.settimeout(0.02)
     with contextlib.suppress(OSError):
         sock.sendall(data)

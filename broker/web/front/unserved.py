@@ -1,10 +1,10 @@
 """Limits the bytes that connections have received and that no handler has taken yet (I4).
 
-A connection that waits, for the handler of a request or for its client to read an answer, may hold what one read of its socket has
-brought, the requests in it, and a piece of a body: 64 KiB and more. So may one whose head is incomplete, a little.
+While a handler waits, or the client reads no answer, a connection holds the bytes of one read of its socket, the requests in them and a
+piece of a body: 64 KiB and more. A connection with an incomplete head holds a few KiB.
 
-Rules: counts only. If all together are too many, the connection that has held some for longest without being served makes room:
-honest ones hold them for milliseconds.
+Rules: counts only. If the total is too large, the connection that has made no progress for longest makes room: honest ones hold
+such bytes for milliseconds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class UnservedBytes:
         return len(self._held)
 
     def hold(self, connection: Waiting, size: int) -> None:
-        """`connection` holds `size` bytes now; 0 for none. Others may time out, and so may it."""
+        """`connection` holds `size` bytes now. Connections may time out, this one too."""
         former = self._held.get(connection, 0)
         if size < former:
             del self._held[connection]  # so that it goes to the end

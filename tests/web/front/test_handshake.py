@@ -219,7 +219,7 @@ async def test_i4_an_answer_that_is_not_read_is_noticed_under_tls(runner: Runner
 async def test_a_connection_that_is_lost_while_its_last_answer_is_made_is_gone(
     runner: Runner, port: int, turns: int
 ) -> None:
-    """The loss was told to the connection; the protocol that takes its place for the last answer waited for it for ever, and was counted."""
+    """The connection learned of the loss; its successor, which waits until the last answer is read, did not, and was counted for ever."""
     calls, may_go_on = 0, asyncio.Event()
 
     async def travel() -> None:
