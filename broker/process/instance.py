@@ -6,7 +6,6 @@ import asyncio
 import logging
 import signal
 import socket
-import ssl
 from collections.abc import Sequence
 
 from broker.errors import Unavailable
@@ -16,6 +15,7 @@ from broker.process.listeners import shared_sockets
 from broker.process.listening import Listening
 from broker.process.setup import Endpoint, StartError
 from broker.process.signals import SignalQueue, may_catch_sighup
+from broker.process.tls import tls_context
 from broker.settings import Settings
 from broker.web.aiohttp_adapter import SERVICES
 from broker.web.runner import Runner
@@ -43,7 +43,7 @@ class Instance:
         self._settings = settings
         self._sockets = sockets
         self._is_worker = is_worker
-        self._tls = _tls_context(settings)
+        self._tls = tls_context(settings)
         self._app = create_app(settings)
         self._runner = Runner(
             self._app,
@@ -170,16 +170,3 @@ class Instance:
         await self._app[SERVICES].node.streams.drain()
         self._stop_accepting()
         await self._runner.cleanup()
-
-
-def _tls_context(settings: Settings) -> ssl.SSLContext | None:
-    if settings.tls_cert is None:
-        return None
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
-    except (OSError, ssl.SSLError) as error:
-        raise StartError(
-            f"tls_cert, tls_key: can't use {settings.tls_cert} and {settings.tls_key}: {error}"
-        ) from None
-    return context

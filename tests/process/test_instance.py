@@ -180,10 +180,6 @@ def test_a_port_in_use_is_reported_in_one_line(broker: BrokerProcess) -> None:
     assert str(broker.port) in line
 
 
-def test_missing_tls_files_are_reported(tmp_path: Path) -> None:
-    assert "tls_cert" in refused_start("--tls-cert", str(tmp_path / "c"), "--tls-key", str(tmp_path / "k"))
-
-
 def test_https(tmp_path: Path) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
