@@ -109,6 +109,30 @@ def test_bad_setting_stops_the_start_with_one_line(
     assert "hush" not in line, "a secret isn't shown"
 
 
+@pytest.mark.parametrize(
+    ("flags", "environment", "line"),
+    [
+        (["--port", "x"], {}, "port: must be a valid integer (given: 'x')"),
+        ([], {"BROKER_PORT": "x"}, "port: must be a valid integer (given: 'x', by BROKER_PORT)"),
+        (["--port", "x"], {"BROKER_PORT": "8080"}, "port: must be a valid integer (given: 'x')"),
+        (
+            ["--port", "70000"],
+            {},
+            "port: must be less than or equal to 65535 (given: '70000')",
+        ),
+        (
+            [],
+            {"BROKER_LOG_FORMAT": "xml"},
+            "log_format: must be 'text' or 'json' (given: 'xml', by BROKER_LOG_FORMAT)",
+        ),
+    ],
+)
+def test_the_line_says_what_the_setting_must_be_and_which_variable_has_it(
+    flags: list[str], environment: dict[str, str], line: str
+) -> None:
+    assert run_here("serve", *flags, **environment).stderr == f"broker: {line}\n"
+
+
 ORIGINS = {
     "https://*.Example.com": "https://*.example.com",
     "https://*.example.com:443": "https://*.example.com",

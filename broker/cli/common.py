@@ -171,15 +171,21 @@ def url_origin(url: str) -> str:
 
 
 def setting_error_text(error: ValidationError) -> str:
-    """The name of the first invalid setting, the key in it, and the problem. The text of a secret isn't shown."""
+    """The name of the first invalid setting, the key in it, the problem, and the environment variable that has the value.
+
+    The text of a secret isn't shown.
+    """
     first = error.errors()[0]
     name, *keys = (str(part) for part in first["loc"] if isinstance(part, str)) if first["loc"] else ("",)
-    message = str(first["msg"]).removeprefix("Value error, ")
+    message = str(first["msg"]).removeprefix("Value error, ").replace("Input should", "must", 1)
+    message = message.partition(", unable to parse")[0]
     if not name:
         return message
-    given = (
-        "" if name == "jwt_secrets" or repr(first["input"]) in message else f" (given: {first['input']!r})"
-    )
+    shown = name != "jwt_secrets" and repr(first["input"]) not in message
+    variable = f"BROKER_{name.upper()}"
+    is_variable = name != "jwt_secrets" and os.environ.get(variable) == first["input"]
+    notes = [f"given: {first['input']!r}"] * shown + [f"by {variable}"] * is_variable
+    given = f" ({', '.join(notes)})" if notes else ""
     return f"{': '.join((name, *keys))}: {message}{given}"
 
 

@@ -49,7 +49,9 @@ class DataDirectory:
                 self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
             )
         except OSError as error:
-            raise StartError(f"data: can't use {self.path}: {error.strerror}") from None
+            is_file = isinstance(error, FileExistsError | NotADirectoryError)
+            why = "it is not a directory" if is_file else error.strerror
+            raise StartError(f"data: can't use {self.path}: {why}") from None
         deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
         while not _try_lock(self.lock_descriptor):
             if time.monotonic() > deadline:

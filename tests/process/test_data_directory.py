@@ -51,6 +51,13 @@ def test_a_restored_copy_tells_who_has_seen_more(data: Path, tmp_path: Path) -> 
         assert resumed(newest, 2) == ["broker.gap", "6"]
 
 
+def test_a_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.touch()
+    for given in (path, path / "below"):
+        assert refused_start("--data", str(given)).endswith(f"can't use {given}: it is not a directory")
+
+
 def test_no_other_user_can_read_it(data: Path) -> None:
     data.mkdir(parents=True, mode=0o755)
     with BrokerProcess(data=data) as broker:
