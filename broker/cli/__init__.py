@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Collection, Sequence
 from typing import NoReturn, Protocol, cast
@@ -67,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not words:
             parser.print_help(sys.stderr)
             return 2
-        args = parser.parse_args(words)
+        args, unknown = parser.parse_known_args(words)
+        if unknown:
+            _refuse_unknown(args.parser, unknown)
         status = cast("int", args.run(args))
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -79,6 +82,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         silence_stdout()
         return 0
+
+
+def _refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
+    """End with the error of the command that doesn't know these words; it names the option that is spelt most like one."""
+    from difflib import get_close_matches
+
+    option = next((word.partition("=")[0] for word in unknown if word.startswith("--")), "")
+    near = get_close_matches(option, re.findall(r"--[a-z0-9-]+", parser.format_usage()), 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    parser.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
 
 
 def full_parser() -> argparse.ArgumentParser:
@@ -100,5 +113,5 @@ def _make_parser(loaded: Collection[str]) -> argparse.ArgumentParser:
         if name in loaded:
             command = cast("Command", importlib.import_module(f"broker.cli.{name}"))
             command.add_arguments(subparser)
-            subparser.set_defaults(run=command.run)
+            subparser.set_defaults(run=command.run, parser=subparser)
     return parser

@@ -76,3 +76,23 @@ def test_an_unknown_command_is_reported_in_one_line(words: list[str]) -> None:
     assert done.returncode == 2
     assert done.stderr.count(b"\n") == 1
     assert b"broker --help" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["serve", "--prot", "1"],
+            "broker serve: unrecognized arguments: --prot 1; did you mean --port? (see broker serve --help)",
+        ),
+        (
+            ["publish", "a", "x", "--evnt=t"],
+            "broker publish: unrecognized arguments: --evnt=t; did you mean --event? (see broker publish --help)",
+        ),
+        (["topics", "a"], "broker topics: unrecognized arguments: a (see broker topics --help)"),
+        (["--zzz", "topics"], "broker topics: unrecognized arguments: --zzz (see broker topics --help)"),
+    ],
+)
+def test_an_unknown_option_is_reported_by_its_command(words: list[str], line: str) -> None:
+    done = run("", *words)
+    assert (done.returncode, done.stderr.decode()) == (2, line + "\n")
