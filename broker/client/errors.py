@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import ssl
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, TypeVar
@@ -13,6 +15,9 @@ UNEXPECTED = "unexpected"
 
 MAX_RESPONSE_BYTES = 64 << 10
 """More than any response of the broker except a stream."""
+
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"})
+"""OpenSSL's reasons, by its versions, for a server that answers the handshake in plain HTTP."""
 
 _TEMPORARY = frozenset({408, 425, 429})
 
@@ -81,7 +86,8 @@ def problem(error_type: type[_Error], status: int, retry_after: str | None, body
         members.pop(name, None)
     if not isinstance(code, str) or not isinstance(detail, str):
         code, members = UNEXPECTED, {}
-        detail = f"The response was {_phrase(status)}, without a reason from the broker."
+        detail = f"The response was {_phrase(status)}, without a reason from the broker"
+        detail += "; is there a broker at this URL?" if status == 501 or not is_temporary(status) else "."
     return error_type(code, detail, status=status, retry_after=_seconds(retry_after), extra=members)
 
 
@@ -91,12 +97,18 @@ def unexpected(error_type: type[_Error], what: str, status: int | None = None) -
 
 
 def reason(error: BaseException) -> str:
-    """Why there was no response, in plain words."""
-    cause: BaseException = getattr(error, "os_error", error)  # aiohttp's own text is about its settings
+    """Why there was no response, in plain words. Of aiohttp's errors the cause counts: their own text is about its settings."""
+    cause: BaseException = getattr(error, "os_error", getattr(error, "certificate_error", error))
     if isinstance(cause, ConnectionError) and cause.errno:
         return os.strerror(cause.errno)
     if isinstance(cause, TimeoutError):
         return "it took too long"
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {cause.verify_message}"
+    if isinstance(cause, ssl.SSLError) and cause.reason in _NO_TLS:
+        return "it does not speak TLS there; use http://"
+    if isinstance(cause, socket.gaierror) and cause.strerror:
+        return cause.strerror
     return str(cause) or type(cause).__name__
 
 
