@@ -118,11 +118,12 @@ export function series() {
 // How often each reason of `name` occurred in the last 15 minutes, over all instances; most frequent first.
 export function reasons(name) {
   const counts = new Map();
-  for (const { steps } of instances.values()) {
+  for (const { now, at, steps } of instances.values()) {
     const samples = [...steps.entries()].sort(([a], [b]) => a - b).map(([, sample]) => sample);
     if (!samples.length) continue;
+    const isNew = now && at - now.uptime > samples[0].at - STEP; // then all that it counts belongs to these minutes
     for (const [reason, count] of Object.entries(samples.at(-1)[name] ?? {})) {
-      const more = count - (samples[0][name]?.[reason] ?? 0);
+      const more = count - (isNew ? 0 : (samples[0][name]?.[reason] ?? 0));
       if (more > 0) counts.set(reason, (counts.get(reason) ?? 0) + more);
     }
   }
