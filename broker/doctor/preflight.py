@@ -69,7 +69,24 @@ async def _ask(site: Site, topic: str) -> Reply:
     try:
         return await site.publish(topic)
     except RequestFailed as failure:
-        raise Unreachable(f"No answer from {site.target.url}: {failure}") from None
+        url = site.target.url
+        secure = f"https:{url.removeprefix('http:')}"
+        why = f"the port speaks TLS; use {secure}" if await _speaks_tls(url, secure) else str(failure)
+        raise Unreachable(f"No answer from {url}: {why}") from None
+
+
+async def _speaks_tls(url: str, secure: str) -> bool:
+    """Whether a TLS handshake succeeds at the port of `url`, an http URL; `secure` is the same URL with https."""
+    if not url.startswith("http:") or urlsplit(url).port is None:
+        return False
+    try:
+        _, writer = await wire.connect(secure, ssl.create_default_context())
+    except ssl.SSLCertVerificationError:
+        return True
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 async def _check_subscribe(site: Site, topic: str) -> None:

@@ -96,6 +96,16 @@ def test_a_server_that_is_no_broker() -> None:
         assert "No answer from" in fails(swallower.url)
 
 
+def test_http_to_a_port_with_tls(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    certificate = trustme.CA().issue_cert(HOST)
+    certificate.cert_chain_pems[0].write_to_path(cert)
+    certificate.private_key_pem.write_to_path(key)
+    with BrokerProcess(tls_cert=cert, tls_key=key) as broker:
+        line = fails(f"http://{HOST}:{broker.port}")
+    assert line.endswith(f": the port speaks TLS; use https://{HOST}:{broker.port}")
+
+
 def test_wrong_usage() -> None:
     assert "is not the URL of a broker" in fails("ftp://example.com")
     assert "is not an origin" in fails("http://example.com", "--origin", "app.example.com")
