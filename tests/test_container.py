@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 from broker.process import health
 from broker.settings import Settings
 from tests.live.proxies import NAMES
+from tests.support.broker_process import BrokerProcess
 from tests.support.child_process import ChildProcess
 from tests.support.dockerfile import ROOT, Instruction, Stage, build, instructions
 from tests.support.http import exchange, request
@@ -84,9 +85,9 @@ class Container:
         """Everything it has printed so far."""
         return self._process.output
 
-    def is_healthy(self, *arguments: str) -> bool:
-        """Whether the HEALTHCHECK succeeds, with further arguments."""
-        with self._started([*self._image.health, *arguments]) as check:
+    def is_healthy(self) -> bool:
+        """Whether the HEALTHCHECK succeeds."""
+        with self._started(self._image.health) as check:
             return check.wait() == 0
 
     def stop(self) -> int:
@@ -147,15 +148,6 @@ def test_image_is_healthy_while_it_serves_and_its_signal_drains(image: Stage) ->
         assert not container.is_healthy()
 
 
-def test_image_can_say_whether_it_is_ready(image: Stage) -> None:
-    """Without its store it is healthy, since a restart wouldn't help; but it takes no events."""
-    with running(image, BROKER_REDIS_URL="redis://127.0.0.1:1") as container:
-        assert container.is_healthy()
-        assert not container.is_healthy("ready")
-    with running(image) as container:
-        assert container.is_healthy("ready")
-
-
 @pytest.mark.parametrize("by", ["variables", "flags"])
 def test_image_is_healthy_with_tls(image: Stage, by: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -194,6 +186,19 @@ def test_health_check_asks_where_the_broker_listens(
     variables: dict[str, str], expected: tuple[str, int]
 ) -> None:
     assert health.address(variables) == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_ready"), [({}, True), ({"redis_url": "redis://127.0.0.1:1"}, False)]
+)
+def test_health_check_can_ask_for_readiness(settings: dict[str, str], is_ready: bool) -> None:
+    """Without its store a broker is healthy, since a restart wouldn't help, but not ready."""
+    with BrokerProcess(**settings) as broker:
+        for arguments, succeeds in (([], True), (["ready"], is_ready)):
+            command = [sys.executable, "-m", "broker.process.health", *arguments]
+            environment = {**os.environ, "BROKER_PORT": str(broker.port)}
+            done = subprocess.run(command, env=environment, timeout=WAIT_SECONDS, check=False)
+            assert (done.returncode == 0) == succeeds, arguments
 
 
 def test_image_has_the_programs_that_it_names(image: Stage) -> None:
