@@ -88,7 +88,7 @@ def encode(command: Command) -> str:
 
 
 def kind_of(text: str) -> str:
-    """The kind of a command, perhaps of another version: a short text; empty if it has none."""
+    """The kind of a command, perhaps of another version: a short text; empty without one."""
     try:
         return str(json.loads(text)["do"])[:MAX_KIND_CHARS]
     except (ValueError, KeyError, TypeError, RecursionError):

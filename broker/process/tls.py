@@ -32,7 +32,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 
 
 def _problem(cert: Path, key: Path, error: OSError) -> str:
-    """What is wrong with the files. OpenSSL's error says neither which file it means nor that a file has no PEM."""
+    """The fault of the files. OpenSSL's error says neither which file it means nor that a file has no PEM."""
     reason = error.reason if isinstance(error, ssl.SSLError) else None
     if reason == "KEY_VALUES_MISMATCH":
         return f"tls_key: {key} is not the key of the certificate in {cert}"

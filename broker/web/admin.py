@@ -67,7 +67,7 @@ async def revoke(services: Services, request: Request) -> Answer:
 
 
 def report_order(services: Services, request: Request, action: str, name: str, value: str) -> None:
-    """Log who ordered what. Only administrators can, so no line is left out."""
+    """Log an order with its caller. Only administrators can give one, so no line is left out."""
     assert request.caller is not None
     services.node.reporter.write(
         logging.INFO,

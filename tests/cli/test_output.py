@@ -1,4 +1,4 @@
-"""How events are printed: a publisher must not reach the terminal of whoever reads them."""
+"""How events are printed: a publisher must not reach the terminal of their reader."""
 
 from __future__ import annotations
 

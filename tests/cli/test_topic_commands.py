@@ -131,7 +131,7 @@ class SamePages(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Nobody reads it."""
+        """It is never read."""
 
 
 @pytest.mark.parametrize("words", [["events", "a"], ["topics"]])

@@ -74,7 +74,7 @@ async def test_nothing_stays_of_a_subscriber_that_has_left(harness: HubHarness) 
 async def test_the_figures_of_many_lagging_subscribers_need_few_of_them(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a failure thousands lag, each in several topics: a scrape must not hold up what they wait for."""
+    """After a failure thousands lag, each in several topics: a scrape must not hold up their next writes."""
     first = await harness.subscribe("a")
     harness.publish("a", b"x" * 100_000)
     harness.run()

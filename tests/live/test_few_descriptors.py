@@ -63,7 +63,7 @@ class Server:
             return int(head.split(b" ", 2)[1])
 
     def metric(self, name: str) -> float:
-        """Over the unix socket, for whose connections there must be room too."""
+        """Over the unix socket: there must be room for its connections too."""
         text = exchange(self.local, request("GET", "/metrics")).body.decode()
         return next(
             (float(line.rpartition(" ")[2]) for line in text.splitlines() if line.startswith(f"{name} ")), 0.0
@@ -105,7 +105,7 @@ def sends(data: bytes, *, reads: bool = True, is_half_closed: bool = False) -> A
 
 
 def before_tls(data: bytes) -> Attack:
-    """The same without a handshake: where there is no TLS, bytes that are not HTTP."""
+    """The same without a handshake: without TLS, bytes that are not HTTP."""
 
     def attack(server: Server) -> socket.socket:
         sock = server.connect(is_secure=False)

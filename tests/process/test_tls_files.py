@@ -1,4 +1,4 @@
-"""A start with TLS files that are no use: one line that names the file and the problem."""
+"""A start with useless TLS files: one line that names the file and the problem."""
 
 from __future__ import annotations
 

@@ -188,7 +188,9 @@ def test_one_scrape_answers_for_all_workers(store: str) -> None:
         wait_for(lambda: len(workers(broker)) == 2, "only the successors run")
         text = _metrics(broker)
         assert _sample(text, "broker_workers") == 2
-        assert _sample(text, "process_start_time_seconds") == started_at, "replacing workers is no restart"
+        assert _sample(text, "process_start_time_seconds") == started_at, (
+            "to replace workers must not look like a restart"
+        )
         assert _sample(text, "broker_published_events_total") == 11, (
             "a worker sends its counts before it ends"
         )

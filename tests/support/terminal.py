@@ -94,7 +94,7 @@ class Terminal:
         return re.search(pattern, self.output[start:]) is not None
 
     def interrupt(self, seconds: float = PASTE_SECONDS) -> None:
-        """If a command runs, press Ctrl-C, and wait until it has ended. At the prompt, bash might discard what is typed next."""
+        """If a command runs, press Ctrl-C, and wait until it has ended. At the prompt, bash might discard the next input."""
         if not self.busy:
             return
         self._type("\x03")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LEAVE_SECONDS = 2.0
 _INTERIM = re.compile(rb"\A(?:HTTP/1\.[01] 1(?!01)\d\d[ \r].*?\r\n\r\n)+", re.DOTALL)
-"""Complete interim responses, such as the 100 of a proxy. They are no answer."""
+"""Complete interim responses, such as the 100 of a proxy. None of them is the answer."""
 _Selector = getattr(selectors, "PollSelector", selectors.SelectSelector)  # select has no room above 1,024
 
 

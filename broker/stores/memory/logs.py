@@ -61,7 +61,7 @@ class MemoryLogs:
     def grown(self, sizes: Mapping[str, int], now: float, published_at: float | None = None) -> None:
         """Apply the limits to logs that grew, then deliver. `sizes`: bytes of frames by topic.
 
-        `published_at`, by `time.monotonic`; 0 for this moment, which is read from the clock if somebody watches the topic, and None
+        `published_at`, by `time.monotonic`; 0 for this moment, which is read from the clock if the topic is watched, and None
         if nothing was published.
         """
         for topic, size in sizes.items():

@@ -119,7 +119,7 @@ class Routed:
         path: below the base path.
         measure, statuses: of the route.
         path_values, memo: see `values.Request`.
-        needs_peer: whether the handler needs the client's address, even if there are no limits by address.
+        needs_peer: whether the handler needs the client's address, even without limits by address.
     """
 
     __slots__ = ("handler", "measure", "memo", "needs_peer", "path", "path_values", "query", "statuses")
