@@ -135,8 +135,8 @@ REMEDIES: Mapping[str, Mapping[str, str]] = {
     "body-duration": {
         NGINX: "Check `worker_shutdown_timeout` and how often nginx is reloaded; `client_body_timeout` only limits silence.",
         HAPROXY: "Remove `option http-buffer-request` and `http-request wait-for-body`; `timeout http-request` then ends with the head.",
-        CADDY: "For POST, remove `read_timeout` from `transport http` of `reverse_proxy`; remove `read_body` from `timeouts` in `servers`.",
-        ENVOY: "Set `timeout: 0s` on the route, and remove `request_timeout` and `max_stream_duration`.",
+        CADDY: "For POST, remove `read_timeout` from `transport http` of `reverse_proxy`; remove `read_body` and `write` from `timeouts` in `servers`.",
+        ENVOY: "Remove `request_timeout`, `max_stream_duration` and `max_connection_duration`.",
         TRAEFIK: "Set `respondingTimeouts.readTimeout: 0` (by default 60 s) and `writeTimeout: 0` on the entry point.",
         ALB: "An ALB has no such limit: look at the proxy behind it.",
         CLOUDFLARE: "Look at Workers, or publish past Cloudflare.",

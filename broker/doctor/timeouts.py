@@ -33,7 +33,7 @@ class KnownTimeout:
 
 
 KNOWN: Sequence[KnownTimeout] = (
-    KnownTimeout(15, ENVOY, "the default `timeout` of a route", Limits.SILENCE | Limits.ANSWER | Limits.BODY),
+    KnownTimeout(15, ENVOY, "the default `timeout` of a route", Limits.SILENCE | Limits.ANSWER),
     KnownTimeout(30, HAPROXY, "`timeout server` or `timeout client` in many examples"),
     KnownTimeout(30, "CloudFront", "the default origin response timeout"),
     KnownTimeout(

@@ -91,6 +91,8 @@ class JwksFetcher:
     async def _fetch(self) -> None:
         try:
             keys = parse_jwk_set(await self._read())
+        except aiohttp.InvalidURL:  # its text is the URL, which may have a password
+            self._fail("the URL is not valid")
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, RecursionError) as error:
             self._fail(str(error) or type(error).__name__)
         else:

@@ -124,7 +124,7 @@ def test_nothing_fires_when_thousands_come_back_after_a_drain() -> None:
     drain: Series = {
         'broker_subscribers{instance="a"}': "6000x30 2500 6000x59",
         'broker_connects_total{kind="resume"}': "0+60x30 4860 6360+60x58",
-        'broker_closes_total{reason="draining"}': "0x30 4500x60",
+        'broker_draining{instance="a"}': "0x30 1 0x59",
     }
     assert firing({**HEALTHY, **drain}, *range(28, 45)) == [set()] * 17
 

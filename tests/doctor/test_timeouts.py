@@ -47,7 +47,7 @@ def test_all_that_may_have_it_are_named() -> None:
         (60.0, Limits.BODY, GO),
         (60.0, Limits.ANSWER, None),
         (15.0, Limits.ANSWER, "Envoy"),
-        (15.0, Limits.BODY, "Envoy"),
+        (15.0, Limits.BODY, None),  # it begins to run when the body is complete
         (300.0, Limits.ANSWER, None),
     ],
 )

@@ -79,6 +79,7 @@ async def test_killed_without_its_data(start_server: StartServer, start_pair: St
     for stream in streams:
         await expect_all_taken(stream, publisher)
         assert set(stream.gaps()) == {"lost"}
+    await until_ready(one)
     back = await one.subscribe("/topics/a", Last_Event_ID=cursor)
     await back.until(lambda: numbers(back)[-1:] == [publisher.number])
     assert back.gaps() == ["lost"]

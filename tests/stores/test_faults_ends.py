@@ -216,6 +216,7 @@ async def test_the_store_went_back_to_the_topics_end(
     for stream in streams:
         await stream.end()
         assert kinds(stream) == [None, "broker.gap", "broker.end"]
+    await until_ready(one, other)
     assert await status(one, streams[0].events[-1].id) == 204
     back = await other.subscribe("/topics/a", Last_Event_ID=cursor)
     await back.end()

@@ -60,6 +60,7 @@ async def test_restarted_from_an_older_file(
         place = [event.type == "broker.gap" for event in stream.events if event.type != "broker.open"]
         assert place == [False] * 6 + [True] * place.count(True) + [False] * 3, "after the loss"
     await silent.until(lambda: silent.gaps())
+    await until_ready(one, other)
     for target in ("/topics/a", BOTH):
         for broker in (one, other, await start_broker(server.url)):
             for cursor, seen in zip(cursors, range(6), strict=True):
@@ -150,6 +151,7 @@ async def test_a_clean_restart_makes_no_gap(
         await expect_all_taken(stream, publisher)
         assert stream.gaps() == []
     seen = streams[0].published()
+    await until_ready(one, other)
     for target in ("/topics/a", BOTH):
         for broker in (one, other, await start_broker(server.url)):
             for index, event in enumerate(seen[:-1]):
@@ -234,6 +236,7 @@ async def test_sentinel_promotes_a_replica_without_the_last_writes(
     await publisher.some(3)
     for stream in streams:
         await both_have(stream, publisher)
+    await until_ready(one)
     back = await one.subscribe("/topics/a", Last_Event_ID=cursor)
     await has_last(back, publisher)
     assert back.gaps() == ["lost"]

@@ -81,11 +81,13 @@ class Terminal:
         self._type(text)
         if not until:
             self._type(f"printf '@done %s@\\n' {self._pastes}\n")  # the mark itself isn't in this text
-        wait_for(
-            partial(self.shows, until or re.escape(mark), start),
-            f"{until or mark!r} after {text!r}, in: {self.output[start:]}",
-            seconds,
-        )
+        awaited = (
+            f"{until}|{FAILED.pattern}" if until else re.escape(mark)
+        )  # a command that failed will show nothing more
+        try:
+            wait_for(partial(self.shows, awaited, start), f"{until or mark!r} after {text!r}", seconds)
+        except AssertionError as error:
+            raise AssertionError(f"{error}, in: {self.output[start:]}") from None
         self.busy = bool(until)
         return self.output[start:]
 

@@ -370,3 +370,10 @@ async def test_a_key_that_is_withdrawn_while_the_body_arrives(
     await replace_keys(server, key_server)
     writer.write(content[2:])
     assert (await read_answer(reader)).status == 401
+
+
+async def test_a_malformed_url_is_not_logged(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """It may have a password."""
+    await serve(jwks_url="https://user:secret@host:99999/jwks.json")
+    await until(lambda: "jwks_url: the URL is not valid" in caplog.text, "it is reported")
+    assert "secret" not in caplog.text

@@ -42,6 +42,8 @@ def _verdict(site: Site, body: Exchange, seconds: float) -> Verdict:
         raise RequestFailed(
             f"a streamed body was answered with {body.status} {body.body.decode(errors='replace')}"
         )
+    if body.ended is None and not body.status:
+        raise RequestFailed(f"a streamed body of {seconds:.0f} s got no answer after its end")
     found = owner(seconds, site.hops, Limits.BODY)
     how = f"answered with {body.status}" if body.status else "cut"
     return error(

@@ -41,10 +41,12 @@ export async function refreshTopics() {
   const mine = (asked += 1);
   const query = new URLSearchParams(shown);
   const answer = await fetch(`${root}/admin/topics?${query}`, { headers: authorized({}), cache: "no-store" }).catch(() => null);
-  if (mine !== asked || !answer) return; // a later question is under way, or the broker is away, which the state says
+  if (!answer) return; // the broker is away, which the state says
+  const found = answer.ok ? await answer.json() : null;
   const problem = answer.ok ? "" : await refusal(answer);
+  if (mine !== asked) return; // a later question is under way
   if ($("topics-error").textContent !== problem) $("topics-error").textContent = problem;
-  if (answer.ok) show(await answer.json());
+  if (found) show(found);
 }
 
 function show({ topics, matching, total }) {

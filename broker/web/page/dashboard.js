@@ -25,6 +25,7 @@ let following = null;
 let live = false;
 let heard = 0; // when figures arrived last, by this computer's clock
 let painting = 0;
+let isAsking = false; // whether the broker is ready
 
 function start() {
   $("host").textContent = root.replace(/^\w+:\/\//, "");
@@ -72,10 +73,12 @@ function showState(state, name) {
   if ($("state-name").textContent !== name) $("state-name").textContent = name; // a screen reader reads each change aloud
 }
 
-function failed({ message, status, code }) {
+function failed(error) {
+  const { message, status, code } = error;
   const isAboutToken = status === 401 || status === 403;
   $("state-name").textContent = isAboutToken ? "Token needed" : "Failed";
-  say(isAboutToken ? "" : message);
+  if (error instanceof TypeError) say("The page couldn't be loaded completely. Reload it."); // a module
+  else say(isAboutToken ? "" : message);
   if (status === 403) askForToken("This token does not have that right.");
   else if (isAboutToken) askForToken(TOKEN_WORDS[code] ?? (currentToken() ? "The broker does not accept this token, or no longer accepts it." : ""));
 }
@@ -92,8 +95,11 @@ async function tick() {
   showUnknown();
   if (!live) return;
   showState("silent", "No figures");
-  const answer = await fetch(`${root}/readyz`, { cache: "no-store" }).catch(() => null);
+  if (isAsking) return;
+  isAsking = true;
+  const answer = await fetch(`${root}/readyz`, { cache: "no-store", signal: AbortSignal.timeout(SILENT_MS) }).catch(() => null);
   const { checks = {} } = (await answer?.json().catch(() => null)) ?? {};
+  isAsking = false;
   const problems = Object.entries(checks).filter(([, state]) => state !== "ok").map(([name, state]) => `${name}: ${state}`);
   if (checks.store && checks.store !== "ok") problems.splice(0, Infinity, `The store: ${checks.store}.`); // the others follow from it
   const seconds = Math.round((Date.now() - heard) / 1000);

@@ -55,16 +55,17 @@ export async function refreshTopic() {
   const mine = topic;
   const [details, events] = await Promise.all([get(`admin/topics/${topic}`), get(`topics/${topic}/events?last=${LAST_EVENTS}&limit=${LAST_EVENTS}`)]);
   const [found, page] = await Promise.all([details?.ok ? details.json() : null, events?.ok ? events.json() : null]);
+  const problem = details && !found ? await refusal(details) : "";
+  const noEvents = events && !page ? await refusal(events) : "";
   if (mine !== topic) return;
   if (found) {
     showFacts(found);
     showSubscribers(found);
   }
   if (!found && !$("topic-facts").children.length) $("subscribers-more").textContent = "Unknown now.";
-  const problem = details && !found ? await refusal(details) : "";
   if ($("topic-problem").textContent !== problem) $("topic-problem").textContent = problem;
   if (page) showEvents(page.events);
-  else if (events) $("topic-events").replaceChildren(item(await refusal(events)));
+  else if (noEvents) $("topic-events").replaceChildren(item(noEvents));
 }
 
 function showFacts({ subscribers, producers, bodies, events, bytes: size, retention, lease_seconds, closed, last_id }) {
