@@ -160,8 +160,9 @@ class FanOut:
             self._feeds.begin_pass(group)
         assert group.unvisited is not None
         stop = min(group.unvisited, len(group.subscribers))
-        writes = group.writes * (1 + group.bytes_due // PIECE_BYTES)  # to one subscriber
-        some = group.subscribers[max(0, stop - max(1, budget // writes)) : stop]
+        pieces = 1 + group.bytes_due // PIECE_BYTES
+        count, cost = group.affordable(stop, max(1, budget // pieces))
+        some = group.subscribers[stop - count : stop]
         moved = self._write_to(group.feed, some, group.target, budget, now)
         group.unvisited = min(stop, len(group.subscribers)) if moved else stop - len(some)
         if not group.unvisited:
@@ -171,7 +172,7 @@ class FanOut:
                     self._at_once[0] += 1  # most: it costs no call
                 else:
                     self._written.observe(monotonic() - group.pass_published_at)
-        return len(some) * writes + moved * MOVE_WRITES or 1
+        return cost * pieces + moved * MOVE_WRITES or 1
 
     def _write_to(
         self, feed: Feed, subscribers: Sequence[Subscriber], target: EventId, budget: int, now: float

@@ -37,7 +37,7 @@ class FeedGroup:
         behind: the topics with a mark that it has yet to reach.
         published_at: when the oldest event that was delivered since the last pass began was published; 0 if that is unknown.
         pass_published_at: the same for the present pass.
-        writes: a write to the most expensive of its subscribers costs as much as so many (`Subscriber.WRITES`).
+        polls: how many of its subscribers cost more than a write (`Subscriber.WRITES`).
         is_due: whether something was delivered since the last pass began.
         is_queued: whether it waits for its turn.
     """
@@ -52,9 +52,17 @@ class FeedGroup:
     behind: dict[_Topic, None] = field(default_factory=dict)
     published_at: float = 0.0
     pass_published_at: float = 0.0
-    writes: int = 1
+    polls: int = 0
     is_due: bool = False
     is_queued: bool = False
+
+    def affordable(self, stop: int, budget: int) -> tuple[int, int]:
+        """How many of the subscribers before `stop` take about `budget` writes; and how many writes they take."""
+        count = cost = 0 if self.polls else min(stop, budget)
+        while count < stop and cost < budget:
+            count += 1
+            cost += self.subscribers[stop - count].WRITES
+        return count, cost
 
 
 @dataclass(slots=True, eq=False)
@@ -155,7 +163,7 @@ class FeedTable:
         subscriber.feed = group.feed
         subscriber.feed_index = len(group.subscribers)
         group.subscribers.append(subscriber)
-        group.writes = max(group.writes, subscriber.WRITES)
+        group.polls += int(subscriber.WRITES > 1)
         for topic in key.topics:
             self._topics[topic].subscribers += 1
         return group.feed
@@ -199,6 +207,7 @@ class FeedTable:
         if last is not subscriber:
             group.subscribers[index] = last
             last.feed_index = index
+        group.polls -= int(subscriber.WRITES > 1)
         for topic in group.feed.key.topics:
             self._topics[topic].subscribers -= 1
         if not group.subscribers:

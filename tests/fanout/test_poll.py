@@ -82,6 +82,34 @@ async def test_i9_many_polls_are_answered_in_turns_that_cost_no_more_than_those_
     assert answered[:3] == [each_turn, 2 * each_turn, len(waiting)]
 
 
+async def turns_of_a_pass(harness: HubHarness) -> int:
+    harness.publish("a", b"x")
+    turns = 0
+    while harness.hub.feeds.backlog:
+        assert harness.turn()
+        turns += 1
+    return turns
+
+
+async def test_a_poll_slows_the_streams_of_its_topic_by_its_own_cost_alone(harness: HubHarness) -> None:
+    for _ in range(2 * WRITES_PER_TURN - Poll.WRITES):
+        await harness.subscribe("a")
+    assert await turns_of_a_pass(harness) == 2
+    waiting = await Waiting().attach(harness, "a")
+    assert await turns_of_a_pass(harness) == 2, "with it, the pass takes as many writes as two turns have"
+    assert waiting.asked == [None]
+
+
+async def test_a_poll_that_has_left_costs_nothing(harness: HubHarness) -> None:
+    for _ in range(2 * WRITES_PER_TURN):
+        await harness.subscribe("a")
+    answered, cut = [await Waiting().attach(harness, "a") for _ in range(2)]
+    harness.hub.cut(cut.poll, CloseReason.CLIENT)
+    assert await turns_of_a_pass(harness) == 3
+    assert answered.asked == [None]
+    assert await turns_of_a_pass(harness) == 2
+
+
 async def test_an_event_and_the_end_in_one_turn(harness: HubHarness) -> None:
     waiting = await Waiting().attach(harness, "a")
     harness.publish("a", b"x")
