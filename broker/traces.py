@@ -17,7 +17,8 @@ _TRACEPARENT = re.compile(
 )
 MAX_TRACEPARENT_CHARS = 128
 _STATE_MEMBER = re.compile(
-    r"[a-z0-9][a-z0-9_*/@-]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+    r"(?:[a-z][a-z0-9_*/-]{0,255}|[a-z0-9][a-z0-9_*/-]{0,240}@[a-z][a-z0-9_*/-]{0,13})"
+    r"=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
 )
 MAX_STATE_CHARS = 512
 MAX_STATE_MEMBERS = 32

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.trace import TraceState
 
 from broker.traces import MAX_STATE_CHARS, parse_traceparent, parse_tracestate
 
@@ -22,6 +23,17 @@ LONG = "long=" + 200 * "x"
         ("a", ""),
         ("a=", ""),
         ("a=1\x7f", ""),
+        ("1a=x", ""),
+        (f"{256 * 'a'}=x", f"{256 * 'a'}=x"),
+        (f"{257 * 'a'}=x", ""),
+        (f"4@{14 * 'b'}=x", f"4@{14 * 'b'}=x"),
+        (f"4@{15 * 'b'}=x", ""),
+        (f"{241 * '4'}@b=x", f"{241 * '4'}@b=x"),
+        (f"{242 * '4'}@b=x", ""),
+        ("a@4=x", ""),
+        ("a@b@c=x", ""),
+        ("a@=x", ""),
+        ("@b=x", ""),
         ("a=ü", ""),
         ("a=1\nb=2", ""),
         (",".join(f"k{number}=v" for number in range(32)), ",".join(f"k{number}=v" for number in range(32))),
@@ -51,6 +63,15 @@ def test_what_is_left_is_bounded_and_stays_on_its_line(text: str) -> None:
     assert state.isascii()
     assert state.isprintable()
     assert parse_tracestate(state) == state
+
+
+@given(
+    st.lists(st.from_regex(r"[a-z4*@/_-]{0,20}=[ -~]{0,8}", fullmatch=True), max_size=3).map(",".join)
+    | st.text(alphabet="a4@=, \t-*", max_size=40)
+)
+def test_opentelemetry_accepts_the_same(text: str) -> None:
+    state = parse_tracestate(text)
+    assert TraceState.from_header([text]).to_header() == state
 
 
 def test_it_belongs_to_a_traceparent() -> None:
