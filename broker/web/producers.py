@@ -104,11 +104,8 @@ class Producers:
         Raises:
             Cancelled: the producer was cancelled before it resumed.
         """
-        if (
-            resumed
-            and self._loop.time() - self._cancelled_at.get(topic, -CANCELLED_SECONDS) < CANCELLED_SECONDS
-        ):
-            raise Cancelled(_CANCELLED)
+        if resumed:
+            self.check_resumed(topic)
         now = self._loop.time()
         body = ProducerBody(topic, grant, leased, last_viewer_seconds, now, now)
         self._bodies[topic].add(body)
@@ -120,6 +117,11 @@ class Producers:
             self._bodies[topic].discard(body)
             if not self._bodies[topic]:
                 del self._bodies[topic]
+
+    def check_resumed(self, topic: str) -> None:
+        """Raise `Cancelled` if the producer that now resumes `topic` was cancelled while it had no body open."""
+        if self._loop.time() - self._cancelled_at.get(topic, -CANCELLED_SECONDS) < CANCELLED_SECONDS:
+            raise Cancelled(_CANCELLED)
 
     async def take_lease(self, topic: str, *, leased: bool) -> None:
         """Take or renew the topic's lease; if not `leased`, give it up. Raises as `Node.lease` does."""

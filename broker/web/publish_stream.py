@@ -238,6 +238,8 @@ class _StreamedPublish:
         self._published += len(batch) - receipt.known
         if self._options.mark is not None:
             self._ends_with_mark = self._options.mark.is_in(batch[-1][1])
+        if receipt.known and self._topic is not None:  # a client that resumes may send its first events again
+            self._services.producers.check_resumed(self._topic)
 
     def _batch_options(self) -> PublishOptions:
         options = self._options

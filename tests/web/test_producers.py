@@ -136,6 +136,27 @@ async def test_a_producer_that_was_cut_learns_of_the_cancel_when_it_returns(serv
     assert closing.status == 201, "it can end the topic"
 
 
+async def test_a_producer_that_sends_its_first_events_again_learns_of_the_cancel(server: Server) -> None:
+    """It returns with the sequence number 1; its events, which are known, say that it has been here before."""
+    await send_part(server, 1, "1", "2")
+    await server.request("POST", "/topics/a/cancel")
+    body = await StreamedBody.open(server, "/topics/a?end=true", broker_producer="p", broker_sequence="1")
+    await body.send(events("1", "2"))
+    answer = await body.end()
+    problem = answer.json()
+    assert (answer.status, problem["code"], problem["closed"]) == (409, "cancelled", True)
+    assert (problem["published"], problem["known"]) == (0, 2)
+
+
+async def test_a_new_producer_with_a_name_is_not_cancelled(server: Server) -> None:
+    await send_part(server, 1, "1")
+    await server.request("POST", "/topics/a/cancel")
+    body = await StreamedBody.open(server, broker_producer="another", broker_sequence="1")
+    await body.send(events("2"))
+    answer = await body.end()
+    assert (answer.status, answer.json()["published"]) == (200, 1)
+
+
 async def test_a_slow_subscriber_gets_the_cancel_when_it_reads(serve: Serve) -> None:
     server = await serve(retention_bytes=20_000_000, heartbeat_seconds=1)
     stream = await server.subscribe("/topics/a")
