@@ -15,6 +15,8 @@ from broker.client.response import TEXT
 
 FIRST_RETRY_SECONDS = 0.1
 MAX_RETRY_SECONDS = 5.0
+LASTING_SECONDS = 1.0
+"""A stream's connection that lasts for longer, with all events sent, is progress: the broker was reachable."""
 KEY_BYTES = 12
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from types import TracebackType
@@ -18,7 +19,7 @@ from broker.client.errors import PublishError
 from broker.client.ndjson import ndjson_line
 from broker.client.requests import Requests
 from broker.client.response import NDJSON, TEXT
-from broker.client.retries import Retries
+from broker.client.retries import LASTING_SECONDS, Retries
 from broker.client.sent_events import SentEvents, end_reason
 
 MAX_UNSENT_BYTES = 64 << 10
@@ -44,9 +45,10 @@ class Stream:
     ) -> None:
         self._requests = requests
         self._url, self._end_urls = stream_urls(base, topic, query)
-        self._patience_seconds = patience_seconds
+        self._retries = Retries(patience_seconds)
         self._events = SentEvents()
         self._unsent_bytes = 0
+        self._connected_at = math.inf  # the time of the present connection
         self._changed = asyncio.Event()  # events were added or taken, or the stream is finished
         self._task: asyncio.Task[None] | None = None
         self._block: asyncio.Task[Any] | None = None  # the task that runs the block
@@ -129,24 +131,26 @@ class Stream:
     async def _run(self) -> None:
         """Send the request, again after each lost connection, until it succeeds."""
         loop = asyncio.get_running_loop()
-        retries = Retries(self._patience_seconds)
         while True:
             headers = {**NDJSON, **self._events.rewind()}
             self._unsent_bytes = self._events.kept_bytes
-            limit = asyncio.timeout(None)
+            limit, self._connected_at = asyncio.timeout(None), math.inf
             try:
                 await self._requests.send(self._url, self._body(limit), headers, HTTPStatus.OK, limit)
             except PublishError as error:
                 if self._events.has_progress:
-                    retries.restart()
+                    self._retries.restart()
+                elif not self._unsent_bytes and not self._events.is_finished:
+                    self._was_idle()
                 if not error.passing:
                     raise
-                await asyncio.sleep(retries.wait_seconds(error, loop.time()))
+                await asyncio.sleep(self._retries.wait_seconds(error, loop.time()))
             else:
                 return
 
     async def _body(self, limit: asyncio.Timeout) -> AsyncIterator[bytes]:
         """The events as they come. At the end, `limit` starts to run for the response."""
+        self._connected_at = asyncio.get_running_loop().time()
         yield b""  # aiohttp keeps the head until the body begins, and a cancel would not reach a producer without events
         while True:
             while self._events.has_unsent:
@@ -159,3 +163,9 @@ class Stream:
                 return
             self._changed.clear()
             await self._changed.wait()
+            self._was_idle()
+
+    def _was_idle(self) -> None:
+        """The present connection has had nothing to send until now."""
+        if asyncio.get_running_loop().time() - self._connected_at > LASTING_SECONDS:
+            self._retries.restart()

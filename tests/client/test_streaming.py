@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from broker.client import Cancelled, Client, End, Gap, PublishError, SubscribeError, sent_events, streaming
+from broker.client.retries import LASTING_SECONDS
 from broker.settings import Settings
 from tests.client.servers import CREATED, ScriptedServer, ServerConnection
 from tests.support.local_broker import Serve, Server
-from tests.support.tcp_proxy import Cuts, CuttingProxy
+from tests.support.tcp_proxy import Cuts, CuttingProxy, TcpProxy
 from tests.support.tokens import HMAC, SECRET
 from tests.support.waiting import WAIT_SECONDS, until
 
@@ -99,6 +100,68 @@ async def test_a_stream_continues_after_connections_are_cut(server: Server) -> N
         assert await followed(client, "a") == TOKENS
 
 
+async def test_a_block_that_is_busy_may_lose_a_connection_now_and_then(server: Server) -> None:
+    """As by a proxy's idle time limit. Between them the broker was reachable, so the patience starts anew."""
+    patience_seconds = 2 * LASTING_SECONDS
+    loop = asyncio.get_running_loop()
+    opened = server.node.metrics.opened_bodies
+    async with (
+        TcpProxy(server.port) as way,
+        Client(way.url, patience_seconds=patience_seconds) as client,
+        client.stream("a") as stream,
+    ):
+        await stream.send("1")
+        await is_out(server)
+        for number in (2, 3):
+            over_at = loop.time() + patience_seconds
+            way.cut()
+            await until(lambda number=number: opened.value == number, "it has connected")  # type: ignore[misc]
+            await until(lambda over_at=over_at: loop.time() > over_at, "the patience with the cut is over")  # type: ignore[misc]
+        await stream.send("2")
+    async with Client(server.url) as client:
+        assert await followed(client, "a") == ["1", "2"]
+
+
+async def test_a_finished_stream_has_its_whole_patience_if_its_connection_lasted(server: Server) -> None:
+    """The first connection is lost early, the second one before the answer to its end."""
+    loop = asyncio.get_running_loop()
+    metrics = server.node.metrics
+
+    async def cut_at_the_end(way: TcpProxy) -> None:
+        await until(lambda: metrics.ended_bodies.values["ended"], "the broker has the end")
+        way.swallow = False
+        way.cut()
+
+    patience_seconds = 2 * LASTING_SECONDS
+    async with TcpProxy(server.port) as way, Client(way.url, patience_seconds=patience_seconds) as client:
+        async with client.stream("a") as stream:
+            await stream.send("1")
+            await is_out(server)
+            over_at = loop.time() + patience_seconds
+            way.cut()
+            await until(lambda: metrics.opened_bodies.value == 2, "it has connected")
+            await until(lambda: loop.time() > over_at, "the patience with the cut is over")
+            way.swallow = True
+            cutting = asyncio.create_task(cut_at_the_end(way))
+        await cutting
+        assert metrics.opened_bodies.value == 3
+        assert await followed(client, "a") == ["1"]
+
+
+async def test_the_patience_ends_if_no_connection_lasts() -> None:
+    """Such as those to a proxy without its broker."""
+
+    async def cut(connection: ServerConnection) -> None:
+        connection.reset()
+
+    async with ScriptedServer(cut) as server, Client(server.url, patience_seconds=0.5) as client:
+        with pytest.raises(PublishError) as caught:
+            async with client.stream("a"):
+                await asyncio.wait_for(asyncio.Event().wait(), WAIT_SECONDS)
+    assert caught.value.code == "unreachable"
+    assert len(server.accepted) > 1
+
+
 # Irregular ends
 
 
@@ -167,6 +230,36 @@ async def test_cancel_breaks_a_block_off_before_its_first_event(server: Server) 
                 await until_open(server)
                 await client.cancel("a")
                 await asyncio.wait_for(asyncio.Event().wait(), WAIT_SECONDS)
+        assert await why_ended(client) == "cancelled"
+
+
+class GatedProxy(TcpProxy):
+    """Passes connections on to `port` while the gate is open; until then, clients wait in the proxy."""
+
+    def __init__(self, port: int) -> None:
+        super().__init__(port)
+        self.gate = asyncio.Event()
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        await self.gate.wait()
+        return await super()._connect()
+
+
+async def test_a_cancel_while_the_connection_is_lost(server: Server) -> None:
+    """The stream learns of it when it sends its events again."""
+    ended = server.node.metrics.ended_bodies
+    async with GatedProxy(server.port) as way, Client(way.url) as client:
+        way.gate.set()
+        with pytest.raises(Cancelled):
+            async with client.stream("a") as stream:
+                await stream.send("1")
+                await is_out(server)
+                way.gate.clear()
+                way.cut()
+                await until(lambda: ended.values["cut"], "the broker has seen it")
+                assert (await server.request("POST", "/topics/a/cancel")).status == 202
+                way.gate.set()
+    async with Client(server.url) as client:
         assert await why_ended(client) == "cancelled"
 
 

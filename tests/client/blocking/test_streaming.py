@@ -16,6 +16,7 @@ import pytest
 import trustme
 
 from broker.client import BlockingClient, BlockingStream, Cancelled, End, PublishError, sent_events
+from broker.client.retries import LASTING_SECONDS
 from tests.client.servers import ScriptedServer, ServerConnection, answer, problem
 from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.local_broker import Serve, Server
@@ -121,6 +122,53 @@ async def test_check_connects_again_between_two_events(server: Server) -> None:
         await asyncio.to_thread(produce, way)
     with BlockingClient(server.url) as client:
         assert await asyncio.to_thread(followed, client) == (["1", "2"], "closed")
+
+
+async def test_a_block_that_is_busy_may_lose_a_connection_now_and_then(server: Server) -> None:
+    """As by a proxy's idle time limit. Between them the broker was reachable, so the patience starts anew."""
+    patience_seconds = 2 * LASTING_SECONDS
+    loop = asyncio.get_running_loop()
+
+    def produce(way: TcpProxy) -> None:
+        with (
+            BlockingClient(way.url, patience_seconds=patience_seconds) as client,
+            client.stream("a") as stream,
+        ):
+            stream.send("1")
+            is_out(client)
+            for _ in range(2):
+                first, cut_at = stream._body, time.monotonic()
+                loop.call_soon_threadsafe(way.cut)
+
+                def is_over(first: object = first, cut_at: float = cut_at) -> bool:
+                    stream.check()
+                    is_back = stream._body is not None and stream._body is not first
+                    return is_back and time.monotonic() > cut_at + patience_seconds
+
+                wait_for(is_over, "check has connected, and the patience with the cut is over")
+            stream.send("2")
+
+    async with TcpProxy(server.port) as way:
+        await asyncio.to_thread(produce, way)
+    with BlockingClient(server.url) as client:
+        assert await asyncio.to_thread(followed, client) == (["1", "2"], "closed")
+
+
+async def test_the_patience_ends_if_no_connection_lasts() -> None:
+    """Such as those to a proxy without its broker."""
+
+    async def cut(connection: ServerConnection) -> None:
+        connection.reset()
+
+    def produce(url: str) -> None:
+        with BlockingClient(url, patience_seconds=0.5) as client, client.stream("a") as stream:
+            wait_for(stream.check, "it raises")
+
+    async with ScriptedServer(cut) as server:
+        with pytest.raises(PublishError) as caught:
+            await asyncio.to_thread(produce, server.url)
+    assert caught.value.code == "unreachable"
+    assert len(server.accepted) > 1
 
 
 async def test_the_kept_events_are_bounded(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
