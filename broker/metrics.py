@@ -124,7 +124,7 @@ class Metrics:
             "0 if the store needs no wait.",
         )
         self.publish_errors = self._counts(
-            "broker_publish_errors", "Publish requests refused, by the error's code.", "code"
+            "broker_publish_errors", "Publish requests refused, by the error's code, or draining.", "code"
         )
         self.refused_publishes = self._counts(
             "broker_refused_publishes",
@@ -145,7 +145,7 @@ class Metrics:
         self.opened_bodies = self._count("broker_streamed_bodies_opened", "Streamed bodies opened.")
         self.ended_bodies = self._counts(
             "broker_streamed_bodies_ended",
-            "Streamed bodies ended, by reason: ended with their topic, complete without, cut by the client, or the error's code.",
+            "Streamed bodies ended, by reason: ended with their topic, complete without, cut by the client, draining, or the error's code.",
             "reason",
         )
         self.cancels = self._count(

@@ -16,6 +16,7 @@ from openapi_spec_validator import validate
 from broker.web import parameters
 from broker.web.errors import STATUS
 from broker.web.identity import PARAMETER as TOKEN
+from broker.web.ndjson import MAX_MEMBERS
 from broker.web.routes import ROUTES
 from tests.support.local_broker import Serve, Server
 
@@ -170,6 +171,10 @@ def test_its_examples_follow_its_schemas() -> None:
                     jsonschema.validate(content["example"], schema, format_checker=jsonschema.FormatChecker())
                     checked += 1
     assert checked >= 4
+
+
+def test_it_has_the_limit_of_a_line() -> None:
+    assert DOCUMENT["components"]["schemas"]["Line"]["maxProperties"] == MAX_MEMBERS
 
 
 async def test_it_is_served(server: Server) -> None:
