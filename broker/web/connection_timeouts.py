@@ -55,10 +55,10 @@ class Reader(Waiting, Protocol):
     """A connection that sends an answer.
 
     Attributes:
-        reader: the address of the client that gets a large answer; "" if there is none, or it isn't known.
+        reader: the address of the client that gets a large answer, "" if it isn't known; None if the answer isn't large.
     """
 
-    reader: str
+    reader: str | None
 
 
 class ConnectionTimeouts:
@@ -102,6 +102,7 @@ class ConnectionTimeouts:
         self._heads: dict[Waiting, float] = {}
         self._idle: dict[Waiting, float] = {}
         self._answers: dict[Reader, float] = {}
+        self._large: dict[Any, None] = {}  # those of them that are large
         self._bodies: dict[Waiting, float] = {}
         self._pauses: dict[Waiting, float] = {}
         self._kinds: Sequence[tuple[TimeoutReason, dict[Any, float], float]] = (
@@ -134,9 +135,14 @@ class ConnectionTimeouts:
         """How many connections have an answer that their client is slow to read."""
         return len(self._answers)
 
+    @property
+    def unread_large(self) -> int:
+        """How many of them are large."""
+        return len(self._large)
+
     def unread_by(self, address: str) -> int:
-        """How many of them are large and for `address`. Looks at each of `unread_answers`."""
-        return sum(connection.reader == address for connection in self._answers)
+        """How many of them are large and for `address`. Looks at each of `unread_large`."""
+        return sum(connection.reader == address for connection in self._large)
 
     # What a connection reports
 
@@ -161,6 +167,8 @@ class ConnectionTimeouts:
     def answer_started(self, connection: Reader) -> None:
         """The answer is ready to be sent."""
         self._answers[connection] = self._now()
+        if connection.reader is not None:
+            self._large[connection] = None
 
     def answer_sent(self, connection: Reader) -> None:
         """The answer has left; the next request may come."""
@@ -168,6 +176,7 @@ class ConnectionTimeouts:
             self._heads.pop(connection, None)
         if self._answers:
             self._answers.pop(connection, None)
+            self._large.pop(connection, None)
         self._idle.pop(connection, None)  # so that it goes to the end
         self._idle[connection] = self._loop.time() - self._stalled_seconds
 
@@ -179,6 +188,8 @@ class ConnectionTimeouts:
         self._forget_connection(connection)
         table: dict[Any, float] = self._idle if is_sent else self._answers
         table[successor] = self._now()
+        if not is_sent and successor.reader is not None:
+            self._large[successor] = None
         if self.count > self.room():
             self._expire(table, successor, TimeoutReason.ROOM)
 
@@ -191,6 +202,7 @@ class ConnectionTimeouts:
         self._heads.pop(connection, None)
         self._idle.pop(connection, None)
         self._answers.pop(connection, None)
+        self._large.pop(connection, None)
 
     # What a handler reports
 
@@ -251,5 +263,6 @@ class ConnectionTimeouts:
 
     def _expire(self, table: dict[Any, float], connection: Waiting, reason: TimeoutReason) -> None:
         del table[connection]
+        self._large.pop(connection, None)
         self._metrics.cut_requests.add(reason)
         connection.time_out(reason)

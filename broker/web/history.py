@@ -25,6 +25,7 @@ from broker.log.start import Last, Since, Start
 from broker.node.history import Found, Gap, Page, Reading
 from broker.node.node import Node
 from broker.web.etag import tagged
+from broker.web.large_answers import SMALL_BYTES
 from broker.web.publish_options import requested_topics
 from broker.web.services import Services
 from broker.web.start_options import requested_start
@@ -130,7 +131,9 @@ async def _read(services: Services, request: Request, topics: Sequence[str]) -> 
         finally:
             release()
         page, events = await _encoded(page, max_bytes)
-        return LargeAnswer(_answer(page, events, none_match), address)
+        answer = _answer(page, events, none_match)
+        is_large = max_bytes > SMALL_BYTES and len(answer.body) > SMALL_BYTES
+        return LargeAnswer(answer, address) if is_large else answer
 
 
 def _options(request: Request, node: Node) -> HistoryOptions:

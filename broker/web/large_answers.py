@@ -26,7 +26,7 @@ class UnreadAnswers(Protocol):
     """See `ConnectionTimeouts`."""
 
     @property
-    def unread_answers(self) -> int: ...
+    def unread_large(self) -> int: ...
 
     def unread_by(self, address: str) -> int: ...
 
@@ -65,7 +65,7 @@ class LargeAnswers:
 
     def _reached(self, address: str) -> str | None:
         """The limit that is reached, if one is. At most `max_count` unread answers are looked at."""
-        if self._in_progress.total() + self._unread.unread_answers >= self.max_count:
+        if self._in_progress.total() + self._unread.unread_large >= self.max_count:
             return "all"
         most = max(1, self.max_count // ADDRESS_SHARE)
         if address and self._in_progress[address] + self._unread.unread_by(address) >= most:

@@ -46,7 +46,7 @@ class Timer:
 class Connection:
     """A connection, and the reason for which it timed out."""
 
-    reader = ""
+    reader: str | None = None
 
     def __init__(self) -> None:
         self.reason: TimeoutReason | None = None

@@ -18,9 +18,9 @@ from tests.web.history import data, get
 
 
 class Unread:
-    """So many connections have an answer that isn't read."""
+    """So many connections have a large answer that isn't read."""
 
-    unread_answers = 0
+    unread_large = 0
     addresses: Sequence[str] = ()
 
     def unread_by(self, address: str) -> int:
@@ -35,11 +35,11 @@ def test_unread_answers_and_those_in_progress_count() -> None:
         assert (first, second, third) == (LARGE_BYTES, LARGE_BYTES, SMALL_BYTES)
     with answers.room("a") as again:
         assert again == LARGE_BYTES
-    unread.unread_answers = 2
+    unread.unread_large = 2
     with pytest.raises(ValueError), answers.room("a") as size:
         assert size == SMALL_BYTES
         raise ValueError
-    unread.unread_answers = 1
+    unread.unread_large = 1
     with answers.room("a") as size:
         assert size == LARGE_BYTES
 
@@ -52,7 +52,7 @@ def test_an_address_has_a_share() -> None:
         assert (first, second, third) == (LARGE_BYTES, LARGE_BYTES, SMALL_BYTES)
         with answers.room("b") as other:
             assert other == LARGE_BYTES
-    unread.unread_answers, unread.addresses = 3, ("a", "a", "")
+    unread.unread_large, unread.addresses = 3, ("a", "a", "")
     for address, expected in (("a", SMALL_BYTES), ("b", LARGE_BYTES), ("", LARGE_BYTES)):
         with answers.room(address) as size:
             assert size == expected
@@ -61,11 +61,16 @@ def test_an_address_has_a_share() -> None:
 
 def reader(server: Server, *headers: str, source: str = HOST) -> socket.socket:
     """A client at the address `source` that takes little and asks for a large page."""
+    return sending(server, request("GET", "/topics/big/events", *headers), source)
+
+
+def sending(server: Server, data: bytes, source: str) -> socket.socket:
+    """A client at the address `source` that takes little and sends `data`."""
     client = socket.socket()
     client.bind((source, 0))
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     client.connect((HOST, server.port))
-    client.sendall(request("GET", "/topics/big/events", *headers))
+    client.sendall(data)
     client.setblocking(False)
     return client
 
@@ -95,7 +100,7 @@ async def test_unread_pages_make_further_ones_small(serve: Serve, request: pytes
     clients: list[socket.socket] = []
 
     def all_are_held() -> bool:
-        return services.large_answers._unread.unread_answers == len(clients)
+        return services.large_answers._unread.unread_large == len(clients)
 
     for number in range(3):
         clients.append(reader(server, source=f"127.0.0.{number + 2}"))
@@ -112,7 +117,7 @@ async def test_unread_pages_make_further_ones_small(serve: Serve, request: pytes
     sizes = [await read_all(client) for client in clients]
     assert all(size > LARGE_BYTES // 2 for size in sizes[:3])
     assert all(size <= SMALL_BYTES + 1024 for size in sizes[3:])
-    await until(lambda: services.large_answers._unread.unread_answers == 0, "all is read")
+    await until(lambda: services.large_answers._unread.unread_large == 0, "all is read")
     assert len((await server.request("GET", "/topics/big/events")).body) > LARGE_BYTES // 2
 
 
@@ -135,7 +140,7 @@ async def test_i9_one_address_leaves_large_pages_to_others(
         clients.append(reader(server, *headers))
         if number < 4:
             await until(
-                lambda: services.large_answers._unread.unread_answers == len(clients), "it has a page to read"
+                lambda: services.large_answers._unread.unread_large == len(clients), "it has a page to read"
             )
     own = reader(server, *headers)
     other = reader(server, "X-Forwarded-For: 203.0.113.8", source=HOST if is_proxied else "127.0.0.2")
@@ -145,3 +150,45 @@ async def test_i9_one_address_leaves_large_pages_to_others(
     assert [size > LARGE_BYTES // 2 for size in sizes] == [number < 4 for number in range(20)]
     registry = services.node.metrics.registry
     assert registry.get_sample_value("broker_shortened_answers_total", {"limit": "address"}) == 17
+
+
+@pytest.mark.parametrize(
+    ("pipelined", "large"),
+    [(request("GET", "/client.js") * 60, 0), (request("GET", "/topics/big/events") * 60, 2)],
+    ids=["small answers", "pages"],
+)
+async def test_i9_answers_that_are_not_large_leave_large_pages_to_others(
+    serve: Serve, request: pytest.FixtureRequest, pipelined: bytes, large: int
+) -> None:
+    """64 connections of one address with unread answers of a few KiB, or with shortened pages, made all others' pages small."""
+    if "aiohttp" in request.node.name:
+        return  # where unread answers are not counted
+    server = await serve(retention_bytes=16 << 20, max_event_bytes=64 << 10)
+    for number in range(40):
+        await server.publish("big", f"{number:02}" + "x" * (30 << 10))
+    services = server._runner.app[SERVICES]
+    services.large_answers.max_count = 8
+    timeouts = server.front.timeouts
+    clients = [sending(server, pipelined, "127.0.0.9") for _ in range(10)]
+    await until(lambda: timeouts.unread_answers == len(clients), "none of them is read")
+    other = reader(server, source="127.0.0.2")
+    await until(lambda: timeouts.unread_by("127.0.0.2") == 1, "its large page is counted")
+    assert timeouts.unread_by("127.0.0.9") == large, "its share, and no more"
+    assert await read_all(other) > LARGE_BYTES // 2
+    for sock in clients:
+        sock.close()
+    await until(lambda: not timeouts.unread_large, "nothing is counted any more")
+
+
+async def test_a_last_answer_counts_until_it_is_read(serve: Serve, request: pytest.FixtureRequest) -> None:
+    if "aiohttp" in request.node.name:
+        return  # where unread answers are not counted
+    server = await serve(retention_bytes=16 << 20, max_event_bytes=64 << 10)
+    for number in range(40):
+        await server.publish("big", f"{number:02}" + "x" * (30 << 10))
+    timeouts = server.front.timeouts
+    client = reader(server, "Connection: close")
+    await until(lambda: timeouts.unread_large == 1, "it is counted")
+    assert HOST in {each.reader for each in server.front.lingering}, "by what became of its connection"
+    client.close()
+    await until(lambda: not timeouts.unread_large and not server.front.lingering, "it has ended")

@@ -220,8 +220,6 @@ class Front:
 
     def _complete(self, connection: HttpConnection, exchange: Exchange, result: Result) -> None:
         if isinstance(result, Answer):
-            if isinstance(result, LargeAnswer):
-                connection.reader = result.reader
             self._send(connection, exchange, result)
             return
         client = self._client(connection, exchange.head)
@@ -256,6 +254,7 @@ class Front:
         origin = head.headers.get("origin")
         common_headers = self._response_headers.lines(origin, answer.headers.get("Vary", ""))
         data = encode(answer, common_headers, head.method, head.version, closes=closes)
+        connection.reader = answer.reader if isinstance(answer, LargeAnswer) else None
         connection.answered(exchange, data, closes=closes)
         self._answer_bytes.value += len(data)
         route = head.route

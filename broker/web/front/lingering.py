@@ -43,7 +43,12 @@ class Lingering(asyncio.Protocol):
     __slots__ = ("_left_bytes", "_left_waits", "_owner", "_timer", "_transport", "reader")
 
     def __init__(
-        self, transport: asyncio.Transport, owner: LingeringOwner, reader: str = "", *, is_complete: bool
+        self,
+        transport: asyncio.Transport,
+        owner: LingeringOwner,
+        reader: str | None = None,
+        *,
+        is_complete: bool,
     ) -> None:
         self.reader = reader
         self._transport = transport
