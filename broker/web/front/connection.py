@@ -25,7 +25,7 @@ from broker.web.front.parser import RequestParser
 SLICE_BYTES = 16 << 10
 """Parsed at once: so many bytes of requests may wait, parsed, behind one in progress."""
 REQUESTS_PER_TURN = 16
-"""Of one connection in one turn of the loop; an expensive one takes about a millisecond."""
+"""Of one connection in one turn of the loop; an expensive one takes about a millisecond. A multiple of it is left, and reported."""
 
 _logger = logging.getLogger("broker")
 
@@ -64,10 +64,10 @@ class HttpConnection:
         self._parser: RequestParser  # from `connection_made` on
         self._current: Exchange | None = None  # the request in progress
         self._rest = b""  # read, and not parsed yet
-        self._holds_body = self._is_head_timed = False
+        self.is_half_closed = self._holds_body = self._is_head_timed = False
         self._is_holding = False  # counted as one with unserved bytes
         self._is_reading = self._is_writable = True
-        self.is_half_closed, self.reader = False, ""
+        self.reader: str | None = None
         self._has_answered = False  # since the last `_settle`
         self._has_ended = False  # what arrives is ignored
 
@@ -104,7 +104,6 @@ class HttpConnection:
             self._parser.feed(data)
             if self._parser.body is self._current is not None:
                 if self._current.held_bytes:  # else a piece of its body changes nothing here
-                    self._current.is_noticed = True
                     self._report_held()
                 return
         else:
@@ -218,7 +217,7 @@ class HttpConnection:
 
     def resume(self) -> None:
         """Serve the requests that have arrived, until a request waits, the client does not read its answers, or others have their turn."""
-        ready, left = self._parser.ready, REQUESTS_PER_TURN
+        ready, left = self._parser.ready, len(self._parser.ready) % REQUESTS_PER_TURN or REQUESTS_PER_TURN
         while self._current is None and self._is_writable and not self._has_ended:
             if ready and not left:
                 asyncio.get_running_loop().call_soon(self.resume)
@@ -275,13 +274,13 @@ class HttpConnection:
         if transport is not None and is_reading != self._is_reading:
             self._is_reading = is_reading
             (transport.resume_reading if is_reading else transport.pause_reading)()
-        elif is_full or not self._is_holding:
+        elif not self._is_holding or (is_full and len(self._parser.ready) % REQUESTS_PER_TURN):
             return
         self._report_held()
 
     def _report_held(self) -> None:
         """Have what was received and not served counted; not for each request, which would cost more than it tells."""
-        size = len(self._rest) + self._parser.memory() + (self._current.held_bytes if self._current else 0)
+        size = len(self._rest) + self._parser.memory() + (self._current.count_held() if self._current else 0)
         self._is_holding = size > 0
         self._owner.unserved.hold(self, size)
 
@@ -296,5 +295,6 @@ class HttpConnection:
         self._current = self._transport = None
         self._parser.close()
         if self._is_holding:
+            self._is_holding = False
             self._owner.unserved.hold(self, 0)
         self._owner.closed(self)

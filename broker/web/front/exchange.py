@@ -47,7 +47,6 @@ class Exchange:
         is_complete: whether the whole body has arrived.
         is_queued: whether the connection has queued it to be served.
         held_bytes: of its body, which the handler has not taken.
-        is_noticed: whether the connection is to know when it takes them.
         began_at: when its handler began to wait, by `time.monotonic`; 0 if it never did.
         started_at: when the head was complete; seconds since 1970, 0 without an access log.
     """
@@ -56,13 +55,13 @@ class Exchange:
         "_expects_continue",
         "_fault",
         "_flow",
+        "_is_noticed",
         "_listener",
         "_pieces",
         "began_at",
         "head",
         "held_bytes",
         "is_complete",
-        "is_noticed",
         "is_queued",
         "peer",
         "started_at",
@@ -78,7 +77,7 @@ class Exchange:
         self._flow = flow
         self._pieces = [body] if body else []
         self.held_bytes = 0
-        self.is_noticed = False
+        self._is_noticed = False  # the connection is to know when the handler takes them
         self._fault: Fault | None = None
         self._listener: Callable[[], None] | None = None
 
@@ -89,7 +88,7 @@ class Exchange:
         self._pieces.append(data)
         self.held_bytes += len(data) + PIECE_BYTES
         if self.held_bytes > HIGH_WATER_BYTES:
-            self.is_noticed = True
+            self._is_noticed = True
             self._flow.hold_body(held=True)
 
     def end(self) -> None:
@@ -104,6 +103,11 @@ class Exchange:
         """Call the handler's listener: one of the above was called, perhaps several times."""
         if self._listener is not None:
             self._listener()
+
+    def count_held(self) -> int:
+        """`held_bytes`, for a connection that counts them: when they are taken, `BodyFlow.hold_body` is called."""
+        self._is_noticed = self._is_noticed or self.held_bytes > 0
+        return self.held_bytes
 
     def memory(self) -> int:
         """About how many bytes it takes until it is served."""
@@ -144,8 +148,8 @@ class Exchange:
             return b""
         self._pieces = []
         self.held_bytes = 0
-        if self.is_noticed:
-            self.is_noticed = False
+        if self._is_noticed:
+            self._is_noticed = False
             self._flow.hold_body(held=False)
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 

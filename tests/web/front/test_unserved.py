@@ -13,7 +13,7 @@ from broker.web.front.unserved import UnservedBytes
 from tests.support.distant_store import keep_at_a_distance
 from tests.support.http import HOST, NDJSON, chunked, request
 from tests.support.local_broker import Server
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 
 class Holder:
@@ -126,3 +126,91 @@ async def test_what_a_connection_holds_is_counted_until_it_is_served(
         writer.close()
         may_go_on.set()
     await until(lambda: not unserved.bytes and not len(unserved), "nothing is counted any more")
+
+
+@pytest.mark.parametrize("size", [9000, 20_000, 40_000, 60_000, 90_000])
+async def test_a_body_that_goes_on_is_counted_no_longer_once_its_bytes_are_taken(
+    server: Server, size: int
+) -> None:
+    """One of more than 16 KiB stayed counted, as without progress, and the connection was cut for the others' bytes."""
+    unserved, calls, may_go_on = server.front.unserved, 0, asyncio.Event()
+
+    async def travel() -> None:
+        nonlocal calls
+        calls += 1
+        await may_go_on.wait()
+
+    keep_at_a_distance(server.node, travel)
+    _, writer = await server.send(STREAMED)
+    await until(lambda: calls, "the first event is on its way")
+    writer.write(chunked(b'{"data": "%b"}\n' % (b"x" * size), end=b""))
+    await until(lambda: unserved.bytes >= min(size, 64 << 10), "the second is counted")
+    may_go_on.set()
+    await until(lambda: calls == 2, "the second is taken")
+    await until(lambda: not unserved.bytes and not len(unserved), "nothing is counted any more")
+    assert len(server.front.connections) == 1, "it goes on"
+    writer.close()
+
+
+async def test_nothing_is_counted_of_a_pipeline_that_ends_as_a_stream(server: Server) -> None:
+    """The bytes behind the stream's request were counted after its end, for ever, and kept the connection in memory."""
+    unserved, loop = server.front.unserved, asyncio.get_running_loop()
+    script, stream = request("GET", "/client.js"), request("GET", "/topics/a")
+    for known in (script, script, stream, stream):  # so that only the last head is llhttp's
+        reader, writer = await server.send(known)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+    await until(lambda: not server.front.connections and not server.subscribers_of("a"), "they have ended")
+    sock = client(server, script * 60 + stream + b"GET /topics/b HT")
+    await until(lambda: server.front.timeouts.unread_answers, "its answers are not read")
+    assert unserved.bytes
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not server.subscribers_of("a"):
+            assert await loop.sock_recv(sock, 1 << 16)
+    await until(lambda: not unserved.bytes and not len(unserved), "all of it is served")
+    sock.close()
+    await until(lambda: not server.front.connections and not server.subscribers_of("a"), "it has ended")
+    assert (unserved.bytes, len(unserved)) == (0, 0)
+
+
+async def test_a_pipeline_that_is_served_steadily_makes_no_room(server: Server) -> None:
+    """Its bytes were counted as without progress from its first request on, until its last was served."""
+    unserved, places = server.front.unserved, asyncio.Semaphore(0)
+    keep_at_a_distance(server.node, places.acquire)
+    publish = request("POST", "/topics/a", body=b"x")
+    reader, writer = await server.send(publish * 100)
+    await until(lambda: unserved.bytes > 50_000, "requests wait")
+    one = unserved.bytes
+    waiting, its_writer = await server.send(HEAD + b"y" * 6000)
+    await until(lambda: unserved.bytes > one, "a head that never ends")
+    for _ in range(20):
+        places.release()
+        await reader.readuntil(b"\r\n\r\n")
+    await until(lambda: unserved.bytes < one, "the served ones are counted no longer")
+    unserved.max_bytes = unserved.bytes + 3000
+    _, last_writer = await server.send(HEAD + b"y" * 6000)
+    async with asyncio.timeout(WAIT_SECONDS):
+        assert await waiting.read() == b"", "the one that made no progress is cut"
+        for _ in range(80):
+            places.release()
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b"201 Created" in head
+    for each in (writer, its_writer, last_writer):
+        each.close()
+
+
+@pytest.mark.parametrize("count", [160, 171])
+async def test_a_pipeline_whose_handlers_never_wait_is_counted_turn_by_turn(
+    server: Server, count: int
+) -> None:
+    unserved, seen = server.front.unserved, []
+    for _ in range(2):
+        await server.request("GET", "/healthz")
+    _, writer = await server.send(request("GET", "/healthz") * count)
+    while not unserved.bytes:
+        await asyncio.sleep(0)
+    while unserved.bytes:
+        seen.append(unserved.bytes)
+        await asyncio.sleep(0)
+    assert len(set(seen)) >= count // 16 - 2
+    writer.close()
