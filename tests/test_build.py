@@ -9,12 +9,15 @@ import importlib.util
 import io
 import json
 import os
+import pkgutil
 import tarfile
 import tomllib
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+import broker
 
 ROOT = Path(__file__).parent.parent
 HOOK = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"][
@@ -34,6 +37,22 @@ def test_a_module_is_compiled_on_the_compiled_build(path: Path) -> None:
     assert module.__file__
     is_compiled = not module.__file__.endswith(".py")
     assert is_compiled == (os.environ.get("TESTED_BUILD") == "compiled")
+
+
+def test_no_interpreted_class_derives_from_a_compiled_one() -> None:
+    """mypyc forbids it: an instance can't be made."""
+    compiled = {
+        ".".join(path.with_suffix("").parts)
+        for path in matching(HOOK["modules"]) - matching(HOOK["not-modules"])
+    }
+    names = {module.name for module in pkgutil.walk_packages(broker.__path__, "broker.")}
+    interpreted = [name for name in sorted(names - compiled) if not name.endswith("__main__")]
+    assert interpreted
+    for name in interpreted:
+        module = importlib.import_module(name)
+        for found in vars(module).values():
+            if isinstance(found, type) and found.__module__ == name:
+                assert not compiled & {base.__module__ for base in found.__mro__}, found
 
 
 # The library that draws the page's charts
