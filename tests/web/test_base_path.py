@@ -110,6 +110,6 @@ async def test_the_links_of_the_page_are_relative(prefixed: Server, path: str, u
     assert len(links) > 10
     for link in links:
         assert link.startswith(
-            (f"{up}page/", f"{up}openapi.json", f"{up}client.js", f"{up}./", f"{up}topics")
+            (f"{up}page/", f"{up}openapi.json", f"{up}client.js", f"{up}client/", f"{up}./", f"{up}topics")
         )
         assert (await prefixed.request("GET", urljoin(path, link), accept="text/html")).status == 200
