@@ -112,6 +112,7 @@ def running(image: Stage, *flags: str, **env: str) -> Iterator[Container]:
         container.end()
 
 
+@pytest.mark.slow
 def test_image_serves_on_all_addresses_as_a_user_that_can_write_nothing(image: Stage) -> None:
     assert image.user not in ("", "root", "0", "0:0")
     with running(image) as container:
@@ -126,6 +127,7 @@ def test_image_serves_on_all_addresses_as_a_user_that_can_write_nothing(image: S
         )
 
 
+@pytest.mark.slow
 def test_image_has_the_compiled_core(image: Stage) -> None:
     """Only in CI are the tests' steps those of the Dockerfile in this."""
     command = [str(image.programs / "python"), "-c", "import broker.sse; print(broker.sse.__file__)"]
@@ -133,6 +135,7 @@ def test_image_has_the_compiled_core(image: Stage) -> None:
     assert done.stdout.strip().endswith(".so" if os.environ.get("CI") == "true" else ".py")
 
 
+@pytest.mark.slow
 def test_image_does_not_start_open_by_mistake(image: Stage) -> None:
     container = Container(image)
     assert container.wait() == 2
@@ -140,6 +143,7 @@ def test_image_does_not_start_open_by_mistake(image: Stage) -> None:
     container.end()
 
 
+@pytest.mark.slow
 def test_image_is_healthy_while_it_serves_and_its_signal_drains(image: Stage) -> None:
     with running(image) as container:
         assert container.is_healthy()
@@ -149,6 +153,7 @@ def test_image_is_healthy_while_it_serves_and_its_signal_drains(image: Stage) ->
 
 
 @pytest.mark.parametrize("by", ["variables", "flags"])
+@pytest.mark.slow
 def test_image_is_healthy_with_tls(image: Stage, by: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
@@ -166,6 +171,7 @@ def test_image_is_healthy_with_tls(image: Stage, by: str) -> None:
             assert not container.is_healthy()
 
 
+@pytest.mark.slow
 def test_image_serves_beside_a_kubernetes_service_of_its_name(image: Stage) -> None:
     with running(image, f"--port={free_port()}", BROKER_PORT="tcp://10.96.0.17:8080") as container:
         wait_for(lambda: "listening on http://0.0.0.0:" in container.output, "the line in the output")
@@ -201,6 +207,7 @@ def test_health_check_can_ask_for_readiness(settings: dict[str, str], is_ready: 
             assert (done.returncode == 0) == succeeds, arguments
 
 
+@pytest.mark.slow
 def test_image_has_the_programs_that_it_names(image: Stage) -> None:
     for command in (image.command, image.health):
         assert (image.programs / command[0]).exists()

@@ -159,7 +159,7 @@ ATTACKS = {
 }
 
 
-# @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ATTACKS)
 def test_i9_others_are_served_at_512_descriptors(server: Server, name: str) -> None:
     page = request("POST", "/topics/big", NDJSON, body=b'{"data": "%b"}\n' % (b"x" * 9000) * 100)
