@@ -6,11 +6,10 @@ and the parts know nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
-from types import coroutine as generator_based
 from typing import Any, cast
 
 from broker import sse
@@ -20,6 +19,7 @@ from broker.process.span_limit import SpanLimit
 from broker.process.traced_fanout import Admit, TracedFanOut
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, Store, Topics
 from broker.traces import Current, Span, TraceContext, Tracer, parse_traceparent
+from broker.web.driving import rest_of
 from broker.web.publish import publish, publish_to_several
 from broker.web.routes import Handler, Result, Route
 from broker.web.services import Services
@@ -105,34 +105,19 @@ class Traced:
     async def _later(
         self, running: Coroutine[Any, Any, Result], context: TraceContext, span: Span | None
     ) -> Result:
+        steps = _InContext(running, self._current, context)
         try:
-            result = await self._steps(running, context)
+            try:
+                waited = steps.send(None)
+            except StopIteration as returned:  # it never waited
+                result = cast("Result", returned.value)
+            else:
+                result = await rest_of(steps, waited)
         except BaseException as error:
             _end(span, error)
             raise
         _end_with(span, result)
         return result
-
-    @generator_based
-    def _steps(
-        self, running: Coroutine[Any, Any, Result], context: TraceContext
-    ) -> Generator[Any, Any, Result]:
-        """Run a handler; `context` is the current one during each of its steps, and at no other time."""
-        step = partial(running.send, None)
-        while True:
-            self._current.context = context
-            try:
-                waited = step()
-            except StopIteration as returned:
-                return cast("Result", returned.value)
-            finally:
-                self._current.context = None
-            try:
-                sent = yield waited
-            except BaseException as error:  # above all the task's cancellation
-                step = partial(running.throw, error)
-            else:
-                step = partial(running.send, sent)
 
 
 def _as_it_is(context: TraceContext) -> TraceContext:
@@ -148,6 +133,29 @@ def _end_with(span: Span | None, result: object) -> None:
     if span is not None:
         is_refused = isinstance(result, Answer) and result.status >= HTTPStatus.BAD_REQUEST
         span.end(str(cast("Answer", result).status) if is_refused else "")
+
+
+class _InContext:
+    """A coroutine whose context is the current one during each of its steps, and at no other time. Implements `driving.Steps`."""
+
+    def __init__(self, running: Coroutine[Any, Any, Result], current: Current, context: TraceContext) -> None:
+        self._running = running
+        self._current = current
+        self._context = context
+
+    def send(self, value: object) -> object:
+        self._current.context = self._context
+        try:
+            return self._running.send(value)
+        finally:
+            self._current.context = None
+
+    def throw(self, error: BaseException) -> object:
+        self._current.context = self._context
+        try:
+            return self._running.throw(error)
+        finally:
+            self._current.context = None
 
 
 class _TracedBody:

@@ -15,7 +15,7 @@ import asyncio
 import enum
 import math
 from collections.abc import Sequence, Sized
-from typing import Any, Protocol
+from typing import Protocol
 
 from broker.metrics import Metrics
 
@@ -101,11 +101,11 @@ class ConnectionTimeouts:
         self._max_descriptors = max_descriptors
         self._heads: dict[Waiting, float] = {}
         self._idle: dict[Waiting, float] = {}
-        self._answers: dict[Reader, float] = {}
-        self._large: dict[Any, None] = {}  # those of them that are large
+        self._answers: dict[Waiting, float] = {}
+        self._large: dict[Waiting, str] = {}  # those of them that are large, and for whom
         self._bodies: dict[Waiting, float] = {}
         self._pauses: dict[Waiting, float] = {}
-        self._kinds: Sequence[tuple[TimeoutReason, dict[Any, float], float]] = (
+        self._kinds: Sequence[tuple[TimeoutReason, dict[Waiting, float], float]] = (
             (TimeoutReason.HEAD, self._heads, head_seconds),
             (TimeoutReason.IDLE, self._idle, idle_seconds),
             (TimeoutReason.ANSWER, self._answers, answer_seconds),
@@ -131,18 +131,13 @@ class ConnectionTimeouts:
         return self._max_descriptors - len(self._streams)
 
     @property
-    def unread_answers(self) -> int:
-        """How many connections have an answer that their client is slow to read."""
-        return len(self._answers)
-
-    @property
     def unread_large(self) -> int:
-        """How many of them are large."""
+        """How many connections have a large answer that their client is slow to read."""
         return len(self._large)
 
     def unread_by(self, address: str) -> int:
         """How many of them are large and for `address`. Looks at each of `unread_large`."""
-        return sum(connection.reader == address for connection in self._large)
+        return sum(reader == address for reader in self._large.values())
 
     # What a connection reports
 
@@ -168,7 +163,7 @@ class ConnectionTimeouts:
         """The answer is ready to be sent."""
         self._answers[connection] = self._now()
         if connection.reader is not None:
-            self._large[connection] = None
+            self._large[connection] = connection.reader
 
     def answer_sent(self, connection: Reader) -> None:
         """The answer has left; the next request may come."""
@@ -186,19 +181,19 @@ class ConnectionTimeouts:
         If there are too many connections it ends now: the answer may be that to a body that had to make room.
         """
         self._forget_connection(connection)
-        table: dict[Any, float] = self._idle if is_sent else self._answers
+        table = self._idle if is_sent else self._answers
         table[successor] = self._now()
         if not is_sent and successor.reader is not None:
-            self._large[successor] = None
+            self._large[successor] = successor.reader
         if self.count > self.room():
             self._expire(table, successor, TimeoutReason.ROOM)
 
-    def closed(self, connection: Any) -> None:
+    def closed(self, connection: Waiting) -> None:
         """`connection` has ended, or has become a stream."""
         self._forget_connection(connection)
         self.count -= 1
 
-    def _forget_connection(self, connection: Any) -> None:
+    def _forget_connection(self, connection: Waiting) -> None:
         self._heads.pop(connection, None)
         self._idle.pop(connection, None)
         self._answers.pop(connection, None)
@@ -220,9 +215,7 @@ class ConnectionTimeouts:
     # Expiry
 
     def _make_room(self) -> None:
-        tables: list[dict[Any, float]] = [
-            table for table in (self._heads, self._idle, self._answers, self._bodies) if table
-        ]
+        tables = [table for table in (self._heads, self._idle, self._answers, self._bodies) if table]
         if tables:
             table = min(tables, key=lambda table: next(iter(table.values())))
             self._expire(table, next(iter(table)), TimeoutReason.ROOM)
@@ -261,7 +254,7 @@ class ConnectionTimeouts:
                 left -= 1
         return left > 0
 
-    def _expire(self, table: dict[Any, float], connection: Waiting, reason: TimeoutReason) -> None:
+    def _expire(self, table: dict[Waiting, float], connection: Waiting, reason: TimeoutReason) -> None:
         del table[connection]
         self._large.pop(connection, None)
         self._metrics.cut_requests.add(reason)

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Coroutine, Generator
 from functools import partial
 from types import coroutine as generator_based
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+
+
+class Steps(Protocol):
+    """What is driven: a coroutine, or what stands for one. `StopIteration` ends it, with its result."""
+
+    def send(self, value: Any, /) -> object: ...
+
+    def throw(self, error: BaseException, /) -> object: ...
 
 
 def begin(running: Coroutine[Any, Any, T]) -> Awaitable[T] | None:
@@ -20,8 +28,8 @@ def begin(running: Coroutine[Any, Any, T]) -> Awaitable[T] | None:
 
 
 @generator_based
-def rest_of(running: Coroutine[Any, Any, T], waited: object) -> Generator[Any, Any, T]:
-    """The rest of a coroutine that waits for `waited`, which its `send(None)` returned; for a task."""
+def rest_of(running: Steps, waited: object) -> Generator[Any, Any, Any]:
+    """The rest of a coroutine that waits for `waited`, which its `send(None)` returned; for a task. Returns its result."""
     step: partial[object] | None = None
     try:
         while True:
@@ -34,7 +42,6 @@ def rest_of(running: Coroutine[Any, Any, T], waited: object) -> Generator[Any, A
             try:
                 waited = step()
             except StopIteration as returned:
-                result: T = returned.value
-                return result
+                return returned.value
     finally:
         waited = step = None  # an error that came this way refers to this frame

@@ -105,6 +105,11 @@ class Server:
         return len(self.front.connections) + len(self.front.lingering)
 
     @property
+    def unread(self) -> int:
+        """How many connections have an answer that their client is slow to read."""
+        return sum(not connection._is_writable for connection in self.front.connections)
+
+    @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
 

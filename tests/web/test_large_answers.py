@@ -170,7 +170,7 @@ async def test_i9_answers_that_are_not_large_leave_large_pages_to_others(
     services.large_answers.max_count = 8
     timeouts = server.front.timeouts
     clients = [sending(server, pipelined, "127.0.0.9") for _ in range(10)]
-    await until(lambda: timeouts.unread_answers == len(clients), "none of them is read")
+    await until(lambda: server.unread == len(clients), "none of them is read")
     other = reader(server, source="127.0.0.2")
     await until(lambda: timeouts.unread_by("127.0.0.2") == 1, "its large page is counted")
     assert timeouts.unread_by("127.0.0.9") == large, "its share, and no more"

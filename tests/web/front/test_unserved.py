@@ -92,6 +92,26 @@ STREAMED = request("POST", "/topics/a", NDJSON, "Transfer-Encoding: chunked") + 
 )
 
 
+class Travel:
+    """The way to a store and back, which takes until the test says so; `calls` have begun."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.may_go_on = asyncio.Event()
+
+    async def __call__(self) -> None:
+        self.calls += 1
+        await self.may_go_on.wait()
+
+
+@pytest.fixture
+async def travel(server: Server) -> Travel:
+    """The way to the server's store."""
+    travel = Travel()
+    keep_at_a_distance(server.node, travel)
+    return travel
+
+
 @pytest.mark.parametrize(
     ("first", "more", "last"),
     [
@@ -104,49 +124,35 @@ STREAMED = request("POST", "/topics/a", NDJSON, "Transfer-Encoding: chunked") + 
 )
 @pytest.mark.parametrize("is_served", [True, False])
 async def test_what_a_connection_holds_is_counted_until_it_is_served(
-    server: Server, first: bytes, more: bytes, last: bytes, is_served: bool
+    server: Server, travel: Travel, first: bytes, more: bytes, last: bytes, is_served: bool
 ) -> None:
-    unserved, calls, may_go_on = server.front.unserved, 0, asyncio.Event()
-
-    async def travel() -> None:
-        nonlocal calls
-        calls += 1
-        await may_go_on.wait()
-
-    keep_at_a_distance(server.node, travel)
+    unserved = server.front.unserved
     reader, writer = await server.send(first)
-    await until(lambda: calls or unserved.bytes, "it has arrived")
+    await until(lambda: travel.calls or unserved.bytes, "it has arrived")
     writer.write(more)
     await until(lambda: unserved.bytes >= 6000, "it is counted")
     if is_served:
-        may_go_on.set()
+        travel.may_go_on.set()
         writer.write(last)
         await reader.readuntil(b"\r\n\r\n")
     else:
         writer.close()
-        may_go_on.set()
+        travel.may_go_on.set()
     await until(lambda: not unserved.bytes and not len(unserved), "nothing is counted any more")
 
 
 @pytest.mark.parametrize("size", [9000, 20_000, 40_000, 60_000, 90_000])
 async def test_a_body_that_goes_on_is_counted_no_longer_once_its_bytes_are_taken(
-    server: Server, size: int
+    server: Server, travel: Travel, size: int
 ) -> None:
     """One of more than 16 KiB stayed counted, as without progress, and the connection was cut for the others' bytes."""
-    unserved, calls, may_go_on = server.front.unserved, 0, asyncio.Event()
-
-    async def travel() -> None:
-        nonlocal calls
-        calls += 1
-        await may_go_on.wait()
-
-    keep_at_a_distance(server.node, travel)
+    unserved = server.front.unserved
     _, writer = await server.send(STREAMED)
-    await until(lambda: calls, "the first event is on its way")
+    await until(lambda: travel.calls, "the first event is on its way")
     writer.write(chunked(b'{"data": "%b"}\n' % (b"x" * size), end=b""))
     await until(lambda: unserved.bytes >= min(size, 64 << 10), "the second is counted")
-    may_go_on.set()
-    await until(lambda: calls == 2, "the second is taken")
+    travel.may_go_on.set()
+    await until(lambda: travel.calls == 2, "the second is taken")
     await until(lambda: not unserved.bytes and not len(unserved), "nothing is counted any more")
     assert len(server.front.connections) == 1, "it goes on"
     writer.close()
@@ -162,7 +168,7 @@ async def test_nothing_is_counted_of_a_pipeline_that_ends_as_a_stream(server: Se
         writer.close()
     await until(lambda: not server.front.connections and not server.subscribers_of("a"), "they have ended")
     sock = client(server, script * 60 + stream + b"GET /topics/b HT")
-    await until(lambda: server.front.timeouts.unread_answers, "its answers are not read")
+    await until(lambda: server.unread, "its answers are not read")
     assert unserved.bytes
     async with asyncio.timeout(WAIT_SECONDS):
         while not server.subscribers_of("a"):
