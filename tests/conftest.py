@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import signal
@@ -86,7 +87,8 @@ hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Add the mark `first`. Undo that a shell makes background jobs ignore SIGINT, and nohup SIGHUP: programs that tests start would inherit it."""
+    """Add the mark `first`, and collect without the cycle collector. Undo that a shell makes background jobs ignore SIGINT, and nohup SIGHUP: programs that tests start would inherit it."""
+    gc.disable()
     config.addinivalue_line("markers", "first: a long wait, which begins before all other tests")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -97,6 +99,13 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest waits, so that a parallel run doesn't end with one."""
     items.sort(key=lambda item: item.get_closest_marker("first") is None)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Spare the cycle collector what lives as long as the process: modules and tests, of which there are millions of objects."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_asyncio_loop_factories(

@@ -8,70 +8,72 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-
-import structlog
-from structlog.stdlib import ExtraAdder, ProcessorFormatter
 
 from broker.reports import escape
 
 SELF_CONTAINED = "broker.access"
 """The access log: its messages have all their fields already, in the combined log format."""
-
-_Event = MutableMapping[str, Any]
+STANDARD_ATTRIBUTES = {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName"}
+"""A record's other attributes are its fields."""
 
 
 def formatter(log_format: str, *, log_pid: bool = False) -> logging.Formatter:
     """The formatter for `log_format`, "text" or "json"; `log_pid` adds the process id to lines of text."""
-    is_json = log_format == "json"
-    renderer = _Json() if is_json else _Text(log_pid=log_pid)
-    return ProcessorFormatter(
-        foreign_pre_chain=[_describe, ExtraAdder()],
-        processors=[
-            ProcessorFormatter.remove_processors_meta,
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-    )
+    return _Json() if log_format == "json" else _Text(log_pid=log_pid)
 
 
-def _describe(_logger: object, _method: str, event: _Event) -> _Event:
-    """What each line begins with."""
-    record: logging.LogRecord = event["_record"]
-    return {
-        "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-        "level": record.levelname.lower(),
-        "logger": record.name,
-        "pid": record.process,
-        "message": event["event"],
-        **{name: value for name, value in event.items() if name != "event"},
-    }
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
 
 
-class _Json:
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {name: value for name, value in record.__dict__.items() if name not in STANDARD_ATTRIBUTES}
+
+
+class _Formatter(logging.Formatter):
+    """What both formats share."""
+
+    def _exception(self, record: logging.LogRecord) -> str | None:
+        """The traceback, if the record has one."""
+        if record.exc_info and record.exc_info[0] is not None:
+            return self.formatException(record.exc_info)
+        return None
+
+
+class _Json(_Formatter):
     """`time` (RFC 3339), `level`, `logger`, `pid`, `message`, the fields, and perhaps `exception`."""
 
-    def __call__(self, _logger: object, _method: str, event: _Event) -> str:
+    def format(self, record: logging.LogRecord) -> str:
+        event = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "pid": record.process,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        exception = self._exception(record)
+        if exception is not None:
+            event["exception"] = exception
         line = json.dumps(event, ensure_ascii=False, default=str)
         return line if line.isprintable() else json.dumps(event, default=str)
 
 
-class _Text:
+class _Text(_Formatter):
     """Time, level, logger and message, then the fields, then perhaps a traceback on lines of its own."""
 
     def __init__(self, *, log_pid: bool) -> None:
+        super().__init__()
         self._log_pid = log_pid
 
-    def __call__(self, _logger: object, _method: str, event: _Event) -> str:
-        time, level, logger, pid, message = (
-            event.pop(name) for name in ("time", "level", "logger", "pid", "message")
-        )
-        exception = event.pop("exception", None)
-        name = f"{logger}[{pid}]" if self._log_pid else logger
-        fields = "" if logger == SELF_CONTAINED else _pairs(event)
-        line = escape(f"{time} {level.upper()} {name}: {message}{fields}")
+    def format(self, record: logging.LogRecord) -> str:
+        name = f"{record.name}[{record.process}]" if self._log_pid else record.name
+        fields = "" if record.name == SELF_CONTAINED else _pairs(_fields(record))
+        line = escape(f"{_time(record)} {record.levelname} {name}: {record.getMessage()}{fields}")
+        exception = self._exception(record)
         return line if exception is None else "\n".join([line, *map(escape, exception.split("\n"))])
 
 

@@ -19,10 +19,12 @@ from tests.support.broker_process import BrokerProcess
 from tests.support.event_stream import Stream
 from tests.support.http import JSON, NDJSON, exchange, request
 from tests.support.publisher import AsyncPublisher
-from tests.support.scale import scaled
+from tests.support.scale import SCALE, scaled
 from tests.support.waiting import WAIT_SECONDS, wait_for
 
 FOLLOWERS = scaled(500)
+EVENTS = max(200, int(500 * SCALE))
+"""Published in each run; fewer would perhaps delete no topic."""
 TOPICS = ["a", "b", "c.d", "e"]
 SETS = [list(some) for count in range(1, len(TOPICS) + 1) for some in combinations(TOPICS, count)]
 
@@ -103,10 +105,10 @@ async def test_i2_nothing_is_missed_while_everything_is_kept(
     with BrokerProcess(**PLENTY) as broker:
         crowd = followers(broker.port, sets, chance)
         topics = sorted({topic for some in sets for topic in some})
-        published = await churn(broker, crowd, chance, events=500, topics=topics)
+        published = await churn(broker, crowd, chance, events=EVENTS, topics=topics)
         assert gaps_of(crowd, published) == 0
         assert reconnects_of(crowd) > len(crowd)
-        assert sum(map(len, published.data.values())) > 500
+        assert sum(map(len, published.data.values())) > EVENTS
 
 
 @pytest.mark.parametrize("sets", [[["a"]], SETS], ids=["one topic", "sets of topics"])
@@ -116,7 +118,7 @@ async def test_i2_every_gap_is_reported_and_true_if_little_is_kept(
     with BrokerProcess(**BEAT, retention_events=4) as broker:
         crowd = followers(broker.port, sets, chance)
         topics = sorted({topic for some in sets for topic in some})
-        published = await churn(broker, crowd, chance, events=500, topics=topics)
+        published = await churn(broker, crowd, chance, events=EVENTS, topics=topics)
         assert gaps_of(crowd, published) > 0, "nothing was ever trimmed before it was seen"
 
 
@@ -124,7 +126,7 @@ async def test_i2_under_pressure_on_the_memory_of_all_logs(chance: random.Random
     """All topics together may keep less than each: the least recently used lose their events, which makes a gap."""
     with BrokerProcess(**BEAT, log_memory_bytes=20_000, retention_bytes=20_000) as broker:
         crowd = followers(broker.port, SETS, chance)
-        published = await churn(broker, crowd, chance, events=500, size=1000)
+        published = await churn(broker, crowd, chance, events=EVENTS, size=1000)
         assert gaps_of(crowd, published) > 0
         assert broker.metric("broker_log_bytes") <= 20_000
 
@@ -135,14 +137,14 @@ async def test_i2_while_topics_are_given_up(chance: random.Random) -> None:
     sets = [chance.sample(many, k=chance.choice([1, 1, 2, 5])) for _ in range(100)]
     with BrokerProcess(**BEAT, max_topics=5) as broker:
         crowd = followers(broker.port, sets, chance)
-        published = await churn(broker, crowd, chance, events=500, topics=many)
+        published = await churn(broker, crowd, chance, events=EVENTS, topics=many)
         gaps_of(crowd, published, exact=False)
 
 
 async def test_i2_while_topics_are_deleted_and_used_again(chance: random.Random) -> None:
     with BrokerProcess(**PLENTY) as broker:
         crowd = followers(broker.port, SETS, chance)
-        published = await churn(broker, crowd, chance, events=500, deletes=0.05)
+        published = await churn(broker, crowd, chance, events=EVENTS, deletes=0.05)
         assert gaps_of(crowd, published) > 0
         assert any(note.kind == "end" for follower in crowd for note in follower.notes)
 
