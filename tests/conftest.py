@@ -17,6 +17,7 @@ from broker.fanout.close_reason import CloseReason
 from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.hub_harness import HubHarness
 from tests.support.local_broker import Clock, Serve, Server, serving
+from tests.support.patience import long_timeouts
 from tests.support.waiting import WAIT_SECONDS
 
 pytest_plugins = ("tests.support.run_folder",)
@@ -47,6 +48,13 @@ def chance() -> random.Random:
     seed = int(os.environ.get("TEST_SEED", random.randrange(1 << 32)))
     print(f"TEST_SEED={seed}")
     return random.Random(seed)
+
+
+@pytest.fixture(autouse=True)
+def patient_stores() -> Iterator[None]:
+    """No store gives up because the machine stalls; see `tests.support.patience`."""
+    with long_timeouts():
+        yield
 
 
 @pytest.fixture

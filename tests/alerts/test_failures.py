@@ -248,7 +248,7 @@ def test_loop_lags() -> None:
 
 
 def test_store_gone_and_publishes_refused(store: Server) -> None:
-    with BrokerProcess(redis_url=store.url) as broker:
+    with BrokerProcess(redis_url=store.url, own_timeouts=True) as broker:
         healthy = scrape(broker.port)
         store.pause()
         answer = exchange(broker.port, request("POST", "/topics/a", body=b"x"))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
+from broker.client import Connection
 from tests.support.http import RESET_ON_CLOSE
 from tests.support.tcp_proxy import Listening
 from tests.support.waiting import WAIT_SECONDS, until
@@ -129,6 +130,32 @@ def then_stay(data: bytes) -> Script:
         await connection.left()
 
     return script
+
+
+SILENCES = {"no data for 0.2 s", "no answer: it took too long"}
+"""Why a client with `silence_seconds=0.2` leaves a `SilentServer`."""
+
+
+class SilentServer(ScriptedServer):
+    """Sends one event, then nothing; leaves the next requests unanswered; ends the topic once the client has met both.
+
+    On a machine that stalls, the client may meet one of them several times.
+
+    Args:
+        changes: what the client has reported so far.
+    """
+
+    def __init__(self, changes: Sequence[Connection]) -> None:
+        super().__init__(self._script)
+        self._changes = changes
+
+    async def _script(self, connection: ServerConnection) -> None:
+        if not connection.cursor:
+            await connection.send(STREAM + OPENING + event("1-0"))
+        elif {change.why for change in self._changes} >= SILENCES:
+            await connection.send(STREAM + END)
+            return
+        await connection.left()
 
 
 async def take(events: AsyncIterator[_T], count: int) -> list[_T]:

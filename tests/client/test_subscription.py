@@ -14,9 +14,11 @@ from broker.events import Event
 from tests.client.servers import (
     END,
     OPENING,
+    SILENCES,
     STREAM,
     ScriptedServer,
     ServerConnection,
+    SilentServer,
     event,
     rest,
     stay,
@@ -26,7 +28,7 @@ from tests.client.servers import (
 )
 from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.tcp_proxy import TcpProxy
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 
 @pytest.fixture
@@ -249,29 +251,41 @@ async def test_a_reconnect_sends_the_cursor_instead_of_the_start() -> None:
 
 
 async def test_a_silent_connection_is_replaced() -> None:
+    changes: list[Connection] = []
     async with (
-        ScriptedServer(then_stay(STREAM + OPENING + event("1-0")), stay, STREAM + END) as server,
+        SilentServer(changes) as server,
         Client(server.url, silence_seconds=0.2, timeout_seconds=1) as client,
     ):
-        changes: list[Connection] = []
         assert len(await rest(client.subscribe("a", on_change=changes.append))) == 1
-        assert [change.why for change in changes if not change.up] == [
-            "no data for 0.2 s",
-            "no answer: it took too long",
-        ]
+        assert {change.why for change in changes if not change.up} == SILENCES
 
 
 async def test_heartbeats_keep_a_silent_topic_connected() -> None:
+    """Tried again if the machine stalls, for then the client may be right to reconnect."""
+    loop = asyncio.get_running_loop()
+    silence_seconds, longest_pause = 1.0, 0.0
+
     async def beat(connection: ServerConnection) -> None:
+        nonlocal longest_pause
         await connection.send(STREAM + OPENING)
-        for _ in range(60):
+        began_at = last_at = loop.time()
+        while loop.time() < began_at + 2 * silence_seconds:
             await connection.send(b":\n")
             await asyncio.sleep(0.05)  # the server's pace, not a wait for the client
+            longest_pause, last_at = max(longest_pause, loop.time() - last_at), loop.time()
         await connection.send(END)
 
-    async with ScriptedServer(beat) as server, Client(server.url, silence_seconds=2) as client:
-        assert await rest(client.subscribe("a")) == []
-        assert len(server.accepted) == 1
+    async with asyncio.timeout(WAIT_SECONDS):
+        while True:
+            longest_pause = 0.0
+            async with (
+                ScriptedServer(beat) as server,
+                Client(server.url, silence_seconds=silence_seconds) as client,
+            ):
+                assert await rest(client.subscribe("a")) == []
+            if longest_pause < silence_seconds / 2:
+                break
+    assert len(server.accepted) == 1
 
 
 # Bounds

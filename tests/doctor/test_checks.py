@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.support.http import HOST
 from tests.support.local_broker import Clock, Serve, Server
 from tests.support.tcp_proxy import Direction, TcpProxy
 from tests.support.tokens import HMAC, SECRET
+from tests.support.waiting import WAIT_SECONDS
 
 NOTHING: Mapping[bytes, bytes] = {}
 
@@ -85,16 +87,16 @@ async def test_events_in_clumps(server: Server) -> None:
 
 async def test_a_stream_that_is_cut_though_events_arrive(server: Server) -> None:
     async with Meddler(server.port, cut_seconds=1.5) as hop:
-        finding = await found(hop.url, "stream-duration")
+        finding = await found(hop.url, "stream-duration", idle_seconds=WAIT_SECONDS)
     assert finding.severity is Severity.ERROR
-    assert "cut after 1." in finding.evidence
+    assert re.search(r"A stream was cut after [1-9]", finding.evidence)
 
 
 async def test_a_body_that_is_cut_though_lines_arrive(server: Server) -> None:
     async with Meddler(server.port, cut_seconds=1.5) as hop:
-        finding = await found(hop.url, "body-duration")
+        finding = await found(hop.url, "body-duration", idle_seconds=WAIT_SECONDS)
     assert finding.severity is Severity.ERROR
-    assert "A streamed body was cut after 1." in finding.evidence
+    assert re.search(r"A streamed body was cut after [1-9]", finding.evidence)
 
 
 async def test_a_body_that_the_broker_ends_itself(server: Server) -> None:
@@ -115,7 +117,7 @@ async def test_a_body_that_the_broker_refuses(serve: Serve) -> None:
 
 async def test_a_silent_stream_that_is_cut_where_no_proxy_shows(server: Server) -> None:
     async with Meddler(server.port, cut_seconds=1.5) as hop:
-        finding = await found(hop.url, "idle-timeout")
+        finding = await found(hop.url, "idle-timeout", idle_seconds=WAIT_SECONDS)
     assert (finding.severity, finding.hop) == (Severity.ERROR, None)
     assert finding.remedies.keys() >= {"nginx", "Envoy", "ALB", "broker"}
 
@@ -185,7 +187,7 @@ async def test_a_broker_that_ends_streams_itself(serve: Serve) -> None:
     sweeping = asyncio.create_task(sweep())
     try:
         for code in ("idle-timeout", "stream-duration"):
-            finding = await found(server.url, code)
+            finding = await found(server.url, code, idle_seconds=WAIT_SECONDS)
             assert finding.severity is Severity.INFO
             assert "The broker ended the stream itself" in finding.evidence
     finally:

@@ -23,7 +23,7 @@ HANG_SECONDS = 5.0
 
 
 def test_a_stopped_worker_is_replaced(store: str) -> None:
-    with BrokerProcess(workers=2, redis_url=store, worker_timeout_seconds=2) as broker:
+    with BrokerProcess(workers=2, redis_url=store, worker_timeout_seconds=HANG_SECONDS) as broker:
         victim = workers(broker)[0]
         os.kill(victim, signal.SIGSTOP)
         wait_for(lambda: f"worker {victim} has not answered" in broker.output, "it is noticed")

@@ -7,6 +7,7 @@ import asyncio
 from broker.stores.stats import CALLS
 from tests.stores.brokers import StartBroker
 from tests.stores.conftest import StartServer
+from tests.support.patience import own_timeouts
 from tests.support.waiting import WAIT_SECONDS, until
 
 
@@ -30,8 +31,11 @@ async def test_a_call_whose_connection_is_lost_is_sent_again(
     broker = await start_broker(server.url)
     measures = broker.node._store.stats.calls
     server.pause()
-    publishing = asyncio.ensure_future(broker.publish("news", "x"))
-    await until(lambda: broker.node._store.checks()["store"] != "ok", "the broker gives the connection up")
+    publishing = asyncio.ensure_future(broker.publish("news", "x"))  # it may take as long as it wants
+    with own_timeouts():
+        await until(
+            lambda: broker.node._store.checks()["store"] != "ok", "the broker gives the connection up"
+        )
     server.resume()
     await publishing
     assert measures.retries.value > 0
@@ -48,7 +52,8 @@ async def test_a_call_without_an_answer_has_failed(
     measures = broker.node._store.stats.calls
     server.pause()
     try:
-        assert (await broker.request("POST", "/topics/news", b"x")).status == 503
+        with own_timeouts():
+            assert (await broker.request("POST", "/topics/news", b"x")).status == 503
     finally:
         server.resume()
     assert measures.failures.value > 0

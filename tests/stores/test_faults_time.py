@@ -21,6 +21,7 @@ from tests.stores.brokers import (
 from tests.stores.conftest import StartServer
 from tests.support.broker_process import BrokerProcess
 from tests.support.event_stream import Stream
+from tests.support.patience import own_timeouts
 from tests.support.redis_proxy import RedisProxy
 from tests.support.redis_servers import Server
 from tests.support.waiting import until
@@ -32,19 +33,21 @@ async def test_the_store_is_started_after_the_instance(
     program: str, tmp_path: Path, start_broker: StartBroker
 ) -> None:
     server = Server(tmp_path / "0", program)
-    broker = await start_broker(server.url)
+    with own_timeouts():
+        broker = await start_broker(server.url)
+    publisher = Publisher(broker)
     try:
-        browser = await broker.subscribe("/topics/a", Accept="text/event-stream")
-        assert browser.status == 200
-        body = await browser.end()
-        assert body.startswith(b"retry: ") and int(body.split()[1]) >= 10_000
-        assert b"data" not in body
-        for target in ("/topics/a", "/topics?topic=a&topic=b"):
-            other = await broker.request("GET", target, Accept="*/*")
-            assert (other.status, other.json()["code"]) == (503, "unavailable")
-            assert "retry-after" in other.headers
-        publisher = Publisher(broker)
-        assert not await publisher.once()
+        with own_timeouts():
+            browser = await broker.subscribe("/topics/a", Accept="text/event-stream")
+            assert browser.status == 200
+            body = await browser.end()
+            assert body.startswith(b"retry: ") and int(body.split()[1]) >= 10_000
+            assert b"data" not in body
+            for target in ("/topics/a", "/topics?topic=a&topic=b"):
+                other = await broker.request("GET", target, Accept="*/*")
+                assert (other.status, other.json()["code"]) == (503, "unavailable")
+                assert "retry-after" in other.headers
+            assert not await publisher.once()
         assert not await ready(broker)
         assert (await broker.request("GET", "/healthz")).status == 200
         server.start()
@@ -86,7 +89,8 @@ async def test_a_topics_keys_have_another_type(start_server: StartServer, start_
     with server.client() as client:
         client.set("broker:{b}:rec:a", "x")
         assert (await broker.request("POST", "/topics/a", b"x")).status == 503
-        refused = await broker.request("GET", "/topics/a", Accept="*/*")
+        with own_timeouts():
+            refused = await broker.request("GET", "/topics/a", Accept="*/*")
         assert refused.status == 503
         for number in range(5):
             await broker.publish("b", str(number))

@@ -229,7 +229,7 @@ async def test_i2_a_probe_that_does_not_arrive_replaces_the_connection(
 
 async def test_a_pause_is_no_problem(harness: Harness) -> None:
     """Payloads wait on the server while subscribers can't keep up."""
-    harness.receiver._probed_at = time.monotonic() - 60
+    harness.receiver._probed_at = time.monotonic() - 10 * receiver.PROBE_TIMEOUT_SECONDS
     assert harness.receiver.problem
     harness.delivery.flowing.clear()
     assert not harness.receiver.problem

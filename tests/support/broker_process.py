@@ -17,6 +17,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from tests.support.child_process import ChildProcess, RestartableProcess
 from tests.support.http import JSON, exchange, request
+from tests.support.patience import ENVIRONMENT
 from tests.support.waiting import WAIT_SECONDS, wait_for
 
 START_SECONDS = WAIT_SECONDS
@@ -27,9 +28,10 @@ class BrokerProcess(RestartableProcess):
     """`broker serve`; a context manager.
 
     Args:
-        settings: its settings by name. Four are none of them: `descriptors` limits how many descriptors the process has,
+        settings: its settings by name. Five are none of them: `descriptors` limits how many descriptors the process has,
             `environment` has variables for it, `launcher` is a command that runs its own arguments, and `folder` has the
-            package of another version, to be run in place of this one.
+            package of another version, to be run in place of this one. With `own_timeouts` its store gives up as in
+            production; otherwise a machine that stalls doesn't make it (`patience`).
 
     Attributes:
         url: such as `http://127.0.0.1:40123`; the same after a restart.
@@ -37,7 +39,9 @@ class BrokerProcess(RestartableProcess):
 
     def __init__(self, **settings: object) -> None:
         super().__init__()
-        self._environment = cast("Mapping[str, str]", settings.pop("environment", {}))
+        environment = cast("Mapping[str, str]", settings.pop("environment", {}))
+        is_patient = not settings.pop("own_timeouts", "folder" in settings)
+        self._environment = {**(ENVIRONMENT if is_patient else {}), **environment}
         self._launcher = cast("Sequence[str]", settings.pop("launcher", ()))
         self._folder = cast("Path | None", settings.pop("folder", None))
         descriptors = settings.pop("descriptors", None)

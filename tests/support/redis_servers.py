@@ -145,7 +145,12 @@ class Server(_Process):
 
     def client(self, **options: Any) -> Redis:
         """A client on its unix socket that tries once; `options` as redis-py's (`username`, `password`, `db`)."""
-        options = {"protocol": 2, "retry": Retry(NoBackoff(), 0), **options}
+        options = {
+            "protocol": 2,
+            "retry": Retry(NoBackoff(), 0),
+            "socket_timeout": WAIT_SECONDS,
+            **options,
+        }
         return Redis(unix_socket_path=str(self.path), **options)
 
     def restart(self, *, keep_data: bool, **options: Any) -> None:
@@ -217,18 +222,21 @@ class Sentinel(_Process):
 
     def source_port(self) -> int:
         """The port of the server that it names to clients now."""
-        with Redis(host=LOOPBACK, port=self.port, protocol=2) as client:
+        with self._client() as client:
             found = client.execute_command("SENTINEL", "get-master-addr-by-name", self.name)
         return int(found[1])
 
     def wait_for_replica(self) -> None:
         """Wait until it knows of a replica that it could promote."""
-        with Redis(host=LOOPBACK, port=self.port, protocol=2) as client:
+        with self._client() as client:
 
             def knows_one() -> bool:
                 return bool(client.sentinel_slaves(self.name))
 
             wait_for(knows_one, "the Sentinel knows a replica", SYNC_SECONDS)
+
+    def _client(self) -> Redis:
+        return Redis(host=LOOPBACK, port=self.port, protocol=2, socket_timeout=WAIT_SECONDS)
 
     def _answers(self) -> bool:
         with socket.socket() as probe:

@@ -116,7 +116,7 @@ class ScriptPipeline:
 
     # Calls
 
-    def command(self, *args: Argument, seconds: float = CALL_SECONDS) -> Awaitable[Reply]:
+    def command(self, *args: Argument, seconds: float | None = None) -> Awaitable[Reply]:
         """The reply to a plain command, which may run twice. Raises `Unavailable`."""
         return self.call(None, (), args, seconds=seconds)
 
@@ -128,9 +128,12 @@ class ScriptPipeline:
         *,
         retry_at: int | None = None,
         is_write: bool = False,
-        seconds: float = CALL_SECONDS,
+        seconds: float | None = None,
     ) -> Awaitable[Reply]:
         """The reply of a script.
+
+        Args:
+            seconds: for the call; `CALL_SECONDS` if not given.
 
         Raises:
             Unavailable: no reply in time, or an error; the script may have run all the same.
@@ -142,7 +145,7 @@ class ScriptPipeline:
         if self._pending_bytes + size > MAX_PENDING_BYTES:
             raise Unavailable("The store can't keep up; try again in a moment.", retry_after=2)
         future: asyncio.Future[Reply] = self._loop.create_future()
-        expiry = self._loop.call_later(seconds, self._expire, future)
+        expiry = self._loop.call_later(CALL_SECONDS if seconds is None else seconds, self._expire, future)
         call = Call(script, keys, list(args), future, retry_at, is_write, size, expiry, time.monotonic())
         future.add_done_callback(partial(self._call_done, call))
         self._pending_bytes += size

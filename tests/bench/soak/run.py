@@ -65,7 +65,7 @@ async def soak(
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-")))
         server = stack.enter_context(server_in(directory / "store", program))
         proxy = await stack.enter_async_context(RedisProxy(server))
-        brokers = [BrokerProcess(redis_url=proxy.url, **SETTINGS) for _ in range(2)]
+        brokers = [BrokerProcess(redis_url=proxy.url, own_timeouts=True, **SETTINGS) for _ in range(2)]
         for broker in brokers:
             stack.callback(broker.__exit__, None, None, None)
             await asyncio.to_thread(broker.start)

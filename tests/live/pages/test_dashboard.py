@@ -107,7 +107,7 @@ async def test_it_survives_a_restart_of_the_broker(
 async def test_while_the_store_is_down_it_says_so_and_its_buttons_claim_nothing(
     data_server: Server, page: Page, complaints: list[str], start_broker: StartBroker
 ) -> None:
-    broker = start_broker(redis_url=data_server.url)
+    broker = start_broker(redis_url=data_server.url, own_timeouts=True)
     broker.publish("news", "1")
     await open_dashboard(page, broker.url)
     state = page.locator("#instance-rows td").first

@@ -28,7 +28,7 @@ class LoggedBroker(BrokerProcess):
     """
 
     def __init__(self, **settings: object) -> None:
-        super().__init__(**{"port": free_port(), "host": HOST, **settings})
+        super().__init__(**{"port": free_port(), "host": HOST, "own_timeouts": True, **settings})
         self.lock = asyncio.Lock()
         self.is_paused = False
         self._logs: list[str] = []

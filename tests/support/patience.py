@@ -1,0 +1,70 @@
+"""Time-outs of stores and of questions between instances that a machine which stalls for seconds doesn't exceed.
+
+Every test runs with them (`tests/conftest.py`), and so does every `BrokerProcess`. Tests about a time-out use `own_timeouts`
+around what has to be given up, or start the process with `own_timeouts=True`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+from tests.support.waiting import WAIT_SECONDS
+
+Constants = Mapping[str, Mapping[str, float]]
+"""Values by the names of a module and of its constant."""
+
+STORE = "broker.stores.redis"
+LONG: Constants = {
+    "broker.node.questions": {"SECONDS": WAIT_SECONDS},
+    f"{STORE}.connector": {"REPLY_TIMEOUT_SECONDS": WAIT_SECONDS},
+    f"{STORE}.counters": {"LIFE_MS": 1000 * WAIT_SECONDS},
+    f"{STORE}.link": {"CONNECT_SECONDS": WAIT_SECONDS},
+    f"{STORE}.receiver": {"PROBE_TIMEOUT_SECONDS": WAIT_SECONDS},
+    f"{STORE}.script_pipeline": {"CALL_SECONDS": WAIT_SECONDS, "REPLICAS_MS": 1000 * WAIT_SECONDS},
+    f"{STORE}.store": {"START_SECONDS": WAIT_SECONDS},
+    f"{STORE}.watches": {"WATCH_SECONDS": WAIT_SECONDS},
+}
+OWN: Constants = {
+    module: {name: getattr(import_module(module), name) for name in names} for module, names in LONG.items()
+}
+"""The broker's own."""
+
+ENVIRONMENT = {
+    "PYTHONPATH": str(Path(__file__).parent / "patient_process"),
+    "TEST_CONSTANTS": json.dumps(LONG),
+}
+"""Variables that give a broker's process the long ones."""
+
+
+@contextmanager
+def long_timeouts() -> Iterator[None]:
+    """The long ones, for what begins within the block, in this process."""
+    with _set(LONG):
+        yield
+
+
+@contextmanager
+def own_timeouts() -> Iterator[None]:
+    """The broker's own, for what begins within the block, in this process."""
+    with _set(OWN):
+        yield
+
+
+@contextmanager
+def _set(constants: Constants) -> Iterator[None]:
+    before = [
+        (import_module(module), name, getattr(import_module(module), name))
+        for module, names in constants.items()
+        for name in names
+    ]
+    try:
+        for module, _, _ in before:
+            vars(module).update(constants[module.__name__])
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
