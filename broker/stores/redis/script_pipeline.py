@@ -130,10 +130,7 @@ class ScriptPipeline:
         is_write: bool = False,
         seconds: float | None = None,
     ) -> Awaitable[Reply]:
-        """The reply of a script.
-
-        Args:
-            seconds: for the call; `CALL_SECONDS` if not given.
+        """The reply of a script, within `CALL_SECONDS` or the `seconds` given.
 
         Raises:
             Unavailable: no reply in time, or an error; the script may have run all the same.
