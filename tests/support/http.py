@@ -131,8 +131,13 @@ async def read_answer(
 async def close(writer: asyncio.StreamWriter) -> None:
     """Close a connection, whichever side was first to do so."""
     writer.close()
-    with contextlib.suppress(ConnectionError):
-        await writer.wait_closed()
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):  # what is still to be sent may never be read
+            await writer.wait_closed()
+    except ConnectionError:
+        pass
+    finally:
+        writer.transport.abort()
 
 
 def _bytes(text: str | bytes) -> bytes:
