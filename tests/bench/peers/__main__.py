@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -31,9 +32,14 @@ Figures = dict[str, dict[str, list[float]]]
 def main() -> int:
     """Measure the chosen rows and print the table. Exit status 1 if something could not be measured."""
     args = arguments()
+    workers = ("--workers=2", "--data={directory}/data") if args.both_cpus else ()
+    if workers:
+        PEERS["broker"] = Broker("broker", *workers)
     for name, folder in args.checkout:
-        PEERS[name] = Broker(name, checkout=folder)
-        args.servers.append(name)
+        PEERS[name] = Broker(name, *workers, checkout=folder)
+    for name, program in args.python:
+        PEERS[name] = Broker(name, *workers, python=program)
+    args.servers += [name for name, _ in args.checkout + args.python]
     cpus = sorted(os.sched_getaffinity(0))
     if len(cpus) < 2:
         print("peers: needs two CPUs, one for the server and one for the load", file=sys.stderr)
@@ -86,6 +92,19 @@ def arguments() -> argparse.Namespace:
         help="measure the broker in another folder too: an older version, or .cache/compiled",
     )
     add(
+        "--python",
+        action="append",
+        default=[],
+        type=named_python,
+        metavar="NAME=PROGRAM",
+        help="measure the broker on another Python too, which has the broker's dependencies",
+    )
+    add(
+        "--both-cpus",
+        action="store_true",
+        help="server and load share both CPUs, and the broker has two workers; for the rows of rates",
+    )
+    add(
         "--rounds",
         type=int,
         default=5,
@@ -115,6 +134,15 @@ def named_folder(text: str) -> tuple[str, Path]:
     if not (Path(folder) / "broker").is_dir():
         raise argparse.ArgumentTypeError(f"{text}: use NAME=FOLDER; the folder holds the package `broker`")
     return name, Path(folder).resolve()
+
+
+def named_python(text: str) -> tuple[str, str]:
+    """A name for a broker, and the Python to run it on."""
+    name, _, program = text.partition("=")
+    found = shutil.which(program)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text}: use NAME=PROGRAM; there is no such program")
+    return name, str(Path(found).absolute())  # not resolved: the link tells Python its environment
 
 
 def ready(names: Sequence[str], console: Console) -> tuple[list[Peer], list[str]]:
@@ -152,7 +180,7 @@ def measured(
     for round_ in range(args.rounds):
         for peer in able:
             try:
-                figure = one(row, peer, cpus, args.tries)
+                figure = one(row, peer, cpus, args)
             except (BenchError, MissingError) as error:
                 problems.append(f"{row.name}: {peer.name}: {error}")
                 continue
@@ -164,11 +192,11 @@ def measured(
     return problems
 
 
-def one(row: Row, peer: Peer, cpus: tuple[int, int], tries: int) -> float:
+def one(row: Row, peer: Peer, cpus: tuple[int, int], args: argparse.Namespace) -> float:
     """One figure of one server, started anew for each load. Raises BenchError if the result does not have the figure."""
     seen = []
     for fields in row.loads:
-        result, warnings = least_disturbed(fields, peer, cpus, tries)
+        result, warnings = least_disturbed(fields, peer, cpus, args)
         for warning in warnings:
             print(f"{row.name} {peer.name}: {warning}", file=sys.stderr)
         figure = row.figure(result)
@@ -179,23 +207,25 @@ def one(row: Row, peer: Peer, cpus: tuple[int, int], tries: int) -> float:
 
 
 def least_disturbed(
-    fields: dict[str, Any], peer: Peer, cpus: tuple[int, int], tries: int
+    fields: dict[str, Any], peer: Peer, cpus: tuple[int, int], args: argparse.Namespace
 ) -> tuple[Result, list[str]]:
     """The first run in which other processes hardly used the CPUs, or else the one with the least use; and its warnings."""
     seen: list[tuple[float, Result]] = []
-    while len(seen) < tries and not any(share <= DISTURBED_SHARE for share, _ in seen):
+    while len(seen) < args.tries and not any(share <= DISTURBED_SHARE for share, _ in seen):
         wait_for_quiet(cpus)
         with others_share(cpus) as others, tempfile.TemporaryDirectory() as directory:
-            result = put(fields, peer, cpus, Path(directory))
+            result = put(fields, peer, cpus, Path(directory), on_both=args.both_cpus)
         seen.append((others.share, result))
     share, result = min(seen, key=lambda one: one[0])
     disturbed = [f"other processes took {share:.0%} of the two CPUs"] if share > DISTURBED_SHARE else []
     return result, [*result.warnings(), *disturbed]
 
 
-def put(fields: dict[str, Any], peer: Peer, cpus: tuple[int, int], directory: Path) -> Result:
+def put(
+    fields: dict[str, Any], peer: Peer, cpus: tuple[int, int], directory: Path, *, on_both: bool
+) -> Result:
     """Start the server, run the load, stop the server."""
-    with running(peer, *cpus, directory) as server:
+    with running(peer, *cpus, directory, on_both=on_both) as server:
         load = Load(
             url=server.url,
             publish_url=server.publish_url,

@@ -86,22 +86,30 @@ class Broker(Plain):
     """This broker, with its default settings unless there are `arguments` of `serve`, or the one in the folder `checkout`.
 
     `{directory}` in them stands for the directory of the run: `Broker("broker, 2 workers", "--workers=2", "--data={directory}/data")`.
+    It runs on the Python that runs this, or on the program `python`, which has the broker's dependencies.
     """
 
     can = ALL_CAN
     subscribe_path = publish_path = "/topics/bench.{n}"
 
-    def __init__(self, name: str = "broker", *arguments: str, checkout: Path | None = None) -> None:
+    def __init__(
+        self,
+        name: str = "broker",
+        *arguments: str,
+        checkout: Path | None = None,
+        python: str = sys.executable,
+    ) -> None:
         self.name = name
         self.arguments = arguments
         self.checkout = checkout or HERE.parents[2]
+        self.python = python
 
     def prepare(self) -> None:
         """The broker is part of this repository."""
 
     def command(self, port: int, directory: Path) -> list[str]:
         return [
-            sys.executable,
+            self.python,
             "-c",
             f"import sys; sys.path.insert(0, {str(self.checkout)!r}); import broker.cli; sys.exit(broker.cli.main())",
             "serve",
@@ -273,18 +281,24 @@ PEERS: dict[str, Peer] = {
 
 
 @contextlib.contextmanager
-def running(peer: Peer, cpu: int, load_cpu: int, directory: Path) -> Iterator[Running]:
-    """Run the server on `cpu` during the block, and this process on `load_cpu`. Raises MissingError if it does not start."""
+def running(
+    peer: Peer, cpu: int, load_cpu: int, directory: Path, *, on_both: bool = False
+) -> Iterator[Running]:
+    """Run the server on `cpu` during the block, and this process on `load_cpu`; with `on_both`, each on both of them.
+
+    Raises MissingError if it does not start.
+    """
     port = free_port()
     log = directory / "server.log"
+    server_cpus, load_cpus = ({cpu, load_cpu},) * 2 if on_both else ({cpu}, {load_cpu})
     with log.open("wb") as output:
-        os.sched_setaffinity(0, {cpu})
+        os.sched_setaffinity(0, server_cpus)
         try:
             process = subprocess.Popen(
                 peer.command(port, directory), stdout=output, stderr=output, cwd=directory, env=environment()
             )
         finally:
-            os.sched_setaffinity(0, {load_cpu})
+            os.sched_setaffinity(0, load_cpus)
     try:
         wait_until_up(peer, process, port, log)
         base = f"http://127.0.0.1:{port}"
