@@ -185,7 +185,7 @@ async def test_retries_end_after_the_time_limit() -> None:
             await client.publish("a", "x")
         assert (raised.value.code, raised.value.retry_after) == ("unavailable", 3600)
         assert len(server.accepted) == 1
-    async with ScriptedServer(vanish) as server, Client(server.url, patience_seconds=1.5) as client:
+    async with ScriptedServer(vanish) as server, Client(server.url, patience_seconds=3) as client:
         with pytest.raises(PublishError) as raised:
             await client.publish("a", "x")
         assert (raised.value.code, raised.value.status) == ("unreachable", None)

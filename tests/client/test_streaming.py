@@ -154,7 +154,7 @@ async def test_the_patience_ends_if_no_connection_lasts() -> None:
     async def cut(connection: ServerConnection) -> None:
         connection.reset()
 
-    async with ScriptedServer(cut) as server, Client(server.url, patience_seconds=0.5) as client:
+    async with ScriptedServer(cut) as server, Client(server.url, patience_seconds=3) as client:
         with pytest.raises(PublishError) as caught:
             async with client.stream("a"):
                 await asyncio.wait_for(asyncio.Event().wait(), WAIT_SECONDS)

@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from broker.doctor import Finding, Severity, Target, Unreachable, examine
+from broker.doctor.checks import buffering
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import HOST
 from tests.support.local_broker import Clock, Serve, Server
@@ -78,7 +79,8 @@ class Forwarder(TcpProxy):
                 await target.drain()
 
 
-async def test_events_in_clumps(server: Server) -> None:
+async def test_events_in_clumps(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffering, "EVENT_SECONDS", WAIT_SECONDS)  # they come late, not never
     async with Meddler(server.port, collect_seconds=1.2) as hop:
         finding = await found(hop.url, "buffering")
     assert finding.severity is Severity.WARNING

@@ -161,7 +161,7 @@ async def test_the_patience_ends_if_no_connection_lasts() -> None:
         connection.reset()
 
     def produce(url: str) -> None:
-        with BlockingClient(url, patience_seconds=0.5) as client, client.stream("a") as stream:
+        with BlockingClient(url, patience_seconds=3) as client, client.stream("a") as stream:
             wait_for(stream.check, "it raises")
 
     async with ScriptedServer(cut) as server:

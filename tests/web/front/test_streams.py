@@ -229,7 +229,7 @@ async def test_tls_peers_that_reset_do_no_harm() -> None:
 
 async def test_tls() -> None:
     context, trusting = tls_contexts()
-    settings = Settings(slow_seconds=1, retention_events=100_000, retention_bytes=50_000_000)
+    settings = Settings(slow_seconds=5, retention_events=100_000, retention_bytes=50_000_000)
     runner = Runner(create_app(settings), access_log=None)
     await runner.setup()
     listening, port = await listen_securely(runner, context)
@@ -249,6 +249,7 @@ async def test_tls() -> None:
     got: list[str] = []
     while len(got) < len(sent):
         line = await asyncio.wait_for(good[0].readline(), WAIT_SECONDS)
+        assert line, f"it ended after {len(got)}"
         if line.startswith(b"data: "):
             got.append(line[6:-1].decode())
     await publishing
