@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
@@ -63,17 +64,18 @@ async def test_topics_by_subscribers(server: Server) -> None:
 
 
 async def test_topics_by_events_and_by_bytes(server: Server) -> None:
-    await ranking(server, sort="events")  # from now on publishes are counted by topic
-    await publish_many(server, "many", 300)
-    await publish_many(server, "large", 10, "x" * 10_000)
-    events = await until(
-        lambda: ranking(server, sort="events"),
-        lambda found: any(topic["events_per_second"] for topic in found["topics"]),
-    )
-    assert names(events) == ["many", "large"]
-    by_bytes = await ranking(server, sort="bytes")
-    assert names(by_bytes) == ["large", "many"]
-    large = by_bytes["topics"][0]
+    async def busy(sort: str) -> dict[str, Any]:
+        await publish_many(server, "many", 300)  # each time: a rate is soon that of a pause
+        await publish_many(server, "large", 10, "x" * 10_000)
+        return await ranking(server, sort=sort)
+
+    for sort, order in (("events", ["many", "large"]), ("bytes", ["large", "many"])):
+        found = await until(
+            partial(busy, sort),
+            lambda found: all(topic["events_per_second"] for topic in found["topics"]),
+        )
+        assert names(found) == order
+    large = found["topics"][0]
     assert large["bytes_per_second"] / large["events_per_second"] == pytest.approx(10_000, rel=0.01)
 
 
@@ -211,12 +213,14 @@ async def test_over_two_instances(pair: Pair) -> None:  # noqa: F811
         lambda: ranking(one), lambda found: [t["subscribers"] for t in found["topics"]] == [4, 3]
     )
     assert names(found) == ["a", "b"]
-    await ranking(other, sort="events")
-    await publish_many(one, "a", 20)
-    await publish_many(other, "b", 50)
+
+    async def publish_and_rank() -> dict[str, Any]:
+        await publish_many(one, "a", 20)  # each time: a rate is soon that of a pause
+        await publish_many(other, "b", 50)
+        return await ranking(other, sort="events")
+
     found = await until(
-        lambda: ranking(other, sort="events"),
-        lambda found: all(t["events_per_second"] for t in found["topics"]),
+        publish_and_rank, lambda found: all(topic["events_per_second"] for topic in found["topics"])
     )
     assert names(found) == ["b", "a"]
     used = await details(other, "a")

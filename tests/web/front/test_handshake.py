@@ -36,9 +36,11 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture
-async def runner(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Runner]:
+async def runner(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> AsyncIterator[Runner]:
+    """With `head_seconds` where the test gives them."""
     monkeypatch.setattr("broker.process.app.available_descriptors", lambda: 10)
-    made = Runner(create_app(Settings(head_seconds=0.2)), access_log=None, shutdown_timeout=1)
+    settings = Settings(head_seconds=request.param) if hasattr(request, "param") else Settings()
+    made = Runner(create_app(settings), access_log=None, shutdown_timeout=1)
     await made.setup()
     yield made
     await made.cleanup()
@@ -55,6 +57,7 @@ def value(runner: Runner, name: str, **labels: str) -> float:
     return runner.app[SERVICES].node.metrics.registry.get_sample_value(name, labels) or 0
 
 
+@pytest.mark.parametrize("runner", [3], indirect=True)  # enough for an honest handshake on a busy machine
 async def test_silent_connections_do_not_keep_others_out(runner: Runner, port: int) -> None:
     silent = [await asyncio.open_connection(HOST, port) for _ in range(30)]
     reader, writer = await asyncio.open_connection("localhost", port, ssl=TRUSTING)
@@ -130,7 +133,9 @@ async def send_with_the_end_of_the_handshake(port: int, requests: int = 3) -> No
             break
         except ssl.SSLWantReadError:
             writer.write(outgoing.read())
-            incoming.write(await reader.read(1 << 16))
+            arrived = await reader.read(1 << 16)
+            assert arrived, "closed within the handshake"
+            incoming.write(arrived)
     client.write(GET * requests)
     writer.write(outgoing.read())  # the client's Finished, and its requests
     answers = b""
