@@ -15,10 +15,6 @@ from tests.live.control_crowd import ControlCrowd
 from tests.support.broker_process import BrokerProcess
 from tests.support.waiting import wait_for
 
-pytestmark = (
-    pytest.mark.exclusive
-)  # memory is compared, and everything shares the CPU with hundreds of subscribers
-
 SETTINGS = {
     "head_seconds": 1,
     "body_seconds": 1,
@@ -46,6 +42,7 @@ def attacked(broker: BrokerProcess, subscribers: ControlCrowd, attacker: Attacke
 
 
 @pytest.mark.slow
+@pytest.mark.exclusive  # memory is compared, and everything shares the CPU with hundreds of subscribers
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 def test_i9_no_other_client_notices_and_nothing_stays(attack: Attack) -> None:
     with (
