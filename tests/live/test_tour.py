@@ -6,7 +6,9 @@ The blocks are read from the pages. Each page runs from its top in a copy of the
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -29,6 +31,7 @@ from tests.support.http import exchange, request
 from tests.support.markdown import Block, blocks
 from tests.support.ports import free_port
 from tests.support.redis_servers import Server, redis, valkey
+from tests.support.run_folder import RUN_FOLDER
 from tests.support.terminal import FAILED, Terminal
 from tests.support.tokens import HMAC
 from tests.support.waiting import WAIT_SECONDS, until, wait_for
@@ -241,26 +244,49 @@ def checkout() -> Iterator[Path]:
 
     It also sees the packages of the tests' environment, so that pip finds the packages of the extras installed.
     """
+    installed = installed_checkout()
     with tempfile.TemporaryDirectory() as folder:  # under a short name: it holds unix sockets
         root = Path(folder)
-        for name in ("broker", "deploy"):
-            shutil.copytree(
-                ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules")
-            )
-        for name in ("pyproject.toml", "README.md"):
-            shutil.copy(ROOT / name, root / name)
-        (root / "bin").mkdir()
-        python3 = root / "bin" / "python3"
-        python3.write_text(f'#!/bin/sh\nexec {sys.base_prefix}/bin/python3 "$@"\n')
-        python3.chmod(0o755)
-        (root / ".curlrc").write_text("fail-with-body\n")
-        install = next(blocks(README)).code.splitlines()[1]
-        with Terminal(root, environment(root)) as terminal:
-            output = terminal.paste(f"{install}\n")
-        assert not FAILED.search(output), output
-        (site,) = (root / ".venv" / "lib").glob("python*/site-packages")
-        (site / "extras.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+        shutil.copytree(installed, root, symlinks=True, dirs_exist_ok=True)
+        for script in (root / ".venv" / "bin").iterdir():
+            if not script.is_symlink():
+                script.write_bytes(script.read_bytes().replace(bytes(installed), bytes(root)))
         yield root
+
+
+def installed_checkout() -> Path:
+    """The one that all processes of the run copy: made by the first, for pip takes its time."""
+    shared = Path(os.environ[RUN_FOLDER])
+    root, done = shared / "checkout", shared / "checkout.done"
+    with (shared / "checkout.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the others wait for the one that installs
+        if not done.exists():
+            root.mkdir()
+            install(root)
+            done.touch()
+    return root
+
+
+def install(root: Path) -> None:
+    """Follow the README's installation in a new folder."""
+    for name in ("broker", "deploy"):
+        shutil.copytree(
+            ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__", "node_modules")
+        )
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, root / name)
+    (root / "bin").mkdir()
+    python3 = root / "bin" / "python3"
+    python3.write_text(f'#!/bin/sh\nexec {sys.base_prefix}/bin/python3 "$@"\n')
+    python3.chmod(0o755)
+    (root / ".curlrc").write_text("fail-with-body\n")
+    command = next(blocks(README)).code.splitlines()[1]
+    with Terminal(root, environment(root)) as terminal:
+        output = terminal.paste(f"{command}\n")
+        assert not FAILED.search(output), output
+        terminal.paste(".venv/bin/broker serve --help >/dev/null\n")  # compiles what all will run
+    (site,) = (root / ".venv" / "lib").glob("python*/site-packages")
+    (site / "extras.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
 
 
 def environment(root: Path) -> dict[str, str]:
@@ -291,7 +317,8 @@ class Reader:
         self._root = root
         self._page = page
         self._chromium = chromium
-        self._environment = environment(root) | variables
+        # hatchling is in the tests' environment; pip would install it again for each build
+        self._environment = environment(root) | {"PIP_NO_BUILD_ISOLATION": "0"} | variables
         self._unused = set(SHOWN[page.name])
         self._consoles: list[tuple[Block, Page, list[str]]] = []
 
