@@ -46,6 +46,13 @@ def test_the_client_does_not_load_the_server() -> None:
     assert not {"broker.web", "broker.fanout.hub", "pydantic", "redis"} & loaded
 
 
+def test_a_broker_without_keys_loads_only_what_it_needs() -> None:
+    """Each of these takes a tenth of its start."""
+    loaded = modules_of("import broker.cli.serve, broker.process.instance")
+    assert "broker.process.app" in loaded
+    assert not {"cryptography", "jwt", "redis", "rich"} & loaded
+
+
 def test_the_client_needs_nothing_that_a_system_may_lack() -> None:
     """Windows has no uvloop and none of these modules; rich and hdrhistogram are optional everywhere."""
     missing = ("uvloop", "resource", "fcntl", "termios", "rich", "hdrh")

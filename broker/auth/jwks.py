@@ -10,8 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jwt
-
 from broker.auth.keys import BadKey, VerificationKey, from_public_key
 
 MAX_KEYS = 32
@@ -52,6 +50,8 @@ def key_from_jwk(jwk: Mapping[str, Any]) -> VerificationKey:
     key_id = jwk.get("kid")
     if key_id is not None and not (isinstance(key_id, str) and len(key_id) <= MAX_KEY_ID_CHARS):
         raise BadKey(f"'kid' must be a string of at most {MAX_KEY_ID_CHARS} characters")
+    import jwt  # see `tokens`
+
     try:
         without_algorithm = {name: value for name, value in jwk.items() if name != "alg"}
         key = from_public_key(jwt.PyJWK(without_algorithm).key)

@@ -6,6 +6,8 @@ Rules: no I/O and no clock; the caller passes keys and time. A token's rights ar
 
 Verified tokens are cached by digest: verification takes up to 100 µs, and publishers send the same token with every request.
 `exp` and `nbf` are checked each time.
+
+The first `Verifier` imports PyJWT, and with it `cryptography`: a broker without keys needs neither.
 """
 
 from __future__ import annotations
@@ -16,8 +18,6 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
-
-import jwt
 
 from broker.auth.grants import Grant
 from broker.auth.keys import Signature, VerificationKey
@@ -71,6 +71,8 @@ class Verifier:
     def __init__(
         self, keys: Iterable[VerificationKey], *, audience: str | None = None, issuer: str | None = None
     ) -> None:
+        import jwt  # noqa: F401 - now, not while the first token waits
+
         self._configured_keys = tuple(keys)
         self._keys = self._configured_keys
         self._audience = audience
@@ -118,6 +120,8 @@ class Verifier:
             self._cached_chars -= oldest.size
 
     def _verified(self, token: str) -> _VerifiedToken:
+        import jwt
+
         try:
             header = jwt.get_unverified_header(token)
         except (jwt.PyJWTError, ValueError, RecursionError):
@@ -129,6 +133,8 @@ class Verifier:
 
     def _claims(self, token: str, header: Mapping[str, Any]) -> tuple[dict[str, Any], Signature]:
         """The claims of a token with a valid signature, and what verified it."""
+        import jwt
+
         algorithm, key_id = header.get("alg"), header.get("kid")
         if not isinstance(algorithm, str):
             _refuse("The token's 'alg' is not a string.")
@@ -146,6 +152,8 @@ class Verifier:
 
     def _decoded(self, token: str, key: VerificationKey, algorithm: str) -> dict[str, Any]:
         """The claims. Raises `jwt.InvalidSignatureError` or, for bad claims, `Unauthorized`."""
+        import jwt
+
         try:
             claims: dict[str, Any] = jwt.decode(
                 token,
