@@ -120,7 +120,7 @@ def test_broker_restarts() -> None:
 def test_worker_missing(store: Server) -> None:
     ports = free_port(2)
     with BrokerProcess(
-        workers=2, redis_url=store.url, worker_timeout_seconds=0, metrics_port=ports
+        workers=2, redis_url=store.url, worker_timeout_seconds=0, metrics_port=ports, own_timeouts=True
     ) as broker:
         healthy = scrape(ports, "/metrics?workers=all")
         stopped = workers(broker)[0]

@@ -204,10 +204,12 @@ def test_one_scrape_answers_for_all_workers(store: str) -> None:
 
 def test_a_worker_that_does_not_answer_keeps_its_counts(store: str) -> None:
     first = free_port(2)
-    with BrokerProcess(workers=2, redis_url=store, worker_timeout_seconds=0, metrics_port=first) as broker:
+    with BrokerProcess(
+        workers=2, redis_url=store, worker_timeout_seconds=0, metrics_port=first, own_timeouts=True
+    ) as broker:
         for number in range(10):
             broker.publish("news", str(number))
-        assert _sample(_metrics(broker), "broker_published_events_total") == 10
+        wait_for(lambda: _sample(_metrics(broker), "broker_published_events_total") == 10, "both answer")
         stopped = workers(broker)[0]
         os.kill(stopped, signal.SIGSTOP)
         try:

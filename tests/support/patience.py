@@ -1,4 +1,4 @@
-"""Time-outs of stores and of questions between instances that a machine which stalls for seconds doesn't exceed.
+"""Time-outs of stores, and between instances and workers, that a machine which stalls for seconds doesn't exceed.
 
 Every test runs with them (`tests/conftest.py`), and so does every `BrokerProcess`. Tests about a time-out use `own_timeouts`
 around what has to be given up, or start the process with `own_timeouts=True`.
@@ -20,6 +20,9 @@ Constants = Mapping[str, Mapping[str, float]]
 STORE = "broker.stores.redis"
 LONG: Constants = {
     "broker.node.questions": {"SECONDS": WAIT_SECONDS},
+    "broker.process.data_directory": {"LOCK_TIMEOUT_SECONDS": WAIT_SECONDS},
+    "broker.process.merged_metrics": {"ANSWER_SECONDS": WAIT_SECONDS / 2},
+    "broker.process.supervisor_channel": {"MERGE_SECONDS": WAIT_SECONDS},
     f"{STORE}.connector": {"REPLY_TIMEOUT_SECONDS": WAIT_SECONDS},
     f"{STORE}.counters": {"LIFE_MS": 1000 * WAIT_SECONDS},
     f"{STORE}.link": {"CONNECT_SECONDS": WAIT_SECONDS},
