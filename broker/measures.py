@@ -26,7 +26,7 @@ class Count:
     def __init__(self, name: str, help_text: str) -> None:
         self.name = name
         self.help_text = help_text
-        self.value = 0.0
+        self.value: float = 0  # a whole number as long as only such are added, which costs less
 
 
 class Counts:

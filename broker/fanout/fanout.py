@@ -67,9 +67,12 @@ class FanOut:
         """See `stores.base.StoreOwner.delivered`."""
         self._cuts.last_batch = self._cuts.last_piece = None
         for group in self._feeds.delivered(topic, size):
-            group.is_due = True
             group.bytes_delivered += size
-            group.published_at = group.published_at or published_at
+            if not group.published_at:
+                group.published_at = published_at
+            if group.is_due:
+                continue
+            group.is_due = True
             if not group.is_queued:
                 group.is_queued = True
                 self._queue.append(group)

@@ -163,7 +163,8 @@ class FeedTable:
         subscriber.feed = group.feed
         subscriber.feed_index = len(group.subscribers)
         group.subscribers.append(subscriber)
-        group.polls += int(subscriber.WRITES > 1)
+        if subscriber.WRITES > 1:
+            group.polls += 1
         for topic in key.topics:
             self._topics[topic].subscribers += 1
         return group.feed
@@ -207,7 +208,8 @@ class FeedTable:
         if last is not subscriber:
             group.subscribers[index] = last
             last.feed_index = index
-        group.polls -= int(subscriber.WRITES > 1)
+        if subscriber.WRITES > 1:
+            group.polls -= 1
         for topic in group.feed.key.topics:
             self._topics[topic].subscribers -= 1
         if not group.subscribers:

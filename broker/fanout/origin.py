@@ -5,6 +5,7 @@ Rules: shared by the streams that began alike, since each idle stream counts.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -30,6 +31,12 @@ class Origin(NamedTuple):
 
     start: str = "live"
     gap: str = ""
+
+
+@lru_cache(maxsize=256)
+def client_at(address: str) -> Client:
+    """A client that sent no id. Behind proxies many streams have the same address: it is kept once."""
+    return Client(address)
 
 
 UNKNOWN_CLIENT = Client()

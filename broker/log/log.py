@@ -35,6 +35,7 @@ from broker.topics import Retention
 
 _entry_id = attrgetter("id")
 _DROPPED = Entry(0, 0, b"")
+FEW = 64  # entries
 
 
 class Log:
@@ -108,13 +109,13 @@ class Log:
     def append_gap(self, gap_id: EventId, reason: str) -> None:
         """Add a gap: the events between `last` and `gap_id`, inclusive, are missing."""
         self._add(Entry(gap_id, gap_id, b"", gap=reason))
+        self.gap_entries += 1
 
     def _add(self, entry: Entry) -> None:
         if self.end is not None:
             self.reopen()
         self._entries.append(entry)
         self.bytes += len(entry.frame)
-        self.gap_entries += not entry.frame
         self.last = entry.id
         self.named = True
 
@@ -216,11 +217,13 @@ class Log:
         """The entries after `cursor`, oldest first. Valid until the log changes."""
         return map(self._entries.__getitem__, range(self._index_after(cursor), len(self._entries)))
 
-    def only_after(self, cursor: EventId) -> Entry | None:
-        """The newest entry if no other one lies after `cursor`, else None. Most subscribers lack one event."""
+    def few_after(self, cursor: EventId) -> Sequence[Entry]:
+        """The entries after `cursor`, oldest first, if they are at most `FEW`; else empty. Most subscribers lack one."""
         entries = self._entries
-        is_only = entries and entries[-1].id > cursor and (len(entries) == 1 or entries[-2].id <= cursor)
-        return entries[-1] if is_only else None
+        if entries and entries[-1].id > cursor and (len(entries) == 1 or entries[-2].id <= cursor):
+            return entries[-1:]
+        start = self._index_after(cursor)
+        return entries[start:] if len(entries) - start <= FEW else ()
 
     def between(self, cursor: EventId, stop: EventId) -> Iterator[Entry]:
         """The entries after `cursor` and before `stop`, newest first. Valid until the log changes."""

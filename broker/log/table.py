@@ -112,7 +112,8 @@ class LogTable:
         log = self.open(topic, now)
         self._pins[topic] = self._pins.get(topic, 0) + 1
         self._unpinned.pop(topic, None)
-        self._list(topic, log)
+        if log.cleared_at:
+            self._list(topic, log)
         if topic in self._filled:
             self._filled.move_to_end(topic)
         self.trim(topic, log, now)
@@ -140,7 +141,8 @@ class LogTable:
 
         A log with events on their way is trimmed once they are written (`trim`), not now, while there is room.
         """
-        self.newest = max(self.newest, log.last)
+        if log.last > self.newest:
+            self.newest = log.last
         self._filled[topic] = log
         self._filled.move_to_end(topic)
         if topic in self._unpinned:

@@ -73,7 +73,7 @@ class RateLimits:
         loop: the clock for the rates.
 
     Attributes:
-        limits_publishing: whether publishes are counted at all.
+        limits_streams, limits_publishing: whether streams, and publishes, are counted at all.
         max_events: how many events may be charged at once; infinite without a limit.
         max_bytes: how many bytes of events, likewise.
     """
@@ -88,7 +88,7 @@ class RateLimits:
         self._address_connects = _caller_rate(settings, "max_connects_per_second_per_address")
         self._publishes = _caller_rate(settings, "max_publishes_per_second")
         self._bytes = _caller_rate(settings, "max_publish_bytes_per_second")
-        self._limits_streams = any(
+        self.limits_streams = any(
             (
                 settings.max_connections_per_address,
                 settings.max_connections_per_subject,
@@ -109,7 +109,7 @@ class RateLimits:
             RateLimited: it has the maximum already, or too many streams are being opened; `limit` names the setting.
             Unavailable: the store doesn't know how many streams the other instances have.
         """
-        if not self._limits_streams:
+        if not self.limits_streams:
             return
         counted = self._counted_as(caller)
         self._check_connect(caller, counted, [0] * len(counted))
@@ -122,7 +122,7 @@ class RateLimits:
 
     def leave(self, caller: Caller) -> None:
         """The stream that `enter` let in has ended."""
-        if not self._limits_streams:
+        if not self.limits_streams:
             return
         for name, _, _ in self._counted_as(caller):
             self._count_connections(name, -1)

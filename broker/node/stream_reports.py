@@ -21,17 +21,10 @@ _CLOSED = "stream closed"
 _origin = lru_cache(maxsize=64)(Origin)
 
 
-@lru_cache(maxsize=256)
-def _shared(address: str) -> str:
-    """Behind proxies many streams have the same address: keep it once."""
-    return address
-
-
 def describe(subscriber: Subscriber, client: Client, start: str, gap: str) -> None:
     """Note how a stream began."""
     subscriber.origin = _origin(start, gap)
-    subscriber.address = _shared(client.address)
-    subscriber.request_id = client.request_id
+    subscriber.client = client
 
 
 def report_closed(reporter: Reporter, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
@@ -46,14 +39,14 @@ def report_closed(reporter: Reporter, subscriber: Subscriber, reason: CloseReaso
         reason.value,
         topics=subscriber.topics,
         subject=subscriber.caller.grant.subject,
-        address=subscriber.address,
+        address=subscriber.client.address,
         age=round(age, 3),
         events=subscriber.events,
         bytes=subscriber.bytes_written,
         start=origin.start,
         gap=origin.gap,
         cursor=format_id(subscriber.cursor),
-        request_id=subscriber.request_id,
+        request_id=subscriber.client.request_id,
     )
 
 

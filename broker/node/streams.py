@@ -48,6 +48,7 @@ from broker.stores.base import WatchedLogs
 DRAIN_SWEEP_SECONDS = 0.05
 DRAIN_SPREAD = 0.8  # the part of `drain_seconds` over which streams end
 LONG_RETRY_MS = (10_000, 30_000)
+_CURSORS = (After, Malformed)
 _START_NAMES = {Latest: "live", After: "cursor", Malformed: "cursor", Since: "since", Last: "last"}
 
 
@@ -105,6 +106,7 @@ class Streams:
         self._limits = limits
         self._metrics = metrics
         self._reporter = reporter
+        self._connects = metrics.connects.values
         metrics.closes.declare(CloseReason)
         self._loop = loop
         self._emptied = asyncio.Event()
@@ -166,7 +168,7 @@ class Streams:
         the subscriber, and so does the caller's place in the limits.
         """
         where = position(start, topics, logs, self._logs)
-        self._count_opened(where.gaps, resumed=isinstance(start, After | Malformed))
+        self._count_opened(where.gaps, resumed=isinstance(start, _CURSORS))
         for topic, reason in zip(where.gap_topics, where.gaps, strict=True):
             self.gap_sent((topic,), reason, 1)
         opening = b"retry: %d\n:\n%b" % (self.retry_ms(), b"" if silent else where.preface)
@@ -214,7 +216,7 @@ class Streams:
 
     def _count_opened(self, gaps: Sequence[str], *, resumed: bool) -> None:
         """A stream has begun, with these reasons of gaps; `resumed` if with a cursor."""
-        self._metrics.connects.add("resume" if resumed else "first")
+        self._connects["resume" if resumed else "first"] += 1
         if resumed:
             self._metrics.resumes.add(gaps[0] if gaps else "whole")
 

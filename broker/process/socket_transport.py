@@ -26,6 +26,9 @@ class _Phase(enum.Enum):
     CLOSED = enum.auto()  # `connection_lost` was called, or will be in the next turn
 
 
+_OPEN, _CLOSING, _CLOSED = _Phase  # to look them up there costs as much as a call
+
+
 class SocketPolling:
     """The transports of one loop, and the epoll that watches their sockets."""
 
@@ -123,7 +126,7 @@ class SocketTransport:
         self._polling = polling
         self._socket = connection
         self._protocol = protocol
-        self._phase = _Phase.OPEN
+        self._phase = _OPEN
         self._events = 0  # what the epoll watches for
         self._is_paused = False
         self._has_input = True  # until the peer shuts down its sending side
@@ -148,12 +151,12 @@ class SocketTransport:
         return self._protocol
 
     def is_closing(self) -> bool:
-        return self._phase is not _Phase.OPEN
+        return self._phase is not _OPEN
 
     # Reading and writing
 
     def is_reading(self) -> bool:
-        return self._has_input and not self._is_paused and self._phase is _Phase.OPEN
+        return self._has_input and not self._is_paused and self._phase is _OPEN
 
     def pause_reading(self) -> None:
         self._is_paused = True
@@ -175,7 +178,7 @@ class SocketTransport:
         return 0 if self._buffer is None else len(self._buffer)
 
     def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        if self._phase is _Phase.CLOSED or not self._has_output:
+        if self._phase is _CLOSED or not self._has_output:
             return
         if self._buffer is not None:
             self._buffer += data
@@ -191,7 +194,7 @@ class SocketTransport:
 
     def write_eof(self) -> None:
         """Shut down the sending side once everything is sent."""
-        if self._has_output and self._phase is not _Phase.CLOSED:
+        if self._has_output and self._phase is not _CLOSED:
             self._has_output = False
             if self._buffer is None:
                 self._shut_down()
@@ -200,8 +203,8 @@ class SocketTransport:
 
     def close(self) -> None:
         """Close once everything is sent."""
-        if self._phase is _Phase.OPEN:
-            self._phase = _Phase.CLOSING
+        if self._phase is _OPEN:
+            self._phase = _CLOSING
             if self._buffer is None:
                 self._lose(None)
             else:
@@ -211,8 +214,8 @@ class SocketTransport:
         self._lose(None)
 
     def _lose(self, error: OSError | None) -> None:
-        if self._phase is not _Phase.CLOSED:
-            self._phase = _Phase.CLOSED
+        if self._phase is not _CLOSED:
+            self._phase = _CLOSED
             self._buffer = None
             self.watch()
             self._polling.loop.call_soon(self._lost, error)
@@ -238,7 +241,7 @@ class SocketTransport:
         events = select.EPOLLIN if self.is_reading() else 0
         if self._buffer is not None:
             events |= select.EPOLLOUT
-        if not events and not self._has_input and self._phase is not _Phase.CLOSED:
+        if not events and not self._has_input and self._phase is not _CLOSED:
             events = select.EPOLLET  # errors only, and each only once
         if events != self._events:
             self._polling.watch(self._socket, self._events, events)
@@ -282,9 +285,9 @@ class SocketTransport:
         self._buffer = None
         if not self._has_output:
             self._shut_down()
-        if self._phase is _Phase.CLOSING:
+        if self._phase is _CLOSING:
             self._lose(None)
-        elif self._phase is _Phase.OPEN:
+        elif self._phase is _OPEN:
             self.watch()
             self._protocol.resume_writing()
 

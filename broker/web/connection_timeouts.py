@@ -196,8 +196,9 @@ class ConnectionTimeouts:
     def _forget_connection(self, connection: Waiting) -> None:
         self._heads.pop(connection, None)
         self._idle.pop(connection, None)
-        self._answers.pop(connection, None)
-        self._large.pop(connection, None)
+        if self._answers:
+            self._answers.pop(connection, None)
+            self._large.pop(connection, None)
 
     # What a handler reports
 

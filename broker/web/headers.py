@@ -33,15 +33,14 @@ class ResponseHeaders:
 
     def lines(self, origin: str | None, vary: str = "") -> bytes:
         """The same headers as lines of a head, with the date (RFC 9110 §5.6.7)."""
-        second = int(time())
-        if second != self._second:
-            self._second = second
+        if not 0 <= time() - self._second < 1:
+            self._second = int(time())
             self._lines.clear()
-        lines = self._lines.get(vary) if origin is None else None
-        if lines is None:
-            lines = head_lines({"Date": formatdate(second, usegmt=True), **self.of(origin, vary)})
-            if origin is None:
-                self._lines[vary] = lines
+        if origin is None and vary in self._lines:
+            return self._lines[vary]
+        lines = head_lines({"Date": formatdate(self._second, usegmt=True), **self.of(origin, vary)})
+        if origin is None:
+            self._lines[vary] = lines
         return lines
 
 

@@ -17,7 +17,8 @@ _ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 def sent_id(headers: Headers) -> str | None:
     """The trace id of a valid `traceparent`, else a valid `X-Request-ID`, else None."""
-    trace = parse_traceparent(headers.get("traceparent"))
+    parent = headers.get("traceparent")
+    trace = None if parent is None else parse_traceparent(parent)
     if trace is not None:
         return trace.trace_id
     given = headers.get("x-request-id")

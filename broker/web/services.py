@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from broker.fanout.origin import Client
+from broker.fanout.origin import Client, client_at
 from broker.node.node import Node
 from broker.settings import Settings
 from broker.web.body_reader import BodyReader
@@ -40,4 +40,5 @@ class Services:
 
     def client(self, headers: Headers, peer: str) -> Client:
         """Where a stream's request came from, for its lines; `peer` is the connection's address."""
-        return Client(self.addresses.client(headers, peer), sent_id(headers))
+        client, request_id = client_at(self.addresses.client(headers, peer)), sent_id(headers)
+        return client if request_id is None else Client(client.address, request_id)

@@ -11,6 +11,8 @@ from broker.web.values import JSON, Answer
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 HEAD_TOO_SLOW = "The request's head did not arrive in time; send it at once."
+OK, CREATED = int(HTTPStatus.OK), int(HTTPStatus.CREATED)
+"""To look up a member of an enumeration costs as much as a call, and so does a comparison with one."""
 LENGTHLESS = frozenset({204, 304})
 """The statuses of answers with neither a body nor its length (RFC 9110 §8.6)."""
 
@@ -21,7 +23,7 @@ _CREATED = b"HTTP/1.1 201 Created\r\n%bContent-Length: %d\r\n%b\r\n%b"
 def encode(answer: Answer, common_headers: bytes, method: str, version: str, *, closes: bool) -> bytes:
     """The bytes of `answer` to a request of this `method` and `version`; `common_headers` are further lines of its head."""
     status, body = answer.status, answer.body
-    if status == HTTPStatus.CREATED and version == "1.1" and answer.headers is JSON and not closes:
+    if status == CREATED and version == "1.1" and answer.headers is JSON and not closes:
         return _CREATED % (_JSON_LINES, len(body), common_headers, body)
     lines = head_lines({name: value for name, value in answer.headers.items() if name != "Vary"})
     if answer.is_stream and version == "1.1":

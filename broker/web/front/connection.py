@@ -102,8 +102,9 @@ class HttpConnection:
             return
         if len(data) <= SLICE_BYTES:
             self._parser.feed(data)
-            if self._parser.body is self._current is not None:
-                if self._current.held_bytes:  # else a piece of its body changes nothing here
+            current = self._current
+            if current is not None and self._parser.body is current:
+                if current.held_bytes:  # else a piece of its body changes nothing here
                     self._report_held()
                 return
         else:
@@ -217,19 +218,26 @@ class HttpConnection:
 
     def resume(self) -> None:
         """Serve the requests that have arrived, until a request waits, the client does not read its answers, or others have their turn."""
-        ready, left = self._parser.ready, len(self._parser.ready) % REQUESTS_PER_TURN or REQUESTS_PER_TURN
+        ready = self._parser.ready
+        left = len(ready) % REQUESTS_PER_TURN or REQUESTS_PER_TURN
         while self._current is None and self._is_writable and not self._has_ended:
-            if ready and not left:
-                asyncio.get_running_loop().call_soon(self.resume)
-                break
             if ready:
+                if not left:
+                    asyncio.get_running_loop().call_soon(self.resume)
+                    break
                 left -= 1
                 self._is_head_timed = False
                 self._current = ready.popleft()
                 self._owner.serve(self, self._current)
             elif not self._rest or not self._feed_slice():
                 break
-        if self._parser.body is self._current is not None and not self._holds_body and self._feed_slice():
+        current = self._current
+        if (
+            current is not None
+            and self._parser.body is current
+            and not self._holds_body
+            and self._feed_slice()
+        ):
             asyncio.get_running_loop().call_soon(self.resume)  # others have their turn after each slice
         self._settle()
 

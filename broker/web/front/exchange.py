@@ -52,9 +52,9 @@ class Exchange:
     """
 
     __slots__ = (
-        "_expects_continue",
         "_fault",
         "_flow",
+        "_has_continued",
         "_is_noticed",
         "_listener",
         "_pieces",
@@ -73,11 +73,11 @@ class Exchange:
         self.is_complete = self.is_queued = body is not None
         self.started_at = self.began_at = 0.0
         self.peer = ""
-        self._expects_continue = "expect" in head.headers and head.version == "1.1"
         self._flow = flow
         self._pieces = [body] if body else []
         self.held_bytes = 0
         self._is_noticed = False  # the connection is to know when the handler takes them
+        self._has_continued = False  # the client was asked for the body
         self._fault: Fault | None = None
         self._listener: Callable[[], None] | None = None
 
@@ -138,8 +138,11 @@ class Exchange:
 
     def listen(self, listener: Callable[[], None] | None) -> None:
         self._listener = listener
-        if listener is not None and self._expects_continue:
-            self._expects_continue = False
+        head = self.head
+        if listener is None or self._has_continued:
+            return
+        if "expect" in head.headers and head.version == "1.1":
+            self._has_continued = True
             self._flow.send_continue()
 
     def _taken(self) -> bytes:

@@ -11,15 +11,15 @@ import contextlib
 import ssl
 from collections.abc import Callable, Coroutine
 from functools import partial
-from http import HTTPStatus
 from time import monotonic, time
+from types import CoroutineType
 from typing import Any, cast
 
 from broker.fanout.origin import Client
 from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.driving import rest_of
 from broker.web.front.access_log import AccessLog
-from broker.web.front.answers import encode
+from broker.web.front.answers import OK, encode
 from broker.web.front.connection import HttpConnection
 from broker.web.front.exchange import Exchange
 from broker.web.front.handshake import Handshake
@@ -32,7 +32,7 @@ from broker.web.request_measures import CLIENT_LEFT, RouteMeasure
 from broker.web.router import Router
 from broker.web.routes import ADMIN_PATH, Handler, Result
 from broker.web.services import Services
-from broker.web.values import NO_VALUES, Answer, LargeAnswer, Query, Request
+from broker.web.values import JSON, NO_VALUES, Answer, LargeAnswer, Query, Request
 
 _NO_QUERY = Query("")
 
@@ -162,7 +162,8 @@ class Front:
             if isinstance(result, Answer):
                 self._send(connection, exchange, result)
                 return
-            if isinstance(result, Coroutine):
+            # The first test is ten times as fast; the compiled build needs the second.
+            if isinstance(result, CoroutineType) or isinstance(result, Coroutine):  # noqa: SIM101
                 waited = result.send(None)
                 exchange.began_at = monotonic()
                 running = self._finish(connection, exchange, request, result, waited)
@@ -229,7 +230,7 @@ class Front:
             self._leave(connection, exchange)
             return
         if isinstance(result, LongPoll):
-            result.attach(transport, partial(self._encode_last, exchange.head.headers.get("origin")), client)
+            result.attach(transport, partial(self._encode_last, exchange.head.origin), client)
         else:
             result.attach(transport, client, chunked=exchange.head.version == "1.1")
         if (
@@ -237,7 +238,7 @@ class Front:
             and not cast("asyncio.Protocol", transport.get_protocol()).eof_received()
         ):
             transport.close()
-        self._log(exchange, HTTPStatus.OK, 0)
+        self._log(exchange, OK, 0)
 
     def _client(self, connection: HttpConnection, head: Head) -> Client:
         return self._services.client(head.headers, connection.peer)
@@ -251,8 +252,9 @@ class Front:
             or self._is_stopping
             or self._streams.is_draining
         )
-        origin = head.headers.get("origin")
-        common_headers = self._response_headers.lines(origin, answer.headers.get("Vary", ""))
+        origin = head.origin
+        vary = "" if answer.headers is JSON else answer.headers.get("Vary", "")
+        common_headers = self._response_headers.lines(origin, vary)
         data = encode(answer, common_headers, head.method, head.version, closes=closes)
         connection.reader = answer.reader if isinstance(answer, LargeAnswer) else None
         connection.answered(exchange, data, closes=closes)
@@ -275,8 +277,12 @@ class Front:
         return self._measures.unrouted if head.route is None else head.route.measure
 
     def _log(self, exchange: Exchange, status: int, size: int) -> None:
-        waited = monotonic() - exchange.began_at if exchange.began_at else None
-        self._measure_of(exchange.head).answered(status, waited)
+        route = exchange.head.route
+        if route is not None and not exchange.began_at:
+            route.statuses[status] += 1
+        else:
+            waited = monotonic() - exchange.began_at if exchange.began_at else None
+            self._measure_of(exchange.head).answered(status, waited)
         if self.access_log is not None:
             self.access_log.write(exchange, status, size)
 

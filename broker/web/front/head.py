@@ -85,11 +85,21 @@ class Head:
         target: as it was sent.
         keeps_alive: whether the client allows a further request on the connection.
         refusal: the answer, if no handler shall run.
-        length: its Content-Length, or None.
+        length, origin: its Content-Length and Origin, or None.
         route: how the front serves it, found when first needed.
     """
 
-    __slots__ = ("headers", "keeps_alive", "length", "method", "refusal", "route", "target", "version")
+    __slots__ = (
+        "headers",
+        "keeps_alive",
+        "length",
+        "method",
+        "origin",
+        "refusal",
+        "route",
+        "target",
+        "version",
+    )
 
     def __init__(
         self,
@@ -108,6 +118,7 @@ class Head:
         self.keeps_alive = keeps_alive
         self.refusal = refusal
         self.length = content_length(headers)
+        self.origin = headers.get("origin")
         self.route: Routed | None = None
 
 

@@ -22,6 +22,7 @@ MAX_HEADS = 1024
 """All three together bound the memory to about 10 MB (I4)."""
 MAX_FIRST_HEADS = 4096
 HEAD_END = b"\r\n\r\n"
+HEAD_END_BYTES = len(HEAD_END)
 
 
 class KnownHeads:

@@ -16,7 +16,7 @@ import httptools
 from broker.web.errors import problem
 from broker.web.front.exchange import BodyFlow, Exchange, Fault
 from broker.web.front.head import MAX_HEADERS, NAMES, Head, RequestHeaders, head_size, name_of, refusal
-from broker.web.front.known_heads import HEAD_END, MAX_HEAD_BYTES, KnownHeads
+from broker.web.front.known_heads import HEAD_END, HEAD_END_BYTES, MAX_HEAD_BYTES, KnownHeads
 from broker.web.redaction import redact
 from broker.web.values import Answer
 
@@ -114,11 +114,12 @@ class RequestParser:
 
     def _feed_known(self, data: bytes) -> bytes:
         """Take the requests at the start of `data` with known heads and whole bodies; returns the rest."""
-        start = 0
-        while start < len(data):
-            stop = data.find(HEAD_END, start, start + MAX_HEAD_BYTES) + len(HEAD_END)
-            if stop < len(HEAD_END):
+        start, size = 0, len(data)
+        while start < size:
+            stop = data.find(HEAD_END, start, start + MAX_HEAD_BYTES)
+            if stop < 0:
                 break
+            stop += HEAD_END_BYTES
             text = data[start:stop]
             head = self._known_heads.get(text)
             if head is None:
@@ -127,7 +128,7 @@ class RequestParser:
                     start = stop
                 break
             end = stop + (head.length or 0)
-            if end > len(data):
+            if end > size:
                 break
             self.ready.append(Exchange(self._flow, head, data[stop:end]))
             start = end
