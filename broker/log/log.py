@@ -35,7 +35,6 @@ from broker.topics import Retention
 
 _entry_id = attrgetter("id")
 _DROPPED = Entry(0, 0, b"")
-FEW = 64  # entries
 
 
 class Log:
@@ -116,8 +115,7 @@ class Log:
             self.reopen()
         self._entries.append(entry)
         self.bytes += len(entry.frame)
-        self.last = entry.id
-        self.named = True
+        self.last, self.named = entry.id, True
 
     def prepend(self, entries: Sequence[Entry], complete_from: EventId) -> None:
         """Put `entries`, oldest first, in front: all between the new and the present `complete_from`."""
@@ -217,13 +215,12 @@ class Log:
         """The entries after `cursor`, oldest first. Valid until the log changes."""
         return map(self._entries.__getitem__, range(self._index_after(cursor), len(self._entries)))
 
-    def few_after(self, cursor: EventId) -> Sequence[Entry]:
-        """The entries after `cursor`, oldest first, if they are at most `FEW`; else empty. Most subscribers lack one."""
+    def few_after(self, cursor: EventId, limit: int) -> Sequence[Entry]:
+        """The entries after `cursor`, oldest first, if they are at most `limit`; else empty. Most subscribers lack one."""
         entries = self._entries
-        if entries and entries[-1].id > cursor and (len(entries) == 1 or entries[-2].id <= cursor):
-            return entries[-1:]
-        start = self._index_after(cursor)
-        return entries[start:] if len(entries) - start <= FEW else ()
+        is_only = entries and entries[-1].id > cursor and (len(entries) == 1 or entries[-2].id <= cursor)
+        start = len(entries) - 1 if is_only else self._index_after(cursor)
+        return entries[start:] if len(entries) - start <= limit else ()
 
     def between(self, cursor: EventId, stop: EventId) -> Iterator[Entry]:
         """The entries after `cursor` and before `stop`, newest first. Valid until the log changes."""

@@ -104,9 +104,8 @@ class Streams:
         self._logs = logs
         self._policy = policy
         self._limits = limits
-        self._metrics = metrics
+        self._metrics, self._connects = metrics, metrics.connects.values
         self._reporter = reporter
-        self._connects = metrics.connects.values
         metrics.closes.declare(CloseReason)
         self._loop = loop
         self._emptied = asyncio.Event()
@@ -169,8 +168,10 @@ class Streams:
         """
         where = position(start, topics, logs, self._logs)
         self._count_opened(where.gaps, resumed=isinstance(start, _CURSORS))
-        for topic, reason in zip(where.gap_topics, where.gaps, strict=True):
-            self.gap_sent((topic,), reason, 1)
+        gap = where.gaps[0] if where.gaps else ""
+        if gap:
+            for topic, reason in zip(where.gap_topics, where.gaps, strict=True):
+                self.gap_sent((topic,), reason, 1)
         opening = b"retry: %d\n:\n%b" % (self.retry_ms(), b"" if silent else where.preface)
         opening = head + (as_chunk(opening) if chunked else opening)
         key = FeedKey(where.topics, enveloped, where.floors, chunked, silent)
@@ -183,7 +184,7 @@ class Streams:
         subscriber.bytes_written -= len(opening)  # so that an idle stream keeps the shared number 0
         if not where.topics:
             subscriber.topics = tuple(topics)
-        describe(subscriber, client, _START_NAMES[type(start)], where.gaps[0] if where.gaps else "")
+        describe(subscriber, client, _START_NAMES[type(start)], gap)
         if left_out:
             self._logs.unwatch(left_out)
         self.evictions.opened(subscriber)

@@ -17,11 +17,11 @@ _ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 def sent_id(headers: Headers) -> str | None:
     """The trace id of a valid `traceparent`, else a valid `X-Request-ID`, else None."""
-    parent = headers.get("traceparent")
-    trace = None if parent is None else parse_traceparent(parent)
-    if trace is not None:
-        return trace.trace_id
-    given = headers.get("x-request-id")
+    if "traceparent" in headers:
+        trace = parse_traceparent(headers.get("traceparent"))
+        if trace is not None:
+            return trace.trace_id
+    given = headers.get("x-request-id") if "x-request-id" in headers else None  # most have neither
     return given if given is not None and _ID.fullmatch(given) else None
 
 

@@ -162,4 +162,4 @@ async def test_i2_an_event_does_not_hide_the_gap_before_it(harness: HubHarness) 
     harness.hub.fan_out.delivered("a", 1)
     harness.run()
     assert b"broker.gap" in harness.read(subscriber)
-    assert [entry.id for entry in log.few_after(cursor)] == [cursor + 5, cursor + 6]
+    assert [entry.id for entry in log.few_after(cursor, 3)] == [cursor + 5, cursor + 6]

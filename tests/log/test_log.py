@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from broker import sse
 from broker.events import SEQUENCE_BITS, EventId, id_at, id_seconds
 from broker.log.entry import ENTRY_OVERHEAD_BYTES, Entry
-from broker.log.log import FEW, Log
+from broker.log.log import Log
 from broker.topics import Retention
 
 START = 1_763_791_200_000 << SEQUENCE_BITS
@@ -494,16 +494,13 @@ def test_i2_an_event_behind_a_gap_is_not_the_only_entry() -> None:
     log.append_gap(gap, "lost")
     log.append_after(first, last, frame(last))
     for cursor in (START, first, gap - 1):
-        assert len(log.few_after(cursor)) > 1
-    assert [entry.id for entry in log.few_after(gap)] == [last]
-    assert not log.few_after(last)
+        assert len(log.few_after(cursor, 3)) > 1
+    assert [entry.id for entry in log.few_after(gap, 3)] == [last]
+    assert not log.few_after(last, 3)
 
 
 def test_few_entries_are_all_that_lie_after_the_cursor() -> None:
-    count = FEW + 2
-    log = filled(count)
-    event_ids = ids(count)
-    for lacking in (0, 1, 2, FEW, FEW + 1):
-        cursor = event_ids[count - lacking - 1]
-        found = [entry.id for entry in log.few_after(cursor)]
-        assert found == (event_ids[count - lacking :] if lacking <= FEW else [])
+    log, event_ids = filled(6), ids(6)
+    for lacking in range(6):
+        found = [entry.id for entry in log.few_after(event_ids[5 - lacking], 3)]
+        assert found == (event_ids[6 - lacking :] if lacking <= 3 else [])

@@ -102,9 +102,8 @@ class HttpConnection:
             return
         if len(data) <= SLICE_BYTES:
             self._parser.feed(data)
-            current = self._current
-            if current is not None and self._parser.body is current:
-                if current.held_bytes:  # else a piece of its body changes nothing here
+            if self._current and self._current is self._parser.body:
+                if self._current.held_bytes:  # else a piece of its body changes nothing here
                     self._report_held()
                 return
         else:
@@ -190,8 +189,7 @@ class HttpConnection:
             return None
         self._owner.timeouts.closed(self)
         self._leave_transport(transport)
-        if is_secure(transport):
-            transport.set_write_buffer_limits(high=0)  # else a small rest is never reported as sent
+        transport.set_write_buffer_limits(high=0)  # with TLS, else a small rest is never reported as sent
         return transport
 
     def _leave_transport(self, transport: asyncio.Transport) -> None:
@@ -218,8 +216,7 @@ class HttpConnection:
 
     def resume(self) -> None:
         """Serve the requests that have arrived, until a request waits, the client does not read its answers, or others have their turn."""
-        ready = self._parser.ready
-        left = len(ready) % REQUESTS_PER_TURN or REQUESTS_PER_TURN
+        ready, left = self._parser.ready, len(self._parser.ready) % REQUESTS_PER_TURN or REQUESTS_PER_TURN
         while self._current is None and self._is_writable and not self._has_ended:
             if ready:
                 if not left:
@@ -232,12 +229,7 @@ class HttpConnection:
             elif not self._rest or not self._feed_slice():
                 break
         current = self._current
-        if (
-            current is not None
-            and self._parser.body is current
-            and not self._holds_body
-            and self._feed_slice()
-        ):
+        if current and current is self._parser.body and not self._holds_body and self._feed_slice():
             asyncio.get_running_loop().call_soon(self.resume)  # others have their turn after each slice
         self._settle()
 

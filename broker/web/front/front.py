@@ -15,7 +15,6 @@ from time import monotonic, time
 from types import CoroutineType
 from typing import Any, cast
 
-from broker.fanout.origin import Client
 from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.driving import rest_of
 from broker.web.front.access_log import AccessLog
@@ -223,7 +222,7 @@ class Front:
         if isinstance(result, Answer):
             self._send(connection, exchange, result)
             return
-        client = self._client(connection, exchange.head)
+        client = self._services.client(exchange.head.headers, connection.peer)
         transport = connection.take_transport()
         if transport is None:
             result.release()
@@ -239,9 +238,6 @@ class Front:
         ):
             transport.close()
         self._log(exchange, OK, 0)
-
-    def _client(self, connection: HttpConnection, head: Head) -> Client:
-        return self._services.client(head.headers, connection.peer)
 
     def _send(self, connection: HttpConnection, exchange: Exchange, answer: Answer) -> None:
         head = exchange.head

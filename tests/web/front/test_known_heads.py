@@ -72,7 +72,7 @@ def seen(exchange: Exchange) -> object:
     head = exchange.head
     refusal = head.refusal and (head.refusal.status, head.refusal.body)
     headers = dict(head.headers), head.headers.repeated
-    body = b"".join(exchange._pieces), exchange.is_complete, exchange._fault, exchange._expects_continue
+    body = b"".join(exchange._pieces), exchange.is_complete, exchange._fault
     return head.method, head.target, head.version, headers, head.keeps_alive, head.length, refusal, body
 
 

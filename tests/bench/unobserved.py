@@ -1,0 +1,100 @@
+"""`python -m tests.bench.unobserved serve …`: the broker without what it records for metrics and log lines, for a comparison.
+
+No setting turns metrics off. So the statements that record are taken out of the source while it is imported, in this process
+only. Each must be found, so that this can't silently measure the whole broker after a change.
+
+What is asked for at a scrape, and the sample that the dashboard gets once a second, stay: they cost nothing per request.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
+from types import CodeType, ModuleType
+
+from broker.cli import main
+
+NOTHING = "pass"
+NEVER = "if False:"
+RECORDING: Mapping[str, Mapping[str, str]] = {
+    "broker.fanout.fanout": {
+        "self.delivered_events += written * events": NOTHING,
+        "self.sent_bytes += written * len(chunk)": NOTHING,
+        "self.sent_bytes += len(opening)": NOTHING,
+        "if not group.published_at:": NEVER,
+        "if group.pass_published_at:": NEVER,
+    },
+    "broker.fanout.feed_table": {
+        "group.pass_published_at, group.published_at = group.published_at, 0.0": NOTHING
+    },
+    "broker.fanout.subscriber": {
+        "subscriber.events += events": NOTHING,
+        "subscriber.bytes_written += sent": NOTHING,
+        "self.bytes_written += sent": NOTHING,
+        "self.bytes_written += len(rest)": NOTHING,
+    },
+    "broker.node.loop_lag": {"self._timer = self._loop.call_later(PERIOD_SECONDS, self._tick)": NOTHING},
+    "broker.node.node": {
+        "self._acknowledged_at_once[0] += 1": NOTHING,
+        "self._acknowledged.observe(monotonic() - published_at)": NOTHING,
+        "self._published.value += len(items) - receipt.known": NOTHING,
+        "if self._meter.is_on:": NEVER,
+    },
+    "broker.node.streams": {
+        "self._count_opened(where.gaps, resumed=isinstance(start, _CURSORS))": NOTHING,
+        "subscriber.bytes_written -= len(opening)": NOTHING,
+        "describe(subscriber, client, _START_NAMES[type(start)], gap)": NOTHING,
+        "self._metrics.closes.add(reason)": NOTHING,
+        "self._metrics.age.observe(age)": NOTHING,
+        "report_closed(self._reporter, subscriber, reason, age)": NOTHING,
+    },
+    "broker.stores.memory.logs": {"0.0 if published_at is None else published_at or monotonic()": "0.0"},
+    "broker.web.front.front": {
+        "self._answer_bytes.value += len(data)": NOTHING,
+        "if route is None or exchange.began_at or self.access_log is not None:": "if self.access_log is not None:",
+        "route.statuses[answer.status] += 1": NOTHING,
+        "route.statuses[status] += 1": NOTHING,
+        "self._measure_of(exchange.head).answered(status, waited)": NOTHING,
+        "exchange.began_at = monotonic()": NOTHING,
+        "client = self._services.client(exchange.head.headers, connection.peer)": "client = None",
+    },
+    "broker.web.identity": {"request.caller = self._anonymous": NOTHING},
+}
+"""By module, what records, and what takes its place."""
+
+
+def unobserved(module: str, source: str) -> str:
+    """The source of `module` without what records. Raises `LookupError` if something of that is not found."""
+    for text, substitute in RECORDING[module].items():
+        if text not in source:
+            raise LookupError(f"{module} has no longer: {text}")
+        source = source.replace(text, substitute)
+    return source
+
+
+class _Loader(SourceFileLoader):
+    """Compiles a changed source, and leaves the cache of compiled modules alone."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        source = self.get_data(self.path).decode()
+        code: CodeType = self.source_to_code(unobserved(fullname, source).encode(), self.path)
+        return code
+
+
+class _Finder(MetaPathFinder):
+    """Finds the modules of `RECORDING`."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target) if fullname in RECORDING else None
+        if spec is not None:
+            spec.loader = _Loader(fullname, spec.origin or "")
+        return spec
+
+
+if __name__ == "__main__":
+    sys.meta_path.insert(0, _Finder())
+    sys.exit(main())
