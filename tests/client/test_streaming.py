@@ -74,7 +74,7 @@ def test_every_viewer_gets_the_complete_text_once_whatever_is_cut(sent: Cuts, se
             Client(up.url) as producer,
             Client(down.url, max_delay_seconds=0.1) as one,
             Client(server.url) as other,
-            asyncio.timeout(60),
+            asyncio.timeout(WAIT_SECONDS),
         ):
             viewers = [asyncio.create_task(followed(client, "a")) for client in (one, other)]
             async with producer.stream("a") as stream:

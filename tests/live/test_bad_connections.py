@@ -15,7 +15,7 @@ from tests.live.control_client import kept
 from tests.live.test_bad_input import post
 from tests.support.broker_process import BrokerProcess
 from tests.support.http import JSON, NDJSON, RESET_ON_CLOSE, Connection, chunked, exchange, request
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
 MANY = 500
 HEARTBEAT_SECONDS = 1.0
@@ -84,7 +84,7 @@ def test_large_answers_before_a_stream_on_the_same_connection(server: BrokerProc
         for number in range(5):
             server.publish(topic, f"live {number}")
         received = b""
-        sock.settimeout(20)
+        sock.settimeout(WAIT_SECONDS)
         while b"data: live 4\n" not in received:
             received += sock.recv(1 << 16)
     answers, _, stream = received.partition(b"retry: ")

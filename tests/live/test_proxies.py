@@ -24,7 +24,7 @@ from tests.live.proxies import DEPLOY, NAMES, PROXIES, ProxyProcess, substituted
 from tests.support.broker_process import BrokerProcess
 from tests.support.event_stream import ACCEPT, Stream
 from tests.support.http import HOST, JSON, NDJSON, Answer, Connection, chunked, exchange, request
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
 BEAT_SECONDS = 0.05
 MAX_EVENT_BYTES = 262_144
@@ -285,7 +285,7 @@ async def follow_over_a_restart(front: Front, *, kill: bool) -> list[str]:
         await asyncio.to_thread(front.broker.start)
         for number in range(10, 20):
             front.broker.publish("a", str(number))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(WAIT_SECONDS):
             while seen[-1] != "19":
                 event = await anext(events)
                 seen.append(event.reason if isinstance(event, Gap) else event.data)

@@ -16,7 +16,7 @@ from tests.support.broker_process import BrokerProcess
 from tests.support.child_process import ChildProcess
 from tests.support.http import exchange, request
 from tests.support.process_tree import descendants, workers
-from tests.support.waiting import wait_for
+from tests.support.waiting import WAIT_SECONDS, wait_for
 
 HANG_SECONDS = 5.0
 """Long enough that workers on a busy machine don't hang by accident."""
@@ -64,7 +64,7 @@ def test_a_worker_killed_before_all_listen_does_not_end_the_broker(store: str) -
         wait_for(lambda: len(descendants(broker.pid)) == 2, "workers that start")
         victim = descendants(broker.pid)[0]
         os.kill(victim, signal.SIGKILL)
-        broker.wait_until_up(lambda: "broker: listening on" in broker.output, 60)
+        broker.wait_until_up(lambda: "broker: listening on" in broker.output, WAIT_SECONDS)
         wait_for(
             lambda: (
                 f"worker {victim} was killed" in broker.output or f"worker {victim} ended" in broker.output

@@ -63,7 +63,7 @@ async def test_sighup_restarts_all_workers_and_no_client_misses_an_event(store: 
             await followers.more()
             broker.send_signal(signal.SIGHUP)
             await asyncio.to_thread(
-                wait_for, lambda: "rolling restart complete" in broker.output, "the rolling restart", 30
+                wait_for, lambda: "rolling restart complete" in broker.output, "the rolling restart"
             )
             await followers.more()
             await followers.complete()

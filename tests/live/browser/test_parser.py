@@ -11,6 +11,7 @@ from typing import Any
 
 import broker.web.browser_client
 from broker.events import Event
+from tests.support.waiting import WAIT_SECONDS
 from tests.test_sse import CASES, GRAMMAR, ID_TEXT
 
 CLIENT = Path(broker.web.browser_client.__file__).with_name("client.js")
@@ -21,7 +22,12 @@ def parsed(node: str, streams: Sequence[bytes]) -> list[list[dict[str, Any]]]:
     """For each stream, the different results at all its cuts."""
     given = json.dumps([base64.b64encode(stream).decode() for stream in streams])
     done = subprocess.run(
-        [node, str(SCRIPT), str(CLIENT)], input=given, capture_output=True, text=True, timeout=60, check=False
+        [node, str(SCRIPT), str(CLIENT)],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
     results: list[list[dict[str, Any]]] = json.loads(done.stdout)

@@ -53,7 +53,7 @@ def app_script(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         command,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=WAIT_SECONDS,
         check=False,
         env={**os.environ, "NODE_PATH": str(MODULES)},
     )

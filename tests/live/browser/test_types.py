@@ -16,6 +16,7 @@ import pytest
 
 import broker.web.browser_client
 from tests.live.event_source import MODULES
+from tests.support.waiting import WAIT_SECONDS
 
 CLIENT = Path(broker.web.browser_client.__file__).parent
 USAGE = Path(__file__).with_name("usage.ts")
@@ -46,7 +47,7 @@ def compile_types(tsc: list[str], folder: Path, files: list[Path], options: dict
         json.dumps({"compilerOptions": {**OPTIONS, **options}, "files": [str(file) for file in files]})
     )
     done = subprocess.run(
-        [*tsc, "--project", str(config)], capture_output=True, text=True, timeout=100, check=False
+        [*tsc, "--project", str(config)], capture_output=True, text=True, timeout=WAIT_SECONDS, check=False
     )
     assert (done.returncode, done.stdout) == (0, "")
 
@@ -95,7 +96,9 @@ def test_the_package_has_what_it_needs_and_no_more(node: str) -> None:
     npm = shutil.which("npm")
     assert npm
     command = [npm, "pack", "--dry-run", "--json", "--offline"]
-    done = subprocess.run(command, cwd=CLIENT, capture_output=True, text=True, timeout=100, check=True)
+    done = subprocess.run(
+        command, cwd=CLIENT, capture_output=True, text=True, timeout=WAIT_SECONDS, check=True
+    )
     (package,) = json.loads(done.stdout)
     files = {file["path"] for file in package["files"]}
     modules = {str(path.relative_to(CLIENT)) for path in CLIENT.rglob("*.js")}

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import broker.web.page
+from tests.support.waiting import WAIT_SECONDS
 
 FIGURES = Path(broker.web.page.__file__).with_name("figures.js")
 SCRIPT = """
@@ -25,7 +26,7 @@ def shown(node: str, *samples: Mapping[str, object]) -> dict[str, Any]:
     """Publishes a second, and closes by reason, from samples of one instance."""
     command = [node, "--input-type=module", "-e", SCRIPT, str(FIGURES), json.dumps(samples)]
     made: dict[str, Any] = json.loads(
-        subprocess.run(command, capture_output=True, check=True, timeout=60).stdout
+        subprocess.run(command, capture_output=True, check=True, timeout=WAIT_SECONDS).stdout
     )
     return made
 
