@@ -70,8 +70,6 @@ class FanOut:
             group.bytes_delivered += size
             if not group.published_at:
                 group.published_at = published_at
-            if group.is_due:
-                continue
             group.is_due = True
             if not group.is_queued:
                 group.is_queued = True

@@ -36,8 +36,7 @@ class SocketPolling:
         self.loop = loop
         self._epoll = select.epoll()
         self._transports: list[SocketTransport | None] = []  # by descriptor
-        self._count = 0
-        self._is_stopping = False
+        self._count, self._is_stopping = 0, False
         self._buffer = memoryview(bytearray(READ_BYTES))
         loop.add_reader(self._epoll, self._turn)
 
@@ -123,8 +122,7 @@ class SocketTransport:
     )
 
     def __init__(self, polling: SocketPolling, connection: socket.socket, protocol: asyncio.Protocol) -> None:
-        self._polling = polling
-        self._socket = connection
+        self._polling, self._socket = polling, connection
         self._protocol = protocol
         self._phase = _OPEN
         self._events = 0  # what the epoll watches for
