@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from broker.cli import COMMANDS, INTERRUPTED
-from tests.cli.commands import run
+from tests.cli.commands import environment, run
 from tests.support.waiting import WAIT_SECONDS
 
 
@@ -68,6 +70,30 @@ def test_an_interrupt_while_a_command_is_imported() -> None:
         [sys.executable, "-c", INTERRUPTED_IMPORT], capture_output=True, timeout=WAIT_SECONDS, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (INTERRUPTED, b"", b"")
+
+
+INTERRUPTING = """
+import os, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "broker.cli":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+"""
+
+
+def test_an_interrupt_before_any_command_is_known_prints_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTING, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-m", "broker", "serve"],
+        env={**environment(""), "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")
 
 
 @pytest.mark.parametrize("words", [["no-such-command"], ["--no-such-option"]])
