@@ -58,7 +58,13 @@ class ClientError(Exception):
 
 
 class PublishError(ClientError):
-    """An event was not published. With the code `unreachable` it may have been published: there was no response."""
+    """An event was not published. With the code `unreachable` it may have been published: there was no response.
+
+    Attributes:
+        was_sent: whether the broker may have received it; False if the blocking client could not connect.
+    """
+
+    was_sent = True
 
 
 class Cancelled(PublishError):

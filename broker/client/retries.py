@@ -10,13 +10,15 @@ import secrets
 from http import HTTPStatus
 
 from broker.backoff import Backoff
-from broker.client.errors import PublishError
+from broker.client.errors import UNEXPECTED, PublishError
 from broker.client.response import TEXT
 
 FIRST_RETRY_SECONDS = 0.1
 MAX_RETRY_SECONDS = 5.0
 LASTING_SECONDS = 1.0
 """A stream's connection that lasts for longer, with all events sent, is progress: the broker was reachable."""
+REFUSED_SECONDS = 30.0
+"""The same for a connection that a proxy ends with an answer of its own: it may have waited that long for a broker that is gone."""
 KEY_BYTES = 12
 
 
@@ -36,6 +38,12 @@ class Retries:
         """There was progress."""
         self._backoff.reset()
         self._deadline = None
+
+    def ended(self, error: PublishError, idle_seconds: float) -> None:
+        """A stream's connection has ended. It had lasted for `idle_seconds` with all events sent; negative if it had not."""
+        is_by_proxy = error.status is not None and error.code == UNEXPECTED
+        if idle_seconds > (REFUSED_SECONDS if is_by_proxy else LASTING_SECONDS):
+            self.restart()
 
     def wait_seconds(self, error: PublishError, now: float) -> float:
         """The seconds until the next attempt. Raises `error` if that would be too late."""

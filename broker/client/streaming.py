@@ -19,7 +19,7 @@ from broker.client.errors import PublishError
 from broker.client.ndjson import ndjson_line
 from broker.client.requests import Requests
 from broker.client.response import NDJSON, TEXT
-from broker.client.retries import LASTING_SECONDS, Retries
+from broker.client.retries import Retries
 from broker.client.sent_events import SentEvents, end_reason
 
 MAX_UNSENT_BYTES = 64 << 10
@@ -49,6 +49,7 @@ class Stream:
         self._events = SentEvents()
         self._unsent_bytes = 0
         self._connected_at = math.inf  # the time of the present connection
+        self._idle_until = -math.inf  # it had nothing to send until then
         self._changed = asyncio.Event()  # events were added or taken, or the stream is finished
         self._task: asyncio.Task[None] | None = None
         self._block: asyncio.Task[Any] | None = None  # the task that runs the block
@@ -134,14 +135,15 @@ class Stream:
         while True:
             headers = {**NDJSON, **self._events.rewind()}
             self._unsent_bytes = self._events.kept_bytes
-            limit, self._connected_at = asyncio.timeout(None), math.inf
+            limit, self._connected_at, self._idle_until = asyncio.timeout(None), math.inf, -math.inf
             try:
                 await self._requests.send(self._url, self._body(limit), headers, HTTPStatus.OK, limit)
             except PublishError as error:
                 if self._events.has_progress:
                     self._retries.restart()
                 elif not self._unsent_bytes and not self._events.is_finished:
-                    self._was_idle()
+                    self._idle_until = loop.time()
+                self._retries.ended(error, self._idle_until - self._connected_at)
                 if not error.passing:
                     raise
                 await asyncio.sleep(self._retries.wait_seconds(error, loop.time()))
@@ -163,9 +165,4 @@ class Stream:
                 return
             self._changed.clear()
             await self._changed.wait()
-            self._was_idle()
-
-    def _was_idle(self) -> None:
-        """The present connection has had nothing to send until now."""
-        if asyncio.get_running_loop().time() - self._connected_at > LASTING_SECONDS:
-            self._retries.restart()
+            self._idle_until = asyncio.get_running_loop().time()

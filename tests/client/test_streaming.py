@@ -233,6 +233,26 @@ async def test_cancel_breaks_a_block_off_before_its_first_event(server: Server) 
         assert await why_ended(client) == "cancelled"
 
 
+async def test_the_patience_ends_if_a_proxy_answers_each_time_for_its_broker() -> None:
+    """A proxy tries for a while to reach the broker. That was taken for a connection that lasted, and the stream went on for ever."""
+
+    async def answer_late(connection: ServerConnection) -> None:
+        await asyncio.sleep(LASTING_SECONDS + 0.2)  # the time is the point
+        await connection.send(
+            b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+
+    async with (
+        ScriptedServer(answer_late) as server,
+        Client(server.url, patience_seconds=2 * LASTING_SECONDS) as client,
+    ):
+        with pytest.raises(PublishError) as caught:
+            async with client.stream("a"):
+                await asyncio.wait_for(asyncio.Event().wait(), WAIT_SECONDS)
+    assert caught.value.status == 504
+    assert len(server.accepted) > 1
+
+
 class GatedProxy(TcpProxy):
     """Passes connections on to `port` while the gate is open; until then, clients wait in the proxy."""
 

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from broker.client.address import base_url, publish_query, stream_query, topic_url, topics_url
 from broker.client.blocking.connections import ConnectionPool
-from broker.client.blocking.requests import BlockingRequests, NotSentError, Token
+from broker.client.blocking.requests import BlockingRequests, Token
 from broker.client.blocking.streaming import BlockingStream
 from broker.client.blocking.subscription import BlockingSubscription
 from broker.client.errors import PublishError
@@ -285,5 +285,4 @@ def _publish(
                 on_repeat=attempts.keep_key,
             )
         except PublishError as error:
-            was_sent = not isinstance(error, NotSentError)
-            time.sleep(attempts.wait_seconds(error, time.monotonic(), was_sent=was_sent))
+            time.sleep(attempts.wait_seconds(error, time.monotonic(), was_sent=error.was_sent))

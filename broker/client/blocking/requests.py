@@ -29,10 +29,6 @@ Token = str | Callable[[], str]
 """A bearer token, or a function that returns a valid one."""
 
 
-class NotSentError(PublishError):
-    """There was no connection, so nothing was published. The cause says why."""
-
-
 class BlockingRequests:
     """Sends requests.
 
@@ -66,7 +62,7 @@ class BlockingRequests:
             on_repeat: called before it is sent once more.
 
         Raises:
-            NotSentError: there was no connection.
+            PublishError: its `was_sent` is False if there was no connection.
             PublishError: the code is `unreachable` if there was no response.
         """
         headers = {**headers, **self._authorization()}
@@ -96,7 +92,7 @@ class BlockingRequests:
         headers = {**headers, **self._authorization()}
         try:
             connection = self._connect(url, self._pool.connect)
-        except NotSentError as error:
+        except PublishError as error:
             cause = error.__cause__ or error
             raise SubscribeError(UNREACHABLE, f"no answer: {reason(cause)}") from cause
         try:
@@ -137,7 +133,7 @@ class BlockingRequests:
         try:
             return connect(Origin.of(url), self.timeout_seconds)
         except OSError as error:
-            raise unreachable(url, error, NotSentError) from error
+            raise unreachable(url, error, was_sent=False) from error
 
     def _exchange(
         self,
@@ -171,9 +167,9 @@ def _target(url: str) -> str:
     return f"{parts.path}?{parts.query}" if parts.query else parts.path
 
 
-def unreachable(
-    url: str, error: BaseException, error_type: type[PublishError] = PublishError
-) -> PublishError:
+def unreachable(url: str, error: BaseException, *, was_sent: bool = True) -> PublishError:
     """The error for a request without a response."""
     parts = urlsplit(url)
-    return error_type(UNREACHABLE, f"No answer from {parts.scheme}://{parts.netloc}: {reason(error)}.")
+    made = PublishError(UNREACHABLE, f"No answer from {parts.scheme}://{parts.netloc}: {reason(error)}.")
+    made.was_sent = was_sent
+    return made

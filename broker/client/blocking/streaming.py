@@ -21,7 +21,7 @@ from broker.client.blocking.streamed_body import StreamedBody
 from broker.client.errors import PublishError, unexpected
 from broker.client.ndjson import ndjson_line
 from broker.client.response import TEXT, Response
-from broker.client.retries import LASTING_SECONDS, Retries
+from broker.client.retries import Retries
 from broker.client.sent_events import SentEvents, end_reason
 
 
@@ -53,6 +53,7 @@ class BlockingStream:
         self._body: StreamedBody | None = None
         self._not_before = 0.0  # the time of the next connection
         self._connected_at = 0.0  # the time of the present one
+        self._idle_until = 0.0  # it had nothing to send until then
         self._failure: PublishError | None = None  # what ended the stream
         self._pid = 0  # the process that entered the block
 
@@ -112,8 +113,7 @@ class BlockingStream:
         if self._failure is not None:
             raise self._failure
         if self._body is not None:
-            if time.monotonic() - self._connected_at > LASTING_SECONDS:
-                self._retries.restart()
+            self._idle_until = time.monotonic()
             try:
                 with self._connection_errors():
                     _check_early(self._body.answer_now())
@@ -148,7 +148,7 @@ class BlockingStream:
 
     def _connect(self) -> StreamedBody:
         self._body = self._requests.open_body(self._url, self._events.rewind())
-        self._connected_at = time.monotonic()
+        self._connected_at = self._idle_until = time.monotonic()
         return self._body
 
     def _lost(self, error: PublishError) -> None:
@@ -156,6 +156,8 @@ class BlockingStream:
         self._disconnect()
         if self._events.has_progress:
             self._retries.restart()
+        self._retries.ended(error, self._idle_until - self._connected_at)
+        self._idle_until = self._connected_at  # the next one may never be connected
         try:
             if not error.passing:
                 raise error

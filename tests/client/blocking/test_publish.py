@@ -128,8 +128,10 @@ def test_the_error_for_an_unreachable_broker_names_its_url() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     listener.close()
-    with pytest.raises(PublishError, match=f"No answer from {url}: Connection refused"):
+    with pytest.raises(PublishError, match=f"No answer from {url}: Connection refused") as raised:
         publish(url, "a", "x")
+    assert type(raised.value) is PublishError, "a traceback names no class that callers don't know"
+    assert not raised.value.was_sent
 
 
 def test_the_certificate_of_the_broker_is_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,6 +154,29 @@ async def test_a_block_that_is_busy_may_lose_a_connection_now_and_then(server: S
         assert await asyncio.to_thread(followed, client) == (["1", "2"], "closed")
 
 
+async def test_the_patience_ends_if_a_proxy_answers_each_time_for_its_broker() -> None:
+    """A proxy tries for a while to reach the broker. That was taken for a connection that lasted, and the stream went on for ever."""
+
+    async def answer_late(connection: ServerConnection) -> None:
+        await asyncio.sleep(LASTING_SECONDS + 0.2)  # the time is the point
+        await connection.send(
+            b"HTTP/1.1 504 Gateway Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+
+    def produce(url: str) -> None:
+        with (
+            BlockingClient(url, patience_seconds=2 * LASTING_SECONDS) as client,
+            client.stream("a") as stream,
+        ):
+            wait_for(stream.check, "it raises")
+
+    async with ScriptedServer(answer_late) as server:
+        with pytest.raises(PublishError) as caught:
+            await asyncio.to_thread(produce, server.url)
+    assert caught.value.status == 504
+    assert len(server.accepted) > 1
+
+
 async def test_the_patience_ends_if_no_connection_lasts() -> None:
     """Such as those to a proxy without its broker."""
 
