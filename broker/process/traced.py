@@ -19,7 +19,7 @@ from broker.process.span_limit import SpanLimit
 from broker.process.traced_fanout import Admit, TracedFanOut
 from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt, Store, Topics
 from broker.traces import Current, Span, TraceContext, Tracer, parse_traceparent
-from broker.web.driving import rest_of
+from broker.web.driving import finish
 from broker.web.publish import publish, publish_to_several
 from broker.web.routes import Handler, Result, Route
 from broker.web.services import Services
@@ -112,7 +112,7 @@ class Traced:
             except StopIteration as returned:  # it never waited
                 result = cast("Result", returned.value)
             else:
-                result = await rest_of(steps, waited)
+                result = await finish(steps, waited)
         except BaseException as error:
             _end(span, error)
             raise
