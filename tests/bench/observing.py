@@ -69,6 +69,7 @@ def arguments() -> argparse.Namespace:
     add("--variants", nargs="+", choices=names, default=names, metavar="NAME", help="; ".join(names))
     add("--rounds", type=int, default=5, metavar="N", help="the median counts (default: 5)")
     add("--tries", type=int, default=2, metavar="N", help="see tests.bench.peers (default: 2)")
+    parser.set_defaults(both_cpus=False)
     return parser.parse_args()
 
 
