@@ -16,12 +16,12 @@ class AccessLog:
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
+        self._second, self._time = -1, ""  # a second's requests share the text of its time
 
     def write(self, exchange: Exchange, status: int, size: int) -> None:
         """Log the answer to a request: its status, and the bytes of its body."""
         if not self._logger.isEnabledFor(logging.INFO):
             return
-        began = datetime.fromtimestamp(exchange.started_at).astimezone()
         head = exchange.head
         get = head.headers.get
         target = redact(head.target.decode("latin-1"))
@@ -40,7 +40,7 @@ class AccessLog:
         self._logger.info(
             '%s %s "%s" %s %s "%s" "%s"',
             exchange.peer or "-",
-            began.strftime("[%d/%b/%Y:%H:%M:%S %z]"),
+            self._time_of(int(exchange.started_at)),
             _quotable(f"{head.method} {target} HTTP/{head.version}"),
             status,
             size,
@@ -48,6 +48,12 @@ class AccessLog:
             _quotable(user_agent or "-"),
             extra={name: value for name, value in fields.items() if value not in ("", None)},
         )
+
+    def _time_of(self, second: int) -> str:
+        if second != self._second:
+            began = datetime.fromtimestamp(second).astimezone()
+            self._second, self._time = second, began.strftime("[%d/%b/%Y:%H:%M:%S %z]")
+        return self._time
 
 
 def _quotable(text: str) -> str:
