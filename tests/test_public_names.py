@@ -46,11 +46,32 @@ def test_the_client_does_not_load_the_server() -> None:
     assert not {"broker.web", "broker.fanout.hub", "pydantic", "redis"} & loaded
 
 
+LATE = {"cryptography", "jwt", "redis", "rich"}
+STARTED = """
+import asyncio
+from broker.process.app import create_app
+from broker.settings import Settings
+
+async def start():
+    app = create_app(Settings({settings}))
+    app.freeze()
+    await app.startup()
+    await app.cleanup()
+
+asyncio.run(start())
+"""
+
+
 def test_a_broker_without_keys_loads_only_what_it_needs() -> None:
     """Each of these takes a tenth of its start."""
     loaded = modules_of("import broker.cli.serve, broker.process.instance")
     assert "broker.process.app" in loaded
-    assert not {"cryptography", "jwt", "redis", "rich"} & loaded
+    assert not LATE & (loaded | modules_of(STARTED.format(settings="")))
+
+
+def test_a_broker_with_keys_loads_them_before_the_first_token_waits() -> None:
+    loaded = modules_of(STARTED.format(settings=f"jwt_secrets=[{'s' * 64!r}]"))
+    assert {"cryptography", "jwt"} <= loaded
 
 
 def test_the_client_needs_nothing_that_a_system_may_lack() -> None:

@@ -1,7 +1,8 @@
 """Keys that verify tokens, each with the algorithms that it may be used with.
 
 Rules: the key decides the algorithm, never the token (RFC 8725 §3.1). Otherwise a public key could be used as an HMAC secret.
-Weak keys are refused. `cryptography` is imported with the first public key: it takes a tenth of a broker's start, and 9 MB.
+Weak keys are refused. `cryptography` is imported late: a broker without keys doesn't need it, and it takes a tenth of the start and
+9 MB.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from broker.log.entry import Entry
 from broker.log.log import Log
 
 PIECE_BYTES = 64 << 10
-FEW = 64  # events, which one look at each makes a piece
+FEW = 64  # events; so many are joined at most without the general merge
 FRESH_ENVELOPES = 128  # made for one reader's batch, about 0.5 ms
 
 
@@ -190,7 +190,7 @@ class Feed:
     def _of_few(self, log: Log, cursor: EventId, up_to: EventId) -> Piece | None:
         """The piece if all that lies after `cursor` is one event, or a few in the plain form: most pieces are.
 
-        It costs a third of the general way, and of several events a tenth.
+        For one event it costs a third of the general way, for several a tenth.
         """
         entries, is_enveloped = log.few_after(cursor, FEW), self.key.enveloped
         if not entries or entries[-1].id > up_to:

@@ -35,7 +35,7 @@ class Origin(NamedTuple):
 
 @lru_cache(maxsize=256)
 def client_at(address: str) -> Client:
-    """A client that sent no id. Behind proxies many streams have the same address: it is kept once."""
+    """A client that sent no id. Behind proxies many streams have the same address: its text is kept once."""
     return Client(address)
 
 

@@ -27,7 +27,7 @@ from broker.fanout.chunks import LAST_CHUNK, as_chunk
 from broker.fanout.close_reason import COMPLETE, COMPLETE_IF_SILENT, CloseReason
 from broker.fanout.feed import Feed
 from broker.fanout.lag import Lag
-from broker.fanout.origin import LIVE, UNKNOWN_CLIENT
+from broker.fanout.origin import LIVE
 from broker.fanout.transports import reset_at_close, unacknowledged
 
 MAX_HEARD_BYTES = 64 << 10
@@ -65,7 +65,7 @@ class Subscriber:
         wrote_at: when bytes were last written; loop time in seconds, as is `opened_at`.
         feed: the feed it reads; None once its stream is ending.
         topics: those that it reads at its beginning.
-        origin, client: how it began, and who opened it.
+        origin, address, request_id: how it began, and its client (`origin`).
         events, bytes_written: written to it so far, behind the opening.
         hub_index, feed_index: its indexes in the hub's and the feed's list, which set them; -1 if it is in none.
     """
@@ -77,10 +77,10 @@ class Subscriber:
         "_reason",
         "_socket",
         "_transport",
+        "address",
         "bytes_written",
         "caller",
         "chunked",
-        "client",
         "cursor",
         "events",
         "feed",
@@ -90,6 +90,7 @@ class Subscriber:
         "opened_at",
         "origin",
         "quiet",
+        "request_id",
         "silent",
         "topics",
         "wrote_at",
@@ -115,7 +116,8 @@ class Subscriber:
         self.wrote_at = self.opened_at = now
         self.hub_index = self.feed_index = -1
         self.topics: tuple[str, ...] = ()
-        self.origin, self.client = LIVE, UNKNOWN_CLIENT
+        self.origin, self.address = LIVE, ""
+        self.request_id: str | None = None
         self.events = self.bytes_written = 0
         self._heard_bytes = 0
         self._owner = owner
@@ -129,7 +131,7 @@ class Subscriber:
     def peer(self) -> str:
         """The client's IP address, or that of its nearest proxy; "" if unknown."""
         name = self._transport.get_extra_info("peername")
-        return self.client.address or (str(name[0]) if isinstance(name, tuple) and name else "")
+        return self.address or (str(name[0]) if isinstance(name, tuple) and name else "")
 
     def reads(self, topic: str) -> bool:
         """Whether the subscriber still gets the events of `topic`."""

@@ -216,7 +216,7 @@ class Log:
         return map(self._entries.__getitem__, range(self._index_after(cursor), len(self._entries)))
 
     def few_after(self, cursor: EventId, limit: int) -> Sequence[Entry]:
-        """The entries after `cursor`, oldest first, if they are at most `limit`; else empty. Most subscribers lack one."""
+        """The entries after `cursor`, oldest first, if they are at most `limit`. Most subscribers lack one."""
         entries = self._entries
         is_only = entries and entries[-1].id > cursor and (len(entries) == 1 or entries[-2].id <= cursor)
         start = len(entries) - 1 if is_only else self._index_after(cursor)

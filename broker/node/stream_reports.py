@@ -24,7 +24,7 @@ _origin = lru_cache(maxsize=64)(Origin)
 def describe(subscriber: Subscriber, client: Client, start: str, gap: str) -> None:
     """Note how a stream began."""
     subscriber.origin = _origin(start, gap)
-    subscriber.client = client
+    subscriber.address, subscriber.request_id = client
 
 
 def report_closed(reporter: Reporter, subscriber: Subscriber, reason: CloseReason, age: float) -> None:
@@ -39,14 +39,14 @@ def report_closed(reporter: Reporter, subscriber: Subscriber, reason: CloseReaso
         reason.value,
         topics=subscriber.topics,
         subject=subscriber.caller.grant.subject,
-        address=subscriber.client.address,
+        address=subscriber.address,
         age=round(age, 3),
         events=subscriber.events,
         bytes=subscriber.bytes_written,
         start=origin.start,
         gap=origin.gap,
         cursor=format_id(subscriber.cursor),
-        request_id=subscriber.client.request_id,
+        request_id=subscriber.request_id,
     )
 
 

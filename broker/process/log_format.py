@@ -36,15 +36,18 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 class _Formatter(logging.Formatter):
     """What both formats share."""
 
-    def _exception(self, record: logging.LogRecord) -> str | None:
-        """The traceback, if the record has one."""
+    def _tracebacks(self, record: logging.LogRecord) -> Mapping[str, str]:
+        """Those that the record has: of its `exception`, and the `stack` of the line itself."""
+        found = {}
         if record.exc_info and record.exc_info[0] is not None:
-            return self.formatException(record.exc_info)
-        return None
+            found["exception"] = self.formatException(record.exc_info)
+        if record.stack_info:
+            found["stack"] = self.formatStack(record.stack_info)
+        return found
 
 
 class _Json(_Formatter):
-    """`time` (RFC 3339), `level`, `logger`, `pid`, `message`, the fields, and perhaps `exception`."""
+    """`time` (RFC 3339), `level`, `logger`, `pid`, `message`, the fields, and perhaps `exception` and `stack`."""
 
     def format(self, record: logging.LogRecord) -> str:
         event = {
@@ -54,16 +57,14 @@ class _Json(_Formatter):
             "pid": record.process,
             "message": record.getMessage(),
             **_fields(record),
+            **self._tracebacks(record),
         }
-        exception = self._exception(record)
-        if exception is not None:
-            event["exception"] = exception
         line = json.dumps(event, ensure_ascii=False, default=str)
         return line if line.isprintable() else json.dumps(event, default=str)
 
 
 class _Text(_Formatter):
-    """Time, level, logger and message, then the fields, then perhaps a traceback on lines of its own."""
+    """Time, level, logger and message, then the fields, then perhaps tracebacks on lines of their own."""
 
     def __init__(self, *, log_pid: bool) -> None:
         super().__init__()
@@ -73,8 +74,8 @@ class _Text(_Formatter):
         name = f"{record.name}[{record.process}]" if self._log_pid else record.name
         fields = "" if record.name == SELF_CONTAINED else _pairs(_fields(record))
         line = escape(f"{_time(record)} {record.levelname} {name}: {record.getMessage()}{fields}")
-        exception = self._exception(record)
-        return line if exception is None else "\n".join([line, *map(escape, exception.split("\n"))])
+        below = [escape(row) for text in self._tracebacks(record).values() for row in text.split("\n")]
+        return "\n".join([line, *below])
 
 
 def _pairs(fields: Mapping[str, Any]) -> str:

@@ -98,9 +98,13 @@ class Authenticator:
         try:
             return self.authenticate_now(request)
         except UnknownKey:
-            if self.key_fetcher is None or not await self.key_fetcher.refresh():
+            if not await self.has_new_keys():
                 raise
         return self.authenticate_now(request)
+
+    async def has_new_keys(self) -> bool:
+        """Fetch keys again, if they are fetched and it is time; whether there are new ones."""
+        return self.key_fetcher is not None and await self.key_fetcher.refresh()
 
     def authenticate_now(self, request: Request) -> Caller:
         """The same with the keys that are there. Raises `UnknownKey` if fetching them again may help."""

@@ -57,6 +57,8 @@ def publish(services: Services, request: Request) -> Answer | Coroutine[Any, Any
     try:
         caller = services.authenticator.authenticate_now(request)
     except UnknownKey:
+        if services.authenticator.key_fetcher is None:
+            raise
         return _publish(services, request)
     caller.grant.check_publish(head.topics)
     data = request.body.arrived()

@@ -117,7 +117,9 @@ async def subscribe(
     try:
         caller = services.authenticator.authenticate_now(request)
     except UnknownKey:
-        caller = await services.authenticator.authenticate(request)
+        if not await services.authenticator.has_new_keys():
+            raise
+        caller = services.authenticator.authenticate_now(request)
     caller.grant.check_subscribe(topics)
     if not isinstance(head, _StreamHead):
         head = _read_head(request, topics, node.clock())

@@ -6,7 +6,7 @@ import pytest
 
 from broker import sse
 from broker.fanout import feed
-from broker.fanout.feed import PIECE_BYTES
+from broker.fanout.feed import PIECE_BYTES, Feed, FeedKey
 from broker.topics import Retention
 from tests.support.hub_harness import HubHarness
 
@@ -75,6 +75,21 @@ async def test_a_piece_is_filled_to_the_last_byte_and_no_further(harness: HubHar
     harness.publish("a", text_of(PIECE_BYTES - len(first) + more, 2))
     subscriber = await harness.subscribe("a", cursor=0)
     assert subscriber.cursor == 2 - more
+
+
+@pytest.mark.parametrize("is_enveloped", [False, True])
+async def test_a_piece_ends_where_it_shall(harness: HubHarness, is_enveloped: bool) -> None:
+    """What comes later in the log is for a later piece."""
+    for _ in range(3):
+        harness.publish("a", b"x")
+    subscriber = await harness.subscribe("a", cursor=0)
+    assert subscriber.feed is not None
+    completeness = subscriber.feed._completeness
+    read = Feed(FeedKey(("a",), enveloped=is_enveloped), (harness.log("a"),), completeness)
+    for up_to in (1, 2, 3):
+        piece = read.piece_after(0, up_to)
+        assert piece is not None
+        assert (piece.end, piece.events) == (up_to, up_to)
 
 
 @pytest.mark.parametrize("more", [0, 1])

@@ -87,3 +87,14 @@ def test_tracebacks() -> None:
     assert first.endswith("ERROR broker: a defect: ü")
     assert others[0] == "Traceback (most recent call last):"
     assert all(other.isprintable() for other in others)
+
+
+def test_the_stack_of_a_line() -> None:
+    """aiohttp's warning of a loop that reads on and on has nothing else that tells where."""
+    made = record("read on and on")
+    made.stack_info = "Stack (most recent call last):\n  in \x1bread"
+    assert json.loads(formatter("json").format(made))["stack"] == made.stack_info
+    assert formatter("text").format(made).split("\n")[1:] == [
+        "Stack (most recent call last):",
+        "  in \\x1bread",
+    ]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from broker.auth.tokens import Verifier
 from broker.web import jwks_fetcher
 from broker.web.aiohttp_adapter import SERVICES
 from tests.support.http import read_answer
@@ -123,6 +124,25 @@ async def test_a_new_key_is_fetched_when_a_token_names_it(
     key_server.keys = [NEW.jwk(kid="new")]
     assert await publish(server, token(NEW, "new")) == 201
     assert await publish(server, token(OLD, "old")) == 401, "it is in the set no longer"
+
+
+@pytest.mark.uncompiled
+async def test_a_token_of_nobody_is_verified_once(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anyone can send such tokens. Where no keys are fetched, another try with the same ones can't help."""
+    verified, calls = Verifier._verified, 0
+
+    def counted(self: Verifier, text: str) -> object:
+        nonlocal calls
+        calls += 1
+        return verified(self, text)
+
+    monkeypatch.setattr(Verifier, "_verified", counted)
+    server = await serve(jwt_secrets=json.dumps([HMAC.material]))
+    headers = {"authorization": f"Bearer {token(NEW, None)}", "content_type": "text/plain"}
+    for method in ("GET", "POST") * 3:  # from the second on, the head is known
+        calls = 0
+        assert (await server.request(method, "/topics/a", **headers)).status == 401
+        assert calls == 1, method
 
 
 async def test_unknown_keys_are_fetched_once_in_a_while(serve: Serve, key_server: KeyServer) -> None:

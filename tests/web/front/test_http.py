@@ -118,6 +118,19 @@ async def test_100_continue_comes_when_the_body_is_wanted(server: Server) -> Non
     assert (await read_answer(reader)).status == 201
 
 
+async def test_100_continue_comes_once(server: Server) -> None:
+    head = b"Content-Type: text/plain\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+    reader, writer = await server.send(POST + head)
+    async with asyncio.timeout(WAIT_SECONDS):
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    for piece in (b"o", b"k", b"!"):
+        writer.write(chunked(piece, end=b""))
+        await until(lambda: not writer.transport.get_write_buffer_size(), "it is sent")
+        assert (await server.request("GET", "/healthz")).status == 200, "the piece has been read meanwhile"
+    writer.write(b"0\r\n\r\n")
+    assert (await read_answer(reader)).status == 201
+
+
 async def test_a_refused_request_is_not_asked_for_its_body(server: Server) -> None:
     sent = (
         b"POST /topics/a..b HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"
