@@ -31,7 +31,7 @@ from tests.support.ports import free_port
 from tests.support.run_folder import RUN_FOLDER
 from tests.support.waiting import WAIT_SECONDS, wait_for
 
-pytestmark = pytest.mark.timeout(1200)  # the image takes a while on a busy machine
+pytestmark = pytest.mark.timeout(3000)  # the image takes a while on a busy machine
 IMAGE_WHEEL = ROOT / ".cache" / "image-wheel"
 COMPOSE = ROOT / "deploy" / "compose.yaml"
 
@@ -199,7 +199,7 @@ def test_health_check_asks_where_the_broker_listens(
 )
 def test_health_check_can_ask_for_readiness(settings: dict[str, str], is_ready: bool) -> None:
     """Without its store a broker is healthy, since a restart wouldn't help, but not ready."""
-    with BrokerProcess(**settings) as broker:
+    with BrokerProcess(**settings, own_timeouts=True) as broker:
         for arguments, succeeds in (([], True), (["ready"], is_ready)):
             command = [sys.executable, "-m", "broker.process.health", *arguments]
             environment = {**os.environ, "BROKER_PORT": str(broker.port)}

@@ -373,12 +373,11 @@ async def test_i7_a_publish_whose_connection_is_cut_while_it_waits_for_the_repli
     replica.wait_synced()
     broker = await start_broker(primary.url, redis_wait_replicas=1)
     replica.pause()
-    with primary.client() as client:
+    with own_timeouts(), primary.client() as client:
         publishing = asyncio.ensure_future(broker.request("POST", "/topics/a", b"x"))
         await until(lambda: client.xlen("broker:{b}:log:a") == 1, "it has run")
-        with own_timeouts():  # from the second attempt on
-            client.client_kill_filter(_type="normal", skipme=True)
-            answer = await publishing
+        client.client_kill_filter(_type="normal", skipme=True)
+        answer = await publishing
     assert (answer.status, answer.json()["code"]) == (503, "unavailable")
     replica.resume()
 
