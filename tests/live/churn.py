@@ -21,8 +21,11 @@ from tests.support.event_stream import AsyncStream
 from tests.support.http import HOST, request
 
 PATIENCE_SECONDS = 0.5
-SILENCE_SECONDS = 0.5  # after it, no event that was still on its way arrives
 """How long a follower stays on a connection on which one of its topics has ended."""
+SILENCE_SECONDS = 0.5
+"""After it, no event that was still on its way arrives."""
+GAP_SECONDS = 4 * SILENCE_SECONDS
+"""How long it stays after a gap: if events of other topics follow, only the next connection shows what is still missing."""
 READ_SIZES = (64, 1000, 1 << 16)
 
 
@@ -131,6 +134,8 @@ class Follower:
             for event in stream.events[count:]:
                 count += 1
                 self._note(event)
+                if event.type == "broker.gap":
+                    leave_at = min(leave_at, time.monotonic() + GAP_SECONDS)
                 if event.type == "broker.end":  # some stay for the events of the other topics
                     drop_after = min(drop_after, count + self._chance.choice([-1, 5]))
                     leave_at = min(leave_at, time.monotonic() + PATIENCE_SECONDS)
