@@ -274,7 +274,24 @@ def test_forgotten_topic_is_no_gap_for_a_cursor_at_the_last_event_of_all() -> No
             assert heard(again) == [(None, "now")]
 
 
-# The judge itself
+# The follower and the judge themselves
+
+
+async def test_a_follower_notices_that_all_it_lacks_is_lost_although_another_topic_s_event_came_after_the_gap(
+    broker: BrokerProcess,
+) -> None:
+    cursor = broker.publish("b", "before")
+    last = {"a": number(broker.publish("a", "kept")), "b": number(broker.publish("b", "lost"))}
+    delete(broker, "b")
+    follower = Follower(broker.port, ["a", "b"], random.Random(0))
+    follower.cursor = cursor
+    await follower.connect(
+        lambda it: it.stands_before_a_gap(last)
+    )  # stays until it must leave: an event follows the gap
+    assert [note.kind for note in follower.notes] == ["connect", "gap", "event"]
+    await follower.connect(lambda it: it.stands_before_a_gap(last))
+    assert [note.kind for note in follower.notes[3:]] == ["connect", "gap"]
+    assert follower.stands_before_a_gap(last)
 
 
 def notes(*seen: str) -> list[Note]:
