@@ -98,12 +98,12 @@ class Authenticator:
         try:
             return self.authenticate_now(request)
         except UnknownKey:
-            if not await self.has_new_keys():
+            if not await self.refresh_keys():
                 raise
         return self.authenticate_now(request)
 
-    async def has_new_keys(self) -> bool:
-        """Fetch keys again, if they are fetched and it is time; whether there are new ones."""
+    async def refresh_keys(self) -> bool:
+        """Fetch the keys again if they come from a URL and aren't fresh; returns whether they were fetched."""
         return self.key_fetcher is not None and await self.key_fetcher.refresh()
 
     def authenticate_now(self, request: Request) -> Caller:

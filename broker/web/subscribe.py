@@ -117,7 +117,7 @@ async def subscribe(
     try:
         caller = services.authenticator.authenticate_now(request)
     except UnknownKey:
-        if not await services.authenticator.has_new_keys():
+        if not await services.authenticator.refresh_keys():
             raise
         caller = services.authenticator.authenticate_now(request)
     caller.grant.check_subscribe(topics)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.bench.peers.__main__ import Figures, machine, measured
+from tests.bench.peers.__main__ import Figures, machine, measured, measuring_parser
 from tests.bench.peers.loads import ROWS
 from tests.bench.peers.servers import Broker, Peer
 from tests.bench.peers.table import markdown
@@ -60,16 +60,11 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.observing", description="Measure what metrics, logs and traces cost."
-    )
+    parser = measuring_parser("tests.bench.observing", "Measure what metrics, logs and traces cost.", LOADS)
     names = [one.name for one in VARIANTS[1:]]
-    add = parser.add_argument
-    add("--only", nargs="+", choices=LOADS, default=LOADS, metavar="NAME", help=f"loads: {', '.join(LOADS)}")
-    add("--variants", nargs="+", choices=names, default=names, metavar="NAME", help="; ".join(names))
-    add("--rounds", type=int, default=5, metavar="N", help="the median counts (default: 5)")
-    add("--tries", type=int, default=2, metavar="N", help="see tests.bench.peers (default: 2)")
-    parser.set_defaults(both_cpus=False)
+    parser.add_argument(
+        "--variants", nargs="+", choices=names, default=names, metavar="NAME", help="; ".join(names)
+    )
     return parser.parse_args()
 
 

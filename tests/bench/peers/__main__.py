@@ -47,7 +47,7 @@ def main() -> int:
     console = Console(stderr=True)
     peers, problems = ready(args.servers, console)
     figures = known(args.json)
-    for row in [row for row in ROWS if not args.only or row.name in args.only]:
+    for row in [row for row in ROWS if row.name in args.only]:
         figures[row.name] = {}
         problems += measured(row, peers, args, (cpus[0], cpus[1]), figures[row.name], console)
         if args.json:
@@ -64,17 +64,10 @@ def main() -> int:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.bench.peers", description="Put the same loads on the broker and its peers."
+    parser = measuring_parser(
+        "tests.bench.peers", "Put the same loads on the broker and its peers.", [row.name for row in ROWS]
     )
     add = parser.add_argument
-    add(
-        "--only",
-        nargs="+",
-        choices=[row.name for row in ROWS],
-        metavar="NAME",
-        help=f"rows: {', '.join(row.name for row in ROWS)}",
-    )
     add(
         "--servers",
         nargs="+",
@@ -105,6 +98,22 @@ def arguments() -> argparse.Namespace:
         help="server and load share both CPUs, and the broker has two workers; for the rows of rates",
     )
     add(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="keep the figures in this file; its rows stay in the table",
+    )
+    add("--markdown", action="store_true", help="print the table as Markdown")
+    return parser.parse_args()
+
+
+def measuring_parser(module: str, description: str, rows: Sequence[str]) -> argparse.ArgumentParser:
+    """A parser with the options that `measured` reads: `tries`, `rounds`, and `both_cpus`, which is false. `only` is some of `rows`."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=description)
+    parser.set_defaults(both_cpus=False)
+    add = parser.add_argument
+    add("--only", nargs="+", choices=rows, default=rows, metavar="NAME", help=f"rows: {', '.join(rows)}")
+    add(
         "--rounds",
         type=int,
         default=5,
@@ -118,14 +127,7 @@ def arguments() -> argparse.Namespace:
         metavar="N",
         help="measure up to N times while other processes use the CPUs; the least disturbed run counts (default: 2)",
     )
-    add(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        help="keep the figures in this file; its rows stay in the table",
-    )
-    add("--markdown", action="store_true", help="print the table as Markdown")
-    return parser.parse_args()
+    return parser
 
 
 def named_folder(text: str) -> tuple[str, Path]:
