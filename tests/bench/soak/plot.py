@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("svg")
-
-from matplotlib import pyplot
-
 from tests.bench.soak.samples import QUANTITIES, Samples
 
 
 def draw(samples: Samples, path: Path) -> None:
     """Write the plot to `path`, as SVG."""
+    import matplotlib as mpl  # here, because each process that runs tests would load it, which takes a second
+
+    mpl.use("svg")
+    from matplotlib import pyplot
+
     mpl.rcParams["svg.hashsalt"] = "soak"  # the same run gives the same file
     mpl.rcParams["svg.fonttype"] = "none"  # texts, not their outlines
     figure, axes = pyplot.subplots(
