@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Self
 
+from broker.sse import HEARTBEAT
 from tests.support.event_stream import READ_BYTES, Stream
 from tests.support.waiting import WAIT_SECONDS
 
@@ -32,13 +33,20 @@ def silent(port: int, topic: str, *, receive_buffer: int | None = None) -> Strea
     return stream
 
 
+def without_heartbeats(data: bytes) -> tuple[bytes, bytes]:
+    """The data but its heartbeats, and the first byte of one that isn't complete. No event here has a line that ends with a colon."""
+    begun = data[-1:] if HEARTBEAT.startswith(data[-1:]) else b""
+    return data.removesuffix(begun).replace(HEARTBEAT, b""), begun
+
+
 class GoodReaders:
     """Readers that read everything at once; a context manager."""
 
     def __init__(self, port: int, topic: str, count: int) -> None:
         self._reference = silent(port, topic)
-        self._begin = len(self._reference.body)
-        self._offset = self._begin  # of the reference's body: what the others have
+        self._read_bytes = len(self._reference.body)
+        self._begun = b""  # a heartbeat, of the reference
+        self._body = bytearray()  # of the reference, behind its first event, without heartbeats
         self._others = [silent(port, topic) for _ in range(count - 1)]
 
     def __enter__(self) -> Self:
@@ -50,8 +58,8 @@ class GoodReaders:
 
     @property
     def body(self) -> bytes:
-        """What each was sent after its first event."""
-        return bytes(self._reference.body[self._begin :])
+        """What each was sent after its first event, without heartbeats."""
+        return bytes(self._body)
 
     @property
     def ids(self) -> list[str]:
@@ -63,17 +71,29 @@ class GoodReaders:
 
     def catch_up(self, count: int) -> None:
         """Read until all have `count` events; fail if the bytes of one differ from the reference's."""
+        offset = len(self._body)
         self._reference.wait_for_events(1 + count)
-        body = self._reference.body
+        more, self._begun = without_heartbeats(self._begun + self._reference.body[self._read_bytes :])
+        self._read_bytes = len(self._reference.body)
+        self._body += more
         for stream in self._others:
-            at = self._offset
-            while at < len(body) or not stream.is_between_chunks:  # two bytes left would keep a whole buffer
-                received = stream.socket.recv(min(READ_BYTES, max(2, len(body) - at)))
-                assert received, f"a good reader was cut off at byte {at} of {len(body)}"
-                data = stream.unframed(received)
-                assert body.startswith(data, at), f"a good reader was sent something else at byte {at}"
-                at += len(data)
-        self._offset = len(body)
+            self._read_on(stream, offset)
+
+    def _read_on(self, stream: Stream, at: int) -> None:
+        """Read what this one lacks: all from the byte `at` of the body on."""
+        body = self._body
+        begun = b""
+        while (
+            at < len(body) or begun or not stream.is_between_chunks
+        ):  # two bytes left would keep a whole buffer
+            received = stream.socket.recv(min(READ_BYTES, max(2, len(body) - at)))
+            assert received, f"a good reader was cut off at byte {at} of {len(body)}"
+            data = begun + stream.unframed(received)
+            begun = b""
+            if not body.startswith(data, at):
+                data, begun = without_heartbeats(data)
+            assert body.startswith(data, at), f"a good reader was sent something else at byte {at}"
+            at += len(data)
 
 
 @dataclass(frozen=True)
