@@ -32,6 +32,11 @@ def is_service_link(value: str) -> bool:
 class Environment(EnvSettingsSource):
     """The settings in the environment, without service links."""
 
+    def __call__(self) -> dict[str, Any]:
+        if not any(name.startswith(PREFIX.lower()) for name in self.env_vars):
+            return {}  # at once: to look for each setting takes milliseconds
+        return super().__call__()
+
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         value, key, is_complex = super().get_field_value(field, field_name)
         if isinstance(value, str) and is_service_link(value):
