@@ -72,6 +72,7 @@ def kernel_bound(lagging: int) -> int:
 
 
 @pytest.mark.exclusive  # it asserts a bound on the kernel's memory for all of TCP
+@pytest.mark.timeout(1200)  # 50 GB pass through the machine
 def test_i3_i4_slow_readers_among_good_ones() -> None:
     settings = {
         "slow_seconds": SLOW_SECONDS,
