@@ -17,7 +17,7 @@ from playwright.async_api import Page
 
 from tests.live.clients import CLIENTS, Reconnecting
 from tests.live.event_source import CLOSED, CONNECTING, CONTROL, OPEN, Follower, Received, Source
-from tests.support.broker_process import BrokerProcess
+from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.cutting_proxy import CuttingProxy, cut_events
 from tests.support.tcp_proxy import PatientProxy
 from tests.support.waiting import wait_for
@@ -145,18 +145,20 @@ async def test_retry_is_honoured(follow: Follow, client: str, quick_broker: Brok
 
 @those_with(lambda client: client.persists)
 @pytest.mark.parametrize("drained", [True, False], ids=["sigterm", "sigkill"])
-async def test_server_that_comes_back_with_nothing_tells_of_the_gap(follow: Follow, drained: bool) -> None:
-    with BrokerProcess(retry_min_ms=300, retry_max_ms=300) as broker:
-        source = await follow(broker.url)
-        await source.wait_for_events(1)
-        cursor = broker.publish("news", "before")
-        await source.wait_for_events(2)
-        await asyncio.to_thread(broker.terminate if drained else broker.kill)
-        await asyncio.to_thread(broker.start)
-        await source.wait_for_events(3)
-        after = broker.publish("news", "after")
-        events = await source.wait_for_events(4)
-        received = await source.received()
+async def test_server_that_comes_back_with_nothing_tells_of_the_gap(
+    follow: Follow, shared_brokers: SharedBrokers, drained: bool
+) -> None:
+    broker = shared_brokers.get(retry_min_ms=300, retry_max_ms=300)
+    source = await follow(broker.url)
+    await source.wait_for_events(1)
+    cursor = broker.publish("news", "before")
+    await source.wait_for_events(2)
+    await asyncio.to_thread(broker.terminate if drained else broker.kill)
+    await asyncio.to_thread(broker.start)
+    await source.wait_for_events(3)
+    after = broker.publish("news", "after")
+    events = await source.wait_for_events(4)
+    received = await source.received()
     assert [event.type for event in events] == ["broker.open", "message", "broker.gap", "message"]
     assert events[2].data == f'{{"topic":"news","after":"{cursor}","reason":"lost"}}'
     assert events[3] == Received("message", "after", after, OPEN)
