@@ -44,6 +44,7 @@ class RequestParser:
 
     __deletable__ = ("_flow",)  # mypyc asks
     __slots__ = (
+        "_begun_bytes",
         "_body_bytes",
         "_excess_bytes",
         "_flow",
@@ -75,6 +76,7 @@ class RequestParser:
         self._url = b""
         self._headers = RequestHeaders()
         self._head_bytes = 0  # fed since the last message, or more
+        self._begun_bytes = 0  # fed with the end of that message, if a head has begun behind it
         self._body_bytes = 0  # of body in the present bytes
         self._excess_bytes = 0
         self._trailers = 0
@@ -88,7 +90,7 @@ class RequestParser:
 
     def memory(self) -> int:
         """About how many bytes it takes: an incomplete head, and the requests that wait to be served."""
-        head_bytes = self._head_bytes if self.is_head_begun else 0
+        head_bytes = self._head_bytes + self._begun_bytes if self.is_head_begun else 0
         return head_bytes + sum(exchange.memory() for exchange in self.ready)
 
     def close(self) -> None:
@@ -162,8 +164,11 @@ class RequestParser:
         if self.body is not None:
             if self._check_excess(len(data)):
                 self._is_ready(self.body)  # its handler need not wait for the body
-        elif self.is_head_begun and self._head_bytes > self._max_head_bytes:
-            self.refuse(self._too_long())
+        elif self.is_head_begun:
+            if not self._head_bytes:
+                self._begun_bytes = len(data)
+            elif self._head_bytes > self._max_head_bytes:
+                self.refuse(self._too_long())
 
     def refuse(self, answer: Answer) -> None:
         """Ignore all further bytes; `answer` is for after the answers to the requests before it."""
@@ -271,7 +276,7 @@ class RequestParser:
         self.body = Exchange(self._flow, self._last_head)
         self._url, self._headers = b"", RequestHeaders()
         self.is_head_begun = False
-        self._excess_bytes = self._trailers = 0
+        self._begun_bytes = self._excess_bytes = self._trailers = 0
 
     def on_body(self, data: bytes) -> None:
         self._body_bytes += len(data)

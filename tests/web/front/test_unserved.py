@@ -141,6 +141,20 @@ async def test_what_a_connection_holds_is_counted_until_it_is_served(
     await until(lambda: not unserved.bytes and not len(unserved), "nothing is counted any more")
 
 
+async def test_a_head_that_begins_with_the_end_of_a_request_is_counted(server: Server) -> None:
+    """It counted as nothing: the count of a head's bytes began anew with the end of the request."""
+    unserved = server.front.unserved
+    reader, writer = await server.send(request("POST", "/topics/a", body=b"x") + HEAD + b"y" * 6000)
+    await reader.readuntil(b"\r\n\r\n")
+    await until(lambda: unserved.bytes >= 6000, "it is counted")
+    writer.write(b"y" * 1000)
+    await until(lambda: unserved.bytes >= 7000, "so are the bytes behind it")
+    writer.write(b"\r\n\r\n")
+    await reader.readuntil(b"\r\n\r\n")
+    await until(lambda: not unserved.bytes and not len(unserved), "nothing is counted any more")
+    writer.close()
+
+
 @pytest.mark.parametrize("size", [9000, 20_000, 40_000, 60_000, 90_000])
 async def test_a_body_that_goes_on_is_counted_no_longer_once_its_bytes_are_taken(
     server: Server, travel: Travel, size: int
