@@ -86,8 +86,9 @@ class Exchange:
     def feed(self, data: bytes) -> None:
         """More of the body has arrived."""
         self._pieces.append(data)
-        self.held_bytes += len(data) + PIECE_BYTES
-        if self.held_bytes > HIGH_WATER_BYTES:
+        former = self.held_bytes
+        self.held_bytes = held = former + len(data) + PIECE_BYTES
+        if former <= HIGH_WATER_BYTES < held:  # once: one read may bring thousands of pieces
             self._is_noticed = True
             self._flow.hold_body(held=True)
 
