@@ -9,7 +9,7 @@ import json
 import json.encoder
 import json.scanner
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, NoReturn, cast
 
 from broker import sse
@@ -18,14 +18,21 @@ from broker.errors import InvalidBody, InvalidParameter, InvalidTopic, TooLarge
 from broker.stores.base import Item
 from broker.topics import check_publishable, check_type
 from broker.web.errors import event_too_large
+from broker.web.long_lines import not_json, not_one_object, parse, too_many_members
 
 _BOM = b"\xef\xbb\xbf"
+_UNCOUNTED = b"\\ \t"
+_MEMBERS = ("data", "event", "topic")
 
 MAX_GRANTED = 1000  # topics remembered as allowed
 LINES_PER_PAUSE = 128
 LINE_FACTOR = 6  # a character of data may be written as \u00XX
 LINE_SLACK_BYTES = 4096  # for the rest of a line's JSON
 ESCAPE_BYTES = 6  # of \u00XX
+LONG_LINE_BYTES = 16 << 10
+"""A longer line is parsed in steps."""
+STEP_BYTES = 32 << 10
+"""So many bytes of shorter lines are parsed in one step. That is more than one piece of a body brings: to pause would slow it down."""
 MAX_MEMBERS = 100
 """Of a line's object. The broker reads three; to pass over 26,000 others took 35 ms."""
 
@@ -46,6 +53,7 @@ class NdjsonBody:
         self._rest = bytearray()  # the line that has not ended
         self._is_at_start = True
         self._line_count = 0
+        self._step_bytes = 0  # of lines since others had their turn
 
     def location(self) -> Mapping[str, object]:
         """The number of the current line, from 1, for an error's answer."""
@@ -53,7 +61,12 @@ class NdjsonBody:
 
     def only_item(self, data: bytes) -> Item | None:
         """The event that `data` is, if it is one line and follows another. Else None: `items` takes it."""
-        if self._rest or self._is_at_start or data.find(b"\n") != len(data) - 1:
+        if (
+            self._rest
+            or self._is_at_start
+            or data.find(b"\n") != len(data) - 1
+            or len(data) > LONG_LINE_BYTES
+        ):
             return None
         line = data.strip()
         if not line:
@@ -64,6 +77,7 @@ class NdjsonBody:
 
     def items(self, data: bytes) -> Iterator[Item | None]:
         """The events that `data` completes. Raises a `BrokerError` at the first bad line."""
+        self._step_bytes = 0
         first, *more = data.split(b"\n")
         if more:
             yield from self._decode(bytes(self._rest) + first if self._rest else first)
@@ -89,7 +103,13 @@ class NdjsonBody:
             self._is_at_start = False
             line = line.removeprefix(_BOM)
         line = line.strip()
-        if line:
+        self._step_bytes += len(line)
+        if self._step_bytes > STEP_BYTES:
+            self._step_bytes = len(line)
+            yield None
+        if len(line) > LONG_LINE_BYTES:
+            yield (yield from self._long_item(line))
+        elif line:
             yield self._item(line)
         elif self._line_count % LINES_PER_PAUSE == 0:
             yield None
@@ -98,8 +118,20 @@ class NdjsonBody:
     def _item(self, line: bytes) -> Item:
         self._check_size(line)
         text, value = _object(line)
+        return self._made(value, _data(text, value))
+
+    def _long_item(self, line: bytes) -> Generator[None, None, Item]:
+        self._check_size(line)
+        value = yield from parse(_decoded(line), _MEMBERS, "data", MAX_MEMBERS)
+        data = _member_data(value)
+        yield None
+        assert isinstance(data, str), "its text was wanted"
+        return self._made(value, data)
+
+    def _made(self, value: Mapping[str, Any], text: str) -> Item:
+        """The event with these members, and `text` for its data."""
         try:
-            data = _data(text, value)
+            data = text.encode()
         except UnicodeEncodeError:
             raise InvalidBody(
                 "The line's data contains a lone surrogate; data must be Unicode text."
@@ -133,13 +165,8 @@ class NdjsonBody:
             return
         if len(line) > self._max_line_bytes:
             self._fail_too_long()
-        least = (
-            len(line)
-            - (ESCAPE_BYTES - 1) * line.count(b"\\u")
-            - line.count(b"\\")
-            - line.count(b" ")
-            - line.count(b"\t")
-        )
+        left = line.translate(None, _UNCOUNTED)  # to count them one by one takes several times as long
+        least = len(left) - (ESCAPE_BYTES - 1) * line.count(b"\\u")
         if least > most:
             raise event_too_large(self._max_event_bytes)
 
@@ -169,28 +196,37 @@ _AFTER_WHITE_SPACE = re.compile(rf"[ \t\n\r]*+((?:[^ \t\n\r\"]++|{_STRING})++)")
 
 def _object(line: bytes) -> tuple[str, dict[str, Any]]:
     """The text of a line, and its object, in which numbers have no meaning."""
+    text = _decoded(line)
     try:
-        text = line.decode()
         value, end = _scan(text, 0)
-    except UnicodeDecodeError:
-        raise InvalidBody("The line is not valid UTF-8.") from None
     except RecursionError:
         raise InvalidBody("The line's JSON is nested too deeply.") from None
     except (ValueError, StopIteration):
-        raise InvalidBody("The line is not JSON.") from None
+        raise not_json() from None
     if end != len(text) or not isinstance(value, dict):
-        raise InvalidBody('The line is not one JSON object; send {"data": …} on each line.')
+        raise not_one_object()
     if len(value) > MAX_MEMBERS:
-        _fail_too_many_members()
+        raise too_many_members(MAX_MEMBERS)
     return text, value
 
 
-def _data(text: str, value: Mapping[str, Any]) -> bytes:
-    """The line's data: a string as it is, any other value as it was sent, but compact."""
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:
+        raise InvalidBody("The line is not valid UTF-8.") from None
+
+
+def _member_data(value: Mapping[str, Any]) -> Any:
     if "data" not in value:
         raise InvalidBody("The line's object has no 'data'.")
-    data = value["data"]
-    return (data if isinstance(data, str) else _compact(_member(text, "data"))).encode()
+    return value["data"]
+
+
+def _data(text: str, value: Mapping[str, Any]) -> str:
+    """The line's data: a string as it is, any other value as it was sent, but compact."""
+    data = _member_data(value)
+    return data if isinstance(data, str) else _compact(_member(text, "data"))
 
 
 def _member(text: str, name: str) -> str:
@@ -201,7 +237,7 @@ def _member(text: str, name: str) -> str:
     while text[at] != "}":
         left -= 1
         if left < 0:
-            _fail_too_many_members()
+            raise too_many_members(MAX_MEMBERS)
         key, at = _scan(text, _after_white_space(text, at))
         start = _after_white_space(text, _after_white_space(text, at) + 1)
         _, end = _scan(text, start)
@@ -210,10 +246,6 @@ def _member(text: str, name: str) -> str:
         at = _after_white_space(text, end)
         at += text[at] == ","
     return found
-
-
-def _fail_too_many_members() -> NoReturn:
-    raise InvalidBody(f"The line's object has more than {MAX_MEMBERS} members; put them into 'data'.")
 
 
 def _after_white_space(text: str, at: int) -> int:
