@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 
 import trustme
 
+from broker.process.listening import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES
 from broker.web.runner import Runner
 from tests.support.http import HOST
 
@@ -22,7 +24,10 @@ def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
 
 
 async def listen_securely(runner: Runner, context: ssl.SSLContext) -> tuple[asyncio.Server, int]:
-    """Serve the runner's front with TLS; the server, and its port."""
+    """Serve the runner's front with TLS, on sockets with the buffers that `broker serve` gives them; the server, and its port."""
     assert runner.front is not None
-    listening = await asyncio.get_running_loop().create_server(runner.front.secured(context), HOST, 0)
-    return listening, listening.sockets[0].getsockname()[1]
+    sock = socket.create_server((HOST, 0))
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES)
+    listening = await asyncio.get_running_loop().create_server(runner.front.secured(context), sock=sock)
+    return listening, sock.getsockname()[1]

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,10 +20,13 @@ from broker.process.listening import SEND_BUFFER_BYTES
 from broker.settings import Settings
 from broker.web.aiohttp_adapter import SERVICES
 from broker.web.runner import Runner
-from tests.support.http import close, read_head
+from tests.support.http import HOST, close, read_head
 from tests.support.local_broker import Serve, Server
 from tests.support.tls import listen_securely, tls_contexts
 from tests.support.waiting import WAIT_SECONDS, until
+
+STUCK_BUFFER_BYTES = 4096
+"""SO_RCVBUF of a client that reads nothing."""
 
 
 def subscribers(server: Server) -> int:
@@ -200,6 +204,18 @@ async def test_cleanup_does_not_wait_for_streams() -> None:
     await close(writer)
 
 
+async def connect_securely(
+    port: int, trusting: ssl.SSLContext, receive_buffer: int | None = None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A client of TLS. Without a `receive_buffer` the kernel may keep tens of megabytes for a client that reads nothing."""
+    sock = socket.socket()
+    sock.setblocking(False)
+    if receive_buffer is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    await asyncio.get_running_loop().sock_connect(sock, (HOST, port))
+    return await asyncio.open_connection(sock=sock, ssl=trusting, server_hostname="localhost", limit=1 << 16)
+
+
 async def test_tls_peers_that_reset_do_no_harm() -> None:
     context, trusting = tls_contexts()
     runner = Runner(create_app(Settings(heartbeat_seconds=0.1)), access_log=None)
@@ -208,7 +224,7 @@ async def test_tls_peers_that_reset_do_no_harm() -> None:
     node = runner.app[SERVICES].node
     writers = []
     for _ in range(40):
-        reader, writer = await asyncio.open_connection("localhost", port, ssl=trusting, limit=1 << 10)
+        reader, writer = await connect_securely(port, trusting, STUCK_BUFFER_BYTES)
         writer.write(b"GET /topics/news HTTP/1.1\r\nHost: localhost\r\n\r\n")
         await read_head(reader)
         writers.append(writer)
@@ -229,19 +245,21 @@ async def test_tls_peers_that_reset_do_no_harm() -> None:
 
 async def test_tls() -> None:
     context, trusting = tls_contexts()
-    settings = Settings(slow_seconds=5, retention_events=100_000, retention_bytes=50_000_000)
+    settings = Settings(slow_seconds=15, retention_events=100_000, retention_bytes=50_000_000)
     runner = Runner(create_app(settings), access_log=None)
     await runner.setup()
     listening, port = await listen_securely(runner, context)
     node = runner.app[SERVICES].node
 
-    async def subscribe() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await asyncio.open_connection("localhost", port, ssl=trusting, limit=1 << 16)
+    async def subscribe(
+        receive_buffer: int | None = None,
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await connect_securely(port, trusting, receive_buffer)
         writer.write(b"GET /topics/news?since=earliest HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert (await read_head(reader))[0] == 200
         return reader, writer
 
-    good, stuck = await subscribe(), await subscribe()
+    good, stuck = await subscribe(), await subscribe(STUCK_BUFFER_BYTES)
     sent = [str(number).zfill(50_000) for number in range(200)]
     publishing = asyncio.ensure_future(
         _publish_all(node, [("news", sse.lines(text.encode())) for text in sent])
