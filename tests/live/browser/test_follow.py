@@ -58,8 +58,9 @@ async def test_replay(tab: Page, quick_broker: BrokerProcess) -> None:
 
 async def test_for_await(tab: Page, quick_broker: BrokerProcess) -> None:
     count = 2000  # more than may wait for the loop
-    for number in range(count):
-        quick_broker.publish("news", f"{number}")
+    lines = b"".join(b'{"data": "%d"}\n' % number for number in range(count))
+    sent = request("POST", "/topics/news", "Content-Type: application/x-ndjson", body=lines)
+    assert exchange(quick_broker.port, sent).json()["published"] == count
     following = await Following.open(tab, "news", since="earliest", iterate=True)
     await following.wait_for(f"iterated.length >= {KEPT}")
     quick_broker.publish("news", "last", end="true")
