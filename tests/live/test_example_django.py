@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -78,8 +80,8 @@ def bell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bell]:
 @pytest.fixture(autouse=True)
 def nothing_is_saved(bell: Bell) -> None:
     """Other tests' notifications are gone from the database."""
-    done = bell.run("Notification.objects.all().delete()")
-    assert done.returncode == 0, done.stderr
+    with closing(sqlite3.connect(bell.data / "bell.sqlite3")) as database, database:
+        database.execute("DELETE FROM bell_notification")
 
 
 async def log_in(chromium: Browser, bell: Bell, name: str) -> Page:
