@@ -1,8 +1,8 @@
 """Listens on bound sockets, and makes a protocol for each connection.
 
 Rules: knows no HTTP. The options of a connection's socket are set once, on the listening one: accepted sockets inherit them.
-Plain connections get a transport of ours (`socket_transport`). Those with TLS get the loop's own, and so do all where the system has
-no epoll, such as on macOS: it works as well, and costs more.
+Connections get a transport of ours (`socket_transport`). Where the system has no epoll, such as on macOS, they get the loop's own:
+it works as well, and costs more.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from broker.process.socket_transport import SocketPolling
 SEND_BUFFER_BYTES = 64 << 10
 """The kernel doubles it; without a bound it would hold megabytes for each stuck client (I4)."""
 RECEIVE_BUFFER_BYTES = 64 << 10
-"""The same for a client that sends while nothing is read. It limits each read, too, and so what TLS buffers."""
+"""The same for a client that sends while nothing is read."""
 
 
 class ConnectionFactory(Protocol):
@@ -53,7 +53,7 @@ class Listening:
         head_seconds: float,
     ) -> None:
         self._connect = connect
-        self._connect_securely = connect_securely
+        self._connect_tcp = connect_securely or connect
         self._sockets = sockets
         self._trusted_proxies = trusted_proxies
         self._head_seconds = head_seconds
@@ -88,27 +88,26 @@ class Listening:
         if sock.family == socket.AF_UNIX:
             if self._polling is None:
                 return await self._loop.create_unix_server(self._connect, sock=sock, backlog=BACKLOG)
-            return Acceptor(sock, partial(self._open, self._polling))
+            return Acceptor(sock, partial(_open, self._polling, self._connect))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if self._trusted_proxies is not None:
             proxied = ProxiedConnections(self._open_tcp, self._trusted_proxies, self._head_seconds)
             self._proxied.append(proxied)
             return Acceptor(sock, proxied.opened)
-        if self._polling is None or self._connect_securely is not None:
-            connect = self._connect_securely or self._connect
-            return await self._loop.create_server(connect, sock=sock, backlog=BACKLOG)
-        return Acceptor(sock, partial(self._open, self._polling))
-
-    def _open(self, polling: SocketPolling, connection: socket.socket, peer: str) -> None:
-        polling.connect(connection, self._connect(peer))
+        if self._polling is None:
+            return await self._loop.create_server(self._connect_tcp, sock=sock, backlog=BACKLOG)
+        return Acceptor(sock, partial(_open, self._polling, self._connect_tcp))
 
     async def _open_tcp(self, connection: socket.socket, peer: str) -> None:
         """Open a connection behind its PROXY header. Raises `OSError` if the client has left."""
-        if self._polling is not None and self._connect_securely is None:
-            self._open(self._polling, connection, peer)
+        if self._polling is not None:
+            _open(self._polling, self._connect_tcp, connection, peer)
         else:
-            connect = self._connect_securely or self._connect
-            await self._loop.connect_accepted_socket(partial(connect, peer), connection)
+            await self._loop.connect_accepted_socket(partial(self._connect_tcp, peer), connection)
+
+
+def _open(polling: SocketPolling, connect: ConnectionFactory, connection: socket.socket, peer: str) -> None:
+    polling.connect(connection, connect(peer))
 
 
 def describe(sock: socket.socket) -> str:

@@ -16,7 +16,7 @@ from typing import cast
 from broker.web.connection_timeouts import TimeoutReason
 from broker.web.errors import problem
 from broker.web.front.answers import CONTINUE, HEAD_TOO_SLOW
-from broker.web.front.buffers import PIECE_BYTES, is_secure, limit_buffers, write_in_pieces
+from broker.web.front.buffers import is_secure, undecrypted_bytes
 from broker.web.front.exchange import Exchange
 from broker.web.front.lingering import Lingering
 from broker.web.front.owner import ConnectionOwner
@@ -83,7 +83,7 @@ class HttpConnection:
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's aren't in name
-        limit_buffers(transport)
+        transport.set_write_buffer_limits(high=0)
         self._parser = RequestParser(self, self._owner.max_head_bytes, self._owner.known_heads)
         self._owner.connections.add(self)
         self._owner.timeouts.opened(self)
@@ -167,7 +167,7 @@ class HttpConnection:
         transport = self._transport
         if transport is None:
             return
-        transport.write(data) if len(data) <= PIECE_BYTES else write_in_pieces(transport, data)
+        transport.write(data)
         if not closes:
             if self._holds_body:
                 exchange.take()  # what its handler left unread; else nothing would be read any more
@@ -189,7 +189,6 @@ class HttpConnection:
             return None
         self._owner.timeouts.closed(self)
         self._leave_transport(transport)
-        transport.set_write_buffer_limits(high=0)  # with TLS, else a small rest is never reported as sent
         return transport
 
     def _leave_transport(self, transport: asyncio.Transport) -> None:
@@ -282,6 +281,8 @@ class HttpConnection:
         """Have what was received and not served counted; not for each request, which would cost more than it tells."""
         size = len(self._rest) + self._parser.memory() + (self._current.count_held() if self._current else 0)
         self._is_holding = size > 0
+        if size and self._transport is not None:
+            size += undecrypted_bytes(self._transport)
         self._owner.unserved.hold(self, size)
 
     def _end(self) -> None:

@@ -21,10 +21,10 @@ from broker.web.front.access_log import AccessLog
 from broker.web.front.answers import OK, encode
 from broker.web.front.connection import HttpConnection
 from broker.web.front.exchange import Exchange
-from broker.web.front.handshake import Handshake
 from broker.web.front.head import Head, Routed, split_target
 from broker.web.front.known_heads import KnownHeads
 from broker.web.front.lingering import Lingering
+from broker.web.front.tls_transport import TlsTransport
 from broker.web.front.unserved import UnservedBytes
 from broker.web.history import LongPoll
 from broker.web.request_measures import CLIENT_LEFT, RouteMeasure
@@ -48,6 +48,7 @@ class Front:
         known_heads: those that need no parsing.
         unserved: what the connections hold.
         lingering: those that have sent their last answer.
+        handshakes: those with TLS that have not begun.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Front:
     ) -> None:
         self.connections: set[HttpConnection] = set()
         self.lingering: set[Lingering] = set()
+        self.handshakes: set[TlsTransport] = set()
         self.timeouts = timeouts
         self.max_head_bytes = max_head_bytes
         self.known_heads = KnownHeads()
@@ -86,7 +88,7 @@ class Front:
         """The same for connections with TLS."""
 
         def connect(peer: str = "") -> asyncio.Protocol:
-            return Handshake(self(peer), context, self.timeouts, self._own)
+            return cast("asyncio.Protocol", TlsTransport(self, self(peer), context))
 
         return connect
 
@@ -99,11 +101,13 @@ class Front:
         self._is_stopping = True
         for connection in list(self.connections):
             connection.close_if_idle()
+        for handshake in list(self.handshakes):
+            handshake.abort()
 
     async def close(self, seconds: float) -> None:
         """Wait until all connections have ended, at most for `seconds`; then abort them, and cancel their handlers."""
         self.stop()
-        if self.connections or self.lingering:
+        if self.connections or self.lingering or self.handshakes:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._emptied.wait()
@@ -124,7 +128,14 @@ class Front:
             self.lingering.discard(connection)
         else:
             self.connections.discard(connection)
-        if self._is_stopping and not self.connections and not self.lingering:
+        self._check_emptied()
+
+    def handshake_ended(self, connection: TlsTransport) -> None:
+        self.handshakes.discard(connection)
+        self._check_emptied()
+
+    def _check_emptied(self) -> None:
+        if self._is_stopping and not (self.connections or self.lingering or self.handshakes):
             self._emptied.set()
 
     def serve(self, connection: HttpConnection, exchange: Exchange) -> None:

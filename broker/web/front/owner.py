@@ -1,4 +1,4 @@
-"""What a connection needs of the front."""
+"""What connections need of the front."""
 
 from __future__ import annotations
 
@@ -29,3 +29,14 @@ class ConnectionOwner(Protocol[C]):
 
     def closed(self, connection: C | Lingering) -> None:
         """The connection is gone, or has another protocol."""
+
+
+class TlsOwner(Protocol[C]):
+    """The front, for a connection with TLS."""
+
+    timeouts: ConnectionTimeouts
+    unserved: UnservedBytes
+    handshakes: set[C]
+
+    def handshake_ended(self, connection: C) -> None:
+        """Its handshake is complete, or it has ended before that."""

@@ -1,4 +1,4 @@
-"""TLS handshakes count as request connections from accept on, with the time of a head."""
+"""TLS handshakes count as request connections from accept on, with the time of a head; what TLS holds is bounded and counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import gc
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import pytest
 import uvloop
@@ -18,7 +17,7 @@ from broker.process.app import create_app
 from broker.settings import Settings
 from broker.stores.base import NO_OPTIONS
 from broker.web.aiohttp_adapter import SERVICES
-from broker.web.front.handshake import Handshake
+from broker.web.front.tls_transport import RECORD_BYTES, SESSION_BYTES, TlsTransport
 from broker.web.runner import Runner
 from tests.support.distant_store import keep_at_a_distance
 from tests.support.http import HOST, chunked, close, read_answer
@@ -41,6 +40,15 @@ async def runner(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
     monkeypatch.setattr("broker.process.app.available_descriptors", lambda: 10)
     settings = Settings(head_seconds=request.param) if hasattr(request, "param") else Settings()
     made = Runner(create_app(settings), access_log=None, shutdown_timeout=1)
+    await made.setup()
+    yield made
+    await made.cleanup()
+
+
+@pytest.fixture
+async def patient() -> AsyncIterator[Runner]:
+    """One whose limits of time play no part."""
+    made = Runner(create_app(Settings()), access_log=None, shutdown_timeout=1)
     await made.setup()
     yield made
     await made.cleanup()
@@ -81,7 +89,8 @@ async def test_a_handshake_that_fails_leaves_nothing(runner: Runner, port: int, 
     writer.transport.abort()
     await until(lambda: value(runner, "broker_request_connections") == 0, "it is gone")
     assert runner.front is not None
-    await until(lambda: runner.front is None or not runner.front._tasks, "its task has ended")
+    await until(lambda: runner.front is None or not runner.front.handshakes, "it is forgotten")
+    assert not runner.front.unserved.bytes
 
 
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01", GET, b"\xff" * 100])
@@ -100,7 +109,7 @@ async def test_i4_a_handshake_that_fails_leaves_no_reference_cycle(
         assert runner.front is not None
         front = runner.front
         await until(lambda: not front.timeouts.count and not front._tasks, "it is gone")
-        assert [thing for thing in gc.get_objects() if isinstance(thing, Handshake)] == []
+        assert [thing for thing in gc.get_objects() if isinstance(thing, TlsTransport)] == []
     finally:
         gc.enable()
 
@@ -120,7 +129,7 @@ def test_requests_may_come_with_the_end_of_the_handshake_in_asyncios_loop() -> N
             listening.close()
             await made.cleanup()
 
-    asyncio.run(serve())  # it hands over the requests before `start_tls` returns
+    asyncio.run(serve())
 
 
 async def send_with_the_end_of_the_handshake(port: int, requests: int = 3) -> None:
@@ -151,45 +160,132 @@ async def send_with_the_end_of_the_handshake(port: int, requests: int = 3) -> No
 
 
 @pytest.mark.parametrize("new_loop", [uvloop.new_event_loop, asyncio.new_event_loop])
-def test_i4_what_comes_before_the_handshake_is_over_is_bounded(
+def test_i4_what_comes_while_nothing_is_read_is_bounded_and_counted(
     new_loop: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
-    """Not by the speed of the loop: here `start_tls` returns late, and the client sends all it can."""
+    """The loop's TLS kept 256 KiB and more of it, which no limit counted."""
 
     async def attack() -> None:
         made = Runner(create_app(Settings()), access_log=None)
         await made.setup()
+        assert made.front is not None
+        unserved, may_go_on = made.front.unserved, asyncio.Event()
+        keep_at_a_distance(made.app[SERVICES].node, may_go_on.wait)
         listening, port = await listen_securely(made, CONTEXT)
-        loop = asyncio.get_running_loop()
-        start_tls, begun, may_return = loop.start_tls, asyncio.Event(), asyncio.Event()
-        below: list[asyncio.Transport] = []
-
-        async def return_late(*args: Any, **options: Any) -> Any:
-            below.append(args[0])
-            secure = await start_tls(*args, **options)
-            begun.set()
-            await may_return.wait()
-            return secure
-
-        loop.start_tls = return_late  # type: ignore[method-assign]
         async with RawClient(port, TRUSTING, send_buffer=64 << 10) as client:
             sending = asyncio.ensure_future(client.send(NDJSON_HEAD + LINES * 50 + b"0\r\n\r\n"))
-            async with asyncio.timeout(WAIT_SECONDS):
-                await begun.wait()
-            await until(lambda: sending.done() or not below[0].is_reading(), "it is held, or all was read")
-            was_held = not sending.done()
-            may_return.set()
-            assert was_held
+            await until(lambda: unserved.bytes > 1 << 16, "it is counted")
+            (connection,) = made.front.connections
+            transport = connection._transport
+            assert isinstance(transport, TlsTransport)
+            await until(lambda: not transport._raw.is_reading(), "nothing more is read")
+            most = 256 << 10  # one read of asyncio's loop
+            assert not sending.done() and transport.held_bytes <= most
+            assert unserved.bytes >= transport.held_bytes
+            may_go_on.set()
             await sending
             answer = b""
             while b"\r\n\r\n" not in answer or not answer.endswith(b"}"):
                 answer += await client.read()
             assert b'"published": 51200' in answer
+            await until(lambda: not unserved.bytes, "nothing is counted any more")
         listening.close()
         await made.cleanup()
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(attack())
+
+
+class Client:
+    """A client of TLS whose records are sent as the test wants."""
+
+    def __init__(self) -> None:
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = TRUSTING.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+        self.reader: asyncio.StreamReader
+        self.writer: asyncio.StreamWriter
+
+    async def connect(self, port: int) -> None:
+        self.reader, self.writer = await asyncio.open_connection(HOST, port)
+        while True:
+            try:
+                self.tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                self.writer.write(self.outgoing.read())
+                arrived = await self.reader.read(1 << 16)
+                assert arrived, "closed too early"
+                self.incoming.write(arrived)
+        self.writer.write(self.outgoing.read())
+
+    def records(self, data: bytes) -> bytes:
+        self.tls.write(data)
+        return self.outgoing.read()
+
+
+async def test_i4_an_incomplete_record_is_counted(patient: Runner) -> None:
+    """OpenSSL kept 16 KB of each such connection, and nothing counted them."""
+    assert patient.front is not None
+    unserved = patient.front.unserved
+    listening, port = await listen_securely(patient, CONTEXT)
+    client = Client()
+    await client.connect(port)
+    await until(
+        lambda: value(patient, "broker_request_connections") == 1 and not unserved.bytes, "it is open"
+    )
+    record = client.records(GET + b"x" * (RECORD_BYTES - len(GET)))
+    client.writer.write(record[:-100])
+    await until(lambda: unserved.bytes > SESSION_BYTES + RECORD_BYTES - 200, "it is counted")
+    client.writer.write(record[-100:])
+    await until(lambda: unserved.bytes <= RECORD_BYTES, "it is decrypted")
+    await close(client.writer)
+    await until(lambda: not unserved.bytes and not len(unserved), "nothing is counted any more")
+    listening.close()
+
+
+async def test_i4_connections_that_hold_incomplete_records_make_room(patient: Runner) -> None:
+    assert patient.front is not None
+    unserved = patient.front.unserved
+    listening, port = await listen_securely(patient, CONTEXT)
+    unserved.max_bytes = 3 * (SESSION_BYTES + RECORD_BYTES)
+    clients = [Client() for _ in range(6)]
+    for client in clients:
+        await client.connect(port)
+        client.writer.write(client.records(b"x" * RECORD_BYTES)[:-100])
+        await until(lambda: unserved.bytes and len(unserved) <= 3, "the oldest made room")
+        assert unserved.bytes <= unserved.max_bytes
+    await until(
+        lambda: value(patient, "broker_cut_requests_total", reason="memory") == 3, "three were cut", 20
+    )
+    for client in clients:
+        await close(client.writer)
+    listening.close()
+
+
+async def test_a_client_that_speaks_http_without_tls_is_told(runner: Runner, port: int) -> None:
+    """The connection was closed without a word: "Server disconnected"."""
+    reader, writer = await asyncio.open_connection(HOST, port)
+    writer.write(
+        b"POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000
+    )
+    answer = await read_answer(reader)
+    assert answer.status == 400
+    assert answer.json()["detail"] == "This port speaks TLS; use https:// in the URL."
+    assert await reader.read() == b""
+    await close(writer)
+    await until(lambda: value(runner, "broker_request_connections") == 0, "it is gone")
+
+
+@pytest.mark.parametrize("size", [1, 16 << 10, (16 << 10) + 1, 200_000])
+async def test_answers_and_bodies_of_any_size_pass(runner: Runner, port: int, size: int) -> None:
+    reader, writer = await asyncio.open_connection("localhost", port, ssl=TRUSTING)
+    data = b"x" * size
+    writer.write(b"POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%b" % (size, data))
+    assert (await read_answer(reader)).status == 201
+    writer.write(b"GET /topics/a/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    answer = await read_answer(reader)
+    assert answer.json()["events"][0]["data"] == data.decode()
+    await close(writer)
 
 
 async def test_i4_an_answer_that_is_not_read_is_noticed_under_tls(runner: Runner) -> None:
