@@ -190,7 +190,7 @@ class TlsTransport:
         if self._outgoing.pending:
             self._flush()
         if self._undecrypted or self._phase is _Phase.HANDSHAKE:
-            self._hold(SESSION_BYTES + self._undecrypted)
+            self._hold(SESSION_BYTES + 2 * self._undecrypted)  # OpenSSL's buffer, and its input's
         elif self._is_holding:
             self._hold(0)
         if self._is_paused:

@@ -247,7 +247,7 @@ async def test_i4_connections_that_hold_incomplete_records_make_room(patient: Ru
     assert patient.front is not None
     unserved = patient.front.unserved
     listening, port = await listen_securely(patient, CONTEXT)
-    unserved.max_bytes = 3 * (SESSION_BYTES + RECORD_BYTES)
+    unserved.max_bytes = 3 * (SESSION_BYTES + 2 * RECORD_BYTES)
     clients = [Client() for _ in range(6)]
     for client in clients:
         await client.connect(port)
