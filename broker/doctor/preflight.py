@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from broker.client.errors import reason
@@ -67,12 +68,19 @@ async def _error_page(site: Site) -> Sequence[str]:
 
 async def _ask(site: Site, topic: str) -> Reply:
     try:
-        return await site.publish(topic)
+        reply = await site.publish(topic)
+        why = ""
     except RequestFailed as failure:
-        url = site.target.url
-        secure = f"https:{url.removeprefix('http:')}"
-        why = f"the port speaks TLS; use {secure}" if await _speaks_tls(url, secure) else str(failure)
-        raise Unreachable(f"No answer from {url}: {why}") from None
+        reply, why = None, str(failure)
+    if reply is not None and reply.status != HTTPStatus.BAD_REQUEST:
+        return reply
+    url = site.target.url
+    secure = f"https:{url.removeprefix('http:')}"
+    if await _speaks_tls(url, secure):
+        why = f"the port speaks TLS; use {secure}"
+    elif reply is not None:
+        return reply
+    raise Unreachable(f"No answer from {url}: {why}")
 
 
 async def _speaks_tls(url: str, secure: str) -> bool:
