@@ -13,5 +13,5 @@ def is_secure(transport: asyncio.Transport) -> bool:
 
 
 def undecrypted_bytes(transport: object) -> int:
-    """How many bytes it has received that are not decrypted yet."""
+    """How many bytes a transport has received that are not decrypted yet; 0 without TLS."""
     return transport.held_bytes if isinstance(transport, TlsTransport) else 0

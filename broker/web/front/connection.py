@@ -281,8 +281,7 @@ class HttpConnection:
         """Have what was received and not served counted; not for each request, which would cost more than it tells."""
         size = len(self._rest) + self._parser.memory() + (self._current.count_held() if self._current else 0)
         self._is_holding = size > 0
-        if size and self._transport is not None:
-            size += undecrypted_bytes(self._transport)
+        size += undecrypted_bytes(self._transport) if size else 0
         self._owner.unserved.hold(self, size)
 
     def _end(self) -> None:

@@ -44,11 +44,10 @@ class Front:
         access_log: None for no log.
 
     Attributes:
-        connections: those that are not streams.
+        connections, handshakes: those that are not streams; those with TLS that have not begun.
         known_heads: those that need no parsing.
         unserved: what the connections hold.
         lingering: those that have sent their last answer.
-        handshakes: those with TLS that have not begun.
     """
 
     def __init__(
@@ -111,10 +110,9 @@ class Front:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._emptied.wait()
-        for connection in list(self.connections):
+        left: list[HttpConnection | Lingering] = [*self.connections, *self.lingering]
+        for connection in left:
             connection.abort()
-        for lingering in list(self.lingering):
-            lingering.abort()
         tasks = set(self._tasks)
         for task in tasks:
             task.cancel()
