@@ -1,7 +1,6 @@
 """A connection with TLS: the protocol of a plain transport, and the transport of the connection that is served.
 
-Rules: keeps asyncio's rules for transports, with limits of 0 for its buffer, as the transport below it does. It counts as a request
-connection from accept on.
+Rules: keeps asyncio's rules for transports, with limits of 0 for its buffer. It counts as a request connection from accept on.
 
 The loop's own TLS would keep up to 256 KiB for each connection, and report no rest of a write. Here bytes stay encrypted until
 there is room for them, at most one read of the socket, and all that is held is counted.
@@ -19,6 +18,7 @@ from typing import Any, cast
 from broker.web.connection_timeouts import TimeoutReason
 from broker.web.errors import problem
 from broker.web.front.answers import encode
+from broker.web.front.lingering import MAX_BYTES
 from broker.web.front.owner import TlsOwner
 
 RECORD_BYTES = 16 << 10
@@ -37,7 +37,7 @@ _logger = logging.getLogger("broker")
 class _Phase(enum.Enum):
     HANDSHAKE = enum.auto()
     OPEN = enum.auto()
-    CLOSING = enum.auto()  # what arrives is dropped until the client closes too
+    CLOSING = enum.auto()  # what arrives is dropped, up to `MAX_BYTES`, until the client closes too
     CLOSED = enum.auto()  # `connection_lost` was called, or will be
 
 
@@ -49,6 +49,7 @@ class TlsTransport:
 
     __slots__ = (
         "_context",
+        "_dropped",
         "_incoming",
         "_is_holding",
         "_is_paused",
@@ -75,7 +76,7 @@ class TlsTransport:
         self._outgoing: ssl.MemoryBIO
         self._tls: ssl.SSLObject | None = None
         self._rest = b""  # received, and not given to OpenSSL yet
-        self._undecrypted = 0  # bytes that OpenSSL has, of an incomplete record
+        self._undecrypted = self._dropped = 0  # bytes that OpenSSL has, of an incomplete record
         self._is_paused = self._is_holding = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -94,6 +95,9 @@ class TlsTransport:
 
     def data_received(self, data: bytes) -> None:
         if self._phase in (_Phase.CLOSING, _Phase.CLOSED):
+            self._dropped += len(data)
+            if self._dropped > MAX_BYTES:
+                self.abort()
             return
         if self._tls is None:
             if not data.startswith(_HANDSHAKE):
@@ -193,12 +197,10 @@ class TlsTransport:
             self._hold(SESSION_BYTES + 2 * self._undecrypted)  # OpenSSL's buffer, and its input's
         elif self._is_holding:
             self._hold(0)
-        if self._is_paused:
-            return
-        if self._rest:
+        if self._rest and not self._is_paused:
             self._raw.pause_reading()
             asyncio.get_running_loop().call_soon(self._decrypt)
-        elif not self._raw.is_reading():
+        elif not (self._is_paused or self._raw.is_reading()):
             self._raw.resume_reading()
 
     def _hold(self, size: int) -> None:
@@ -273,9 +275,8 @@ class TlsTransport:
         """Send nothing more, and drop what arrives: to close the socket could destroy what the client hasn't read."""
         self._phase, self._rest = _Phase.CLOSING, b""
         self._hold(0)
-        if self._raw.can_write_eof():
-            with contextlib.suppress(OSError):  # the client has left; asyncio's transport raises
-                self._raw.write_eof()
+        with contextlib.suppress(OSError):  # the client has left; asyncio's transport raises
+            self._raw.write_eof()
         self._raw.resume_reading()
         self._timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
 
@@ -288,9 +289,8 @@ class TlsTransport:
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """`sslcontext` and `ssl_object`, and what the transport below has."""
-        if name == "sslcontext":
-            return self._context
-        return self._tls if name == "ssl_object" else self._raw.get_extra_info(name, default)
+        own = {"sslcontext": self._context, "ssl_object": self._tls}
+        return own[name] if name in own else self._raw.get_extra_info(name, default)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = cast("asyncio.Protocol", protocol)

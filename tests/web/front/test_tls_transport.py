@@ -17,6 +17,7 @@ from broker.process.app import create_app
 from broker.settings import Settings
 from broker.stores.base import NO_OPTIONS
 from broker.web.aiohttp_adapter import SERVICES
+from broker.web.front.lingering import MAX_BYTES
 from broker.web.front.tls_transport import RECORD_BYTES, SESSION_BYTES, TlsTransport
 from broker.web.runner import Runner
 from tests.support.distant_store import keep_at_a_distance
@@ -345,3 +346,24 @@ async def test_a_connection_that_is_lost_while_its_last_answer_is_made_is_gone(
     await until(lambda: not front.connections and not front.lingering, "it is gone")
     assert front.timeouts.count == 0
     await close(writer)
+
+
+async def test_a_client_that_goes_on_sending_behind_the_end_is_cut(patient: Runner) -> None:
+    """It could send for as long as it liked, hundreds of megabytes: what came behind the end was dropped, and not counted."""
+    assert patient.front is not None
+    front = patient.front
+    listening, port = await listen_securely(patient, CONTEXT)
+    reader, writer = await asyncio.open_connection("localhost", port, ssl=TRUSTING)
+    writer.write(GET)
+    assert (await read_answer(reader)).status == 200
+    (connection,) = front.connections
+    transport = connection._transport
+    assert isinstance(transport, TlsTransport)
+    transport.close()
+    transport.data_received(b"x" * MAX_BYTES)
+    assert not transport._raw.is_closing()
+    transport.data_received(b"x")
+    assert transport._raw.is_closing()
+    await until(lambda: not front.connections, "it is gone")
+    await close(writer)
+    listening.close()
