@@ -233,9 +233,9 @@ class TlsTransport:
                 tls.write(data)
                 self._flush()
                 return
-            left = memoryview(data)
-            while left:  # piece by piece: OpenSSL keeps as much memory as it has needed once
-                left = left[tls.write(left[:RECORD_BYTES]) :]
+            # A record at a time, which OpenSSL takes whole: it keeps as much memory as it has needed once.
+            for first in range(0, len(data), RECORD_BYTES):
+                tls.write(data[first : first + RECORD_BYTES])
                 self._flush()
         except ssl.SSLError as error:
             _logger.debug("a TLS connection failed: %s", error)
