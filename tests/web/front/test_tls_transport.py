@@ -55,9 +55,9 @@ async def patient() -> AsyncIterator[Runner]:
     await made.cleanup()
 
 
-@pytest.fixture
-async def port(runner: Runner) -> AsyncIterator[int]:
-    listening, found = await listen_securely(runner, CONTEXT)
+@pytest.fixture(params=[False, True], ids=["with epoll", "transports of the loop"])
+async def port(runner: Runner, request: pytest.FixtureRequest) -> AsyncIterator[int]:
+    listening, found = await listen_securely(runner, CONTEXT, with_transports_of_the_loop=request.param)
     yield found
     listening.close()
 
@@ -292,9 +292,6 @@ async def test_answers_and_bodies_of_any_size_pass(runner: Runner, port: int, si
 async def test_i4_an_answer_that_is_not_read_is_noticed_under_tls(runner: Runner) -> None:
     """TLS took 1 MB at once and reported nothing left: no limit on unread answers counted it, nor did a time-out end it."""
     listening, port = await listen_securely(runner, CONTEXT)
-    listening.sockets[0].setsockopt(
-        socket.SOL_SOCKET, socket.SO_SNDBUF, 64 << 10
-    )  # as `broker serve` has it, or less
     services = runner.app[SERVICES]
     for _ in range(4):
         await services.node.publish([("big", sse.lines(b"x" * 200_000))], None, NO_OPTIONS)
