@@ -66,6 +66,7 @@ class Follower:
         cursor: the last id it has seen; empty before the first.
         notes: everything it was sent, in order; `connect` marks the beginning of each connection, with the cursor it sent.
         noted_at: when the last note was taken; monotonic seconds.
+        resets: connections that the broker cut, which it does to slow readers, such as those on a busy machine.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Follower:
         self.cursor = ""
         self.notes: list[Note] = []
         self.noted_at = 0.0
+        self.resets = 0
         self._port = port
         self._chance = chance
         self._enveloped = enveloped
@@ -107,6 +109,8 @@ class Follower:
             stream.writer.write(self._request())
             if drop_after or self._chance.random() < 0.5:
                 await self._read(stream, enough, drop_after)
+        except ConnectionResetError:
+            self.resets += 1
         finally:
             stream.writer.transport.abort()
             await stream.close()

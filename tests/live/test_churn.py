@@ -9,6 +9,7 @@ import asyncio
 import json
 import random
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from itertools import combinations
 
 import pytest
@@ -70,18 +71,21 @@ async def churn(
                 await publisher.delete(chance.choice(topics))
 
     async def publish_all() -> None:
-        each = [AsyncPublisher(broker.port, published.add) for _ in range(publishers)]
-        await all_of([publish(publisher) for publisher in each])
-        while not all(follower.cursor for follower in crowd):
-            await asyncio.sleep(0.01)
-        for topic in topics:
-            await each[0].publish(topic)
+        async with AsyncExitStack() as stack:
+            each = [AsyncPublisher(broker.port, published.add) for _ in range(publishers)]
+            for publisher in each:
+                stack.push_async_callback(publisher.close)
+            await all_of([publish(publisher) for publisher in each])
+            while not all(follower.cursor for follower in crowd):
+                await asyncio.sleep(0.01)
+            for topic in topics:
+                await each[0].publish(topic)
         last.update({topic: published.ids(topic)[-1] for topic in topics})
-        for publisher in each:
-            await publisher.close()
 
     async with asyncio.timeout(3 * WAIT_SECONDS):
         await all_of([publish_all(), *(follower.follow(has_all) for follower in crowd)])
+    closed_as_slow = broker.metric('broker_closes_total{reason="slow"}')
+    assert sum(follower.resets for follower in crowd) <= closed_as_slow, "others are not cut"
     return published
 
 
