@@ -83,9 +83,9 @@ class WorkerProcess:
             )
         except OSError as error:
             raise StartError(f"can't start a worker: {error.strerror}") from None
-        assert process.stdin is not None
-        process.stdin.write(WorkerConfig(settings, descriptors).encode())
-        return cls(process, settings.worker_timeout_seconds, on_merge)
+        worker = cls(process, settings.worker_timeout_seconds, on_merge)
+        worker._write(WorkerConfig(settings, descriptors).encode())
+        return worker
 
     async def wait_until_listening(self) -> Endpoint:
         """Return the endpoint once the worker listens.
@@ -164,9 +164,14 @@ class WorkerProcess:
         self._send(MERGED + b" " + json.dumps(text.decode()).encode())
 
     def _send(self, line: bytes) -> None:
-        assert self._process.stdin is not None
-        if self._process.returncode is None:
-            self._process.stdin.write(line + b"\n")
+        self._write(line + b"\n")
+
+    def _write(self, data: bytes) -> None:
+        """Write to its standard input, unless it has ended."""
+        stdin = self._process.stdin
+        assert stdin is not None
+        if not stdin.is_closing():  # on a closed one uvloop raises
+            stdin.write(data)
 
     async def _read(self) -> None:
         """Read what the worker sends, until its end."""

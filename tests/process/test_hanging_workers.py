@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -9,9 +10,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
+from broker.process.worker_process import WorkerKilled, WorkerProcess
+from broker.settings import Settings
 from tests.support.broker_process import BrokerProcess
 from tests.support.child_process import ChildProcess
 from tests.support.http import exchange, request
@@ -56,6 +60,23 @@ def _stopped(*pids: int) -> Iterator[None]:
     yield
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
+
+
+async def test_a_worker_that_ends_before_it_has_its_settings_is_reported_as_any_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = asyncio.create_subprocess_exec
+
+    async def start_and_kill(*arguments: Any, **options: Any) -> asyncio.subprocess.Process:
+        process = await start(*arguments, **options)
+        process.kill()
+        await process.wait()
+        return process
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start_and_kill)
+    worker = await WorkerProcess.start(Settings(), [], lambda _: None)
+    with pytest.raises(WorkerKilled, match="SIGKILL before it listened"):
+        await worker.wait_until_listening()
 
 
 def test_a_worker_killed_before_all_listen_does_not_end_the_broker(store: str) -> None:

@@ -8,7 +8,7 @@ const [modules, engine, where] = process.argv.slice(2);
 const require = createRequire(`${modules}/`);
 
 async function firefox() {
-  const browser = await require("puppeteer-core").launch({ browser: "firefox", executablePath: where, headless: true });
+  const browser = await require("puppeteer-core").launch({ browser: "firefox", executablePath: where, headless: true, timeout: 0 });
   const page = await browser.newPage();
   return {
     goto: (url) => page.goto(url),
