@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright, expect
 
 from tests.live.clients import CLIENTS
 from tests.live.control_client import STREAMS, ControlClient
@@ -54,9 +54,27 @@ async def started_chromium() -> AsyncIterator[Browser]:
     if not os.access(path, os.X_OK):
         leave_out(path, "apt-get install chromium, or set CHROMIUM")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=path, args=CHROMIUM_FLAGS)
+        browser = await playwright.chromium.launch(
+            executable_path=path, args=CHROMIUM_FLAGS, timeout=1000 * WAIT_SECONDS
+        )
+        for name in ("new_context", "new_page"):
+            setattr(browser, name, _patient(getattr(browser, name)))
         yield browser
         await browser.close()
+
+
+def _patient(
+    make: Callable[..., Awaitable[BrowserContext | Page]],
+) -> Callable[..., Awaitable[BrowserContext | Page]]:
+    """`make`, whose results wait as long as all tests do; there is no setting for a whole browser."""
+
+    async def made(**options: Any) -> BrowserContext | Page:
+        found = await make(**options)
+        context = found.context if isinstance(found, Page) else found
+        context.set_default_timeout(1000 * WAIT_SECONDS)
+        return found
+
+    return made
 
 
 @pytest_asyncio.fixture(loop_scope="session")

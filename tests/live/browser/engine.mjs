@@ -10,6 +10,7 @@ const require = createRequire(`${modules}/`);
 async function firefox() {
   const browser = await require("puppeteer-core").launch({ browser: "firefox", executablePath: where, headless: true, timeout: 0 });
   const page = await browser.newPage();
+  page.setDefaultNavigationTimeout(100_000);
   return {
     goto: (url) => page.goto(url),
     evaluate: (script, arg) => page.evaluate((script, arg) => eval(`(${script})`)(arg), script, arg),
