@@ -234,12 +234,12 @@ async def test_a_token_that_expires(engine: Engine, client: Client) -> None:
 
     async with visited(engine, jwt_secrets=[HMAC.material]) as broker:
         if isinstance(client, Native):
-            await client.open(broker.url, token=token(15))
+            await client.open(broker.url, token=token(9))
             publish("one")
             await client.wait_until_over()  # it comes back with the old token, and is refused
             assert await client.data() == ["one"]
             return
-        tokens = [token(15), token(3600)]
+        tokens = [token(9), token(3600)]
         await client.page.evaluate("tokens => { window.newToken = () => tokens.shift(); }", tokens)
         await client.open(broker.url, token="ask")
         publish("one")

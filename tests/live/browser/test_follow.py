@@ -305,7 +305,7 @@ def publish(broker: BrokerProcess, data: str) -> None:
 
 
 async def test_a_token_that_expires_is_renewed(page: Page, guarded: BrokerProcess) -> None:
-    issuer = TokenIssuer(15, 3600)
+    issuer = TokenIssuer(9, 3600)  # one of 10 s would be renewed before it expires
     await page.expose_function("newToken", issuer)
     following = await Following.open(page, "news", token="ask")
     await following.wait_until_live()
