@@ -83,9 +83,8 @@ class GoodReaders:
         """Read what this one lacks: all from the byte `at` of the body on."""
         body = self._body
         begun = b""
-        while (
-            at < len(body) or begun or not stream.is_between_chunks
-        ):  # two bytes left would keep a whole buffer
+        # Between chunks: two bytes left unread would keep a whole buffer.
+        while at < len(body) or begun or not stream.is_between_chunks:
             received = stream.socket.recv(min(READ_BYTES, max(2, len(body) - at)))
             assert received, f"a good reader was cut off at byte {at} of {len(body)}"
             data = begun + stream.unframed(received)

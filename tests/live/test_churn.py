@@ -281,17 +281,16 @@ def test_forgotten_topic_is_no_gap_for_a_cursor_at_the_last_event_of_all() -> No
 # The follower and the judge themselves
 
 
-async def test_a_follower_notices_that_all_it_lacks_is_lost_although_another_topic_s_event_came_after_the_gap(
+async def test_a_follower_reconnects_if_an_event_of_another_topic_follows_a_gap(
     broker: BrokerProcess,
 ) -> None:
+    """Only on the next connection does it see that all it lacks is lost."""
     cursor = broker.publish("b", "before")
     last = {"a": number(broker.publish("a", "kept")), "b": number(broker.publish("b", "lost"))}
     delete(broker, "b")
     follower = Follower(broker.port, ["a", "b"], random.Random(0))
     follower.cursor = cursor
-    await follower.connect(
-        lambda it: it.stands_before_a_gap(last)
-    )  # stays until it must leave: an event follows the gap
+    await follower.connect(lambda it: it.stands_before_a_gap(last))
     assert [note.kind for note in follower.notes] == ["connect", "gap", "event"]
     await follower.connect(lambda it: it.stands_before_a_gap(last))
     assert [note.kind for note in follower.notes[3:]] == ["connect", "gap"]
