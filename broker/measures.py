@@ -62,31 +62,46 @@ class Distribution:
         bounds: ascending upper bounds, each inclusive; larger quantities fall into one more bucket.
 
     Attributes:
-        counts: by bucket, not cumulative; one more than there are bounds.
+        least: the first bound.
+        within_least: how often the quantity was at most `least`. It may be counted here without a call of `observe`; `sum` doesn't
+            have it then.
         sum: of all that was observed.
     """
 
-    __slots__ = ("_first", "bounds", "counts", "help_text", "name", "sum")
+    __slots__ = ("_larger", "bounds", "help_text", "least", "name", "sum", "within_least")
 
     def __init__(self, name: str, help_text: str, bounds: Sequence[float] = LATENCY_SECONDS) -> None:
         self.name = name
         self.help_text = help_text
         self.bounds = tuple(bounds)
-        self.counts = [0] * (len(self.bounds) + 1)
-        self._first = self.bounds[0]
+        self.least = self.bounds[0]
+        self.within_least = 0
+        self._larger = [0] * len(self.bounds)
         self.sum = 0.0
 
     def observe(self, quantity: float) -> None:
         """Count one more."""
         self.sum += quantity
-        if quantity <= self._first:  # most are
-            self.counts[0] += 1
+        if quantity <= self.least:  # most are
+            self.within_least += 1
         else:
-            self.counts[bisect_left(self.bounds, quantity)] += 1
+            self._larger[bisect_left(self.bounds, quantity) - 1] += 1
+
+    @property
+    def counts(self) -> list[int]:
+        """By bucket, not cumulative; one more than there are bounds."""
+        return [self.within_least, *self._larger]
 
     @property
     def count(self) -> int:
         return sum(self.counts)
+
+    def with_least(self, number: int) -> Distribution:
+        """A copy with so many more that took no time."""
+        copy = Distribution(self.name, self.help_text, self.bounds)
+        copy.within_least, copy.sum = self.within_least + number, self.sum
+        copy._larger = list(self._larger)
+        return copy
 
     def quantile(self, share: float, since: Sequence[int] = ()) -> float | None:
         """Approximate quantile: the quantity below which `share` of the observations lies, as Prometheus computes it; None without any.

@@ -29,7 +29,8 @@ from broker.fanout.feed import PIECE_BYTES, Batch, Feed, FeedKey
 from broker.fanout.feed_table import FeedGroup, FeedTable
 from broker.fanout.lag import Lag
 from broker.fanout.owner import HubOwner, LogSource, Scheduler
-from broker.fanout.subscriber import Subscriber, write_each
+from broker.fanout.subscriber import Subscriber
+from broker.fanout.write_each import write_each
 from broker.log.log import Log
 
 WRITES_PER_TURN = 200  # about 2 ms
@@ -60,7 +61,6 @@ class FanOut:
         self._behind: deque[Subscriber] = deque()
         self._cuts = Cuts()
         self._written = owner.written
-        self._at_once, self._least = owner.written.counts, owner.written.bounds[0]
         self._is_scheduled = False
 
     def delivered(self, topic: str, size: int, published_at: float = 0.0) -> bool:
@@ -68,9 +68,9 @@ class FanOut:
         self._cuts.last_batch = self._cuts.last_piece = None
         for group in self._feeds.delivered(topic, size):
             group.bytes_delivered += size
-            if not group.published_at:
+            if not (group.is_due and group.published_at):
                 group.published_at = published_at
-            group.is_due = True
+                group.is_due = True
             if not group.is_queued:
                 group.is_queued = True
                 self._queue.append(group)
@@ -169,8 +169,8 @@ class FanOut:
         if not group.unvisited:
             self._feeds.end_pass(group)
             if group.pass_published_at:
-                if len(some) < TIMED_WRITES and now - group.pass_published_at <= self._least:
-                    self._at_once[0] += 1  # most: it costs no call
+                if count < TIMED_WRITES and now - group.pass_published_at <= self._written.least:
+                    self._written.within_least += 1  # most: it costs no call
                 else:
                     self._written.observe(monotonic() - group.pass_published_at)
         return cost * pieces + moved * MOVE_WRITES or 1
@@ -275,7 +275,7 @@ class FanOut:
 
     def _wrote(self, subscriber: Subscriber, batch: Batch, now: float) -> None:
         subscriber.cursor = batch.end
-        subscriber.events += batch.events
+        subscriber.own_events += batch.events
         if subscriber.feed is not None:
             self._count(subscriber.feed, batch, 1)
         if batch.ended:

@@ -246,7 +246,7 @@ class FeedTable:
         group.unvisited = len(group.subscribers)
         group.target = group.feed.end()
         group.is_due = False
-        group.pass_published_at, group.published_at = group.published_at, 0.0
+        group.pass_published_at = group.published_at
         waiting = 0
         for state in group.behind:
             waiting += state.bytes_to_mark + state.bytes_after_mark

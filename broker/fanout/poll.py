@@ -44,7 +44,7 @@ class Poll(Subscriber):
     WRITES: ClassVar[int] = 8
     """It makes an answer, and ends in the same turn."""
 
-    __slots__ = ("_descriptor", "_has_answered", "_hub", "_respond", "timer")
+    __slots__ = ("_has_answered", "_hub", "_kept_descriptor", "_respond", "timer")
 
     def __init__(
         self,
@@ -61,8 +61,8 @@ class Poll(Subscriber):
         self._hub = owner
         self._respond = respond
         self._has_answered = False
-        self._descriptor = self._socket
-        self._socket = NO_SOCKET  # so that fan-out calls `write` instead of writing by itself
+        self._kept_descriptor = self.descriptor
+        self.descriptor = NO_SOCKET  # so that fan-out calls `write` instead of writing by itself
 
     def write(self, chunk: bytes, now: float) -> None:
         """Events have come, or the end of one of several topics: answer if there is an event for this poll."""
@@ -86,7 +86,7 @@ class Poll(Subscriber):
 
     def _send(self, answer: bytes, now: float) -> None:
         self._has_answered = True
-        self._socket = self._descriptor
+        self.descriptor = self._kept_descriptor
         if answer and self.is_flushed():
             super().write(answer, now)
         elif answer:  # the answer to an earlier request on the same connection is still on its way

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sequence
 from typing import ClassVar, Protocol, cast
 
 from broker.auth.grants import Caller
@@ -28,6 +27,7 @@ from broker.fanout.close_reason import COMPLETE, COMPLETE_IF_SILENT, CloseReason
 from broker.fanout.feed import Feed
 from broker.fanout.lag import Lag
 from broker.fanout.origin import LIVE
+from broker.fanout.totals import NOTHING, Totals
 from broker.fanout.transports import reset_at_close, unacknowledged
 
 MAX_HEARD_BYTES = 64 << 10
@@ -57,6 +57,7 @@ class Subscriber:
     It has the methods of an `asyncio.Protocol`, but doesn't inherit them: mypyc makes a native class only without such a base.
 
     Attributes:
+        descriptor: that of its socket, for `write_each`; NO_SOCKET if that must call `write`.
         cursor: id of the last event written, in whole or in part.
         chunked: whether its bytes are chunks of an HTTP/1.1 body, as those of its feed.
         silent: whether it gets no control events, like its feed. Only the end of all its topics is a clean end then.
@@ -66,7 +67,8 @@ class Subscriber:
         feed: the feed it reads; None once its stream is ending.
         topics: those that it reads at its beginning.
         origin, address, request_id: how it began, and its client (`origin`).
-        events, bytes_written: written to it so far, behind the opening.
+        totals: shared with others that get the same writes; `events` and `bytes_written` build on it.
+        own_events, own_bytes: by how much it differs from its `totals`.
         hub_index, feed_index: its indexes in the hub's and the feed's list, which set them; -1 if it is in none.
     """
 
@@ -75,24 +77,25 @@ class Subscriber:
         "_heard_bytes",
         "_owner",
         "_reason",
-        "_socket",
         "_transport",
         "address",
-        "bytes_written",
         "caller",
         "chunked",
         "cursor",
-        "events",
+        "descriptor",
         "feed",
         "feed_index",
         "hub_index",
         "lag",
         "opened_at",
         "origin",
+        "own_bytes",
+        "own_events",
         "quiet",
         "request_id",
         "silent",
         "topics",
+        "totals",
         "wrote_at",
     )
 
@@ -118,20 +121,37 @@ class Subscriber:
         self.topics: tuple[str, ...] = ()
         self.origin, self.address = LIVE, ""
         self.request_id: str | None = None
-        self.events = self.bytes_written = 0
+        self.totals = NOTHING
+        self.own_events = self.own_bytes = 0
         self._heard_bytes = 0
         self._owner = owner
         self._transport = transport
         self._reason: CloseReason | None = None
         transport.set_protocol(cast("asyncio.Protocol", self))
         plain = transport.get_extra_info("sslcontext") is None
-        self._socket: int = transport.get_extra_info("socket").fileno() if plain else NO_SOCKET
+        self.descriptor: int = transport.get_extra_info("socket").fileno() if plain else NO_SOCKET
 
     @property
     def peer(self) -> str:
         """The client's IP address, or that of its nearest proxy; "" if unknown."""
         name = self._transport.get_extra_info("peername")
         return self.address or (str(name[0]) if isinstance(name, tuple) and name else "")
+
+    @property
+    def events(self) -> int:
+        """How many were written to it so far."""
+        return self.totals.events + self.own_events
+
+    @property
+    def bytes_written(self) -> int:
+        """How many bytes, behind the opening."""
+        return self.totals.bytes + self.own_bytes
+
+    def share(self, totals: Totals, events: int, size: int) -> None:
+        """It is written `events` of `size` bytes with others, whose `totals` contain them, and builds on those from now on."""
+        self.own_events += self.totals.events + events - totals.events
+        self.own_bytes += self.totals.bytes + size - totals.bytes
+        self.totals = totals
 
     def reads(self, topic: str) -> bool:
         """Whether the subscriber still gets the events of `topic`."""
@@ -147,16 +167,16 @@ class Subscriber:
         A socket error ends the connection: `lost` follows.
         """
         sent = 0
-        if self._socket >= 0:
+        if self.descriptor >= 0:
             try:
-                sent = os.write(self._socket, chunk)
+                sent = os.write(self.descriptor, chunk)
             except BlockingIOError:
                 pass
             except OSError:
                 self._abort(CloseReason.CLIENT)
                 return
         self.wrote_at = now
-        self.bytes_written += sent
+        self.own_bytes += sent
         if sent != len(chunk):
             self.write_behind(memoryview(chunk)[sent:], now)
 
@@ -174,7 +194,7 @@ class Subscriber:
         """Send through the transport, after anything in its buffer."""
         if self._transport.is_closing():
             return
-        self.bytes_written += len(rest)
+        self.own_bytes += len(rest)
         self._transport.write(rest)
         if self.lag is None and self._transport.get_write_buffer_size():
             self.lag = Lag(now)
@@ -229,7 +249,7 @@ class Subscriber:
         elif ending:
             self.write_behind(ending, now)
         self._reason = self._reason or reason
-        if self._socket < 0 or self._transport.is_closing() or self.is_acknowledged():
+        if self.descriptor < 0 or self._transport.is_closing() or self.is_acknowledged():
             self._transport.close()
         else:
             self._transport.write_eof()
@@ -263,38 +283,8 @@ class Subscriber:
     def eof_received(self) -> bool:
         """The peer has left. Returns whether to keep the connection, until the peer has what the kernel still holds."""
         self._owner.left(self)
-        return self._socket >= 0 and not self._transport.is_closing() and not self.is_acknowledged()
+        return self.descriptor >= 0 and not self._transport.is_closing() and not self.is_acknowledged()
 
     def connection_lost(self, exc: Exception | None) -> None:
         gone = CloseReason.TIMEOUT if isinstance(exc, TimeoutError) else CloseReason.CLIENT
         self._owner.lost(self, self._reason or gone)
-
-
-def write_each(
-    group: Sequence[Subscriber], cursor: EventId, chunk: bytes, events: int, end: EventId, now: float
-) -> int:
-    """Send `chunk`, of so many `events`, to those of `group` that are at `cursor` and don't lag; moves them on to `end`. Returns their number.
-
-    This is the innermost loop of the broker. It does what `Subscriber.write` does, without a call for each: the calls alone
-    would cost a fifth of the kernel's work for a delivery.
-    """
-    size, send = len(chunk), os.write
-    written = 0
-    for subscriber in group:
-        if subscriber.lag is not None or subscriber.cursor != cursor:
-            continue
-        subscriber.cursor = end
-        written += 1
-        if not size:
-            continue
-        subscriber.wrote_at = now
-        subscriber.events += events
-        try:
-            sent = send(subscriber._socket, chunk)  # noqa: SLF001 - its own module
-        except OSError:
-            subscriber.write(chunk, now)  # which tells a full socket from a dead one, and both from none
-            continue
-        subscriber.bytes_written += sent
-        if sent != size:
-            subscriber.write_behind(memoryview(chunk)[sent:], now)
-    return written

@@ -181,7 +181,7 @@ class Streams:
             logs = [log for topic, log in zip(topics, logs, strict=True) if topic in where.topics]
         subscriber = self.hub.attach(transport, caller, key, logs, where.cursor, opening)
         subscriber.quiet = quiet
-        subscriber.bytes_written -= len(opening)  # so that an idle stream keeps the shared number 0
+        subscriber.own_bytes -= len(opening)  # so that an idle stream keeps the shared number 0
         if not where.topics:
             subscriber.topics = tuple(topics)
         describe(subscriber, client, _START_NAMES[type(start)], gap)

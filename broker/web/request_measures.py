@@ -80,10 +80,8 @@ class RouteMeasure:
 
     def all_seconds(self) -> Distribution:
         """`seconds` of all answers."""
-        every = Distribution("", "", SECONDS)
-        every.counts[:], every.sum = self.seconds.counts, self.seconds.sum
-        every.counts[0] += sum(self.statuses.values()) - self.seconds.count
-        return every
+        at_once = sum(self.statuses.values()) - self.seconds.count
+        return self.seconds.with_least(at_once)
 
 
 class RequestMeasures:

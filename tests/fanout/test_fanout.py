@@ -11,7 +11,8 @@ from broker.fanout import fanout, feed
 from broker.fanout.close_reason import CloseReason
 from broker.fanout.fanout import BATCHES_PER_TURN, MOVE_WRITES, WRITES_PER_TURN
 from broker.fanout.feed import FRESH_ENVELOPES
-from broker.fanout.subscriber import Subscriber, write_each
+from broker.fanout.subscriber import Subscriber
+from broker.fanout.write_each import write_each
 from broker.sse import Decoder
 from broker.topics import Retention
 from tests.support.hub_harness import HubHarness

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from broker.events import Event
-from broker.fanout import fanout, feed
+from broker.fanout import fanout, feed, write_each
 from broker.fanout.subscriber import Subscriber
 from broker.log.start import After, has_seen_all, position
 from broker.sse import Decoder
@@ -31,6 +31,7 @@ class Told:
     topics: tuple[str, ...]
     decoder: Decoder
     wanted: list[int]
+    received_bytes: int = 0
     events: list[Event] = field(default_factory=list)
 
     @property
@@ -98,9 +99,12 @@ class Story:
         self.harness.turn()
 
     def take(self, subscriber: Subscriber) -> int:
-        told, data = self.told[subscriber], self.harness.read(subscriber)
-        told.events += told.decoder.feed(data)
-        return len(data)
+        told, size = self.told[subscriber], 0
+        while data := self.harness.receive(subscriber, 1 << 20):
+            told.events += told.decoder.feed(self.harness.chunks[subscriber].feed(data))
+            size += len(data)
+        told.received_bytes += size
+        return size
 
     async def read(self) -> None:
         if self.told:
@@ -137,8 +141,8 @@ async def test_i1_i2_each_gets_its_events_once_in_order_and_to_the_end(
     monkeypatch.setattr(fanout, "WRITES_PER_TURN", 3)
     monkeypatch.setattr(fanout, "BATCHES_PER_TURN", 2)
     piece_bytes = chance.choice([500, 64 << 10])
-    for module in (feed, feed):
-        monkeypatch.setattr(module, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(feed, "PIECE_BYTES", piece_bytes)
+    monkeypatch.setattr(write_each, "SHARED_FROM", chance.choice([1, 2, 4]))
     story = Story(harness, chance)
     for _ in range(STEPS):
         await story.step()
@@ -148,6 +152,8 @@ async def test_i1_i2_each_gets_its_events_once_in_order_and_to_the_end(
             assert told.ids == told.wanted[: len(told.ids)]
         else:
             assert told.ids == told.wanted
+            assert subscriber.events == len(told.events)
+            assert subscriber.bytes_written == told.received_bytes
     assert harness.hub.feeds.backlog == 0
     for log in harness.logs.values():
         assert log.trim_barrier in (None, log.last), "written entries are not kept for subscribers"
