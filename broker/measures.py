@@ -26,7 +26,22 @@ class Count:
     def __init__(self, name: str, help_text: str) -> None:
         self.name = name
         self.help_text = help_text
-        self.value: float = 0  # a whole number as long as only such are added, which costs less
+        self.value = 0
+
+
+class Sum:
+    """A quantity that only grows.
+
+    Attributes:
+        value: to be added to.
+    """
+
+    __slots__ = ("help_text", "name", "value")
+
+    def __init__(self, name: str, help_text: str) -> None:
+        self.name = name
+        self.help_text = help_text
+        self.value = 0.0
 
 
 class Counts:

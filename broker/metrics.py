@@ -25,7 +25,7 @@ from prometheus_client.core import (
 from prometheus_client.utils import floatToGoString
 
 from broker import sse
-from broker.measures import LATENCY_SECONDS, Count, Counts, Distribution, Distributions
+from broker.measures import LATENCY_SECONDS, Count, Counts, Distribution, Distributions, Sum
 from broker.version import installed_version
 
 AGE_BUCKETS = (1, 5, 14, 16, 29, 31, 59, 61, 99, 101, 124, 126, 299, 301, 600, 1800, 3600, 14400, 86400)
@@ -36,7 +36,7 @@ LAG_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
-Measure = Count | Counts | Distribution | Distributions
+Measure = Count | Counts | Distribution | Distributions | Sum
 M = TypeVar("M", bound=Measure)
 
 
@@ -138,9 +138,11 @@ class Metrics:
             "limit",
             values=("bodies", "bytes", "client-bytes", "max_bodies_per_address", "max_bodies_per_subject"),
         )
-        self.slowed_seconds = self._count(
-            "broker_slowed_bodies_seconds",
-            "Seconds for which streamed bodies were not read because their publisher exceeded a rate limit.",
+        self.slowed_seconds = self._added(
+            Sum(
+                "broker_slowed_bodies_seconds",
+                "Seconds for which streamed bodies were not read because their publisher exceeded a rate limit.",
+            )
         )
         self.opened_bodies = self._count("broker_streamed_bodies_opened", "Streamed bodies opened.")
         self.ended_bodies = self._counts(
@@ -191,7 +193,7 @@ class Metrics:
 def family(measure: Measure) -> Metric:
     """A measure as Prometheus' client has it, without the times at which series were created: they would double the series."""
     name, help_text = measure.name, measure.help_text
-    if isinstance(measure, Count):
+    if isinstance(measure, Count | Sum):
         return CounterMetricFamily(name, help_text, measure.value)
     if isinstance(measure, Distribution):
         return HistogramMetricFamily(name, help_text, buckets(measure), measure.sum)

@@ -13,8 +13,6 @@ from broker.events import EventId
 from broker.fanout.subscriber import Subscriber
 from broker.fanout.totals import Totals
 
-SHARED_FROM = 4
-"""So many subscribers of one write share their totals; for fewer an object costs more than the sums."""
 _NONE_YET = Totals(0, 0)
 
 
@@ -29,7 +27,6 @@ def write_each(
     size, send = len(chunk), os.write
     written = 0
     before = after = _NONE_YET
-    are_few = len(group) < SHARED_FROM
     for subscriber in group:
         if subscriber.lag is not None or subscriber.cursor != cursor:
             continue
@@ -40,7 +37,7 @@ def write_each(
         subscriber.wrote_at = now
         if subscriber.totals is before:
             subscriber.totals = after
-        elif are_few:
+        elif written == 1:  # most often the only one, for which an object would cost more than the sums
             subscriber.own_events += events
             subscriber.own_bytes += size
         elif after is _NONE_YET:

@@ -261,21 +261,21 @@ class Streams:
         began_at, seconds = self._loop.time(), self._policy.drain_seconds
         subscribers = list(self.hub.subscribers)
         random.shuffle(subscribers)
+        self._emptied.clear()
         for index, subscriber in enumerate(subscribers):
             due = began_at + seconds * DRAIN_SPREAD * index / len(subscribers)
-            if due > self._loop.time():
-                await asyncio.sleep(due - self._loop.time())
+            await self._emptied_by(due)
             if subscriber.hub_index >= 0:
                 self.end(subscriber, CloseReason.DRAINING)
-        await self._wait_empty(began_at + seconds)
-
-    async def _wait_empty(self, deadline: float) -> None:
-        """Return when every client has received everything, or at `deadline` (loop time)."""
-        self._emptied.clear()
-        while len(self.hub) and self._loop.time() < deadline:
+        while len(self.hub) and self._loop.time() < began_at + seconds:
             self.hub.sweep()  # closes connections that have everything
+            await self._emptied_by(self._loop.time() + DRAIN_SWEEP_SECONDS)
+
+    async def _emptied_by(self, moment: float) -> None:
+        """Return at `moment` (loop time), or as soon as no stream is left."""
+        if moment > self._loop.time() and len(self.hub):
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(DRAIN_SWEEP_SECONDS):
+                async with asyncio.timeout_at(moment):
                     await self._emptied.wait()
 
     # Called by the hub

@@ -26,16 +26,23 @@ from tests.bench.peers.__main__ import machine, named_folder
 from tests.bench.peers.servers import Broker, MissingError, Peer, running
 
 
-class Unobserved(Broker):
-    """The broker without what it records, and without log lines."""
+class Reloaded(Broker):
+    """The broker as `unobserved` loads it: whole, or without what it records."""
+
+    def __init__(self, name: str, *arguments: str, is_whole: bool) -> None:
+        super().__init__(name, *arguments)
+        self.is_whole = is_whole
 
     def command(self, port: int, directory: Path) -> list[str]:
-        return [sys.executable, "-m", "tests.bench.unobserved", "serve", f"--port={port}", *self.arguments]
+        whole = ["--whole"] if self.is_whole else []
+        module = [sys.executable, "-m", "tests.bench.unobserved", *whole]
+        return [*module, "serve", f"--port={port}", *self.arguments]
 
 
+WHOLE = Reloaded("the same", is_whole=True)
 VARIANTS: tuple[Peer, ...] = (
-    Broker("the same"),
-    Unobserved("metrics and logs off", "--log-level=error"),
+    WHOLE,
+    Reloaded("metrics and logs off", "--log-level=error", is_whole=False),
     Broker("access log", "--access-log"),
     Broker("access log, JSON", "--access-log", "--log-format=json"),
     Broker("trace events", "--trace-events"),
@@ -51,7 +58,7 @@ def main() -> int:
         return 1
     raise_limit()
     console, problems = Console(stderr=True), []
-    base = Broker(checkout=args.broker)
+    base: Peer = Broker(checkout=args.broker)
     variants: list[Peer] = [
         Broker(name, "--log-level=error", checkout=folder) for name, folder in args.checkout
     ]
@@ -62,7 +69,8 @@ def main() -> int:
         ratios: list[Ratio | None] = []
         for variant in variants:
             try:
-                ratios.append(pair(base, variant, name, (cpus[0], cpus[1]), args))
+                first = WHOLE if isinstance(variant, Reloaded) else base
+                ratios.append(pair(first, variant, name, (cpus[0], cpus[1]), args))
             except (BenchError, MissingError, OSError) as error:
                 problems.append(f"{title}: {variant.name}: {error}")
                 ratios.append(None)

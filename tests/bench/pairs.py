@@ -22,7 +22,7 @@ from broker.bench.proc import cpu_ns
 from tests.bench.peers.servers import Running
 
 BLOCK_SECONDS = 0.5
-WARM_BURSTS = 20
+WARM_BURSTS = 10
 ANSWER_SECONDS = 60.0
 EVENT = b"\ndata: "
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)

@@ -63,18 +63,20 @@ def test_the_copy_lacks_what_records(tmp_path: Path) -> None:
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("load", LOADS)
 def test_the_dearer_broker_is_found(load: str) -> None:
-    """The access log costs more than a POST itself; whatever else the CPU does, both have it at the same time."""
+    """The access log costs more than a POST itself; whatever else the CPU does, both brokers have it at the same time."""
     before = os.sched_getaffinity(0)
     cpus = sorted(before)
-    options = arguments(["--rounds", "2", "--seconds", "0.5"])
+    options = arguments(["--rounds", "2", "--seconds", "0.1"])
+    logging = BY_NAME["access log"]
     try:
-        found = pair(Broker(), BY_NAME["access log"], load, (cpus[0], cpus[-1]), options)
-        assert found.cpu_us > 0
-        assert load == "delivery" or found.value > 1.05
-        other = pair(BY_NAME["access log"], Broker(), load, (cpus[0], cpus[-1]), options)
-        assert load == "delivery" or other.value < 1 / 1.05
+        found = pair(logging, Broker(), load, (cpus[0], cpus[-1]), options)
     finally:
         os.sched_setaffinity(0, before)
+    assert found.cpu_us > 0
+    if load == "delivery":
+        assert found.value < 1.5  # one line for 400 deliveries
+    else:
+        assert found.value < 1 / 1.05
 
 
 def test_one_round_has_no_error(capsys: pytest.CaptureFixture[str]) -> None:

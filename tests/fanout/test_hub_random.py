@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from broker.events import Event
-from broker.fanout import fanout, feed, write_each
+from broker.fanout import fanout, feed
 from broker.fanout.subscriber import Subscriber
 from broker.log.start import After, has_seen_all, position
 from broker.sse import Decoder
@@ -142,7 +142,6 @@ async def test_i1_i2_each_gets_its_events_once_in_order_and_to_the_end(
     monkeypatch.setattr(fanout, "BATCHES_PER_TURN", 2)
     piece_bytes = chance.choice([500, 64 << 10])
     monkeypatch.setattr(feed, "PIECE_BYTES", piece_bytes)
-    monkeypatch.setattr(write_each, "SHARED_FROM", chance.choice([1, 2, 4]))
     story = Story(harness, chance)
     for _ in range(STEPS):
         await story.step()
