@@ -94,13 +94,13 @@ class Distribution:
         self._larger = [0] * len(self.bounds)
         self.sum = 0.0
 
-    def observe(self, quantity: float) -> None:
-        """Count one more."""
-        self.sum += quantity
+    def observe(self, quantity: float, number: int = 1) -> None:
+        """Count `number` more, each of this quantity."""
+        self.sum += quantity * number
         if quantity <= self.least:  # most are
-            self.within_least += 1
+            self.within_least += number
         else:
-            self._larger[bisect_left(self.bounds, quantity) - 1] += 1
+            self._larger[bisect_left(self.bounds, quantity) - 1] += number
 
     @property
     def counts(self) -> list[int]:

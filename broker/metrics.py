@@ -43,8 +43,12 @@ M = TypeVar("M", bound=Measure)
 class Metrics:
     """The metrics of one node.
 
+    It doesn't derive from prometheus_client's collector: while a wheel is built that package's types are missing, and what mypyc
+    makes of a class with an unknown base crashes.
+
     Attributes:
         registry: register collectors here.
+        acknowledged: only of events that were not acknowledged at once.
         written: observed once for each pass of fan-out.
         of_all_workers: returns the metrics of all workers of this broker as text, or raises `Unavailable`; None if this process is the
             only one.
@@ -55,7 +59,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.of_all_workers: Callable[[], Awaitable[bytes]] | None = None
         self._measures: list[Measure] = []
-        self.registry.register(MeasureCollector(self._measures))
+        self.registry.register(self)
         self.registry.register(BuildInfo())
         self.registry.register(ProcessFigures())
         self._make_stream_measures()
@@ -118,9 +122,9 @@ class Metrics:
 
     def _make_publish_measures(self) -> None:
         self.published = self._count("broker_published_events", "Events accepted from publishers.")
-        self.acknowledged = self._distribution(
+        self.acknowledged = Distribution(
             "broker_publish_acknowledged_seconds",
-            "Seconds from a publish until the store has acknowledged it, with the wait for slow fan-out; "
+            "Seconds from publishing an event until the store has acknowledged it, with the wait for slow fan-out; "
             "0 if the store needs no wait.",
         )
         self.publish_errors = self._counts(
@@ -185,6 +189,12 @@ class Metrics:
         self._measures.append(measure)
         return measure
 
+    def collect(self) -> Iterable[Metric]:
+        """Called by the registry for every scrape."""
+        yield from map(family, self._measures)
+        at_once = self.published.value - self.acknowledged.count
+        yield family(self.acknowledged.with_least(at_once))
+
     def text(self) -> bytes:
         """All metrics in the Prometheus text format."""
         return generate_latest(self.registry)
@@ -212,21 +222,6 @@ def buckets(distribution: Distribution) -> Sequence[tuple[str, float]]:
     """The bounds and the cumulative counts of a distribution."""
     bounds = [*map(floatToGoString, distribution.bounds), "+Inf"]
     return list(zip(bounds, accumulate(distribution.counts), strict=True))
-
-
-class MeasureCollector:
-    """Exports `measures`.
-
-    It doesn't derive from prometheus_client's collector: while a wheel is built that package's types are missing, and what
-    mypyc makes of a class with an unknown base crashes.
-    """
-
-    def __init__(self, measures: Iterable[Measure]) -> None:
-        self._measures = measures
-
-    def collect(self) -> Iterable[Metric]:
-        """Called by the registry for every scrape."""
-        return map(family, self._measures)
 
 
 class BuildInfo:

@@ -154,9 +154,10 @@ class Node:
                 self._backpressure.admit()
         else:
             receipt = await self._store.topics.publish(items, key, options, published_at)
-        self._acknowledged.observe(monotonic() - published_at)
         if not receipt.replayed:
-            self._published.value += len(items) - receipt.known
+            number = len(items) - receipt.known
+            self._acknowledged.observe(monotonic() - published_at, number)
+            self._published.value += number
             if self._meter.is_on:
                 self._meter.add(items, receipt.known)
         return receipt
@@ -168,12 +169,10 @@ class Node:
         if not self._backpressure.is_slack and self._must_wait(items):
             return None
         receipt = self._store.topics.publish_now(items, key, options)
-        if receipt is not None:
-            self._acknowledged.within_least += 1  # so it isn't timed
-            if not receipt.replayed:
-                self._published.value += len(items) - receipt.known
-                if self._meter.is_on:
-                    self._meter.add(items, receipt.known)
+        if receipt is not None and not receipt.replayed:
+            self._published.value += len(items) - receipt.known
+            if self._meter.is_on:
+                self._meter.add(items, receipt.known)
         return receipt
 
     def _must_wait(self, items: Sequence[Item]) -> bool:

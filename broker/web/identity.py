@@ -113,7 +113,6 @@ class Authenticator:
             if self._is_mixed:
                 self._guard.check_host(request.path, request.headers)
             if self._addresses is None:
-                request.caller = self._anonymous
                 return self._anonymous
             grant = self._anonymous.grant
         else:

@@ -5,7 +5,6 @@ Rules: a route is its template, never the path of a request. HEAD counts as GET.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
@@ -17,6 +16,7 @@ from broker.metrics import Metrics, buckets
 
 SECONDS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 120.0)
 NO_ROUTE = "none", "none"
+LAST_STATUS = 599
 CLIENT_LEFT = 499
 """nginx's status for a client that left before its answer."""
 
@@ -59,16 +59,17 @@ class RouteMeasure:
     """The answers of one route to one method.
 
     Attributes:
-        statuses: how many answers had each status.
+        statuses: how many answers had each status, by status: a list, because a dictionary would cost a publish 0.7 %.
+        expected: statuses that have a series from the start.
         seconds: from a request's head to its answer, or to the beginning of its stream; only of those that had to wait for something.
             All others were answered at once, and `collect` counts them as such.
     """
 
-    __slots__ = ("is_publish", "seconds", "statuses")
+    __slots__ = ("expected", "is_publish", "seconds", "statuses")
 
     def __init__(self, method: str, path: str) -> None:
-        expected = (*_SUCCESSES.get(method, ()), *_REFUSALS)
-        self.statuses: defaultdict[int, int] = defaultdict(int, dict.fromkeys(expected, 0))
+        self.expected = frozenset((*_SUCCESSES.get(method, ()), *_REFUSALS))
+        self.statuses = [0] * (LAST_STATUS + 1)
         self.seconds = Distribution("", "", SECONDS)
         self.is_publish = method == "POST" and path in PUBLISHING
 
@@ -80,7 +81,7 @@ class RouteMeasure:
 
     def all_seconds(self) -> Distribution:
         """`seconds` of all answers."""
-        at_once = sum(self.statuses.values()) - self.seconds.count
+        at_once = sum(self.statuses) - self.seconds.count
         return self.seconds.with_least(at_once)
 
 
@@ -130,8 +131,9 @@ class RequestMeasures:
             labels=("method", "route"),
         )
         for (method, path), measure in self._routes.items():
-            for status, count in measure.statuses.items():
-                answers.add_metric((method, path, str(status)), count)
+            for status, count in enumerate(measure.statuses):
+                if count or status in measure.expected:
+                    answers.add_metric((method, path, str(status)), count)
             every = measure.all_seconds()
             seconds.add_metric((method, path), buckets(every), every.sum)
         yield answers

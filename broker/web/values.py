@@ -117,7 +117,7 @@ class Request:
         path_values: decoded values for the placeholders of the route, such as `topic`.
         version: of HTTP: "1.1" or "1.0".
         memo: for the handler.
-        caller: as the authenticator found it; None before.
+        caller: as the authenticator found it; None before, and for one without a token if no limit needs its address.
     """
 
     __slots__ = (

@@ -45,8 +45,8 @@ RECORDING: Mapping[str, Mapping[str, str]] = {
     },
     "broker.node.loop_lag": {"self._timer = self._loop.call_later(PERIOD_SECONDS, self._tick)": NOTHING},
     "broker.node.node": {
-        "self._acknowledged.within_least += 1": NOTHING,
-        "self._acknowledged.observe(monotonic() - published_at)": NOTHING,
+        "self._acknowledged.observe(monotonic() - published_at, number)": NOTHING,
+        "self._published.value += number": NOTHING,
         "self._published.value += len(items) - receipt.known": NOTHING,
         "if self._meter.is_on:": NEVER,
     },
@@ -69,7 +69,6 @@ RECORDING: Mapping[str, Mapping[str, str]] = {
         "client = self._services.client(exchange.head.headers, connection.peer)": "client = UNKNOWN_CLIENT",
         "from broker.web.front.head import": "from broker.fanout.origin import UNKNOWN_CLIENT\nfrom broker.web.front.head import",
     },
-    "broker.web.identity": {"request.caller = self._anonymous": NOTHING},
 }
 """By module, what records, and what takes its place."""
 

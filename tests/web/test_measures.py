@@ -9,6 +9,7 @@ import pytest
 
 from broker import sse
 from broker.errors import DenialReason
+from broker.measures import Distribution
 from tests.support.http import chunked, read_answer
 from tests.support.local_broker import Clock, Serve, Server
 from tests.support.tokens import HMAC, SECRET
@@ -69,6 +70,29 @@ async def test_an_event_is_timed_until_it_is_acknowledged_and_written(server: Se
     await server.request("DELETE", "/topics/news")
     await first.end()
     assert value(server, "broker_publish_written_seconds_count") == 4, "a DELETE publishes nothing"
+
+
+async def test_each_event_is_acknowledged_once(server: Server) -> None:
+    acknowledged = "broker_publish_acknowledged_seconds_count"
+    lines = b'{"data": "a"}\n{"data": "b"}\n{"data": "c"}\n'
+    assert (await server.request("POST", "/topics/news", lines, **NDJSON)).status == 200
+    assert value(server, acknowledged) == 3
+    for _ in range(2):
+        await server.publish("news", "x", idempotency_key="k")
+    assert value(server, acknowledged) == 4, "what is replayed was acknowledged before"
+    await server.node.publish([("news", sse.lines(b"y")), ("other", sse.lines(b"y"))])
+    assert value(server, acknowledged) == value(server, "broker_published_events_total") == 6
+
+
+def test_a_distribution_counts_by_its_bounds() -> None:
+    seen = Distribution("seconds", "", (1.0, 2.0))
+    for quantity, number in ((0.5, 1), (1.0, 2), (1.5, 3), (2.0, 1), (9.0, 4)):
+        seen.observe(quantity, number)
+    assert (seen.counts, seen.count, seen.sum) == ([3, 4, 4], 11, 45.0)
+    more = seen.with_least(5)
+    seen.observe(9.0)
+    assert (more.counts, more.sum) == ([8, 4, 4], 45.0)
+    assert seen.counts == [3, 4, 5]
 
 
 async def test_requests_by_route_and_status(server: Server) -> None:
