@@ -1,7 +1,7 @@
 """The innermost loop of the broker: one chunk to many subscribers.
 
-Two sums for each subscriber, of events and bytes, would cost 5 % of a delivery, because after the kernel's work they are no
-longer in the cache. So subscribers that get the same writes share their `Totals`.
+Two sums for each subscriber, of events and bytes, would cost 5 % of a delivery, because the kernel's work drops them from
+the cache. So subscribers that get the same writes share their `Totals`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def write_each(
         subscriber.wrote_at = now
         if subscriber.totals is before:
             subscriber.totals = after
-        elif written == 1:  # most often the only one, for which an object would cost more than the sums
+        elif written == 1:  # usually the only one: an object would cost more than the sums
             subscriber.own_events += events
             subscriber.own_bytes += size
         elif after is _NONE_YET:

@@ -53,7 +53,7 @@ class WorkerProcess:
         self._pulse = Pulse(timeout_seconds, self._started_at)
         self._is_pinged = False  # and has not answered yet
         self._reading: asyncio.Task[None] | None = None
-        self._awaited: asyncio.Future[None] | None = None  # this worker's metrics
+        self._awaited: asyncio.Future[bool] | None = None  # this worker's metrics
         self._on_merge = on_merge
 
     @classmethod
@@ -147,17 +147,18 @@ class WorkerProcess:
     # Messages
 
     async def metrics(self, seconds: float) -> bool:
-        """Ask for the worker's metrics, which are `last_metrics` then. Returns whether it answered within `seconds`.
+        """Ask for the worker's metrics, which are `last_metrics` then. Returns whether it answered, within `seconds` and before its end.
 
         A worker that doesn't listen yet isn't asked: its standard streams are for its settings and its endpoint.
         """
-        if self._reading is None or self._process.returncode is not None:
+        if self._reading is None or self._reading.done():
             return False
-        if self._awaited is None:
-            self._awaited = asyncio.get_running_loop().create_future()
+        awaited = self._awaited
+        if awaited is None:
+            awaited = self._awaited = asyncio.get_running_loop().create_future()
             self._send(METRICS)
-        done, _ = await asyncio.wait([self._awaited], timeout=seconds)
-        return bool(done)
+        done, _ = await asyncio.wait([awaited], timeout=seconds)
+        return bool(done) and awaited.result()
 
     def send_merged(self, text: bytes) -> None:
         """Answer the worker's request for the metrics of all workers."""
@@ -182,11 +183,15 @@ class WorkerProcess:
                 self._is_pinged = False
             elif kind == METRICS:
                 self.last_metrics = decode(rest)
-                awaited, self._awaited = self._awaited, None
-                if awaited is not None:
-                    awaited.set_result(None)
+                self._answered(True)
             elif kind == MERGE:
                 self._on_merge(self)
+        self._answered(False)
+
+    def _answered(self, is_answered: bool) -> None:
+        awaited, self._awaited = self._awaited, None
+        if awaited is not None:
+            awaited.set_result(is_answered)
 
 
 def _environment() -> dict[str, str]:

@@ -7,12 +7,16 @@ import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 
+import pytest
+
+from broker.process import merged_metrics
 from broker.process.merged_metrics import MergedMetrics
 from broker.process.setup import Endpoint
 from broker.process.snapshots import Family, encode
 from broker.process.supervisor_channel import MERGE, METRICS
 from broker.process.worker import encode_start
 from broker.process.worker_process import WorkerProcess
+from tests.support.waiting import WAIT_SECONDS
 
 COUNTS = [Family("broker_connects", "counter", "Streams.", [("broker_connects_total", (), 7.0)])]
 START = encode_start(Endpoint(["http://127.0.0.1:1"], "memory")).strip()
@@ -33,6 +37,12 @@ async def _process(*answers: bytes) -> Process:
     )
 
 
+@pytest.fixture(autouse=True)
+def waits_for_no_time_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker's end ends the wait for its answer."""
+    monkeypatch.setattr(merged_metrics, "ANSWER_SECONDS", 100 * WAIT_SECONDS)
+
+
 async def test_a_worker_that_ends_during_a_scrape_is_counted_once() -> None:
     asked_again = asyncio.Event()
     answer = METRICS + b" " + encode(COUNTS)
@@ -50,7 +60,8 @@ async def test_a_worker_that_ends_during_a_scrape_is_counted_once() -> None:
         await ending.wait()
         running.discard(ending)
         metrics.ended(ending)
-        assert b"broker_connects_total 14.0\n" in await scrape
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert b"broker_connects_total 14.0\n" in await scrape
     finally:
         for process in processes:
             if process.returncode is None:
@@ -78,4 +89,5 @@ async def test_a_worker_that_is_killed_in_mid_answer_has_ended_like_any_other() 
     await worker.wait_until_listening()
     scrape = asyncio.create_task(metrics.text({worker}))
     assert await worker.wait() == -signal.SIGKILL
-    assert b"broker_connects_total" not in await scrape
+    async with asyncio.timeout(WAIT_SECONDS):
+        assert b"broker_connects_total" not in await scrape
