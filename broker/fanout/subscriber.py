@@ -148,7 +148,7 @@ class Subscriber:
         return self.totals.bytes + self.own_bytes
 
     def share(self, totals: Totals, events: int, size: int) -> None:
-        """It is written `events` of `size` bytes with others, whose `totals` contain them, and builds on those from now on."""
+        """It gets a write of `events` with `size` bytes that others get too. Their `totals` include the write, and are its own from now on."""
         self.own_events += self.totals.events + events - totals.events
         self.own_bytes += self.totals.bytes + size - totals.bytes
         self.totals = totals

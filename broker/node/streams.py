@@ -261,7 +261,6 @@ class Streams:
         began_at, seconds = self._loop.time(), self._policy.drain_seconds
         subscribers = list(self.hub.subscribers)
         random.shuffle(subscribers)
-        self._emptied.clear()
         for index, subscriber in enumerate(subscribers):
             due = began_at + seconds * DRAIN_SPREAD * index / len(subscribers)
             await self._emptied_by(due)
@@ -274,6 +273,7 @@ class Streams:
     async def _emptied_by(self, moment: float) -> None:
         """Return at `moment` (loop time), or as soon as no stream is left."""
         if moment > self._loop.time() and len(self.hub):
+            self._emptied.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(moment):
                     await self._emptied.wait()

@@ -1,6 +1,6 @@
 """A broker in a process of its own, for tests of a real server: one that is killed, restarted or loaded.
 
-It listens on loopback, on a port that the kernel chose.
+It listens on loopback.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from tests.support.child_process import ChildProcess, RestartableProcess
 from tests.support.http import JSON, exchange, request
 from tests.support.patience import ENVIRONMENT
+from tests.support.ports import free_port
 from tests.support.waiting import WAIT_SECONDS, wait_for
 
 START_SECONDS = WAIT_SECONDS
@@ -45,7 +46,7 @@ class BrokerProcess(RestartableProcess):
         self._launcher = cast("Sequence[str]", settings.pop("launcher", ()))
         self._folder = cast("Path | None", settings.pop("folder", None))
         descriptors = settings.pop("descriptors", None)
-        self._settings = {"port": 0, **settings}
+        self._settings = {"port": 0 if "unix_socket" in settings else free_port(), **settings}
         self._limited = [] if descriptors is None else ["prlimit", f"--nofile={descriptors}:{descriptors}"]
         self.url = ""
 
