@@ -1,6 +1,6 @@
 """`python -m tests.bench.observing`: what metrics, log lines and traces cost per POST, per delivery and per new subscriber.
 
-The broker as it is runs next to one with more switched on, or to one without what it records (`unobserved`), under the same
+The broker as it is runs next to one with more switched on, or to one that records nothing (`unobserved`), under the same
 bursts in turn (`pairs`). "The same" is a second broker without a difference, and shows the noise. For the compiled build:
 
     python -m tests.bench.unobserved --copy FOLDER    and compile both FOLDER and this repository
@@ -27,7 +27,7 @@ from tests.bench.peers.servers import Broker, MissingError, Peer, running
 
 
 class Reloaded(Broker):
-    """The broker as `unobserved` loads it: whole, or without what it records."""
+    """The broker as `unobserved` loads it: whole, or so that it records nothing."""
 
     def __init__(self, name: str, *arguments: str, is_whole: bool) -> None:
         super().__init__(name, *arguments)

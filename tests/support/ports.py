@@ -31,7 +31,7 @@ def _own_ports() -> range:
 
 
 _PORTS = _own_ports()
-_numbers = itertools.count(random.randrange(len(_PORTS)))  # at random, for a run beside this one
+_numbers = itertools.count(random.randrange(len(_PORTS)))  # at random: another run may be going on
 
 
 def free_port(count: int = 1) -> int:
