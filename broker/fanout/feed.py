@@ -74,13 +74,18 @@ class Piece(NamedTuple):
 
 
 class Feed:
-    """Merges `logs`, the logs of `key.topics`."""
+    """Merges `logs`, the logs of `key.topics`.
 
-    __slots__ = ("_completeness", "key", "logs")
+    Attributes:
+        only_log: the log, if it is the only one, and is read from the cursor on.
+    """
+
+    __slots__ = ("_completeness", "key", "logs", "only_log")
 
     def __init__(self, key: FeedKey, logs: Sequence[Log], completeness: Completeness) -> None:
         self.key = key
         self.logs = tuple(logs)
+        self.only_log = self.logs[0] if len(self.logs) == 1 and not key.floors else None
         self._completeness = completeness
 
     def end(self) -> EventId:
@@ -139,8 +144,12 @@ class Feed:
 
         At most `most_fresh` envelopes are made for it.
         """
-        if len(self.logs) == 1 and not self.key.floors:
-            piece = self._of_few(self.logs[0], cursor, up_to)
+        log = self.only_log
+        if log is not None:
+            entry = log.newest_after(cursor)
+            if entry is not None and entry.id <= up_to:
+                return Piece(self.chunk_of(entry), entry.id, 1)
+            piece = self._of_few(log, cursor, up_to)
             if piece is not None:
                 return piece
         frames: list[bytes] = []
@@ -187,23 +196,23 @@ class Feed:
         events = len(frames) if is_silent else len(frames) - len(gaps)
         return Piece(chunk, end, events, ended, tuple(gaps), is_cut)
 
-    def _of_few(self, log: Log, cursor: EventId, up_to: EventId) -> Piece | None:
-        """The piece if all that lies after `cursor` is one event, or a few in the plain form: most pieces are.
+    def chunk_of(self, entry: Entry) -> bytes:
+        """An event of `only_log` as it goes over the wire."""
+        key = self.key
+        frame = self.logs[0].enveloped(key.topics[0], entry) if key.enveloped else entry.frame
+        return as_chunk(frame) if key.chunked else frame
 
-        For one event it costs a third of the general way, for several a tenth.
-        """
-        entries, is_enveloped = log.few_after(cursor, FEW), self.key.enveloped
-        if not entries or entries[-1].id > up_to:
+    def _of_few(self, log: Log, cursor: EventId, up_to: EventId) -> Piece | None:
+        """The piece if all that lies after `cursor` is a few events in the plain form. It costs a tenth of the general way."""
+        entries = log.few_after(cursor, FEW)
+        if self.key.enveloped or not entries or entries[-1].id > up_to:
             return None
         frames = [entry.frame for entry in entries if not entry.end]
         if len(frames) < len(entries) or not all(frames):  # an end, or a gap
             return None
-        if len(frames) == 1:
-            chunk = log.enveloped(self.key.topics[0], entries[0]) if is_enveloped else frames[0]
-        elif is_enveloped or sum(map(len, frames)) > PIECE_BYTES:
+        if sum(map(len, frames)) > PIECE_BYTES and len(frames) > 1:
             return None
-        else:
-            chunk = b"".join(frames)
+        chunk = b"".join(frames)
         return Piece(as_chunk(chunk) if self.key.chunked else chunk, entries[-1].id, len(frames))
 
     def _logs_and_floors(self) -> Iterator[tuple[Log, EventId]]:

@@ -35,10 +35,10 @@ class FeedGroup:
         bytes_due: about how many bytes the pass has for each subscriber.
         bytes_delivered: by how much the logs have grown since the last pass began.
         behind: the topics with a mark that it has yet to reach.
-        published_at: when the oldest event that was delivered since the last pass began was published; 0 if that is unknown.
+        published_at: when the oldest event that was delivered since the last pass began was published; 0 if that is unknown, and
+            None if nothing was delivered.
         pass_published_at: the same for the present pass.
         polls: how many of its subscribers cost more than a write (`Subscriber.WRITES`).
-        is_due: whether something was delivered since the last pass began.
         is_queued: whether it waits for its turn.
     """
 
@@ -50,10 +50,9 @@ class FeedGroup:
     bytes_due: int = 0
     bytes_delivered: int = 0
     behind: dict[_Topic, None] = field(default_factory=dict)
-    published_at: float = 0.0
-    pass_published_at: float = 0.0
+    published_at: float | None = None
+    pass_published_at: float | None = None
     polls: int = 0
-    is_due: bool = False
     is_queued: bool = False
 
     def affordable(self, stop: int, budget: int) -> tuple[int, int]:
@@ -245,8 +244,7 @@ class FeedTable:
         """Begin a pass to the present end of the logs."""
         group.unvisited = len(group.subscribers)
         group.target = group.feed.end()
-        group.is_due = False
-        group.pass_published_at = group.published_at
+        group.pass_published_at, group.published_at = group.published_at, None
         waiting = 0
         for state in group.behind:
             waiting += state.bytes_to_mark + state.bytes_after_mark
@@ -262,6 +260,15 @@ class FeedTable:
             if state.mark <= group.written:
                 del group.behind[state]
                 self._group_reached_mark(state)
+
+    def passed(self, group: FeedGroup, target: EventId) -> None:
+        """A pass has begun and ended in one step, which has brought all subscribers of one log to its end, `target`."""
+        group.published_at = None
+        group.bytes_delivered = 0
+        group.written = target
+        if group.behind:
+            state, _ = group.behind.popitem()
+            self._group_reached_mark(state)
 
     def _group_reached_mark(self, state: _Topic) -> None:
         state.groups_behind -= 1

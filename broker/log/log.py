@@ -171,9 +171,18 @@ class Log:
         The newest entry stays unless it is too old, however large it is. Returns whether anything was dropped.
         """
         entries, start = self._entries, self._start
-        newest = len(entries) - (self.end is not None) - 1
-        keep = self.retention
+        newest = len(entries) - (1 if self.end is None else 2)
+        if newest < start:
+            return False
+        keep, first = self.retention, entries[start].id
         oldest = self.timeline.first_id(now - keep.seconds)
+        if (
+            first >= oldest
+            and newest - start < keep.events
+            and self.bytes <= keep.bytes
+            and first > self.cleared_at
+        ):
+            return False  # as for most events
         drop, size = start, self.bytes
         while drop <= newest:
             entry = entries[drop]
@@ -215,11 +224,18 @@ class Log:
         """The entries after `cursor`, oldest first. Valid until the log changes."""
         return map(self._entries.__getitem__, range(self._index_after(cursor), len(self._entries)))
 
-    def few_after(self, cursor: EventId, limit: int) -> Sequence[Entry]:
-        """The entries after `cursor`, oldest first, if they are at most `limit`. Most subscribers lack one."""
+    def newest_after(self, cursor: EventId) -> Entry | None:
+        """The newest entry, if it is an event, the log's last, and the one that follows `cursor`: all that most subscribers lack."""
         entries = self._entries
-        is_only = entries and entries[-1].id > cursor and (len(entries) == 1 or entries[-2].id <= cursor)
-        start = len(entries) - 1 if is_only else self._index_after(cursor)
+        if not entries or (len(entries) > 1 and entries[-2].id > cursor):
+            return None
+        entry = entries[-1]
+        return entry if cursor < entry.id == self.last and entry.frame and not entry.end else None
+
+    def few_after(self, cursor: EventId, limit: int) -> Sequence[Entry]:
+        """The entries after `cursor`, oldest first, if they are at most `limit`."""
+        entries = self._entries
+        start = self._index_after(cursor)
         return entries[start:] if len(entries) - start <= limit else ()
 
     def between(self, cursor: EventId, stop: EventId) -> Iterator[Entry]:

@@ -66,6 +66,7 @@ class Node:
         self.streams = Streams(store.logs, policy, self.limits, metrics, clock, self.reporter)
         self.instances = Instances(store.broadcast, self.streams, metrics, clock, policy.revocation_seconds)
         self._store = store
+        self._publish_one = store.topics.publish_one
         self._policy = policy
         self.delivered = self.streams.hub.fan_out.delivered  # the store calls it for each event
         self._backpressure = self.streams.hub.feeds.backpressure
@@ -146,7 +147,7 @@ class Node:
         date. It doesn't wait for those that lag (I3).
         """
         published_at = monotonic()
-        if not self._backpressure.is_slack and self._must_wait(items):
+        if not self._backpressure.is_slack and not self._backpressure.is_open({topic for topic, _ in items}):
             try:
                 await self._backpressure.wait({topic for topic, _ in items})
                 receipt = await self._store.topics.publish(items, key, options, published_at)
@@ -162,21 +163,16 @@ class Node:
                 self._meter.add(items, receipt.known)
         return receipt
 
-    def publish_now(
-        self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
-    ) -> Receipt | None:
-        """The same at once, without a coroutine; None, and nothing is published, if it must wait: then await `publish`."""
-        if not self._backpressure.is_slack and self._must_wait(items):
+    def publish_one(self, topic: str, lines: bytes) -> EventId | None:
+        """`publish` for one event without key and options, at once; None, and nothing is published, if it must wait: then await `publish`."""
+        if not self._backpressure.is_slack and not self._backpressure.is_open((topic,)):
             return None
-        receipt = self._store.topics.publish_now(items, key, options)
-        if receipt is not None and not receipt.replayed:
-            self._published.value += len(items) - receipt.known
+        event_id = self._publish_one(topic, lines)
+        if event_id is not None:
+            self._published.value += 1
             if self._meter.is_on:
-                self._meter.add(items, receipt.known)
-        return receipt
-
-    def _must_wait(self, items: Sequence[Item]) -> bool:
-        return not self._backpressure.is_open({topic for topic, _ in items})
+                self._meter.add(((topic, lines),), 0)
+        return event_id
 
     async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
         """Close a topic; see `stores.base.Topics.close`."""

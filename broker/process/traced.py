@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from broker import sse
 from broker.errors import BrokerError
+from broker.events import EventId
 from broker.node.node import Node
 from broker.process.span_limit import SpanLimit
 from broker.process.traced_fanout import Admit, TracedFanOut
@@ -226,22 +227,16 @@ class TracedTopics:
         _end_with(span, receipt)
         return receipt
 
-    def publish_now(
-        self,
-        items: Sequence[Item],
-        key: str | None = None,
-        options: PublishOptions = NO_OPTIONS,
-        published_at: float = 0.0,
-    ) -> Receipt | None:
-        traced, span = self._begin(items)
+    def publish_one(self, topic: str, lines: bytes) -> EventId | None:
+        ((_, lines),), span = self._begin([(topic, lines)])
         try:
-            receipt = self._inner.publish_now(traced, key, options, published_at)
+            event_id = self._inner.publish_one(topic, lines)
         except BaseException as error:
             _end(span, error)
             raise
-        if receipt is not None:  # else the caller goes on with `publish`, and this span is never sent
-            _end_with(span, receipt)
-        return receipt
+        if event_id is not None:  # else the caller goes on with `publish`, and this span is never sent
+            _end_with(span, Receipt([event_id]))
+        return event_id
 
     def _begin(self, items: Sequence[Item]) -> tuple[Sequence[Item], Span | None]:
         context = self._current.context

@@ -128,14 +128,11 @@ class Topics(Protocol):
             Unavailable: the events may not be in the store.
         """
 
-    def publish_now(
-        self,
-        items: Sequence[Item],
-        key: str | None = None,
-        options: PublishOptions = NO_OPTIONS,
-        published_at: float = 0.0,
-    ) -> Receipt | None:
-        """The same at once, without a coroutine; None, and nothing is published, if this store must wait for an answer."""
+    def publish_one(self, topic: str, lines: bytes) -> EventId | None:
+        """`publish` for one event without key and options, at once; None, and nothing is published, if this store must wait for an answer.
+
+        Raises `Closed`.
+        """
 
     async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
         """Close `topic` with `reason`. Returns the id of its end, also if it was closed before.

@@ -13,7 +13,7 @@ from broker.auth.tokens import UnknownKey
 from broker.errors import InvalidBody, InvalidParameter, TooLarge
 from broker.events import format_id
 from broker.settings import Settings
-from broker.stores.base import Receipt
+from broker.stores.base import NO_OPTIONS, Item, Receipt
 from broker.topics import check_publishable, check_type
 from broker.web.admission import admit, charge
 from broker.web.errors import event_too_large
@@ -28,9 +28,13 @@ _REPLAYED = {"Content-Type": "application/json", "Idempotency-Replayed": "true"}
 
 
 class _EventHead:
-    """What the head of a request says about its event."""
+    """What the head of a request says about its event.
 
-    __slots__ = ("event_type", "key", "options", "topics")
+    Attributes:
+        is_plain: whether it is for one topic, without an idempotency key and options.
+    """
+
+    __slots__ = ("event_type", "is_plain", "key", "options", "topics")
 
     def __init__(self, request: Request, topics: Sequence[str], settings: Settings) -> None:
         """Raises `InvalidParameter`."""
@@ -39,6 +43,7 @@ class _EventHead:
         if self.key is not None and not _KEY.fullmatch(self.key):
             raise InvalidParameter("Idempotency-Key must be 1 to 200 visible ASCII characters.")
         self.options = event_options(request, topics, settings)
+        self.is_plain = self.key is None and self.options is NO_OPTIONS and len(topics) == 1
         self.event_type = request.query.get("event") if request.query.raw else None
         if self.event_type is not None:
             request.query.check_utf8()
@@ -64,8 +69,13 @@ def publish(services: Services, request: Request) -> Answer | Coroutine[Any, Any
     data = request.body.arrived()
     if data is None:
         return _publish(services, request)
-    receipt = _publish_data(services, caller, head, data)
-    return _created(head, receipt) if isinstance(receipt, Receipt) else _created_later(head, receipt)
+    items = _admitted_items(services, caller, head, data)
+    if head.is_plain:
+        topic, lines = items[0]
+        event_id = services.node.publish_one(topic, lines)
+        if event_id is not None:
+            return Answer(201, f'{{"topic": "{topic}", "id": "{format_id(event_id)}"}}'.encode(), JSON)
+    return _publish_items(services, head, items)
 
 
 async def _publish(services: Services, request: Request) -> Answer:
@@ -80,8 +90,8 @@ async def _publish(services: Services, request: Request) -> Answer:
     return _created(head, await _publish_event(services, request, caller, head))
 
 
-async def _created_later(head: _EventHead, receipt: Coroutine[Any, Any, Receipt]) -> Answer:
-    return _created(head, await receipt)
+async def _publish_items(services: Services, head: _EventHead, items: Sequence[Item]) -> Answer:
+    return _created(head, await services.node.publish(items, head.key, head.options))
 
 
 def _created(head: _EventHead, receipt: Receipt) -> Answer:
@@ -125,14 +135,12 @@ async def _publish_event(services: Services, request: Request, caller: Caller, h
     if data is None:
         data = await _read(services, request.body, caller, services.settings.max_event_bytes)
         services.node.streams.evictions.check(caller.grant)
-    receipt = _publish_data(services, caller, head, data)
-    return receipt if isinstance(receipt, Receipt) else await receipt
+    items = _admitted_items(services, caller, head, data)
+    return await services.node.publish(items, head.key, head.options)
 
 
-def _publish_data(
-    services: Services, caller: Caller, head: _EventHead, data: bytes
-) -> Receipt | Coroutine[Any, Any, Receipt]:
-    """The same with `data`, at once if the store can. `caller` has just been authenticated, or checked."""
+def _admitted_items(services: Services, caller: Caller, head: _EventHead, data: bytes) -> Sequence[Item]:
+    """An item for each topic that gets `data`, charged to `caller`, which has just been authenticated, or checked."""
     max_event_bytes = services.settings.max_event_bytes
     if len(data) > max_event_bytes:
         raise event_too_large(max_event_bytes)
@@ -141,13 +149,11 @@ def _publish_data(
     except UnicodeDecodeError:
         raise InvalidBody("The body is not valid UTF-8; an event's data is text.") from None
     lines = sse.lines(data, head.event_type)
-    options, node = head.options, services.node
-    topics = head.topics if data or not options.ends else ()
+    topics = head.topics if data or not head.options.ends else ()
     items = [(topics[0], lines)] if len(topics) == 1 else [(topic, lines) for topic in topics]
-    if node.limits.limits_publishing:
+    if services.node.limits.limits_publishing:
         charge(services, caller, events=max(1, len(items)), size=len(items) * len(lines))
-    receipt = node.publish_now(items, head.key, options)
-    return node.publish(items, head.key, options) if receipt is None else receipt
+    return items
 
 
 async def _read(services: Services, body: BodySource, caller: Caller, max_event_bytes: int) -> bytes:

@@ -141,6 +141,7 @@ class _StreamedPublish:
         self._ends_with_mark = False
         self._first_id: EventId | None = None
         self._last_id: EventId | None = None
+        self._is_plain = False  # its events need neither options nor a check of rates, from the first one on
 
     async def run(self, body: BodySource) -> None:
         """Publish the body. Raises a `BrokerError` at the first fault, after the events before it are published."""
@@ -159,7 +160,15 @@ class _StreamedPublish:
         if item is None:
             return self._publish(self._format.items(piece))
         self._node.streams.evictions.check(self._caller.grant)
-        return None if self._flush_now((item,)) else self._flush((item,))
+        if self._is_plain:
+            event_id = self._node.publish_one(*item)
+            if event_id is not None:
+                self._last_id = event_id
+                self._published += 1
+                if self._options.mark is not None:
+                    self._ends_with_mark = self._options.mark.is_in(item[1])
+                return None
+        return self._flush((item,))
 
     async def _publish_end(self) -> None:
         """Publish what the end of the body completes. Raises `Incomplete` if the body lacks its mark."""
@@ -211,18 +220,8 @@ class _StreamedPublish:
         except BrokerError:
             await self._flush(batch)
             raise
-        if batch and not self._flush_now(batch):
-            await self._flush(batch)
+        await self._flush(batch)
         self._held.hold(self._format.held_bytes)
-
-    def _flush_now(self, batch: Sequence[Item]) -> bool:
-        """Publish `batch` if nothing has to wait. Returns whether it is published."""
-        if self._node.limits.limits_publishing:
-            return False
-        receipt = self._node.publish_now(batch, None, self._batch_options())
-        if receipt is not None:
-            self._count(batch, receipt)
-        return receipt is not None
 
     async def _flush(self, batch: Sequence[Item]) -> None:
         if not batch:
@@ -235,6 +234,7 @@ class _StreamedPublish:
         if receipt.ids:
             self._first_id = receipt.ids[0] if self._first_id is None else self._first_id
             self._last_id = receipt.ids[-1]
+            self._is_plain = self._options.producer is None and not self._node.limits.limits_publishing
         self._published += len(batch) - receipt.known
         if self._options.mark is not None:
             self._ends_with_mark = self._options.mark.is_in(batch[-1][1])

@@ -230,7 +230,7 @@ async def test_fan_out_at_its_limit(serve: Serve) -> None:
     for topic in topics:
         await server.subscribe(f"/topics/{topic}")
     healthy = samples(server.node.metrics.text().decode())
-    server.node.publish_now([(topic, sse.lines(LARGE[:60_000])) for topic in topics])
+    await server.node.publish([(topic, sse.lines(LARGE[:60_000])) for topic in topics])
     failing = samples(server.node.metrics.text().decode())
     assert fired({UP: 1.0, **healthy}, {UP: 1.0, **failing}) == {"BrokerFanOutAtItsLimit"}
 

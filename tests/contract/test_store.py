@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 
 import pytest
 
 from broker import sse
-from broker.errors import RateLimited
+from broker.errors import Closed, RateLimited
 from broker.events import id_seconds
 from broker.log.start import After, Latest, Since
 from broker.stores.base import TopicState
@@ -70,13 +71,16 @@ async def test_without_a_moment_of_publishing_it_is_now(store: StoreHarness, own
 
 async def test_a_publish_at_once_does_all_of_it_or_nothing(store: StoreHarness) -> None:
     (log,) = await store.store.logs.watch(["a"], Latest())
-    receipt = store.store.topics.publish_now([item("a", "1")], "key")
+    event_id = store.store.topics.publish_one(*item("a", "1"))
     await store.settle()
-    assert len(log) == (receipt is not None)
-    later = await store.store.topics.publish([item("a", "1")], "key")
-    assert later.replayed == (receipt is not None)
+    assert [entry.id for entry in log.after(0)] == ([] if event_id is None else [event_id])
+    await store.store.topics.close("a", "done")
     await store.settle()
-    assert [entry.id for entry in log.after(0)] == list(later.ids)
+    entries = len(log)
+    with contextlib.suppress(Closed):
+        assert store.store.topics.publish_one(*item("a", "2")) is None, "a closed topic gets no event"
+    await store.settle()
+    assert len(log) == entries
 
 
 async def test_a_topic_is_watched_until_every_watch_is_taken_back(

@@ -282,7 +282,7 @@ async def test_a_defect_in_fan_out_is_not_silent(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await harness.subscribe("a")
-    monkeypatch.setattr(harness.hub.feeds, "begin_pass", lambda _group: 1 / 0)
+    monkeypatch.setattr(harness.hub.feeds, "passed", lambda *_pass: 1 / 0)
     harness.publish("a", b"1")
     with pytest.raises(ZeroDivisionError):
         harness.turn()

@@ -166,7 +166,7 @@ async def test_open_fanouts_of_a_topic_are_checked_together(
 
     monkeypatch.setattr(FeedTable, "written_to", counted)
     traces = [f"00-{TRACE}-{number:016x}-01" for number in range(1, 101)]
-    server.node.publish_now([("news", sse.traced(sse.lines(b"x"), trace)) for trace in traces])
+    await server.node.publish([("news", sse.traced(sse.lines(b"x"), trace)) for trace in traces])
     await until(lambda: len(spans(exporter, "fan-out")) == 100, "the ends of the fan-outs")
     assert len(checks) < 50
 

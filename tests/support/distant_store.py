@@ -46,13 +46,7 @@ class DistantTopics:
         await self._travel()
         return await self._near.publish(items, key, options, published_at)
 
-    def publish_now(
-        self,
-        items: Sequence[Item],
-        key: str | None = None,
-        options: PublishOptions = NO_OPTIONS,
-        published_at: float = 0.0,
-    ) -> Receipt | None:
+    def publish_one(self, topic: str, lines: bytes) -> EventId | None:
         return None
 
     async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:

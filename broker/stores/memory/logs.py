@@ -61,17 +61,18 @@ class MemoryLogs:
     def grown(self, sizes: Mapping[str, int], now: float, published_at: float | None = None) -> None:
         """Apply the limits to logs that grew, then deliver. `sizes`: bytes of frames by topic.
 
-        `published_at`, by `time.monotonic`; 0 for this moment, which is read from the clock if the topic is watched, and None
-        if nothing was published.
+        `published_at`, by `time.monotonic`; 0 for this moment, and None if nothing was published.
         """
         for topic, size in sizes.items():
-            self.log_grown(topic, self._table.get(topic), size, now, published_at)
+            log = self._table.get(topic)
+            if log is not None:  # else it was given up to make room for another of them
+                self._table.appended(topic, log, now)
+            if topic in self._watched:
+                at = 0.0 if published_at is None else published_at or monotonic()
+                self.owner.delivered(topic, size, at)
 
-    def log_grown(
-        self, topic: str, log: Log | None, size: int, now: float, published_at: float | None
-    ) -> None:
-        """The same for one log; None if it was given up to make room for another of them."""
-        if log is not None:
-            self._table.appended(topic, log, now)
+    def log_grown(self, topic: str, log: Log, size: int, now: float) -> None:
+        """The same for one event that is published at this moment."""
+        self._table.appended(topic, log, now)
         if topic in self._watched:
-            self.owner.delivered(topic, size, 0.0 if published_at is None else published_at or monotonic())
+            self.owner.delivered(topic, size, monotonic())
