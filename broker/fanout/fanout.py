@@ -141,10 +141,12 @@ class FanOut:
             budget = WRITES_PER_TURN
             while self._queue and budget > 0:
                 group = self._queue.popleft()
-                if group.unvisited is None and self._write_newest(group, now):
-                    budget -= len(group.subscribers)
-                else:
-                    budget -= self._continue_pass(group, budget, now)
+                writes = self._write_newest(group, now) if group.unvisited is None else 0
+                if writes:
+                    budget -= writes
+                    group.is_queued = False
+                    continue
+                budget -= self._continue_pass(group, budget, now)
                 if group.unvisited is None and group.published_at is None:
                     group.is_queued = False
                 else:
@@ -157,32 +159,31 @@ class FanOut:
 
     # Subscribers that are up to date
 
-    def _write_newest(self, group: FeedGroup, now: float) -> bool:
-        """Make a whole pass if all of a few subscribers lack only the newest event, as most do. Returns whether the pass is done."""
-        feed, subscribers = group.feed, group.subscribers
+    def _write_newest(self, group: FeedGroup, now: float) -> int:
+        """Make a whole pass if all of a few subscribers lack only the newest event, as most do.
+
+        Returns the number of writes; 0 if the pass isn't done.
+        """
+        feed, subscribers, published_at = group.feed, group.subscribers, group.published_at
         log = feed.only_log
         if log is None or group.polls or not 0 < len(subscribers) < TIMED_WRITES:
-            return False
+            return 0
         entry = log.newest_after(group.written)
         if entry is None:
-            return False
+            return 0
         chunk = feed.chunk_of(entry)
         written = write_each(subscribers, group.written, chunk, 1, entry.id, now)
         self.delivered_events += written
         self.sent_bytes += written * len(chunk)
         if written < len(subscribers):  # some lag, or lack more
-            return False
-        if group.published_at:
-            self._observe(group.published_at, now)
+            return 0
+        if published_at:
+            if now - published_at <= self._written.least:
+                self._written.within_least += 1  # as most are: it costs no call
+            else:
+                self._written.observe(monotonic() - published_at)
         self._feeds.passed(group, entry.id)
-        return True
-
-    def _observe(self, published_at: float, now: float) -> None:
-        """A pass over fewer than `TIMED_WRITES` subscribers has ended."""
-        if now - published_at <= self._written.least:
-            self._written.within_least += 1  # most
-        else:
-            self._written.observe(monotonic() - published_at)
+        return written
 
     def _continue_pass(self, group: FeedGroup, budget: int, now: float) -> int:
         """Continue the pass, with about `budget` writes; returns how many it took, at least 1."""
@@ -198,7 +199,7 @@ class FanOut:
         if not group.unvisited:
             self._feeds.end_pass(group)
             if group.pass_published_at:
-                self._observe(group.pass_published_at, now if count < TIMED_WRITES else monotonic())
+                self._written.observe(monotonic() - group.pass_published_at)
         return cost * pieces + moved * MOVE_WRITES or 1
 
     def _write_to(

@@ -14,6 +14,8 @@ from broker.fanout.subscriber import Subscriber
 from broker.fanout.totals import Totals
 
 _NONE_YET = Totals(0, 0)
+_WITH_OWN_SUMS = 4
+"""The first so many count for themselves: often there are no others, and an object would cost more than their sums."""
 
 
 def write_each(
@@ -37,7 +39,7 @@ def write_each(
         subscriber.wrote_at = now
         if subscriber.totals is before:
             subscriber.totals = after
-        elif written == 1:  # usually the only one: an object would cost more than the sums
+        elif written <= _WITH_OWN_SUMS:
             subscriber.own_events += events
             subscriber.own_bytes += size
         elif after is _NONE_YET:

@@ -99,7 +99,11 @@ class Log:
 
     def append(self, event_id: EventId, frame: bytes) -> None:
         """Add the newest event; `event_id` is greater than `last`."""
-        self._add(Entry(event_id, self.last, frame))
+        if self.end is not None:
+            self.reopen()
+        self._entries.append(Entry(event_id, self.last, frame))
+        self.bytes += len(frame)
+        self.last, self.named = event_id, True
 
     def append_after(self, prev: EventId, event_id: EventId, frame: bytes) -> None:
         """Add the newest event of a replica; `prev` comes from the store."""

@@ -151,9 +151,12 @@ class LogTable:
             self._list(topic, log)
         if log.trim_barrier is None:
             log.trim(now)
+            self._account(topic, log)
         else:
             self._untrimmed[topic] = log
-        self._account(topic, log)
+            footprint = log.footprint
+            self.bytes += footprint - log.accounted
+            log.accounted = footprint
         if self.bytes > self.max_bytes or len(self._unpinned) > self._max_topics:
             self._squeeze(now)
 

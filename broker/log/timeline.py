@@ -43,12 +43,12 @@ class Timeline:
 
     def first_id(self, seconds: float) -> EventId:
         """The lowest id of the millisecond that contains `seconds` (since 1970): older events have lower ids."""
-        ms = max(0, int(seconds * 1000))
+        ms = int(seconds * 1000)
         if self.corrections:
             for first_ms, ahead_ms in reversed(self.corrections):
                 if ms > first_ms - ahead_ms:
                     return ms + ahead_ms << SEQUENCE_BITS
-        return ms << SEQUENCE_BITS
+        return ms << SEQUENCE_BITS if ms > 0 else 0
 
     def seconds(self, event_id: EventId) -> float:
         """When the event with this id was published, in seconds since 1970."""

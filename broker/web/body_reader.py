@@ -97,7 +97,7 @@ class BodyReader:
         interrupt = Interrupt()
         pieces = bytearray()
         with self.limits.enter(caller) as held:
-            self._timeouts.body_awaited(interrupt, TimeoutReason.BODY)
+            self._timeouts.body_awaited(interrupt)
             try:
                 while True:
                     piece = self._take(body, interrupt)
@@ -132,7 +132,7 @@ class BodyReader:
     async def _use_arriving(self, body: BodySource, interrupt: Interrupt, use: Use) -> None:
         """Call `use` with the pieces that arrive, until a use has to wait, or the body or the wait for it ends."""
         arriving = _Arriving(body, interrupt, use, self._timeouts)
-        self._timeouts.body_awaited(interrupt, TimeoutReason.PAUSE)
+        self._timeouts.piece_awaited(interrupt)
         try:
             await self._wait(body, interrupt, arriving.notified)
         finally:
@@ -221,7 +221,7 @@ class _Arriving:
             return
         try:
             while piece := self._body.take():
-                self._timeouts.body_awaited(interrupt, TimeoutReason.PAUSE)
+                self._timeouts.piece_awaited(interrupt)
                 using = self._use(piece)
                 if using is not None:
                     self._rest = begin(using)

@@ -202,11 +202,14 @@ class ConnectionTimeouts:
 
     # What a handler reports
 
-    def body_awaited(self, wait: Waiting, reason: TimeoutReason) -> None:
-        """A handler waits for a whole body, or for the next piece of one: from now on, if it waited before."""
-        table = self._bodies if reason is TimeoutReason.BODY else self._pauses
-        table.pop(wait, None)  # so that it goes to the end
-        table[wait] = self._now()
+    def body_awaited(self, wait: Waiting) -> None:
+        """A handler waits for a whole body."""
+        self._bodies[wait] = self._now()
+
+    def piece_awaited(self, wait: Waiting) -> None:
+        """A handler waits for the next piece of a streamed body: from now on, if it waited before."""
+        self._pauses.pop(wait, None)  # so that it goes to the end
+        self._pauses[wait] = self._loop.time() - self._stalled_seconds
 
     def body_arrived(self, wait: Waiting) -> None:
         """It waits no longer."""

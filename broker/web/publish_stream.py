@@ -126,6 +126,7 @@ class _StreamedPublish:
     ) -> None:
         self._services = services
         self._node = services.node
+        self._check = services.node.streams.evictions.check
         self._caller = caller
         self._topic = topic
         self._options = options
@@ -159,7 +160,7 @@ class _StreamedPublish:
         item = self._format.only_item(piece)
         if item is None:
             return self._publish(self._format.items(piece))
-        self._node.streams.evictions.check(self._caller.grant)
+        self._check(self._caller.grant)
         if self._is_plain:
             event_id = self._node.publish_one(*item)
             if event_id is not None:
@@ -203,7 +204,7 @@ class _StreamedPublish:
 
     async def _publish(self, items: Iterator[Item | None]) -> None:
         """Publish `items` in batches. Raises at the first bad item, after the items before it are published."""
-        self._node.streams.evictions.check(self._caller.grant)
+        self._check(self._caller.grant)
         batch: list[Item] = []
         size = 0
         try:

@@ -214,7 +214,7 @@ def test_a_last_answer_is_not_waited_for_when_there_is_no_room() -> None:
     bench = Bench(max_descriptors=1)
     connection, body = bench.open(), Connection()
     bench.timeouts.head_complete(connection)
-    bench.timeouts.body_awaited(body, TimeoutReason.BODY)
+    bench.timeouts.body_awaited(body)
     bench.timer.now += 1
     other = bench.open()
     assert (body.reason, other.reason) == (TimeoutReason.ROOM, None)

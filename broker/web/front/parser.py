@@ -1,7 +1,7 @@
 """Parses the bytes of one connection into requests.
 
-Rules: bytes in, `Exchange`s out, in `ready`; no transport. llhttp has no limits, so they are here: on the head, on
-trailers and on chunk extensions. An `Upgrade` is ignored.
+Rules: bytes in, `Exchange`s out, in `ready`; no transport. llhttp has no limits, so they are here and in `chunks`. An `Upgrade`
+is ignored.
 
 llhttp itself refuses Content-Length with Transfer-Encoding, two Content-Lengths, folded headers and bare line feeds.
 """
@@ -14,15 +14,12 @@ from collections import deque
 import httptools
 
 from broker.web.errors import problem
+from broker.web.front.chunks import Chunks
 from broker.web.front.exchange import BodyFlow, Exchange, Fault
 from broker.web.front.head import MAX_HEADERS, NAMES, Head, RequestHeaders, head_size, name_of, refusal
 from broker.web.front.known_heads import HEAD_END, HEAD_END_BYTES, MAX_HEAD_BYTES, KnownHeads
 from broker.web.redaction import redact
 from broker.web.values import Answer
-
-MAX_EXCESS_BYTES = 16 << 10
-"""The limit for chunk extensions and trailers of a body."""
-CHUNK_FRAME_BYTES = 16
 
 _FRAMING = ("content-length", "transfer-encoding")
 _logger = logging.getLogger("broker")
@@ -46,7 +43,7 @@ class RequestParser:
     __slots__ = (
         "_begun_bytes",
         "_body_bytes",
-        "_excess_bytes",
+        "_chunks",
         "_flow",
         "_head_bytes",
         "_headers",
@@ -78,7 +75,7 @@ class RequestParser:
         self._head_bytes = 0  # fed since the last message, or more
         self._begun_bytes = 0  # fed with the end of that message, if a head has begun behind it
         self._body_bytes = 0  # of body in the present bytes
-        self._excess_bytes = 0
+        self._chunks: Chunks | None = None  # of the body that is arriving, if it has chunks
         self._trailers = 0
         self._heads = 0  # parsed by llhttp so far
         self._last_head: Head | None = None  # of them
@@ -107,6 +104,12 @@ class RequestParser:
     def feed(self, data: bytes) -> None:
         """Parse the bytes that have arrived, and then notify the handler of the body that was arriving."""
         body = self.body
+        if body is not None and self._chunks is not None:
+            content = self._chunks.only(data)
+            if content is not None:
+                body.feed(content)
+                body.notify()
+                return
         if self._is_between and not self._is_broken:
             data = self._feed_known(data)
         if data:
@@ -162,8 +165,10 @@ class RequestParser:
             self._fail(repr(error))
             return
         if self.body is not None:
-            if self._check_excess(len(data)):
+            if self._chunks is None or self._chunks.parsed(data, self._body_bytes):
                 self._is_ready(self.body)  # its handler need not wait for the body
+            else:
+                self._fail("too many chunk extensions or trailers")
         elif self.is_head_begun:
             if not self._head_bytes:
                 self._begun_bytes = len(data)
@@ -194,15 +199,6 @@ class RequestParser:
         _logger.debug("not an HTTP request: %s", redact(why))
         self.refuse(problem("invalid-parameter", "This is not HTTP."))
 
-    def _check_excess(self, size: int) -> bool:
-        """Fail a body that is mostly chunk extensions or trailers. Returns whether it isn't."""
-        excess = size - self._body_bytes * (1 + CHUNK_FRAME_BYTES)
-        self._excess_bytes = max(0, self._excess_bytes + excess)
-        if self._excess_bytes > MAX_EXCESS_BYTES:
-            self._fail("too many chunk extensions or trailers")
-            return False
-        return True
-
     def _feed_after_upgrade(self, rest: bytes) -> None:
         """llhttp stops at an `Upgrade`, before the body: a new one goes on, with the framing of the body."""
         body = self.body
@@ -226,10 +222,8 @@ class RequestParser:
             self._is_ready(self.body)
 
     def _too_long(self) -> Answer:
-        return problem(
-            "invalid-parameter",
-            f"The request's head is too long; at most {self._max_head_bytes:,} bytes are accepted.",
-        )
+        most = f"at most {self._max_head_bytes:,} bytes are accepted"
+        return problem("invalid-parameter", f"The request's head is too long; {most}.")
 
     # From llhttp. None of these raises: llhttp would keep the error, and with it its frames.
 
@@ -276,7 +270,16 @@ class RequestParser:
         self.body = Exchange(self._flow, self._last_head)
         self._url, self._headers = b"", RequestHeaders()
         self.is_head_begun = False
-        self._begun_bytes = self._excess_bytes = self._trailers = 0
+        self._chunks = Chunks() if "transfer-encoding" in headers else None
+        self._begun_bytes = self._trailers = 0
+
+    def on_chunk_header(self) -> None:
+        if self._chunks is not None:
+            self._chunks.is_between = False
+
+    def on_chunk_complete(self) -> None:
+        if self._chunks is not None:
+            self._chunks.is_between = True
 
     def on_body(self, data: bytes) -> None:
         self._body_bytes += len(data)
@@ -290,7 +293,7 @@ class RequestParser:
         if self._trailers > MAX_HEADERS:
             self._fail("too many trailers")
         else:
-            self.body = None
+            self.body = self._chunks = None
             self._head_bytes = 0
             self._is_between = body.head.keeps_alive
             body.end()

@@ -7,10 +7,11 @@ import logging
 
 import pytest
 
+from broker.web.front.chunks import MAX_EXCESS_BYTES
 from broker.web.front.connection import SLICE_BYTES
 from broker.web.front.exchange import HIGH_WATER_BYTES
 from broker.web.front.known_heads import KnownHeads
-from broker.web.front.parser import MAX_EXCESS_BYTES, RequestParser
+from broker.web.front.parser import RequestParser
 from tests.support.distant_store import keep_at_a_distance
 from tests.support.http import Answer, chunked, read_answer, read_head
 from tests.support.local_broker import Serve, Server
