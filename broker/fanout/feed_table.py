@@ -12,75 +12,15 @@ get events at once, and a pass doesn't look at the others.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
 from broker.events import EventId
 from broker.fanout.backpressure import MAX_BYTES, Backpressure
 from broker.fanout.feed import Feed, FeedKey
+from broker.fanout.feed_group import FeedGroup, WatchedTopic
 from broker.fanout.owner import LogSource
 from broker.fanout.subscriber import Subscriber
 from broker.log.log import Log
 from broker.sse import trace_of
-
-
-@dataclass(slots=True, eq=False)
-class FeedGroup:
-    """A feed with its subscribers, and the *pass* over them (see `fanout`).
-
-    Attributes:
-        subscribers: in no order; `Subscriber.feed_index` is the index here.
-        written: the cursor that every subscriber has reached unless it lags.
-        target: how far the present pass goes.
-        unvisited: how many subscribers, from the start of the list, the pass has yet to visit; None between passes.
-        bytes_due: about how many bytes the pass has for each subscriber.
-        bytes_delivered: by how much the logs have grown since the last pass began.
-        behind: the topics with a mark that it has yet to reach.
-        published_at: when the oldest event that was delivered since the last pass began was published; 0 if that is unknown, and
-            None if nothing was delivered.
-        pass_published_at: the same for the present pass.
-        polls: how many of its subscribers cost more than a write (`Subscriber.WRITES`).
-        is_queued: whether it waits for its turn.
-    """
-
-    feed: Feed
-    written: EventId
-    subscribers: list[Subscriber] = field(default_factory=list)
-    target: EventId = 0
-    unvisited: int | None = None
-    bytes_due: int = 0
-    bytes_delivered: int = 0
-    behind: dict[_Topic, None] = field(default_factory=dict)
-    published_at: float | None = None
-    pass_published_at: float | None = None
-    polls: int = 0
-    is_queued: bool = False
-
-    def affordable(self, stop: int, budget: int) -> tuple[int, int]:
-        """How many of the subscribers before `stop` take about `budget` writes; and how many writes they take."""
-        count = cost = 0 if self.polls else min(stop, budget)
-        while count < stop and cost < budget:
-            count += 1
-            cost += self.subscribers[stop - count].WRITES
-        return count, cost
-
-
-@dataclass(slots=True, eq=False)
-class _Topic:
-    """A topic with subscribers here.
-
-    Attributes:
-        mark: an id that `groups_behind` of `groups` have yet to reach.
-        bytes_to_mark, bytes_after_mark: on their way, up to the mark and after it.
-    """
-
-    name: str
-    log: Log
-    mark: EventId
-    groups_behind: int = 0
-    bytes_to_mark: int = 0
-    bytes_after_mark: int = 0
-    subscribers: int = 0
-    groups: dict[FeedGroup, None] = field(default_factory=dict)
 
 
 class FeedTable:
@@ -97,7 +37,7 @@ class FeedTable:
         self.backpressure = Backpressure(self)
         self._logs = logs
         self.is_paused = False
-        self._topics: dict[str, _Topic] = {}
+        self._topics: dict[str, WatchedTopic] = {}
         self._groups: dict[FeedKey, FeedGroup] = {}
 
     def __len__(self) -> int:
@@ -173,7 +113,7 @@ class FeedTable:
         for topic, log in zip(key.topics, logs, strict=True):
             state = self._topics.get(topic)
             if state is None:
-                state = self._topics[topic] = _Topic(topic, log, log.last)
+                state = self._topics[topic] = WatchedTopic(topic, log, log.last)
             # Its readers are at `written`, which may lie before the log's end, and before those of other feeds.
             barrier = log.last if log.trim_barrier is None else log.trim_barrier
             log.trim_barrier = min(barrier, group.written)
@@ -240,6 +180,19 @@ class FeedTable:
             self._move_mark(state)
         return state.groups
 
+    def resting(self, topic: str) -> FeedGroup | None:
+        """The group of `topic` if it is the only one, reads nothing else, and nothing is on its way to it; else None."""
+        state = self._topics.get(topic)
+        if state is None or state.groups_behind or len(state.groups) > 1:
+            return None
+        (group,) = state.groups
+        return None if group.is_queued or group.feed.only_log is None else group
+
+    def written_at_once(self, topic: str, group: FeedGroup, event_id: EventId) -> None:
+        """All subscribers of the resting `group` were written the event that the log of `topic` has grown by. Its store trims the log."""
+        state = self._topics[topic]
+        group.written = state.mark = state.log.trim_barrier = event_id
+
     def begin_pass(self, group: FeedGroup) -> None:
         """Begin a pass to the present end of the logs."""
         group.unvisited = len(group.subscribers)
@@ -264,13 +217,14 @@ class FeedTable:
     def passed(self, group: FeedGroup, target: EventId) -> None:
         """A pass has begun and ended in one step, which has brought all subscribers of one log to its end, `target`."""
         group.published_at = None
+        group.is_queued = False
         group.bytes_delivered = 0
         group.written = target
         if group.behind:
             state, _ = group.behind.popitem()
             self._group_reached_mark(state)
 
-    def _group_reached_mark(self, state: _Topic) -> None:
+    def _group_reached_mark(self, state: WatchedTopic) -> None:
         state.groups_behind -= 1
         if state.groups_behind:
             return
@@ -285,7 +239,7 @@ class FeedTable:
         self._written(written)
 
     @staticmethod
-    def _move_mark(state: _Topic) -> None:
+    def _move_mark(state: WatchedTopic) -> None:
         state.mark = state.log.last
         state.bytes_to_mark, state.bytes_after_mark = state.bytes_to_mark + state.bytes_after_mark, 0
         state.groups_behind = 0

@@ -117,7 +117,7 @@ class Hub:
         subscriber = Subscriber(transport, self, caller, cursor, now, chunked=key.chunked, silent=key.silent)
         subscriber.hub_index = len(self._subscribers)
         self._subscribers.append(subscriber)
-        self.fan_out.begin(subscriber, key, logs, opening, now)
+        self.fan_out.catch_up.begin(subscriber, key, logs, opening, now)
         return subscriber
 
     def attach_poll(
@@ -134,7 +134,7 @@ class Hub:
         poll = Poll(transport, self, caller, cursor, now, respond)
         poll.hub_index = len(self._subscribers)
         self._subscribers.append(poll)
-        self.fan_out.begin(poll, key, logs, b"", now)
+        self.fan_out.catch_up.begin(poll, key, logs, b"", now)
         return poll
 
     def send_control(self, subscriber: Subscriber, event: bytes) -> None:
@@ -142,7 +142,7 @@ class Hub:
         if subscriber.silent:
             return
         chunk = subscriber.encode(event)
-        self.fan_out.sent_bytes += len(chunk)
+        self.fan_out.sent.bytes += len(chunk)
         if subscriber.lag is None:
             subscriber.write(chunk, self._loop.time())
         else:
@@ -153,19 +153,19 @@ class Hub:
         now = self._loop.time()
         if reason in (CloseReason.DRAINING, CloseReason.MAX_AGE, CloseReason.EXPIRED):
             self.fan_out.bring_to_end(subscriber, now)
-        self.fan_out.release(subscriber)
-        self.fan_out.sent_bytes += len(last)
+        self.fan_out.catch_up.release(subscriber)
+        self.fan_out.sent.bytes += len(last)
         subscriber.finish(reason, last, now)
 
     def cut(self, subscriber: Subscriber, reason: CloseReason) -> None:
         """End the subscriber's connection at once."""
-        self.fan_out.release(subscriber)
+        self.fan_out.catch_up.release(subscriber)
         subscriber.cut(reason)
 
     # Called by subscribers
 
     def flushed(self, subscriber: Subscriber) -> None:
-        self.fan_out.flushed(subscriber)
+        self.fan_out.catch_up.flushed(subscriber)
 
     def left(self, subscriber: Subscriber) -> None:
         self.finish(subscriber, CloseReason.CLIENT)
@@ -174,7 +174,7 @@ class Hub:
         self._loop.call_soon(partial(self.finish, poll, CloseReason.ANSWERED))
 
     def lost(self, subscriber: Subscriber, reason: CloseReason) -> None:
-        self.fan_out.release(subscriber)
+        self.fan_out.catch_up.release(subscriber)
         last = self._subscribers.pop()
         if last is not subscriber:
             self._subscribers[subscriber.hub_index] = last

@@ -94,13 +94,13 @@ class Sweeper:
 
     def _visit_lagging(self, subscriber: Subscriber, lag: Lag, now: float) -> None:
         if subscriber.is_stuck(now, self._times.slow_seconds):
-            self._fan_out.release(subscriber)
+            self._fan_out.catch_up.release(subscriber)
             subscriber.cut(CloseReason.TIMEOUT if lag.unanswered else CloseReason.SLOW)
         elif lag.pending == 0 and subscriber.feed is None:
             subscriber.close()  # its stream has ended, and it has everything
         elif lag.pending == 0 and lag.unanswered:
             lag.unanswered = False
-            self._fan_out.flushed(subscriber)
+            self._fan_out.catch_up.flushed(subscriber)
 
     def _visit_up_to_date(self, subscriber: Subscriber, now: float) -> bool:
         silence = now - subscriber.wrote_at
@@ -111,7 +111,7 @@ class Sweeper:
         if subscriber.is_acknowledged():
             heartbeat = HEARTBEAT_CHUNK if subscriber.chunked else sse.HEARTBEAT
             subscriber.write(heartbeat, now)
-            self._fan_out.sent_bytes += len(heartbeat)
+            self._fan_out.sent.bytes += len(heartbeat)
         else:
             subscriber.lag = Lag(now, unanswered=True)
         return True

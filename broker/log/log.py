@@ -22,22 +22,20 @@ If events are lost while subscribers read the log, a *gap* takes their place: an
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from operator import attrgetter
+from collections.abc import Sequence
 
 from broker import sse
 from broker.events import EventId
+from broker.log.entries import Entries
 from broker.log.entry import ENTRY_OVERHEAD_BYTES, Entry
 from broker.log.producers import ProducerSequences
 from broker.log.timeline import Timeline
 from broker.topics import Retention
 
-_entry_id = attrgetter("id")
 _DROPPED = Entry(0, 0, b"")
 
 
-class Log:
+class Log(Entries):
     """The entries of one topic, oldest first.
 
     Args:
@@ -60,8 +58,6 @@ class Log:
     """
 
     __slots__ = (
-        "_entries",
-        "_start",
         "accounted",
         "bytes",
         "cleared_after",
@@ -71,7 +67,6 @@ class Log:
         "end",
         "envelope_bytes",
         "gap_entries",
-        "last",
         "lost_at",
         "named",
         "producers",
@@ -81,21 +76,16 @@ class Log:
     )
 
     def __init__(self, last: EventId, retention: Retention, timeline: Timeline | None = None) -> None:
-        self.last = last
+        super().__init__(last)
         self.retention = retention
         self.timeline = timeline or Timeline()
-        self.bytes = self.envelope_bytes = self.accounted = self.gap_entries = self.emptied = self._start = 0
+        self.bytes = self.envelope_bytes = self.accounted = self.gap_entries = self.emptied = 0
         self.trim_barrier: EventId | None = None
         self.complete_from = self.cleared_at = self.lost_at = 0
         self.cleared_after: EventId = 0  # the last event that the newest DELETE removed
         self.named = False
         self.end: Entry | None = None
         self.producers: ProducerSequences | None = None
-        self._entries: list[Entry] = []
-
-    def __len__(self) -> int:
-        """How many entries are held."""
-        return len(self._entries) - self._start
 
     def append(self, event_id: EventId, frame: bytes) -> None:
         """Add the newest event; `event_id` is greater than `last`."""
@@ -224,29 +214,6 @@ class Log:
 
     # Reading
 
-    def after(self, cursor: EventId) -> Iterator[Entry]:
-        """The entries after `cursor`, oldest first. Valid until the log changes."""
-        return map(self._entries.__getitem__, range(self._index_after(cursor), len(self._entries)))
-
-    def newest_after(self, cursor: EventId) -> Entry | None:
-        """The newest entry, if it is an event, the log's last, and the one that follows `cursor`: all that most subscribers lack."""
-        entries = self._entries
-        if not entries or (len(entries) > 1 and entries[-2].id > cursor):
-            return None
-        entry = entries[-1]
-        return entry if cursor < entry.id == self.last and entry.frame and not entry.end else None
-
-    def few_after(self, cursor: EventId, limit: int) -> Sequence[Entry]:
-        """The entries after `cursor`, oldest first, if they are at most `limit`."""
-        entries = self._entries
-        start = self._index_after(cursor)
-        return entries[start:] if len(entries) - start <= limit else ()
-
-    def between(self, cursor: EventId, stop: EventId) -> Iterator[Entry]:
-        """The entries after `cursor` and before `stop`, newest first. Valid until the log changes."""
-        first, last = self._index_after(cursor), self._index_after(stop - 1)
-        return map(self._entries.__getitem__, range(last - 1, first - 1, -1))
-
     def bytes_after(self, cursor: EventId) -> int:
         """About how many bytes of frames lie after `cursor`."""
         return self.bytes * (len(self._entries) - self._index_after(cursor)) // max(1, len(self))
@@ -312,9 +279,3 @@ class Log:
     def _stop(self) -> int:
         """The index after the last entry that is not the end."""
         return len(self._entries) - (self.end is not None)
-
-    def _index_after(self, cursor: EventId) -> int:
-        entries = self._entries
-        if not entries or entries[-1].id <= cursor:
-            return len(entries)
-        return bisect_right(entries, cursor, lo=self._start, key=_entry_id)

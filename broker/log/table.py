@@ -149,7 +149,7 @@ class LogTable:
             self._unpinned.move_to_end(topic)
         if log.cleared_at:
             self._list(topic, log)
-        if log.trim_barrier is None:
+        if log.trim_barrier is None or log.trim_barrier == log.last:
             log.trim(now)
             self._account(topic, log)
         else:

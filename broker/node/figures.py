@@ -82,7 +82,7 @@ class NodeFigures:
             round(self._now(), 3),
             streams=len(hub),
             published=int(metrics.published.value),
-            delivered=hub.fan_out.delivered_events,
+            delivered=hub.fan_out.sent.events,
             resumed=metrics.connects.values["resume"],
             gaps=_nonzero(metrics.gaps),
             closes=_nonzero(metrics.closes),

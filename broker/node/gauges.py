@@ -79,15 +79,15 @@ class NodeGauges:
         hub = self._streams.hub
         fan_out = hub.fan_out
         yield CounterMetricFamily(
-            "broker_delivered_events", "Events written to subscribers.", fan_out.delivered_events
+            "broker_delivered_events", "Events written to subscribers.", fan_out.sent.events
         )
         yield CounterMetricFamily(
             "broker_replayed_events",
             "Kept events written to streams at their beginning; they count as delivered too.",
-            fan_out.replayed_events,
+            fan_out.sent.replayed_events,
         )
         yield CounterMetricFamily(
-            "broker_stream_bytes", "Bytes written to streams, with heartbeats.", fan_out.sent_bytes
+            "broker_stream_bytes", "Bytes written to streams, with heartbeats.", fan_out.sent.bytes
         )
         yield GaugeMetricFamily(
             "broker_backlog_bytes",

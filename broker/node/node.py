@@ -40,7 +40,7 @@ class Node:
 
     Attributes:
         logs: the store's. Call `watch` before a stream begins, and `unwatch` if it doesn't.
-        delivered: see `stores.base.StoreOwner`.
+        delivered, delivered_one: see `stores.base.StoreOwner`.
         reporter: writes the lines about what clients do.
         ranking, details: of topics, over all instances.
         limits: asked before a stream begins (`enter`; an open stream leaves by itself) and before a publish.
@@ -68,7 +68,8 @@ class Node:
         self._store = store
         self._publish_one = store.topics.publish_one
         self._policy = policy
-        self.delivered = self.streams.hub.fan_out.delivered  # the store calls it for each event
+        self.delivered = self.streams.hub.fan_out.delivered
+        self.delivered_one = self.streams.hub.fan_out.delivered_one  # the store calls it for most events
         self._backpressure = self.streams.hub.feeds.backpressure
         self._sweeping: asyncio.Task[None] | None = None
         self._loop_lag = LoopLag(asyncio.get_running_loop(), metrics)

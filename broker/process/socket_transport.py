@@ -125,9 +125,8 @@ class SocketTransport:
     def __init__(self, polling: SocketPolling, connection: socket.socket, protocol: asyncio.Protocol) -> None:
         self._polling, self._socket = polling, connection
         self._protocol = protocol
-        self._phase = _OPEN
+        self._phase, self._is_paused = _OPEN, False
         self._events = 0  # what the epoll watches for
-        self._is_paused = False
         self._has_input = True  # until the peer shuts down its sending side
         self._has_output = True  # until `write_eof`
         self._buffer: bytearray | None = None  # the bytes that the socket didn't take

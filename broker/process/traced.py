@@ -72,7 +72,8 @@ class Traced:
     def observe(self, node: Node) -> None:
         """Record a span for each fan-out of `node`, if spans are recorded. Call it before `node` starts."""
         if self._records:
-            node.delivered = TracedFanOut(node, self._tracer, self._admit, self._current).delivered
+            traced = TracedFanOut(node, self._tracer, self._admit, self._current)
+            node.delivered, node.delivered_one = traced.delivered, traced.delivered_one
 
     def _serve(self, handler: Handler, services: Services, request: Request) -> Any:
         headers = request.headers

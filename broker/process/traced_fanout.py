@@ -40,7 +40,7 @@ class TracedFanOut:
     """Spans from the delivery of events until they were written."""
 
     def __init__(self, node: Node, tracer: Tracer, admit: Admit, current: Current) -> None:
-        self._delivered = node.delivered
+        self._delivered, self._delivered_one = node.delivered, node.delivered_one
         self._feeds = node.streams.hub.feeds
         self._tracer = tracer
         self._admit = admit
@@ -50,10 +50,14 @@ class TracedFanOut:
 
     def delivered(self, topic: str, size: int, published_at: float = 0.0) -> bool:
         """See `stores.base.StoreOwner.delivered`."""
-        goes_on = self._delivered(topic, size, published_at)
         if size:
             self._begin(topic, size)
-        return goes_on
+        return self._delivered(topic, size, published_at)
+
+    def delivered_one(self, topic: str, size: int) -> bool:
+        """See `stores.base.StoreOwner.delivered_one`."""
+        self._begin(topic, size)
+        return self._delivered_one(topic, size)
 
     def _begin(self, topic: str, size: int) -> None:
         event_id, traces = self._feeds.newest_traces(topic, size)

@@ -98,6 +98,9 @@ class StoreOwner(Protocol):
         False asks the store to pause, as far as it can, until `resume`.
         """
 
+    def delivered_one(self, topic: str, size: int) -> bool:
+        """`delivered` for one event, published alone and at this moment."""
+
     def on_broadcast(self, command: str) -> None:
         """An instance, perhaps this one, broadcast `command`. Called once for each."""
 
@@ -278,6 +281,9 @@ class NoOwner:
     """The owner of a store that isn't running."""
 
     def delivered(self, _topic: str, _size: int, _published_at: float = 0.0) -> bool:
+        return True
+
+    def delivered_one(self, _topic: str, _size: int) -> bool:
         return True
 
     def on_broadcast(self, _command: str) -> None:

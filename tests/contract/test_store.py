@@ -69,7 +69,7 @@ async def test_without_a_moment_of_publishing_it_is_now(store: StoreHarness, own
     assert before - 0.01 <= max(owner.published_at) <= time.monotonic()
 
 
-async def test_a_publish_at_once_does_all_of_it_or_nothing(store: StoreHarness) -> None:
+async def test_one_event_is_published_at_once_or_not_at_all(store: StoreHarness) -> None:
     (log,) = await store.store.logs.watch(["a"], Latest())
     event_id = store.store.topics.publish_one(*item("a", "1"))
     await store.settle()

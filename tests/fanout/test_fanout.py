@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from broker.fanout import fanout, feed
+from broker.fanout import catch_up, fanout, feed
+from broker.fanout.catch_up import BATCHES_PER_TURN
 from broker.fanout.close_reason import CloseReason
-from broker.fanout.fanout import BATCHES_PER_TURN, MOVE_WRITES, WRITES_PER_TURN
+from broker.fanout.fanout import JOIN_SECONDS, MOVE_WRITES, WRITES_AT_ONCE, WRITES_PER_TURN
 from broker.fanout.feed import FRESH_ENVELOPES
 from broker.fanout.subscriber import Subscriber
 from broker.fanout.write_each import write_each
@@ -46,7 +47,7 @@ async def test_events_of_one_turn_leave_as_one_write(harness: HubHarness) -> Non
     assert harness.read(subscriber) == b"".join(
         line + b"id: 0-%d\n\n" % number for number, line in enumerate(data(b"1", b"2", b"3"), 1)
     )
-    assert harness.hub.fan_out.delivered_events == 3
+    assert harness.hub.fan_out.sent.events == 3
     assert harness.hub.feeds.backlog == 0
 
 
@@ -77,7 +78,7 @@ async def test_i3_a_pass_over_many_takes_several_turns(harness: HubHarness, coun
     assert 0 < served <= WRITES_PER_TURN
     harness.publish("a", b"2")  # in mid-pass: none misses it, none gets anything twice
     harness.run()
-    assert harness.hub.fan_out.delivered_events == 2 * len(subscribers)
+    assert harness.hub.fan_out.sent.events == 2 * len(subscribers)
     assert all(subscriber.cursor == harness.last for subscriber in subscribers)
 
 
@@ -138,7 +139,7 @@ async def test_a_replay_is_written_piece_by_piece_and_joins_live_events(harness:
     assert subscriber.lag is not None
     harness.publish("a", b"live")
     assert await harness.read_all(subscriber, harness.last) == list(range(1, 62))
-    assert harness.hub.fan_out.delivered_events == 61
+    assert harness.hub.fan_out.sent.events == 61
 
 
 async def test_reporting_a_flushed_subscriber_twice_is_harmless(harness: HubHarness) -> None:
@@ -228,7 +229,7 @@ async def test_many_with_the_same_ends_are_written_the_same_bytes(
     harness: HubHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent: list[tuple[int, int]] = []
-    monkeypatch.setattr(fanout, "write_each", noting(sent))
+    monkeypatch.setattr(catch_up, "write_each", noting(sent))
     for _ in range(WRITES_PER_TURN):
         await harness.subscribe("a", "b", "c")
     harness.delete("a")
@@ -262,9 +263,81 @@ async def test_subscribers_of_several_topics_with_the_same_cursor_are_written_to
     harness.publish("b", b"2")
     harness.run()
     assert {subscriber.cursor for subscriber in first + second} == {harness.last}
-    assert harness.hub.fan_out.delivered_events == 5 * 2 + 5
+    assert harness.hub.fan_out.sent.events == 5 * 2 + 5
     assert await harness.read_all(first[0], 3) == [1, 3]
     assert await harness.read_all(second[0], 3) == [3]
+
+
+async def test_a_lone_event_is_written_at_once_and_those_that_follow_closely_leave_together(
+    harness: HubHarness,
+) -> None:
+    subscriber, other = await harness.subscribe("a"), await harness.subscribe("b")
+    for number in range(1, 4):
+        harness.publish_one("a", b"%d" % number)
+    assert harness.read(subscriber) == b"data: 1\nid: 0-1\n\n"
+    harness.publish_one("b", b"4")
+    assert harness.read(other) == b"data: 4\nid: 0-4\n\n"
+    harness.turn()
+    assert harness.read(subscriber) == b"data: 2\nid: 0-2\n\ndata: 3\nid: 0-3\n\n"
+    harness.publish_one("a", b"5")
+    assert harness.read(subscriber) == b""
+    harness.turn()
+    harness.now += 2 * JOIN_SECONDS
+    harness.publish_one("a", b"6")
+    assert harness.read(subscriber) == b"data: 5\nid: 0-5\n\ndata: 6\nid: 0-6\n\n"
+    assert (harness.hub.fan_out.sent.events, harness.written.count) == (6, 5), "5 passes"
+    assert harness.hub.feeds.backlog == 0
+
+
+async def test_events_written_at_once_are_not_kept_beyond_their_retention(harness: HubHarness) -> None:
+    harness.retention = Retention(2, 1 << 20, 1e9)
+    subscriber = await harness.subscribe("a")
+    for number in range(1, 6):
+        harness.now += 1
+        harness.publish_one("a", b"x")
+        assert harness.read(subscriber)
+        assert harness.log("a").trim_barrier == harness.last
+        assert len(harness.log("a")) == min(number, 2)
+
+
+async def test_i9_few_are_written_at_once(harness: HubHarness) -> None:
+    for number in range(WRITES_AT_ONCE // 2 + 1):
+        await harness.subscribe(f"{number}")
+        await harness.subscribe(f"{number}")
+    for number in range(WRITES_AT_ONCE // 2 + 1):
+        harness.publish_one(f"{number}", b"x")
+    assert harness.hub.fan_out.sent.events == WRITES_AT_ONCE
+    harness.turn()
+    assert harness.hub.fan_out.sent.events == WRITES_AT_ONCE + 2
+    for _ in range(WRITES_AT_ONCE + 1):
+        await harness.subscribe("many")
+    harness.now += 1
+    harness.publish_one("many", b"x")
+    assert harness.hub.fan_out.sent.events == WRITES_AT_ONCE + 2
+
+
+async def test_i3_a_lone_event_passes_by_those_that_lag(harness: HubHarness) -> None:
+    slow, ready = await harness.subscribe("a"), await harness.subscribe("a")
+    while slow.lag is None:
+        harness.publish("a", b"x" * 1000)
+        harness.turn()
+        assert b"xxx" in harness.read(ready)
+    harness.publish_one("a", b"the last")
+    assert harness.read(ready) == b"data: the last\nid: 0-%d\n\n" % harness.last
+    assert slow.lag is not None
+    assert harness.log("a").trim_barrier != harness.last, "the pass isn't over"
+    harness.turn()
+    assert harness.log("a").trim_barrier == harness.last
+    assert harness.hub.feeds.backlog == 0
+
+
+@pytest.mark.uncompiled
+async def test_a_defect_at_once_is_not_silent(harness: HubHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    await harness.subscribe("a")
+    monkeypatch.setattr(fanout, "write_each", lambda *_write: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        harness.publish_one("a", b"1")
+    assert isinstance(harness.hub.failure, ZeroDivisionError)
 
 
 async def test_nothing_follows_the_end_of_a_topic_on_the_same_connection(harness: HubHarness) -> None:

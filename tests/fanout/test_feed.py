@@ -65,7 +65,7 @@ async def test_a_loss_that_several_topics_share_is_a_gap_in_each(harness: HubHar
     harness.run()
     gaps = sse.gap("a", "0-0", "lost") + sse.gap("b", "0-0", "lost")
     assert harness.read(subscriber) == gaps + b"data: 2\nid: 0-2\n\n"
-    assert (harness.gaps, harness.hub.fan_out.delivered_events) == (["lost", "lost"], 1)
+    assert (harness.gaps, harness.hub.fan_out.sent.events) == (["lost", "lost"], 1)
 
 
 @pytest.mark.parametrize("more", [0, 1])

@@ -100,6 +100,15 @@ class HubHarness:
         self.hub.fan_out.delivered(topic, len(frame), published_at)
         return self.last
 
+    def publish_one(self, topic: str, data: bytes) -> int:
+        """Publish an event alone, so that it may be written at once."""
+        self.last += 1
+        frame = sse.frame(sse.lines(data), self.last)
+        self.log(topic).append(self.last, frame)
+        self.hub.fan_out.delivered_one(topic, len(frame))
+        self.log(topic).trim(0)
+        return self.last
+
     def publish_after_gap(self, topic: str, data: bytes, prev: int) -> int:
         """Publish an event after `prev`, an entry that this instance has never seen: what lay before it is lost."""
         self.last = prev + 1

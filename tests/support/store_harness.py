@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from dataclasses import fields, replace
-from time import time
+from time import monotonic, time
 from typing import Protocol
 
 from broker.stores.base import Store
@@ -52,6 +52,9 @@ class RecordingOwner:
         self.deliveries.append((topic, size))
         self.published_at.append(published_at)
         return True
+
+    def delivered_one(self, topic: str, size: int) -> bool:
+        return self.delivered(topic, size, monotonic())
 
     def on_broadcast(self, command: str) -> None:
         self.commands.append(command)

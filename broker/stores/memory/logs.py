@@ -72,7 +72,7 @@ class MemoryLogs:
                 self.owner.delivered(topic, size, at)
 
     def log_grown(self, topic: str, log: Log, size: int, now: float) -> None:
-        """The same for one event that is published at this moment."""
-        self._table.appended(topic, log, now)
+        """The same for one event that is published at this moment, but first delivered: if it is written at once, the log is trimmed at once."""
         if topic in self._watched:
-            self.owner.delivered(topic, size, monotonic())
+            self.owner.delivered_one(topic, size)
+        self._table.appended(topic, log, now)

@@ -238,7 +238,7 @@ async def test_tls_peers_that_reset_do_no_harm() -> None:
             node.streams.hub.sweep()  # at every turn of the loop: also when a connection is half gone
             await asyncio.sleep(0)
     assert set(node.checks().values()) == {"ok"}
-    await until(lambda: not node.streams.hub.fan_out._behind, "no subscriber is behind")
+    await until(lambda: not node.streams.hub.fan_out.catch_up.queue, "no subscriber is behind")
     listening.close()
     await runner.cleanup()
 
