@@ -127,7 +127,8 @@ class FanOut:
             budget = WRITES_PER_TURN
             while self._queue and budget > 0:
                 group = self._queue.popleft()
-                end = self._write_newest(group, now) if group.unvisited is None else 0
+                is_small = len(group.subscribers) < FEW_WRITES and not group.polls and group.unvisited is None
+                end = self._write_newest(group, now) if is_small else 0
                 if end:
                     budget -= len(group.subscribers)
                     if group.published_at:
@@ -151,9 +152,7 @@ class FanOut:
         """Make a whole pass if all of a few subscribers lack only the newest event. Returns its id; 0 if the pass isn't done."""
         feed, subscribers = group.feed, group.subscribers
         log = feed.only_log
-        if log is None or group.polls or not 0 < len(subscribers) < FEW_WRITES:
-            return 0
-        entry = log.newest_after(group.written)
+        entry = log.newest_after(group.written) if log is not None and subscribers else None
         if entry is None:
             return 0
         chunk = feed.chunk_of(entry)

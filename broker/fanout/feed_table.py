@@ -181,12 +181,12 @@ class FeedTable:
         return state.groups
 
     def resting(self, topic: str) -> FeedGroup | None:
-        """The group of `topic` if it is the only one, reads nothing else, and nothing is on its way to it; else None."""
+        """The group of `topic` if it is the only one, reads nothing else, is written as streams are, and nothing is on its way to it; else None."""
         state = self._topics.get(topic)
         if state is None or state.groups_behind or len(state.groups) > 1:
             return None
         (group,) = state.groups
-        return None if group.is_queued or group.feed.only_log is None else group
+        return None if group.is_queued or group.polls or group.feed.only_log is None else group
 
     def written_at_once(self, topic: str, group: FeedGroup, event_id: EventId) -> None:
         """All subscribers of the resting `group` were written the event that the log of `topic` has grown by. Its store trims the log."""

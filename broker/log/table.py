@@ -151,12 +151,13 @@ class LogTable:
             self._list(topic, log)
         if log.trim_barrier is None or log.trim_barrier == log.last:
             log.trim(now)
-            self._account(topic, log)
         else:
             self._untrimmed[topic] = log
-            footprint = log.footprint
-            self.bytes += footprint - log.accounted
-            log.accounted = footprint
+        footprint = log.footprint
+        self.bytes += footprint - log.accounted
+        log.accounted = footprint
+        if not footprint:
+            self._filled.pop(topic, None)
         if self.bytes > self.max_bytes or len(self._unpinned) > self._max_topics:
             self._squeeze(now)
 

@@ -6,7 +6,7 @@ and the parts know nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
@@ -24,7 +24,7 @@ from broker.web.driving import finish
 from broker.web.publish import publish, publish_to_several
 from broker.web.routes import Handler, Result, Route
 from broker.web.services import Services
-from broker.web.values import Answer, BodySource, Request
+from broker.web.values import Answer, BodySource, Listener, Request
 
 _PUBLISHING: Sequence[Handler] = (publish, publish_to_several)
 _Attributes = dict[str, str | int]
@@ -174,13 +174,13 @@ class _TracedBody:
     def length(self) -> int | None:
         return self._inner.length
 
-    def listen(self, listener: Callable[[], None] | None) -> None:
+    def listen(self, listener: Listener | None) -> None:
         self._inner.listen(None if listener is None else partial(self._notify, listener))
 
-    def _notify(self, listener: Callable[[], None]) -> None:
+    def _notify(self, listener: Listener, piece: bytes | None) -> bool:
         outer, self._current.context = self._current.context, self._context
         try:
-            listener()
+            return listener(piece)
         finally:
             self._current.context = outer
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from http import HTTPStatus
 from time import monotonic
 
@@ -23,7 +23,7 @@ from broker.web.router import Router, not_allowed
 from broker.web.routes import Route
 from broker.web.services import Services
 from broker.web.subscribe import Subscription
-from broker.web.values import Answer, Query, Request, content_length
+from broker.web.values import Answer, Listener, Query, Request, content_length
 
 SERVICES = web.AppKey("services", Services)
 TIMEOUTS = web.AppKey("timeouts", ConnectionTimeouts)
@@ -207,14 +207,14 @@ class _Body:
         except web.RequestPayloadError:
             raise _malformed() from None
 
-    def listen(self, listener: Callable[[], None] | None) -> None:
+    def listen(self, listener: Listener | None) -> None:
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None
         if listener is not None:
             self._reading = asyncio.ensure_future(self._read(listener))
 
-    async def _read(self, listener: Callable[[], None]) -> None:
+    async def _read(self, listener: Listener) -> None:
         """Read piece by piece, as long as the listener takes them."""
         is_open = True
         while is_open and self._piece is None:
@@ -222,7 +222,7 @@ class _Body:
             with contextlib.suppress(web.RequestPayloadError, ConnectionError):  # `take` raises it
                 self._piece = await self._request.content.readany()
                 is_open = bool(self._piece)
-            listener()
+            listener(None)
 
 
 def _malformed() -> InvalidBody:

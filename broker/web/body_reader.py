@@ -19,7 +19,7 @@ from broker.errors import BrokerError, Draining, InvalidBody, Overloaded, TooLar
 from broker.web.body_limits import RETRY_SECONDS, BodyLimits
 from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
 from broker.web.driving import begin
-from broker.web.values import BodySource
+from broker.web.values import BodySource, Listener
 
 Use = Callable[[bytes], Coroutine[Any, Any, None] | None]
 """Uses the next piece of a streamed body: at once and then returns None, or in a coroutine, which needs a task from its first wait on."""
@@ -57,6 +57,11 @@ class Interrupt:
     def time_out(self, reason: TimeoutReason) -> None:
         self.timeout = reason
         self.wake()
+
+    def arrived(self, _piece: bytes | None) -> bool:
+        """End the wait in progress: a listener that uses no piece."""
+        self.wake()
+        return False
 
     def wake(self) -> None:
         """End the wait in progress, if any."""
@@ -102,7 +107,7 @@ class BodyReader:
                 while True:
                     piece = self._take(body, interrupt)
                     if piece is None:
-                        await self._wait(body, interrupt, interrupt.wake)
+                        await self._wait(body, interrupt, interrupt.arrived)
                         continue
                     if not piece:
                         return bytes(pieces)
@@ -154,7 +159,7 @@ class BodyReader:
             self._waits.discard(interrupt)
         self._check(interrupt)
 
-    async def _wait(self, body: BodySource, interrupt: Interrupt, listener: Callable[[], None]) -> None:
+    async def _wait(self, body: BodySource, interrupt: Interrupt, listener: Listener) -> None:
         """Call `listener` for each arrival until `interrupt` is woken."""
         interrupt.waiter = asyncio.get_running_loop().create_future()
         self._waits.add(interrupt)
@@ -214,24 +219,27 @@ class _Arriving:
         self._rest: Awaitable[None] | None = None
         self._error: Exception | None = None
 
-    def notified(self) -> None:
-        """Something has arrived."""
+    def notified(self, given: bytes | None) -> bool:
+        """Something has arrived. See `values.Listener`."""
         interrupt = self._interrupt
         if not interrupt.is_waiting:  # the handler goes on, and finds these bytes
-            return
+            return False
         try:
-            while piece := self._body.take():
+            while piece := given or self._body.take():
                 self._timeouts.piece_awaited(interrupt)
                 using = self._use(piece)
                 if using is not None:
                     self._rest = begin(using)
                     if self._rest is not None:
                         break
+                if given:
+                    return True
             if piece is None:
-                return
+                return False
         except Exception as error:
             self._error = error
         interrupt.wake()
+        return given is not None
 
     async def finish(self) -> None:
         """Do what `notified` left to be done."""

@@ -40,10 +40,10 @@ class EventStreamBody:
 
     def only_item(self, data: bytes) -> Item | None:
         """The event that `data` is, if it is one with a single line of data and follows another. Else None: `items` takes it."""
-        found = self._decoder.feed_one(data) if len(data) <= self._max_event_bytes else None
-        if found is None:
+        lines = self._decoder.feed_one(data) if len(data) <= self._max_event_bytes else None
+        if lines is None:
             return None
-        event_type, lines = found
+        event_type = sse.type_of(lines)
         if event_type is not None:
             check_type(event_type)
         return self._topic, lines

@@ -162,12 +162,13 @@ class _StreamedPublish:
             return self._publish(self._format.items(piece))
         self._check(self._caller.grant)
         if self._is_plain:
-            event_id = self._node.publish_one(*item)
+            topic, lines = item
+            event_id = self._node.publish_one(topic, lines)
             if event_id is not None:
                 self._last_id = event_id
                 self._published += 1
                 if self._options.mark is not None:
-                    self._ends_with_mark = self._options.mark.is_in(item[1])
+                    self._ends_with_mark = self._options.mark.is_in(lines)
                 return None
         return self._flush((item,))
 

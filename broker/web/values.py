@@ -76,6 +76,11 @@ def content_length(headers: Headers) -> int | None:
     return None if digits is None else int(digits.lstrip("0") or 0)  # `int` refuses thousands of zeros
 
 
+Listener = Callable[[bytes | None], bool]
+"""Is told that something has arrived. If it returns True it has used the piece that it was given, if any; else `BodySource.take` has
+what is new. It must not raise."""
+
+
 class BodySource(Protocol):
     """The body of a request, as it arrives.
 
@@ -92,8 +97,8 @@ class BodySource(Protocol):
     def take(self) -> bytes | None:
         """The bytes that have arrived since the last call: b"" at the end, None if there are none yet."""
 
-    def listen(self, listener: Callable[[], None] | None) -> None:
-        """Call `listener`, which must not raise, whenever `take` may have something new; None ends that."""
+    def listen(self, listener: Listener | None) -> None:
+        """Call `listener` whenever bytes, the end or a fault may have arrived; None ends that."""
 
 
 class Memo:

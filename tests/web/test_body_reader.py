@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
@@ -11,6 +10,7 @@ from broker.auth.grants import UNRESTRICTED_CALLER
 from broker.errors import Cancelled, InvalidBody, Overloaded, TooLarge, Unavailable
 from broker.metrics import Metrics
 from broker.web.body_reader import BodyReader, Interrupt
+from broker.web.values import Listener
 from tests.support.waiting import until
 from tests.web.body_timeouts import body_limits, timeouts
 from tests.web.requests import Body
@@ -22,7 +22,7 @@ class Silent(Body):
     def take(self) -> bytes | None:
         return None
 
-    def listen(self, listener: Callable[[], None] | None) -> None:
+    def listen(self, listener: Listener | None) -> None:
         pass
 
 
@@ -35,9 +35,9 @@ class Arriving(Body):
 
     def __init__(self) -> None:
         super().__init__()
-        self.listener: Callable[[], None] | None = None
+        self.listener: Listener | None = None
 
-    def listen(self, listener: Callable[[], None] | None) -> None:
+    def listen(self, listener: Listener | None) -> None:
         self.listener = listener
 
     def take(self) -> bytes | None:
@@ -48,7 +48,7 @@ class Arriving(Body):
     def arrive(self, *pieces: bytes) -> None:
         self._pieces += pieces
         if self.listener is not None:
-            self.listener()
+            self.listener(None)
 
 
 def reader(

@@ -40,7 +40,8 @@ class MemoryClock:
 
     def next_id(self, now: float, last: EventId) -> EventId:
         """The id after `last` at `now`, which this clock has just returned."""
-        return max(int((now + self._ahead) * 1000) << SEQUENCE_BITS, last + 1)
+        event_id = int((now + self._ahead) * 1000) << SEQUENCE_BITS
+        return event_id if event_id > last else last + 1
 
     def _leap(self, now: float) -> float:
         """Correct the timeline, if needed. Returns the seconds that have passed; 0 if the leap hides them."""

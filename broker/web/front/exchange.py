@@ -7,11 +7,11 @@ stored: a stored one would keep the frames that it passed through, with the body
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from typing import Protocol
 
 from broker.errors import InvalidBody
 from broker.web.front.head import Head
+from broker.web.values import Listener
 
 HIGH_WATER_BYTES = 64 << 10
 """A connection stops reading while a handler leaves so many bytes of its request's body."""
@@ -79,7 +79,7 @@ class Exchange:
         self._is_noticed = False  # the connection is to know when the handler takes them
         self._has_continued = False  # the client was asked for the body
         self._fault: Fault | None = None
-        self._listener: Callable[[], None] | None = None
+        self._listener: Listener | None = None
 
     # From the connection
 
@@ -103,7 +103,14 @@ class Exchange:
     def notify(self) -> None:
         """Call the handler's listener: one of the above was called, perhaps several times."""
         if self._listener is not None:
-            self._listener()
+            self._listener(None)
+
+    def hand(self, data: bytes) -> None:
+        """`feed` and `notify`, but a handler that waits may use the piece at once."""
+        listener = self._listener
+        if listener is None or self._pieces or not listener(data):
+            self.feed(data)
+            self.notify()
 
     def count_held(self) -> int:
         """`held_bytes`, for a connection that counts them: when they are taken, `BodyFlow.hold_body` is called."""
@@ -137,7 +144,7 @@ class Exchange:
             self._fail()
         return None
 
-    def listen(self, listener: Callable[[], None] | None) -> None:
+    def listen(self, listener: Listener | None) -> None:
         self._listener = listener
         head = self.head
         if listener is None or self._has_continued:

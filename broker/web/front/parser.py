@@ -107,8 +107,7 @@ class RequestParser:
         if body is not None and self._chunks is not None:
             content = self._chunks.only(data)
             if content is not None:
-                body.feed(content)
-                body.notify()
+                body.hand(content)
                 return
         if self._is_between and not self._is_broken:
             data = self._feed_known(data)
