@@ -10,7 +10,7 @@ import pytest
 from broker.fanout import catch_up, fanout, feed
 from broker.fanout.catch_up import BATCHES_PER_TURN
 from broker.fanout.close_reason import CloseReason
-from broker.fanout.fanout import JOIN_SECONDS, MOVE_WRITES, WRITES_AT_ONCE, WRITES_PER_TURN
+from broker.fanout.fanout import FEW, JOIN_SECONDS, MOVE_WRITES, WRITES_AT_ONCE, WRITES_PER_TURN
 from broker.fanout.feed import FRESH_ENVELOPES
 from broker.fanout.subscriber import Subscriber
 from broker.fanout.write_each import write_each
@@ -301,15 +301,16 @@ async def test_events_written_at_once_are_not_kept_beyond_their_retention(harnes
 
 
 async def test_i9_few_are_written_at_once(harness: HubHarness) -> None:
-    for number in range(WRITES_AT_ONCE // 2 + 1):
+    topics = WRITES_AT_ONCE // 2 + 1
+    for number in range(topics):
         await harness.subscribe(f"{number}")
         await harness.subscribe(f"{number}")
-    for number in range(WRITES_AT_ONCE // 2 + 1):
+    for number in range(topics):
         harness.publish_one(f"{number}", b"x")
     assert harness.hub.fan_out.sent.events == WRITES_AT_ONCE
     harness.turn()
     assert harness.hub.fan_out.sent.events == WRITES_AT_ONCE + 2
-    for _ in range(WRITES_AT_ONCE + 1):
+    for _ in range(FEW + 1):
         await harness.subscribe("many")
     harness.now += 1
     harness.publish_one("many", b"x")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from multidict import CIMultiDict
 
-from broker.web.values import Query, Request
+from broker.web.values import Listener, Query, Request
 
 
 class Body:
@@ -23,7 +21,7 @@ class Body:
     def take(self) -> bytes | None:
         return self._pieces.pop(0) if self._pieces else b""
 
-    def listen(self, listener: Callable[[], None] | None) -> None:
+    def listen(self, listener: Listener | None) -> None:
         assert listener is None, "`take` always has something"
 
 

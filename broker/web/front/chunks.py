@@ -14,7 +14,7 @@ MAX_EXCESS_BYTES = 16 << 10
 """The limit for chunk extensions and trailers of a body."""
 FRAME_BYTES = 16
 
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,6})\r\n")
+_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,6})\r\n(.+)\r\n", re.DOTALL)
 _END = b"\r\n"
 
 
@@ -41,11 +41,8 @@ class Chunks:
 
     def only(self, data: bytes) -> bytes | None:
         """The content of the chunk that `data` is; None if it is anything but one whole chunk with content: llhttp has to parse it."""
-        size = _SIZE.match(data) if self._is_at_size else None
-        if size is None:
+        found = _CHUNK.fullmatch(data) if self._is_at_size else None
+        if found is None:
             return None
-        begin = size.end()
-        stop = begin + int(size[1], 16)
-        if stop == begin or stop + len(_END) != len(data) or not data.endswith(_END):
-            return None
-        return data[begin:stop]
+        size, content = found.groups()
+        return content if int(size, 16) == len(content) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Sequence
 
 import httptools
@@ -54,14 +55,14 @@ PIECES = [
 def parsed(*pieces: bytes) -> Sequence[object]:
     """What llhttp alone makes of `pieces`."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("broker.web.front.chunks._SIZE", _NoSize())
+        patch.setattr("broker.web.front.chunks._CHUNK", _NoChunk())
         return fed(KnownHeads(), *pieces)
 
 
-class _NoSize:
-    """Takes no bytes for the size of a chunk."""
+class _NoChunk:
+    """Takes no bytes for a chunk."""
 
-    def match(self, _data: bytes) -> None:
+    def fullmatch(self, _data: bytes) -> None:
         return None
 
 
@@ -92,9 +93,9 @@ def test_bodies_are_as_if_parsed_wherever_they_are_split(chosen: list[bytes], da
 def test_whole_chunks_do_not_reach_the_parser(monkeypatch: pytest.MonkeyPatch) -> None:
     reached: list[bytes] = []
 
-    class Parser(httptools.HttpRequestParser):  # type: ignore[misc]
-        def feed_data(self, data: bytes) -> None:
-            reached.append(data)
+    class Parser(httptools.HttpRequestParser):
+        def feed_data(self, data: bytes | bytearray | memoryview[int] | array[int]) -> None:
+            reached.append(bytes(data))
             super().feed_data(data)
 
     monkeypatch.setattr("broker.web.front.parser.httptools.HttpRequestParser", Parser)
