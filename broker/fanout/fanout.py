@@ -84,13 +84,14 @@ class FanOut:
     def delivered_one(self, topic: str, size: int) -> bool:
         """See `stores.base.StoreOwner.delivered_one`."""
         group = self._feeds.resting(topic)
+        now = self._loop.time()
         if group is None:
-            return self.delivered(topic, size, monotonic())
-        now, writes = self._loop.time(), len(group.subscribers)
+            return self.delivered(topic, size, now)
+        writes = len(group.subscribers)
         if now != self._at_once_now:
             self._at_once_now, self._at_once_left = now, WRITES_AT_ONCE
         if writes > min(FEW, self._at_once_left) or now - group.wrote_at < JOIN_SECONDS:
-            return self.delivered(topic, size, monotonic())
+            return self.delivered(topic, size, now)
         group.wrote_at = now
         self._at_once_left -= writes
         self._cuts.last_batch = None
@@ -100,7 +101,7 @@ class FanOut:
             self.failure = failure
             raise
         if not end:
-            return self.delivered(topic, size, monotonic())
+            return self.delivered(topic, size, now)
         self._written.within_least += 1
         self._feeds.written_at_once(topic, group, end)
         return True
@@ -131,8 +132,7 @@ class FanOut:
                 end = self._write_newest(group, now) if is_small else 0
                 if end:
                     budget -= len(group.subscribers)
-                    if group.published_at:
-                        self._written.observe(monotonic() - group.published_at)
+                    self._observe(group.published_at, now)
                     self._feeds.passed(group, end)
                     continue
                 budget -= self._continue_pass(group, budget, now)
@@ -161,6 +161,11 @@ class FanOut:
         self.sent.bytes += written * len(chunk)
         return entry.id if written == len(subscribers) else 0  # else some lag, or lack more
 
+    def _observe(self, published_at: float | None, now: float) -> None:
+        """A pass is over. `now` may be the beginning of the turn if it has written to few."""
+        if published_at:
+            self._written.observe(now - published_at)
+
     def _continue_pass(self, group: FeedGroup, budget: int, now: float) -> int:
         """Continue the pass, with about `budget` writes; returns how many it took, at least 1."""
         if group.unvisited is None:
@@ -174,8 +179,7 @@ class FanOut:
         group.unvisited = min(stop, len(group.subscribers)) if moved else stop - len(some)
         if not group.unvisited:
             self._feeds.end_pass(group)
-            if group.pass_published_at:
-                self._written.observe(monotonic() - group.pass_published_at)
+            self._observe(group.pass_published_at, now if count <= FEW else monotonic())
         return cost * pieces + moved * MOVE_WRITES or 1
 
     def _write_to(

@@ -113,11 +113,10 @@ class Front:
         left: list[HttpConnection | Lingering] = [*self.connections, *self.lingering]
         for connection in left:
             connection.abort()
-        tasks = set(self._tasks)
-        for task in tasks:
+        for task in self._tasks:
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
 
     # For connections
 
@@ -144,14 +143,14 @@ class Front:
             exchange.started_at = time()
         head = exchange.head
         if head.refusal is not None:
-            self._send(connection, exchange, head.refusal)
+            self._answer(connection, exchange, head.refusal)
             return
         request: Request | None = None
         try:
             routed = head.route or self._route(head)
             handler = routed.handler
             if isinstance(handler, Answer):
-                self._send(connection, exchange, handler)
+                self._answer(connection, exchange, handler)
                 return
             if routed.needs_peer:
                 exchange.peer = connection.peer
@@ -169,6 +168,10 @@ class Front:
             result = handler(self._services, request)
             if isinstance(result, Answer):
                 self._send(connection, exchange, result)
+                if self.access_log is None:
+                    routed.statuses[result.status] += 1  # as most: it costs no call
+                else:
+                    self._log(exchange, result.status, len(result.body))
                 return
             # The first test is ten times as fast; the compiled build needs the second.
             if isinstance(result, CoroutineType) or isinstance(result, Coroutine):  # noqa: SIM101
@@ -229,7 +232,7 @@ class Front:
 
     def _complete(self, connection: HttpConnection, exchange: Exchange, result: Result) -> None:
         if isinstance(result, Answer):
-            self._send(connection, exchange, result)
+            self._answer(connection, exchange, result)
             return
         client = self._services.client(exchange.head.headers, connection.peer)
         transport = connection.take_transport()
@@ -241,12 +244,14 @@ class Front:
             result.attach(transport, partial(self._encode_last, exchange.head.origin), client)
         else:
             result.attach(transport, client, chunked=exchange.head.version == "1.1")
-        if (
-            connection.is_half_closed
-            and not cast("asyncio.Protocol", transport.get_protocol()).eof_received()
-        ):
+        protocol = cast("asyncio.Protocol", transport.get_protocol())
+        if connection.is_half_closed and not protocol.eof_received():
             transport.close()
         self._log(exchange, OK, 0)
+
+    def _answer(self, connection: HttpConnection, exchange: Exchange, answer: Answer) -> None:
+        self._send(connection, exchange, answer)
+        self._log(exchange, answer.status, len(answer.body))
 
     def _send(self, connection: HttpConnection, exchange: Exchange, answer: Answer) -> None:
         head = exchange.head
@@ -264,11 +269,6 @@ class Front:
         connection.reader = answer.reader if isinstance(answer, LargeAnswer) else None
         connection.answered(exchange, data, closes=closes)
         self._answer_bytes.value += len(data)
-        route = head.route
-        if route is None or exchange.began_at or self.access_log is not None:
-            self._log(exchange, answer.status, len(answer.body))
-        else:
-            route.statuses[answer.status] += 1  # at once, as most: it costs no call
 
     def _encode_last(self, origin: str | None, answer: Answer) -> bytes:
         """The answer to a long poll; the connection closes after it."""
