@@ -29,7 +29,7 @@ from broker.fanout.backpressure import MAX_BYTES
 from broker.fanout.catch_up import CatchUp, Sent
 from broker.fanout.cuts import Cuts
 from broker.fanout.feed import PIECE_BYTES, Feed
-from broker.fanout.feed_group import FeedGroup
+from broker.fanout.feed_group import NOT_DUE, FeedGroup
 from broker.fanout.feed_table import FeedTable
 from broker.fanout.owner import HubOwner, LogSource, Scheduler
 from broker.fanout.subscriber import Subscriber
@@ -70,7 +70,7 @@ class FanOut:
         self._cuts.last_batch = self._cuts.last_piece = None
         for group in self._feeds.delivered(topic, size):
             group.bytes_delivered += size
-            if not group.published_at:
+            if group.published_at <= 0.0:
                 group.published_at = published_at
             if not group.is_queued:
                 group.is_queued = True
@@ -132,7 +132,7 @@ class FanOut:
                 end = self._write_newest(group, now) if is_small else 0
                 if end:
                     budget -= len(group.subscribers)
-                    if group.published_at:
+                    if group.published_at > 0.0:
                         if now - group.published_at <= self._written.least:
                             self._written.within_least += 1  # as most are: it costs no call
                         else:
@@ -140,7 +140,7 @@ class FanOut:
                     self._feeds.passed(group, end)
                     continue
                 budget -= self._continue_pass(group, budget, now)
-                if group.unvisited is None and group.published_at is None:
+                if group.unvisited is None and group.published_at == NOT_DUE:
                     group.is_queued = False
                 else:
                     self._queue.append(group)
@@ -178,7 +178,7 @@ class FanOut:
         group.unvisited = min(stop, len(group.subscribers)) if moved else stop - len(some)
         if not group.unvisited:
             self._feeds.end_pass(group)
-            if group.pass_published_at:
+            if group.pass_published_at > 0.0:
                 self._written.observe(monotonic() - group.pass_published_at)
         return cost * pieces + moved * MOVE_WRITES or 1
 

@@ -12,6 +12,9 @@ from broker.fanout.feed import Feed
 from broker.fanout.subscriber import Subscriber
 from broker.log.log import Log
 
+NOT_DUE = -1.0
+"""Not None, which would make an object of each time in the compiled build."""
+
 
 @dataclass(slots=True, eq=False)
 class FeedGroup:
@@ -26,7 +29,7 @@ class FeedGroup:
         bytes_delivered: by how much the logs have grown since the last pass began.
         behind: the topics with a mark that it has yet to reach.
         published_at: when the oldest event that was delivered since the last pass began was published; 0 if that is unknown, and
-            None if nothing was delivered.
+            NOT_DUE if nothing was delivered.
         pass_published_at: the same for the present pass.
         polls: how many of its subscribers cost more than a write (`Subscriber.WRITES`).
         is_queued: whether it waits for its turn.
@@ -41,8 +44,8 @@ class FeedGroup:
     bytes_due: int = 0
     bytes_delivered: int = 0
     behind: dict[WatchedTopic, None] = field(default_factory=dict)
-    published_at: float | None = None
-    pass_published_at: float | None = None
+    published_at: float = NOT_DUE
+    pass_published_at: float = NOT_DUE
     polls: int = 0
     is_queued: bool = False
     wrote_at: float = 0.0

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from broker.events import EventId
 from broker.fanout.backpressure import MAX_BYTES, Backpressure
 from broker.fanout.feed import Feed, FeedKey
-from broker.fanout.feed_group import FeedGroup, WatchedTopic
+from broker.fanout.feed_group import NOT_DUE, FeedGroup, WatchedTopic
 from broker.fanout.owner import LogSource
 from broker.fanout.subscriber import Subscriber
 from broker.log.log import Log
@@ -197,7 +197,7 @@ class FeedTable:
         """Begin a pass to the present end of the logs."""
         group.unvisited = len(group.subscribers)
         group.target = group.feed.end()
-        group.pass_published_at, group.published_at = group.published_at, None
+        group.pass_published_at, group.published_at = group.published_at, NOT_DUE
         waiting = 0
         for state in group.behind:
             waiting += state.bytes_to_mark + state.bytes_after_mark
@@ -216,7 +216,7 @@ class FeedTable:
 
     def passed(self, group: FeedGroup, target: EventId) -> None:
         """A pass has begun and ended in one step, which has brought all subscribers of one log to its end, `target`."""
-        group.published_at = None
+        group.published_at = NOT_DUE
         group.is_queued = False
         group.bytes_delivered = 0
         group.written = target

@@ -31,14 +31,14 @@ RECORDING: Mapping[str, Mapping[str, str]] = {
         "self.sent.events += written * events": NOTHING,
         "self.sent.events += written\n": "pass\n",
         "self.sent.bytes += written * len(chunk)": NOTHING,
-        "if not group.published_at:\n                group.published_at = published_at": "group.published_at = 0.0",
+        "if group.published_at <= 0.0:\n                group.published_at = published_at": "group.published_at = 0.0",
         "self._written.within_least += 1": NOTHING,
         "self.delivered(topic, size, now)": "self.delivered(topic, size)",
-        "if group.published_at:": NEVER,
-        "if group.pass_published_at:": NEVER,
+        "if group.published_at > 0.0:": NEVER,
+        "if group.pass_published_at > 0.0:": NEVER,
     },
     "broker.fanout.feed_table": {
-        "group.pass_published_at, group.published_at = group.published_at, None": "group.published_at = None"
+        "group.pass_published_at, group.published_at = group.published_at, NOT_DUE": "group.published_at = NOT_DUE"
     },
     "broker.fanout.subscriber": {
         "self.own_bytes += sent": NOTHING,
