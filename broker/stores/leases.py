@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sortedcontainers import SortedList
+
 from broker.errors import RateLimited
 
 MAX_LEASES = 100_000
@@ -19,26 +21,36 @@ class Leases:
     def __init__(self, max_leases: int = MAX_LEASES) -> None:
         self._max_leases = max_leases
         self._until: dict[str, float] = {}
+        self._order: SortedList[tuple[float, str]] = SortedList()  # the earliest first
 
     def take(self, topic: str, until: float) -> None:
         """Take or renew a lease; the longest counts. Raises `RateLimited` if there are too many."""
         if topic not in self._until and len(self._until) >= self._max_leases:
             raise leases_full()
-        self._until[topic] = max(until, self._until.get(topic, 0.0))
+        former = self._until.get(topic)
+        if former is not None and former >= until:
+            return
+        self.drop(topic)
+        self._until[topic] = until
+        self._order.add((until, topic))
 
     def drop(self, topic: str) -> None:
-        self._until.pop(topic, None)
+        until = self._until.pop(topic, None)
+        if until is not None:
+            self._order.remove((until, topic))
 
     def until(self, topic: str) -> float | None:
         """When the topic's lease expires; None without one."""
         return self._until.get(topic)
 
-    def expired(self, now: float) -> Sequence[str]:
-        """Drop the expired leases, and return their topics."""
-        expired = [topic for topic, until in self._until.items() if until <= now]
-        for topic in expired:
+    def expired(self, now: float, most: int) -> Sequence[str]:
+        """Drop at most so many expired leases, the earliest first, and return their topics."""
+        topics: list[str] = []
+        while self._order and self._order[0][0] <= now and len(topics) < most:
+            _, topic = self._order.pop(0)
             del self._until[topic]
-        return expired
+            topics.append(topic)
+        return topics
 
 
 def leases_full() -> RateLimited:

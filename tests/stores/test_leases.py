@@ -13,11 +13,11 @@ def test_the_longest_lease_counts() -> None:
     leases.take("a", 20.0)
     leases.take("a", 10.0)
     leases.take("b", 15.0)
-    assert leases.expired(14.9) == []
-    assert leases.expired(15.0) == ["b"]
-    assert leases.expired(19.9) == []
-    assert leases.expired(20.0) == ["a"]
-    assert leases.expired(30.0) == [], "each is returned once"
+    assert leases.expired(14.9, 9) == []
+    assert leases.expired(15.0, 9) == ["b"]
+    assert leases.expired(19.9, 9) == []
+    assert leases.expired(20.0, 9) == ["a"]
+    assert leases.expired(30.0, 9) == [], "each is returned once"
 
 
 def test_a_dropped_lease_does_not_expire() -> None:
@@ -25,7 +25,7 @@ def test_a_dropped_lease_does_not_expire() -> None:
     leases.take("a", 20.0)
     leases.drop("a")
     leases.drop("b")
-    assert leases.expired(20.0) == []
+    assert leases.expired(20.0, 9) == []
 
 
 def test_there_may_be_so_many_but_each_can_be_renewed() -> None:
@@ -35,5 +35,15 @@ def test_there_may_be_so_many_but_each_can_be_renewed() -> None:
     with pytest.raises(RateLimited):
         leases.take("c", 20.0)
     leases.take("b", 30.0)
-    assert leases.expired(20.0) == ["a"]
+    assert leases.expired(20.0, 9) == ["a"]
     leases.take("c", 20.0)
+
+
+def test_the_earliest_expire_first() -> None:
+    leases = Leases()
+    for topic, until in (("a", 30.0), ("b", 10.0), ("c", 20.0), ("d", 5.0)):
+        leases.take(topic, until)
+    leases.take("d", 40.0)
+    assert leases.expired(30.0, 2) == ["b", "c"]
+    assert leases.expired(30.0, 2) == ["a"]
+    assert leases.until("d") == 40.0

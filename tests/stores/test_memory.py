@@ -9,8 +9,10 @@ from broker.events import format_id, id_at
 from broker.log.start import Latest
 from broker.stores.base import PublishOptions
 from broker.stores.memory import store
+from broker.stores.memory.topics import CLOSES_PER_TURN
 from tests.contract.conftest import item
 from tests.support.store_harness import MemoryStoreHarness, RecordingOwner
+from tests.support.waiting import until
 
 
 @pytest.fixture
@@ -39,6 +41,19 @@ async def test_nothing_is_delivered_before_the_start_and_after_the_stop(memory: 
     await memory.store.topics.publish([item("a", "after")])
     await memory.store.broadcast.send("after")
     assert (len(owner.deliveries), owner.commands) == (1, ["1"])
+
+
+async def test_i9_many_abandoned_topics_are_closed_a_few_in_each_turn(memory: MemoryStoreHarness) -> None:
+    """An instance with thousands of producers is gone at once."""
+    names = [f"t{number}" for number in range(3 * CLOSES_PER_TURN + 1)]
+    logs = await memory.store.logs.watch(names, Latest())
+    for name in names:
+        await memory.store.topics.lease(name, 10)
+    memory.advance(11)
+    memory.store.sweep()
+    assert sum(log.end is not None for log in logs) == CLOSES_PER_TURN
+    memory.store.sweep()
+    await until(lambda: all(log.end is not None for log in logs), "all are closed")
 
 
 async def test_nothing_is_delivered_after_unwatch(memory: MemoryStoreHarness) -> None:
