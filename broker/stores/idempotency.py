@@ -11,6 +11,7 @@ from broker.errors import RateLimited
 from broker.events import EventId
 
 KEY_OVERHEAD_BYTES = 250  # memory of a key without its text, measured
+KEYS_PER_SWEEP = 500  # about 0.5 ms
 
 
 class IdempotencyKeys:
@@ -25,7 +26,7 @@ class IdempotencyKeys:
     def get(self, topic: str, key: str, now: float) -> EventId | None:
         self.sweep(now)
         found = self._ids.get((topic, key))
-        return None if found is None else found[0]
+        return None if found is None or self._is_over(found[1], now) else found[0]
 
     def check_room(self, topics: Sequence[str], key: str) -> None:
         """Raises `RateLimited` if `key` can't be remembered for all of `topics`."""
@@ -33,16 +34,26 @@ class IdempotencyKeys:
             raise keys_full(self._seconds)
 
     def put(self, topic: str, key: str, event_id: EventId, now: float) -> None:
+        self._forget(topic, key)
         self._ids[topic, key] = event_id, now
         self._bytes += _key_bytes(topic, key)
 
     def sweep(self, now: float) -> None:
-        """Forget keys that are too old, and those that lie far in the future because the clock stepped back."""
-        while self._ids:
-            (topic, key), (_, since) = next(iter(self._ids.items()))
-            if abs(now - since) < self._seconds:
+        """Forget some of the keys that are too old: after a pause of the process, that may be all at once."""
+        for _ in range(KEYS_PER_SWEEP):
+            if not self._ids:
                 return
-            del self._ids[topic, key]
+            (topic, key), (_, since) = next(iter(self._ids.items()))
+            if not self._is_over(since, now):
+                return
+            self._forget(topic, key)
+
+    def _is_over(self, since: float, now: float) -> bool:
+        """Whether a key is too old, or lies far in the future because the clock stepped back."""
+        return abs(now - since) >= self._seconds
+
+    def _forget(self, topic: str, key: str) -> None:
+        if self._ids.pop((topic, key), None) is not None:
             self._bytes -= _key_bytes(topic, key)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.errors import RateLimited
-from broker.stores.idempotency import KEY_OVERHEAD_BYTES, IdempotencyKeys
+from broker.stores.idempotency import KEY_OVERHEAD_BYTES, KEYS_PER_SWEEP, IdempotencyKeys
 
 SECONDS = 30.0
 ROOM = KEY_OVERHEAD_BYTES + 2
@@ -44,3 +44,20 @@ def test_room_is_counted_for_all_topics_and_given_back_exactly() -> None:
     keys.check_room("ab", "k")
     with pytest.raises(RateLimited):
         keys.check_room("abc", "k")
+
+
+def test_i9_a_few_are_forgotten_at_once_and_none_is_remembered_for_too_long() -> None:
+    """A process that was stopped for a while finds all of its keys too old."""
+    number = 2 * KEYS_PER_SWEEP + 1
+    keys = IdempotencyKeys(SECONDS, number * (ROOM + 10))
+    for index in range(number):
+        keys.put("a", f"{index}", 5, 100.0)
+    keys.sweep(100.0 + SECONDS)
+    assert len(keys._ids) == number - KEYS_PER_SWEEP
+    newest = f"{number - 1}"
+    assert keys.get("a", newest, 100.0 + SECONDS) is None
+    assert len(keys._ids) == 1
+    keys.put("a", newest, 6, 200.0)
+    assert keys.get("a", newest, 201.0) == 6
+    keys.sweep(200.0 + SECONDS)
+    assert (keys._bytes, keys._ids) == (0, {})
