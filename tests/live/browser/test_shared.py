@@ -24,6 +24,15 @@ LEADER = """async () => {
     return held.find(({name, clientId}) => name.startsWith("tab ") && clientId == leader?.clientId)?.name ?? null;
 }"""
 
+HOLD_FIRST_LOCK = """() => {
+    const {request} = LockManager.prototype;
+    const isLetGo = new Promise(resolve => window.letGo = resolve);
+    LockManager.prototype.request = function(...all) {
+        LockManager.prototype.request = request;
+        return isLetGo.then(() => request.apply(this, all));
+    };
+}"""
+
 
 class Tabs:
     """Tabs of one browser that share a connection to `broker`."""
@@ -34,14 +43,16 @@ class Tabs:
         self._broker = broker
         self._numbers = itertools.count()
 
-    async def add(self, *topics: str, **options: Any) -> Following:
-        """A further tab that follows `topics`."""
+    async def add(self, *topics: str, before: str = "", **options: Any) -> Following:
+        """A further tab that follows `topics`; it runs the script `before` that."""
         page = await self._context.new_page()
         await page.goto(f"{self._broker.url}/healthz")
         name = f"tab {next(self._numbers)}"
         await page.evaluate(
             "name => { navigator.locks.request(name, () => new Promise(() => {})); }", name
         )  # says which tab it is
+        if before:
+            await page.evaluate(before)
         self.open[name] = await Following.open(page, *topics, shared=True, **options)
         return self.open[name]
 
@@ -196,6 +207,21 @@ async def test_a_tab_whose_topics_do_not_fit_has_a_connection_of_its_own(
     assert "32" in await too_many.evaluate("following.state.why")
     quick_broker.publish("a.1", "a.1")
     await first.wait_for_data("a.0", "a.1")
+
+
+async def test_a_tab_is_heard_though_its_lock_comes_late(tabs: Tabs, quick_broker: BrokerProcess) -> None:
+    """The lock shows that the tab is open. A leader that got it first, from a busy browser, would take the tab for closed."""
+    quick_broker.publish("late", "1")
+    first = await tabs.add("a")
+    await first.wait_until_live()
+    second = await tabs.add("late", since="earliest", before=HOLD_FIRST_LOCK)
+    await second.wait_for_data("1")  # it has asked for its events by itself
+    quick_broker.publish("a", "a1")
+    await first.wait_for_data("a1")  # the leader has had time to hear of it
+    await second.page.evaluate("letGo()")
+    await until(lambda: subscribers(quick_broker, "late"), "the leader to follow its topic")
+    quick_broker.publish("late", "2")
+    await second.wait_for_data("1", "2")
 
 
 async def test_a_tab_that_leaves_takes_its_topics_along(tabs: Tabs, quick_broker: BrokerProcess) -> None:

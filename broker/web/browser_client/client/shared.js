@@ -42,6 +42,8 @@ export class SharedConnection {
   #pings = 0; // since a leader was heard
   /** @type {Promise<void>} */
   #entering = Promise.resolve();
+  /** @type {Promise<null>} until this tab has its lock: a leader that gets it takes the tab for closed */
+  #isPresent;
   /** @type {State} */
   #state = { state: "connecting", why: "", wait: 0, transport: "stream" };
 
@@ -54,7 +56,7 @@ export class SharedConnection {
     this.channel = new BroadcastChannel(this.name);
     this.channel.onmessage = ({ data }) => this.#receive(data);
     globalThis.addEventListener?.("pageshow", ({ persisted }) => persisted && this.#want(this.cursor), { signal: this.#closed.signal });
-    this.#hold(`${this.name}:${this.#tab}`, () => {});
+    this.#isPresent = new Promise((present) => this.#hold(`${this.name}:${this.#tab}`, () => present(null)));
     this.#lead();
     const watchdog = setInterval(() => this.#watch(), (options.silence ?? SILENCE_MS) / 8);
     this.#closed.signal.addEventListener("abort", () => clearInterval(watchdog));
@@ -212,7 +214,8 @@ export class SharedConnection {
   }
 
   /** Ask for everything after `from`. @param {string} from */
-  #want(from) {
+  async #want(from) {
+    await this.#isPresent;
     this.#post({ type: "want", tab: this.#tab, topics: [...this.#topics], from });
   }
 
