@@ -161,8 +161,9 @@ class FanOut:
             return 0
         chunk = feed.chunk_of(entry)
         written = write_each(subscribers, group.written, chunk, 1, entry.id, now)
-        self.sent.events += written
-        self.sent.bytes += written * len(chunk)
+        sent = self.sent
+        sent.events += written
+        sent.bytes += written * len(chunk)
         return entry.id if written == len(subscribers) else 0  # else some lag, or lack more
 
     def _continue_pass(self, group: FeedGroup, budget: int, now: float) -> int:
