@@ -193,5 +193,6 @@ class CatchUp:
         self.gaps_sent(feed, batch.gaps, subscribers)
 
     def gaps_sent(self, feed: Feed, reasons: Sequence[str], subscribers: int) -> None:
+        """So many `subscribers` of `feed` were written gaps with these reasons."""
         for reason in reasons:
             self._owner.gap_sent(feed.key.topics, reason, subscribers)

@@ -5,8 +5,7 @@ things. Knows feeds and subscribers; the hub decides when a subscriber comes and
 
 A *pass* brings every subscriber of a feed that doesn't lag to the present end of the feed's logs. It walks the list of
 subscribers downwards, and a subscriber that leaves is replaced by the last one of the list. So it skips none while
-others come and go; visiting a subscriber twice is harmless. Subscribers that lag or replay are
-`catch_up`'s.
+others come and go; visiting a subscriber twice is harmless. `catch_up` serves subscribers that lag or replay.
 
 An event that is alone reaches a few subscribers at once, within the publish: to plan a turn would cost as much as the writes.
 Events that follow closely are left to a turn, which joins them, and so is everything beyond a few writes.

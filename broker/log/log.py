@@ -89,11 +89,7 @@ class Log(Entries):
 
     def append(self, event_id: EventId, frame: bytes) -> None:
         """Add the newest event; `event_id` is greater than `last`."""
-        if self.end is not None:
-            self.reopen()
-        self._entries.append(Entry(event_id, self.last, frame))
-        self.bytes += len(frame)
-        self.last, self.named = event_id, True
+        self._add(Entry(event_id, self.last, frame))
 
     def append_after(self, prev: EventId, event_id: EventId, frame: bytes) -> None:
         """Add the newest event of a replica; `prev` comes from the store."""

@@ -153,11 +153,7 @@ class LogTable:
             log.trim(now)
         else:
             self._untrimmed[topic] = log
-        footprint = log.footprint
-        self.bytes += footprint - log.accounted
-        log.accounted = footprint
-        if not footprint:
-            self._filled.pop(topic, None)
+        self._account(topic, log)
         if self.bytes > self.max_bytes or len(self._unpinned) > self._max_topics:
             self._squeeze(now)
 

@@ -1,26 +1,18 @@
 """Counts the publishes to each topic on this instance, on demand.
 
-Rules: off, it costs the publish of one event nothing, and others one look at `is_on`. On, it has a bounded number of topics; those that come when it is full are
+Rules: off, it costs a publish one look at `is_on`. On, it has a bounded number of topics; those that come when it is full are
 counted after the next turn of the window.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
 
 from broker.stores.base import Item
 
 ON_SECONDS = 30.0
 WINDOW_SECONDS = 5.0
 MAX_TOPICS = 200_000
-
-
-class MeterOwner(Protocol):
-    """Has publishes counted."""
-
-    def meter_switched(self, *, on: bool) -> None:
-        """From now on `TopicMeter.add` is to be called, or no longer."""
 
 
 class TopicMeter:
@@ -33,9 +25,8 @@ class TopicMeter:
         is_on: whether `add` is to be called.
     """
 
-    def __init__(self, owner: MeterOwner, now: Callable[[], float]) -> None:
+    def __init__(self, now: Callable[[], float]) -> None:
         self.is_on = False
-        self._owner = owner
         self._now = now
         self._on_until = 0.0
         self._counts: dict[str, list[int]] = {}  # events and bytes, of this window
@@ -47,7 +38,6 @@ class TopicMeter:
         now = self._now()
         if not self.is_on:
             self.is_on = True
-            self._owner.meter_switched(on=True)
             self._counts, self._before = {}, {}
             self._since = self._before_since = now
         self._on_until = now + ON_SECONDS
@@ -59,7 +49,6 @@ class TopicMeter:
         now = self._now()
         if now >= self._on_until:
             self.is_on = False
-            self._owner.meter_switched(on=False)
             self._counts, self._before = {}, {}
         elif now - self._since >= WINDOW_SECONDS:
             self._before, self._counts = self._counts, {}

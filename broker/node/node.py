@@ -73,7 +73,7 @@ class Node:
         self._backpressure = self.streams.hub.feeds.backpressure
         self._sweeping: asyncio.Task[None] | None = None
         self._loop_lag = LoopLag(asyncio.get_running_loop(), metrics)
-        self._meter = TopicMeter(self, asyncio.get_running_loop().time)
+        self._meter = TopicMeter(asyncio.get_running_loop().time)
         self._stats = self._make_stats()
         feeds, questions = self.streams.hub.feeds, self.instances.questions
         self.ranking = TopicRanking(store.topics, feeds, self._meter, questions)
@@ -171,16 +171,8 @@ class Node:
         event_id = self._publish_one(topic, lines)
         if event_id is not None:
             self._published.value += 1
-        return event_id
-
-    def meter_switched(self, *, on: bool) -> None:
-        """See `MeterOwner`."""
-        self._publish_one = self._publish_metered if on else self._store.topics.publish_one
-
-    def _publish_metered(self, topic: str, lines: bytes) -> EventId | None:
-        event_id = self._store.topics.publish_one(topic, lines)
-        if event_id is not None:
-            self._meter.add(((topic, lines),), 0)
+            if self._meter.is_on:
+                self._meter.add(((topic, lines),), 0)
         return event_id
 
     async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:

@@ -11,7 +11,7 @@ from broker import sse
 from broker.auth.grants import Caller
 from broker.auth.tokens import UnknownKey
 from broker.errors import InvalidBody, InvalidParameter, TooLarge
-from broker.events import format_id
+from broker.events import EventId, format_id
 from broker.settings import Settings
 from broker.stores.base import NO_OPTIONS, Item, Receipt
 from broker.topics import check_publishable, check_type
@@ -74,7 +74,7 @@ def publish(services: Services, request: Request) -> Answer | Coroutine[Any, Any
         topic, lines = items[0]
         event_id = services.node.publish_one(topic, lines)
         if event_id is not None:
-            return Answer(201, f'{{"topic": "{topic}", "id": "{format_id(event_id)}"}}'.encode(), JSON)
+            return Answer(201, _created_body(topic, event_id), JSON)
     return _publish_items(services, head, items)
 
 
@@ -95,9 +95,12 @@ async def _publish_items(services: Services, head: _EventHead, items: Sequence[I
 
 
 def _created(head: _EventHead, receipt: Receipt) -> Answer:
-    closed = ', "closed": true' if receipt.closed else ""
-    body = f'{{"topic": "{head.topics[0]}", "id": "{format_id(receipt.ids[0])}"{closed}}}'
-    return Answer(201, body.encode(), _REPLAYED if receipt.replayed else JSON)
+    body = _created_body(head.topics[0], receipt.ids[0], ', "closed": true' if receipt.closed else "")
+    return Answer(201, body, _REPLAYED if receipt.replayed else JSON)
+
+
+def _created_body(topic: str, event_id: EventId, more: str = "") -> bytes:
+    return f'{{"topic": "{topic}", "id": "{format_id(event_id)}"{more}}}'.encode()
 
 
 async def publish_to_several(services: Services, request: Request) -> Answer:
