@@ -7,8 +7,9 @@ A *pass* brings every subscriber of a feed that doesn't lag to the present end o
 subscribers downwards, and a subscriber that leaves is replaced by the last one of the list. So it skips none while
 others come and go; visiting a subscriber twice is harmless. `catch_up` serves subscribers that lag or replay.
 
-An event that is alone reaches a few subscribers at once, within the publish: to plan a turn would cost as much as the writes.
-Events that follow closely are left to a turn, which joins them, and so is everything beyond a few writes.
+An event that is alone, or some that arrive together, reach a few subscribers at once, within the publish: to plan a turn would
+cost as much as the writes. Events that follow closely are left to a turn, which joins them, and so is everything beyond a few
+writes.
 
 When a topic ends, its subscribers that read other topics too move on to another feed. That costs more than a write, so
 a turn moves fewer of them.
@@ -80,8 +81,8 @@ class FanOut:
         self._feeds.is_paused = True
         return False
 
-    def delivered_one(self, topic: str, size: int) -> bool:
-        """See `stores.base.StoreOwner.delivered_one`."""
+    def delivered_at_once(self, topic: str, size: int) -> bool:
+        """See `stores.base.StoreOwner.delivered_at_once`."""
         group = self._feeds.resting(topic)
         now = self._loop.time()
         if group is None:
@@ -152,18 +153,24 @@ class FanOut:
     # Subscribers that are up to date
 
     def _write_newest(self, group: FeedGroup, now: float) -> EventId:
-        """Make a whole pass if all of a few subscribers lack only the newest event. Returns its id; 0 if the pass isn't done."""
+        """Make a whole pass if all of a few subscribers lack only the newest events. Returns the last id; 0 if the pass isn't done."""
         feed, subscribers = group.feed, group.subscribers
         log = feed.only_log
-        entry = log.newest_after(group.written) if log is not None and subscribers else None
-        if entry is None:
+        if log is None or not subscribers:
             return 0
-        chunk = feed.chunk_of(entry)
-        written = write_each(subscribers, group.written, chunk, 1, entry.id, now)
+        entry = log.newest_after(group.written)
+        if entry is not None:
+            chunk, end, events = feed.chunk_of(entry), entry.id, 1
+        else:
+            piece = feed.few_after(log, group.written, log.last)
+            if piece is None or piece.end != log.last:
+                return 0
+            chunk, end, events = piece.chunk, piece.end, piece.events
+        written = write_each(subscribers, group.written, chunk, events, end, now)
         sent = self.sent
-        sent.events += written
+        sent.events += written * events
         sent.bytes += written * len(chunk)
-        return entry.id if written == len(subscribers) else 0  # else some lag, or lack more
+        return end if written == len(subscribers) else 0  # else some lag, or lack more
 
     def _continue_pass(self, group: FeedGroup, budget: int, now: float) -> int:
         """Continue the pass, with about `budget` writes; returns how many it took, at least 1."""

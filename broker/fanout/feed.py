@@ -149,7 +149,7 @@ class Feed:
             entry = log.newest_after(cursor)
             if entry is not None and entry.id <= up_to:
                 return Piece(self.chunk_of(entry), entry.id, 1)
-            piece = self._of_few(log, cursor, up_to)
+            piece = self.few_after(log, cursor, up_to)
             if piece is not None:
                 return piece
         frames: list[bytes] = []
@@ -202,8 +202,11 @@ class Feed:
         frame = self.logs[0].enveloped(key.topics[0], entry) if key.enveloped else entry.frame
         return as_chunk(frame) if key.chunked else frame
 
-    def _of_few(self, log: Log, cursor: EventId, up_to: EventId) -> Piece | None:
-        """The piece if all that lies after `cursor` is a few events in the plain form. It costs a tenth of the general way."""
+    def few_after(self, log: Log, cursor: EventId, up_to: EventId) -> Piece | None:
+        """`piece_after` if all that lies after `cursor` in `log`, the only one, is a few events in the plain form; else None.
+
+        It costs a tenth of the general way.
+        """
         entries = log.few_after(cursor, FEW)
         if self.key.enveloped or not entries or entries[-1].id > up_to:
             return None

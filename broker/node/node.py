@@ -40,7 +40,7 @@ class Node:
 
     Attributes:
         logs: the store's. Call `watch` before a stream begins, and `unwatch` if it doesn't.
-        delivered, delivered_one: see `stores.base.StoreOwner`.
+        delivered, delivered_at_once: see `stores.base.StoreOwner`.
         reporter: writes the lines about what clients do.
         ranking, details: of topics, over all instances.
         limits: asked before a stream begins (`enter`; an open stream leaves by itself) and before a publish.
@@ -66,10 +66,12 @@ class Node:
         self.streams = Streams(store.logs, policy, self.limits, metrics, clock, self.reporter)
         self.instances = Instances(store.broadcast, self.streams, metrics, clock, policy.revocation_seconds)
         self._store = store
-        self._publish_one = store.topics.publish_one
+        self._publish_at_once = store.topics.publish_at_once
         self._policy = policy
         self.delivered = self.streams.hub.fan_out.delivered
-        self.delivered_one = self.streams.hub.fan_out.delivered_one  # the store calls it for most events
+        self.delivered_at_once = (
+            self.streams.hub.fan_out.delivered_at_once
+        )  # the store calls it for most events
         self._backpressure = self.streams.hub.feeds.backpressure
         self._sweeping: asyncio.Task[None] | None = None
         self._loop_lag = LoopLag(asyncio.get_running_loop(), metrics)
@@ -164,15 +166,18 @@ class Node:
                 self._meter.add(items, receipt.known)
         return receipt
 
-    def publish_one(self, topic: str, lines: bytes) -> EventId | None:
-        """`publish` for one event without key and options, at once; None, and nothing is published, if it must wait: then await `publish`."""
+    def publish_at_once(self, topic: str, events: Sequence[bytes]) -> EventId | None:
+        """`publish` for the lines of a few events of `topic`, without key and options; returns the last id.
+
+        None, and nothing is published, if it must wait: then await `publish`.
+        """
         if not self._backpressure.is_slack and not self._backpressure.is_open((topic,)):
             return None
-        event_id = self._publish_one(topic, lines)
+        event_id = self._publish_at_once(topic, events)
         if event_id is not None:
-            self._published.value += 1
+            self._published.value += len(events)
             if self._meter.is_on:
-                self._meter.add(((topic, lines),), 0)
+                self._meter.add([(topic, lines) for lines in events], 0)
         return event_id
 
     async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:

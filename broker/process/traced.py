@@ -73,7 +73,7 @@ class Traced:
         """Record a span for each fan-out of `node`, if spans are recorded. Call it before `node` starts."""
         if self._records:
             traced = TracedFanOut(node, self._tracer, self._admit, self._current)
-            node.delivered, node.delivered_one = traced.delivered, traced.delivered_one
+            node.delivered, node.delivered_at_once = traced.delivered, traced.delivered_at_once
 
     def _serve(self, handler: Handler, services: Services, request: Request) -> Any:
         headers = request.headers
@@ -228,10 +228,10 @@ class TracedTopics:
         _end_with(span, receipt)
         return receipt
 
-    def publish_one(self, topic: str, lines: bytes) -> EventId | None:
-        ((_, lines),), span = self._begin([(topic, lines)])
+    def publish_at_once(self, topic: str, events: Sequence[bytes]) -> EventId | None:
+        items, span = self._begin([(topic, lines) for lines in events])
         try:
-            event_id = self._inner.publish_one(topic, lines)
+            event_id = self._inner.publish_at_once(topic, [lines for _, lines in items])
         except BaseException as error:
             _end(span, error)
             raise

@@ -40,7 +40,7 @@ class TracedFanOut:
     """Spans from the delivery of events until they were written."""
 
     def __init__(self, node: Node, tracer: Tracer, admit: Admit, current: Current) -> None:
-        self._delivered, self._delivered_one = node.delivered, node.delivered_one
+        self._delivered, self._delivered_at_once = node.delivered, node.delivered_at_once
         self._feeds = node.streams.hub.feeds
         self._tracer = tracer
         self._admit = admit
@@ -54,10 +54,10 @@ class TracedFanOut:
             self._begin(topic, size)
         return self._delivered(topic, size, published_at)
 
-    def delivered_one(self, topic: str, size: int) -> bool:
-        """See `stores.base.StoreOwner.delivered_one`."""
+    def delivered_at_once(self, topic: str, size: int) -> bool:
+        """See `stores.base.StoreOwner.delivered_at_once`."""
         self._begin(topic, size)
-        return self._delivered_one(topic, size)
+        return self._delivered_at_once(topic, size)
 
     def _begin(self, topic: str, size: int) -> None:
         event_id, traces = self._feeds.newest_traces(topic, size)

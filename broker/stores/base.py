@@ -22,6 +22,8 @@ from broker.stores.terms import TopicTerms
 
 Item = tuple[str, bytes]
 """A topic, and an event's lines (`sse.lines`)."""
+PlainEvents = tuple[str, Sequence[bytes]]
+"""A topic, and the lines of a few of its events."""
 
 CLOSED = "closed"
 """The reason of an end if its publisher gives none."""
@@ -98,8 +100,8 @@ class StoreOwner(Protocol):
         False asks the store to pause, as far as it can, until `resume`.
         """
 
-    def delivered_one(self, topic: str, size: int) -> bool:
-        """`delivered` for one event, published alone and at this moment."""
+    def delivered_at_once(self, topic: str, size: int) -> bool:
+        """`delivered` for a few events of `topic` that are published at this moment."""
 
     def on_broadcast(self, command: str) -> None:
         """An instance, perhaps this one, broadcast `command`. Called once for each."""
@@ -131,10 +133,10 @@ class Topics(Protocol):
             Unavailable: the events may not be in the store.
         """
 
-    def publish_one(self, topic: str, lines: bytes) -> EventId | None:
-        """`publish` for one event without key and options, at once; None, and nothing is published, if this store must wait for an answer.
+    def publish_at_once(self, topic: str, events: Sequence[bytes]) -> EventId | None:
+        """`publish` for the lines of a few events of `topic`, without key and options; returns the last id.
 
-        Raises `Closed`.
+        None, and nothing is published, if this store must wait for an answer. Raises `Closed`.
         """
 
     async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:
@@ -283,7 +285,7 @@ class NoOwner:
     def delivered(self, _topic: str, _size: int, _published_at: float = 0.0) -> bool:
         return True
 
-    def delivered_one(self, _topic: str, _size: int) -> bool:
+    def delivered_at_once(self, _topic: str, _size: int) -> bool:
         return True
 
     def on_broadcast(self, _command: str) -> None:

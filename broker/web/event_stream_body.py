@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from broker import sse
-from broker.errors import InvalidBody, NoEventStream
-from broker.stores.base import Item
+from broker.errors import BrokerError, InvalidBody, NoEventStream
+from broker.stores.base import Item, PlainEvents
 from broker.topics import check_type
 from broker.web.end_mark import EndMark
 from broker.web.errors import event_too_large
@@ -38,15 +38,19 @@ class EventStreamBody:
         """Empty: an event stream has no line numbers to report."""
         return {}
 
-    def only_item(self, data: bytes) -> Item | None:
-        """The event that `data` is, if it is one with a single line of data and follows another. Else None: `items` takes it."""
-        lines = self._decoder.feed_one(data) if len(data) <= self._max_event_bytes else None
-        if lines is None:
+    def plain_events(self, data: bytes) -> PlainEvents | None:
+        """The events that `data` is, if they are few, each with a single line of data, and follow another. Else None: `items` takes them."""
+        events = self._decoder.feed_plain(data) if len(data) <= self._max_event_bytes else ()
+        if not events:
             return None
-        event_type = sse.type_of(lines)
-        if event_type is not None:
-            check_type(event_type)
-        return self._topic, lines
+        try:
+            for lines in events:
+                event_type = sse.type_of(lines)
+                if event_type is not None:
+                    check_type(event_type)
+        except BrokerError:
+            return None  # `items` has the events before it published
+        return self._topic, events
 
     def items(self, data: bytes) -> Iterator[Item | None]:
         """The events that `data` completes. Raises a `BrokerError` at the first bad event."""

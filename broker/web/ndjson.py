@@ -15,7 +15,7 @@ from typing import Any, NoReturn, cast
 from broker import sse
 from broker.auth.grants import Grant
 from broker.errors import InvalidBody, InvalidParameter, InvalidTopic, TooLarge
-from broker.stores.base import Item
+from broker.stores.base import Item, PlainEvents
 from broker.topics import check_publishable, check_type
 from broker.web.errors import event_too_large
 from broker.web.long_lines import not_json, not_one_object, parse, too_many_members
@@ -59,7 +59,7 @@ class NdjsonBody:
         """The number of the current line, from 1, for an error's answer."""
         return {"line": self._line_count + 1}
 
-    def only_item(self, data: bytes) -> Item | None:
+    def plain_events(self, data: bytes) -> PlainEvents | None:
         """The event that `data` is, if it is one line and follows another. Else None: `items` takes it."""
         if (
             self._rest
@@ -71,9 +71,9 @@ class NdjsonBody:
         line = data.strip()
         if not line:
             return None
-        item = self._item(line)
+        topic, lines = self._item(line)
         self._line_count += 1
-        return item
+        return topic, (lines,)
 
     def items(self, data: bytes) -> Iterator[Item | None]:
         """The events that `data` completes. Raises a `BrokerError` at the first bad line."""

@@ -72,7 +72,7 @@ def publish(services: Services, request: Request) -> Answer | Coroutine[Any, Any
     items = _admitted_items(services, caller, head, data)
     if head.is_plain:
         topic, lines = items[0]
-        event_id = services.node.publish_one(topic, lines)
+        event_id = services.node.publish_at_once(topic, (lines,))
         if event_id is not None:
             return Answer(201, _created_body(topic, event_id), JSON)
     return _publish_items(services, head, items)

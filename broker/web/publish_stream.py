@@ -23,7 +23,7 @@ from broker.errors import (
     Unavailable,
 )
 from broker.events import EventId, format_id
-from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt
+from broker.stores.base import NO_OPTIONS, Item, PlainEvents, PublishOptions, Receipt
 from broker.web.admission import admit_part
 from broker.web.body_limits import HeldBody
 from broker.web.body_reader import Interrupt
@@ -55,8 +55,11 @@ _logger = logging.getLogger("broker")
 class BodyFormat(Protocol):
     """Decodes the bytes of one body into events."""
 
-    def only_item(self, data: bytes) -> Item | None:
-        """The event that `data` is, if it is exactly one and nothing is held; else None, and `data` is for `items`. Raises as `items` does."""
+    def plain_events(self, data: bytes) -> PlainEvents | None:
+        """The events that `data` is, if they are few and whole, and nothing is held. Else None, and `data` is for `items`.
+
+        `items` may have it all the same if they are several. Raises as `items` does.
+        """
 
     def items(self, data: bytes) -> Iterator[Item | None]:
         """The events that `data` completes, with None where other tasks should run first.
@@ -156,21 +159,21 @@ class _StreamedPublish:
             await self._close()
 
     def _use(self, piece: bytes) -> Coroutine[Any, Any, None] | None:
-        """Publish what `piece` completes: at once if it can, as a language model's token, else in a coroutine."""
-        item = self._format.only_item(piece)
-        if item is None:
+        """Publish what `piece` completes: at once if it can, as a language model's tokens, else in a coroutine."""
+        plain = self._format.plain_events(piece)
+        if plain is None or (len(plain[1]) > 1 and not self._is_plain):
             return self._publish(self._format.items(piece))
         self._check(self._caller.grant)
+        topic, events = plain
         if self._is_plain:
-            topic, lines = item
-            event_id = self._node.publish_one(topic, lines)
+            event_id = self._node.publish_at_once(topic, events)
             if event_id is not None:
                 self._last_id = event_id
-                self._published += 1
+                self._published += len(events)
                 if self._options.mark is not None:
-                    self._ends_with_mark = self._options.mark.is_in(lines)
+                    self._ends_with_mark = self._options.mark.is_in(events[-1])
                 return None
-        return self._flush((item,))
+        return self._flush([(topic, lines) for lines in events])
 
     async def _publish_end(self) -> None:
         """Publish what the end of the body completes. Raises `Incomplete` if the body lacks its mark."""

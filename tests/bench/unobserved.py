@@ -29,7 +29,7 @@ RECORDING: Mapping[str, Mapping[str, str]] = {
     "broker.fanout.catch_up": {"self._sent.bytes += len(opening)": NOTHING},
     "broker.fanout.fanout": {
         "self.sent.events += written * events": NOTHING,
-        "sent = self.sent\n        sent.events += written\n        sent.bytes += written * len(chunk)": NOTHING,
+        "sent = self.sent\n        sent.events += written * events\n        sent.bytes += written * len(chunk)": NOTHING,
         "self.sent.bytes += written * len(chunk)": NOTHING,
         "if group.published_at <= 0.0:\n                group.published_at = published_at": "group.published_at = 0.0",
         "self._written.within_least += 1": NOTHING,
@@ -52,7 +52,7 @@ RECORDING: Mapping[str, Mapping[str, str]] = {
     "broker.node.node": {
         "self._acknowledged.observe(monotonic() - published_at, number)": NOTHING,
         "self._published.value += number": NOTHING,
-        "self._published.value += 1": NOTHING,
+        "self._published.value += len(events)": NOTHING,
         "if self._meter.is_on:": NEVER,
     },
     "broker.node.streams": {

@@ -69,16 +69,21 @@ async def test_without_a_moment_of_publishing_it_is_now(store: StoreHarness, own
     assert before - 0.01 <= max(owner.published_at) <= time.monotonic()
 
 
-async def test_one_event_is_published_at_once_or_not_at_all(store: StoreHarness) -> None:
+async def test_a_few_events_are_published_at_once_or_not_at_all(store: StoreHarness) -> None:
     (log,) = await store.store.logs.watch(["a"], Latest())
-    event_id = store.store.topics.publish_one(*item("a", "1"))
+    events = [lines for _, lines in (item("a", "1"), item("a", "2"))]
+    last_id = store.store.topics.publish_at_once("a", events)
     await store.settle()
-    assert [entry.id for entry in log.after(0)] == ([] if event_id is None else [event_id])
+    found = [(entry.id, entry.frame) for entry in log.after(0)]
+    ids = [] if last_id is None else [last_id - 1, last_id]
+    assert found == [
+        (event_id, sse.frame(lines, event_id)) for event_id, lines in zip(ids, events, strict=False)
+    ]
     await store.store.topics.close("a", "done")
     await store.settle()
     entries = len(log)
     with contextlib.suppress(Closed):
-        assert store.store.topics.publish_one(*item("a", "2")) is None, "a closed topic gets no event"
+        assert store.store.topics.publish_at_once("a", events) is None, "a closed topic gets no event"
     await store.settle()
     assert len(log) == entries
 

@@ -11,6 +11,7 @@ from broker.fanout import catch_up, fanout, feed
 from broker.fanout.catch_up import BATCHES_PER_TURN
 from broker.fanout.close_reason import CloseReason
 from broker.fanout.fanout import FEW, JOIN_SECONDS, MOVE_WRITES, WRITES_AT_ONCE, WRITES_PER_TURN
+from broker.fanout.feed import FEW as FEW_EVENTS
 from broker.fanout.feed import FRESH_ENVELOPES
 from broker.fanout.subscriber import Subscriber
 from broker.fanout.write_each import write_each
@@ -273,20 +274,32 @@ async def test_a_lone_event_is_written_at_once_and_those_that_follow_closely_lea
 ) -> None:
     subscriber, other = await harness.subscribe("a"), await harness.subscribe("b")
     for number in range(1, 4):
-        harness.publish_one("a", b"%d" % number)
+        harness.publish_at_once("a", b"%d" % number)
     assert harness.read(subscriber) == b"data: 1\nid: 0-1\n\n"
-    harness.publish_one("b", b"4")
+    harness.publish_at_once("b", b"4")
     assert harness.read(other) == b"data: 4\nid: 0-4\n\n"
     harness.turn()
     assert harness.read(subscriber) == b"data: 2\nid: 0-2\n\ndata: 3\nid: 0-3\n\n"
-    harness.publish_one("a", b"5")
+    harness.publish_at_once("a", b"5")
     assert harness.read(subscriber) == b""
     harness.turn()
     harness.now += 2 * JOIN_SECONDS
-    harness.publish_one("a", b"6")
+    harness.publish_at_once("a", b"6")
     assert harness.read(subscriber) == b"data: 5\nid: 0-5\n\ndata: 6\nid: 0-6\n\n"
     assert (harness.hub.fan_out.sent.events, harness.written.count) == (6, 5), "5 passes"
     assert harness.hub.feeds.backlog == 0
+
+
+async def test_events_that_arrive_together_are_written_at_once(harness: HubHarness) -> None:
+    subscriber = await harness.subscribe("a")
+    harness.publish_at_once("a", b"1", b"2", b"3")
+    assert harness.read(subscriber) == b"data: 1\nid: 0-1\n\ndata: 2\nid: 0-2\n\ndata: 3\nid: 0-3\n\n"
+    assert (harness.hub.fan_out.sent.events, harness.hub.feeds.backlog) == (3, 0)
+    harness.now += 1
+    harness.publish_at_once("a", *(b"x" for _ in range(FEW_EVENTS + 1)))
+    assert harness.read(subscriber) == b"", "a turn writes so many"
+    harness.run()
+    assert harness.read(subscriber).count(b"data: x\n") == FEW_EVENTS + 1
 
 
 async def test_events_written_at_once_are_not_kept_beyond_their_retention(harness: HubHarness) -> None:
@@ -294,7 +307,7 @@ async def test_events_written_at_once_are_not_kept_beyond_their_retention(harnes
     subscriber = await harness.subscribe("a")
     for number in range(1, 6):
         harness.now += 1
-        harness.publish_one("a", b"x")
+        harness.publish_at_once("a", b"x")
         assert harness.read(subscriber)
         assert harness.log("a").trim_barrier == harness.last
         assert len(harness.log("a")) == min(number, 2)
@@ -306,14 +319,14 @@ async def test_i9_few_are_written_at_once(harness: HubHarness) -> None:
         await harness.subscribe(f"{number}")
         await harness.subscribe(f"{number}")
     for number in range(topics):
-        harness.publish_one(f"{number}", b"x")
+        harness.publish_at_once(f"{number}", b"x")
     assert harness.hub.fan_out.sent.events == WRITES_AT_ONCE
     harness.turn()
     assert harness.hub.fan_out.sent.events == WRITES_AT_ONCE + 2
     for _ in range(FEW + 1):
         await harness.subscribe("many")
     harness.now += 1
-    harness.publish_one("many", b"x")
+    harness.publish_at_once("many", b"x")
     assert harness.hub.fan_out.sent.events == WRITES_AT_ONCE + 2
 
 
@@ -323,7 +336,7 @@ async def test_i3_a_lone_event_passes_by_those_that_lag(harness: HubHarness) -> 
         harness.publish("a", b"x" * 1000)
         harness.turn()
         assert b"xxx" in harness.read(ready)
-    harness.publish_one("a", b"the last")
+    harness.publish_at_once("a", b"the last")
     assert harness.read(ready) == b"data: the last\nid: 0-%d\n\n" % harness.last
     assert slow.lag is not None
     assert harness.log("a").trim_barrier != harness.last, "the pass isn't over"
@@ -337,7 +350,7 @@ async def test_a_defect_at_once_is_not_silent(harness: HubHarness, monkeypatch: 
     await harness.subscribe("a")
     monkeypatch.setattr(fanout, "write_each", lambda *_write: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        harness.publish_one("a", b"1")
+        harness.publish_at_once("a", b"1")
     assert isinstance(harness.hub.failure, ZeroDivisionError)
 
 

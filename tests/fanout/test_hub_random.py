@@ -52,10 +52,11 @@ class Story:
         (chosen,) = self.chance.choices(steps, [35, 5, 7, 18, 25, 10, 5])
         await chosen()
 
-    def note(self, topic: str, *, end: bool = False) -> None:
+    def note(self, topic: str, events: int = 1, *, end: bool = False) -> None:
+        last = self.harness.last
         for told in self.told.values():
             if topic in told.topics:
-                told.wanted.append(self.harness.last)
+                told.wanted += range(last - events + 1, last + 1)
                 told.topics = tuple(one for one in told.topics if not (end and one == topic))
 
     async def publish(self) -> None:
@@ -63,9 +64,13 @@ class Story:
         if self.harness.log(topic).end is not None:
             return  # the store refuses it
         self.harness.now += self.chance.choice([0, 2 * fanout.JOIN_SECONDS])
-        publish = self.chance.choice([self.harness.publish, self.harness.publish_one])
-        publish(topic, b"x" * self.chance.choice(SIZES))
-        self.note(topic)
+        together = self.chance.choice([0, 0, 1, 1, 2, 5, feed.FEW + 1])
+        if together:
+            sizes = SIZES if together == 1 else SIZES[:3]
+            self.harness.publish_at_once(topic, *(b"x" * self.chance.choice(sizes) for _ in range(together)))
+        else:
+            self.harness.publish(topic, b"x" * self.chance.choice(SIZES))
+        self.note(topic, together or 1)
 
     async def close(self) -> None:
         topic = self.chance.choice(TOPICS)

@@ -29,7 +29,7 @@ async def test_a_published_event_reaches_a_subscriber(node: Node, open_stream: O
 async def test_what_must_wait_is_not_published_at_once(node: Node, open_stream: OpenStream) -> None:
     client = await open_stream()
     await node.publish([("a", sse.lines(b"x" * (MAX_TOPIC_BYTES + 1)))])
-    assert node.publish_one("a", sse.lines(b"1")) is None, "too much is on its way"
+    assert node.publish_at_once("a", [sse.lines(b"1")]) is None, "too much is on its way"
     receipt = await node.publish([("a", sse.lines(b"1"))])
     received = b""
     async with asyncio.timeout(WAIT_SECONDS):

@@ -46,7 +46,7 @@ class DistantTopics:
         await self._travel()
         return await self._near.publish(items, key, options, published_at)
 
-    def publish_one(self, topic: str, lines: bytes) -> EventId | None:
+    def publish_at_once(self, topic: str, events: Sequence[bytes]) -> EventId | None:
         return None
 
     async def close(self, topic: str, reason: str, *, if_last: EventId | None = None) -> EventId | None:

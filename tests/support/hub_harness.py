@@ -100,12 +100,15 @@ class HubHarness:
         self.hub.fan_out.delivered(topic, len(frame), published_at)
         return self.last
 
-    def publish_one(self, topic: str, data: bytes) -> int:
-        """Publish an event alone, so that it may be written at once."""
-        self.last += 1
-        frame = sse.frame(sse.lines(data), self.last)
-        self.log(topic).append(self.last, frame)
-        self.hub.fan_out.delivered_one(topic, len(frame))
+    def publish_at_once(self, topic: str, *events: bytes) -> int:
+        """Publish a few events, so that they may be written at once."""
+        size = 0
+        for data in events:
+            self.last += 1
+            frame = sse.frame(sse.lines(data), self.last)
+            self.log(topic).append(self.last, frame)
+            size += len(frame)
+        self.hub.fan_out.delivered_at_once(topic, size)
         self.log(topic).trim(0)
         return self.last
 

@@ -53,7 +53,7 @@ class RecordingOwner:
         self.published_at.append(published_at)
         return True
 
-    def delivered_one(self, topic: str, size: int) -> bool:
+    def delivered_at_once(self, topic: str, size: int) -> bool:
         return self.delivered(topic, size, monotonic())
 
     def on_broadcast(self, command: str) -> None:

@@ -35,8 +35,9 @@ class StreamedBody:
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         return cls(*await server.send(f"POST {target} HTTP/1.1\r\n{head}\r\n".encode()))
 
-    async def send(self, data: bytes) -> None:
-        self._writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+    async def send(self, *pieces: bytes) -> None:
+        """Send each piece as a chunk, all of them in one write."""
+        self._writer.write(b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces))
         await self._writer.drain()
 
     async def end(self) -> Answer:

@@ -42,8 +42,8 @@ def read(
     piped = EventStreamBody("a", max_event_bytes, mark)
     items: list[Item | None] = []
     for piece in pieces:
-        only = piped.only_item(piece)
-        items += piped.items(piece) if only is None else [only]
+        plain = piped.plain_events(piece)
+        items += piped.items(piece) if plain is None else [(plain[0], lines) for lines in plain[1]]
     items += list(piped.end())
     decoder = Decoder()
     found = []
@@ -68,6 +68,32 @@ def test_pieces_of_one_event_each_are_read_as_one_stream() -> None:
     assert read([b"event: x\n", b"data: a\n\n", b"data: b\n", b"data: c\n\n"]) == [("a", "x"), ("b\nc", None)]
     assert read([b"data: a\r", b"\n\r", b"data: b\n\n"]) == [("a", None), ("b", None)]
     assert read([b"data: a", b"data: b\n\n"]) == [("adata: b", None)]
+
+
+def test_pieces_of_several_events_are_read_as_one_stream() -> None:
+    first, some = b"data: a\n\n", [f"data: {number}\n\n".encode() for number in range(40)]
+    for size in (2, 32, 33, 40):
+        assert read([first, b"".join(some[:size])]) == read([first, *some[:size]])
+    assert read([first + b"event: x\ndata: b\n\n" + first]) == [("a", None), ("b", "x"), ("a", None)]
+    for more in (
+        b"data: b\n\n\ndata: c\n\n",
+        b"data: b\ndata: c\n\n",
+        b"\n\ndata: b\n\n",
+        b"data: b\n\ndata: c\n",
+        b"id: 1\n\n",
+    ):
+        body = first + more + b"\n"
+        assert read([first + more, b"\n"]) == read(bytes([byte]) for byte in body), more
+
+
+def test_events_before_a_bad_one_in_the_same_piece_are_read() -> None:
+    for bad in (b"event: broker.end\ndata: b\n\n", b"data: \xff\n\n"):
+        body = EventStreamBody("a", 1000)
+        assert body.plain_events(b"data: a\n\n" + bad) is None
+        items = body.items(b"data: a\n\n" + bad)
+        assert next(items) == ("a", b"data: a\n")
+        with pytest.raises(BrokerError):
+            next(items)
 
 
 @given(st.sampled_from(list(READ)), st.sampled_from(list(READ)), st.lists(st.integers(0, 200)))

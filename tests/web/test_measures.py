@@ -59,7 +59,7 @@ async def test_an_event_is_timed_until_it_is_acknowledged_and_written(server: Se
     await second.data(1)
     assert value(server, "broker_publish_acknowledged_seconds_count") == 1
     assert value(server, "broker_publish_written_seconds_count") == 2, "one pass over each feed"
-    server.node.publish_one("news", sse.lines(b"y"))
+    server.node.publish_at_once("news", [sse.lines(b"y")])
     time.sleep(0.05)  # noqa: ASYNC251 - something else holds up the loop between the publish and its fan-out
     await first.data(2)
     await second.data(2)

@@ -369,8 +369,8 @@ def test_a_piece_that_is_one_line_is_read_as_in_a_larger_one(second: bytes) -> N
     cut, whole = (NdjsonBody("a", FULL_ACCESS, MOST) for _ in "ab")
     found: list[Item | None] = []
     for piece in pieces:
-        only = cut.only_item(piece)
-        found += cut.items(piece) if only is None else [only]
+        plain = cut.plain_events(piece)
+        found += cut.items(piece) if plain is None else [(plain[0], lines) for lines in plain[1]]
     assert found == list(whole.items(b"".join(pieces)))
     assert cut.location() == whole.location()
 
@@ -378,7 +378,7 @@ def test_a_piece_that_is_one_line_is_read_as_in_a_larger_one(second: bytes) -> N
 def test_a_bad_line_in_a_piece_of_its_own_is_counted() -> None:
     body = NdjsonBody("a", FULL_ACCESS, MOST)
     assert len(list(body.items(b'{"data": 1}\n'))) == 1
-    assert body.only_item(b'{"data": 2}\n') is not None
+    assert body.plain_events(b'{"data": 2}\n') is not None
     with pytest.raises(InvalidBody):
-        body.only_item(b"nonsense\n")
+        body.plain_events(b"nonsense\n")
     assert body.location() == {"line": 3}

@@ -31,6 +31,20 @@ async def test_each_event_is_out_before_the_next_is_in(server: Server, kind: str
     assert answer.json() == {"topic": "a", "published": 20, "first_id": ids[0], "last_id": ids[-1]}
 
 
+async def test_events_that_arrive_together_are_published_together(server: Server) -> None:
+    stream = await server.subscribe("/topics/a")
+    body = await StreamedBody.open(server, "/topics/a?end=true&end_event=last")
+    await body.send(events("0"))
+    assert await stream.data(1) == ["0"]
+    await body.send(*(events(str(number)) for number in range(1, 6)), b"event: last\ndata: 6\n\n")
+    assert await stream.data(7) == ["0", "1", "2", "3", "4", "5", "6"]
+    milliseconds = {event.id.split("-")[0] for event in stream.published()[1:]}
+    assert len(milliseconds) == 1, "they are published in one step"
+    answer = await body.end()
+    assert (answer.status, answer.json()["published"]) == (200, 7)
+    assert answer.json()["last_id"] == stream.published()[-1].id
+
+
 async def test_types_pass_and_ids_are_the_brokers(server: Server) -> None:
     stream = await server.subscribe("/topics/a")
     body = await StreamedBody.open(server)
@@ -78,10 +92,13 @@ async def test_an_end_within_an_event_counts_the_events_and_closes_nothing(serve
 async def test_a_bad_event_counts_the_events_before_it(
     server: Server, bad: bytes, status: int, code: str
 ) -> None:
+    stream = await server.subscribe("/topics/a")
     body = await StreamedBody.open(server)
-    await body.send(events("one", "two"))
-    await body.send(bad)
+    await body.send(events("one"))
+    await stream.data(1)
+    await body.send(events("two") + bad)
     answer = await body.answer()
+    assert await stream.data(2) == ["one", "two"]
     assert (answer.status, answer.json()["code"], answer.json()["published"]) == (status, code, 2)
     assert answer.headers["connection"] == "close"
 

@@ -72,7 +72,7 @@ class MemoryLogs:
                 self.owner.delivered(topic, size, at)
 
     def log_grown(self, topic: str, log: Log, size: int, now: float) -> None:
-        """The same for one event that is published at this moment, but first delivered: if it is written at once, the log is trimmed at once."""
+        """The same for a few events that are published at this moment, but first delivered: if they are written at once, the log is trimmed at once."""
         if topic in self._watched:
-            self.owner.delivered_one(topic, size)
+            self.owner.delivered_at_once(topic, size)
         self._table.appended(topic, log, now)

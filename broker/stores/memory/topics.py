@@ -52,17 +52,22 @@ class MemoryTopics:
             self._check_open({topic for topic, _ in items})
         return Receipt(self._append(items, published_at))
 
-    def publish_one(self, topic: str, lines: bytes) -> EventId:
+    def publish_at_once(self, topic: str, events: Sequence[bytes]) -> EventId:
         now = self._clock()
         log = self._table.get(topic)
         if log is None:
             log = self._table.open(topic, now)
         elif log.end is not None:
             raise Closed([topic])
-        event_id = self._logs.last_id = self._clock.next_id(now, self._logs.last_id)
-        frame = sse.frame(lines, event_id)
-        log.append(event_id, frame)
-        self._logs.log_grown(topic, log, len(frame), now)
+        event_id = self._clock.next_id(now, self._logs.last_id) - 1
+        size = 0
+        for lines in events:
+            event_id += 1
+            frame = sse.frame(lines, event_id)
+            log.append(event_id, frame)
+            size += len(frame)
+        self._logs.last_id = event_id
+        self._logs.log_grown(topic, log, size, now)
         return event_id
 
     def _publish_with(

@@ -64,7 +64,7 @@ class Commands:
         self._lease_keys = names.keys("state", "leases")
         self._leases_key = names.key("leases")
 
-    def publish_one(self, topic: str, lines: bytes) -> EventId | None:
+    def publish_at_once(self, topic: str, events: Sequence[bytes]) -> EventId | None:
         return None  # the server's answer takes a round trip
 
     async def publish(

@@ -105,7 +105,7 @@ class RequestParser:
         """Parse the bytes that have arrived, and then notify the handler of the body that was arriving."""
         body = self.body
         if body is not None and self._chunks is not None:
-            content = self._chunks.only(data)
+            content = self._chunks.whole(data)
             if content is not None:
                 body.hand(content)
                 return

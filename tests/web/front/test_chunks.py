@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from broker.web.front.chunks import Chunks
+from broker.web.front.chunks import MAX_CHUNKS, Chunks
 from broker.web.front.known_heads import KnownHeads
 from tests.support.http import request
 from tests.web.front.test_known_heads import FIRST, fed
@@ -25,6 +25,17 @@ PIECES = [
     b"4\r\nab\r\n\r\n",
     b"7\r\n2\r\nab\r\n\r\n",
     b"1\r\nx\r\n1\r\ny\r\n",
+    b"4\r\nab\r\n\r\n000003\r\n\r\nx\r\n1\r\nz\r\n",
+    b"1\r\nx\r\n" * MAX_CHUNKS,
+    b"1\r\nx\r\n" * (MAX_CHUNKS + 1),
+    b"1\r\nx\r\n1\r\ny",
+    b"1\r\nx\r\n2\r\ny\r\n",
+    b"1\r\nx\r\n0\r\n\r\n",
+    b"1\r\nx\r\n0\r\n\r\n1\r\ny\r\n",
+    b"1\r\nx\r\n1;a\r\ny\r\n",
+    b"1\r\nx\r\n1\ny\r\n",
+    b"1\r\nx\ry1\r\ny\r\n",
+    b"1\r\nx1\r\ny\r\n",
     b"5;a=b\r\nevent\r\n",
     b"0000000005\r\nevent\r\n",
     b"0\r\n\r\n",
@@ -99,18 +110,28 @@ def test_whole_chunks_do_not_reach_the_parser(monkeypatch: pytest.MonkeyPatch) -
             super().feed_data(data)
 
     monkeypatch.setattr("broker.web.front.parser.httptools.HttpRequestParser", Parser)
-    chunk, two, last = PIECES[0], PIECES[6], b"0\r\n\r\n"
-    fed(KnownHeads(), HEAD, chunk, chunk, two, chunk, chunk[:3], chunk[3:], chunk, last)
-    assert reached == [FIRST, HEAD, two, chunk[:3], chunk[3:], last]
+    chunk, extended, last = PIECES[0], b"5;a=b\r\nevent\r\n", b"0\r\n\r\n"
+    fed(KnownHeads(), HEAD, chunk, 2 * chunk, extended, chunk, chunk[:3], chunk[3:], chunk, last)
+    assert reached == [FIRST, HEAD, extended, chunk[:3], chunk[3:], last]
 
 
-def test_only_a_whole_chunk_is_taken() -> None:
+def test_only_whole_chunks_are_taken() -> None:
     chunks = Chunks()
-    assert chunks.only(PIECES[0]) is None, "its head may not be complete"
+    assert chunks.whole(PIECES[0]) is None, "its head may not be complete"
     assert chunks.parsed(HEAD, 0)
-    assert chunks.only(PIECES[0]) == b"event"
-    for piece in PIECES[6:]:
-        assert chunks.only(piece) is None, piece
+    assert chunks.whole(PIECES[0]) == b"event"
+    taken = [chunks.whole(piece) for piece in PIECES]
+    assert [content for content in taken if content] == [
+        b"event",
+        b"event",
+        b"0123456789",
+        b"0123456789",
+        b"ab\r\n",
+        b"2\r\nab\r\n",
+        b"xy",
+        b"ab\r\n\r\nxz",
+        b"x" * MAX_CHUNKS,
+    ]
     chunks.is_between = False  # after the size of a chunk
     assert chunks.parsed(b"5\r\n", 0)
-    assert chunks.only(PIECES[0]) is None
+    assert chunks.whole(PIECES[0]) is None
