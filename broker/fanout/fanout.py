@@ -90,7 +90,7 @@ class FanOut:
         writes = len(group.subscribers)
         if now != self._at_once_now:
             self._at_once_now, self._at_once_left = now, WRITES_AT_ONCE
-        if writes > min(FEW, self._at_once_left) or now - group.wrote_at < JOIN_SECONDS:
+        if writes > FEW or writes > self._at_once_left or now - group.wrote_at < JOIN_SECONDS:
             return self.delivered(topic, size, now)
         group.wrote_at = now
         self._at_once_left -= writes

@@ -141,15 +141,16 @@ class LogTable:
 
         A log with events on their way is trimmed once they are written (`trim`), not now, while there is room.
         """
-        if log.last > self.newest:
-            self.newest = log.last
-        self._filled[topic] = log
-        self._filled.move_to_end(topic)
+        last, filled, barrier = log.last, self._filled, log.trim_barrier
+        if last > self.newest:
+            self.newest = last
+        filled[topic] = log
+        filled.move_to_end(topic)
         if topic in self._unpinned:
             self._unpinned.move_to_end(topic)
         if log.cleared_at:
             self._list(topic, log)
-        if log.trim_barrier is None or log.trim_barrier == log.last:
+        if barrier == last or barrier is None:
             log.trim(now)
         else:
             self._untrimmed[topic] = log

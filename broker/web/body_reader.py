@@ -42,11 +42,6 @@ class Interrupt:
         self.waiter: asyncio.Future[None] | None = None
         self._error: BrokerError | None = None
 
-    @property
-    def is_waiting(self) -> bool:
-        """Whether a wait is in progress, and nothing has ended it."""
-        return self.waiter is not None and not self.waiter.done()
-
     def raise_(self, error: BrokerError) -> None:
         """Make the current or next wait raise `error`. Only the first call counts."""
         if not self.is_raised:
@@ -222,7 +217,8 @@ class _Arriving:
     def notified(self, given: bytes | None) -> bool:
         """Something has arrived. See `values.Listener`."""
         interrupt = self._interrupt
-        if not interrupt.is_waiting:  # the handler goes on, and finds these bytes
+        waiter = interrupt.waiter
+        if waiter is None or waiter.done():  # the handler goes on, and finds these bytes
             return False
         try:
             while piece := given or self._body.take():

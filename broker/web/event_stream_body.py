@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from broker import sse
-from broker.errors import BrokerError, InvalidBody, NoEventStream
+from broker.errors import InvalidBody, InvalidParameter, NoEventStream
 from broker.stores.base import Item, PlainEvents
 from broker.topics import check_type
 from broker.web.end_mark import EndMark
@@ -43,12 +43,7 @@ class EventStreamBody:
         events = self._decoder.feed_plain(data) if len(data) <= self._max_event_bytes else ()
         if not events:
             return None
-        try:
-            for lines in events:
-                event_type = sse.type_of(lines)
-                if event_type is not None:
-                    check_type(event_type)
-        except BrokerError:
+        if b"event: " in data and not all(map(_has_valid_type, events)):
             return None  # `items` has the events before it published
         return self._topic, events
 
@@ -103,3 +98,12 @@ class EventStreamBody:
                 "The body isn't an event stream: no line of it has 'data', 'event', 'id' or 'retry'. Look at what its source "
                 "has answered; it may be an error."
             )
+
+
+def _has_valid_type(lines: bytes) -> bool:
+    """Whether the lines of an event have a type that may be published, or none."""
+    event_type = sse.type_of(lines)
+    try:
+        return event_type is None or bool(check_type(event_type))
+    except InvalidParameter:
+        return False

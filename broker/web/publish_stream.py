@@ -132,7 +132,7 @@ class _StreamedPublish:
         self._check = services.node.streams.evictions.check
         self._caller = caller
         self._topic = topic
-        self._options = options
+        self._options, self._mark = options, options.mark
         self._format = body_format
         self._interrupt = Interrupt()
         self._held: HeldBody  # while it runs
@@ -161,23 +161,23 @@ class _StreamedPublish:
     def _use(self, piece: bytes) -> Coroutine[Any, Any, None] | None:
         """Publish what `piece` completes: at once if it can, as a language model's tokens, else in a coroutine."""
         plain = self._format.plain_events(piece)
-        if plain is None or (len(plain[1]) > 1 and not self._is_plain):
+        if plain is None or not (self._is_plain or len(plain[1]) == 1):
             return self._publish(self._format.items(piece))
-        self._check(self._caller.grant)
         topic, events = plain
+        self._check(self._caller.grant)
         if self._is_plain:
             event_id = self._node.publish_at_once(topic, events)
             if event_id is not None:
                 self._last_id = event_id
                 self._published += len(events)
-                if self._options.mark is not None:
-                    self._ends_with_mark = self._options.mark.is_in(events[-1])
+                if self._mark is not None:
+                    self._ends_with_mark = self._mark.is_in(events[-1])
                 return None
         return self._flush([(topic, lines) for lines in events])
 
     async def _publish_end(self) -> None:
         """Publish what the end of the body completes. Raises `Incomplete` if the body lacks its mark."""
-        mark = self._options.mark
+        mark = self._mark
         try:
             await self._publish(self._format.end())
         except NoEventStream:
@@ -241,8 +241,8 @@ class _StreamedPublish:
             self._last_id = receipt.ids[-1]
             self._is_plain = self._options.producer is None and not self._node.limits.limits_publishing
         self._published += len(batch) - receipt.known
-        if self._options.mark is not None:
-            self._ends_with_mark = self._options.mark.is_in(batch[-1][1])
+        if self._mark is not None:
+            self._ends_with_mark = self._mark.is_in(batch[-1][1])
         if receipt.known and self._topic is not None:  # a client that resumes may send its first events again
             self._services.producers.check_resumed(self._topic)
 

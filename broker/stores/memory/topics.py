@@ -59,16 +59,17 @@ class MemoryTopics:
             log = self._table.open(topic, now)
         elif log.end is not None:
             raise Closed([topic])
-        event_id = self._clock.next_id(now, self._logs.last_id) - 1
+        logs = self._logs
+        event_id = self._clock.next_id(now, logs.last_id)
         size = 0
         for lines in events:
-            event_id += 1
             frame = sse.frame(lines, event_id)
             log.append(event_id, frame)
             size += len(frame)
-        self._logs.last_id = event_id
-        self._logs.log_grown(topic, log, size, now)
-        return event_id
+            event_id += 1
+        logs.last_id = event_id - 1
+        logs.log_grown(topic, log, size, now)
+        return event_id - 1
 
     def _publish_with(
         self, items: Sequence[Item], key: str | None, options: PublishOptions, published_at: float

@@ -102,8 +102,8 @@ class HttpConnection:
             return
         if len(data) <= SLICE_BYTES:
             self._parser.feed(data)
-            if self._current and self._current is self._parser.body:
-                if self._current.held_bytes:  # else a piece of its body changes nothing here
+            if (current := self._current) is not None and current is self._parser.body:
+                if current.held_bytes:  # else a piece of its body changes nothing here
                     self._report_held()
                 return
         else:

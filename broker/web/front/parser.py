@@ -103,9 +103,9 @@ class RequestParser:
 
     def feed(self, data: bytes) -> None:
         """Parse the bytes that have arrived, and then notify the handler of the body that was arriving."""
-        body = self.body
-        if body is not None and self._chunks is not None:
-            content = self._chunks.whole(data)
+        body, chunks = self.body, self._chunks
+        if body is not None and chunks is not None:
+            content = chunks.whole(data)
             if content is not None:
                 body.hand(content)
                 return
