@@ -17,7 +17,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from tests.support.child_process import ChildProcess, RestartableProcess
 from tests.support.http import JSON, exchange, request
-from tests.support.patience import ENVIRONMENT
+from tests.support.patience import environment
 from tests.support.ports import free_port
 from tests.support.waiting import WAIT_SECONDS, wait_for
 
@@ -32,7 +32,8 @@ class BrokerProcess(RestartableProcess):
         settings: its settings by name. Five are none of them: `descriptors` limits how many descriptors the process has,
             `environment` has variables for it, `launcher` is a command that runs its own arguments, and `folder` has the
             package of another version, to be run in place of this one. With `own_timeouts` its store gives up as in
-            production; otherwise a machine that stalls doesn't make it (`patience`).
+            production, or only the modules of it that this names; otherwise a machine that stalls doesn't make it
+            (`patience`).
 
     Attributes:
         url: such as `http://127.0.0.1:40123`; the same after a restart.
@@ -40,9 +41,10 @@ class BrokerProcess(RestartableProcess):
 
     def __init__(self, **settings: object) -> None:
         super().__init__()
-        environment = cast("Mapping[str, str]", settings.pop("environment", {}))
-        is_patient = not settings.pop("own_timeouts", "folder" in settings)
-        self._environment = {**(ENVIRONMENT if is_patient else {}), **environment}
+        variables = cast("Mapping[str, str]", settings.pop("environment", {}))
+        own = cast("bool | Sequence[str]", settings.pop("own_timeouts", "folder" in settings))
+        patience = {} if own is True else environment(*(own or ()))
+        self._environment = {**patience, **variables}
         self._launcher = cast("Sequence[str]", settings.pop("launcher", ()))
         self._folder = cast("Path | None", settings.pop("folder", None))
         descriptors = settings.pop("descriptors", None)

@@ -36,11 +36,15 @@ OWN: Constants = {
 }
 """The broker's own."""
 
-ENVIRONMENT = {
-    "PYTHONPATH": str(Path(__file__).parent / "patient_process"),
-    "TEST_CONSTANTS": json.dumps(LONG),
-}
-"""Variables that give a broker's process the long ones."""
+
+def environment(*own: str) -> dict[str, str]:
+    """Variables that give a broker's process the long ones, but for the modules `own`, which are named from `broker` on."""
+    assert set(own) <= LONG.keys(), own
+    constants = {module: values for module, values in LONG.items() if module not in own}
+    return {
+        "PYTHONPATH": str(Path(__file__).parent / "patient_process"),
+        "TEST_CONSTANTS": json.dumps(constants),
+    }
 
 
 @contextmanager
