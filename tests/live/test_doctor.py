@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from broker.doctor import Finding, Report, Severity, Target, examine, text
 from broker.doctor.hops import GO
 from tests.live.proxies import ProxyProcess
 from tests.support.broker_process import BrokerProcess, SharedBrokers
+from tests.support.child_process import enter_all
 from tests.support.tokens import HMAC, SECRET
 
 ORIGIN = "https://app.example.com"
@@ -279,36 +282,74 @@ TABLE = {GO: "Traefik"}
 """The proxy whose remedy a finding must have, if that isn't the hop itself."""
 
 
-@pytest.mark.parametrize("name", PLANTED)
+AT_ONCE = 4
+"""So many paths are examined at the same time: an examination mostly waits."""
+BATCHES = [list(PLANTED)[first : first + AT_ONCE] for first in range(0, len(PLANTED), AT_ONCE)]
+
+
+def made_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize("names", BATCHES, ids="; ".join)
 async def test_planted_faults_are_found_and_no_others(
-    proxies: dict[str, type[ProxyProcess]], tmp_path: Path, name: str
+    proxies: dict[str, type[ProxyProcess]], tmp_path: Path, names: Sequence[str]
 ) -> None:
-    planted = PLANTED[name]
-    with (
-        BrokerProcess(**planted.settings) as broker,
-        proxies[planted.proxy]([broker.url], tmp_path, changes=planted.changes) as proxy,
-    ):
-        report = await examine(Target(proxy.url, idle_seconds=planted.seconds, **planted.target))
-    assert faults(report) == {**PLAIN_HTTP, **planted.found}, text(report)
-    for code in planted.found:
-        found = finding(report, code)
-        assert found.hop == planted.hop, found
-        assert {TABLE.get(planted.hop, planted.hop), "any"} & found.remedies.keys(), found
-        assert "nginx" not in found.remedies or planted.hop == "nginx", found
+    all_planted = [PLANTED[name] for name in names]
+    brokers = {repr(planted.settings): BrokerProcess(**planted.settings) for planted in all_planted}
+    with ExitStack() as stack:
+        enter_all(stack, brokers.values())
+        running = enter_all(
+            stack,
+            [
+                proxies[planted.proxy](
+                    [brokers[repr(planted.settings)].url],
+                    made_folder(tmp_path / str(number)),
+                    changes=planted.changes,
+                )
+                for number, planted in enumerate(all_planted)
+            ],
+        )
+        reports = await asyncio.gather(
+            *(
+                examine(Target(proxy.url, idle_seconds=planted.seconds, **planted.target))
+                for proxy, planted in zip(running, all_planted, strict=True)
+            )
+        )
+    for name, planted, report in zip(names, all_planted, reports, strict=True):
+        assert faults(report) == {**PLAIN_HTTP, **planted.found}, f"{name}: {text(report)}"
+        for code in planted.found:
+            found = finding(report, code)
+            assert found.hop == planted.hop, (name, found)
+            assert {TABLE.get(planted.hop, planted.hop), "any"} & found.remedies.keys(), (name, found)
+            assert "nginx" not in found.remedies or planted.hop == "nginx", (name, found)
 
 
 @pytest.mark.parametrize("secure", [False, True])
 async def test_the_files_as_they_are_come_out_clean(
-    proxy: type[ProxyProcess], shared_brokers: SharedBrokers, tmp_path: Path, secure: bool
+    proxies: dict[str, type[ProxyProcess]], shared_brokers: SharedBrokers, tmp_path: Path, secure: bool
 ) -> None:
     broker = shared_brokers.get(heartbeat_seconds=0.5)
-    with proxy([broker.url], tmp_path) as running:
-        url = running.tls_url if secure else running.url
-        report = await examine(
-            Target(url, idle_seconds=4, ca_file=str(running.authority) if secure else None)
+    with ExitStack() as stack:
+        running = enter_all(
+            stack, [kind([broker.url], made_folder(tmp_path / name)) for name, kind in proxies.items()]
         )
-    assert faults(report) == ({} if secure else PLAIN_HTTP), text(report)
-    assert len(report.hops) == 1
+        reports = await asyncio.gather(
+            *(
+                examine(
+                    Target(
+                        one.tls_url if secure else one.url,
+                        idle_seconds=4,
+                        ca_file=str(one.authority) if secure else None,
+                    )
+                )
+                for one in running
+            )
+        )
+    for name, report in zip(proxies, reports, strict=True):
+        assert faults(report) == ({} if secure else PLAIN_HTTP), f"{name}: {text(report)}"
+        assert len(report.hops) == 1, name
 
 
 async def test_a_proxy_that_hides_https(

@@ -6,12 +6,16 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Self, TypeVar
 
 from tests.support.waiting import WAIT_SECONDS, wait_for
 
 STOP_SECONDS = WAIT_SECONDS
+
+T = TypeVar("T")
 
 
 class ChildProcess:
@@ -145,3 +149,9 @@ class RestartableProcess:
     def kill(self) -> None:
         """SIGKILL: it has no time to save or to drain anything."""
         self._process.kill()
+
+
+def enter_all(stack: ExitStack, managers: Iterable[AbstractContextManager[T]]) -> list[T]:
+    """Have `stack` enter them all at the same time: a program that starts mostly waits."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(stack.enter_context, managers))
