@@ -284,6 +284,7 @@ class Envoy(ProxyProcess):
 class Traefik(ProxyProcess):
     program = "traefik"
     file = "traefik/dynamic.yml"
+    stop_signal = signal.SIGKILL  # SIGTERM waits for the streams, and for a second without them
     answers_early = False  # Go's server, as Caddy's
     resends_bodies = False
     asks_past_refusal = False  # it retries failed requests, not answered ones
