@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +23,7 @@ from tests.live.held_model import HeldModel
 from tests.live.proxied import Front
 from tests.live.proxies import PROXIES, ProxyProcess
 from tests.support.broker_process import BrokerProcess, SharedBrokers
+from tests.support.child_process import enter_all
 from tests.support.redis_servers import Server, redis
 from tests.support.waiting import WAIT_SECONDS, wait_for
 
@@ -186,7 +186,7 @@ def topic(request: pytest.FixtureRequest) -> str:
     return "".join(char if char.isalnum() else "-" for char in request.node.name)[-190:].strip("-")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def proxies() -> dict[str, type[ProxyProcess]]:
     """All of them, none missing."""
     for name, kind in PROXIES.items():
@@ -213,7 +213,7 @@ def behind(proxy: type[ProxyProcess], tmp_path: Path) -> Iterator[Behind]:
     with ExitStack() as stack:
 
         def start(brokers: int = 1, *, idle_seconds: int | None = None, **settings: object) -> Front:
-            processes = [stack.enter_context(BrokerProcess(**settings)) for _ in range(brokers)]
+            processes = enter_all(stack, [BrokerProcess(**settings) for _ in range(brokers)])
             urls = [process.url for process in processes]
             return Front(processes, stack.enter_context(proxy(urls, tmp_path, idle_seconds=idle_seconds)))
 
@@ -237,7 +237,7 @@ def behind_each(proxies: dict[str, type[ProxyProcess]], tmp_path: Path) -> Itera
                 folder = tmp_path / name
                 folder.mkdir()
                 given = {**settings, "redis_prefix": f"{name}:"}
-                processes = [stack.enter_context(BrokerProcess(**given)) for _ in range(brokers)]
+                processes = enter_all(stack, [BrokerProcess(**given) for _ in range(brokers)])
                 proxy = stack.enter_context(kind([process.url for process in processes], folder))
                 fronts[name] = Front(processes, proxy)
             return fronts
@@ -245,28 +245,46 @@ def behind_each(proxies: dict[str, type[ProxyProcess]], tmp_path: Path) -> Itera
         yield start
 
 
-@pytest.fixture(scope="session")
-def shared_fronts(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Callable[[type[ProxyProcess]], Front]]:
-    """For each proxy, one with a broker that beats every second: HAProxy notices by it that a subscriber has left."""
+@pytest.fixture
+def each_before(
+    proxies: dict[str, type[ProxyProcess]], tmp_path: Path
+) -> Iterator[Callable[[BrokerProcess, int], dict[str, ProxyProcess]]]:
+    """Starts all proxies before one broker, each with a time-out of so many seconds of silence; by their names."""
     with ExitStack() as stack:
 
-        @cache
-        def start(proxy: type[ProxyProcess]) -> Front:
-            broker = stack.enter_context(BrokerProcess(heartbeat_seconds=1))
-            folder = tmp_path_factory.mktemp(proxy.program)
-            return Front([broker], stack.enter_context(proxy([broker.url], folder)))
+        def start(broker: BrokerProcess, idle_seconds: int) -> dict[str, ProxyProcess]:
+            made = []
+            for name, kind in proxies.items():
+                folder = tmp_path / name
+                folder.mkdir()
+                made.append(kind([broker.url], folder, idle_seconds=idle_seconds))
+            return dict(zip(proxies, enter_all(stack, made), strict=True))
 
         yield start
 
 
+@pytest.fixture(scope="session")
+def shared_fronts(
+    proxies: dict[str, type[ProxyProcess]], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Front]]:
+    """All proxies before a broker that beats every second: HAProxy notices by it that a subscriber has left."""
+    with BrokerProcess(heartbeat_seconds=1) as broker, ExitStack() as stack:
+        made = [kind([broker.url], tmp_path_factory.mktemp(name)) for name, kind in proxies.items()]
+        running = enter_all(stack, made)
+        yield {name: Front([broker], process) for name, process in zip(proxies, running, strict=True)}
+
+
 @pytest.fixture
-def front(proxy: type[ProxyProcess], shared_fronts: Callable[[type[ProxyProcess]], Front]) -> Front:
-    """A broker behind each of the proxies in turn, shared with other tests; it has no topic and no subscriber."""
-    front = shared_fronts(proxy)
-    front.broker.empty()
-    return front
+def fronts(shared_fronts: dict[str, Front]) -> dict[str, Front]:
+    """All proxies before one broker, shared with other tests; it has no topic and no subscriber."""
+    next(iter(shared_fronts.values())).broker.empty()
+    return shared_fronts
+
+
+@pytest.fixture
+def front(proxy: type[ProxyProcess], fronts: dict[str, Front]) -> Front:
+    """Each of these proxies in turn."""
+    return fronts[proxy.program]
 
 
 @pytest.fixture

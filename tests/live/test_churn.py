@@ -16,7 +16,7 @@ import pytest
 
 from broker.events import EventId
 from tests.live.churn import Follower, Note, Published, all_of, judge, number
-from tests.support.broker_process import BrokerProcess
+from tests.support.broker_process import BrokerProcess, SharedBrokers
 from tests.support.event_stream import Stream
 from tests.support.http import JSON, NDJSON, exchange, request
 from tests.support.publisher import AsyncPublisher
@@ -282,9 +282,10 @@ def test_forgotten_topic_is_no_gap_for_a_cursor_at_the_last_event_of_all() -> No
 
 
 async def test_a_follower_reconnects_if_an_event_of_another_topic_follows_a_gap(
-    broker: BrokerProcess,
+    shared_brokers: SharedBrokers,
 ) -> None:
     """Only on the next connection does it see that all it lacks is lost."""
+    broker = shared_brokers.get(**BEAT)
     cursor = broker.publish("b", "before")
     last = {"a": number(broker.publish("a", "kept")), "b": number(broker.publish("b", "lost"))}
     delete(broker, "b")

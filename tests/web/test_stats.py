@@ -12,6 +12,7 @@ from broker.settings import Settings
 from tests.support.event_stream import AsyncStream
 from tests.support.local_broker import Serve, Server
 from tests.support.tokens import HMAC
+from tests.support.waiting import until
 from tests.web.test_two_instances import Pair, pair  # noqa: F401 - a fixture
 
 TARGET = "/topics/_stats?since=45s"
@@ -71,13 +72,17 @@ async def test_a_second_reader_gets_the_past_that_the_first_one_got(server: Serv
     assert len(told(second, "past")) == 1
 
 
-async def test_nothing_is_published_while_nobody_reads(server: Server) -> None:
+async def test_nothing_is_published_while_nobody_reads(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stats, "STEP_SECONDS", 1)
     follower = await server.subscribe("/topics/news")
     node = server.node
     samples = len(node._stats._past)
-    await follower.until(lambda: len(node._stats._past) > samples)
+    await until(lambda: len(node._stats._past) > samples, "the figures are kept")
     (state,) = await node._store.topics.describe(["_stats"])
     assert (state.events, state.last_id) == (0, None)
+    await follower.close()
 
 
 async def test_the_past_is_bounded(server: Server) -> None:

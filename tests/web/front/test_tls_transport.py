@@ -94,6 +94,7 @@ async def test_a_handshake_that_fails_leaves_nothing(runner: Runner, port: int, 
     assert not runner.front.unserved.bytes
 
 
+@pytest.mark.parametrize("runner", [1], indirect=True)
 @pytest.mark.parametrize("sent", [b"\x16\x03\x01", GET, b"\xff" * 100])
 async def test_i4_a_handshake_that_fails_leaves_no_reference_cycle(
     runner: Runner, port: int, sent: bytes
