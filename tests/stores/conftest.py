@@ -153,8 +153,9 @@ async def start_broker() -> AsyncIterator[StartBroker]:
         return broker
 
     yield start
-    for broker in brokers:
-        await broker.stop()
+    await asyncio.gather(
+        *(broker.stop() for broker in brokers)
+    )  # each tries for a second to leave a store that is gone
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from tests.stores.brokers import (
     until_ready,
 )
 from tests.stores.conftest import Replicated, StartServer
-from tests.support.patience import own_timeouts
+from tests.support.patience import timeouts
 from tests.support.redis_proxy import RedisProxy
 from tests.support.waiting import until
 
@@ -50,7 +50,7 @@ async def test_killed_with_its_data(start_server: StartServer, start_pair: Start
     publisher = Publisher(one)
     await publisher.some(5)
     redis.kill()
-    with own_timeouts():
+    with timeouts(CALL_SECONDS=0.5):
         assert not await publisher.once()
     assert (await until_not_ready(one))["store"] != "ok"
     redis.start()
@@ -105,16 +105,17 @@ async def test_flushall(start_server: StartServer, start_pair: StartPair) -> Non
     assert stream.gaps() == ["lost"]
 
 
-async def test_paused_for_10_seconds(start_server: StartServer, start_pair: StartPair) -> None:
+async def test_paused_for_longer_than_all_timeouts(start_server: StartServer, start_pair: StartPair) -> None:
     redis = start_server()
     one, other = await start_pair(redis.url)
     stream = await other.subscribe("/topics/a")
     publisher = Publisher(one)
     await publisher.some(3)
     redis.pause()
-    until_when = monotonic() + 10
+    until_when = monotonic() + 3
     try:
-        with own_timeouts():
+        # A quarter of the broker's own.
+        with timeouts(CALL_SECONDS=1.1, REPLY_TIMEOUT_SECONDS=0.5, CONNECT_SECONDS=0.5, WATCH_SECONDS=0.2):
             while monotonic() < until_when:
                 assert not await publisher.once()
             assert (await until_not_ready(one))["store"] != "ok"
@@ -261,10 +262,10 @@ async def test_channels_dead_while_commands_work(start_server: StartServer, star
         publisher = Publisher(one)
         await publisher.some(3)
         await expect_all_taken(streams[0], publisher)
-        proxy.silence_subscribers()
-        await publisher.some(3)
-        assert (await other.request("POST", "/topics/other", b"commands work")).status == 201
-        with own_timeouts():
+        with timeouts(PROBE_TIMEOUT_SECONDS=0.5):
+            proxy.silence_subscribers()
+            await publisher.some(3)
+            assert (await other.request("POST", "/topics/other", b"commands work")).status == 201
             for stream in streams:
                 await expect_all_taken(stream, publisher)
                 assert stream.gaps() == []

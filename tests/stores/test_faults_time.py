@@ -21,7 +21,7 @@ from tests.stores.brokers import (
 from tests.stores.conftest import StartServer
 from tests.support.broker_process import BrokerProcess
 from tests.support.event_stream import Stream
-from tests.support.patience import own_timeouts
+from tests.support.patience import timeouts
 from tests.support.redis_proxy import RedisProxy
 from tests.support.redis_servers import Server
 from tests.support.waiting import until
@@ -36,11 +36,11 @@ async def test_the_store_is_started_after_the_instance(
     program: str, tmp_path: Path, start_broker: StartBroker
 ) -> None:
     server = Server(tmp_path / "0", program)
-    with own_timeouts():
+    with timeouts(START_SECONDS=0.2):
         broker = await start_broker(server.url)
     publisher = Publisher(broker)
     try:
-        with own_timeouts():
+        with timeouts(CALL_SECONDS=0.5, WATCH_SECONDS=0.2):  # what they give up can't succeed
             browser = await broker.subscribe("/topics/a", Accept="text/event-stream")
             assert browser.status == 200
             body = await browser.end()
@@ -92,7 +92,7 @@ async def test_a_topics_keys_have_another_type(start_server: StartServer, start_
     with server.client() as client:
         client.set("broker:{b}:rec:a", "x")
         assert (await broker.request("POST", "/topics/a", b"x")).status == 503
-        with own_timeouts():
+        with timeouts(WATCH_SECONDS=0.2):
             refused = await broker.request("GET", "/topics/a", Accept="*/*")
         assert refused.status == 503
         for number in range(5):

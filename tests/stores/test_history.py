@@ -9,7 +9,7 @@ import pytest
 from tests.stores.brokers import Older, Publisher, StartBroker, numbers, until_ready
 from tests.stores.conftest import StartServer
 from tests.support.local_broker import Server
-from tests.support.patience import own_timeouts
+from tests.support.patience import timeouts
 from tests.support.redis_proxy import RedisProxy
 from tests.support.redis_servers import Server as Redis
 from tests.support.waiting import until
@@ -139,7 +139,7 @@ async def test_pollers_that_wander_between_instances_miss_nothing(pair: Pair) ->
     assert seen == [expected] * 2 + [expected[::2]] * 2 + [expected]
 
 
-async def test_a_store_that_does_not_answer_is_told_within_a_second(
+async def test_a_store_that_does_not_answer_is_told(
     start_server: StartServer, start_broker: StartBroker
 ) -> None:
     server = start_server()
@@ -148,7 +148,7 @@ async def test_a_store_that_does_not_answer_is_told_within_a_second(
         waiting = await poll(broker, "/topics/a/events?wait=2s")
         proxy.close()
         for target in ("/topics/b/events", "/topics/b/events?wait=50s", "/events?topic=a&topic=b"):
-            with own_timeouts():
+            with timeouts(WATCH_SECONDS=0.2):
                 answer = await broker.request("GET", target)
             assert (answer.status, answer.json()["code"]) == (503, "unavailable")
             assert answer.headers["retry-after"]

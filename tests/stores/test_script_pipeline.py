@@ -13,7 +13,7 @@ from broker.stores.redis.script_pipeline import MAX_PENDING_BYTES
 from broker.stores.redis.scripts import Script
 from tests.stores.conftest import StartServer
 from tests.stores.fake_server import StartFake, StartPipeline, bulk, echo, greet
-from tests.support.patience import own_timeouts
+from tests.support.patience import timeouts
 from tests.support.store_harness import script_of
 from tests.support.waiting import until
 
@@ -42,7 +42,7 @@ async def test_i4_a_sent_call_counts_until_its_reply(
     assert pipeline._pending_bytes >= 1024
     with pytest.raises(Unavailable, match="can't keep up"):
         await echo(pipeline, b"x" * MAX_PENDING_BYTES)
-    with own_timeouts():
+    with timeouts(REPLY_TIMEOUT_SECONDS=0.2):
         await until(lambda: pipeline._pending_bytes == 0, "the connection is given up")
 
 
@@ -96,7 +96,7 @@ async def test_an_answer_of_a_lost_connection_is_dropped(
 
 async def test_too_few_replicas_is_an_error(start_server: StartServer, start_pipeline: StartPipeline) -> None:
     pipeline = start_pipeline(start_server().url, wait_replicas=1)
-    with own_timeouts(), pytest.raises(Unavailable, match="fewer than 1 replicas"):
+    with timeouts(REPLICAS_MS=100), pytest.raises(Unavailable, match="fewer than 1 replicas"):
         await echo(pipeline, b"x", is_write=True)
     assert (await echo(pipeline, b"x"))[1] == b"x", "a read needs no replica"
 

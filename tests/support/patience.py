@@ -1,7 +1,7 @@
 """Time-outs of stores, and between instances and workers, that a machine which stalls for seconds doesn't exceed.
 
 Every test runs with them (`tests/conftest.py`), and so does every `BrokerProcess`. Tests about a time-out use `own_timeouts`
-around what has to be given up, or start the process with `own_timeouts=True`.
+or `timeouts` around what has to be given up, or start the process with `own_timeouts`.
 """
 
 from __future__ import annotations
@@ -58,6 +58,17 @@ def long_timeouts() -> Iterator[None]:
 def own_timeouts() -> Iterator[None]:
     """The broker's own, for what begins within the block, in this process."""
     with _set(OWN):
+        yield
+
+
+@contextmanager
+def timeouts(**given: float) -> Iterator[None]:
+    """These, by the names of their constants, for what begins within the block, in this process. All others stay as they are."""
+    constants = {
+        module: {name: given.pop(name) for name in names if name in given} for module, names in LONG.items()
+    }
+    assert not given, f"no such time-outs: {given}"
+    with _set(constants):
         yield
 
 
