@@ -199,6 +199,18 @@ async def test_a_new_connection_has_everything_read_again(harness: Harness) -> N
     await until(lambda: harness.broadcast.reads == 3, "the kept commands are read")
 
 
+async def test_a_new_connection_is_probed_at_once(harness: Harness) -> None:
+    """A probe that the previous connection didn't deliver held up streams of several topics until its time-out."""
+    harness.catch_up.last = at(3)
+    harness.tasks.spawn(harness.receiver.probe())
+    await until(lambda: harness.catch_up.syncs, "a probe is sent")
+    harness.receiver.disconnected()
+    sent = harness.catch_up.syncs
+    harness.receiver.subscribed()
+    await until(lambda: harness.catch_up.syncs > sent, "another one is")
+    assert harness.receiver.lag_seconds == 0, "while the first is still waited for"
+
+
 async def test_a_lost_connection_reads_no_commands(harness: Harness) -> None:
     harness.broadcast.failures = 1 << 60
     harness.receiver.subscribed()

@@ -95,6 +95,8 @@ class Receiver:
         for replica in self._replicas:
             self._repair(replica)
         self._tasks.spawn(self._read_broadcasts(self._pubsub.generation))
+        # A probe that the previous connection didn't deliver would hold up streams of several topics until its time-out.
+        self._tasks.spawn(self._sync())
 
     def disconnected(self) -> None:
         self._replicas.disconnected()
