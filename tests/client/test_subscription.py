@@ -173,13 +173,14 @@ async def test_a_subscription_continues_after_a_drain_and_restart(quick_broker: 
 
 @pytest.mark.parametrize("topics", [("a",), ("a", "b")])
 async def test_i2_dropped_connections_lose_nothing_and_double_nothing(
-    quick_broker: BrokerProcess, topics: tuple[str, ...]
+    shared_brokers: SharedBrokers, topics: tuple[str, ...]
 ) -> None:
     """The connection is cut a hundred times, at any byte, while 2,000 events are published."""
+    broker = shared_brokers.get(retry_min_ms=1, retry_max_ms=1)
     published: list[str] = []
     async with (
-        TcpProxy(quick_broker.port) as proxy,
-        Client(quick_broker.url) as direct,
+        TcpProxy(broker.port) as proxy,
+        Client(broker.url) as direct,
         Client(proxy.url, max_delay_seconds=0.2) as client,
         client.subscribe(*topics) as events,
     ):

@@ -430,7 +430,11 @@ async def test_a_stream_needs_a_grant(serve: Serve) -> None:
 )
 async def test_what_no_broker_answers_in_mid_stream(response: bytes) -> None:
     def produce(url: str) -> None:
-        with BlockingClient(url, patience_seconds=0) as client, client.stream("a") as stream:
+        seconds = 1 if response == b"junk" else WAIT_SECONDS  # which might become the line of a response
+        with (
+            BlockingClient(url, timeout_seconds=seconds, patience_seconds=0) as client,
+            client.stream("a") as stream,
+        ):
             send_until_it_raises(stream)
 
     async def respond(connection: ServerConnection) -> None:

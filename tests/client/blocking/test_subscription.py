@@ -56,7 +56,7 @@ async def everything(url: str, *topics: str, **options: object) -> list[Event]:
     """All events of a subscription, in a thread."""
 
     def read() -> list[Event]:
-        with BlockingClient(url, silence_seconds=5) as client:
+        with BlockingClient(url, silence_seconds=5, max_delay_seconds=0.2) as client:
             return list(client.subscribe(*topics, **options))  # type: ignore[arg-type]
 
     return await asyncio.wait_for(asyncio.to_thread(read), WAIT_SECONDS)
