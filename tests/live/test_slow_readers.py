@@ -143,7 +143,7 @@ def resumes_or_gets_a_gap(broker: BrokerProcess, good: GoodReaders, reading: Bad
 
 def test_a_reader_is_not_cut_within_an_event_that_still_moves() -> None:
     """Each takes more than twice `slow_seconds` for its event: one that the socket takes whole, and one that it doesn't."""
-    loads = {"small": (60_000, 3_000), "large": (200_000, 10_000)}  # bytes, bytes per second
+    loads = {"small": (60_000, 3_500), "large": (200_000, 12_000)}  # bytes, bytes per second
     with (
         BrokerProcess(slow_seconds=8, heartbeat_seconds=1, retention_events=3) as broker,
         Stream(broker.port, "/topics/small", receive_buffer=SMALL_BUFFER_BYTES).opened() as small,

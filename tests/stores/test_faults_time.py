@@ -26,10 +26,9 @@ from tests.support.redis_proxy import RedisProxy
 from tests.support.redis_servers import Server
 from tests.support.waiting import until
 
-STOPPED_SECONDS = 4
-"""More than the time-outs below."""
-OWN_TIMEOUTS = ("broker.stores.redis.connector", "broker.stores.redis.receiver")
-"""Those that have passed when a stopped instance goes on."""
+TIMEOUTS = {"PROBE_TIMEOUT_SECONDS": 0.5, "REPLY_TIMEOUT_SECONDS": 0.5}
+STOPPED_SECONDS = 2
+"""When the instance goes on, the time-outs have passed for a probe that it made within a second."""
 
 
 async def test_the_store_is_started_after_the_instance(
@@ -178,7 +177,7 @@ def test_an_instance_is_stopped_for_a_while(start_server: StartServer) -> None:
     server = start_server()
     with (
         BrokerProcess(redis_url=server.url, heartbeat_seconds=0.2) as one,
-        BrokerProcess(redis_url=server.url, heartbeat_seconds=0.2, own_timeouts=OWN_TIMEOUTS) as other,
+        BrokerProcess(redis_url=server.url, heartbeat_seconds=0.2, timeouts=TIMEOUTS) as other,
         Stream(other.port, "/topics/a").opened() as alone,
         Stream(other.port, "/topics?topic=a&topic=b").opened() as both,
     ):

@@ -29,11 +29,11 @@ class BrokerProcess(RestartableProcess):
     """`broker serve`; a context manager.
 
     Args:
-        settings: its settings by name. Five are none of them: `descriptors` limits how many descriptors the process has,
+        settings: its settings by name. Six are none of them: `descriptors` limits how many descriptors the process has,
             `environment` has variables for it, `launcher` is a command that runs its own arguments, and `folder` has the
             package of another version, to be run in place of this one. With `own_timeouts` its store gives up as in
-            production, or only the modules of it that this names; otherwise a machine that stalls doesn't make it
-            (`patience`).
+            production; otherwise a machine that stalls doesn't make it (`patience`), but for the `timeouts` given by
+            the names of their constants.
 
     Attributes:
         url: such as `http://127.0.0.1:40123`; the same after a restart.
@@ -42,9 +42,9 @@ class BrokerProcess(RestartableProcess):
     def __init__(self, **settings: object) -> None:
         super().__init__()
         variables = cast("Mapping[str, str]", settings.pop("environment", {}))
-        own = cast("bool | Sequence[str]", settings.pop("own_timeouts", "folder" in settings))
-        patience = {} if own is True else environment(*(own or ()))
-        self._environment = {**patience, **variables}
+        timeouts = cast("Mapping[str, float]", settings.pop("timeouts", {}))
+        is_patient = not settings.pop("own_timeouts", "folder" in settings)
+        self._environment = {**(environment(timeouts) if is_patient else {}), **variables}
         self._launcher = cast("Sequence[str]", settings.pop("launcher", ()))
         self._folder = cast("Path | None", settings.pop("folder", None))
         descriptors = settings.pop("descriptors", None)

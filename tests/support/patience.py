@@ -1,7 +1,7 @@
 """Time-outs of stores, and between instances and workers, that a machine which stalls for seconds doesn't exceed.
 
 Every test runs with them (`tests/conftest.py`), and so does every `BrokerProcess`. Tests about a time-out use `own_timeouts`
-or `timeouts` around what has to be given up, or start the process with `own_timeouts`.
+or `timeouts` around what has to be given up, or start the process with these.
 """
 
 from __future__ import annotations
@@ -37,14 +37,20 @@ OWN: Constants = {
 """The broker's own."""
 
 
-def environment(*own: str) -> dict[str, str]:
-    """Variables that give a broker's process the long ones, but for the modules `own`, which are named from `broker` on."""
-    assert set(own) <= LONG.keys(), own
-    constants = {module: values for module, values in LONG.items() if module not in own}
+def environment(given: Mapping[str, float]) -> dict[str, str]:
+    """Variables that give a broker's process those `given`, by the names of their constants, and all other long ones."""
+    changed = _by_module(given)
+    constants = {module: {**values, **changed[module]} for module, values in LONG.items()}
     return {
         "PYTHONPATH": str(Path(__file__).parent / "patient_process"),
         "TEST_CONSTANTS": json.dumps(constants),
     }
+
+
+def _by_module(given: Mapping[str, float]) -> Constants:
+    found = {module: {name: given[name] for name in names if name in given} for module, names in LONG.items()}
+    assert sum(map(len, found.values())) == len(given), f"unknown, or in two modules: {given}"
+    return found
 
 
 @contextmanager
@@ -64,11 +70,7 @@ def own_timeouts() -> Iterator[None]:
 @contextmanager
 def timeouts(**given: float) -> Iterator[None]:
     """These, by the names of their constants, for what begins within the block, in this process. All others stay as they are."""
-    constants = {
-        module: {name: given.pop(name) for name in names if name in given} for module, names in LONG.items()
-    }
-    assert not given, f"no such time-outs: {given}"
-    with _set(constants):
+    with _set(_by_module(given)):
         yield
 
 

@@ -15,10 +15,12 @@ from tests.live.conftest import leave_out
 from tests.live.pages.conftest import StartBroker
 from tests.support.broker_process import BrokerProcess
 from tests.support.event_stream import Stream
+from tests.support.http import exchange, request
 from tests.support.redis_servers import Server, redis
 from tests.support.scale import scaled
 from tests.support.silent_streams import make_topics, silent_streams
 from tests.support.tokens import HMAC
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")  # Chromium's
 PICTURES = Path(__file__).parents[3] / ".cache" / "pictures"
@@ -107,8 +109,10 @@ async def test_it_survives_a_restart_of_the_broker(
 async def test_while_the_store_is_down_it_says_so_and_its_buttons_claim_nothing(
     data_server: Server, page: Page, complaints: list[str], start_broker: StartBroker
 ) -> None:
-    broker = start_broker(redis_url=data_server.url, own_timeouts=True)
-    broker.publish("news", "1")
+    timeouts = {"CALL_SECONDS": 1, "REPLY_TIMEOUT_SECONDS": 1, "CONNECT_SECONDS": 1, "WATCH_SECONDS": 1}
+    broker = start_broker(redis_url=data_server.url, timeouts=timeouts)
+    published = request("POST", "/topics/news", "Idempotency-Key: k", body=b"1")
+    wait_for(lambda: exchange(broker.port, published).status == 201, "a machine that stalls has it refused")
     await open_dashboard(page, broker.url)
     state = page.locator("#instance-rows td").first
     await expect(state).to_have_text("ready")
