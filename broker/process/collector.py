@@ -14,6 +14,9 @@ from typing import Protocol
 
 COLLECT_AFTER = 20_000
 """Container objects allocated between two runs of the cycle collector; a request allocates about 50."""
+YOUNG_RUNS = 3
+"""Runs over new objects until a run visits all those that they left: 80,000 in 6 ms. More rarely, a run would take longer."""
+MIDDLE_RUNS = 700  # before a run over all objects
 LOOK_SECONDS = 1.0
 QUIET_SHARE = 0.2
 """The process is quiet if it used less of a processor's time since the last look."""
@@ -63,5 +66,5 @@ class QuietCollector:
 def relax_collector() -> None:
     """Run the collector less often, and in quiet moments. To be called in the loop, once everything is imported."""
     gc.freeze()
-    gc.set_threshold(COLLECT_AFTER, 20, 100)
+    gc.set_threshold(COLLECT_AFTER, YOUNG_RUNS, MIDDLE_RUNS)
     QuietCollector(asyncio.get_running_loop()).start()
