@@ -26,7 +26,7 @@ from tests.support.waiting import wait_for
 
 GOOD, STUCK, SLOW = (scaled(count) for count in (1000, 200, 200))
 FLOOD_BYTES = int(50_000_000 * SCALE)
-SLOW_SECONDS = 20
+SLOW_SECONDS = 20 if SCALE == 1 else 8  # the full crowd keeps a slow machine busy for seconds
 """Good readers are read in turn, and slow ones by a process that must get its share of the machine."""
 SLOW_BYTES_PER_SECOND = 1000
 EVENT_BYTES = 2000
