@@ -68,10 +68,8 @@ class Node:
         self._store = store
         self._publish_at_once = store.topics.publish_at_once
         self._policy = policy
-        self.delivered = self.streams.hub.fan_out.delivered
-        self.delivered_at_once = (
-            self.streams.hub.fan_out.delivered_at_once
-        )  # the store calls it for most events
+        fan_out = self.streams.hub.fan_out
+        self.delivered, self.delivered_at_once = fan_out.delivered, fan_out.delivered_at_once
         self._backpressure = self.streams.hub.feeds.backpressure
         self._sweeping: asyncio.Task[None] | None = None
         self._loop_lag = LoopLag(asyncio.get_running_loop(), metrics)

@@ -60,6 +60,7 @@ def test_the_copy_lacks_what_records(tmp_path: Path) -> None:
     assert (tmp_path / "copy/pyproject.toml").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.uncompiled
 @pytest.mark.parametrize("load", LOADS)
 def test_the_dearer_broker_is_found(load: str) -> None:
