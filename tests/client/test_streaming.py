@@ -166,7 +166,7 @@ async def test_the_patience_ends_if_no_connection_lasts() -> None:
 
 
 async def test_cancel_is_raised_and_the_sent_text_stands(server: Server) -> None:
-    async with Client(server.url) as client:
+    async with asyncio.timeout(WAIT_SECONDS), Client(server.url) as client:
         viewer = asyncio.create_task(followed(client, "a"))
         sent = 0
         with pytest.raises(Cancelled):
@@ -177,7 +177,7 @@ async def test_cancel_is_raised_and_the_sent_text_stands(server: Server) -> None
                     if sent == 20:
                         await client.cancel("a")
                     await asyncio.sleep(0.001)
-        text = await asyncio.wait_for(viewer, WAIT_SECONDS)
+        text = await viewer
         assert text[:20] == [str(number) for number in range(20)]
         assert await why_ended(client) == "cancelled"
 
