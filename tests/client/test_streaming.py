@@ -168,6 +168,7 @@ async def test_the_patience_ends_if_no_connection_lasts() -> None:
 async def test_cancel_is_raised_and_the_sent_text_stands(server: Server) -> None:
     async with asyncio.timeout(WAIT_SECONDS), Client(server.url) as client:
         viewer = asyncio.create_task(followed(client, "a"))
+        published = server.node.metrics.published
         sent = 0
         with pytest.raises(Cancelled):
             async with client.stream("a") as stream:
@@ -175,6 +176,9 @@ async def test_cancel_is_raised_and_the_sent_text_stands(server: Server) -> None
                     await stream.send(str(sent))
                     sent += 1
                     if sent == 20:
+                        await until(
+                            lambda: published.value >= 20, "the broker has them, and knows the producer"
+                        )
                         await client.cancel("a")
                     await asyncio.sleep(0.001)
         text = await viewer
