@@ -21,7 +21,7 @@ from tests.live.examples import EXAMPLES
 from tests.support.broker_process import BrokerProcess
 from tests.support.ports import free_port
 from tests.support.tokens import HMAC, SECRET
-from tests.support.waiting import WAIT_SECONDS
+from tests.support.waiting import WAIT_SECONDS, until
 
 sys.path.append(str(EXAMPLES / "tokens"))
 import chat
@@ -198,7 +198,7 @@ async def test_a_model_that_refuses_has_failed(
 ) -> None:
     model.status = 401
     assert await talk.ends_as(await talk.ask()) == "failed"
-    assert "401" in caplog.text
+    await until(lambda: "401" in caplog.text, "the log tells it: it may follow the end")
 
 
 async def test_a_failure_does_not_name_the_models_address(
@@ -208,7 +208,7 @@ async def test_a_failure_does_not_name_the_models_address(
     async with talking(broker, f"http://127.0.0.1:{free_port()}/secret") as talk:
         topic = await talk.ask()
         assert await talk.ends_as(topic) == "failed"
-        assert "is incomplete: APIConnectionError" in caplog.text
+        await until(lambda: "is incomplete: APIConnectionError" in caplog.text, "the log tells it")
 
 
 # Users
