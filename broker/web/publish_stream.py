@@ -56,9 +56,9 @@ class BodyFormat(Protocol):
     """Decodes the bytes of one body into events."""
 
     def plain_events(self, data: bytes) -> PlainEvents | None:
-        """The events that `data` is, if they are few and whole, and nothing is held. Else None, and `data` is for `items`.
+        """The events that `data` is, if they are few and whole, and nothing is held; else None. Raises as `items` does.
 
-        `items` may have it all the same if they are several. Raises as `items` does.
+        After None or several events, `data` may still be given to `items`.
         """
 
     def items(self, data: bytes) -> Iterator[Item | None]:
@@ -132,7 +132,7 @@ class _StreamedPublish:
         self._check = services.node.streams.evictions.check
         self._caller = caller
         self._topic = topic
-        self._options, self._mark = options, options.mark
+        self._options = options
         self._format = body_format
         self._interrupt = Interrupt()
         self._held: HeldBody  # while it runs
@@ -170,14 +170,14 @@ class _StreamedPublish:
             if event_id is not None:
                 self._last_id = event_id
                 self._published += len(events)
-                if self._mark is not None:
-                    self._ends_with_mark = self._mark.is_in(events[-1])
+                if self._options.mark is not None:
+                    self._ends_with_mark = self._options.mark.is_in(events[-1])
                 return None
         return self._flush([(topic, lines) for lines in events])
 
     async def _publish_end(self) -> None:
         """Publish what the end of the body completes. Raises `Incomplete` if the body lacks its mark."""
-        mark = self._mark
+        mark = self._options.mark
         try:
             await self._publish(self._format.end())
         except NoEventStream:
@@ -241,8 +241,8 @@ class _StreamedPublish:
             self._last_id = receipt.ids[-1]
             self._is_plain = self._options.producer is None and not self._node.limits.limits_publishing
         self._published += len(batch) - receipt.known
-        if self._mark is not None:
-            self._ends_with_mark = self._mark.is_in(batch[-1][1])
+        if self._options.mark is not None:
+            self._ends_with_mark = self._options.mark.is_in(batch[-1][1])
         if receipt.known and self._topic is not None:  # a client that resumes may send its first events again
             self._services.producers.check_resumed(self._topic)
 

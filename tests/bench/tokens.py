@@ -42,7 +42,7 @@ WARM_SECONDS = 2
 """No latency is counted during the first seconds, while clients connect."""
 SAMPLED = 20
 """Latency is measured for one of so many answers; their viewers read at once. If all viewers did, they would need a CPU of their
-own: the others read twice a second, a few at a time, for whoever is read meanwhile would seem late."""
+own: the others read twice a second, a few at a time: else the first ones would seem late."""
 LAZY_SECONDS = 0.5
 STEP_SECONDS = 0.002
 """Between two looks at the lazy viewers, at least."""
@@ -140,10 +140,10 @@ def watch(pipe: Connection, port: int, run: str, answers: int) -> None:
     looked_at = time.monotonic()
     while sockets and time.monotonic() < deadline:
         ready = [number for number, _ in eager.poll(STEP_SECONDS)]
-        share = (time.monotonic() - looked_at) / LAZY_SECONDS
-        if share >= STEP_SECONDS / LAZY_SECONDS:
-            looked_at = time.monotonic()
-            for _ in range(min(len(lazy), math.ceil(len(lazy) * share))):
+        elapsed = time.monotonic() - looked_at
+        if elapsed >= STEP_SECONDS:
+            looked_at += elapsed
+            for _ in range(min(len(lazy), math.ceil(len(lazy) * elapsed / LAZY_SECONDS))):
                 ready.append(lazy.popleft())
                 lazy.append(ready[-1])
         for number in ready:

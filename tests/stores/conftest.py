@@ -153,9 +153,8 @@ async def start_broker() -> AsyncIterator[StartBroker]:
         return broker
 
     yield start
-    await asyncio.gather(
-        *(broker.stop() for broker in brokers)
-    )  # each tries for a second to leave a store that is gone
+    # Together, for each tries for a second to leave a store that is gone.
+    await asyncio.gather(*(broker.stop() for broker in brokers))
 
 
 @pytest.fixture

@@ -85,9 +85,8 @@ async def test_a_copy_of_lost_events_does_not_join_older_ones_of_the_store(
     older = Older(server)
     for number in (4, 5):
         await one.publish("a", f"e{number}")
-    await other.subscribe(
-        "/topics/c"
-    )  # so that this instance knows of e5, and its log of the topic begins after it
+    # The second instance learns of e5 by this, so its log of the topic begins after it.
+    await other.subscribe("/topics/c")
     live = await other.subscribe("/topics/a")
     for number in (6, 7):
         await one.publish("a", f"e{number}")
