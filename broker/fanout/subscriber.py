@@ -28,7 +28,7 @@ from broker.fanout.feed import Feed
 from broker.fanout.lag import Lag
 from broker.fanout.origin import LIVE
 from broker.fanout.totals import NOTHING, Totals
-from broker.fanout.transports import reset_at_close, unacknowledged
+from broker.fanout.transports import peer_address, reset_at_close, unacknowledged
 
 MAX_HEARD_BYTES = 64 << 10
 """A subscriber may send so much after its request; it is ignored."""
@@ -134,8 +134,7 @@ class Subscriber:
     @property
     def peer(self) -> str:
         """The client's IP address, or that of its nearest proxy; "" if unknown."""
-        name = self._transport.get_extra_info("peername")
-        return self.address or (str(name[0]) if isinstance(name, tuple) and name else "")
+        return self.address or peer_address(self._transport)
 
     @property
     def events(self) -> int:

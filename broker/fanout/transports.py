@@ -1,4 +1,4 @@
-"""Facts about sockets that asyncio's transports don't offer."""
+"""What asyncio's transports don't offer, of the sockets below them and of our own transports."""
 
 from __future__ import annotations
 
@@ -9,6 +9,19 @@ import struct
 import termios
 
 _LINGER_NONE = struct.pack("ii", 1, 0)
+
+
+def peer_address(transport: asyncio.Transport) -> str:
+    """The IP address at the other end; "" on a unix socket, or if the connection is gone."""
+    name = transport.get_extra_info("peername")
+    return str(name[0]) if isinstance(name, tuple) and name else ""
+
+
+def coalesce(transport: asyncio.Transport, *, on: bool) -> None:
+    """What arrives may wait for a moment from now on, or no longer; with a transport of the loop's own nothing waits."""
+    switch = transport.get_extra_info("coalesce")
+    if switch is not None:
+        switch(on=on)
 
 
 def unacknowledged(transport: asyncio.Transport) -> int:

@@ -16,6 +16,8 @@
     proxied         reads the PROXY header of a connection
     proxy_header    the header's two formats
     socket_transport  the transport of a plain connection
+    socket_polling  watches the sockets
+    coalescing      one wake-up of the loop for the events of many of them
     data_directory  the directory of `--data`
     valkey          the Valkey server in it
     signals, setup  for every process

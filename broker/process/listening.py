@@ -19,7 +19,8 @@ from broker.process.accepting import Acceptor
 from broker.process.listeners import BACKLOG
 from broker.process.proxied import ProxiedConnections
 from broker.process.setup import StartError
-from broker.process.socket_transport import SocketPolling
+from broker.process.socket_polling import SocketPolling
+from broker.process.socket_transport import connect
 
 SEND_BUFFER_BYTES = 64 << 10
 """The kernel doubles it; without a bound it would hold megabytes for each stuck client (I4)."""
@@ -106,8 +107,8 @@ class Listening:
             await self._loop.connect_accepted_socket(partial(self._connect_tcp, peer), connection)
 
 
-def _open(polling: SocketPolling, connect: ConnectionFactory, connection: socket.socket, peer: str) -> None:
-    polling.connect(connection, connect(peer))
+def _open(polling: SocketPolling, make: ConnectionFactory, connection: socket.socket, peer: str) -> None:
+    connect(polling, connection, make(peer))
 
 
 def describe(sock: socket.socket) -> str:

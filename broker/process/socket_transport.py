@@ -1,7 +1,6 @@
 """The transport of a plain connection: one small object on a socket.
 
-Rules: knows no HTTP. The event loop watches a single descriptor, an epoll of all these sockets. uvloop's transport of an idle
-connection takes about 1.1 KB, this one 0.3 KB, and it needs fewer system calls.
+Rules: knows no HTTP. uvloop's transport of an idle connection takes about 1.1 KB, this one 0.3 KB, and it needs fewer system calls.
 
 It keeps asyncio's rules for transports, with limits of 0 for its buffer: the protocol is paused as soon as a write leaves a rest,
 and resumed when the rest has left.
@@ -15,10 +14,9 @@ import select
 import socket
 from typing import Any, cast
 
-READ_BYTES = 64 << 10
+from broker.process.socket_polling import SocketPolling
+
 _IN, _OUT = select.EPOLLIN, select.EPOLLOUT
-EVENTS_PER_TURN = 64
-"""Sockets served in one turn of the loop; a request takes about 50 µs."""
 
 
 class _Phase(enum.Enum):
@@ -30,81 +28,19 @@ class _Phase(enum.Enum):
 _OPEN, _CLOSING, _CLOSED = _Phase  # to look them up there costs as much as a call
 
 
-class SocketPolling:
-    """The transports of one loop, and the epoll that watches their sockets."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self._epoll = select.epoll()
-        self._transports: list[SocketTransport | None] = []  # by descriptor
-        self._count, self._is_stopping = 0, False
-        self._buffer = memoryview(bytearray(READ_BYTES))
-        loop.add_reader(self._epoll, self._turn)
-
-    def connect(self, connection: socket.socket, protocol: asyncio.Protocol) -> None:
-        """Make `protocol` that of `connection`, a non-blocking socket, which the transport closes."""
-        descriptor = connection.fileno()
-        self._transports += [None] * (descriptor + 1 - len(self._transports))
-        transport = SocketTransport(self, connection, protocol)
-        self._transports[descriptor] = transport
-        self._count += 1
-        try:
-            protocol.connection_made(cast("asyncio.Transport", transport))
-            transport.watch()
-        except Exception as error:  # a defect must not keep others from connecting (I9)
-            self._failed(transport, error)
-
-    def stop(self) -> None:
-        """Release the epoll once all connections have ended."""
-        self._is_stopping = True
-        self._release_if_empty()
-
-    def _release_if_empty(self) -> None:
-        if self._is_stopping and not self._count and not self._epoll.closed:
-            self.loop.remove_reader(self._epoll)
-            self._epoll.close()
-
-    def _turn(self) -> None:
-        for descriptor, events in self._epoll.poll(0, EVENTS_PER_TURN):
-            transport = self._transports[descriptor]
-            if transport is None:
-                continue
-            try:
-                transport.on_ready(events)
-            except Exception as error:  # a defect with one connection must not reach the others (I9)
-                self._failed(transport, error)
-
-    def _failed(self, transport: SocketTransport, error: Exception) -> None:
-        context = {"message": "a protocol failed", "exception": error, "transport": transport}
-        self.loop.call_exception_handler(context)
-        transport.abort()
-
-    # For transports
-
-    def receive(self, connection: socket.socket) -> bytes:
-        """The bytes that have arrived, at most `READ_BYTES`; b"" at the end. Raises `OSError`."""
-        count = connection.recv_into(self._buffer)  # mypyc would evaluate it twice within the slice
-        return bytes(self._buffer[:count])
-
-    def watch(self, connection: socket.socket, former: int, events: int) -> None:
-        """Watch for `events` instead of the `former` ones; 0 for none, not even errors."""
-        if not former:
-            self._epoll.register(connection, events)
-        elif events:
-            self._epoll.modify(connection, events)
-        else:
-            self._epoll.unregister(connection)
-
-    def ended(self, connection: socket.socket) -> None:
-        """Close `connection`: its transport has called its protocol's `connection_lost`."""
-        self._transports[connection.fileno()] = None
-        connection.close()
-        self._count -= 1
-        self._release_if_empty()
+def connect(polling: SocketPolling, connection: socket.socket, protocol: asyncio.Protocol) -> None:
+    """Make `protocol` that of `connection`, a non-blocking socket, which its transport closes."""
+    transport = SocketTransport(polling, connection, protocol)
+    polling.add(connection, transport)
+    try:
+        protocol.connection_made(cast("asyncio.Transport", transport))
+        transport.watch()
+    except Exception as error:  # a defect must not keep others from connecting (I9)
+        polling.failed(transport, error)
 
 
 class SocketTransport:
-    """A connected socket. Made by `SocketPolling.connect`.
+    """A connected socket. Made by `connect`.
 
     It has the methods of an `asyncio.Transport`, but doesn't inherit them: mypyc makes a native class only without such a base.
     """
@@ -132,9 +68,11 @@ class SocketTransport:
         self._buffer: bytearray | None = None  # the bytes that the socket didn't take
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """`socket` or `peername`; it has nothing else."""
+        """`socket`, `peername`, or `coalesce`, the method; it has nothing else."""
         if name == "socket":
             return self._socket
+        if name == "coalesce":
+            return self.coalesce
         if name != "peername":
             return default
         try:
@@ -163,6 +101,11 @@ class SocketTransport:
     def resume_reading(self) -> None:
         self._is_paused = False
         self.watch()
+
+    def coalesce(self, *, on: bool) -> None:
+        """What arrives may wait for a moment from now on, to share a wake-up of the loop with others, or no longer."""
+        if self._phase is not _CLOSED:
+            self._polling.coalesce(self._socket, self._events, on=on)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Accepts only limits of 0, which it has."""
@@ -224,7 +167,7 @@ class SocketTransport:
         try:
             protocol.connection_lost(error)
         finally:
-            self._polling.ended(self._socket)
+            self._polling.remove(self._socket)
 
     def _shut_down(self) -> None:
         try:

@@ -174,8 +174,9 @@ class _TracedBody:
     def length(self) -> int | None:
         return self._inner.length
 
-    def listen(self, listener: Listener | None) -> None:
-        self._inner.listen(None if listener is None else partial(self._notify, listener))
+    def listen(self, listener: Listener | None, *, coalesced: bool = False) -> None:
+        listener = None if listener is None else partial(self._notify, listener)
+        self._inner.listen(listener, coalesced=coalesced)
 
     def _notify(self, listener: Listener, piece: bytes | None) -> bool:
         outer, self._current.context = self._current.context, self._context

@@ -207,7 +207,7 @@ class _Body:
         except web.RequestPayloadError:
             raise _malformed() from None
 
-    def listen(self, listener: Listener | None) -> None:
+    def listen(self, listener: Listener | None, *, coalesced: bool = False) -> None:
         if self._reading is not None:
             self._reading.cancel()
             self._reading = None

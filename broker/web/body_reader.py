@@ -102,7 +102,7 @@ class BodyReader:
                 while True:
                     piece = self._take(body, interrupt)
                     if piece is None:
-                        await self._wait(body, interrupt, interrupt.arrived)
+                        await self._wait(body, interrupt, interrupt.arrived, coalesced=False)
                         continue
                     if not piece:
                         return bytes(pieces)
@@ -134,7 +134,7 @@ class BodyReader:
         arriving = _Arriving(body, interrupt, use, self._timeouts)
         self._timeouts.piece_awaited(interrupt)
         try:
-            await self._wait(body, interrupt, arriving.notified)
+            await self._wait(body, interrupt, arriving.notified, coalesced=True)
         finally:
             self._timeouts.body_arrived(interrupt)
         await arriving.finish()
@@ -154,12 +154,14 @@ class BodyReader:
             self._waits.discard(interrupt)
         self._check(interrupt)
 
-    async def _wait(self, body: BodySource, interrupt: Interrupt, listener: Listener) -> None:
+    async def _wait(
+        self, body: BodySource, interrupt: Interrupt, listener: Listener, *, coalesced: bool
+    ) -> None:
         """Call `listener` for each arrival until `interrupt` is woken."""
         interrupt.waiter = asyncio.get_running_loop().create_future()
         self._waits.add(interrupt)
         try:
-            body.listen(listener)
+            body.listen(listener, coalesced=coalesced)
             await interrupt.waiter
         finally:
             interrupt.waiter = None

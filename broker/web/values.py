@@ -97,8 +97,11 @@ class BodySource(Protocol):
     def take(self) -> bytes | None:
         """The bytes that have arrived since the last call: b"" at the end, None if there are none yet."""
 
-    def listen(self, listener: Listener | None) -> None:
-        """Call `listener` whenever bytes, the end or a fault may have arrived; None ends that."""
+    def listen(self, listener: Listener | None, *, coalesced: bool = False) -> None:
+        """Call `listener` whenever bytes, the end or a fault may have arrived; None ends that.
+
+        If `coalesced`, what arrives may wait for a moment, so that several bodies share a wake-up of the loop.
+        """
 
 
 class Memo:

@@ -12,7 +12,8 @@ from typing import Any, cast
 
 import pytest
 
-from broker.process.socket_transport import READ_BYTES, SocketPolling, SocketTransport
+from broker.process.socket_polling import READ_BYTES, SocketPolling
+from broker.process.socket_transport import SocketTransport, connect
 from tests.support.waiting import WAIT_SECONDS, until
 
 LARGE = b"x" * (4 << 20)
@@ -73,7 +74,7 @@ class Wiring:
         near.setblocking(False)
         far.setblocking(False)
         self.fars.append(far)
-        self.polling.connect(near, protocol)
+        connect(self.polling, near, protocol)
         return far
 
 
@@ -84,7 +85,7 @@ async def wiring() -> AsyncIterator[Wiring]:
     made.polling.stop()
     for far in made.fars:
         far.close()
-    await until(lambda: made.polling._epoll.closed, "the epoll is released after the last connection")
+    await until(lambda: made.polling._prompt.closed, "the epoll is released after the last connection")
 
 
 async def read_all(far: socket.socket) -> bytes:
@@ -188,7 +189,7 @@ async def test_a_reset_after_the_peers_end_is_noticed(wiring: Wiring, has_ended:
     for number in range(1, 4):
         other_far.send(b"b")
         await until(lambda number=number: len(other.received) == number, "the other one is read")  # type: ignore[misc]
-    assert wiring.polling._epoll.poll(0) == [], "an end wakes the loop only once"
+    assert wiring.polling._prompt.poll(0) == [], "an end wakes the loop only once"
     assert not near.is_lost
     far.close()
     await until(lambda: near.is_lost, "it is lost")
@@ -204,7 +205,7 @@ async def test_a_reset_while_nothing_is_awaited_wakes_nobody(wiring: Wiring) -> 
     far.close()
     other_far.send(b"b")
     await until(lambda: other.received == b"b", "the other one is read")
-    assert wiring.polling._epoll.poll(0) == []
+    assert wiring.polling._prompt.poll(0) == []
     near.transport.write(b"x")
     near.transport.write(b"x")
     await until(lambda: near.is_lost, "a write finds out")
@@ -280,10 +281,10 @@ async def test_a_connection_that_the_kernel_does_not_watch_is_closed(wiring: Wir
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     good, refused = Recorder(), Recorder()
     good_far = wiring.connect(good)
-    epoll = wiring.polling._epoll
-    wiring.polling._epoll = cast("select.epoll", Full(epoll))
+    epoll = wiring.polling._prompt
+    wiring.polling._prompt = cast("select.epoll", Full(epoll))
     far = wiring.connect(refused)
-    wiring.polling._epoll = epoll
+    wiring.polling._prompt = epoll
     await until(lambda: refused.is_lost, "it has ended")
     assert await read_all(far) == b""
     assert [type(context["exception"]) for context in reported] == [OSError]

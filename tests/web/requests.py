@@ -21,7 +21,7 @@ class Body:
     def take(self) -> bytes | None:
         return self._pieces.pop(0) if self._pieces else b""
 
-    def listen(self, listener: Listener | None) -> None:
+    def listen(self, listener: Listener | None, *, coalesced: bool = False) -> None:
         assert listener is None, "`take` always has something"
 
 

@@ -22,7 +22,7 @@ class Silent(Body):
     def take(self) -> bytes | None:
         return None
 
-    def listen(self, listener: Listener | None) -> None:
+    def listen(self, listener: Listener | None, *, coalesced: bool = False) -> None:
         pass
 
 
@@ -37,7 +37,7 @@ class Arriving(Body):
         super().__init__()
         self.listener: Listener | None = None
 
-    def listen(self, listener: Listener | None) -> None:
+    def listen(self, listener: Listener | None, *, coalesced: bool = False) -> None:
         self.listener = listener
 
     def take(self) -> bytes | None:

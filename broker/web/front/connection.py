@@ -13,6 +13,7 @@ import asyncio
 import logging
 from typing import cast
 
+from broker.fanout.transports import coalesce, peer_address
 from broker.web.connection_timeouts import TimeoutReason
 from broker.web.errors import problem
 from broker.web.front.answers import CONTINUE, HEAD_TOO_SLOW
@@ -76,8 +77,7 @@ class HttpConnection:
         """The client's address, or its nearest proxy's; "" on a unix socket, and after the end."""
         if self.told_peer or self._transport is None:
             return self.told_peer
-        name = self._transport.get_extra_info("peername")
-        return name[0] if isinstance(name, tuple) else ""
+        return peer_address(self._transport)
 
     # From the transport
 
@@ -135,16 +135,14 @@ class HttpConnection:
 
     def time_out(self, reason: TimeoutReason) -> None:
         """Close the connection, with an answer if part of a head has arrived."""
-        transport = self._transport
-        if transport is None:
+        if self._transport is None:
             return
         _logger.debug("closing a connection from %s: time-out %s", self.peer, reason)
         if reason is TimeoutReason.HEAD and self._parser.is_head_begun and self._is_writable:
             self._parser.refuse(problem("invalid-parameter", HEAD_TOO_SLOW))
             self.resume()
         else:
-            self._has_ended, self._rest = True, b""
-            transport.abort()
+            self.abort()
 
     # For the request in progress
 
@@ -155,6 +153,10 @@ class HttpConnection:
         self._regulate()
         if self._transport is not None:
             self._report_held()
+
+    def coalesce(self, *, on: bool) -> None:
+        if self._transport is not None:
+            coalesce(self._transport, on=on)
 
     def send_continue(self) -> None:
         if self._transport is not None:
@@ -167,6 +169,8 @@ class HttpConnection:
         transport = self._transport
         if transport is None:
             return
+        if exchange.is_coalesced:
+            coalesce(transport, on=False)
         transport.write(data)
         if not closes:
             if self._holds_body:
@@ -197,10 +201,10 @@ class HttpConnection:
         if not self._is_reading and not self.is_half_closed:
             transport.resume_reading()
 
-    def leave(self) -> None:
-        """Close without an answer: the client has left."""
+    def abort(self) -> None:
+        """Close at once, without an answer."""
         if self._transport is not None:
-            self._end()
+            self._has_ended, self._rest = True, b""
             self._transport.abort()
 
     def close_if_idle(self) -> None:
@@ -208,10 +212,6 @@ class HttpConnection:
         if not (self._current or self._parser.ready or self._has_ended) and self._transport is not None:
             self._end()
             self._transport.close()
-
-    def abort(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
 
     def resume(self) -> None:
         """Serve the requests that have arrived, until a request waits, the client does not read its answers, or others have their turn."""

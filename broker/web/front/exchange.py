@@ -28,6 +28,9 @@ class BodyFlow(Protocol):
     def hold_body(self, *, held: bool) -> None:
         """Stop reading, or read on."""
 
+    def coalesce(self, *, on: bool) -> None:
+        """What arrives may wait for a moment from now on, or no longer."""
+
     def send_continue(self) -> None:
         """Ask the client for the body (RFC 9110 §10.1.1)."""
 
@@ -44,6 +47,7 @@ class Exchange:
 
     Attributes:
         peer: the client's address, if the front needs it.
+        is_coalesced: whether the connection was told that what arrives may wait.
         is_complete: whether the whole body has arrived.
         is_queued: whether the connection has queued it to be served.
         held_bytes: of its body, which the handler has not taken.
@@ -61,6 +65,7 @@ class Exchange:
         "began_at",
         "head",
         "held_bytes",
+        "is_coalesced",
         "is_complete",
         "is_queued",
         "peer",
@@ -71,6 +76,7 @@ class Exchange:
         """A request with a complete head, and its whole `body` too if that is given."""
         self.head = head
         self.is_complete = self.is_queued = body is not None
+        self.is_coalesced = False
         self.started_at = self.began_at = 0.0
         self.peer = ""
         self._flow = flow
@@ -144,8 +150,11 @@ class Exchange:
             self._fail()
         return None
 
-    def listen(self, listener: Listener | None) -> None:
+    def listen(self, listener: Listener | None, *, coalesced: bool = False) -> None:
         self._listener = listener
+        if coalesced and not self.is_coalesced:
+            self.is_coalesced = True
+            self._flow.coalesce(on=True)
         head = self.head
         if listener is None or self._has_continued:
             return

@@ -275,7 +275,7 @@ class Front:
         return encode(answer, self._response_headers.lines(origin), "GET", "1.1", closes=True)
 
     def _leave(self, connection: HttpConnection, exchange: Exchange) -> None:
-        connection.leave()
+        connection.abort()
         self._log(exchange, CLIENT_LEFT, 0)
 
     def _measure_of(self, head: Head) -> RouteMeasure:

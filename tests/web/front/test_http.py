@@ -244,6 +244,7 @@ def test_a_body_of_tiny_chunks_is_held_early() -> None:
         def hold_body(self, *, held: bool) -> None:
             self.is_held = held
 
+        def coalesce(self, *, on: bool) -> None: ...
         def send_continue(self) -> None: ...
 
     flow, pieces = Flow(), 0
