@@ -13,12 +13,12 @@ import select
 from collections.abc import Callable, Sequence
 
 INTERVAL_SECONDS = 0.001
-SAMPLE = 16
-"""So many wake-ups, or polls of the timer, decide how it goes on."""
-BUSY_SECONDS = 0.005
-"""The timer takes over if a sample of wake-ups took no longer: 3,200 a second."""
+SAMPLE = 64
+"""So many wake-ups, or polls of the timer, decide how it goes on: enough to tell a high rate from a burst."""
+BUSY_SECONDS = SAMPLE / 3_200
+"""The timer takes over if a sample of wake-ups took no longer."""
 IDLE_EVENTS = 2 * SAMPLE
-"""It ends if a sample of polls brought fewer. At less than two events for each, a wake-up for each event costs no more."""
+"""It ends if a sample of polls brought fewer: a wake-up for each event costs no more then."""
 
 Serve = Callable[[Sequence[tuple[int, int]]], None]
 """Handles events: pairs of a descriptor and its `EPOLL…` bits. It must not raise."""
