@@ -1,6 +1,6 @@
 """Watches the sockets of one loop by two epolls: one for those that want to be served at once, and one for those that can wait.
 
-Rules: knows no HTTP. The event loop watches two descriptors, however many sockets there are.
+Rules: knows no HTTP. The event loop watches two descriptors at most, however many sockets there are.
 """
 
 from __future__ import annotations
@@ -9,23 +9,28 @@ import asyncio
 import select
 import socket
 from collections.abc import Sequence
-from typing import Protocol
 
 from broker.process.coalescing import CoalescingEpoll
 
 READ_BYTES = 64 << 10
 EVENTS_PER_TURN = 64
 """Sockets served in one turn of the loop; a request takes about 50 µs."""
+READABLE, WRITABLE, BROKEN, ONCE = 1, 4, 8, 1 << 31
+"""EPOLLIN, EPOLLOUT, EPOLLERR and EPOLLET, which `select` has on Linux only."""
 
 
-class Watched(Protocol):
+class Watched:
     """What is told of a socket's events."""
+
+    __slots__ = ()
 
     def on_ready(self, events: int) -> None:
         """The socket is readable, writable or broken."""
+        raise NotImplementedError
 
     def abort(self) -> None:
         """A defect was met: the socket is to be closed."""
+        raise NotImplementedError
 
 
 class SocketPolling:
@@ -49,7 +54,7 @@ class SocketPolling:
         self._count += 1
 
     def remove(self, connection: socket.socket) -> None:
-        """Close `connection`."""
+        """Close `connection`; nothing is told of it any more."""
         descriptor = connection.fileno()
         self._watched[descriptor] = None
         self._can_wait.discard(descriptor)
@@ -79,15 +84,23 @@ class SocketPolling:
             epoll.unregister(connection)
 
     def coalesce(self, connection: socket.socket, events: int, *, on: bool) -> None:
-        """The `events` of `connection`, which is watched for them, may wait for a moment from now on, or no longer."""
+        """Move `connection`, now watched for `events`, to the epoll whose events may wait for a moment, or back.
+
+        It stays where it is if the kernel lets the user watch no more (fs.epoll.max_user_watches).
+        """
         descriptor = connection.fileno()
         if on == (descriptor in self._can_wait):
             return
         if events:
-            self.watch(connection, events, 0)
+            source, target = self._prompt, self._coalescing.epoll
+            if not on:
+                source, target = target, source
+            try:
+                target.register(connection, events)
+            except OSError:
+                return
+            source.unregister(connection)
         (self._can_wait.add if on else self._can_wait.discard)(descriptor)
-        if events:
-            self.watch(connection, 0, events)
 
     def receive(self, connection: socket.socket) -> bytes:
         """The bytes that have arrived, at most `READ_BYTES`; b"" at the end. Raises `OSError`."""

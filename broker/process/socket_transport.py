@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import enum
-import select
 import socket
 from typing import Any, cast
 
-from broker.process.socket_polling import SocketPolling
-
-_IN, _OUT = select.EPOLLIN, select.EPOLLOUT
+from broker.process.socket_polling import BROKEN, ONCE, READABLE, WRITABLE, SocketPolling, Watched
 
 
 class _Phase(enum.Enum):
@@ -39,10 +36,10 @@ def connect(polling: SocketPolling, connection: socket.socket, protocol: asyncio
         polling.failed(transport, error)
 
 
-class SocketTransport:
+class SocketTransport(Watched):
     """A connected socket. Made by `connect`.
 
-    It has the methods of an `asyncio.Transport`, but doesn't inherit them: mypyc makes a native class only without such a base.
+    It has the methods of an `asyncio.Transport`, but doesn't inherit them: mypyc makes no native class with such a base.
     """
 
     __deletable__ = ("_protocol",)  # mypyc asks
@@ -179,22 +176,22 @@ class SocketTransport:
 
     def watch(self) -> None:
         """Watch for what may be done now."""
-        events = select.EPOLLIN if self.is_reading() else 0
+        events = READABLE if self.is_reading() else 0
         if self._buffer is not None:
-            events |= select.EPOLLOUT
+            events |= WRITABLE
         if not events and not self._has_input and self._phase is not _CLOSED:
-            events = select.EPOLLET  # errors only, and each only once
+            events = ONCE  # errors only, and each only once
         if events != self._events:
             self._polling.watch(self._socket, self._events, events)
             self._events = events
 
     def on_ready(self, events: int) -> None:
         """The socket is readable, writable or broken."""
-        if self._buffer is not None and events & ~_IN:
+        if self._buffer is not None and events & ~READABLE:
             self._flush()
-        if events == _IN == self._events or (events & ~_OUT and self.is_reading()):
+        if events == READABLE == self._events or (events & ~WRITABLE and self.is_reading()):
             self._read()
-        elif not self._has_input and events & select.EPOLLERR:  # the peer has reset the connection
+        elif not self._has_input and events & BROKEN:  # the peer has reset the connection
             self._lose(OSError(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), "reset"))
 
     def _read(self) -> None:

@@ -100,7 +100,7 @@ class BodySource(Protocol):
     def listen(self, listener: Listener | None, *, coalesced: bool = False) -> None:
         """Call `listener` whenever bytes, the end or a fault may have arrived; None ends that.
 
-        If `coalesced`, what arrives may wait for a moment, so that several bodies share a wake-up of the loop.
+        If `coalesced`, pieces of a body without a length may wait for a moment, so that several bodies share a wake-up of the loop.
         """
 
 

@@ -6,6 +6,8 @@ import asyncio
 import logging
 import select
 import socket
+import subprocess
+import sys
 from ipaddress import ip_network
 from pathlib import Path
 from typing import cast
@@ -16,7 +18,7 @@ from broker.process import accepting
 from broker.process.accepting import ACCEPTS_PER_TURN, Acceptor
 from broker.process.listening import RECEIVE_BUFFER_BYTES, SEND_BUFFER_BYTES, Listening
 from broker.process.socket_transport import SocketTransport
-from tests.support.waiting import until
+from tests.support.waiting import WAIT_SECONDS, until
 
 
 class Failing(socket.socket):
@@ -96,6 +98,19 @@ async def test_i4_a_connection_inherits_the_options_of_the_listening_socket() ->
             protocol.transport.close()
         listening.stop()
         await until(lambda: made.fileno() < 0, "it is closed")
+
+
+WITHOUT_EPOLL = """
+import select
+for name in [name for name in dir(select) if name.lower().startswith("epoll")]:
+    delattr(select, name)
+import broker.process.instance, broker.process.listening
+"""
+
+
+def test_without_epoll_the_broker_can_be_imported() -> None:
+    """As on macOS."""
+    subprocess.run([sys.executable, "-c", WITHOUT_EPOLL], check=True, timeout=WAIT_SECONDS)
 
 
 @pytest.mark.parametrize("has_epoll", [True, False])

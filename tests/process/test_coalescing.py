@@ -150,12 +150,11 @@ def test_it_polls_as_long_as_that_finds_enough(bench: Bench) -> None:
 @pytest.mark.parametrize("found", [0, 1])
 def test_it_ends_when_that_finds_too_little(bench: Bench, found: int) -> None:
     bench.be_busy()
-    polls = 0
-    while bench.polling.is_coalescing:
-        bench.arrive(found)
-        bench.loop.run()
-        polls += 1
-    assert polls <= 2 * SAMPLE
+    for _ in range(2 * SAMPLE):
+        if bench.polling.is_coalescing:
+            bench.arrive(found)
+            bench.loop.run()
+    assert not bench.polling.is_coalescing
     assert not bench.loop.handles, "an idle loop is not woken"
     bench.served.clear()
     bench.arrive()
@@ -188,7 +187,7 @@ def test_a_slow_turn_does_not_lengthen_the_interval(bench: Bench) -> None:
     bench.arrive(1)
     former = bench.loop.now
     bench.loop.run()
-    assert bench.loop.now - former == pytest.approx(0.3 * INTERVAL_SECONDS + 0.7 * INTERVAL_SECONDS)
+    assert bench.loop.now - former == pytest.approx(INTERVAL_SECONDS), "0.7 of it had passed"
 
 
 def test_closed_while_the_timer_runs(bench: Bench) -> None:

@@ -8,10 +8,11 @@ import select
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import pytest
 
+from broker.process.coalescing import SAMPLE
 from broker.process.socket_polling import READ_BYTES, SocketPolling
 from broker.process.socket_transport import SocketTransport, connect
 from tests.support.waiting import WAIT_SECONDS, until
@@ -85,7 +86,8 @@ async def wiring() -> AsyncIterator[Wiring]:
     made.polling.stop()
     for far in made.fars:
         far.close()
-    await until(lambda: made.polling._prompt.closed, "the epoll is released after the last connection")
+    await until(lambda: made.polling._prompt.closed, "the epolls are released after the last connection")
+    assert made.polling._coalescing.epoll.closed
 
 
 async def read_all(far: socket.socket) -> bytes:
@@ -290,6 +292,106 @@ async def test_a_connection_that_the_kernel_does_not_watch_is_closed(wiring: Wir
     assert [type(context["exception"]) for context in reported] == [OSError]
     good_far.send(b"b")
     await until(lambda: good.received == b"b", "the others go on")
+
+
+class Coalesced(NamedTuple):
+    """A connection whose events may wait, while the timer polls."""
+
+    near: Recorder
+    far: socket.socket
+
+
+@pytest.fixture
+async def coalesced(wiring: Wiring) -> Coalesced:
+    near = Recorder()
+    far = wiring.connect(near, tcp=True)
+    near.transport.coalesce(on=True)
+    coalescing = wiring.polling._coalescing
+    for _ in range(2 * SAMPLE):
+        if not coalescing.is_coalescing:
+            coalescing._wake()
+    assert coalescing.is_coalescing
+    return Coalesced(near, far)
+
+
+async def test_coalesced_it_brings_and_sends_the_same(wiring: Wiring, coalesced: Coalesced) -> None:
+    near, far = coalesced
+    far.send(b"a")
+    assert wiring.polling._prompt.poll(0) == []
+    await until(lambda: near.received == b"a", "it has arrived")
+    near.transport.write(b"b")
+    await until(lambda: far.recv(100) == b"b", "it is sent")
+    near.transport.coalesce(on=False)
+    far.send(b"c")
+    assert wiring.polling._coalescing.epoll.poll(0) == []
+    await until(lambda: near.received == b"ac", "it has arrived")
+
+
+@pytest.mark.parametrize("on", [True, False])
+async def test_paused_it_is_switched_as_well(wiring: Wiring, coalesced: Coalesced, on: bool) -> None:
+    near, far = coalesced
+    near.transport.coalesce(on=not on)
+    near.transport.pause_reading()
+    near.transport.coalesce(on=on)
+    near.transport.coalesce(on=on)
+    far.send(b"a")
+    near.transport.resume_reading()
+    polling = wiring.polling
+    epolls = (
+        (polling._coalescing.epoll, polling._prompt) if on else (polling._prompt, polling._coalescing.epoll)
+    )
+    assert [len(epoll.poll(0)) for epoll in epolls] == [1, 0]
+    await until(lambda: near.received == b"a", "it is read again")
+
+
+async def test_coalesced_a_rest_leaves_too(coalesced: Coalesced) -> None:
+    near, far = coalesced
+    near.transport.write(LARGE)
+    near.transport.coalesce(on=False)
+    near.transport.coalesce(on=True)
+    near.transport.write_eof()
+    assert await read_all(far) == LARGE
+    await until(lambda: near.calls == ["pause", "resume"], "the protocol is resumed")
+
+
+async def test_coalesced_the_peers_end_and_a_reset_after_it_are_noticed(coalesced: Coalesced) -> None:
+    near, far = coalesced
+    near._keeps_open = True
+    near.transport.write(b"unread")
+    far.shutdown(socket.SHUT_WR)
+    await until(lambda: "eof" in near.calls, "the end has arrived")
+    near.transport.coalesce(on=False)
+    near.transport.coalesce(on=True)
+    far.close()
+    await until(lambda: near.is_lost, "it is lost")
+
+
+async def test_coalesced_and_aborted(coalesced: Coalesced) -> None:
+    near, far = coalesced
+    near.transport.abort()
+    near.transport.coalesce(on=False)
+    assert await read_all(far) == b""
+    await until(lambda: near.is_lost, "it has ended")
+
+
+@pytest.mark.parametrize("on", [True, False])
+async def test_a_connection_that_the_kernel_does_not_watch_twice_stays_as_it_is(
+    wiring: Wiring, on: bool
+) -> None:
+    near = Recorder()
+    far = wiring.connect(near)
+    polling = wiring.polling
+    near.transport.coalesce(on=not on)
+    prompt, coalescing = polling._prompt, polling._coalescing.epoll
+    polling._prompt = cast("select.epoll", Full(prompt))
+    polling._coalescing.epoll = cast("select.epoll", Full(coalescing))
+    near.transport.coalesce(on=on)
+    polling._prompt, polling._coalescing.epoll = prompt, coalescing
+    far.send(b"a")
+    await until(lambda: near.received == b"a", "it is still read")
+    near.transport.coalesce(on=not on)
+    far.send(b"b")
+    await until(lambda: near.received == b"ab", "it is still read")
 
 
 async def test_its_extra_information(wiring: Wiring) -> None:

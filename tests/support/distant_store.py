@@ -16,6 +16,7 @@ Travel = Callable[[], Awaitable[object]]
 def keep_at_a_distance(node: Node, travel: Travel) -> None:
     """Have `node` publish to its own store, but never at once: each call awaits `travel` first."""
     node._store = cast("Store", DistantStore(node._store, travel))
+    node._publish_at_once = node._store.topics.publish_at_once
 
 
 class DistantStore:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 
 import pytest
@@ -13,7 +14,7 @@ from broker.errors import BrokerError, InvalidBody, InvalidParameter, TooLarge
 from broker.sse import Decoder
 from broker.stores.base import Item
 from broker.web.end_mark import EndMark
-from broker.web.event_stream_body import SLICE_BYTES, EventStreamBody
+from broker.web.event_stream_body import LINES_PER_TURN, STEP_BYTES, EventStreamBody
 
 READ = {
     b"data: a\n\n": [("a", None)],
@@ -144,8 +145,27 @@ def test_a_comment_may_be_invalid_utf8() -> None:
     assert read([b": \xff\ndata: a\n\n"]) == [("a", None)]
 
 
-def test_many_comments_let_other_tasks_run() -> None:
-    assert list(EventStreamBody("a", 1000).items(b":\n" * SLICE_BYTES)).count(None) >= 1
+@pytest.mark.parametrize("piece", [b":\n", b"a:\n", b"id\r", b"data\n\n", b"data: a\r\n\r\n"])
+def test_i9_many_short_lines_let_other_tasks_run(piece: bytes) -> None:
+    items = list(EventStreamBody("a", 100_000).items(piece * 10_000))
+    lines = len(re.findall(rb"[\r\n]", piece)) * 10_000
+    most = LINES_PER_TURN + STEP_BYTES  # a step is decoded whole
+    assert items.count(None) >= lines // most
+    turns = "".join("." if item is None else "e" for item in items).split(".")
+    assert max(map(len, turns)) <= most
+
+
+def test_i9_events_come_before_the_rest_is_decoded() -> None:
+    body = EventStreamBody("a", 1000)
+    items = body.items(b"data\n\n" * 1000 + b"data: unfinished")
+    assert next(items) == ("a", b"data: \n")
+    assert body.held_bytes < len(b"data: unfinished")
+    assert sum(item is not None for item in items) == 999
+    assert body.held_bytes == len(b"data: unfinished")
+
+
+def test_long_lines_cause_no_pause() -> None:
+    assert None not in list(EventStreamBody("a", 1000).items(b"data: %b\n\n" % (b"x" * 200) * 80))
 
 
 NO_STREAMS = (

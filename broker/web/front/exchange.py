@@ -152,10 +152,10 @@ class Exchange:
 
     def listen(self, listener: Listener | None, *, coalesced: bool = False) -> None:
         self._listener = listener
-        if coalesced and not self.is_coalesced:
+        head = self.head
+        if coalesced and head.length is None and not self.is_coalesced:
             self.is_coalesced = True
             self._flow.coalesce(on=True)
-        head = self.head
         if listener is None or self._has_continued:
             return
         if "expect" in head.headers and head.version == "1.1":

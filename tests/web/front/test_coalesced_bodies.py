@@ -13,7 +13,7 @@ from tests.support.distant_store import keep_at_a_distance
 from tests.support.http import chunked, close, read_answer
 from tests.support.local_broker import Server
 from tests.support.tls import listen_securely, tls_contexts
-from tests.support.waiting import WAIT_SECONDS, until
+from tests.support.waiting import until
 from tests.web.streamed_body import EVENT_STREAM, StreamedBody, events
 
 STREAMED = f"POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Type: {EVENT_STREAM}\r\n".encode()
@@ -30,7 +30,7 @@ def coalesced(listening: object) -> int:
 
 async def test_a_connection_is_coalesced_while_it_streams_a_body(server: Server) -> None:
     reader, writer = await server.send(SINGLE + b"x")
-    await until(lambda: server.front.connections, "it waits for the rest of a single event")
+    await until(lambda: server.services.bodies._waits, "it waits for the rest of a single event")
     assert coalesced(server._listening) == 0
     writer.write(b"y")
     assert (await read_answer(reader)).status == 201
@@ -44,11 +44,14 @@ async def test_a_connection_is_coalesced_while_it_streams_a_body(server: Server)
     assert (await read_answer(reader)).status == 201
 
 
-async def test_a_body_that_arrives_with_its_head_changes_nothing(server: Server) -> None:
+async def test_a_body_with_a_length_is_not_coalesced(server: Server) -> None:
+    """Its client waits for the answer."""
     body = events("a", "b")
-    reader, _ = await server.send(STREAMED + b"Content-Length: %d\r\n\r\n" % len(body) + body)
-    assert (await read_answer(reader)).json()["published"] == 2
+    reader, writer = await server.send(STREAMED + b"Content-Length: %d\r\n\r\n" % len(body))
+    await until(lambda: server.services.bodies._waits, "it waits for the body")
     assert coalesced(server._listening) == 0
+    writer.write(body)
+    assert (await read_answer(reader)).json()["published"] == 2
 
 
 async def test_a_connection_that_is_lost_meanwhile(server: Server) -> None:
@@ -60,16 +63,17 @@ async def test_a_connection_that_is_lost_meanwhile(server: Server) -> None:
     assert coalesced(server._listening) == 0
 
 
-async def test_a_distant_store(server: Server) -> None:
-    """Each event has to wait, so each piece begins a wait of its own."""
-    places = asyncio.Semaphore(0)
+async def test_while_an_event_waits_for_its_store_the_connection_stays_as_it_is(server: Server) -> None:
+    """Each piece begins a wait of its own then."""
+    places, waits = asyncio.Semaphore(0), server.services.bodies._waits
     keep_at_a_distance(server.node, places.acquire)
     body = await StreamedBody.open(server)
     for text in "abc":
+        await until(lambda: waits, "it waits for more")
         await body.send(events(text))
+        await until(lambda: not waits, "the event waits for its store")
+        assert coalesced(server._listening) == 1
         places.release()
-    await until(lambda: coalesced(server._listening) == 1, "it waits for more")
-    places.release()
     assert (await body.end()).json()["published"] == 3
 
 
@@ -79,14 +83,12 @@ async def test_pieces_of_many_bodies_share_wake_ups_and_all_arrive_in_order(serv
     assert server._listening is not None
     assert server._listening._polling is not None
     coalescing = server._listening._polling._coalescing
-    sent, seen = 0, 0
-    async with asyncio.timeout(WAIT_SECONDS):
-        while seen < 20:
-            for body in bodies:
-                await body.send(events(str(sent)))
-                await asyncio.sleep(0)  # so that each wakes the loop
-            sent += 1
-            seen += coalescing.is_coalescing
+    sent = 20
+    for number in range(sent):
+        while not coalescing.is_coalescing:
+            coalescing._wake()  # as for many pieces
+        for body in bodies:
+            await body.send(events(str(number)))
     assert (await server.request("POST", "/topics/other", b"x")).status == 201
     for body, stream in zip(bodies, streams, strict=True):
         assert (await body.end()).json()["published"] == sent
