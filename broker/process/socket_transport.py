@@ -14,6 +14,7 @@ import socket
 from typing import Any, cast
 
 from broker.process.socket_polling import BROKEN, ONCE, READABLE, WRITABLE, SocketPolling, Watched
+from broker.process.unsent import Data, Unsent
 
 
 class _Phase(enum.Enum):
@@ -44,7 +45,6 @@ class SocketTransport(Watched):
 
     __deletable__ = ("_protocol",)  # mypyc asks
     __slots__ = (
-        "_buffer",
         "_events",
         "_has_input",
         "_has_output",
@@ -53,6 +53,7 @@ class SocketTransport(Watched):
         "_polling",
         "_protocol",
         "_socket",
+        "_unsent",
     )
 
     def __init__(self, polling: SocketPolling, connection: socket.socket, protocol: asyncio.Protocol) -> None:
@@ -62,7 +63,7 @@ class SocketTransport(Watched):
         self._events = 0  # what the epoll watches for
         self._has_input = True  # until the peer shuts down its sending side
         self._has_output = True  # until `write_eof`
-        self._buffer: bytearray | None = None  # the bytes that the socket didn't take
+        self._unsent: Unsent | None = None  # None if the socket has taken all
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         """`socket`, `peername`, or `coalesce`, the method; it has nothing else."""
@@ -113,17 +114,17 @@ class SocketTransport(Watched):
         return 0, 0
 
     def get_write_buffer_size(self) -> int:
-        return 0 if self._buffer is None else len(self._buffer)
+        return 0 if self._unsent is None else self._unsent.size
 
-    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
+    def write(self, data: Data) -> None:
         if self._phase is _CLOSED or not self._has_output:
             return
-        if self._buffer is not None:
-            self._buffer += data
+        if self._unsent is not None:
+            self._unsent.add(data)
             return
         sent = self._send(data)
         if sent is not None and sent < len(data):
-            self._buffer = bytearray(memoryview(data)[sent:])
+            self._unsent = Unsent(data, sent)
             self.watch()
             self._protocol.pause_writing()
 
@@ -134,7 +135,7 @@ class SocketTransport(Watched):
         """Shut down the sending side once everything is sent."""
         if self._has_output and self._phase is not _CLOSED:
             self._has_output = False
-            if self._buffer is None:
+            if self._unsent is None:
                 self._shut_down()
 
     # Ending
@@ -143,7 +144,7 @@ class SocketTransport(Watched):
         """Close once everything is sent."""
         if self._phase is _OPEN:
             self._phase = _CLOSING
-            if self._buffer is None:
+            if self._unsent is None:
                 self._lose(None)
             else:
                 self.watch()
@@ -154,7 +155,7 @@ class SocketTransport(Watched):
     def _lose(self, error: OSError | None) -> None:
         if self._phase is not _CLOSED:
             self._phase = _CLOSED
-            self._buffer = None
+            self._unsent = None
             self.watch()
             self._polling.loop.call_soon(self._lost, error)
 
@@ -177,7 +178,7 @@ class SocketTransport(Watched):
     def watch(self) -> None:
         """Watch for what may be done now."""
         events = READABLE if self.is_reading() else 0
-        if self._buffer is not None:
+        if self._unsent is not None:
             events |= WRITABLE
         if not events and not self._has_input and self._phase is not _CLOSED:
             events = ONCE  # errors only, and each only once
@@ -187,7 +188,7 @@ class SocketTransport(Watched):
 
     def on_ready(self, events: int) -> None:
         """The socket is readable, writable or broken."""
-        if self._buffer is not None and events & ~READABLE:
+        if self._unsent is not None and events & ~READABLE:
             self._flush()
         if events == READABLE == self._events or (events & ~WRITABLE and self.is_reading()):
             self._read()
@@ -212,15 +213,15 @@ class SocketTransport(Watched):
             self.close()
 
     def _flush(self) -> None:
-        buffer = self._buffer
-        assert buffer is not None
-        sent = self._send(buffer)
+        unsent = self._unsent
+        assert unsent is not None
+        sent = self._send(unsent.next())
         if sent is None:
             return
-        del buffer[:sent]
-        if buffer:
+        unsent.sent(sent)
+        if unsent.size:
             return
-        self._buffer = None
+        self._unsent = None
         if not self._has_output:
             self._shut_down()
         if self._phase is _CLOSING:
@@ -229,7 +230,7 @@ class SocketTransport(Watched):
             self.watch()
             self._protocol.resume_writing()
 
-    def _send(self, data: bytes | bytearray | memoryview[Any]) -> int | None:
+    def _send(self, data: Data) -> int | None:
         """How many bytes the socket has taken; None if the connection is lost."""
         try:
             return self._socket.send(data)

@@ -7,6 +7,7 @@ import errno
 import select
 import socket
 import struct
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from typing import Any, NamedTuple, cast
 
@@ -124,6 +125,40 @@ async def test_a_rest_pauses_the_protocol_until_it_has_left(wiring: Wiring) -> N
     await until(lambda: near.is_lost, "it has closed")
     assert near.calls == ["pause", "lost"]
     assert near.error is None
+
+
+async def test_i4_what_many_transports_have_yet_to_send_is_kept_once(wiring: Wiring) -> None:
+    event = bytes(range(256)) * 4096
+    nears = [Recorder() for _ in range(50)]
+    fars = [wiring.connect(near) for near in nears]
+    tracemalloc.start()
+    try:
+        for number, near in enumerate(nears):
+            near.transport.write(event if number % 2 else memoryview(event)[1000:])
+            near.transport.write(b"next")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < len(event) / 2
+    for number, (near, far) in enumerate(zip(nears, fars, strict=True)):
+        assert near.transport.get_write_buffer_size() > len(event) / 2
+        near.transport.close()
+        assert await read_all(far) == event[0 if number % 2 else 1000 :] + b"next"
+
+
+@pytest.mark.parametrize("kind", [bytearray, lambda data: memoryview(bytearray(data))])
+async def test_what_its_caller_may_change_is_copied(
+    wiring: Wiring, kind: Callable[[bytes], bytearray | memoryview]
+) -> None:
+    near = Recorder()
+    far = wiring.connect(near)
+    data, last = kind(LARGE), kind(b"last")
+    near.transport.write(data)
+    near.transport.write(last)
+    near.transport.write(b"")
+    data[-4:] = last[:] = b"late"
+    near.transport.close()
+    assert await read_all(far) == LARGE + b"last"
 
 
 async def test_the_protocol_is_resumed(wiring: Wiring) -> None:

@@ -7,6 +7,7 @@ import json
 import logging
 import socket
 import ssl
+import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -128,6 +129,32 @@ async def test_i4_the_kernels_buffer_is_bounded(serve: Serve) -> None:
     sock = subscriber._transport.get_extra_info("socket")
     assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * SEND_BUFFER_BYTES
     assert subscriber._transport.get_write_buffer_limits() == (0, 0)
+
+
+async def test_i4_a_large_event_is_held_once_for_all_that_have_yet_to_read_it(server: Server) -> None:
+    """Each line has `data: ` before it, so it takes 1.8 MB."""
+    event, clients = b"\n" * (256 << 10), []
+    request = f"GET /topics/news HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+    for _ in range(30):
+        client = socket.socket()
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, STUCK_BUFFER_BYTES)
+        client.connect((HOST, server.port))
+        client.send(request)
+        clients.append(client)
+    await until(lambda: subscribers(server) == len(clients), "all are subscribed")
+    tracemalloc.start()
+    try:
+        for behind in (b"a", event, b"b"):  # the second time while they lag
+            assert (await server.request("POST", "/topics/news", event)).status == 201
+            assert (await server.request("POST", "/topics/news", behind)).status == 201
+            streams = server.node.streams.hub.subscribers
+            await until(lambda: all(not each.is_flushed() for each in streams), "all lag")  # noqa: B023
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 10 * 7 * len(event)
+    for client in clients:
+        client.close()
 
 
 async def test_a_client_that_left_before_its_handler_ran_leaves_nothing(server: Server) -> None:
