@@ -17,7 +17,6 @@
     proxy_header    the header's two formats
     socket_transport  the transport of a plain connection
     socket_polling  watches the sockets
-    unsent          what a socket hasn't taken yet
     coalescing      one wake-up of the loop for the events of many of them
     data_directory  the directory of `--data`
     valkey          the Valkey server in it

@@ -13,8 +13,8 @@ import enum
 import socket
 from typing import Any, cast
 
+from broker.fanout.unsent import Data, Unsent
 from broker.process.socket_polling import BROKEN, ONCE, READABLE, WRITABLE, SocketPolling, Watched
-from broker.process.unsent import Data, Unsent
 
 
 class _Phase(enum.Enum):

@@ -6,6 +6,7 @@ from functools import lru_cache
 from http import HTTPStatus
 
 from broker.fanout.chunks import LAST_CHUNK, as_chunk
+from broker.web.errors import problem
 from broker.web.headers import head_lines
 from broker.web.values import JSON, Answer
 
@@ -46,3 +47,8 @@ def encode(answer: Answer, common_headers: bytes, method: str, version: str, *, 
 @lru_cache(maxsize=64)
 def _status_line(status: int, version: str) -> bytes:
     return f"HTTP/{version} {status} {HTTPStatus(status).phrase}\r\n".encode()
+
+
+_PROBLEM = problem("invalid-parameter", "This port speaks TLS; use https:// in the URL.")
+NO_TLS = encode(_PROBLEM, b"", "GET", "1.1", closes=True)
+"""For a client that speaks HTTP where it has to speak TLS."""

@@ -15,21 +15,19 @@ import logging
 import ssl
 from typing import Any, cast
 
+from broker.fanout.unsent import Data
 from broker.web.connection_timeouts import TimeoutReason
-from broker.web.errors import problem
-from broker.web.front.answers import encode
+from broker.web.front.answers import NO_TLS
 from broker.web.front.lingering import MAX_BYTES
 from broker.web.front.owner import TlsOwner
+from broker.web.front.tls_output import RECORD_BYTES, TlsOutput
 
-RECORD_BYTES = 16 << 10
-"""The most that one record carries (RFC 8446 §5.1). So many bytes are decrypted in one turn of the loop."""
 SESSION_BYTES = 20 << 10
 """What OpenSSL takes for a connection."""
 CLOSE_SECONDS = 30.0
 """For the client to close after the broker has."""
 
 _HANDSHAKE = b"\x16"  # the first byte of a client that speaks TLS: a record's type (RFC 8446 §5.1)
-_NO_TLS = problem("invalid-parameter", "This port speaks TLS; use https:// in the URL.")
 
 _logger = logging.getLogger("broker")
 
@@ -37,6 +35,7 @@ _logger = logging.getLogger("broker")
 class _Phase(enum.Enum):
     HANDSHAKE = enum.auto()
     OPEN = enum.auto()
+    ENDING = enum.auto()  # it closes once everything is sent; what arrives is dropped, as then
     CLOSING = enum.auto()  # what arrives is dropped, up to `MAX_BYTES`, until the client closes too
     CLOSED = enum.auto()  # `connection_lost` was called, or will be
 
@@ -51,9 +50,10 @@ class TlsTransport:
         "_context",
         "_dropped",
         "_incoming",
+        "_is_full",
         "_is_holding",
         "_is_paused",
-        "_outgoing",
+        "_output",
         "_owner",
         "_phase",
         "_protocol",
@@ -73,11 +73,11 @@ class TlsTransport:
         self._phase = _Phase.HANDSHAKE
         self._raw: asyncio.Transport  # from `connection_made` on
         self._incoming: ssl.MemoryBIO  # these two from the first byte on
-        self._outgoing: ssl.MemoryBIO
+        self._output: TlsOutput
         self._tls: ssl.SSLObject | None = None
         self._rest = b""  # received, and not given to OpenSSL yet
         self._undecrypted = self._dropped = 0  # bytes that OpenSSL has, of an incomplete record
-        self._is_paused = self._is_holding = False
+        self._is_paused = self._is_holding = self._is_full = False  # full: the connection above doesn't write
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -94,7 +94,7 @@ class TlsTransport:
         self._owner.timeouts.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._phase in (_Phase.CLOSING, _Phase.CLOSED):
+        if self._phase in (_Phase.ENDING, _Phase.CLOSING, _Phase.CLOSED):
             self._dropped += len(data)
             if self._dropped > MAX_BYTES:
                 self.abort()
@@ -103,8 +103,9 @@ class TlsTransport:
             if not data.startswith(_HANDSHAKE):
                 self._refuse(data)
                 return
-            self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-            self._tls = self._context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+            self._incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            self._tls = self._context.wrap_bio(self._incoming, outgoing, server_side=True)
+            self._output = TlsOutput(self._raw, self._tls, outgoing)
             self._hold(SESSION_BYTES)
         self._rest = self._rest + data if self._rest else data
         self._decrypt()
@@ -116,16 +117,28 @@ class TlsTransport:
         return False
 
     def pause_writing(self) -> None:
-        if self._phase is not _Phase.HANDSHAKE:
+        if self._phase is not _Phase.HANDSHAKE and not self._is_full:
+            self._is_full = True
             self.get_protocol().pause_writing()
 
     def resume_writing(self) -> None:
-        if self._phase is not _Phase.HANDSHAKE:
+        if self._phase is _Phase.HANDSHAKE:
+            return
+        self._output.send_on()
+        if self.get_write_buffer_size() or self._raw.is_closing():
+            return
+        if self._is_full:
+            self._is_full = False
             self.get_protocol().resume_writing()
+        if self._phase is _Phase.ENDING:
+            self._output.end()
+            self._shut_down()
 
     def connection_lost(self, exc: Exception | None) -> None:
         protocol, self._protocol = self._protocol, None
         self._phase = _Phase.CLOSED
+        if self._tls is not None:
+            self._output.drop()
         self._tls, self._rest = None, b""
         self._hold(0)
         if self._timer is not None:
@@ -175,14 +188,14 @@ class TlsTransport:
             self._ended()
         except ssl.SSLError as error:
             _logger.debug("a TLS connection failed: %s", error)
-            self._flush()  # the alert that says why
+            self._output.flush()  # the alert that says why
             self.abort()
         if self._phase is _Phase.OPEN or self._phase is _Phase.HANDSHAKE:
             self._settle()
 
     def _opened(self) -> None:
         """The handshake is complete."""
-        self._flush()
+        self._output.flush()
         self._phase = _Phase.OPEN
         self._undecrypted = self._incoming.pending
         self._owner.timeouts.closed(self)
@@ -191,8 +204,7 @@ class TlsTransport:
 
     def _settle(self) -> None:
         """Send what OpenSSL has answered, count what it keeps, and read on if there is room."""
-        if self._outgoing.pending:
-            self._flush()
+        self._output.flush()
         if self._undecrypted or self._phase is _Phase.HANDSHAKE:
             self._hold(SESSION_BYTES + 2 * self._undecrypted)  # OpenSSL's buffer, and its input's
         elif self._is_holding:
@@ -212,38 +224,22 @@ class TlsTransport:
         if self._phase is _Phase.OPEN:
             self.get_protocol().eof_received()
         self.close()
-        self._raw.close()
+        if self._phase is not _Phase.ENDING:
+            self._raw.close()
 
     def _refuse(self, data: bytes) -> None:
         """The client doesn't speak TLS: tell it, if it speaks HTTP."""
         if not data[:1].isalpha():
             self.abort()
             return
-        self._raw.write(encode(_NO_TLS, b"", "GET", "1.1", closes=True))
+        self._raw.write(NO_TLS)
         self._shut_down()
 
     # Writing
 
-    def write(self, data: bytes | bytearray | memoryview[Any]) -> None:
-        tls = self._tls
-        if self._phase is not _Phase.OPEN or tls is None or not data:
-            return
-        try:
-            if len(data) <= RECORD_BYTES:
-                tls.write(data)
-                self._flush()
-                return
-            # A record at a time, which OpenSSL takes whole: it keeps as much memory as it has needed once.
-            for first in range(0, len(data), RECORD_BYTES):
-                tls.write(data[first : first + RECORD_BYTES])
-                self._flush()
-        except ssl.SSLError as error:
-            _logger.debug("a TLS connection failed: %s", error)
-            self.abort()
-
-    def _flush(self) -> None:
-        if self._outgoing.pending:
-            self._raw.write(self._outgoing.read())
+    def write(self, data: Data) -> None:
+        if self._phase is _Phase.OPEN and data:
+            self._output.write(data)
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         """Accepts only limits of 0, which it has."""
@@ -251,7 +247,7 @@ class TlsTransport:
             raise ValueError("a TLS transport has limits of 0")
 
     def get_write_buffer_size(self) -> int:
-        return self._raw.get_write_buffer_size()
+        return self._raw.get_write_buffer_size() + (0 if self._tls is None else self._output.size)
 
     def can_write_eof(self) -> bool:
         return False
@@ -263,13 +259,12 @@ class TlsTransport:
 
     def close(self) -> None:
         """Tell the client of the end, once everything is sent, and wait for its own."""
-        tls = self._tls
-        if self._phase is not _Phase.OPEN or tls is None:
-            return
-        with contextlib.suppress(ssl.SSLError):  # the client's notice is still to come
-            tls.unwrap()
-        self._flush()
-        self._shut_down()
+        if self._phase is _Phase.OPEN and self._output.size:
+            self._phase = _Phase.ENDING
+            self._close_in_time()
+        elif self._phase is _Phase.OPEN:
+            self._output.end()
+            self._shut_down()
 
     def _shut_down(self) -> None:
         """Send nothing more, and drop what arrives: to close the socket could destroy what the client hasn't read."""
@@ -278,6 +273,11 @@ class TlsTransport:
         with contextlib.suppress(OSError):  # the client has left; asyncio's transport raises
             self._raw.write_eof()
         self._raw.resume_reading()
+        self._close_in_time()
+
+    def _close_in_time(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self.abort)
 
     def abort(self) -> None:

@@ -18,7 +18,8 @@ from broker.settings import Settings
 from broker.stores.base import NO_OPTIONS
 from broker.web.aiohttp_adapter import SERVICES
 from broker.web.front.lingering import MAX_BYTES
-from broker.web.front.tls_transport import RECORD_BYTES, SESSION_BYTES, TlsTransport
+from broker.web.front.tls_output import RECORD_BYTES
+from broker.web.front.tls_transport import SESSION_BYTES, TlsTransport
 from broker.web.runner import Runner
 from tests.support.distant_store import keep_at_a_distance
 from tests.support.http import HOST, chunked, close, read_answer

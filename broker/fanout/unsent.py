@@ -6,6 +6,7 @@ kernel's buffers takes its size once, however many subscribers have yet to read 
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 
 Data = bytes | bytearray | memoryview
@@ -30,9 +31,12 @@ class Unsent:
             self._chunks.append(_kept(data))
             self.size += len(data)
 
-    def next(self) -> memoryview:
-        """Bytes to be sent next; empty if none are left."""
-        return memoryview(self._chunks[0])[self._first :] if self._chunks else memoryview(b"")
+    def next(self, most: int = sys.maxsize) -> memoryview:
+        """At most so many bytes, which are to be sent next; empty if none are left."""
+        if not self._chunks:
+            return memoryview(b"")
+        first = self._first
+        return memoryview(self._chunks[0])[first : first + most]
 
     def sent(self, count: int) -> None:
         """The socket has taken the first `count` bytes of `next`."""
