@@ -1,6 +1,6 @@
 """Acts on many subscribers in batches, one per turn of the event loop, so that the loop stays responsive.
 
-Rules: a job chooses the subscribers and the action.
+Rules: a job chooses the subscribers and the action. All jobs share the batch of a turn, also those that begin in it.
 """
 
 from __future__ import annotations
@@ -44,18 +44,30 @@ class BatchRunner:
         self.failure: Exception | None = None
         self._loop = loop
         self._jobs: deque[tuple[Job, Iterator[Subscriber]]] = deque()
+        self._has_run = False  # in this turn
 
     def __len__(self) -> int:
         """How many jobs are not done."""
         return len(self._jobs)
 
     def run(self, job: Job, subscribers: Iterable[Subscriber]) -> None:
-        """Visit `subscribers`, which must not change: the first batch now unless other jobs are first."""
+        """Visit `subscribers`, which may change only if their iterator allows it.
+
+        The first batch runs now, unless other jobs are first or a batch has run in this turn.
+        """
         self._jobs.append((job, iter(subscribers)))
-        if len(self._jobs) == 1:
+        if not self._has_run:
+            self._run_batch()
+
+    def _turn(self) -> None:
+        """A turn of the loop after one with a batch."""
+        self._has_run = False
+        if self._jobs:
             self._run_batch()
 
     def _run_batch(self) -> None:
+        self._has_run = True
+        self._loop.call_soon(self._turn)
         visits, acts = BATCH_VISITS, BATCH_ACTS
         while self._jobs and visits and acts:
             job, subscribers = self._jobs[0]
@@ -68,8 +80,6 @@ class BatchRunner:
             if subscriber.feed is not None and job.concerns(subscriber):
                 acts -= 1
                 self._act(job, subscriber)
-        if self._jobs:
-            self._loop.call_soon(self._run_batch)
 
     def _act(self, job: Job, subscriber: Subscriber) -> None:
         try:

@@ -7,7 +7,7 @@ what to write to them, the sweeper when they are stuck.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -95,6 +95,13 @@ class Hub:
     def subscribers(self) -> Sequence[Subscriber]:
         """All subscribers, as a copy."""
         return tuple(self._subscribers)
+
+    def visit(self) -> Iterator[Subscriber]:
+        """All subscribers, downwards. They may change meanwhile: each that is there from the first to the last is visited, some twice, and some that come."""
+        left = len(self._subscribers)
+        while left := min(left, len(self._subscribers)):
+            left -= 1
+            yield self._subscribers[left]
 
     def sweep(self) -> None:
         """Begin a sweep; see `sweeper`."""

@@ -3,6 +3,7 @@
 node        start, stop, publish, list topics
 streams     the open streams: how they begin and how they end
 evictions   ends streams that may no longer stay
+passes      merges orders to end streams
 limits      connections and publishes by address and by subject
 buckets     their rates
 instances   sends commands to all instances, and carries out those that arrive

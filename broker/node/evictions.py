@@ -24,9 +24,9 @@ from broker.errors import DenialReason, Unauthorized
 from broker.events import Clock
 from broker.fanout.batches import BatchRunner, Job
 from broker.fanout.close_reason import CloseReason
-from broker.fanout.hub import Hub
 from broker.fanout.subscriber import Subscriber
 from broker.node.commands import Disconnect, Revoke
+from broker.node.passes import Passes, StreamOwner
 
 EARLY = (0.01, 0.1)
 """The part of a token's remaining time by which its stream may end early."""
@@ -107,18 +107,6 @@ class Expiries:
             self._timer = None
 
 
-class StreamOwner(Protocol):
-    """Owns the streams, and ends them."""
-
-    @property
-    def hub(self) -> Hub: ...
-
-    def end(
-        self, subscriber: Subscriber, reason: CloseReason, farewell: bytes = b"", wait_seconds: float = 0.0
-    ) -> None:
-        """End a stream with `farewell`; its client is asked to reconnect after at least `wait_seconds`."""
-
-
 class Evictions:
     """Ends those of `streams` that may no longer stay.
 
@@ -128,10 +116,12 @@ class Evictions:
 
     Attributes:
         revocations: those that this instance knows.
+        passes: carry out orders that concern many streams.
     """
 
     def __init__(self, streams: StreamOwner, batches: BatchRunner, clock: Clock, timers: Timers) -> None:
         self.revocations = Revocations()
+        self.passes = Passes(streams, batches, self._is_refused)
         self._streams = streams
         self._batches = batches
         self._clock = clock
@@ -157,6 +147,7 @@ class Evictions:
 
     def opened(self, subscriber: Subscriber) -> None:
         """A stream has begun. It may stay until its token expires."""
+        self.passes.opened(subscriber)
         until = subscriber.caller.grant.expires_at
         if until is not None:
             self._expiries.add(subscriber, until)
@@ -164,10 +155,14 @@ class Evictions:
     def closed(self, subscriber: Subscriber) -> None:
         """The subscriber's connection is gone."""
         self._expiries.remove(subscriber)
+        self.passes.closed(subscriber)
 
     def disconnect(self, command: Disconnect) -> None:
         """End all streams of the topic, even those of several topics, or all streams of the subject."""
-        self._batches.run(_Disconnect(self._streams, command), self._streams.hub.subscribers)
+        if command.topic is not None:
+            self.passes.disconnect_topic(command.topic)
+        elif command.subject is not None:
+            self.passes.disconnect_subject(command.subject)
 
     def revoke(self, command: Revoke) -> None:
         """Refuse the tokens from now on, and end their streams."""
@@ -175,15 +170,17 @@ class Evictions:
             self.revocations.revoke_token(command.token_id, at=command.at, until=command.until)
         if command.subject is not None:
             self.revocations.revoke_subject(command.subject, at=command.at, until=command.until)
-        self._end_refused(lambda grant: self.revocations.is_revoked(grant, self._clock()))
+        self.passes.end_refused()
 
     def keys_changed(self, trusts: Callable[[Grant], bool]) -> None:
         """Refuse, from now on, the tokens that `trusts` doesn't trust, and end their streams."""
         self._trusts = trusts
-        self._end_refused(lambda grant: not trusts(grant))
+        self.passes.end_refused()
 
-    def _end_refused(self, is_refused: Callable[[Grant], bool]) -> None:
-        self._batches.run(_EndRefused(self._streams, is_refused), self._streams.hub.subscribers)
+    def _is_refused(self, grant: Grant) -> bool:
+        if self.revocations.is_revoked(grant, self._clock()):
+            return True
+        return self._trusts is not None and not self._trusts(grant)
 
     def expired(self, subscribers: Sequence[Subscriber]) -> None:
         self._batches.run(_EndExpired(self._streams, self._clock), subscribers)
@@ -195,32 +192,6 @@ class Evictions:
 
     def stop(self) -> None:
         self._expiries.stop()
-
-
-class _Disconnect(Job):
-    def __init__(self, streams: StreamOwner, command: Disconnect) -> None:
-        self._streams = streams
-        self._command = command
-
-    def concerns(self, subscriber: Subscriber) -> bool:
-        if self._command.topic is not None:
-            return subscriber.reads(self._command.topic)
-        return subscriber.caller.grant.subject == self._command.subject
-
-    def act(self, subscriber: Subscriber) -> None:
-        self._streams.end(subscriber, CloseReason.DISCONNECTED)
-
-
-class _EndRefused(Job):
-    def __init__(self, streams: StreamOwner, is_refused: Callable[[Grant], bool]) -> None:
-        self._streams = streams
-        self._is_refused = is_refused
-
-    def concerns(self, subscriber: Subscriber) -> bool:
-        return self._is_refused(subscriber.caller.grant)
-
-    def act(self, subscriber: Subscriber) -> None:
-        self._streams.end(subscriber, CloseReason.DISCONNECTED, _REVOKED)
 
 
 class _EndExpired(Job):
@@ -237,5 +208,4 @@ class _EndExpired(Job):
         self._streams.end(subscriber, CloseReason.EXPIRED, _EXPIRED, left)
 
 
-_REVOKED = sse.control("broker.expired", {"reason": "revoked"})
 _EXPIRED = sse.control("broker.expired", {"reason": "expired"})

@@ -60,13 +60,42 @@ async def test_a_batch_is_bounded_and_each_subscriber_has_its_turn_once(harness:
     assert len(runner) == 0
 
 
+async def test_i9_jobs_of_one_turn_share_a_batch(harness: HubHarness) -> None:
+    subscribers = [await harness.subscribe("a") for _ in range(10)] * (batches.BATCH_ACTS // 20)
+    runner, jobs = BatchRunner(harness), [Recorder() for _ in range(10)]
+    for job in jobs:
+        runner.run(job, subscribers)
+    assert sum(len(job.acted_on) for job in jobs) <= batches.BATCH_ACTS
+    harness.run()
+    assert [(job.acted_on, job.is_done) for job in jobs] == [(subscribers, True)] * 10
+    first = Recorder()
+    runner.run(first, subscribers)
+    assert first.is_done, "in a later turn, the first batch runs at once"
+
+
+async def test_a_job_that_is_done_may_begin_the_next(harness: HubHarness) -> None:
+    subscribers = [await harness.subscribe("a") for _ in range(3)]
+    runner = BatchRunner(harness)
+
+    class Again(Recorder):
+        def done(self) -> None:
+            if not self.is_done:
+                super().done()
+                runner.run(self, subscribers)
+
+    job = Again()
+    runner.run(job, subscribers)
+    harness.run()
+    assert (job.acted_on, len(runner)) == (subscribers * 2, 0)
+
+
 async def test_a_job_acts_only_on_open_streams_that_concern_it(harness: HubHarness) -> None:
     kept, left, gone = [await harness.subscribe(topic) for topic in ("a", "b", "b")]
     harness.run()
     harness.hub.finish(gone, CloseReason.ENDED)
-    BatchRunner(harness).run(DisconnectTopic(harness, "b"), harness.hub.subscribers)
-    assert (kept.feed is not None, left.feed) == (True, None)
-    assert not harness.scheduled
+    runner = BatchRunner(harness)
+    runner.run(DisconnectTopic(harness, "b"), harness.hub.subscribers)
+    assert (kept.feed is not None, left.feed, len(runner)) == (True, None, 0)
 
 
 async def test_a_defect_with_one_subscriber_does_not_reach_the_others(
