@@ -15,6 +15,8 @@ from broker.auth.grants import Grant
 from broker.errors import DenialReason, RateLimited, Unauthorized
 
 MAX_REVOCATIONS = 100_000
+MAX_NAME_BYTES = 16 << 20
+"""Of the names in all revocations."""
 MAX_EARLY_TOKENS = 16
 """How many tokens from the future are remembered of one subject, by their times."""
 CLOCK_LEEWAY_SECONDS = 60.0
@@ -35,9 +37,14 @@ class _Revocation:
 
 
 class Revocations:
-    """The revocations that this instance knows."""
+    """The revocations that this instance knows.
+
+    Attributes:
+        bytes: of their names, at most.
+    """
 
     def __init__(self) -> None:
+        self.bytes = 0
         self._tokens: dict[str, _Revocation] = {}
         self._subjects: dict[str, _Revocation] = {}
         self._swept_at: float | None = None
@@ -47,21 +54,30 @@ class Revocations:
     def __len__(self) -> int:
         return len(self._tokens) + len(self._subjects)
 
-    def check_room(self) -> None:
-        """Raises `RateLimited` if there are `MAX_REVOCATIONS` already."""
+    def check_room(self, name: str) -> None:
+        """Raises `RateLimited` if there are `MAX_REVOCATIONS` already, or if `name` is too long for the rest of `MAX_NAME_BYTES`."""
         if len(self) >= MAX_REVOCATIONS:
-            raise RateLimited(
-                f"The limit of {MAX_REVOCATIONS} revocations is reached. Set 'exp' in each so that it can be forgotten sooner.",
-                retry_after=RETRY_AFTER_SECONDS,
-            )
+            raise _too_many(f"{MAX_REVOCATIONS} revocations")
+        if self.bytes + _size(name) > MAX_NAME_BYTES:
+            raise _too_many(f"{MAX_NAME_BYTES} bytes of names in revocations")
 
     def revoke_token(self, token_id: str, *, at: float, until: float) -> None:
         """Revoke the token with the `jti` `token_id`. The revocation may be forgotten at `until`, in seconds since 1970."""
-        _merge(self._tokens, token_id, _Revocation(at, until))
+        self._merge(self._tokens, token_id, _Revocation(at, until))
 
     def revoke_subject(self, subject: str, *, at: float, until: float) -> None:
         """Revoke the tokens that `subject` was issued up to `at`, and those without `iat`; otherwise like `revoke_token`."""
-        _merge(self._subjects, subject, _Revocation(at, until))
+        self._merge(self._subjects, subject, _Revocation(at, until))
+
+    def _merge(self, revocations: dict[str, _Revocation], name: str, new: _Revocation) -> None:
+        """Keep the later of both times: a revocation may arrive twice, or out of order."""
+        old = revocations.get(name)
+        if old is None:
+            self.bytes += _size(name)
+            revocations[name] = new
+        else:
+            revoked_at, expires_at = max(old.revoked_at, new.revoked_at), max(old.expires_at, new.expires_at)
+            revocations[name] = _Revocation(revoked_at, expires_at)
 
     def is_revoked(self, grant: Grant, now: float) -> bool:
         """Whether the token behind `grant` is revoked."""
@@ -102,11 +118,19 @@ class Revocations:
                 revocation = revocations.pop(name)
                 if revocation.expires_at > now:
                     revocations[name] = revocation  # moves to the end: the next sweep takes others
-                elif revocations is self._subjects:
+                    continue
+                self.bytes -= _size(name)
+                if revocations is self._subjects:
                     self._early.pop(name, None)
 
 
-def _merge(revocations: dict[str, _Revocation], name: str, new: _Revocation) -> None:
-    """Keep the later of both times: a revocation may arrive twice, or out of order."""
-    old = revocations.get(name, new)
-    revocations[name] = _Revocation(max(old.revoked_at, new.revoked_at), max(old.expires_at, new.expires_at))
+def _size(name: str) -> int:
+    """How many bytes `name` takes at most."""
+    return len(name) if name.isascii() else 4 * len(name)
+
+
+def _too_many(limit: str) -> RateLimited:
+    return RateLimited(
+        f"The limit of {limit} is reached. Set 'exp' in each so that it can be forgotten sooner.",
+        retry_after=RETRY_AFTER_SECONDS,
+    )

@@ -76,7 +76,7 @@ class Instances:
             RateLimited: the limit of revocations is reached.
             Unavailable: some instances may not get it.
         """
-        self._streams.evictions.revocations.check_room()
+        self._streams.evictions.revocations.check_room(token_id or subject or "")
         now = self._clock()
         until = now + self._revocation_seconds if until is None else until
         await self._broadcast.send(encode(Revoke(now, until, token_id, subject)), until)

@@ -101,10 +101,10 @@ def test_the_number_of_revocations_is_limited(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(module, "MAX_REVOCATIONS", 2)
     revocations = Revocations()
     revocations.revoke_token("7", at=0, until=10)
-    revocations.check_room()
+    revocations.check_room("ann")
     revocations.revoke_subject("ann", at=0, until=10)
     with pytest.raises(RateLimited):
-        revocations.check_room()
+        revocations.check_room("ann")
 
 
 def test_nothing_is_forgotten_while_the_clock_is_wrong() -> None:
@@ -120,3 +120,24 @@ def test_nothing_is_forgotten_while_the_clock_is_wrong() -> None:
     for now in range(5001, 9000, 1000):
         revocations.sweep(now)
     assert len(revocations) == 0
+
+
+def test_i4_the_names_in_revocations_are_limited_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_NAME_BYTES", 100, raising=False)
+    revocations = Revocations()
+    for number in range(9):
+        for _ in range(3):  # a name counts once
+            revocations.check_room(f"{number}" * 10)
+            revocations.revoke_token(f"{number}" * 10, at=0, until=10)
+    revocations.check_room("x" * 10)
+    for name in ("x" * 11, "é" * 3):
+        with pytest.raises(RateLimited):
+            revocations.check_room(name)
+    revocations.revoke_subject("ann", at=0, until=10)
+    with pytest.raises(RateLimited):
+        revocations.check_room("x" * 8)
+    revocations.sweep(9)
+    assert revocations.bytes == 93
+    revocations.sweep(10)
+    assert revocations.bytes == 0
+    revocations.check_room("x" * 100)
