@@ -84,7 +84,7 @@ class Instances:
     async def cancel(self, topic: str) -> None:
         """Ask the producer that streams to `topic` to stop; subscribers get `broker.cancel`. Raises `Unavailable`."""
         now = self._clock()
-        await self._broadcast.send(encode(Cancel(topic, now)), now + CANCEL_SECONDS)
+        await self._broadcast.send(encode(Cancel(topic, now)), now + CANCEL_SECONDS, droppable=True)
         self._metrics.cancels.value += 1
 
     async def show_stats(self) -> None:

@@ -222,13 +222,14 @@ class WatchedLogs(Protocol):
 class Broadcast(Protocol):
     """Commands to all instances of the store."""
 
-    async def send(self, command: str, until: float | None = None) -> int:
+    async def send(self, command: str, until: float | None = None, *, droppable: bool = False) -> int:
         """Send `command` to every instance. Returns the number of reachable ones. This one has it on return, the others get it soon.
 
-        It is kept until `until` (seconds since 1970), if given, for instances that can't be reached now or start later.
+        It is kept until `until` (seconds since 1970), if given, for instances that can't be reached now or start later. A
+        `droppable` one is kept for a shorter time if too many such are sent. It takes no room from the others.
 
         Raises:
-            RateLimited: too many commands are kept.
+            RateLimited: too many commands are kept; not if this one is `droppable`.
             Unavailable: the other instances may not get it; this one hasn't.
         """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import pairwise
 from time import time
 
 import pytest
@@ -19,6 +21,7 @@ class Instance:
     """A store, and the commands that its owner got."""
 
     def __init__(self, server: Server) -> None:
+        self.server = server
         self.harness = RedisStoreHarness(server)
         self.owner = RecordingOwner()
 
@@ -26,8 +29,14 @@ class Instance:
         await self.harness.store.start(self.owner)
         await until(lambda: self.harness.store.checks()["notices"] == "ok", "the kept commands are read")
 
-    async def send(self, command: str, until: float | None = None) -> None:
-        await self.harness.store.broadcast.send(command, until)
+    async def send(self, command: str, until: float | None = None, *, droppable: bool = False) -> None:
+        await self.harness.store.broadcast.send(command, until, droppable=droppable)
+
+    @property
+    def kept(self) -> int:
+        """How many commands it keeps."""
+        store = self.harness.store.broadcast
+        return len(store.lasting) + len(store.droppable)
 
 
 StartInstance = Callable[[], Awaitable[Instance]]
@@ -118,6 +127,121 @@ async def test_kept_commands_are_bounded(
     with pytest.raises(RateLimited):
         await one.send("d", time() + 60)
     assert one.owner.commands == ["a", "b", "c"]
+
+
+async def test_kept_commands_are_bounded_in_bytes(
+    start_instance: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = await start_instance()
+    monkeypatch.setattr(broadcast, "MAX_KEPT_BYTES", 100)
+    for number in range(9):
+        await one.send(f"{number}" * 10, one.harness.now + 60)
+    for _ in range(2):
+        with pytest.raises(RateLimited):
+            await one.send("x" * 11, one.harness.now + 60)
+    await one.send("y" * 1000)
+    await one.send("z" * 200, one.harness.now + 60, droppable=True)
+    one.harness.advance(61)
+    await one.send("x" * 100, one.harness.now + 60)
+
+
+@pytest.mark.parametrize("droppable", [True, False])
+async def test_i4_more_commands_expire_than_a_sweep_looks_at(
+    start_instance: StartInstance, monkeypatch: pytest.MonkeyPatch, droppable: bool
+) -> None:
+    """As if a client cancelled producers at a high rate: its commands stay as many as are sent in their time."""
+    monkeypatch.setattr(broadcast, "MAX_SWEEP", 5)
+    one, other = await start_instance(), await start_instance()
+    for second in range(30):
+        for number in range(50):
+            expiry = one.harness.now + 2
+            await one.send(f"{second}-{number}", expiry, droppable=droppable)
+        await until_received(other, 50 * (second + 1))
+        for instance in (one, other):
+            instance.harness.advance(1)
+            instance.harness.store.broadcast.sweep()
+            assert instance.kept <= 4 * 50
+
+
+async def until_received(instance: Instance, count: int) -> None:
+    await until(lambda: len(instance.owner.commands) == count, "all arrive")
+
+
+async def test_i4_droppable_commands_take_no_room_from_others(
+    start_instance: StartInstance, monkeypatch: pytest.MonkeyPatch, shared_server: Server
+) -> None:
+    """Otherwise a client that cancels producers could keep revocations out."""
+    monkeypatch.setattr(broadcast, "MAX_KEPT", 5)
+    monkeypatch.setattr(broadcast, "MAX_DROPPABLE", 3)
+    one, other = await start_instance(), await start_instance()
+    sent = [f"cancel {number}" for number in range(20)]
+    for number, command in enumerate(sent):
+        await one.send(command, time() + 10 + number, droppable=True)
+    for number in range(5):
+        await one.send(f"revoke {number}", time() + 60)
+        sent.append(f"revoke {number}")
+    with pytest.raises(RateLimited):
+        await one.send("revoke 5", time() + 60)
+    await one.send("cancel", time() + 60, droppable=True)
+    sent.append("cancel")
+    await until(lambda: other.owner.commands == sent, "all arrive")
+    assert (one.kept, other.kept) == (8, 8)
+    with shared_server.client() as client:
+        assert client.zcard("broker:{b}:notices") == 5
+        assert client.zcard("broker:{b}:droppable") == 3
+    later = await start_instance()
+    kept = {"cancel", "cancel 18", "cancel 19", *(f"revoke {number}" for number in range(5))}
+    assert set(later.owner.commands) == kept
+    assert later.kept == 8
+
+
+async def test_an_expired_droppable_command_is_not_carried_out_late(start_instance: StartInstance) -> None:
+    """It stays on the server until the next is sent; meanwhile its topic may have another producer."""
+    one = await start_instance()
+    await one.send("cancel", one.harness.now + 10, droppable=True)
+    one.harness.advance(11)
+    one.harness.store.broadcast.sweep()
+    await one.harness.store.broadcast.read_kept()
+    assert one.owner.commands == ["cancel"]
+
+
+async def test_kept_commands_are_carried_out_in_slices(
+    start_instance: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(broadcast, "COMMANDS_AT_ONCE", 10)
+    one = await start_instance()
+    for number in range(95):
+        await one.send(str(number), time() + 60)
+    seen: list[int] = []
+    other = Instance(one.server)
+
+    async def count() -> None:
+        while len(other.owner.commands) < 95:
+            seen.append(len(other.owner.commands))
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    try:
+        await other.start()
+        await counting
+    finally:
+        await other.harness.store.stop()
+        other.harness.close()
+    assert max(after - before for before, after in pairwise([*seen, 95])) <= 10
+
+
+async def test_commands_of_other_versions_are_understood(
+    start_instance: StartInstance, shared_server: Server
+) -> None:
+    """Older versions write no `+` before the time of a droppable command; to them it is part of the number."""
+    one = await start_instance()
+    with shared_server.client() as client:
+        client.publish("broker:0:/notices", f"other\n{time() + 60:.3f}\nold")
+        client.publish("broker:0:/notices", f"other\n+{time() + 60:.3f}\nnew")
+    await until(lambda: one.owner.commands == ["old", "new"], "both arrive")
+    store = one.harness.store.broadcast
+    assert ("old" in store.lasting, "new" in store.droppable, one.kept) == (True, True, 2)
+    assert float("+1763791200.123") == 1763791200.123
 
 
 async def test_a_command_is_sent_and_kept_if_the_servers_memory_is_full(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from broker.stores.redis import broadcast
 from tests.stores.brokers import StartBroker, StartPair
 from tests.stores.conftest import StartServer
 from tests.support.local_broker import Server
@@ -250,3 +251,21 @@ async def test_a_key_counts_once_on_instances_with_different_windows(
     again = await other.request("POST", "/topics/a", b"x", Idempotency_Key="k")
     assert (again.status, again.json()) == (201, published.json())
     assert again.headers["idempotency-replayed"] == "true"
+
+
+async def test_i9_many_cancels_keep_no_revocation_out(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, empty_server: Redis
+) -> None:
+    monkeypatch.setattr(broadcast, "MAX_KEPT", 10)
+    monkeypatch.setattr(broadcast, "MAX_DROPPABLE", 5)
+    for number in range(40):
+        answer = await pair[number % 2].request("POST", f"/topics/nobody{number}/cancel")
+        assert answer.status == 202
+    for number in range(10):
+        answer = await pair[number % 2].request("POST", "/admin/revoke", b'{"jti": "%d"}' % number)
+        assert answer.status == 202
+    answer = await pair[0].request("POST", "/admin/revoke", b'{"jti": "one too many"}')
+    assert (answer.status, answer.json()["code"]) == (429, "rate-limited")
+    assert (await pair[0].request("POST", "/topics/nobody/cancel")).status == 202
+    with empty_server.client() as client:
+        assert (client.zcard("broker:{b}:notices"), client.zcard("broker:{b}:droppable")) == (10, 5)

@@ -25,7 +25,7 @@ class NoOtherInstances:
     def __init__(self, logs: MemoryLogs) -> None:
         self._logs = logs
 
-    async def send(self, command: str, until: float | None = None) -> int:
+    async def send(self, command: str, until: float | None = None, *, droppable: bool = False) -> int:
         self._logs.owner.on_broadcast(command)
         return 1
 
