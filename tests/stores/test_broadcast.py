@@ -230,6 +230,24 @@ async def test_kept_commands_are_carried_out_in_slices(
     assert max(after - before for before, after in pairwise([*seen, 95])) <= 10
 
 
+async def test_a_reading_that_a_lost_connection_interrupts_is_not_complete(
+    start_instance: StartInstance,
+) -> None:
+    """What is sent after it may be missed, until it is read again."""
+    one = await start_instance()
+    store = one.harness.store.broadcast
+    pipeline = WatchedCalls(store._pipeline)
+    store._pipeline = pipeline  # type: ignore[assignment]
+    reading = asyncio.create_task(store.read_kept())
+    while not pipeline.commands:
+        await asyncio.sleep(0)
+    store.disconnected()
+    await reading
+    assert not store.is_complete
+    await store.read_kept()
+    assert store.is_complete
+
+
 async def test_commands_of_other_versions_are_understood(
     start_instance: StartInstance, shared_server: Server
 ) -> None:

@@ -15,16 +15,18 @@ class WatchedCalls:
 
     Attributes:
         keys: the number of keys of each call, by script.
+        commands: how many plain commands were called.
         most_waiting: the most calls that waited for their replies at once.
     """
 
     def __init__(self, pipeline: ScriptPipeline) -> None:
         self.keys: dict[str, list[int]] = {}
-        self.most_waiting = 0
+        self.commands = self.most_waiting = 0
         self._pipeline = pipeline
         self._waiting = 0
 
     def command(self, *args: Any) -> Awaitable[Any]:
+        self.commands += 1
         return self._pipeline.command(*args)
 
     def call(

@@ -45,6 +45,7 @@ class RedisBroadcast:
         self.is_complete = False
         self.lasting = KeptCommands(MAX_KEPT, MAX_KEPT_BYTES)
         self.droppable = KeptCommands(MAX_DROPPABLE, MAX_DROPPABLE_BYTES)
+        self._disconnects = 0
         self._instance = names.instance
         self._channel = names.broadcast_channel
         self._lasting_keys = names.keys("state", "notices")
@@ -107,12 +108,14 @@ class RedisBroadcast:
     def disconnected(self) -> None:
         """Commands may be missed from now on."""
         self.is_complete = False
+        self._disconnects += 1
 
     async def read_kept(self) -> None:
         """Read the kept commands, and write those that the server lacks. Raises `Unavailable`."""
+        disconnects = self._disconnects
         await self._read_kept(droppable=False)
         await self._read_kept(droppable=True)
-        self.is_complete = True
+        self.is_complete = disconnects == self._disconnects
 
     async def _read_kept(self, *, droppable: bool) -> None:
         """In slices, so that the loop stays responsive.
