@@ -166,7 +166,13 @@ class Metrics:
         self.answer_bytes = self._count("broker_answer_bytes", "Bytes of answers sent, without streams.")
         self.shortened_answers = self._counts(
             "broker_shortened_answers",
-            "Pages of history that got fewer events because too many large answers were on their way, by limit: all, or one address.",
+            "Pages of history that got fewer events because too many bytes of answers were unread, by limit: all, or one address.",
+            "limit",
+            values=("all", "address"),
+        )
+        self.refused_answers = self._counts(
+            "broker_refused_answers",
+            "Large answers refused because too many bytes of answers were unread, by limit: all, or one address.",
             "limit",
             values=("all", "address"),
         )

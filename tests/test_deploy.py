@@ -49,6 +49,7 @@ LEFT_OUT = {
     "broker_lagging_max_seconds": "the same in time",
     "broker_body_bytes": "bounded, and its refusals are shown",
     "broker_shortened_answers": "nothing is refused: pages have fewer events",
+    "broker_refused_answers": "the answers are shown by status",
     "broker_tasks": "for the soak",
 }
 """Metrics that neither a dashboard nor an alert needs, and why."""

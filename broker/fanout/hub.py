@@ -18,7 +18,7 @@ from broker.fanout.fanout import FanOut
 from broker.fanout.feed import FeedKey
 from broker.fanout.feed_table import FeedTable
 from broker.fanout.owner import HubOwner, LogSource, Scheduler, StreamTimes
-from broker.fanout.poll import Poll, Respond
+from broker.fanout.poll import Poll, Responder
 from broker.fanout.subscriber import Subscriber
 from broker.fanout.sweeper import Sweeper
 from broker.log.log import Log
@@ -134,11 +134,11 @@ class Hub:
         key: FeedKey,
         logs: Sequence[Log],
         cursor: EventId,
-        respond: Respond,
+        responder: Responder,
     ) -> Poll:
         """Have `caller` wait for the first event after `cursor`, at which `logs`, those of `key.topics`, have nothing to give."""
         now = self._loop.time()
-        poll = Poll(transport, self, caller, cursor, now, respond)
+        poll = Poll(transport, self, caller, cursor, now, responder)
         poll.hub_index = len(self._subscribers)
         self._subscribers.append(poll)
         self.fan_out.catch_up.begin(poll, key, logs, b"", now)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable
 from typing import ClassVar, Protocol
 
 from broker.auth.grants import Caller
@@ -17,8 +16,18 @@ from broker.fanout.close_reason import CloseReason
 from broker.fanout.lag import Lag
 from broker.fanout.subscriber import NO_SOCKET, Subscriber, SubscriberOwner
 
-Respond = Callable[[CloseReason | None], bytes | None]
-"""Makes the whole answer as it goes over the wire: with a reason, in any case; with None, only if there is something to give."""
+
+class Responder(Protocol):
+    """Makes the answer to a poll."""
+
+    def respond(self, reason: CloseReason | None) -> bytes | None:
+        """The whole answer as it goes over the wire: with a reason, in any case; with None, only if there is something to give."""
+
+    def hold(self, size: int) -> bool:
+        """The poll's transport holds `size` bytes of it, until `release`. Returns whether it may."""
+
+    def release(self) -> None:
+        """The poll holds nothing of the answer, or nothing any more."""
 
 
 class Timer(Protocol):
@@ -44,7 +53,7 @@ class Poll(Subscriber):
     WRITES: ClassVar[int] = 8
     """It makes an answer, and ends in the same turn."""
 
-    __slots__ = ("_has_answered", "_hub", "_kept_descriptor", "_respond", "timer")
+    __slots__ = ("_has_answered", "_hub", "_kept_descriptor", "_responder", "timer")
 
     def __init__(
         self,
@@ -53,13 +62,13 @@ class Poll(Subscriber):
         caller: Caller,
         cursor: EventId,
         now: float,
-        respond: Respond,
+        responder: Responder,
     ) -> None:
         super().__init__(transport, owner, caller, cursor, now)
         self.timer: Timer | None = None
         self.wrote_at = math.inf  # it gets no heartbeats
         self._hub = owner
-        self._respond = respond
+        self._responder = responder
         self._has_answered = False
         self._kept_descriptor = self.descriptor
         self.descriptor = NO_SOCKET  # so that fan-out calls `write` instead of writing by itself
@@ -67,7 +76,7 @@ class Poll(Subscriber):
     def write(self, chunk: bytes, now: float) -> None:
         """Events have come, or the end of one of several topics: answer if there is an event for this poll."""
         if chunk and not self._has_answered:
-            answer = self._respond(None)
+            answer = self._responder.respond(None)
             if answer is not None:
                 self._send(answer, now)
                 self._hub.answered(self)
@@ -78,7 +87,7 @@ class Poll(Subscriber):
         A client that shuts down its sending side may have left, or may still want its answer.
         """
         if not self._has_answered:
-            answer = self._respond(reason)
+            answer = self._responder.respond(reason)
             assert answer is not None
             self._send(answer, now)
         self._cancel_timer()
@@ -92,11 +101,25 @@ class Poll(Subscriber):
         elif answer:  # the answer to an earlier request on the same connection is still on its way
             self.write_behind(answer, now)
         self.lag = self.lag or Lag(now)  # nothing more is written to it
+        if answer:  # else its transport takes it elsewhere
+            unread = self._transport.get_write_buffer_size()
+            if not unread:
+                self._responder.release()
+            elif not self._responder.hold(unread):
+                self.cut(CloseReason.SLOW)
+
+    def is_stuck(self, now: float, slow_seconds: float) -> bool:
+        """As of other subscribers. Besides, the whole answer must leave in `slow_seconds`, as those to other requests."""
+        is_stuck = super().is_stuck(now, slow_seconds)
+        is_late = self._has_answered and self.lag is not None and now - self.lag.since >= slow_seconds
+        return is_stuck or (is_late and not self.is_flushed())
 
     def resume_writing(self) -> None:
         """The sweep closes the connection once the client has the answer."""
+        self._responder.release()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._responder.release()
         self._cancel_timer()
         super().connection_lost(exc)
 

@@ -23,7 +23,7 @@ from broker.fanout.feed import FeedKey
 from broker.fanout.hub import Hub
 from broker.fanout.origin import UNKNOWN_CLIENT, Client
 from broker.fanout.owner import StreamTimes
-from broker.fanout.poll import Respond
+from broker.fanout.poll import Responder
 from broker.fanout.subscriber import Subscriber
 from broker.log.log import Log
 from broker.log.start import (
@@ -196,10 +196,10 @@ class Streams:
         caller: Caller,
         reading: Reading,
         seconds: float,
-        respond: Respond,
+        responder: Responder,
         client: Client = UNKNOWN_CLIENT,
     ) -> None:
-        """Make the connection behind `transport` a long poll, which gets its whole answer from `respond`, after `seconds` at most.
+        """Make the connection behind `transport` a long poll, which gets its whole answer from `responder`, after `seconds` at most.
 
         `reading` has nothing to give, and an open topic; don't await between its `watch` and this. From here on the watches
         belong to the poll, and so does the caller's place in the limits.
@@ -209,7 +209,7 @@ class Streams:
         key = FeedKey(
             topics, enveloped=False, chunked=True
         )  # the feed of most streams: its pieces are made anyway
-        poll = self.hub.attach_poll(transport, caller, key, logs, reading.end(), respond)
+        poll = self.hub.attach_poll(transport, caller, key, logs, reading.end(), responder)
         describe(poll, client, "poll", "")
         self._logs.unwatch([topic for topic in reading.topics if topic not in topics])
         poll.timer = self._loop.call_later(seconds, self.end, poll, CloseReason.ANSWERED)

@@ -34,13 +34,13 @@ from broker.web.guard import Guard
 from broker.web.headers import ResponseHeaders
 from broker.web.identity import Authenticator
 from broker.web.jwks_fetcher import JwksFetcher
-from broker.web.large_answers import LargeAnswers
 from broker.web.monitoring import RequestGauges
 from broker.web.producers import Producers
 from broker.web.refusals import Refusals
 from broker.web.request_measures import RequestMeasures
 from broker.web.routes import METRICS_ROUTES, ROUTES
 from broker.web.services import Services
+from broker.web.unread_answers import UnreadAnswers
 
 if TYPE_CHECKING:
     from broker.process.tracing import SdkTracer
@@ -92,7 +92,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock = time) -> web.
             BodyReader(timeouts, limits),
             Producers(node, settings.producer_timeout_seconds),
             response_headers,
-            LargeAnswers(timeouts, metrics),
+            UnreadAnswers(metrics, settings.max_event_bytes),
             Refusals(node.reporter, log_addresses, measures),
             log_addresses,
             measures,

@@ -23,6 +23,7 @@ from broker.web.router import Router, not_allowed
 from broker.web.routes import Route
 from broker.web.services import Services
 from broker.web.subscribe import Subscription
+from broker.web.unread_answers import SMALL_BYTES
 from broker.web.values import Answer, Listener, Query, Request, content_length
 
 SERVICES = web.AppKey("services", Services)
@@ -114,8 +115,17 @@ def _endpoint(app: web.Application, handler: routes.Handler, base_path: BasePath
             return await response_stream.serve(request, result, services.client(plain.headers, plain.peer))
         if isinstance(result, LongPoll):
             client = services.client(plain.headers, plain.peer)
-            return response_to(await response_stream.wait(request, result, client))
-        return await response_stream.send(request, result) if result.is_stream else response_to(result)
+            result = await response_stream.wait(request, result, client)
+        if result.is_stream:
+            return await response_stream.send(request, result)
+        response = response_to(result)
+        if len(result.body) > SMALL_BYTES:
+            if _must_close(request, services):
+                response.force_close()
+            address = services.addresses.of(plain.headers, plain.peer)
+            seconds = services.settings.slow_seconds
+            await response_stream.send_large(request, response, services.unread_answers, address, seconds)
+        return response
 
     return serve
 
@@ -150,14 +160,19 @@ def _answer_errors(app: web.Application) -> Middleware:
                     measure,
                 )
             )
-        body = request.content
-        if not body.is_eof() or body.exception() is not None or services.node.streams.is_draining:
-            response.force_close()  # the rest of the body follows, or this instance is about to stop
+        if _must_close(request, services):
+            response.force_close()
         measured.answered(response.status)
         services.node.metrics.answer_bytes.value += response.content_length or 0
         return response
 
     return answered
+
+
+def _must_close(request: web.Request, services: Services) -> bool:
+    """Whether the rest of the request's body follows, or this instance is about to stop."""
+    body = request.content
+    return not body.is_eof() or body.exception() is not None or services.node.streams.is_draining
 
 
 def _template(request: web.Request, base_path: BasePath) -> str:

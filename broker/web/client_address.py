@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from broker.web.request_headers import Headers
-from broker.web.values import Request
 
 X_FORWARDED_FOR = "X-Forwarded-For"
 FORWARDED = "Forwarded"
@@ -42,12 +41,12 @@ class ClientAddresses:
         names = (X_FORWARDED_FOR, FORWARDED) if header is None else (header,)
         self._headers = [name.lower() for name in names]
 
-    def of(self, request: Request) -> str:
-        """The key for limits by address: an IPv4 address, or the network of an IPv6 address; "" if unknown."""
-        peer = _parse(request.peer)
-        if peer is None:
+    def of(self, headers: Headers, peer: str) -> str:
+        """The key for limits by address: an IPv4 address, or the network of an IPv6 address; "" if unknown. `peer` is the connection's address."""
+        address = _parse(peer)
+        if address is None:
             return ""
-        return _key(self._client(request.headers, peer) if self._trusts(peer) else peer)
+        return _key(self._client(headers, address) if self._trusts(address) else address)
 
     def client(self, headers: Headers, peer: str) -> str:
         """The whole address of a client, for logs; "" if unknown, as on a unix socket."""

@@ -41,7 +41,7 @@ class TimeoutReason(enum.StrEnum):
     ROOM = "room"
     """All descriptors were in use, and this connection had waited longest."""
     MEMORY = "memory"
-    """Connections held too many bytes that were not served yet, and this one had held some for longest."""
+    """Connections held too many bytes that were not served yet, and this one had held some for longest; or too many answers are unread (`unread_answers`), and this was another."""
 
 
 class Waiting(Protocol):
@@ -49,16 +49,6 @@ class Waiting(Protocol):
 
     def time_out(self, reason: TimeoutReason) -> None:
         """A connection closes, at once or after an answer, then calls `ConnectionTimeouts.closed`. A handler's wait ends."""
-
-
-class Reader(Waiting, Protocol):
-    """A connection that sends an answer.
-
-    Attributes:
-        reader: the address of the client that gets a large answer, "" if it isn't known; None if the answer isn't large.
-    """
-
-    reader: str | None
 
 
 class ConnectionTimeouts:
@@ -102,7 +92,6 @@ class ConnectionTimeouts:
         self._heads: dict[Waiting, float] = {}
         self._idle: dict[Waiting, float] = {}
         self._answers: dict[Waiting, float] = {}
-        self._large: dict[Waiting, str] = {}  # those of them that are large, and for whom
         self._bodies: dict[Waiting, float] = {}
         self._pauses: dict[Waiting, float] = {}
         self._kinds: Sequence[tuple[TimeoutReason, dict[Waiting, float], float]] = (
@@ -130,15 +119,6 @@ class ConnectionTimeouts:
         """How many request connections there may be: as many as streams leave."""
         return self._max_descriptors - len(self._streams)
 
-    @property
-    def unread_large(self) -> int:
-        """How many connections have a large answer that their client is slow to read."""
-        return len(self._large)
-
-    def unread_by(self, address: str) -> int:
-        """How many of them are large and for `address`. Looks at each of `unread_large`."""
-        return sum(reader == address for reader in self._large.values())
-
     # What a connection reports
 
     def opened(self, connection: Waiting) -> None:
@@ -159,23 +139,20 @@ class ConnectionTimeouts:
         self._idle.pop(connection, None)
         self._heads.pop(connection, None)
 
-    def answer_started(self, connection: Reader) -> None:
+    def answer_started(self, connection: Waiting) -> None:
         """The answer is ready to be sent."""
         self._answers[connection] = self._now()
-        if connection.reader is not None:
-            self._large[connection] = connection.reader
 
-    def answer_sent(self, connection: Reader) -> None:
+    def answer_sent(self, connection: Waiting) -> None:
         """The answer has left; the next request may come."""
         if self._heads:
             self._heads.pop(connection, None)
         if self._answers:
             self._answers.pop(connection, None)
-            self._large.pop(connection, None)
         self._idle.pop(connection, None)  # so that it goes to the end
         self._idle[connection] = self._loop.time() - self._stalled_seconds
 
-    def replaced(self, connection: Reader, successor: Reader, *, is_sent: bool) -> None:
+    def replaced(self, connection: Waiting, successor: Waiting, *, is_sent: bool) -> None:
         """`successor` is in charge until the client has read the last answer; `is_sent` if it has left.
 
         If there are too many connections it ends now: the answer may be that to a body that had to make room.
@@ -183,8 +160,6 @@ class ConnectionTimeouts:
         self._forget_connection(connection)
         table = self._idle if is_sent else self._answers
         table[successor] = self._now()
-        if not is_sent and successor.reader is not None:
-            self._large[successor] = successor.reader
         if self.count > self.room():
             self._expire(table, successor, TimeoutReason.ROOM)
 
@@ -198,7 +173,6 @@ class ConnectionTimeouts:
         self._idle.pop(connection, None)
         if self._answers:
             self._answers.pop(connection, None)
-            self._large.pop(connection, None)
 
     # What a handler reports
 
@@ -260,6 +234,5 @@ class ConnectionTimeouts:
 
     def _expire(self, table: dict[Waiting, float], connection: Waiting, reason: TimeoutReason) -> None:
         del table[connection]
-        self._large.pop(connection, None)
         self._metrics.cut_requests.add(reason)
         connection.time_out(reason)

@@ -15,23 +15,24 @@ from functools import partial
 from broker import sse
 from broker.auth.grants import Caller
 from broker.durations import parse_duration
-from broker.errors import InvalidParameter
+from broker.errors import InvalidParameter, Overloaded, RateLimited
 from broker.events import EventId, format_id, parse_id
 from broker.fanout.close_reason import CloseReason
-from broker.fanout.feed import PIECE_BYTES
 from broker.fanout.origin import Client
 from broker.log.entry import Entry
 from broker.log.start import Last, Since, Start
 from broker.node.history import Found, Gap, Page, Reading
 from broker.node.node import Node
+from broker.web.errors import error_answer
 from broker.web.etag import tagged
-from broker.web.large_answers import SMALL_BYTES
 from broker.web.publish_options import requested_topics
+from broker.web.request_id import HEADER, new_id
 from broker.web.services import Services
 from broker.web.start_options import requested_start
 from broker.web.subscribe import check_topics, reserve
 from broker.web.topics import requested_limit
-from broker.web.values import Answer, LargeAnswer, Request
+from broker.web.unread_answers import SMALL_BYTES, Reservation, UnreadAnswers
+from broker.web.values import Answer, Request
 
 MAX_WAIT_SECONDS = 50
 SLICE_EVENTS = 128
@@ -67,26 +68,77 @@ class LongPoll:
     reading: Reading
     options: HistoryOptions
     none_match: str
+    unread: UnreadAnswers
+    address: str
 
     def attach(self, transport: asyncio.Transport, encode: Callable[[Answer], bytes], client: Client) -> None:
         """Wait on `transport`, to which the answer is then written as `encode` returns it."""
-
-        def respond(reason: CloseReason | None) -> bytes | None:
-            page = self.reading.after(min(self.options.limit, POLL_EVENTS), PIECE_BYTES)
-            if reason is None and not (page.events or page.gaps):
-                return None
-            if reason is CloseReason.DISCONNECTED and page.events:
-                page = self.reading.nothing()  # it may read no longer
-            events = [sse.envelope_value(log.enveloped(topic, entry)) for topic, log, entry in page.events]
-            return encode(_answer(page, events, self.none_match))
-
         node, seconds = self.node, self.options.wait_seconds
-        node.streams.attach_poll(transport, self.caller, self.reading, seconds, respond, client)
+        responder = _PollResponder(self, encode, client.request_id)
+        node.streams.attach_poll(transport, self.caller, self.reading, seconds, responder, client)
 
     def release(self) -> None:
         """Give up the logs and the caller's place."""
         self.node.logs.unwatch(self.reading.topics)
         self.node.limits.undo_enter(self.caller)
+
+
+class _PollResponder:
+    """Makes the answer to `poll`; see `fanout.poll.Responder`.
+
+    Without room for a large answer the poll is refused, and nothing is lost: its client comes back with the same cursor.
+    """
+
+    __slots__ = ("_encode", "_poll", "_request_id")
+
+    def __init__(self, poll: LongPoll, encode: Callable[[Answer], bytes], request_id: str | None) -> None:
+        self._poll = poll
+        self._encode = encode
+        self._request_id = request_id
+
+    def respond(self, reason: CloseReason | None) -> bytes | None:
+        poll = self._poll
+        page = poll.reading.after(min(poll.options.limit, POLL_EVENTS), SMALL_BYTES)
+        if reason is None and not (page.events or page.gaps):
+            return None
+        if reason is CloseReason.DISCONNECTED and page.events:
+            page = poll.reading.nothing()  # it may read no longer
+        try:
+            answer = self._answer(page)
+        except (RateLimited, Overloaded) as error:
+            answer = error_answer(error, "GET", "", "")
+            answer.headers = {**answer.headers, HEADER: self._request_id or new_id()}
+        return self._encode(answer)
+
+    def _answer(self, page: Page) -> Answer:
+        """The answer with `page`, or its beginning. Raises `RateLimited` or `Overloaded` if it is large and there is no room."""
+        events: list[bytes] = []
+        size = 0
+        for topic, log, entry in page.events:
+            if len(entry.frame) > SMALL_BYTES:
+                self._reserve(len(entry.frame))  # before it is encoded
+            event = sse.envelope_value(log.enveloped(topic, entry))
+            size += len(event) + 1
+            if events and size > SMALL_BYTES:
+                page = page.cut(len(events))
+                break
+            events.append(event)
+        answer = _answer(page, events, self._poll.none_match)
+        if len(answer.body) > SMALL_BYTES:
+            self._reserve(len(answer.body))
+        return answer
+
+    def _reserve(self, size: int) -> None:
+        """Count `size` bytes until the answer is written."""
+        self.release()
+        self._poll.unread.check(self._poll.address, size)
+        self.hold(size)
+
+    def hold(self, size: int) -> bool:
+        return self._poll.unread.hold(self, self._poll.address, size)
+
+    def release(self) -> None:
+        self._poll.unread.release(self)
 
 
 async def read_topic_events(services: Services, request: Request) -> Answer | LongPoll:
@@ -106,10 +158,11 @@ async def _read(services: Services, request: Request, topics: Sequence[str]) -> 
     caller.grant.check_subscribe(topics)
     options = _options(request, node)
     none_match = request.headers.get("if-none-match", "")
+    unread, address = services.unread_answers, services.addresses.of(request.headers, request.peer)
     if options.wait_seconds and request.method != "HEAD":
         logs = await reserve(node, caller, topics, options.start)
         reading = Reading(topics, logs, options.start, node.logs)
-        poll = LongPoll(node, caller, reading, options, none_match)
+        poll = LongPoll(node, caller, reading, options, none_match, unread, address)
         try:
             node.streams.evictions.check(caller.grant)  # it may have changed while the logs were read
             page = reading.after(1, 0)
@@ -123,17 +176,14 @@ async def _read(services: Services, request: Request, topics: Sequence[str]) -> 
         logs = await node.logs.watch(topics, options.start, current=True)
         reading = Reading(topics, logs, options.start, node.logs)
         release = partial(node.logs.unwatch, topics)
-    address = services.addresses.of(request)
-    with services.large_answers.room(address) as max_bytes:
+    with unread.room(address) as reservation:
         try:
             node.streams.evictions.check(caller.grant)
-            page = _page(reading, options, max_bytes)
+            page = _page(reading, options, reservation.max_bytes)
         finally:
             release()
-        page, events = await _encoded(page, max_bytes)
-        answer = _answer(page, events, none_match)
-        is_large = max_bytes > SMALL_BYTES and len(answer.body) > SMALL_BYTES
-        return LargeAnswer(answer, address) if is_large else answer
+        page, events = await _encoded(page, reservation)
+        return _answer(page, events, none_match)
 
 
 def _options(request: Request, node: Node) -> HistoryOptions:
@@ -162,16 +212,20 @@ def _page(reading: Reading, options: HistoryOptions, max_bytes: int) -> Page:
     return reading.before(options.before, options.limit, max_bytes)
 
 
-async def _encoded(page: Page, max_bytes: int) -> tuple[Page, Sequence[bytes]]:
-    """The events of `page` as JSON, and the page; cut if they are too many bytes."""
+async def _encoded(page: Page, reservation: Reservation) -> tuple[Page, Sequence[bytes]]:
+    """The events of `page` as JSON, and the page; cut if they are too many bytes. Raises as `Reservation.need`."""
     events: list[bytes] = []
     size = in_slice = 0
     for found in reversed(page.events) if page.is_backward else page.events:
+        if not events:
+            reservation.need(len(found.entry.frame))  # before it is encoded
         event = _as_json(found)
         size += len(event) + 1
-        if events and size > max_bytes:
-            page = page.cut(len(events))
-            break
+        if size > reservation.max_bytes:
+            if events:
+                page = page.cut(len(events))
+                break
+            reservation.need(size)
         events.append(event)
         in_slice += len(event)
         if in_slice > SLICE_BYTES or not len(events) % SLICE_EVENTS:

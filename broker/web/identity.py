@@ -119,7 +119,7 @@ class Authenticator:
             grant = self._verify(self._verifier, token)
             self._evictions.check(grant)
         request.caller = caller = Caller(
-            grant, "" if self._addresses is None else self._addresses.of(request)
+            grant, "" if self._addresses is None else self._addresses.of(request.headers, request.peer)
         )
         return caller
 

@@ -27,4 +27,9 @@ def sent_id(headers: Headers) -> str | None:
 
 def request_id(headers: Headers) -> str:
     """The id that the client sent, or a new one."""
-    return sent_id(headers) or secrets.token_hex(8)
+    return sent_id(headers) or new_id()
+
+
+def new_id() -> str:
+    """An id for a request that was sent without one."""
+    return secrets.token_hex(8)

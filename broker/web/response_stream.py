@@ -15,6 +15,7 @@ from broker.fanout.origin import Client
 from broker.fanout.subscriber import Subscriber
 from broker.web.history import LongPoll
 from broker.web.subscribe import HEADERS, Subscription
+from broker.web.unread_answers import UnreadAnswers
 from broker.web.values import Answer
 
 BUFFER_BYTES = 64 << 10
@@ -66,6 +67,30 @@ async def send(request: web.Request, answer: Answer) -> web.StreamResponse:
     await response.write(answer.body)
     await response.write_eof()
     return response
+
+
+async def send_large(
+    request: web.Request, response: web.Response, unread: UnreadAnswers, address: str, seconds: float
+) -> None:
+    """Send a large answer to `address`, and count it until the client has taken most of it: all but aiohttp's buffer of 64 KiB.
+
+    Raises:
+        RateLimited, Overloaded: there is no room for it.
+        ConnectionError: the client has left, or has not read it in time.
+    """
+    size = response.content_length or 0
+    unread.check(address, size)
+    unread.hold(response, address, size)
+    try:
+        async with asyncio.timeout(seconds):
+            await response.prepare(request)
+            await response.write_eof()
+    except TimeoutError:
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError("the client did not read its answer in time") from None
+    finally:
+        unread.release(response)
 
 
 class ResponseTransport(asyncio.Transport):

@@ -11,12 +11,12 @@ from broker.web.body_reader import BodyReader
 from broker.web.client_address import ClientAddresses
 from broker.web.headers import ResponseHeaders
 from broker.web.identity import Authenticator
-from broker.web.large_answers import LargeAnswers
 from broker.web.producers import Producers
 from broker.web.refusals import Refusals
 from broker.web.request_headers import Headers
 from broker.web.request_id import sent_id
 from broker.web.request_measures import RequestMeasures
+from broker.web.unread_answers import UnreadAnswers
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Services:
     bodies: BodyReader
     producers: Producers
     response_headers: ResponseHeaders
-    large_answers: LargeAnswers
+    unread_answers: UnreadAnswers
     refusals: Refusals
     addresses: ClientAddresses
     measures: RequestMeasures

@@ -190,20 +190,6 @@ class Answer:
         self.is_stream = is_stream
 
 
-class LargeAnswer(Answer):
-    """An answer that may be too large for the kernel's buffer of a connection.
-
-    Attributes:
-        reader: the client's address, under which it counts (`large_answers`).
-    """
-
-    __slots__ = ("reader",)
-
-    def __init__(self, answer: Answer, reader: str) -> None:
-        super().__init__(answer.status, answer.body, answer.headers)
-        self.reader = reader
-
-
 def json_answer(value: object, headers: Mapping[str, str], status: int = 200) -> Answer:
     """An answer with `value` as JSON."""
     headers = {**headers, "Content-Type": "application/json; charset=utf-8"}

@@ -12,6 +12,7 @@ from broker.fanout.fanout import WRITES_PER_TURN
 from broker.fanout.feed import FeedKey
 from broker.fanout.poll import Poll
 from tests.support.hub_harness import HubHarness, tcp_pair
+from tests.support.waiting import until
 
 
 class Waiting:
@@ -20,11 +21,14 @@ class Waiting:
     Attributes:
         gives: the answer to a wake; None while there is nothing to give.
         asked: the reason of each call.
+        held, may_hold: how many bytes the poll's transport has, and may have.
     """
 
     def __init__(self, gives: bytes | None = b"events") -> None:
         self.gives = gives
         self.asked: list[CloseReason | None] = []
+        self.held = 0
+        self.may_hold = 1 << 30
         self.poll: Poll
 
     async def attach(self, harness: HubHarness, *topics: str) -> Waiting:
@@ -33,15 +37,20 @@ class Waiting:
         transport.set_write_buffer_limits(high=0)
         key = FeedKey(topics, enveloped=False, chunked=True)
         logs = [harness.log(topic) for topic in topics]
-        self.poll = harness.hub.attach_poll(
-            transport, UNRESTRICTED_CALLER, key, logs, harness.last, self.respond
-        )
+        self.poll = harness.hub.attach_poll(transport, UNRESTRICTED_CALLER, key, logs, harness.last, self)
         harness.far[self.poll] = far
         return self
 
     def respond(self, reason: CloseReason | None) -> bytes | None:
         self.asked.append(reason)
         return self.gives if reason is None else b"nothing"
+
+    def hold(self, size: int) -> bool:
+        self.held = size
+        return size <= self.may_hold
+
+    def release(self) -> None:
+        self.held = 0
 
 
 async def test_the_first_event_is_answered_and_no_other(harness: HubHarness) -> None:
@@ -177,3 +186,57 @@ async def test_a_client_that_has_left_is_answered_without_harm(harness: HubHarne
     await harness.closing()
     assert harness.released == ["a"]
     assert harness.hub.failure is None
+
+
+async def test_what_its_transport_has_of_the_answer_is_counted_until_it_is_gone(harness: HubHarness) -> None:
+    waiting = await Waiting(b"x" * (4 << 20)).attach(harness, "a")
+    harness.publish("a", b"x")
+    harness.run()
+    assert 0 < waiting.held == waiting.poll._transport.get_write_buffer_size()
+
+    def is_released() -> bool:
+        harness.read(waiting.poll)
+        return waiting.held == 0
+
+    await until(is_released, "the rest is in the kernel's buffer")
+    harness.far[waiting.poll].close()
+    await harness.closing()
+
+
+async def test_a_lost_poll_holds_nothing(harness: HubHarness) -> None:
+    waiting = await Waiting(b"x" * (4 << 20)).attach(harness, "a")
+    harness.publish("a", b"x")
+    harness.run()
+    assert waiting.held
+    harness.hub.cut(waiting.poll, CloseReason.SLOW)
+    await harness.closing()
+    assert waiting.held == 0
+
+
+async def test_a_poll_whose_answer_has_no_room_is_cut(harness: HubHarness) -> None:
+    waiting = await Waiting(b"x" * (4 << 20)).attach(harness, "a")
+    waiting.may_hold = 1000
+    harness.publish("a", b"x")
+    harness.run()
+    await harness.closing()
+    assert harness.closes == [CloseReason.SLOW]
+    assert harness.released == ["a"]
+    assert waiting.held == 0
+    assert harness.hub.failure is None
+
+
+async def test_a_client_that_takes_a_little_now_and_then_is_cut_too(harness: HubHarness) -> None:
+    """Otherwise a few such clients could hold all the room for answers for as long as they like."""
+    waiting = await Waiting(b"x" * (4 << 20)).attach(harness, "a")
+    harness.publish("a", b"x")
+    harness.run()
+    for _ in range(4):
+        harness.hub.sweep()
+        harness.run()
+        assert len(harness.hub) == 1
+        harness.now += 8
+        assert harness.receive(waiting.poll, 100_000)
+        await asyncio.sleep(0)
+    harness.hub.sweep()
+    await harness.closing()
+    assert len(harness.hub) == 0

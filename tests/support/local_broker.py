@@ -13,7 +13,7 @@ from aiohttp import web
 
 from broker.node.node import Node
 from broker.process.app import create_app
-from broker.process.listening import Listening
+from broker.process.listening import SEND_BUFFER_BYTES, Listening
 from broker.settings import Settings
 from broker.web.aiohttp_adapter import SERVICES
 from broker.web.front.front import Front
@@ -66,6 +66,7 @@ class Server:
         self._socket = socket.create_server((HOST, 0))
         self.port = self._socket.getsockname()[1]
         if not isinstance(self._runner, Runner):
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
             await web.SockSite(self._runner, self._socket).start()
             return
         self._listening = Listening(self.front, [self._socket], trusted_proxies=None, head_seconds=5)
@@ -91,6 +92,11 @@ class Server:
     def subscribers_of(self, topic: str) -> int:
         """How many are subscribed to a topic here."""
         return self.node.streams.hub.feeds.count(topic)
+
+    @property
+    def is_front(self) -> bool:
+        """Whether the front serves, and not aiohttp."""
+        return isinstance(self._runner, Runner)
 
     @property
     def front(self) -> Front:

@@ -18,7 +18,7 @@ CLIENT = "203.0.113.7"
 
 def address(peer: str, *headers: tuple[str, str], trusted: bool = True, believed: str | None = None) -> str:
     request = plain_request("GET", "/", *headers, peer=peer)
-    return ClientAddresses(TRUSTED if trusted else [], believed).of(request)
+    return ClientAddresses(TRUSTED if trusted else [], believed).of(request.headers, request.peer)
 
 
 def xff(value: str) -> tuple[str, str]:

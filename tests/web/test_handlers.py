@@ -33,7 +33,6 @@ from broker.web.cors import AllowedOrigins
 from broker.web.guard import Guard
 from broker.web.headers import ResponseHeaders
 from broker.web.identity import Authenticator
-from broker.web.large_answers import LargeAnswers
 from broker.web.producers import Producers
 from broker.web.publish import cancel, publish_to_several
 from broker.web.refusals import Refusals
@@ -41,6 +40,7 @@ from broker.web.request_measures import RequestMeasures
 from broker.web.services import Services
 from broker.web.subscribe import Subscription, subscribe
 from broker.web.topics import SLICE_TOPICS, delete_topic, read_topic, read_topics
+from broker.web.unread_answers import UnreadAnswers
 from broker.web.values import Answer, Request
 from tests.web.body_timeouts import body_limits, timeouts
 from tests.web.requests import Body, plain_request
@@ -71,7 +71,7 @@ async def services() -> AsyncIterator[Services]:
         BodyReader(timeouts(metrics), body_limits(metrics)),
         Producers(node, 10),
         ResponseHeaders(origins),
-        LargeAnswers(timeouts(metrics), metrics),
+        UnreadAnswers(metrics, settings.max_event_bytes),
         Refusals(node.reporter, addresses, measures),
         addresses,
         measures,

@@ -1,8 +1,8 @@
 """One connection: has its requests served one after the other, and sends the answers in order.
 
-A handler that never waits runs within the call that brings its request, without a task. A request with a body that is still on its
-way is served as soon as its head is complete, so that it can be refused before the body is sent. A stream takes the transport
-away: from then on its subscriber is the protocol. So does the last answer (`lingering`). Nothing is left of the request then.
+A handler that never waits runs in the call that brings its request, without a task. A request whose body is still on its way is served
+as soon as its head is complete, so that it can be refused before the body is sent. A stream takes the transport away: its subscriber is
+the protocol then. So does the last answer (`lingering`). Nothing is left of the request.
 
 Rules: at most one request is in progress. Requests behind it wait, and reading stops: a client can make one read grow.
 """
@@ -35,7 +35,6 @@ class HttpConnection:
     """A connection until it ends or becomes a stream; an `asyncio.Protocol` as `Subscriber` is.
 
     Attributes:
-        reader: see `connection_timeouts.Reader`.
         is_half_closed: whether the client sends no more; it is still to be answered.
         told_peer: the client's address from a proxy; if empty, the transport's counts.
     """
@@ -54,7 +53,6 @@ class HttpConnection:
         "_rest",
         "_transport",
         "is_half_closed",
-        "reader",
         "told_peer",
     )
 
@@ -62,13 +60,11 @@ class HttpConnection:
         self.told_peer = peer
         self._owner = owner
         self._transport: asyncio.Transport | None = None
-        self._parser: RequestParser  # from `connection_made` on
         self._current: Exchange | None = None  # the request in progress
         self._rest = b""  # read, and not parsed yet
         self.is_half_closed = self._holds_body = self._is_head_timed = False
         self._is_holding = False  # counted as one with unserved bytes
         self._is_reading = self._is_writable = True
-        self.reader: str | None = None
         self._has_answered = False  # since the last `_settle`
         self._has_ended = False  # what arrives is ignored
 
@@ -84,7 +80,7 @@ class HttpConnection:
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's aren't in name
         transport.set_write_buffer_limits(high=0)
-        self._parser = RequestParser(self, self._owner.max_head_bytes, self._owner.known_heads)
+        self._parser: RequestParser = RequestParser(self, self._owner.max_head_bytes, self._owner.known_heads)
         self._owner.connections.add(self)
         self._owner.timeouts.opened(self)
 
@@ -128,6 +124,7 @@ class HttpConnection:
     def resume_writing(self) -> None:
         self._is_writable = True
         if self._transport is not None and not self._has_ended:
+            self._owner.unread.release(self)
             self._owner.timeouts.answer_sent(self)
             self.resume()
             if self._is_holding:
@@ -172,6 +169,8 @@ class HttpConnection:
         if exchange.is_coalesced:
             coalesce(transport, on=False)
         transport.write(data)
+        if not self._is_writable:
+            self._owner.unread.hold(self, exchange, transport.get_write_buffer_size())
         if not closes:
             if self._holds_body:
                 exchange.take()  # what its handler left unread; else nothing would be read any more
@@ -182,7 +181,8 @@ class HttpConnection:
             transport.close()
             return
         is_complete = exchange.is_complete and not (self._rest or self._parser.ready)
-        lingering = Lingering(transport, self._owner, self.reader, is_complete=is_complete)
+        lingering = Lingering(transport, self._owner, is_complete=is_complete)
+        self._owner.unread.move(self, lingering)
         self._owner.timeouts.replaced(self, lingering, is_sent=not transport.get_write_buffer_size())
         self._leave_transport(transport)
 

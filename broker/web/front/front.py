@@ -25,13 +25,14 @@ from broker.web.front.head import Head, Routed, split_target
 from broker.web.front.known_heads import KnownHeads
 from broker.web.front.lingering import Lingering
 from broker.web.front.tls_transport import TlsTransport
+from broker.web.front.unread import UnreadBytes
 from broker.web.front.unserved import UnservedBytes
 from broker.web.history import LongPoll
 from broker.web.request_measures import CLIENT_LEFT, RouteMeasure
 from broker.web.router import Router
 from broker.web.routes import ADMIN_PATH, Handler, Result
 from broker.web.services import Services
-from broker.web.values import JSON, NO_VALUES, Answer, LargeAnswer, Query, Request
+from broker.web.values import JSON, NO_VALUES, Answer, Query, Request
 
 _NO_QUERY = Query("")
 
@@ -44,10 +45,9 @@ class Front:
         access_log: None for no log.
 
     Attributes:
-        connections, handshakes: those that are not streams; those with TLS that have not begun.
+        connections, handshakes, lingering: those that are not streams; with TLS that have not begun; that have sent their last answer.
         known_heads: those that need no parsing.
-        unserved: what the connections hold.
-        lingering: those that have sent their last answer.
+        unserved, unread: what the connections hold of requests, and of answers.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class Front:
         self.max_head_bytes = max_head_bytes
         self.known_heads = KnownHeads()
         self.unserved = UnservedBytes(services.node.metrics)
+        self.unread = UnreadBytes(services.unread_answers, services.addresses, services.node.metrics)
         self.access_log = access_log
         self._services = services
         self._streams = services.node.streams
@@ -121,6 +122,7 @@ class Front:
     # For connections
 
     def closed(self, connection: HttpConnection | Lingering) -> None:
+        self.unread.release(connection)
         if isinstance(connection, Lingering):
             self.lingering.discard(connection)
         else:
@@ -262,11 +264,9 @@ class Front:
             or self._is_stopping
             or self._streams.is_draining
         )
-        origin = head.origin
         vary = "" if answer.headers is JSON else answer.headers.get("Vary", "")
-        common_headers = self._response_headers.lines(origin, vary)
+        common_headers = self._response_headers.lines(head.origin, vary)
         data = encode(answer, common_headers, head.method, head.version, closes=closes)
-        connection.reader = answer.reader if isinstance(answer, LargeAnswer) else None
         connection.answered(exchange, data, closes=closes)
         self._answer_bytes.value += len(data)
 

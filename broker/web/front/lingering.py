@@ -13,6 +13,7 @@ from typing import Protocol
 
 from broker.fanout.transports import unacknowledged
 from broker.web.connection_timeouts import ConnectionTimeouts, TimeoutReason
+from broker.web.front.unread import UnreadBytes
 
 SECONDS = 2.0
 """For the client to close, once it has acknowledged the answer."""
@@ -27,6 +28,7 @@ class LingeringOwner(Protocol):
 
     timeouts: ConnectionTimeouts
     lingering: set[Lingering]
+    unread: UnreadBytes
 
     def closed(self, connection: Lingering) -> None:
         """The connection has ended."""
@@ -36,21 +38,18 @@ class Lingering(asyncio.Protocol):
     """The protocol of `transport`, on which the last answer was written, until it ends.
 
     Args:
-        reader: see `connection_timeouts.Reader`.
         is_complete: whether all that was read of the connection was also served.
     """
 
-    __slots__ = ("_left_bytes", "_left_waits", "_owner", "_timer", "_transport", "reader")
+    __slots__ = ("_left_bytes", "_left_waits", "_owner", "_timer", "_transport")
 
     def __init__(
         self,
         transport: asyncio.Transport,
         owner: LingeringOwner,
-        reader: str | None = None,
         *,
         is_complete: bool,
     ) -> None:
-        self.reader = reader
         self._transport = transport
         self._owner = owner
         self._left_waits = MAX_WAITS
@@ -72,6 +71,9 @@ class Lingering(asyncio.Protocol):
         self._timer.cancel()
         self._owner.timeouts.closed(self)
         self._owner.closed(self)
+
+    def resume_writing(self) -> None:
+        self._owner.unread.release(self)  # the rest is in the kernel's buffer
 
     def time_out(self, reason: TimeoutReason) -> None:
         self.abort()

@@ -8,6 +8,7 @@ from broker.web.connection_timeouts import ConnectionTimeouts
 from broker.web.front.exchange import Exchange
 from broker.web.front.known_heads import KnownHeads
 from broker.web.front.lingering import Lingering
+from broker.web.front.unread import UnreadBytes
 from broker.web.front.unserved import UnservedBytes
 
 C = TypeVar("C")
@@ -21,6 +22,7 @@ class ConnectionOwner(Protocol[C]):
     max_head_bytes: int
     known_heads: KnownHeads
     unserved: UnservedBytes
+    unread: UnreadBytes
     connections: set[C]
     lingering: set[Lingering]
 
