@@ -83,10 +83,12 @@ async def clients(
     server: Server, sent: bytes, source: str, count: int
 ) -> AsyncIterator[Sequence[socket.socket]]:
     made = [await client(server, sent, source) for _ in range(count)]
-    yield made
-    for sock in made:
-        sock.close()
-    await until(lambda: unread_bytes(server) == 0, "nothing is held any more")
+    try:
+        yield made
+    finally:
+        for sock in made:
+            sock.close()
+    await until(lambda: server.services.unread_answers.of(source) == 0, "nothing is held any more")
 
 
 async def test_pages_of_one_huge_event(serve: Serve) -> None:
@@ -177,3 +179,28 @@ async def test_answers_to_many_requests_on_each_connection(
         assert 0 < unread_bytes(server) <= most
         assert answers.bytes == unread_bytes(server)
         assert (await server.request("GET", "/client.js")).status == 200, "small answers are sent to all"
+
+
+@pytest.mark.parametrize("sent", [PAGE, POLL], ids=["pages", "polls"])
+async def test_many_addresses_share_one_limit(serve: Serve, sent: bytes) -> None:
+    server = await serve(retention_bytes=16 << 20)
+    server.services.unread_answers.max_bytes = 8 << 20
+    if sent is PAGE:
+        await server.publish("big", HUGE)
+    async with contextlib.AsyncExitStack() as stack:
+        made: list[socket.socket] = []
+        for number in range(2, 12):
+            made += await stack.enter_async_context(clients(server, sent, f"127.0.0.{number}", 2))
+        if sent is POLL:
+            await until(lambda: waiting_polls(server) == len(made), "all wait")
+            await server.publish("big", HUGE)
+        await until(lambda: all(is_answered(one) for one in made), "all are answered")
+        most = 8 << 20 if server.is_front else (8 << 20) + len(made) * BUFFERED
+        assert 4 << 20 < unread_bytes(server) <= most
+        late = await client(server, PAGE, "127.0.0.99")
+        status, body, headers = await answer(late)
+        assert (status, json.loads(body)["code"]) == (503, "overloaded")
+        assert int(headers["retry-after"]) > 0
+        late.close()
+        small = await server.request("GET", "/topics/other/events")
+        assert small.status == 200, "what is small is sent to all"
