@@ -163,7 +163,7 @@ class FeedTable:
                 del self._topics[topic]
                 state.log.trim_barrier = None
                 self._logs.trim(topic)
-                self._written(state.bytes_to_mark + state.bytes_after_mark)
+                self._written(state, state.bytes_to_mark + state.bytes_after_mark)
             elif state in group.behind:
                 self._group_reached_mark(state)
 
@@ -236,7 +236,7 @@ class FeedTable:
                 written += state.bytes_to_mark
                 state.log.trim_barrier, state.bytes_to_mark = state.mark, 0
         self._logs.trim(state.name)
-        self._written(written)
+        self._written(state, written)
 
     @staticmethod
     def _move_mark(state: WatchedTopic) -> None:
@@ -248,11 +248,11 @@ class FeedTable:
                 group.behind[state] = None
                 state.groups_behind += 1
 
-    def _written(self, size: int) -> None:
-        """`size` bytes have left: subtract them from the backlog."""
+    def _written(self, state: WatchedTopic, size: int) -> None:
+        """`size` bytes of a topic have left: subtract them from the backlog."""
         self.backlog -= size
-        if self.backpressure.queue:
-            self.backpressure.admit()
+        if self.backpressure.queued:
+            self.backpressure.admit((state.name,))
         if self.is_paused and self.backlog <= MAX_BYTES // 2:
             self.is_paused = False
             self._logs.resume()

@@ -149,11 +149,12 @@ class Node:
         """
         published_at = monotonic()
         if not self._backpressure.is_slack and not self._backpressure.is_open({topic for topic, _ in items}):
+            topics = {topic for topic, _ in items}
             try:
-                await self._backpressure.wait({topic for topic, _ in items})
+                await self._backpressure.wait(topics)
                 receipt = await self._store.topics.publish(items, key, options, published_at)
             finally:
-                self._backpressure.admit()
+                self._backpressure.admit(topics)
         else:
             receipt = await self._store.topics.publish(items, key, options, published_at)
         if not receipt.replayed:

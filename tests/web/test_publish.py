@@ -259,6 +259,6 @@ async def test_a_publish_that_waits_for_subscribers_continues_when_they_are_cut(
     for _ in range(5):
         await server.publish("news", "x" * 250_000)
     waiting = asyncio.ensure_future(server.publish("news", "x"))
-    await until(lambda: server.node._backpressure.queue, "a publisher waits")
+    await until(lambda: server.node._backpressure.queued, "a publisher waits")
     server.node.streams.cut()
     assert await waiting
