@@ -138,7 +138,7 @@ class Metrics:
         )
         self.refused_bodies = self._counts(
             "broker_refused_bodies",
-            "Request bodies refused because too many arrived at once, by limit.",
+            "Request bodies refused because too many were arriving or waiting to be published, by limit.",
             "limit",
             values=("bodies", "bytes", "client-bytes", "max_bodies_per_address", "max_bodies_per_subject"),
         )

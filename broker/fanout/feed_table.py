@@ -229,7 +229,8 @@ class FeedTable:
         if state.groups_behind:
             return
         written = state.bytes_to_mark
-        state.log.trim_barrier, state.bytes_to_mark = state.mark, 0
+        state.log.trim_barrier = state.mark
+        state.bytes_to_mark = 0
         if state.mark < state.log.last:
             self._move_mark(state)
             if not state.groups_behind:  # the passes went further than the mark

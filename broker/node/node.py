@@ -139,6 +139,12 @@ class Node:
 
     # Publish
 
+    def must_wait(self, items: Sequence[Item]) -> bool:
+        """Whether a publish of `items` would have to wait now: for subscribers, or for a store that is behind."""
+        backpressure = self._backpressure
+        is_open = backpressure.is_slack or backpressure.is_open({topic for topic, _ in items})
+        return not is_open or self._store.topics.is_behind
+
     async def publish(
         self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
     ) -> Receipt:

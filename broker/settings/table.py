@@ -159,12 +159,12 @@ class SettingsTable(ListeningTable):
     max_bodies_per_address: int = Field(
         0,
         ge=0,
-        description="Maximum request bodies that one client address may be sending at once, on each instance; 0: no limit.",
+        description="Maximum request bodies of one client address that may be arriving or waiting to be published at once, on each instance; 0: no limit.",
     )
     max_bodies_per_subject: int = Field(
         0,
         ge=0,
-        description="Maximum request bodies that one token subject may be sending at once, on each instance; 0: no limit.",
+        description="Maximum request bodies of one token subject that may be arriving or waiting to be published at once, on each instance; 0: no limit.",
     )
     max_event_bytes: int = Field(262_144, ge=1, description="Maximum size of an event's data, in bytes.")
     head_seconds: Seconds = Field(10, description="Time limit for a request's head, in seconds.")

@@ -110,6 +110,10 @@ class StoreOwner(Protocol):
 class Topics(Protocol):
     """Publish to topics, close, delete and list them."""
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether so many calls wait for the store's answers that those of further ones must be expected to take long."""
+
     async def publish(
         self,
         items: Sequence[Item],

@@ -1,7 +1,7 @@
-"""Limits how many request bodies are read at once, and how many of their bytes are held: in all, and for each client.
+"""Limits how many request bodies are read, or wait to be published, at once, and their bytes: in all, and for each client.
 
-Rules: numbers and names. A body is counted before it is read. Half of the descriptors that streams leave stay free of bodies:
-whatever clients send, others can connect.
+Rules: numbers and names. A body is counted before it is read, and until it is published if that has to wait (`held_publish`). Half of
+the descriptors that streams leave stay free of bodies: whatever clients send, others can connect.
 
 A client is an address, with its IPv6 site (`node.limits`), and a token's subject; each counts for itself.
 """
@@ -19,7 +19,7 @@ from broker.node.limits import NETWORKS_PER_SITE, site_of
 
 RETRY_SECONDS = 2
 MAX_HELD_BYTES = 64 << 20
-"""The limit for the bytes of all bodies that are not complete, or of which an event is not complete (I4)."""
+"""The limit for the bytes of all bodies that are not complete or not published, or of which an event isn't (I4)."""
 
 
 class BodyLimits:
@@ -31,7 +31,7 @@ class BodyLimits:
         max_bytes: for all bodies together; a client gets at most half of it.
 
     Attributes:
-        count: bodies that are being read.
+        count: bodies that are being read, or wait to be published.
         held_bytes: their bytes.
     """
 
@@ -65,10 +65,10 @@ class BodyLimits:
         for name, limit, setting in clients:
             if limit and self._counts[name] >= limit:
                 what = name.partition(" ")[0]
-                detail = f"This {what} sends {limit} bodies at once, the maximum; try again later."
+                detail = f"This {what} sends {limit} bodies at once, or has that many wait to be published, the maximum; try again later."
                 raise self._refusal(setting, RateLimited(detail, retry_after=RETRY_SECONDS, limit=setting))
         if self.count >= max(1, self._room() // 2):
-            detail = "Too many bodies arrive at once; send it again later."
+            detail = "Too many bodies arrive at once or wait to be published; send it again later."
             raise self._refusal("bodies", Overloaded(detail, retry_after=RETRY_SECONDS))
         names = [name for name, _, _ in clients]
         self._change(names, 1, 0)
@@ -108,10 +108,12 @@ class BodyLimits:
         if size <= 0:
             return
         if any(self._bytes[name] > self._max_bytes // 2 for name in names):
-            detail = "You send too many bodies at once; try again later."
+            detail = (
+                "You send too many bodies at once, or have too many wait to be published; try again later."
+            )
             raise self._refusal("client-bytes", RateLimited(detail, retry_after=RETRY_SECONDS))
         if self.held_bytes > self._max_bytes:
-            detail = "Too many bodies arrive at once; send it again later."
+            detail = "Too many bodies arrive at once or wait to be published; send it again later."
             raise self._refusal("bytes", Overloaded(detail, retry_after=RETRY_SECONDS))
 
     def leave(self, names: Sequence[str], size: int) -> None:

@@ -77,10 +77,12 @@ class RequestGauges:
             "About how many topics with an open streamed body have no viewer on any instance.",
             self._producers.unwatched,
         )
-        yield GaugeMetricFamily("broker_bodies", "Request bodies that are being read.", self._bodies.count)
+        yield GaugeMetricFamily(
+            "broker_bodies", "Request bodies that are being read or wait to be published.", self._bodies.count
+        )
         yield GaugeMetricFamily(
             "broker_body_bytes",
-            "Bytes of incomplete request bodies, and of incomplete events of streamed ones.",
+            "Bytes of request bodies that are incomplete or wait to be published, and of such events of streamed ones.",
             self._bodies.held_bytes,
         )
         yield GaugeMetricFamily("broker_tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))

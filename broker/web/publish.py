@@ -17,6 +17,7 @@ from broker.stores.base import NO_OPTIONS, Item, Receipt
 from broker.topics import check_publishable, check_type
 from broker.web.admission import admit, charge
 from broker.web.errors import event_too_large
+from broker.web.held_publish import publish_event
 from broker.web.parameters import NO_OTHERS, OF_PUBLISH, OF_PUBLISH_TO_SEVERAL, check_names
 from broker.web.publish_options import event_options, requested_topics
 from broker.web.publish_stream import EVENT_STREAM, STREAMED_TYPES, publish_stream
@@ -75,7 +76,7 @@ def publish(services: Services, request: Request) -> Answer | Coroutine[Any, Any
         event_id = services.node.publish_at_once(topic, (lines,))
         if event_id is not None:
             return Answer(201, _created_body(topic, event_id), JSON)
-    return _publish_items(services, head, items)
+    return _publish_items(services, caller, head, items)
 
 
 async def _publish(services: Services, request: Request) -> Answer:
@@ -90,8 +91,10 @@ async def _publish(services: Services, request: Request) -> Answer:
     return _created(head, await _publish_event(services, request, caller, head))
 
 
-async def _publish_items(services: Services, head: _EventHead, items: Sequence[Item]) -> Answer:
-    return _created(head, await services.node.publish(items, head.key, head.options))
+async def _publish_items(
+    services: Services, caller: Caller, head: _EventHead, items: Sequence[Item]
+) -> Answer:
+    return _created(head, await publish_event(services, caller, items, head.key, head.options))
 
 
 def _created(head: _EventHead, receipt: Receipt) -> Answer:
@@ -139,7 +142,8 @@ async def _publish_event(services: Services, request: Request, caller: Caller, h
         data = await _read(services, request.body, caller, services.settings.max_event_bytes)
         services.node.streams.evictions.check(caller.grant)
     items = _admitted_items(services, caller, head, data)
-    return await services.node.publish(items, head.key, head.options)
+    del data  # `items` have it; both would be kept while they wait
+    return await publish_event(services, caller, items, head.key, head.options)
 
 
 def _admitted_items(services: Services, caller: Caller, head: _EventHead, data: bytes) -> Sequence[Item]:

@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Coroutine, Iterator, Sequence
+from typing import Any
 
 from broker.auth.grants import Caller
 from broker.errors import (
@@ -23,11 +23,13 @@ from broker.errors import (
     Unavailable,
 )
 from broker.events import EventId, format_id
-from broker.stores.base import NO_OPTIONS, Item, PlainEvents, PublishOptions, Receipt
+from broker.stores.base import NO_OPTIONS, Item, PublishOptions, Receipt
 from broker.web.admission import admit_part
+from broker.web.body_format import BodyFormat
 from broker.web.body_limits import HeldBody
 from broker.web.body_reader import Interrupt
 from broker.web.event_stream_body import EventStreamBody
+from broker.web.held_publish import publish_part
 from broker.web.ndjson import NdjsonBody
 from broker.web.publish_options import StreamOptions, stream_options
 from broker.web.services import Services
@@ -42,7 +44,8 @@ STREAMED_TYPES = NDJSON_TYPES | {EVENT_STREAM}
 BATCH_ITEMS = 128
 BATCH_ITEMS_ANY_TOPIC = 32  # if each line names its topic: a new topic costs as much as several events
 BATCH_BYTES = 256 << 10
-
+ITEM_BYTES = 100
+"""What an event of a batch takes besides its lines."""
 
 CANCELLED = "cancelled"
 """The reason of an end that a cancel brought about."""
@@ -50,32 +53,6 @@ CANCELLED = "cancelled"
 _SEND_AGAIN = "The topic stays open; send the missing events, with the mark at its end."
 
 _logger = logging.getLogger("broker")
-
-
-class BodyFormat(Protocol):
-    """Decodes the bytes of one body into events."""
-
-    def plain_events(self, data: bytes) -> PlainEvents | None:
-        """The events that `data` is, if they are few and whole, and nothing is held; else None. Raises as `items` does.
-
-        After None or several events, `data` may still be given to `items`.
-        """
-
-    def items(self, data: bytes) -> Iterator[Item | None]:
-        """The events that `data` completes, with None where other tasks should run first.
-
-        Raises a `BrokerError` at the first bad event.
-        """
-
-    def end(self) -> Iterator[Item | None]:
-        """The events that the end of the body completes. Raises as `items` does."""
-
-    @property
-    def held_bytes(self) -> int:
-        """How many bytes are kept until their event is complete."""
-
-    def location(self) -> Mapping[str, object]:
-        """The place of an error, as members of its answer."""
 
 
 async def publish_stream(
@@ -162,7 +139,7 @@ class _StreamedPublish:
         """Publish what `piece` completes: at once if it can, as a language model's tokens, else in a coroutine."""
         plain = self._format.plain_events(piece)
         if plain is None or not (self._is_plain or len(plain[1]) == 1):
-            return self._publish(self._format.items(piece))
+            return self._publish(self._format.items(piece), len(piece))
         topic, events = plain
         self._check(self._caller.grant)
         if self._is_plain:
@@ -173,13 +150,13 @@ class _StreamedPublish:
                 if self._options.mark is not None:
                     self._ends_with_mark = self._options.mark.is_in(events[-1])
                 return None
-        return self._flush([(topic, lines) for lines in events])
+        return self._flush([(topic, lines) for lines in events], len(piece))
 
     async def _publish_end(self) -> None:
         """Publish what the end of the body completes. Raises `Incomplete` if the body lacks its mark."""
         mark = self._options.mark
         try:
-            await self._publish(self._format.end())
+            await self._publish(self._format.end(), 0)
         except NoEventStream:
             raise
         except InvalidBody as error:
@@ -206,8 +183,8 @@ class _StreamedPublish:
             await self._admit()
             await producers.take_lease(topic, leased=options.leased)
 
-    async def _publish(self, items: Iterator[Item | None]) -> None:
-        """Publish `items` in batches. Raises at the first bad item, after the items before it are published."""
+    async def _publish(self, items: Iterator[Item | None], piece_bytes: int) -> None:
+        """Publish `items` of a piece in batches. Raises at the first bad item, after the items before it are published."""
         self._check(self._caller.grant)
         batch: list[Item] = []
         size = 0
@@ -220,19 +197,23 @@ class _StreamedPublish:
                 size += len(item[1])
                 if len(batch) >= self._batch_items or size >= self._batch_bytes:
                     full, batch, size = batch, [], 0
-                    await self._flush(full)
+                    await self._flush(full, piece_bytes)
                     await asyncio.sleep(0)
         except BrokerError:
-            await self._flush(batch)
+            await self._flush(batch, piece_bytes)
             raise
-        await self._flush(batch)
+        await self._flush(batch, piece_bytes)
         self._held.hold(self._format.held_bytes)
 
-    async def _flush(self, batch: Sequence[Item]) -> None:
+    async def _flush(self, batch: Sequence[Item], piece_bytes: int) -> None:
+        """Publish `batch`, which is of a piece of so many bytes."""
         if not batch:
             return
-        await self._admit(len(batch), sum(len(lines) for _, lines in batch))
-        self._count(batch, await self._node.publish(batch, options=self._batch_options()))
+        size = sum(len(lines) for _, lines in batch)
+        await self._admit(len(batch), size)
+        size += ITEM_BYTES * len(batch) + piece_bytes
+        options, unfinished = self._batch_options(), self._format.held_bytes
+        self._count(batch, await publish_part(self._services, self._held, unfinished, batch, size, options))
 
     def _count(self, batch: Sequence[Item], receipt: Receipt) -> None:
         self._known += receipt.known

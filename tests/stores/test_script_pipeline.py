@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
 
 from broker.errors import Unavailable
-from broker.stores.redis.script_pipeline import MAX_PENDING_BYTES
+from broker.stores.redis.link import Reply
+from broker.stores.redis.script_pipeline import CALL_BYTES, MAX_PENDING_BYTES
 from broker.stores.redis.scripts import Script
 from tests.stores.conftest import StartServer
 from tests.stores.fake_server import StartFake, StartPipeline, bulk, echo, greet
@@ -27,7 +29,7 @@ async def test_i4_abandoned_calls_are_dropped(tmp_path: Path, start_pipeline: St
         with pytest.raises(Unavailable):
             await echo(pipeline, KILOBYTE, seconds=0.01)
     assert len(pipeline._unsent) == 0
-    assert pipeline._pending_bytes == 0
+    assert pipeline.pending_bytes == 0
 
 
 async def test_i4_a_sent_call_counts_until_its_reply(
@@ -39,11 +41,29 @@ async def test_i4_a_sent_call_counts_until_its_reply(
     await pipeline.connector.wait_connected()
     with pytest.raises(Unavailable):
         await echo(pipeline, KILOBYTE, seconds=0.01)
-    assert pipeline._pending_bytes >= 1024
+    assert pipeline.pending_bytes >= 1024
     with pytest.raises(Unavailable, match="can't keep up"):
         await echo(pipeline, b"x" * MAX_PENDING_BYTES)
     with timeouts(REPLY_TIMEOUT_SECONDS=0.2):
-        await until(lambda: pipeline._pending_bytes == 0, "the connection is given up")
+        await until(lambda: pipeline.pending_bytes == 0, "the connection is given up")
+
+
+async def test_i4_calls_without_arguments_are_bounded_too(
+    tmp_path: Path, start_pipeline: StartPipeline
+) -> None:
+    """Each takes memory until its time is up, however small it is."""
+    pipeline = start_pipeline(f"unix://{tmp_path / 'no-server'}")
+    most = MAX_PENDING_BYTES // CALL_BYTES
+    calls: list[Awaitable[Reply]] = []
+    with pytest.raises(Unavailable, match="can't keep up"):
+        for _ in range(most):
+            calls.append(pipeline.command("TIME"))  # noqa: PERF401 - some are made
+    assert len(calls) > 0.9 * most
+    waiting = asyncio.gather(*calls)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert pipeline.pending_bytes == 0
 
 
 async def test_pending_bytes_return_to_zero(start_server: StartServer, start_pipeline: StartPipeline) -> None:
@@ -56,7 +76,7 @@ async def test_pending_bytes_return_to_zero(start_server: StartServer, start_pip
             await asyncio.sleep(0)
             client.execute_command("CLIENT", "KILL", "TYPE", "normal")
             assert [answer[1] for answer in await answers] == [b"%d" % number for number in range(20)]
-    assert (pipeline._pending_bytes, len(pipeline._unsent), len(pipeline._sent)) == (0, 0, 0)
+    assert (pipeline.pending_bytes, len(pipeline._unsent), len(pipeline._sent)) == (0, 0, 0)
 
 
 async def test_a_script_sent_again_by_text_waits_for_the_replicas(

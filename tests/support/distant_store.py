@@ -33,6 +33,8 @@ class DistantStore:
 class DistantTopics:
     """Implements `stores.base.Topics`."""
 
+    is_behind = True  # there is no knowing when its answers come
+
     def __init__(self, near: Store, travel: Travel) -> None:
         self._near = near.topics
         self._travel = travel

@@ -29,6 +29,8 @@ class MemoryTopics:
         keys: swept by the store.
     """
 
+    is_behind = False  # it answers at once
+
     def __init__(
         self, table: LogTable, logs: MemoryLogs, keys: IdempotencyKeys, leases: Leases, clock: MemoryClock
     ) -> None:

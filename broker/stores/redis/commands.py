@@ -26,6 +26,8 @@ from broker.stores.terms import TopicTerms
 from broker.topics import Retention, RetentionRules
 
 TOPICS_PER_CALL = 100
+BEHIND_BYTES = 8 << 20
+"""Of calls that wait for the server's answer: several thousand small ones."""
 RETRY_AT = 1  # index of publish.lua's argument for retries, among its own arguments
 
 _PUBLISHED, _REPLAYED, _NO_ROOM, _CLOSED, _OUT_OF_ORDER = range(5)
@@ -63,6 +65,10 @@ class Commands:
         self._close_keys = names.keys("state", "names", "used", "leases")
         self._lease_keys = names.keys("state", "leases")
         self._leases_key = names.key("leases")
+
+    @property
+    def is_behind(self) -> bool:
+        return self._writes.pending_bytes > BEHIND_BYTES
 
     def publish_at_once(self, topic: str, events: Sequence[bytes]) -> EventId | None:
         return None  # the server's answer takes a round trip

@@ -35,6 +35,8 @@ REFUSAL_LOG_SECONDS = 10.0
 MEMORY_FULL = "its memory is full; let it have more (its maxmemory; with --data, --log-memory-bytes), or keep fewer events"
 """For the operator."""
 MAX_PENDING_BYTES = 64 << 20
+CALL_BYTES = 1024
+"""What a call takes besides its arguments, roughly."""
 
 _logger = logging.getLogger("broker")
 
@@ -46,7 +48,7 @@ class Call:
     Attributes:
         began_at: when it was made; `time.monotonic`.
         retry_at: index in `args` of the argument for retries: "" at first, then an id before all ids of the first attempt.
-        size: bytes of the arguments.
+        size: its bytes.
         reply: a write's, kept until the replicas have confirmed it.
     """
 
@@ -109,7 +111,7 @@ class ScriptPipeline:
         self._link: Link | None = None
         self._unsent: dict[Call, None] = {}
         self._sent: deque[Call | _Wait] = deque()
-        self._pending_bytes = 0  # of both
+        self.pending_bytes = 0  # of both: the calls that wait for a reply
         self._replied_at = 0.0
         self._refusals_logged: dict[str, float] = {}
         self._is_flush_scheduled = False
@@ -135,17 +137,17 @@ class ScriptPipeline:
         Raises:
             Unavailable: no reply in time, or an error; the script may have run all the same.
         """
-        size = 0
+        size = CALL_BYTES
         for arg in args:
             if not isinstance(arg, int):
                 size += len(arg)
-        if self._pending_bytes + size > MAX_PENDING_BYTES:
+        if self.pending_bytes + size > MAX_PENDING_BYTES:
             raise Unavailable("The store can't keep up; try again in a moment.", retry_after=2)
         future: asyncio.Future[Reply] = self._loop.create_future()
         expiry = self._loop.call_later(CALL_SECONDS if seconds is None else seconds, self._expire, future)
         call = Call(script, keys, list(args), future, retry_at, is_write, size, expiry, time.monotonic())
         future.add_done_callback(partial(self._call_done, call))
-        self._pending_bytes += size
+        self.pending_bytes += size
         self._unsent[call] = None
         if not self._is_flush_scheduled and self._link is not None:
             self._is_flush_scheduled = True
@@ -161,7 +163,7 @@ class ScriptPipeline:
             self._measures.seconds.by[name].observe(time.monotonic() - call.began_at)
         if call in self._unsent:  # abandoned by its caller
             del self._unsent[call]
-            self._pending_bytes -= call.size
+            self.pending_bytes -= call.size
 
     def _expire(self, future: asyncio.Future[Reply]) -> None:
         if not future.done():
@@ -173,8 +175,7 @@ class ScriptPipeline:
             return
         if not self._sent:
             self._replied_at = self._loop.time()
-        calls = list(self._unsent)
-        self._unsent.clear()
+        calls, self._unsent = list(self._unsent), {}
         self._send(self._link, calls, by_text=False)
 
     def _send(self, link: Link, calls: Sequence[Call], *, by_text: bool) -> None:
@@ -208,9 +209,9 @@ class ScriptPipeline:
         unanswered = [sent for sent in self._sent if isinstance(sent, Call)]
         unconfirmed = [call for sent in self._sent if isinstance(sent, _Wait) for call in sent.calls]
         self._sent.clear()
-        self._pending_bytes -= sum(call.size for call in unanswered)
+        self.pending_bytes -= sum(call.size for call in unanswered)
         again = {call: None for call in (*unconfirmed, *unanswered) if not call.future.done()}
-        self._pending_bytes += sum(call.size for call in again if call not in self._unsent)
+        self.pending_bytes += sum(call.size for call in again if call not in self._unsent)
         self._measures.retries.value += len(again)
         self._unsent = again | self._unsent
         return is_in_doubt
@@ -229,7 +230,7 @@ class ScriptPipeline:
         if isinstance(sent, _Wait):
             self._confirm(sent, reply)
             return
-        self._pending_bytes -= sent.size
+        self.pending_bytes -= sent.size
         if isinstance(reply, ServerError):
             self._fail(sent, str(reply))
             return
@@ -259,10 +260,10 @@ class ScriptPipeline:
         code = text.partition(" ")[0]
         assert self._link is not None
         if code == "NOSCRIPT":
-            self._pending_bytes += call.size
+            self.pending_bytes += call.size
             self._send(self._link, [call], by_text=True)
         elif code in _TRANSIENT or code in _ELSEWHERE or "READONLY" in text:
-            self._pending_bytes += call.size
+            self.pending_bytes += call.size
             self._unsent[call] = None
             self._measures.retries.value += 1
             if code in _ELSEWHERE:
@@ -271,9 +272,8 @@ class ScriptPipeline:
                 self._link.abort(text, f"the server answers {code}")  # another one may have taken over
         else:
             is_full = "OOM" in text
-            self._log_refusal(
-                call.script.name if call.script else str(call.args[0]), MEMORY_FULL if is_full else text
-            )
+            what = call.script.name if call.script else str(call.args[0])
+            self._log_refusal(what, MEMORY_FULL if is_full else text)
             call.future.set_exception(
                 unavailable("its memory is full" if is_full else "it refuses this call")
             )

@@ -1,0 +1,61 @@
+"""Publishes what a request has brought. What has to wait keeps its place among the bodies until it is published.
+
+Rules: a publish is never interrupted, so it outlives a connection that is cut. Those that wait are therefore bounded here (I4), not by
+their connections: whether they wait for subscribers, or for a store that is behind. One that is refused has published nothing. What
+need not wait pays nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from broker.auth.grants import Caller
+from broker.stores.base import Item, PublishOptions, Receipt
+from broker.web.body_limits import HeldBody
+from broker.web.services import Services
+
+WAITING_BYTES = 4096
+"""What an event takes while it waits, besides its lines: its handler, its request and its place in the queue."""
+
+
+async def publish_event(
+    services: Services, caller: Caller, items: Sequence[Item], key: str | None, options: PublishOptions
+) -> Receipt:
+    """`Node.publish` for one event of `caller`, to one topic or several.
+
+    Raises:
+        RateLimited, Overloaded: it would have to wait, and too much waits already.
+    """
+    node = services.node
+    if not node.must_wait(items):
+        return await node.publish(items, key, options)
+    with services.bodies.limits.enter(caller) as held:
+        held.hold(WAITING_BYTES + (len(items[0][1]) if items else 0))
+        return await node.publish(items, key, options)
+
+
+async def publish_part(
+    services: Services,
+    held: HeldBody,
+    unfinished: int,
+    items: Sequence[Item],
+    size: int,
+    options: PublishOptions,
+) -> Receipt:
+    """`Node.publish` for events of a streamed body, which is counted already: `held`.
+
+    Args:
+        unfinished: bytes of the body whose event isn't complete.
+        size: bytes that the events take meanwhile.
+
+    Raises:
+        RateLimited, Overloaded: they would have to wait, and too much waits already.
+    """
+    node = services.node
+    if not node.must_wait(items):
+        return await node.publish(items, None, options)
+    held.hold(unfinished + size)
+    try:
+        return await node.publish(items, None, options)
+    finally:
+        held.hold(unfinished)
