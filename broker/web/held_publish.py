@@ -13,15 +13,23 @@ from broker.auth.grants import Caller
 from broker.stores.base import Item, PublishOptions, Receipt
 from broker.web.body_limits import HeldBody
 from broker.web.services import Services
+from broker.web.values import Request
 
-WAITING_BYTES = 4096
-"""What an event takes while it waits, besides its lines: its handler, its request and its place in the queue."""
+WAITING_BYTES = 6 << 10
+"""What an event takes while it waits, besides its lines and its request's head: its handler, and its place in the queue."""
+HEADER_BYTES = 150
+"""What each header takes besides its value."""
 
 
 async def publish_event(
-    services: Services, caller: Caller, items: Sequence[Item], key: str | None, options: PublishOptions
+    services: Services,
+    request: Request,
+    caller: Caller,
+    items: Sequence[Item],
+    key: str | None,
+    options: PublishOptions,
 ) -> Receipt:
-    """`Node.publish` for one event of `caller`, to one topic or several.
+    """`Node.publish` for the one event of a request, to one topic or several.
 
     Raises:
         RateLimited, Overloaded: it would have to wait, and too much waits already.
@@ -30,8 +38,15 @@ async def publish_event(
     if not node.must_wait(items):
         return await node.publish(items, key, options)
     with services.bodies.limits.enter(caller) as held:
-        held.hold(WAITING_BYTES + (len(items[0][1]) if items else 0))
+        held.hold(WAITING_BYTES + _head_bytes(request) + (len(items[0][1]) if items else 0))
         return await node.publish(items, key, options)
+
+
+def _head_bytes(request: Request) -> int:
+    """About what the head of a request takes."""
+    headers = request.headers
+    values = [value for name in set(headers) for value in headers.getall(name)]
+    return len(request.path) + len(request.query.raw) + HEADER_BYTES * len(values) + sum(map(len, values))
 
 
 async def publish_part(

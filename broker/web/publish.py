@@ -76,7 +76,7 @@ def publish(services: Services, request: Request) -> Answer | Coroutine[Any, Any
         event_id = services.node.publish_at_once(topic, (lines,))
         if event_id is not None:
             return Answer(201, _created_body(topic, event_id), JSON)
-    return _publish_items(services, caller, head, items)
+    return _publish_items(services, request, caller, head, items)
 
 
 async def _publish(services: Services, request: Request) -> Answer:
@@ -92,9 +92,9 @@ async def _publish(services: Services, request: Request) -> Answer:
 
 
 async def _publish_items(
-    services: Services, caller: Caller, head: _EventHead, items: Sequence[Item]
+    services: Services, request: Request, caller: Caller, head: _EventHead, items: Sequence[Item]
 ) -> Answer:
-    return _created(head, await publish_event(services, caller, items, head.key, head.options))
+    return _created(head, await publish_event(services, request, caller, items, head.key, head.options))
 
 
 def _created(head: _EventHead, receipt: Receipt) -> Answer:
@@ -143,7 +143,7 @@ async def _publish_event(services: Services, request: Request, caller: Caller, h
         services.node.streams.evictions.check(caller.grant)
     items = _admitted_items(services, caller, head, data)
     del data  # `items` have it; both would be kept while they wait
-    return await publish_event(services, caller, items, head.key, head.options)
+    return await publish_event(services, request, caller, items, head.key, head.options)
 
 
 def _admitted_items(services: Services, caller: Caller, head: _EventHead, data: bytes) -> Sequence[Item]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, overload
 
 
@@ -10,6 +10,8 @@ class Headers(Protocol):
     """Headers of a request, perhaps with several values of a name. Names are asked for in lower case."""
 
     def __contains__(self, name: object, /) -> bool: ...
+
+    def __iter__(self) -> Iterator[str]: ...
 
     @overload
     def get(self, name: str, /) -> str | None: ...
