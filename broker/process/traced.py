@@ -169,6 +169,7 @@ class _TracedBody:
         self._context = context
         self.arrived = inner.arrived
         self.take = inner.take
+        self.on_left = inner.on_left
 
     @property
     def length(self) -> int | None:

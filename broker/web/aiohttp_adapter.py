@@ -24,7 +24,7 @@ from broker.web.routes import Route
 from broker.web.services import Services
 from broker.web.subscribe import Subscription
 from broker.web.unread_answers import SMALL_BYTES
-from broker.web.values import Answer, Listener, Query, Request, content_length
+from broker.web.values import Answer, Keep, Listener, Query, Request, content_length
 
 SERVICES = web.AppKey("services", Services)
 TIMEOUTS = web.AppKey("timeouts", ConnectionTimeouts)
@@ -228,6 +228,9 @@ class _Body:
             self._reading = None
         if listener is not None:
             self._reading = asyncio.ensure_future(self._read(listener))
+
+    def on_left(self, keep: Keep | None) -> None:
+        """Never asks: aiohttp keeps what has arrived until the request ends."""
 
     async def _read(self, listener: Listener) -> None:
         """Read piece by piece, as long as the listener takes them."""

@@ -152,3 +152,13 @@ class HeldBody:
         if change:
             self._size = size
             self._limits.hold(self._names, change)
+
+    def hold_more(self, size: int) -> bool:
+        """Hold `size` bytes more until the next `hold`. Returns False if that would be too much: then nothing has changed."""
+        former = self._size
+        try:
+            self.hold(former + size)
+        except BrokerError:
+            self.hold(former)
+            return False
+        return True

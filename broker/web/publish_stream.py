@@ -129,6 +129,8 @@ class _StreamedPublish:
         bodies = self._services.bodies
         with contextlib.ExitStack() as stack:
             self._held = stack.enter_context(bodies.limits.enter(self._caller))
+            body.on_left(self._held.hold_more)
+            stack.callback(body.on_left, None)
             if self._topic is not None:
                 await self._begin(stack, self._topic)
             await bodies.each_piece(body, self._interrupt, self._use)

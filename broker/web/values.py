@@ -81,6 +81,10 @@ Listener = Callable[[bytes | None], bool]
 what is new. It must not raise."""
 
 
+Keep = Callable[[int], bool]
+"""Whether to keep so many bytes of a body; if not, they are dropped, and the body has no end. It must not raise."""
+
+
 class BodySource(Protocol):
     """The body of a request, as it arrives.
 
@@ -102,6 +106,9 @@ class BodySource(Protocol):
 
         If `coalesced`, pieces of a body without a length may wait for a moment, so that several bodies share a wake-up of the loop.
         """
+
+    def on_left(self, keep: Keep | None) -> None:
+        """If the client leaves, ask `keep` about the bytes that have arrived and were not taken; None ends that."""
 
 
 class Memo:

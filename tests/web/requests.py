@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from multidict import CIMultiDict
 
-from broker.web.values import Listener, Query, Request
+from broker.web.values import Keep, Listener, Query, Request
 
 
 class Body:
@@ -23,6 +23,9 @@ class Body:
 
     def listen(self, listener: Listener | None, *, coalesced: bool = False) -> None:
         assert listener is None, "`take` always has something"
+
+    def on_left(self, keep: Keep | None) -> None:
+        """Its client never leaves."""
 
 
 def plain_request(

@@ -291,10 +291,10 @@ class HttpConnection:
 
     def _forget(self) -> None:
         """The connection serves no further requests."""
-        self._has_ended, self._rest = True, b""
+        self._has_ended, self._is_holding, self._rest = True, False, b""
+        if self._current is not None:
+            self._current.left()
         self._current = self._transport = None
         self._parser.close()
-        if self._is_holding:
-            self._is_holding = False
-            self._owner.unserved.hold(self, 0)
+        self._owner.unserved.hold(self, 0)
         self._owner.closed(self)

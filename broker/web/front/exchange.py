@@ -11,7 +11,7 @@ from typing import Protocol
 
 from broker.errors import InvalidBody
 from broker.web.front.head import Head
-from broker.web.values import Listener
+from broker.web.values import Keep, Listener
 
 HIGH_WATER_BYTES = 64 << 10
 """A connection stops reading while a handler leaves so many bytes of its request's body."""
@@ -60,6 +60,7 @@ class Exchange:
         "_flow",
         "_has_continued",
         "_is_noticed",
+        "_keep",
         "_listener",
         "_pieces",
         "began_at",
@@ -71,6 +72,8 @@ class Exchange:
         "peer",
         "started_at",
     )
+
+    _keep: Keep | None
 
     def __init__(self, flow: BodyFlow, head: Head, body: bytes | None = None) -> None:
         """A request with a complete head, and its whole `body` too if that is given."""
@@ -105,6 +108,14 @@ class Exchange:
     def fail(self, fault: Fault) -> None:
         """The body will never be complete."""
         self._fault = fault
+
+    def left(self) -> None:
+        """The client has left."""
+        keep: Keep | None = getattr(self, "_keep", None)  # most requests have none, and don't pay for it
+        if keep is not None and self.held_bytes and not keep(self.held_bytes):
+            self._pieces, self.held_bytes = [], 0
+            self.is_complete = False
+            self.fail(Fault.LOST)
 
     def notify(self) -> None:
         """Call the handler's listener: one of the above was called, perhaps several times."""
@@ -161,6 +172,9 @@ class Exchange:
         if "expect" in head.headers and head.version == "1.1":
             self._has_continued = True
             self._flow.send_continue()
+
+    def on_left(self, keep: Keep | None) -> None:
+        self._keep = keep
 
     def _taken(self) -> bytes:
         pieces = self._pieces
