@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
 from broker import sse
-from broker.stores.redis.commands import TOPICS_PER_CALL
+from broker.stores.redis.commands import BEHIND_BYTES, TOPICS_PER_CALL
 from tests.stores.watched_calls import WatchedCalls
 from tests.support.redis_servers import Server
 from tests.support.store_harness import RecordingOwner, RedisStoreHarness
@@ -52,3 +53,14 @@ async def test_abandoned_topics_are_closed_together(harness: RedisStoreHarness) 
     await harness.store.topics.close_abandoned()
     assert all(state.closed for state in await harness.store.topics.describe(topics))
     assert calls.most_waiting == len(topics)
+
+
+async def test_it_is_behind_while_many_bytes_wait_for_the_server(harness: RedisStoreHarness) -> None:
+    topics, lines = harness.store.topics, sse.lines(b"x" * 250_000)
+    count = BEHIND_BYTES // len(lines) + 1
+    publishing = [asyncio.ensure_future(topics.publish([("a", lines)])) for _ in range(count)]
+    assert not topics.is_behind
+    await asyncio.sleep(0)
+    assert topics.is_behind
+    await asyncio.gather(*publishing)
+    assert not topics.is_behind
