@@ -1,4 +1,4 @@
-"""What asyncio's interface lacks: facts about sockets, and a switch of our own transports."""
+"""Facts about sockets that asyncio's transports don't offer, and a switch of our own transports."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def peer_address(transport: asyncio.Transport) -> str:
 
 
 def coalesce(transport: asyncio.Transport, *, on: bool) -> None:
-    """What arrives may wait for a moment from now on, or no longer. A transport of the loop's own ignores this."""
+    """From now on, arrivals may wait for a moment, or no longer. A transport of the loop's own ignores this."""
     switch = transport.get_extra_info("coalesce")
     if switch is not None:
         switch(on=on)

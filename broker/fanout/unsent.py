@@ -1,4 +1,4 @@
-"""What a socket hasn't taken yet.
+"""Bytes that a socket hasn't taken yet.
 
 Rules: chunks are kept, not copied, since one may be written to thousands of sockets (I5). So an event that is larger than the
 kernel's buffers takes its size once, however many subscribers have yet to read it (I4).
@@ -32,7 +32,7 @@ class Unsent:
             self.size += len(data)
 
     def next(self, most: int = sys.maxsize) -> memoryview:
-        """At most so many bytes, which are to be sent next; empty if none are left."""
+        """At most so many bytes, which are to be sent next; empty at the end."""
         if not self._chunks:
             return memoryview(b"")
         first = self._first

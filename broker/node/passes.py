@@ -78,7 +78,7 @@ class Passes:
         self._begin()
 
     def end_refused(self) -> None:
-        """End the streams whose tokens are refused by now."""
+        """End the streams with tokens that are refused by now."""
         self._next().checks_tokens = True
         self._begin()
 

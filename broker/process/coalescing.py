@@ -1,10 +1,10 @@
-"""An epoll whose events may wait for a moment, so that those of several sockets share a wake-up of the loop.
+"""Has the events of several sockets wait for a moment and share a wake-up of the loop.
 
 A wake-up takes 10 to 15 µs, as much as three writes. From some thousands of them a second on, the loop doesn't watch the epoll any
 more: a timer polls it every millisecond, until it finds too little. Network drivers do the same with interrupts (Linux: NAPI).
 
-Rules: at a low rate no event waits. At a high one none waits for longer than 2 ms, besides what the loop has to do: event loops
-round the interval up to whole milliseconds.
+Rules: at a low rate no event waits. At a high one each waits for at most 2 ms, since event loops round the interval up to whole
+milliseconds; a busy loop may take longer.
 """
 
 from __future__ import annotations

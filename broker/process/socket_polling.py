@@ -20,7 +20,7 @@ READABLE, WRITABLE, BROKEN, ONCE = 1, 4, 8, 1 << 31
 
 
 class Watched:
-    """What is told of a socket's events."""
+    """Handles a socket's events."""
 
     __slots__ = ()
 
@@ -40,21 +40,21 @@ class SocketPolling:
         self.loop = loop
         self._prompt = select.epoll()
         self._coalescing = CoalescingEpoll(loop, self._serve, EVENTS_PER_TURN)
-        self._can_wait: set[int] = set()  # the descriptors whose events are coalesced
+        self._can_wait: set[int] = set()  # descriptors with coalesced events
         self._watched: list[Watched | None] = []  # by descriptor
         self._count, self._is_stopping = 0, False
         self._buffer = memoryview(bytearray(READ_BYTES))
         loop.add_reader(self._prompt, self._turn)
 
     def add(self, connection: socket.socket, watched: Watched) -> None:
-        """`watched` is to be told of the events of `connection`, which `watch` names."""
+        """Have `watched` handle the events of `connection` that are given to `watch`."""
         descriptor = connection.fileno()
         self._watched += [None] * (descriptor + 1 - len(self._watched))
         self._watched[descriptor] = watched
         self._count += 1
 
     def remove(self, connection: socket.socket) -> None:
-        """Close `connection`; nothing is told of it any more."""
+        """Close `connection`; its events are handled no longer."""
         descriptor = connection.fileno()
         self._watched[descriptor] = None
         self._can_wait.discard(descriptor)
@@ -84,7 +84,7 @@ class SocketPolling:
             epoll.unregister(connection)
 
     def coalesce(self, connection: socket.socket, events: int, *, on: bool) -> None:
-        """Move `connection`, now watched for `events`, to the epoll whose events may wait for a moment, or back.
+        """Move `connection`, now watched for `events`, to the coalescing epoll, or back.
 
         It stays where it is if the kernel lets the user watch no more (fs.epoll.max_user_watches).
         """

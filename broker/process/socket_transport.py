@@ -101,7 +101,7 @@ class SocketTransport(Watched):
         self.watch()
 
     def coalesce(self, *, on: bool) -> None:
-        """What arrives may wait for a moment from now on, to share a wake-up of the loop with others, or no longer."""
+        """From now on, arrivals may wait for a moment and share a wake-up of the loop with others, or no longer."""
         if self._phase is not _CLOSED:
             self._polling.coalesce(self._socket, self._events, on=on)
 

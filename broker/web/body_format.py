@@ -1,4 +1,4 @@
-"""What the formats of streamed bodies have in common."""
+"""The interface of the formats of streamed bodies."""
 
 from __future__ import annotations
 

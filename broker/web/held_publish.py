@@ -1,4 +1,4 @@
-"""Publishes what a request has brought. What has to wait keeps its place among the bodies until it is published.
+"""Publishes the events of a request. Those that have to wait keep their place among the bodies until they are published.
 
 Rules: a publish is never interrupted, so it outlives a connection that is cut. Those that wait are therefore bounded here (I4), not by
 their connections: whether they wait for subscribers, or for a store that is behind. One that is refused has published nothing. What
@@ -16,9 +16,9 @@ from broker.web.services import Services
 from broker.web.values import Request
 
 WAITING_BYTES = 6 << 10
-"""What an event takes while it waits, besides its lines and its request's head: its handler, and its place in the queue."""
+"""For an event that waits, besides its lines and its request's head: its handler, and its place in the queue."""
 HEADER_BYTES = 150
-"""What each header takes besides its value."""
+"""For each header, besides its value."""
 
 
 async def publish_event(
@@ -43,7 +43,7 @@ async def publish_event(
 
 
 def _head_bytes(request: Request) -> int:
-    """About what the head of a request takes."""
+    """About how much memory the head of a request takes."""
     headers = request.headers
     values = [value for name in set(headers) for value in headers.getall(name)]
     return len(request.path) + len(request.query.raw) + HEADER_BYTES * len(values) + sum(map(len, values))
@@ -60,7 +60,7 @@ async def publish_part(
     """`Node.publish` for events of a streamed body, which is counted already: `held`.
 
     Args:
-        unfinished: bytes of the body whose event isn't complete.
+        unfinished: bytes of the body that belong to an incomplete event.
         size: bytes that the events take meanwhile.
 
     Raises:

@@ -111,7 +111,7 @@ class _PollResponder:
         return self._encode(answer)
 
     def _answer(self, page: Page) -> Answer:
-        """The answer with `page`, or its beginning. Raises `RateLimited` or `Overloaded` if it is large and there is no room."""
+        """The answer with `page`, or its beginning. Raises `RateLimited` or `Overloaded` if it is large and lacks room."""
         events: list[bytes] = []
         size = 0
         for topic, log, entry in page.events:

@@ -45,7 +45,7 @@ BATCH_ITEMS = 128
 BATCH_ITEMS_ANY_TOPIC = 32  # if each line names its topic: a new topic costs as much as several events
 BATCH_BYTES = 256 << 10
 ITEM_BYTES = 100
-"""What an event of a batch takes besides its lines."""
+"""For each event of a batch, besides its lines."""
 
 CANCELLED = "cancelled"
 """The reason of an end that a cancel brought about."""

@@ -75,7 +75,7 @@ async def send_large(
     """Send a large answer to `address`, and count it until the client has taken most of it: all but aiohttp's buffer of 64 KiB.
 
     Raises:
-        RateLimited, Overloaded: there is no room for it.
+        RateLimited, Overloaded: it lacks room.
         ConnectionError: the client has left, or has not read it in time.
     """
     size = response.content_length or 0

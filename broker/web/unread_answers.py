@@ -1,8 +1,8 @@
 """Limits the bytes of answers that clients are slow to read: in all, and for each address (I4).
 
-Rules: numbers and names. A large answer needs room before it is made: without, a page of history gets fewer events, and what can't
-be made smaller is refused. A small one is always sent, for the kernel's buffer takes it; what stays of it all the same, as of
-answers to requests that were sent together, counts too. A connection that would exceed the limit by that is closed.
+Rules: numbers and names. A large answer needs room before it is made: without, a page of history gets fewer events, and an answer
+that can't be made smaller is refused. A small one is always sent, for the kernel's buffer takes it; a rest that stays all the same,
+as of answers to requests that were sent together, counts too. A connection that would exceed the limit by that is closed.
 
 Every event can be sent to a client that has read its former answers: the limits grow with the largest event.
 """
@@ -23,7 +23,7 @@ ADDRESS_SHARE = 4
 EVENT_FACTOR = 7
 """So many bytes a byte of an event takes at most: a control character 6 in JSON, an empty line 7 as it is kept."""
 SPARE_SHARE = 4
-"""So large a part more of them is for what small answers leave."""
+"""So large a part more of them is for the unread rests of small answers."""
 LARGE_BYTES = (1 << 20) - 1024
 """Of the events in a large answer, so that all of it is at most 1 MiB, unless a single event is larger."""
 SMALL_BYTES = 48 << 10
@@ -40,7 +40,7 @@ class UnreadAnswers:
 
     Attributes:
         max_bytes: the limit for all of them together. One address may have a part of it.
-        bytes: what is held, including what is reserved for answers that are being made.
+        bytes: those that are held, and those that are reserved for answers in the making.
     """
 
     def __init__(self, metrics: Metrics, max_event_bytes: int) -> None:
@@ -49,7 +49,7 @@ class UnreadAnswers:
         self._shortened = metrics.shortened_answers
         self._refused = metrics.refused_answers
         self._by_address: Counter[str] = Counter()
-        self._held: dict[Hashable, tuple[str, int]] = {}  # by what holds them, such as a connection
+        self._held: dict[Hashable, tuple[str, int]] = {}  # by their holder, such as a connection
 
     def of(self, address: str) -> int:
         """How many bytes are held for `address`."""
@@ -73,7 +73,7 @@ class UnreadAnswers:
             self.release(reservation)
 
     def check(self, address: str, size: int) -> None:
-        """Raises `RateLimited` or `Overloaded` if there is no room for a large answer of `size` bytes to `address`."""
+        """Raises `RateLimited` or `Overloaded` if a large answer of `size` bytes to `address` lacks room."""
         reached = self._reached(address, size, self.max_bytes)
         if reached is None:
             return
@@ -98,7 +98,7 @@ class UnreadAnswers:
         return True
 
     def move(self, holder: Hashable, successor: Hashable) -> None:
-        """What `holder` holds is held by `successor` from now on."""
+        """`successor` takes over from `holder`."""
         if holder in self._held:
             self._held[successor] = self._held.pop(holder)
 
@@ -135,7 +135,7 @@ class Reservation:
         self._size = 0
 
     def need(self, size: int) -> None:
-        """The answer has `size` bytes. Raises `RateLimited` or `Overloaded` if it is large and there is no room."""
+        """The answer has `size` bytes. Raises `RateLimited` or `Overloaded` if it is large and lacks room."""
         if size <= max(self._size, SMALL_BYTES):
             return
         self._answers.release(self)

@@ -29,7 +29,7 @@ class Harness(HubHarness):
 
     Attributes:
         visits: how often a subscriber was looked at for a disconnect of its topic.
-        ended: those whose streams were ended, with their last events.
+        ended: the ended streams, with their last events.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""When events of several sockets share a wake-up of the loop, and when none has to wait."""
+"""When events of several sockets share a wake-up of the loop, and when each has its own."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class SteppedHandle:
 
 
 class SteppedLoop:
-    """A loop whose time a test moves.
+    """A loop with a time that a test moves.
 
     Attributes:
         now: its time.
-        reader: what is called when the watched descriptor is readable; None if there is none.
-        handles: what is to be called, and when.
+        reader: the callback for the watched descriptor; None if nothing is watched.
+        handles: the calls to come, and their times.
     """
 
     def __init__(self) -> None:

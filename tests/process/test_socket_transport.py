@@ -330,7 +330,7 @@ async def test_a_connection_that_the_kernel_does_not_watch_is_closed(wiring: Wir
 
 
 class Coalesced(NamedTuple):
-    """A connection whose events may wait, while the timer polls."""
+    """A connection with coalesced events, while the timer polls."""
 
     near: Recorder
     far: socket.socket

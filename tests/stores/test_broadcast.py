@@ -233,7 +233,7 @@ async def test_kept_commands_are_carried_out_in_slices(
 async def test_a_reading_that_a_lost_connection_interrupts_is_not_complete(
     start_instance: StartInstance,
 ) -> None:
-    """What is sent after it may be missed, until it is read again."""
+    """Commands that are sent after it may be missed, until it is read again."""
     one = await start_instance()
     store = one.harness.store.broadcast
     pipeline = WatchedCalls(store._pipeline)

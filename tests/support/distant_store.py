@@ -33,7 +33,7 @@ class DistantStore:
 class DistantTopics:
     """Implements `stores.base.Topics`."""
 
-    is_behind = True  # there is no knowing when its answers come
+    is_behind = True  # its answers may take any time
 
     def __init__(self, near: Store, travel: Travel) -> None:
         self._near = near.topics

@@ -77,7 +77,7 @@ def test_small_answers_count_without_being_asked_for() -> None:
     answers.max_bytes = 4000
     assert answers.hold("x", "a", 1100), "a quarter more than large ones"
     assert not answers.hold("y", "a", 200), "more than the address may have"
-    assert answers.hold("x", "a", 1200), "what it held before no longer counts"
+    assert answers.hold("x", "a", 1200), "its former bytes no longer count"
     assert answers.hold("y", "b", 1200)
     assert not answers.hold("z", "", 2601), "more than all may have"
     assert answers.hold("z", "", 2600)
@@ -225,9 +225,7 @@ async def test_a_last_answer_counts_until_it_is_read(serve: Serve, request: pyte
         await server.publish("big", f"{number:02}" + "x" * (30 << 10))
     answers = server.services.unread_answers
     client = reader(server, "Connection: close")
-    await until(
-        lambda: answers._held.keys() & server.front.lingering, "what became of its connection holds it"
-    )
+    await until(lambda: answers._held.keys() & server.front.lingering, "its connection's successor holds it")
     assert answers.of(HOST) > 0
     client.close()
     await until(lambda: not answers.bytes and not server.front.lingering, "it has ended")

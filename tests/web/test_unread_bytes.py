@@ -1,4 +1,4 @@
-"""Clients that read none of their answers: what these hold is bounded in bytes, whatever they answer (I4)."""
+"""Clients that don't read their answers: the unread bytes are bounded, whatever the request was (I4)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tests.support.waiting import until
 from tests.web.history import data, get, waiting_polls
 
 HUGE = "\1" * 262_144
-"""An event whose JSON is six times as large."""
+"""An event that is six times as large in JSON."""
 PAGE = request_of("GET", "/topics/big/events")
 POLL = request_of("GET", "/topics/big/events?since=latest&wait=50s")
 SHARE = 16 << 20
-"""What one address may have unread."""
+"""The unread bytes of one address, at most."""
 BUFFERED = 64 << 10
-"""What aiohttp keeps of an answer that it takes for sent."""
+"""The rest of an answer that aiohttp takes for sent."""
 
 
 async def client(server: Server, data: bytes, source: str) -> socket.socket:
@@ -62,7 +62,7 @@ async def answer(sock: socket.socket) -> tuple[int, bytes, dict[str, str]]:
 
 
 def unread_bytes(server: Server) -> int:
-    """What the broker holds of answers that their clients have not taken."""
+    """The bytes of answers that the broker holds for clients that have not taken them."""
     if server.is_front:
         transports = [each._transport for each in server.front.connections]
         transports += [each._transport for each in server.front.lingering]
@@ -74,7 +74,7 @@ def unread_bytes(server: Server) -> int:
 
 
 def bound(server: Server, count: int) -> int:
-    """What `count` connections of one address may have unread."""
+    """The unread bytes of `count` connections of one address, at most."""
     return SHARE if server.is_front else SHARE + count * BUFFERED
 
 
@@ -160,7 +160,7 @@ async def test_a_poll_or_page_of_an_event_that_json_makes_larger(serve: Serve, s
 async def test_answers_to_many_requests_on_each_connection(
     serve: Serve, request: pytest.FixtureRequest, target: str
 ) -> None:
-    """What stays of them in spite of the kernel's buffer counts. Connections beyond the limit are closed."""
+    """A rest that stays in spite of the kernel's buffer counts. Connections beyond the limit are closed."""
     if "aiohttp" in request.node.name:
         return  # which keeps up to 64 KiB for each connection
     server = await serve()
@@ -203,4 +203,4 @@ async def test_many_addresses_share_one_limit(serve: Serve, sent: bytes) -> None
         assert int(headers["retry-after"]) > 0
         late.close()
         small = await server.request("GET", "/topics/other/events")
-        assert small.status == 200, "what is small is sent to all"
+        assert small.status == 200, "small answers are sent to all"

@@ -117,7 +117,7 @@ async def test_i4_publishes_that_wait_for_subscribers_are_bounded(
         answer_to(server, request("POST", f"/topics/{TOPIC}", ALICE, body=b"x" * SIZE))
     )
     aside = await answer_to(server, request("POST", "/topics/aside", MALLORY, body=b"x"))
-    assert aside.status == 201  # what needn't wait is not refused
+    assert aside.status == 201  # a publish that needn't wait is not refused
     server.node.streams.cut()
     assert (await other).status == 201
     await until(lambda: nothing_held(server), "all is published")

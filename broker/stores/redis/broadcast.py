@@ -73,7 +73,7 @@ class RedisBroadcast:
         return self.droppable if droppable else self.lasting
 
     def _check_room(self, command: str) -> None:
-        """The server bounds the number; the bytes are bounded by what this instance knows of."""
+        """The server bounds the number; the bytes are bounded by the commands that this instance knows."""
         self.lasting.remove_expired(self._clock(), MAX_SWEEP)
         if self.lasting.bytes + len(command) > MAX_KEPT_BYTES:
             raise _too_many(f"{MAX_KEPT_BYTES} bytes of kept commands")

@@ -36,7 +36,7 @@ MEMORY_FULL = "its memory is full; let it have more (its maxmemory; with --data,
 """For the operator."""
 MAX_PENDING_BYTES = 64 << 20
 CALL_BYTES = 1024
-"""What a call takes besides its arguments, roughly."""
+"""For a call, besides its arguments; roughly."""
 
 _logger = logging.getLogger("broker")
 

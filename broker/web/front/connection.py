@@ -1,6 +1,6 @@
 """One connection: has its requests served one after the other, and sends the answers in order.
 
-A handler that never waits runs in the call that brings its request, without a task. A request whose body is still on its way is served
+A handler that never waits runs in the call that brings its request, without a task. A request with a body on its way is served
 as soon as its head is complete, so that it can be refused before the body is sent. A stream takes the transport away: its subscriber is
 the protocol then. So does the last answer (`lingering`). Nothing is left of the request.
 

@@ -29,7 +29,7 @@ class BodyFlow(Protocol):
         """Stop reading, or read on."""
 
     def coalesce(self, *, on: bool) -> None:
-        """What arrives may wait for a moment from now on, or no longer."""
+        """From now on, arrivals may wait for a moment, or no longer."""
 
     def send_continue(self) -> None:
         """Ask the client for the body (RFC 9110 §10.1.1)."""
@@ -47,7 +47,7 @@ class Exchange:
 
     Attributes:
         peer: the client's address, if the front needs it.
-        is_coalesced: whether the connection was told that what arrives may wait.
+        is_coalesced: whether it has called `BodyFlow.coalesce`.
         is_complete: whether the whole body has arrived.
         is_queued: whether the connection has queued it to be served.
         held_bytes: of its body, which the handler has not taken.
@@ -111,7 +111,7 @@ class Exchange:
 
     def left(self) -> None:
         """The client has left."""
-        keep: Keep | None = getattr(self, "_keep", None)  # most requests have none, and don't pay for it
+        keep: Keep | None = getattr(self, "_keep", None)  # not set for most requests, which don't pay for it
         if keep is not None and self.held_bytes and not keep(self.held_bytes):
             self._pieces, self.held_bytes = [], 0
             self.is_complete = False

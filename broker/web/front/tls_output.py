@@ -1,4 +1,4 @@
-"""What a TLS connection sends: a record is encrypted once the socket has room for it.
+"""The sending half of a TLS connection: a record is encrypted once the socket has room for it.
 
 Until then data waits as it was given, so that thousands of connections share the bytes of an event (I4).
 """
@@ -27,7 +27,7 @@ class TlsOutput:
         self._raw = raw
         self._tls = tls
         self._outgoing = outgoing
-        self._unsent: Unsent | None = None  # what isn't encrypted yet
+        self._unsent: Unsent | None = None  # not encrypted yet
 
     @property
     def size(self) -> int:
@@ -45,7 +45,7 @@ class TlsOutput:
             self.send_on()
 
     def send_on(self) -> None:
-        """Send what waits until the socket is full.
+        """Send the waiting bytes until the socket is full.
 
         It is a record at a time, which OpenSSL takes whole: it keeps as much memory as it has needed once.
         """
@@ -70,7 +70,7 @@ class TlsOutput:
         self._unsent = None
 
     def flush(self) -> None:
-        """Send what OpenSSL has to say."""
+        """Send the records that OpenSSL has made."""
         if self._outgoing.pending:
             self._raw.write(self._outgoing.read())
 

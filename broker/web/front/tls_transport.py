@@ -35,7 +35,7 @@ _logger = logging.getLogger("broker")
 class _Phase(enum.Enum):
     HANDSHAKE = enum.auto()
     OPEN = enum.auto()
-    ENDING = enum.auto()  # it closes once everything is sent; what arrives is dropped, as then
+    ENDING = enum.auto()  # it closes once everything is sent; arrivals are dropped, as then
     CLOSING = enum.auto()  # what arrives is dropped, up to `MAX_BYTES`, until the client closes too
     CLOSED = enum.auto()  # `connection_lost` was called, or will be
 

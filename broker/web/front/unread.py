@@ -1,4 +1,4 @@
-"""Counts what the connections of a front hold of answers that their clients are slow to read; see `unread_answers`."""
+"""Counts the unread bytes of answers in the connections of a front; see `unread_answers`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class UnreadBytes:
             connection.time_out(TimeoutReason.MEMORY)
 
     def move(self, connection: Hashable, successor: Hashable) -> None:
-        """`successor` is in charge of what `connection` holds."""
+        """`successor` is in charge of the bytes that `connection` holds."""
         self._answers.move(connection, successor)
 
     def release(self, connection: Hashable) -> None:

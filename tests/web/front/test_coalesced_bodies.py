@@ -1,4 +1,4 @@
-"""What arrives of streamed bodies may wait for a moment; what a client waits for may not."""
+"""Pieces of streamed bodies may wait for a moment; requests with a waiting client may not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SINGLE = b"POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r
 
 
 def coalesced(listening: object) -> int:
-    """How many connections are watched by the epoll whose events may wait."""
+    """How many connections the coalescing epoll watches."""
     assert isinstance(listening, Listening)
     assert listening._polling is not None
     return len(listening._polling._can_wait)

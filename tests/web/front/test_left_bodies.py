@@ -1,4 +1,4 @@
-"""What a client has sent and left behind while its publish waits is bounded."""
+"""Bytes that a client leaves behind while its publish waits are bounded."""
 
 from __future__ import annotations
 

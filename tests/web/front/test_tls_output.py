@@ -1,4 +1,4 @@
-"""What waits to be sent over TLS: it waits unencrypted and shared, and all of it comes before the end."""
+"""Bytes that wait to be sent over TLS: they wait unencrypted and shared, and all of them come before the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Bench:
-    """A broker with TLS, and clients whose sockets hold next to nothing."""
+    """A broker with TLS, and clients with sockets that hold next to nothing."""
 
     def __init__(self, runner: Runner, port: int) -> None:
         self.node = runner.app[SERVICES].node
