@@ -51,8 +51,11 @@ class WorkerPool:
         try:
             async with asyncio.TaskGroup() as group:
                 starting = [group.create_task(self._start_first(slot)) for slot in range(len(self._locks))]
-        except* StartError as errors:
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as errors:  # Python before 3.11.4 wraps what `except*` raises
+            failed, others = errors.split(StartError)
+            if failed is None or others is not None:
+                raise
+            raise failed.exceptions[0] from None
         self._workers = [task.result()[0] for task in starting]
         return starting[0].result()[1]
 

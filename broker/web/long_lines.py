@@ -24,15 +24,16 @@ CALL_TOKENS = 4
 PLAIN_CHARS = 4096
 """A string without escapes is one token if it isn't longer."""
 
+# No group is possessive: before Python 3.11.5, one that fails midway stays there.
 _TOKEN = re.compile(
     r"[ \t\n\r]*+(?:"
     r"([\[{]|[\]}]|[,:])"
     rf'|("[^"\\\x00-\x1f]{{0,{PLAIN_CHARS}}}+")'
-    r"|(-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?+(?:[eE][-+]?+[0-9]++)?+|true|false|null)"
+    r"|(-?+(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][-+]?+[0-9]++)?|true|false|null)"
     r'|(")'
     r"|$)"
 )
-_PIECE = re.compile(r'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*+')
+_PIECE = re.compile(r'(?:[^"\\\x00-\x1f]++|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*')
 _HIGH_SURROGATE = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}\Z")
 _MARK, _PLAIN, _SCALAR, _QUOTE = 1, 2, 3, 4
 _ESCAPE_CHARS = 6
