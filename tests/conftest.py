@@ -80,14 +80,19 @@ async def harness(request: pytest.FixtureRequest) -> AsyncIterator[HubHarness]:
     """A hub, with `max_age_seconds` where the test gives one; nothing may stay in it of a subscriber that has left."""
     made = HubHarness(getattr(request, "param", 0))
     yield made
-    for subscriber in made.hub.subscribers:
-        made.hub.cut(subscriber, CloseReason.DRAINING)
-    async with asyncio.timeout(WAIT_SECONDS):
-        while len(made.hub):
-            await asyncio.sleep(0)
-    for far in made.far.values():
-        far.close()
+    await end_streams(made)
     assert not made.hub.feeds
+
+
+async def end_streams(harness: HubHarness) -> None:
+    """Cut all subscribers, and wait until they are gone."""
+    for subscriber in harness.hub.subscribers:
+        harness.hub.cut(subscriber, CloseReason.DRAINING)
+    async with asyncio.timeout(WAIT_SECONDS):
+        while len(harness.hub):
+            await asyncio.sleep(0)
+    for far in harness.far.values():
+        far.close()
 
 
 hypothesis.settings.register_profile("no deadline", deadline=None)  # a busy machine makes no test fail

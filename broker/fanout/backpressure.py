@@ -1,7 +1,7 @@
 """Publishers wait here while too many bytes are on their way to subscribers: of their own topic, or in total.
 
 Rules: knows numbers and names. Publishers of a topic go in the order they came, one at a time. So none starves, and the
-backlog exceeds its bound by at most one publish. A busy topic delays only its own publishers, unless the bound for all
+backlog exceeds its bound by at most one publish of each topic. A busy topic delays only its own publishers, unless the bound for all
 topics is reached.
 
 Each topic has a line of publishers. Only the first of a line is looked at, and only when something has changed for its topic,

@@ -14,9 +14,9 @@ import select
 from collections.abc import Callable, Sequence
 
 INTERVAL_SECONDS = 0.001
-"""The shortest that uvloop has: it makes 0 of less than half of it."""
+"""uvloop rounds to whole milliseconds, so this is its shortest."""
 SAMPLE = 64
-"""So many wake-ups, or polls of the timer, decide how it goes on: enough to tell a high rate from a burst."""
+"""So many wake-ups, or polls of the timer, decide how it goes on: enough to distinguish a high rate from a burst."""
 BUSY_SECONDS = SAMPLE / 3_200
 """The timer takes over if a sample of wake-ups took no longer."""
 IDLE_EVENTS = 2 * SAMPLE

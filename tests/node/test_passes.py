@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from asyncio import TimerHandle
 from collections.abc import AsyncIterator, Callable
@@ -17,8 +16,8 @@ from broker.fanout.close_reason import CloseReason
 from broker.fanout.subscriber import Subscriber
 from broker.node.commands import Disconnect, Revoke
 from broker.node.evictions import Evictions
+from tests.conftest import end_streams
 from tests.support.hub_harness import HubHarness
-from tests.support.waiting import WAIT_SECONDS
 
 FOREVER = 1e12
 SUBJECTS, TOPICS = ("ann", "bob", "cem", "dan"), ("a", "b", "c", "d")
@@ -81,13 +80,7 @@ class Harness(HubHarness):
 async def harness() -> AsyncIterator[Harness]:
     made = Harness()
     yield made
-    for subscriber in made.hub.subscribers:
-        made.hub.cut(subscriber, CloseReason.DRAINING)
-    async with asyncio.timeout(WAIT_SECONDS):
-        while len(made.hub):
-            await asyncio.sleep(0)
-    for far in made.far.values():
-        far.close()
+    await end_streams(made)
     assert not made.evictions.passes.newcomers
 
 
