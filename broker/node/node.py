@@ -141,9 +141,12 @@ class Node:
 
     def must_wait(self, items: Sequence[Item]) -> bool:
         """Whether a publish of `items` would have to wait now: for subscribers, or for a store that is behind."""
+        return self._must_queue(items) or self._store.topics.is_behind
+
+    def _must_queue(self, items: Sequence[Item]) -> bool:
+        """Whether a publish of `items` would have to wait for subscribers."""
         backpressure = self._backpressure
-        is_open = backpressure.is_slack or backpressure.is_open({topic for topic, _ in items})
-        return not is_open or self._store.topics.is_behind
+        return not backpressure.is_slack and not backpressure.is_open({topic for topic, _ in items})
 
     async def publish(
         self, items: Sequence[Item], key: str | None = None, options: PublishOptions = NO_OPTIONS
@@ -154,7 +157,7 @@ class Node:
         date. It doesn't wait for those that lag (I3).
         """
         published_at = monotonic()
-        if not self._backpressure.is_slack and not self._backpressure.is_open({topic for topic, _ in items}):
+        if self._must_queue(items):
             topics = {topic for topic, _ in items}
             try:
                 await self._backpressure.wait(topics)
